@@ -1,0 +1,3 @@
+"""codir: smaller, faster transformer encoders by contrastive distillation on intermediate representations."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,140 @@
+"""What an objective is: a module that turns one step's representations into one named, weighted loss term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from codir.models.representations import EncoderShape, Pooling, Representations
+
+Kind = Literal["classification", "regression"]
+
+
+class ObjectiveSettings(BaseModel):
+    """Settings every objective has; each objective extends them with its own, typed and range-checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(default=1.0, ge=0.0, description="weight of the term in the sum (Eq. 1)")
+
+
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What is known before training starts, handed to every objective when it is built.
+
+    Attributes:
+        student: depth and width of the student.
+        teacher: depth and width of the teacher, or None when there is none (plain fine-tuning).
+        examples: N, the number of training examples; example ids are 0..N-1.
+        labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled.
+        kind: classification or regression.
+        num_classes: C (1 for regression).
+        seed: seeds whatever the objective draws.
+        device: where the bank and the projections live.
+        teacher_space: gives the teacher's pooled representations of all N examples, [N, T*d] in half precision
+            (a memory map), for samplers that look for neighbours; None where they cannot be had.
+    """
+
+    student: EncoderShape
+    teacher: EncoderShape | None
+    examples: int
+    labels: Tensor | None
+    kind: Kind
+    num_classes: int
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    teacher_space: Callable[[Pooling], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective reads; only that is computed and cached.
+
+    Attributes:
+        teacher_logits: reads the teacher's logits.
+        pooled: poolings of the blocks that it reads on both sides.
+    """
+
+    teacher_logits: bool = False
+    pooled: frozenset[Pooling] = frozenset()
+
+
+@dataclass
+class Step:
+    """One training step as the objectives see it.
+
+    Attributes:
+        ids: [B] ids of the examples.
+        labels: [B] class ids or scores, None if unlabelled.
+        student: live, with gradient.
+        teacher: frozen, without gradient; None where no objective needs it.
+    """
+
+    ids: Tensor
+    labels: Tensor | None
+    student: Representations
+    teacher: Representations | None
+
+
+@dataclass
+class Term:
+    """One loss term.
+
+    Attributes:
+        loss: scalar, fp32, not yet weighted.
+        metrics: detached scalars to log beside it, without prefix.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Base class. A subclass is one file: its `Settings`, its `needs`, its `forward`.
+
+    Trainable parts (projections) are ordinary submodules: they are trained with the student, saved in checkpoints
+    and never exported. State that is not trained (a bank, a generator) goes through `extra_state`.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
+
+    def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
+        super().__init__()
+        self.settings = settings
+        self.context = context
+
+    @classmethod
+    def needs(cls, settings: ObjectiveSettings) -> Needs:
+        """Says, from the settings alone, what the objective will read."""
+        return Needs()
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed."""
+
+    def forward(self, step: Step) -> Term:
+        """Computes the term for one batch."""
+        raise NotImplementedError
+
+    def describe(self) -> list[str]:
+        """Lines printed before training: chosen blocks, memory of the bank, warnings."""
+        return []
+
+    def after_step(self) -> None:
+        """Called once after each optimiser step (not after each accumulated batch, never in evaluation)."""
+
+    def discard_step(self) -> None:
+        """Called when a step was abandoned: forget what `after_step` would have written."""
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Returns the untrained state a checkpoint must hold, as tensors."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `extra_state` returned, bit for bit."""
