@@ -1,0 +1,57 @@
+"""Arguments of a training run, on top of transformers' own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from codir.errors import ConfigError
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`TrainingArguments` with the defaults distillation needs and the settings of the teacher's cache.
+
+    Every field of transformers' `TrainingArguments` keeps its name and meaning. Changed defaults:
+    `average_tokens_across_devices` is off (it would multiply a batch-mean loss by the number of processes),
+    `remove_unused_columns` is off (the objectives read columns the student's `forward` does not name) and
+    `save_total_limit` is 2, so that a damaged checkpoint leaves a whole one to fall back to.
+
+    Raises:
+        ConfigError: if a setting is asked for that codir does not support.
+    """
+
+    average_tokens_across_devices: bool = field(
+        default=False, metadata={"help": "Must stay off: codir's losses are batch means."}
+    )
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Must stay off: objectives read example ids and the teacher's columns."}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep (the best one comes on top); at least 2 is safe."}
+    )
+    cache_teacher: bool = field(
+        default=True,
+        metadata={"help": "Compute the teacher once and read it from disk in every step, instead of running it live."},
+    )
+    cache_folder: str | None = field(
+        default=None, metadata={"help": "Where the teacher's cache lies; default: CODIR_CACHE or ~/.cache/codir."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.average_tokens_across_devices:
+            raise ConfigError("average_tokens_across_devices must be False: it would scale the loss a second time.")
+        if self.remove_unused_columns:
+            raise ConfigError("remove_unused_columns must be False: it would drop the example ids.")
+        if self.fsdp or self.deepspeed:
+            raise ConfigError("fsdp and deepspeed are not supported: the memory bank is kept by one process.")
+        self.label_names = ["labels"]
+        super().__post_init__()
+        if self.world_size > 1:
+            raise ConfigError(
+                f"{self.world_size} processes were started, and distillation runs in one process in this version: "
+                "the memory bank would diverge between them. Start it without torchrun."
+            )
+        # Several GPUs in one process would become nn.DataParallel, whose replicas cannot share a bank.
+        self._n_gpu = min(self.n_gpu, 1)

@@ -1,0 +1,64 @@
+"""From encoded examples to a batch: each side's tokens padded, the labels, the ids and the teacher's cached rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from codir.models.padding import pad_batch
+from codir.models.representations import Representations
+from codir.teacher.cache import TeacherOutputs
+
+TEACHER_PREFIX = "teacher_"
+
+
+class DistillationCollator:
+    """Pads examples for the student and adds what the step needs of the teacher.
+
+    Args:
+        tokenizer: the student's, which knows how to pad.
+        teacher_tokenizer: the teacher's, if the examples carry `teacher_` columns of their own.
+        teacher: the teacher's cached outputs; without it a batch carries the teacher's inputs instead, if
+            `live_teacher`.
+        live_teacher: the teacher is run in the step, so its inputs must be in the batch.
+
+    A batch is a dict: `inputs` (the student's keyword arguments), `labels` [B], `example_id` [B], and either
+    `teacher` (`Representations`) or `teacher_inputs`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+        teacher: TeacherOutputs | None = None,
+        live_teacher: bool = False,
+    ):
+        self.tokenizer = tokenizer
+        self.teacher_tokenizer = teacher_tokenizer
+        self.teacher = teacher
+        self.live_teacher = live_teacher
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = {"inputs": pad_batch(rows, self.tokenizer, prefix="")}
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        ids = torch.tensor([row["example_id"] for row in rows])
+        batch["example_id"] = ids
+        if self.teacher is not None:
+            outputs = self.teacher.rows(ids)
+            batch["teacher"] = {"logits": outputs.logits, "pooled": outputs.pooled}
+        elif self.live_teacher:
+            own = f"{TEACHER_PREFIX}input_ids" in rows[0]
+            if own and self.teacher_tokenizer is not None:
+                batch["teacher_inputs"] = pad_batch(rows, self.teacher_tokenizer, prefix=TEACHER_PREFIX)
+            else:
+                batch["teacher_inputs"] = batch["inputs"]
+        return batch
+
+
+def teacher_of(batch: dict[str, Any]) -> Representations | None:
+    """Takes the cached teacher's outputs out of a batch, moved to the device by now, or None."""
+    found = batch.get("teacher")
+    return Representations(found["logits"], found["pooled"]) if found is not None else None
