@@ -1,0 +1,1 @@
+"""Run configuration: typed settings, recipes as data, overrides."""
