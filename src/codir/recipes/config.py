@@ -169,7 +169,7 @@ class StudentConfig(Section):
                 )
         elif isinstance(self.init, list) and self.layers is not None and self.layers != len(self.init):
             raise ValueError(
-                f"init lists {len(self.init)} teacher blocks but layers is {self.layers}: leave out layers or "
+                f"init lists {len(self.init)} teacher blocks, but layers is {self.layers}: leave one out or "
                 "make them agree"
             )
         return self
