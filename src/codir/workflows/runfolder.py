@@ -1,0 +1,283 @@
+"""The folder of one run: who may use it, what state it is in, and how a model gets into it whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from codir.errors import InterruptedRunError, RunError
+from codir.storage import (
+    exclusive,
+    human_bytes,
+    read_json,
+    require_disk,
+    require_writable,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+State = Literal["new", "running", "interrupted", "finished", "failed"]
+
+_STATUS = "run.json"
+_STAGING = ".publish-"
+# A folder with only these counts as empty: traces of a run that stopped before it had done anything.
+_TRACES = frozenset({_STATUS, ".lock"})
+# Settings that say where to write, not what is computed: a run and its resumption may differ in them.
+_MAY_DIFFER = frozenset({"output", "resume"})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """Paths and state of a run folder; make one with `RunFolder.open`.
+
+    The folder is the student itself (`from_pretrained(run)`), with `codir.yaml` (the resolved
+    configuration), `environment.json`, `metrics.json`, `log.jsonl`, `README.md`, `run.json` (the state),
+    `checkpoints/`, and the comparison students as run folders inside `comparison/`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: str | Path, resume: bool = False) -> Iterator[RunFolder]:
+        """Holds a run folder for the block, alone, and records in `run.json` how the block ended.
+
+        A new run needs a folder that is missing or empty; `resume` needs one that holds a run. A finished run
+        that is resumed stays as it is: ask `finished` first.
+
+        Args:
+            path: the folder.
+            resume: go on with the run in it.
+
+        Raises:
+            RunError: the folder holds a run or other files, has nothing to resume, is in use by another
+                process, or cannot be written.
+        """
+        folder = cls(path)
+        folder._check(resume)  # before anything is made, so that a refusal leaves no trace
+        require_writable(folder.path)
+        with exclusive(folder.path):
+            folder._check(resume)  # again: another process may have been here in between
+            for leftover in folder.path.glob(f"{_STAGING}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with folder.running():
+                yield folder
+
+    def _check(self, resume: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a folder. Choose another --output.")
+        content = self._content()
+        if resume:
+            if not self.is_run:
+                what = "does not exist" if not self.path.exists() else "holds no run"
+                raise RunError(
+                    f"Nothing to resume: {self.path} {what}. Leave out --resume to start a new run."
+                )
+        elif self.is_run:
+            raise RunError(
+                f"{self.path} already holds a run ({self.state}). "
+                "Add --resume to go on with it or choose another --output."
+            )
+        elif content:
+            shown = ", ".join(sorted(content)[:3]) + (", ..." if len(content) > 3 else "")
+            raise RunError(
+                f"{self.path} is not empty and not a codir run (it holds {shown}). Choose another --output."
+            )
+
+    def _content(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        names = (entry.name for entry in self.path.iterdir())
+        return [n for n in names if n not in _TRACES and not n.startswith((_STAGING, ".codir-probe-"))]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[RunFolder]:
+        """Records the state while the block runs: for the sub run folders, whose lock is the outer folder's.
+
+        `finished` when the block ends, `interrupted` on Ctrl-C, a signal or `InterruptedRunError`, `failed`
+        on any other error. After kill -9 it stays `running`. A finished run is left untouched.
+        """
+        if self.finished:
+            yield self
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        attempts: list[dict[str, Any]] = self.status.get("attempts", [])
+        attempts.append({"started": _now()})
+        self._write_status("running", attempts)
+        try:
+            yield self
+        except BaseException as error:
+            stopped = isinstance(error, InterruptedRunError) or not isinstance(error, Exception)
+            attempts[-1]["error"] = f"{type(error).__name__}: {error}"[:500]
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                self._write_status("interrupted" if stopped else "failed", attempts)
+            raise
+        self._write_status("finished", attempts)
+
+    def _write_status(self, state: State, attempts: list[dict[str, Any]]) -> None:
+        if state != "running":
+            attempts[-1].update(ended=_now(), state=state)
+        status = {"state": state, "started": attempts[0]["started"], "updated": _now(), "attempts": attempts}
+        write_json(self.path / _STATUS, status)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `run.json` says: state, times, one entry for each attempt; empty where there is none."""
+        path = self.path / _STATUS
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def state(self) -> State:
+        """State of the run; `new` before it started."""
+        return self.status.get("state", "new")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.state == "finished"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is a run here that has done anything (written its configuration or a checkpoint)."""
+        return self.config.is_file() or self.checkpoints.is_dir() or self.finished
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, `codir.yaml`."""
+        return self.path / "codir.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, command and git state, `environment.json`."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The results, `metrics.json`."""
+        return self.path / "metrics.json"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object for each logged step, `log.jsonl`."""
+        return self.path / "log.jsonl"
+
+    @property
+    def card(self) -> Path:
+        """The model card, `README.md`."""
+        return self.path / "README.md"
+
+    def comparison(self, name: str) -> RunFolder:
+        """Returns the run folder of a comparison student, `comparison/NAME`; use it inside `running()`."""
+        return RunFolder(self.path / "comparison" / name)
+
+    def save_config(self, resolved_yaml: str) -> None:
+        """Writes `codir.yaml`, or, where there is one, checks with `check_same` that it says the same."""
+        if self.config.is_file():
+            self.check_same(resolved_yaml)
+        else:
+            write_text(self.config, resolved_yaml)
+
+    def check_same(self, resolved_yaml: str, may_differ: Collection[str] = _MAY_DIFFER) -> None:
+        """Makes sure that the run here has the configuration given now.
+
+        Args:
+            resolved_yaml: the configuration of this call, as it would be written to `codir.yaml`.
+            may_differ: dotted keys (or the sections above them) that are not compared.
+
+        Raises:
+            RunError: names every key that differs, with both values.
+        """
+        if not self.config.is_file():
+            return  # stopped before the configuration was written: nothing was computed under another one
+        try:
+            before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config} is damaged, so the run cannot be resumed: {error}") from error
+        there, now = _flatten(before), _flatten(yaml.safe_load(resolved_yaml))
+        differing = [
+            f"  {key}: {there.get(key, '(not set)')!r} there, {now.get(key, '(not set)')!r} now"
+            for key in sorted(there.keys() | now.keys())
+            if there.get(key, _MISSING) != now.get(key, _MISSING)
+            and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path} holds a run of another configuration:\n"
+                + "\n".join(differing)
+                + "\nGive the settings it was started with, or choose another --output."
+            )
+
+    def publish(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Writes the model and its tokenizer so that the folder never holds half of one or a mixture of two.
+
+        Everything is written into a folder inside first and then moved; `config.json`, without which nothing
+        loads, goes first when an older model is replaced and comes last.
+
+        Raises:
+            RunError: the disk is full or the folder cannot be written.
+        """
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        require_disk(self.path, needed, "The model")
+        staging: Path | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=self.path, prefix=_STAGING))
+            model.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            names = sorted(path.name for path in staging.iterdir())
+            for name in names:
+                _sync(staging / name)
+            (self.path / "config.json").unlink(missing_ok=True)
+            for old in self.path.glob("model*.safetensors*"):
+                old.unlink()
+            for name in sorted(names, key=lambda name: name == "config.json"):
+                os.replace(staging / name, self.path / name)
+        except Exception as error:
+            if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+                raise RunError(
+                    f"The model ({human_bytes(needed)}) could not be written to {self.path}: {error}"
+                ) from error
+            raise
+        finally:
+            if staging is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+_MISSING = object()
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns `{"training.learning_rate": 1e-05, ...}` for nested mappings; lists are values."""
+    if not isinstance(value, dict) or (prefix and not value):
+        return {prefix: value} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _sync(path: Path) -> None:
+    """Makes sure that a file's content is on the disk before its name is moved."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
