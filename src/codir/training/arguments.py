@@ -26,22 +26,28 @@ class DistillationArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay off: codir's losses are batch means."}
     )
     remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "Must stay off: objectives read example ids and the teacher's columns."}
+        default=False,
+        metadata={"help": "Must stay off: objectives read example ids and the teacher's columns."},
     )
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep (the best one comes on top); at least 2 is safe."}
     )
     cache_teacher: bool = field(
         default=True,
-        metadata={"help": "Compute the teacher once and read it from disk in every step, instead of running it live."},
+        metadata={
+            "help": "Compute the teacher once and read it from disk in every step, instead of running it live."
+        },
     )
     cache_folder: str | None = field(
-        default=None, metadata={"help": "Where the teacher's cache lies; default: CODIR_CACHE or ~/.cache/codir."}
+        default=None,
+        metadata={"help": "Where the teacher's cache lies; default: CODIR_CACHE or ~/.cache/codir."},
     )
 
     def __post_init__(self) -> None:
         if self.average_tokens_across_devices:
-            raise ConfigError("average_tokens_across_devices must be False: it would scale the loss a second time.")
+            raise ConfigError(
+                "average_tokens_across_devices must be False: it would scale the loss a second time."
+            )
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be False: it would drop the example ids.")
         if self.fsdp or self.deepspeed:

@@ -20,7 +20,10 @@ def seal(folder: str | Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     write_json(
         folder / MANIFEST,
-        {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "xxh3": file_digest(path)} for path in files},
+        {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "xxh3": file_digest(path)}
+            for path in files
+        },
     )
 
 

@@ -28,7 +28,9 @@ class DistillationModel(nn.Module):
 
     _keys_to_ignore_on_save = None  # the Trainer looks for it on every model
 
-    def __init__(self, student: PreTrainedModel, objectives: Mapping[str, Objective], poolings: frozenset[Pooling]):
+    def __init__(
+        self, student: PreTrainedModel, objectives: Mapping[str, Objective], poolings: frozenset[Pooling]
+    ):
         super().__init__()
         self.student = student
         self.objectives = nn.ModuleDict(objectives)
@@ -87,7 +89,9 @@ class DistillationModel(nn.Module):
         """Gives each objective back its part of `extra_state_tensors`."""
         for name, objective in self.objective_items():
             prefix = f"{name}/"
-            own = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+            own = {
+                key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
+            }
             if own:
                 objective.load_extra_state(own)
 

@@ -1,0 +1,157 @@
+"""What happens around the steps: progress with time left, the log file, early stopping that survives a resume."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class ProgressLine(TrainerCallback):
+    """One line with the step, the time left and the last loss terms; plain lines where there is no terminal.
+
+    Args:
+        label: what is being trained, for example "student (CoDIR)".
+        console: where to draw.
+    """
+
+    def __init__(self, label: str = "training", console: Console | None = None):
+        self.label = label
+        self.console = console or Console(stderr=True)
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.recent = ""
+        self._started = self._last_line = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the bar, at the resumed step if there is one."""
+        self._started = self._last_line = time.monotonic()
+        self._first_step = state.global_step
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[recent]}", style="dim"),
+            )
+            self.progress = Progress(*columns, console=self.console)
+            self.task = self.progress.add_task(
+                self.label, total=state.max_steps, completed=state.global_step, recent=""
+            )
+            self.progress.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Moves the bar, or prints a line now and then."""
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=state.global_step, recent=self.recent)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            done = state.global_step - self._first_step
+            left = (now - self._started) / max(done, 1) * (state.max_steps - state.global_step)
+            self.console.print(
+                f"{self.label}: step {state.global_step}/{state.max_steps}, {left / 60:.1f} min left{self.recent}",
+                highlight=False,
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keeps the last loss terms for the line and prints each evaluation above the bar."""
+        logs = logs or {}
+        terms = [f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_")]
+        if terms:
+            self.recent = "  " + "  ".join(terms)
+        shown = {
+            key.removeprefix("eval_"): value
+            for key, value in logs.items()
+            if key.startswith("eval_") and not key.endswith(("runtime", "per_second"))
+        }
+        if shown:
+            text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
+            self.console.print(f"{self.label}: epoch {state.epoch or 0:.1f}, {text}", highlight=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends the bar."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the bar if it runs; also called when training is left by an error."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+class LogFile(TrainerCallback):
+    """Appends every log entry to a JSON-lines file; a resume cuts off what the lost steps had written.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the file anew from the history that the checkpoint holds (none at a fresh start)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Appends the newest entry."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Early stopping whose verdict outlives a kill between the verdict and the end of the run."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stops at once when the restored patience had already run out."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
