@@ -1,0 +1,1 @@
+"""Training: the Trainer, its arguments, checkpoints, samplers, collator and callbacks."""

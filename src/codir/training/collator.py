@@ -41,6 +41,7 @@ class DistillationCollator:
         self.live_teacher = live_teacher
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Makes one batch of examples."""
         batch: dict[str, Any] = {"inputs": pad_batch(rows, self.tokenizer, prefix="")}
         if "labels" in rows[0]:
             batch["labels"] = torch.tensor([row["labels"] for row in rows])

@@ -295,9 +295,8 @@ class DistillationTrainer(Trainer):
     def _prefill_objectives(self) -> None:
         """Runs the student once over the training examples for the objectives that start from its representations."""
         self.distillation.to(self.args.device)
-        assert isinstance(self.train_dataset, Dataset) and isinstance(
-            self.processing_class, PreTrainedTokenizerBase
-        )
+        assert isinstance(self.train_dataset, Dataset)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
         batches = forward_dataset(
             self.student,
             self.train_dataset,
