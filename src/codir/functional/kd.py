@@ -1,0 +1,31 @@
+"""Knowledge distillation on the logits (Eq. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, squared: bool = False
+) -> Tensor:
+    """Divergence of the student's softened distribution from the teacher's (Eq. 2).
+
+    KL( softmax(z_t / rho) || softmax(z_s / rho) ), summed over the classes, mean over the batch, in fp32 (also
+    inside autocast).
+
+    Args:
+        student_logits: [B, C] z_s.
+        teacher_logits: [B, C] z_t; no gradient reaches it.
+        temperature: rho > 0.
+        squared: multiply by rho squared, as Hinton et al. and the released code do; the paper does not.
+
+    Returns:
+        Scalar, at least fp32.
+    """
+    with torch.autocast(student_logits.device.type, enabled=False):
+        wide = torch.promote_types(student_logits.dtype, torch.float32)
+        student = torch.log_softmax(student_logits.to(wide) / temperature, dim=1)
+        teacher = torch.log_softmax(teacher_logits.detach().to(wide) / temperature, dim=1)
+        loss = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return loss * temperature**2 if squared else loss
