@@ -56,7 +56,7 @@ class DistillationModel(nn.Module):
             teacher: the frozen teacher's outputs for the batch.
 
         Returns:
-            In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}` or `{"logits"}` without labels.
+            In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}`, without labels `{"logits"}`.
         """
         if not self.training:
             return self._evaluate(inputs, labels)

@@ -1,0 +1,76 @@
+"""From the run configuration to the Trainer's arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codir.errors import ConfigError, nearest
+from codir.recipes.config import TrainingConfig
+from codir.training.arguments import DistillationArguments
+from codir.training.precision import resolve_precision
+
+
+def to_arguments(training: TrainingConfig, folder: Path, main_metric: str, examples: int) -> DistillationArguments:
+    """Builds the arguments of one training.
+
+    Args:
+        training: what was asked for.
+        folder: where the checkpoints go.
+        main_metric: name by which the best checkpoint is chosen; larger is better.
+        examples: number of training examples, from which the logging interval follows.
+
+    Raises:
+        ConfigError: `training.arguments` names something transformers does not know, or a value it refuses.
+    """
+    known = {field.name for field in fields(DistillationArguments) if field.init}
+    for name in training.arguments:
+        if name not in known:
+            raise ConfigError(
+                f"training.arguments.{name} is not an argument of transformers' TrainingArguments{nearest(name, known)}."
+            )
+    precision = resolve_precision(training.precision)
+    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    if training.evaluate_every != "epoch":
+        steps = training.evaluate_every
+        every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
+    steps_per_epoch = math.ceil(examples / (training.batch_size * training.gradient_accumulation))
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": max(training.batch_size, 32),
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.epochs,
+        # below 1, transformers reads warmup_steps as a share; exactly 1 would be one step
+        "warmup_steps": min(training.warmup, 1 - 1e-9),
+        "lr_scheduler_type": training.scheduler,
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": not torch.cuda.is_available(),
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
+        "load_best_model_at_end": training.keep_best or training.early_stopping is not None,
+        "metric_for_best_model": f"eval_{main_metric}",
+        "greater_is_better": True,
+        "save_total_limit": training.save_total_limit,
+        "seed": training.seed,
+        "report_to": training.report_to or "none",
+        "logging_steps": max(1, min(50, steps_per_epoch // 5)),
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **every,
+        **training.arguments,
+    }
+    try:
+        return DistillationArguments(**settings)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"transformers refuses the training arguments: {error}") from error
