@@ -7,6 +7,7 @@ the place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin
@@ -49,6 +50,16 @@ def _mentions_bool(annotation: Any) -> bool:
         return True
     is_union = get_origin(annotation) is UnionType or str(get_origin(annotation)) == "typing.Union"
     return is_union and any(_mentions_bool(part) for part in get_args(annotation))
+
+
+def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """Returns the model of the section at `path` inside `model`; `()` is `model` itself."""
+    for name in path:
+        annotation = model.model_fields[name].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            raise KeyError(f"{name} is a setting of {model.__name__}, not a section")
+        model = annotation
+    return model
 
 
 class DataConfig(Section):
@@ -95,8 +106,8 @@ class DataConfig(Section):
             )
         if self.task is None and not files:
             raise ValueError(
-                "no data: name a task (for example --task sst2) or a file (for example --train train.csv "
-                "--validation dev.csv --text review --label stars)"
+                "nothing is set: name a task (for example --task sst2) or give files (for example "
+                "--train train.csv --validation dev.csv --text review --label stars)"
             )
         if self.task is not None:
             columns = [

@@ -1,0 +1,236 @@
+"""`codir`: builds the configuration from the flags and hands it to a workflow.
+
+Nothing heavy is imported until a command runs, so that `codir --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codir import __version__
+from codir.cli import options as o
+from codir.cli.reporting import reports_errors
+from codir.errors import ConfigError
+
+app = typer.Typer(
+    name="codir",
+    help="Make a transformer encoder several times smaller and faster and keep its accuracy.",
+    epilog="First steps: `codir demo`, then `codir finetune --help` and `codir distill --help`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run() -> None:
+    """Runs the command line; the entry point of `codir` and `python -m codir`."""
+    app(prog_name="codir")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"codir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _codir(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@reports_errors
+def finetune(
+    ctx: typer.Context,
+    model: o.Model = None,
+    task: o.Task = None,
+    data_dir: o.DataDir = None,
+    train: o.Train = None,
+    validation: o.Validation = None,
+    text: o.TextColumn = None,
+    text_pair: o.TextPairColumn = None,
+    label: o.LabelColumn = None,
+    kind: o.KindOfLabels = None,
+    max_length: o.MaxLength = None,
+    limit_train: o.LimitTrain = None,
+    limit_validation: o.LimitValidation = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    precision: o.PrecisionName = None,
+    seed: o.Seed = None,
+    config: o.ConfigFile = None,
+    overrides: o.Overrides = None,
+    output: o.Output = None,
+    resume: o.Resume = None,
+) -> None:
+    """Fine-tune an encoder on a task; the result can serve as a teacher.
+
+    Example: codir finetune --model roberta-base --task sst2 --output runs/teacher
+    """
+    from codir.recipes.loading import load_finetune
+
+    settings = load_finetune(config=config, overrides=overrides or (), flags=o.given(ctx.params))
+    from codir.workflows import finetune as workflow
+
+    workflow.finetune(settings)
+
+
+@app.command()
+@reports_errors
+def distill(
+    ctx: typer.Context,
+    teacher: o.Teacher = None,
+    task: o.Task = None,
+    data_dir: o.DataDir = None,
+    train: o.Train = None,
+    validation: o.Validation = None,
+    text: o.TextColumn = None,
+    text_pair: o.TextPairColumn = None,
+    label: o.LabelColumn = None,
+    kind: o.KindOfLabels = None,
+    max_length: o.MaxLength = None,
+    limit_train: o.LimitTrain = None,
+    limit_validation: o.LimitValidation = None,
+    student_layers: o.StudentLayers = None,
+    student_init: o.StudentInit = None,
+    student: o.StudentModel = None,
+    student_config: o.StudentConfigFile = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    precision: o.PrecisionName = None,
+    seed: o.Seed = None,
+    recipe: o.RecipeName = None,
+    config: o.ConfigFile = None,
+    overrides: o.Overrides = None,
+    cache: o.Cache = None,
+    cache_dir: o.CacheDir = None,
+    baseline: o.Baseline = None,
+    kd: o.Kd = None,
+    output: o.Output = None,
+    resume: o.Resume = None,
+) -> None:
+    """Distil a fine-tuned teacher into a smaller student, and print the table that compares them.
+
+    Example: codir distill --teacher runs/teacher --task sst2 --student-layers 6 --output runs/student
+    """
+    from codir.recipes.loading import load_distill
+
+    settings = load_distill(
+        recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
+    )
+    from codir.workflows import distill as workflow
+
+    workflow.distill(settings)
+
+
+@app.command()
+@reports_errors
+def evaluate(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
+    task: o.Task = None,
+    data_dir: o.DataDir = None,
+    validation: o.Validation = None,
+    text: o.TextColumn = None,
+    text_pair: o.TextPairColumn = None,
+    label: o.LabelColumn = None,
+    kind: o.KindOfLabels = None,
+    max_length: o.MaxLength = None,
+    limit_validation: o.LimitValidation = None,
+    batch_size: o.EvaluationBatch = 32,
+) -> None:
+    """Measure a model on the validation data of a task.
+
+    Example: codir evaluate runs/student --task sst2
+    """
+    from codir.recipes.config import DataConfig
+    from codir.recipes.loading import Settings, build
+
+    settings = Settings()
+    for path, (flag, value) in o.given(ctx.params).items():
+        section, _, key = path.partition(".")
+        if section == "data":
+            settings.set((key,), value, flag)
+    if not settings.values.keys() & {"task", "validation"}:
+        raise ConfigError(
+            "There is nothing to evaluate on: add --task sst2, or --validation dev.csv --text review --label stars."
+        )
+    data = build(DataConfig, settings)
+    from codir.workflows import evaluate as workflow
+
+    workflow.evaluate(model, data, batch_size)
+
+
+@app.command()
+@reports_errors
+def predict(
+    model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
+    input: Annotated[  # the flag's name
+        Path,
+        typer.Option(
+            "--input", help="texts: one a line (.txt), or .csv, .tsv, .jsonl, .parquet", metavar="FILE"
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="predictions to write, .jsonl", metavar="FILE")],
+    text: Annotated[str | None, typer.Option(help="column with the text", metavar="COLUMN")] = None,
+    text_pair: Annotated[
+        str | None, typer.Option(help="column with the second text", metavar="COLUMN")
+    ] = None,
+    batch_size: o.EvaluationBatch = 32,
+) -> None:
+    """Predict labels for a file of texts.
+
+    Example: codir predict runs/student --input texts.txt --output predictions.jsonl
+    """
+    from codir.workflows import predict as workflow
+
+    workflow.predict(model, input, output, batch_size=batch_size, text=text, text_pair=text_pair)
+
+
+@app.command()
+@reports_errors
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", help="folder for the demo's runs", metavar="FOLDER")
+    ] = Path("runs/demo"),
+) -> None:
+    """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
+    from codir.workflows import demo as workflow
+
+    workflow.demo(output)
+
+
+@app.command()
+@reports_errors
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="print this recipe's settings as YAML", metavar="[NAME]")
+    ] = None,
+) -> None:
+    """List the recipes: what each is, where its numbers come from, what it needs."""
+    from codir.recipes.library import load_recipe, recipe_names
+    from codir.recipes.yaml_text import dump_yaml
+
+    if name is not None:
+        typer.echo(dump_yaml(load_recipe(name).settings), nl=False)
+        return
+    for each in map(load_recipe, recipe_names()):
+        typer.echo(f"{each.name}  (codir {each.command})")
+        typer.echo(f"    {each.description}\n    from:  {each.source}\n    needs: {each.needs}\n")
+    typer.echo(
+        "`codir recipes NAME` prints a recipe; start your own with `recipe: NAME` in a YAML file (--config)."
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,64 @@
+"""Failures that are not bugs end in one message and an exit code, without a traceback."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from codir.errors import CodirError, InterruptedRunError
+
+P = ParamSpec("P")
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, what shells expect
+
+_DISK = {
+    errno.ENOSPC: "the disk is full. Free some space or choose an output folder on another disk",
+    errno.EDQUOT: "your disk quota is used up. Free some space or choose an output folder on another disk",
+    errno.EROFS: "the file system is read-only. Choose another output folder",
+    errno.EACCES: "permission denied. Choose a folder you may read and write",
+}
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Wraps a command: errors of the input or the machine become messages, bugs keep their traceback.
+
+    Exit codes: 2 for a `CodirError` or a disk that cannot be written, 130 after Ctrl-C.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except InterruptedRunError as error:
+            raise _exit(INTERRUPTED, str(error)) from error
+        except CodirError as error:
+            raise _exit(BAD_INPUT, f"Error: {error}") from error
+        except KeyboardInterrupt as error:
+            hint = (
+                " The same command with --resume goes on from the last checkpoint."
+                if "resume" in kwargs
+                else ""
+            )
+            raise _exit(INTERRUPTED, f"Stopped.{hint}") from error
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            raise _exit(BAD_INPUT, f"Error: {place}{_DISK[error.errno]}.") from error
+
+    return wrapped
+
+
+def _exit(code: int, message: str) -> typer.Exit:
+    from rich.console import Console
+
+    Console(stderr=True, file=None if sys.stderr is sys.__stderr__ else sys.stderr).print(
+        message, style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    return typer.Exit(code)

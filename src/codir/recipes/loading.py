@@ -1,0 +1,180 @@
+"""Builds the configuration of a run from all the places where settings can stand.
+
+From weakest to strongest: the recipe, the YAML file (`--config`), `--set`, the command line's own flags. Sections
+are merged key by key, lists and plain values replace what was there. `null` for an objective removes it; an empty
+section changes nothing. Paths are relative to the folder the command is started in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from codir.errors import ConfigError
+from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig, Section
+from codir.recipes.library import ABOUT, load_recipe
+from codir.recipes.messages import explain
+from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
+
+Flags = Mapping[str, tuple[str, Any]]
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Settings:
+    """Nested settings being collected, each with the place it was last set at."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.places: dict[KeyPath, str] = {}
+
+    def merge(self, values: Mapping[str, Any], places: Mapping[KeyPath, str]) -> None:
+        """Merges nested `values`, which stand at `places`, over what is there."""
+        self._merge(self.values, values, (), places)
+
+    def set(self, path: KeyPath, value: Any, place: str) -> None:
+        """Sets the value at `path`; a nested value is merged."""
+        nested: dict[str, Any] = {}
+        inner = nested
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
+        self.merge(nested, _Everywhere(place))
+
+    def _merge(
+        self, into: dict[str, Any], values: Mapping[str, Any], path: KeyPath, places: Mapping[KeyPath, str]
+    ) -> None:
+        for key, value in values.items():
+            here = (*path, key)
+            self.places[here] = places[here]
+            if value is None and len(here) == 2 and here[0] == "objectives":
+                into.pop(key, None)
+            elif value is None and not path and key in ("data", "student", "training", "objectives"):
+                into.setdefault(key, {})
+            elif isinstance(value, Mapping):
+                inner = into.get(key)
+                if not isinstance(inner, dict):
+                    inner = into[key] = {}
+                self._merge(inner, value, here, places)
+            else:
+                into[key] = value
+
+
+def load_distill(
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    flags: Flags | None = None,
+) -> DistillConfig:
+    """Builds the configuration of a distillation; see the module for what wins over what.
+
+    Args:
+        recipe: name of a recipe; default: the one the YAML file names, else `codir-fine`.
+        config: a YAML file of the user's.
+        overrides: texts such as `training.learning_rate=1e-5`.
+        flags: for each key (`training.seed`), the flag's name for messages and its value.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong value or a missing one; it names the place and the way out.
+    """
+    loaded = _load(DistillConfig, "distill", recipe, config, overrides, flags)
+    return check_objectives(loaded)
+
+
+def load_finetune(
+    *, config: str | Path | None = None, overrides: Iterable[str] = (), flags: Flags | None = None
+) -> FinetuneConfig:
+    """Builds the configuration of a fine-tuning, as `load_distill` does, on top of the recipe `finetune`."""
+    return _load(FinetuneConfig, "finetune", "finetune", config, overrides, flags)
+
+
+def build(model: type[SectionT], settings: Settings) -> SectionT:
+    """Validates collected settings; `ConfigError` lists everything that is wrong with them and where it stands."""
+    try:
+        return model.model_validate(settings.values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, model, settings.values, settings.places)) from None
+
+
+def check_objectives(config: DistillConfig, places: Mapping[KeyPath, str] | None = None) -> DistillConfig:
+    """Returns `config` with the settings of each objective checked and complete (imports torch)."""
+    return config
+
+
+def resolved_yaml(config: RunConfig) -> str:
+    """Returns YAML with every setting of `config`; loading it as `--config` gives the same configuration."""
+    command = "distill" if isinstance(config, DistillConfig) else "finetune"
+    content: dict[str, Any] = {"command": command, **config.model_dump(mode="json")}
+    if isinstance(config, DistillConfig):
+        # The file is merged over its recipe again: what the run left out must be said.
+        for name in load_recipe(config.recipe).settings.get("objectives", {}):
+            content["objectives"].setdefault(name, None)
+    return dump_yaml(content)
+
+
+def _load(
+    model: type[ConfigT],
+    command: str,
+    recipe: str | None,
+    config: str | Path | None,
+    overrides: Iterable[str],
+    flags: Flags | None,
+) -> ConfigT:
+    own: dict[str, Any] = {}
+    own_places: dict[KeyPath, str] = {}
+    if config is not None:
+        own, own_places = _read_own(config, command)
+    start = load_recipe(recipe or own.get("recipe") or DEFAULT_RECIPE)
+    if start.command != command:
+        raise ConfigError(
+            f"The recipe {start.name!r} is for `codir {start.command}`, not for `codir {command}`."
+        )
+    settings = Settings()
+    settings.merge(start.settings, start.places)
+    settings.merge(own, own_places)
+    for override in overrides:
+        path, value = _parse_override(override)
+        settings.set(path, value, f"--set {override}")
+    for key, (flag, value) in (flags or {}).items():
+        settings.set(tuple(key.split(".")), value, flag)
+    if model is DistillConfig:
+        settings.set(("recipe",), start.name, "--recipe")
+    settings.values.setdefault("data", {})  # so that missing data gets its own message, with examples
+    return build(model, settings)
+
+
+def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    content, places = read_yaml_file(config)
+    if content is None:
+        return {}, places
+    if not isinstance(content, dict):
+        raise ConfigError(f"{config}: expected settings such as `training:`, not a {type(content).__name__}")
+    about = {key: content.pop(key) for key in ABOUT if key in content}
+    if about.get("command", command) != command:
+        raise ConfigError(
+            f"{places[('command',)]}: this configuration is for `codir {about['command']}`, not `codir {command}`"
+        )
+    return content, places
+
+
+def _parse_override(text: str) -> tuple[KeyPath, Any]:
+    key, separator, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not separator or not all(path):
+        raise ConfigError(f"--set {text}: expected key=value, for example --set training.learning_rate=1e-5")
+    return path, read_value(value)
+
+
+class _Everywhere(dict[KeyPath, str]):
+    """Places for settings that all stand in one place."""
+
+    def __init__(self, place: str):
+        super().__init__()
+        self.place = place
+
+    def __missing__(self, path: KeyPath) -> str:
+        return self.place
