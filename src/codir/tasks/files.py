@@ -1,0 +1,280 @@
+"""Tasks from the user's own files (CSV, TSV, JSON lines, JSON, Parquet) or from a Hub data set, by column names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codir.errors import ConfigError, DataError
+from codir.tasks.labels import class_ids, class_names, detect_kind, require_labels, scores
+from codir.tasks.reading import FORMATS, Rows, plain_lines, read_rows, read_utf8, require_columns
+from codir.tasks.task import Kind, Task, TaskData, make_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "regression": ("pearson", "spearman", "pearson_spearman"),
+}
+
+
+def load_files(
+    train: str | Path | None,
+    validation: str | Path | None = None,
+    *,
+    text: str,
+    label: str,
+    text_pair: str | None = None,
+    kind: Kind | None = None,
+    labels: Sequence[str] | None = None,
+    name: str | None = None,
+    metrics: Sequence[str] | None = None,
+    main_metric: str | None = None,
+    holdout: float = 0.1,
+    seed: int = 0,
+    delimiter: str | None = None,
+    hub_config: str | None = None,
+) -> TaskData:
+    """Loads a task from files or Hub data sets.
+
+    The rules: a text is never interpreted ("NA" and "null" are texts), an empty one is an error. Labels are texts,
+    whole numbers or booleans (classes: sorted as numbers if all are, else as text, taken from the training split) or
+    numbers of which at least one is not whole (scores: regression). A label missing or NaN is an error, and so is a
+    validation label that training does not have.
+
+    Args:
+        train: a file, or the id of a Hub data set (`owner/name`, its split `train`; `owner/name:split` for another);
+            None to load a validation split only, which then needs `labels` or `kind="regression"`.
+        validation: likewise (a Hub id means its split `validation`). None: the Hub data set's own split `validation`
+            if it has one, else a part of the training rows, drawn by `seed` and stratified by class, is held out.
+        text: column of the text.
+        label: column of the label.
+        text_pair: column of the second text, for pairs.
+        kind: overrides what the labels look like.
+        labels: class names in the order of their ids (for example a teacher's); None: those of the training split.
+        name: of the task; the name of the training file if None.
+        metrics: names from `codir.tasks.metrics`; accuracy and macro F1, or Pearson and Spearman, if None.
+        main_metric: the one that chooses checkpoints; the first of `metrics` if None (regression: the mean).
+        holdout: share of the training rows held out where there is no validation split.
+        seed: of that draw.
+        delimiter: of CSV files, if not what the ending says.
+        hub_config: configuration of a Hub data set.
+
+    Raises:
+        DataError: for everything wrong with the data, with file and line.
+        ConfigError: for arguments that do not fit together.
+    """
+    if train is None and validation is None:
+        raise ConfigError("Give a training file, a validation file, or both.")
+    if not 0.0 < holdout < 1.0:
+        raise ConfigError(f"The share of rows held out must lie between 0 and 1, not {holdout}.")
+    if text_pair == text or label in (text, text_pair):
+        raise ConfigError(
+            f"The columns for text, second text and label must differ: {text!r}, {text_pair!r}, {label!r}."
+        )
+    columns = [text, *([text_pair] if text_pair else []), label]
+    notes: list[str] = []
+
+    def read(source: str | Path, split: str) -> tuple[Rows, Sequence[str] | None]:
+        rows, names = _read(source, split, columns, delimiter, hub_config)
+        for column in columns[:-1]:
+            _require_texts(rows, column)
+        require_labels(rows, label)
+        return rows, names
+
+    train_rows, hub_names = read(train, "train") if train is not None else (None, None)
+    if (
+        validation is None
+        and train is not None
+        and _is_hub(train)
+        and _hub_has_validation(str(train), hub_config)
+    ):
+        validation = str(train).partition(":")[0]
+    validation_rows = None
+    if validation is not None:
+        validation_rows, validation_names = read(validation, "validation")
+        hub_names = hub_names or validation_names
+
+    reference = train_rows or validation_rows
+    assert reference is not None
+    names = tuple(labels or hub_names or ())
+    if kind is None:
+        kind = "classification" if names else detect_kind(reference, label)
+    if kind == "regression":
+        names, owner = (), ""
+    elif names:
+        owner = "the given class names" if labels else "the data set's class names"
+    elif train_rows is None:
+        raise ConfigError(
+            f"Evaluating on {validation} alone needs the class names (of the model) in `labels`."
+        )
+    else:
+        names, owner = class_names(train_rows, label), f"the training split {train_rows.source}"
+
+    def split(rows: Rows) -> Dataset:
+        ids = scores(rows, label) if kind == "regression" else class_ids(rows, label, names, owner)
+        return make_split(kind, rows.values[text], rows.values[text_pair] if text_pair else None, ids)
+
+    train_split = split(train_rows) if train_rows is not None else None
+    if validation_rows is not None:
+        validation_split = split(validation_rows)
+    else:
+        assert train_split is not None
+        train_split, validation_split = _hold_out(train_split, kind, holdout, seed)
+        notes.append(
+            f"No validation split was given: {len(validation_split)} of {len(train_split) + len(validation_split)} "
+            f"training rows were held out{' (stratified by class' if kind == 'classification' else ' (at random'}, "
+            f"seed {seed})."
+        )
+    for note in notes:
+        logger.warning(note)
+    chosen = tuple(metrics or DEFAULT_METRICS[kind])
+    default_main = "pearson_spearman" if kind == "regression" and "pearson_spearman" in chosen else chosen[0]
+    task = Task(
+        name=name or Path(str(train if train is not None else validation)).stem,
+        kind=kind,
+        text=tuple(columns[:-1]),
+        label=label,
+        labels=names or None,
+        metrics=chosen,
+        main_metric=main_metric or default_main,
+    )
+    source = ", ".join(str(place) for place in (train, validation) if place is not None)
+    return TaskData(task, train_split, {"validation": validation_split}, notes, source)
+
+
+def load_texts(
+    path: str | Path, *, text: str = "text", text_pair: str | None = None, delimiter: str | None = None
+) -> Dataset:
+    """Loads unlabelled texts for prediction: columns `text` and, for pairs, `text_pair`.
+
+    Args:
+        path: a `.txt` file (one text a line), or a file with columns.
+        text: column of the text (not for `.txt`).
+        text_pair: column of the second text; a `.txt` file cannot hold pairs.
+        delimiter: of CSV files, if not what the ending says.
+
+    Raises:
+        DataError: with file and line; an empty line is an error, since each line gets one prediction.
+    """
+    if Path(path).suffix.lower() == ".txt":
+        if text_pair is not None:
+            raise DataError(
+                f"{path}: a plain text file cannot hold pairs of texts. Use {', '.join(FORMATS[:-1])}."
+            )
+        lines = plain_lines(read_utf8(path))
+        rows = Rows(str(path), "line", list(range(1, len(lines) + 1)), {text: lines})
+    else:
+        rows = read_rows(path, [text, *([text_pair] if text_pair else [])], delimiter)
+    for column in rows.values:
+        _require_texts(rows, column)
+    return make_split(None, rows.values[text], rows.values[text_pair] if text_pair else None)
+
+
+def _require_texts(rows: Rows, column: str) -> None:
+    """Raises `DataError` with the line of the first value that is missing, empty, or not a text."""
+    bad = [
+        i for i, value in enumerate(rows.values[column]) if not isinstance(value, str) or not value.strip()
+    ]
+    if not bad:
+        return
+    value = rows.values[column][bad[0]]
+    what = (
+        "empty" if isinstance(value, str) else "missing" if value is None else f"not a text but {value!r:.60}"
+    )
+    more = f" (and so in {len(bad) - 1} more rows)" if len(bad) > 1 else ""
+    raise DataError(
+        f"{rows.place(bad[0])}: the text in column {column!r} is {what}{more}. Remove or fill these rows."
+    )
+
+
+def _hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Splits off `share` of the rows (at least one), of each class where there are classes; order is kept."""
+    if len(split) < 10:
+        raise DataError(f"{len(split)} training rows are too few to hold some out. Give a validation file.")
+    random = np.random.default_rng(seed)
+    labels = np.asarray(split["label"])
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if kind == "regression":
+        groups = [np.arange(len(split))]
+    held = np.zeros(len(split), dtype=bool)
+    for group in groups:
+        held[random.permutation(group)[: round(len(group) * share)]] = True
+    if not held.any():  # every class is tiny: take one row of the largest
+        held[random.choice(max(groups, key=len))] = True
+    return (
+        split.select(np.flatnonzero(~held), keep_in_memory=True),
+        split.select(np.flatnonzero(held), keep_in_memory=True),
+    )
+
+
+def _is_hub(source: str | Path) -> bool:
+    """A source that is no file, has no known ending and looks like `name` or `owner/name` is a Hub data set."""
+    path = Path(str(source))
+    return (
+        isinstance(source, str)
+        and not path.exists()
+        and path.suffix.lower() not in FORMATS
+        and not source.startswith((".", "/", "~"))
+        and source.count("/") <= 1
+    )
+
+
+def _read(
+    source: str | Path, split: str, columns: Sequence[str], delimiter: str | None, hub_config: str | None
+) -> tuple[Rows, Sequence[str] | None]:
+    """Returns the rows, and the class names where the source itself defines them (a Hub data set's ClassLabel)."""
+    if not _is_hub(source):
+        if Path(source).is_dir():
+            raise DataError(f"{source} is a folder. Give the file itself.")
+        return read_rows(source, columns, delimiter), None
+    from datasets import ClassLabel
+
+    repository, _, wanted = str(source).partition(":")
+    data = _hub(repository, hub_config, wanted or split)
+    where = f"{repository} (split {wanted or split})"
+    require_columns(where, data.column_names, columns)
+    if not len(data):
+        raise DataError(f"{where} is empty: it has no rows.")
+    values: dict[str, list[Any]] = {column: list(data[column]) for column in columns}
+    feature = data.features[columns[-1]]
+    names: Sequence[str] | None = None
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+        # An id below zero is the Hub's way of saying "no label"
+        values[columns[-1]] = [
+            None if value is None or value < 0 else names[value] for value in values[columns[-1]]
+        ]
+    return Rows(where, "row", list(range(1, len(data) + 1)), values), names
+
+
+def _hub(repository: str, config: str | None, split: str) -> Dataset:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(repository, config, split=split)
+    except Exception as error:  # a dozen types, from several libraries
+        raise DataError(
+            f"{repository!r} is neither a file here nor could its split {split!r} be loaded from the Hub "
+            f"({type(error).__name__}: {error}). Check the path or the id, or the network."
+        ) from error
+
+
+def _hub_has_validation(source: str, config: str | None) -> bool:
+    from datasets import get_dataset_split_names
+
+    repository, _, wanted = source.partition(":")
+    if wanted not in ("", "train"):
+        return False
+    try:
+        return "validation" in get_dataset_split_names(repository, config)
+    except Exception as error:  # the data were loaded, so a failure here only means that we cannot know
+        logger.info("The splits of %s could not be listed: %s", repository, error)
+        return False
