@@ -1,3 +1,64 @@
-"""codir: smaller, faster transformer encoders by contrastive distillation on intermediate representations."""
+"""codir: smaller, faster transformer encoders by contrastive distillation on intermediate representations.
+
+The names below are imported when they are first used (PEP 562), so that `import codir` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codir.models.student import build_student
+    from codir.recipes.config import DistillConfig, FinetuneConfig
+    from codir.tasks import load_task
+    from codir.teacher.frozen import FrozenTeacher
+    from codir.training.arguments import DistillationArguments
+    from codir.training.trainer import DistillationTrainer
+    from codir.workflows.distill import distill
+    from codir.workflows.evaluate import evaluate
+    from codir.workflows.finetune import finetune
+    from codir.workflows.predict import predict
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DistillConfig",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "FinetuneConfig",
+    "FrozenTeacher",
+    "build_student",
+    "distill",
+    "evaluate",
+    "finetune",
+    "load_task",
+    "predict",
+]
+
+_HOMES = {
+    "DistillConfig": "codir.recipes.config",
+    "DistillationArguments": "codir.training.arguments",
+    "DistillationTrainer": "codir.training.trainer",
+    "FinetuneConfig": "codir.recipes.config",
+    "FrozenTeacher": "codir.teacher.frozen",
+    "build_student": "codir.models.student",
+    "distill": "codir.workflows.distill",
+    "evaluate": "codir.workflows.evaluate",
+    "finetune": "codir.workflows.finetune",
+    "load_task": "codir.tasks",
+    "predict": "codir.workflows.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codir' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,169 @@
+"""Imports only go down the floors of ARCHITECTURE.md, which is read here so that the page stays true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "codir"
+# Not on a floor: the package's front door and `python -m codir`, which may import everything and are imported by
+# others for `__version__` alone.
+FRONT = {"codir", "codir.__main__"}
+
+
+Floor = tuple[int, int]
+
+
+def read_floors(page: str) -> dict[str, Floor]:
+    """Returns (floor, place in its row) of each package in the table's rows `| 4 | `codir.objectives` | ... |`."""
+    floors: dict[str, Floor] = {}
+    for row in re.findall(r"^\| *(\d+) *\|([^|]*)\|", page, flags=re.MULTILINE):
+        for place, name in enumerate(re.findall(r"`(codir\.\w+)`", row[1])):
+            assert name not in floors, f"{name} is in the table twice"
+            floors[name] = (int(row[0]), place)
+    return floors
+
+
+def imports_of(source: str, module: str, is_package: bool) -> list[tuple[int, str]]:
+    """Returns (line, full name) of everything from codir that a file imports, wherever in the file it does so.
+
+    `from codir.models import student` is given as `codir.models.student`: for the floors only the second part counts.
+    Also seen: imports inside functions and under TYPE_CHECKING, relative ones, `import_module("codir. ...")`.
+    """
+    package = module if is_package else module.rpartition(".")[0]
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = (
+                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            )
+            if function in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                found.append((node.lineno, node.args[0].value))
+    return [(line, name) for line, name in found if name.split(".")[0] == "codir"]
+
+
+def violations(source: str, module: str, floors: dict[str, Floor], is_package: bool = False) -> list[str]:
+    """Returns one message for each import of `module` that goes up, or sideways into another package."""
+    if module in FRONT:
+        return []
+    own = ".".join(module.split(".")[:2])
+    messages = []
+    for line, name in imports_of(source, module, is_package):
+        if name == "codir.__version__":
+            continue
+        target = ".".join(name.split(".")[:2])
+        if target == own:
+            continue
+        if target not in floors:
+            messages.append(f"{module}, line {line}: imports {name}, which stands on no floor")
+        elif floors[target] >= floors[own]:
+            messages.append(
+                f"{module}, line {line}: imports {name} (floor {floors[target][0]}) from floor {floors[own][0]}"
+            )
+    return messages
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = list(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+FLOORS = read_floors((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_imports_only_go_down(module: str, path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not violations(source, module, FLOORS, path.name == "__init__.py")
+
+
+def test_the_table_names_what_is_on_disk() -> None:
+    on_disk = {".".join(module.split(".")[:2]) for module, _ in modules()} - FRONT
+    assert set(FLOORS) == on_disk
+
+
+def test_only_the_ground_floors_know_no_transformers() -> None:
+    for module, path in modules():
+        own = ".".join(module.split(".")[:2])
+        if module not in FRONT and FLOORS[own][0] <= 1:
+            imported = {
+                name.split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            }
+            assert not imported & {"transformers", "datasets", "accelerate"}, module
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("codir.functional.kd", "from codir.models.representations import represent"),
+        ("codir.functional.kd", "from codir import models"),
+        ("codir.functional.kd", "import codir.models"),
+        ("codir.functional.kd", "def f():\n    from codir.cli.main import app"),
+        (
+            "codir.functional.kd",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import codir.training.trainer",
+        ),
+        ("codir.functional.kd", "from ..objectives import base"),
+        ("codir.functional.kd", "from importlib import import_module\nimport_module('codir.tasks.glue')"),
+        ("codir.functional.kd", "from codir import distill"),
+        ("codir.storage", "from codir.functional import kd"),
+        ("codir.errors", "from codir.storage import write_text"),
+    ],
+)
+def test_the_checker_sees_an_import_that_goes_up_or_round(module: str, source: str) -> None:
+    assert violations(source, module, FLOORS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("codir.objectives.crd", "from codir.functional.infonce import info_nce"),
+        ("codir.objectives.crd", "from .base import Objective"),
+        ("codir.objectives.crd", "from codir.objectives.base import Objective\nimport torch"),
+        ("codir.storage", "from codir.errors import RunError"),
+        ("codir.cli.main", "from codir import __version__"),
+        ("codir.__main__", "from codir.cli.main import run"),
+    ],
+)
+def test_the_checker_lets_imports_go_down(module: str, source: str) -> None:
+    assert not violations(source, module, FLOORS)
+
+
+def test_the_checker_knows_where_a_relative_import_starts() -> None:
+    assert imports_of("from . import kd", "codir.functional", is_package=True) == [(1, "codir.functional.kd")]
+    assert imports_of("from . import kd", "codir.functional.bank", is_package=False) == [
+        (1, "codir.functional.kd")
+    ]
+    assert imports_of("from .. import models", "codir.functional.bank", is_package=False) == [
+        (1, "codir.models")
+    ]
+
+
+def test_a_package_listed_twice_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="twice"):
+        read_floors("| 1 | `codir.a` | x |\n| 2 | `codir.a` | y |\n")
