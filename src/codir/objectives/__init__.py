@@ -1,0 +1,1 @@
+"""Loss terms: one objective, one file, found by its name (see `registry`)."""

@@ -47,7 +47,7 @@ class ObjectiveContext:
     kind: Kind
     num_classes: int
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     teacher_space: Callable[[Pooling], Any] | None = None
 
 
@@ -121,6 +121,14 @@ class Objective(nn.Module):
     def forward(self, step: Step) -> Term:
         """Computes the term for one batch."""
         raise NotImplementedError
+
+    @classmethod
+    def prefill_needs(cls, settings: ObjectiveSettings) -> frozenset[Pooling]:
+        """Poolings that one pass of the student over all examples must give before training; empty for no pass."""
+        return frozenset()
+
+    def prefill(self, ids: Tensor, student: Representations) -> None:
+        """Called for each batch of that pass (no gradient, the student in eval mode); every example comes once."""
 
     def describe(self) -> list[str]:
         """Lines printed before training: chosen blocks, memory of the bank, warnings."""

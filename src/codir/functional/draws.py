@@ -1,0 +1,73 @@
+"""Uniform draws of K out of n, for many rows at once, at a cost that does not depend on n."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MAX = 2**63 - 1
+
+
+def draw_indices(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Draws K of 0..n-1 for each row, uniformly: without replacement where n >= K, with replacement where n < K.
+
+    Rows with n > 4K draw one number after the other and skip those they already have, which is exactly uniform (every
+    ordered choice of K different numbers has the same probability) and costs O(K log K) at every n. For smaller n the
+    first K of a permutation are taken, O(n) = O(K).
+
+    Args:
+        counts: [G] n of each row, int64, at least 1.
+        k: how many to draw.
+        generator: on the device of `counts`.
+
+    Returns:
+        [G, K] int64.
+    """
+    few, dense = counts < k, (counts >= k) & (counts <= 4 * k)
+    kinds = torch.stack(
+        [few.any(), dense.any(), few.all(), dense.all()]
+    ).tolist()  # one synchronisation, not four
+    if not any(kinds):
+        return _reject_repeats(counts, k, generator)
+    if kinds[2]:
+        return _uniform(counts, k, generator)
+    result = counts.new_empty(counts.shape[0], k)
+    if kinds[0]:
+        result[few] = _uniform(counts[few], k, generator)
+    if kinds[1]:
+        for row in dense.nonzero().flatten().tolist():
+            order = torch.randperm(int(counts[row]), generator=generator, device=counts.device)
+            result[row] = order[:k]
+    sparse = ~(few | dense)
+    if not (kinds[3] or bool((few | dense).all())):
+        result[sparse] = _reject_repeats(counts[sparse], k, generator)
+    return result
+
+
+def _uniform(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    # 63 random bits modulo n: the bias is below n / 2^63, and the bound may differ from row to row.
+    bits = torch.randint(_MAX, (counts.shape[0], k), generator=generator, device=counts.device)
+    return bits.remainder_(counts.unsqueeze(1))
+
+
+def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The first K different numbers of an endless sequence of independent uniform ones; needs n > K."""
+    smallest = int(counts.min())
+    # To see K different ones takes n log(n / (n - K)) draws on average; the margin makes a second round rare.
+    expected = smallest * -math.log1p(-k / smallest)
+    drawn = _uniform(
+        counts, k + math.ceil(expected - k + 4 * math.sqrt(max(expected - k, 0.0)) + 4), generator
+    )
+    while True:
+        # A stable sort puts equal numbers side by side in the order they were drawn: all but the first are repeats.
+        ordered, position = drawn.sort(dim=1, stable=True)
+        repeat = torch.zeros_like(drawn, dtype=torch.bool)
+        repeat.scatter_(1, position[:, 1:], ordered[:, 1:] == ordered[:, :-1])
+        rank = (~repeat).cumsum(dim=1)  # [G, D] how many different ones there are up to here
+        if bool((rank[:, -1] >= k).all()):
+            break
+        drawn = torch.cat([drawn, _uniform(counts, max(8, k // 8), generator)], dim=1)
+    keep = ~repeat & (rank <= k)
+    return drawn[keep].view(counts.shape[0], k)

@@ -1,0 +1,200 @@
+"""What the contrastive objectives share: projections of chosen blocks, negatives, pending writes, checks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codir.errors import ConfigError, DataError, nearest
+from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
+from codir.models.blocks import choose_blocks
+from codir.models.representations import EncoderShape, Pooling
+from codir.objectives.base import ObjectiveContext, ObjectiveSettings
+
+
+class ContrastiveSettings(ObjectiveSettings):
+    """Settings that every contrastive objective has."""
+
+    dim: int = Field(
+        default=128, ge=1, description="m: length of the projected representations and of a bank row"
+    )
+    temperature: float = Field(default=0.07, gt=0.0, description="tau of the contrastive loss")
+    momentum: float = Field(
+        default=0.5, ge=0.0, lt=1.0, description="beta: how much of a bank row is kept (Eq. 5)"
+    )
+    pooling: Pooling = Field(default="mean", description="how a block's tokens become one vector (Eq. 3)")
+    teacher_blocks: str | list[int] = Field(
+        default="all", description="all, every-other, odd, or numbers counted from 1"
+    )
+    student_blocks: str | list[int] = Field(default="all", description="as teacher_blocks, for the student")
+    negatives: str = Field(
+        default="auto", description="auto (different-label for classes, any for scores), or a sampler's name"
+    )
+    k: int | Literal["all"] = Field(
+        default=500, description="K negatives for each example, or all admissible rows"
+    )
+    sharing: Sharing = Field(
+        default="shared",
+        description="one pool of negatives for the examples of a class, or independent draws",
+    )
+    candidates: int = Field(
+        default=4, ge=1, description="hard negatives: candidates looked at for each one wanted"
+    )
+    max_similarity: float = Field(
+        default=0.9, gt=-1.0, le=1.0, description="hard negatives: closer ones count as false negatives"
+    )
+    score_margin: float = Field(
+        default=0.25,
+        ge=0.0,
+        description="hard negatives: scores closer than this many standard deviations too",
+    )
+
+
+def sampler_name(settings: ContrastiveSettings, context: ObjectiveContext) -> str:
+    """Resolves `auto`."""
+    if settings.negatives != "auto":
+        return settings.negatives
+    return "any" if context.kind == "regression" else "different-label"
+
+
+def check_contrastive(name: str, settings: ContrastiveSettings, context: ObjectiveContext) -> None:
+    """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data."""
+    if context.teacher is None:
+        raise ConfigError(
+            f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}."
+        )
+    for side, spec, shape in (
+        ("teacher", settings.teacher_blocks, context.teacher),
+        ("student", settings.student_blocks, context.student),
+    ):
+        try:
+            choose_blocks(spec, shape.blocks)
+        except ConfigError as error:
+            raise ConfigError(f"{name}.{side}_blocks: {error}") from None
+    if settings.k != "all" and not 1 <= settings.k <= context.examples:
+        raise ConfigError(
+            f"{name}.k={settings.k} does not fit N={context.examples} training examples: choose K between 1 and "
+            f"{context.examples}, or k: all for every admissible one."
+        )
+    sampler = sampler_name(settings, context)
+    if sampler not in SAMPLERS:
+        raise ConfigError(
+            f"{name}.negatives={sampler!r} is no sampler of negatives{nearest(sampler, SAMPLERS)}: choose auto, "
+            f"{', '.join(SAMPLERS)}."
+        )
+    if sampler == "different-label":
+        _check_different_label(name, context)
+    if sampler == "hard":
+        if settings.k == "all":
+            raise ConfigError(
+                f"{name}.k='all' takes every admissible row and leaves nothing to choose for hard negatives: "
+                "give a number, or negatives: different-label."
+            )
+        if context.teacher_space is None:
+            raise ConfigError(
+                f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
+                "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
+            )
+    if context.examples < 2:
+        raise DataError(
+            f"{context.examples} training example leaves no other one to be a negative: give more data."
+        )
+
+
+def _check_different_label(name: str, context: ObjectiveContext) -> None:
+    if context.kind == "regression":
+        raise ConfigError(
+            f"{name}.negatives='different-label' needs classes, and these labels are scores: use negatives: any."
+        )
+    if context.labels is None:
+        raise DataError(
+            f"{name}.negatives='different-label' needs labels, and this data has none: use negatives: any."
+        )
+    classes = torch.unique(context.labels)
+    if classes.numel() < 2:
+        raise DataError(
+            f"All {context.examples} training examples have the label {classes.tolist()}, so {name} finds no "
+            "example of a different label to be a negative: use negatives: any."
+        )
+
+
+def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> NegativeSampler:
+    """Builds the sampler of the settings."""
+    space = context.teacher_space
+    return build_sampler(
+        sampler_name(settings, context),
+        SamplerContext(
+            examples=context.examples,
+            labels=context.labels,
+            scores=context.kind == "regression",
+            sharing=settings.sharing,
+            seed=context.seed,
+            device=context.device,
+            candidates=settings.candidates,
+            max_similarity=settings.max_similarity,
+            score_margin=settings.score_margin,
+            teacher_space=None if space is None else lambda: space(settings.pooling),
+        ),
+    )
+
+
+@contextlib.contextmanager
+def untouched(sampler: NegativeSampler, when: bool) -> Iterator[None]:
+    """Puts the generator back after the block, so that an evaluation does not change the training that follows."""
+    state = sampler.state() if when else None
+    yield
+    if state is not None:
+        sampler.load_state(state)
+
+
+class BlockProjection(nn.Module):
+    """phi: chosen blocks' pooled outputs, concatenated [B, chosen * d], mapped linearly to m, length one; fp32."""
+
+    index: Tensor
+
+    def __init__(self, spec: str | list[int], shape: EncoderShape, dim: int, seed: int):
+        """Chooses the blocks and draws the weights from `seed` alone."""
+        super().__init__()
+        self.blocks = choose_blocks(spec, shape.blocks)
+        self.total = shape.blocks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.linear = nn.Linear(len(self.blocks) * shape.width, dim)
+        self.register_buffer("index", torch.tensor(self.blocks) - 1, persistent=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Maps [B, blocks, d] (all blocks, any type) to unit vectors [B, m] in fp32, also inside autocast."""
+        with torch.autocast(self.linear.weight.device.type, enabled=False):
+            pooled = pooled.to(self.linear.weight.device)
+            if len(self.blocks) < self.total:
+                pooled = pooled.index_select(1, self.index)
+            projected = functional.linear(
+                pooled.flatten(1).float(), self.linear.weight.float(), self.linear.bias.float()
+            )
+            return functional.normalize(projected, dim=1)
+
+    def describe(self) -> str:
+        """Names the chosen blocks: `2, 4, 6 of 1..6, embeddings excluded`."""
+        return f"{', '.join(map(str, self.blocks))} of 1..{self.total}, embeddings excluded"
+
+
+class PendingWrites:
+    """Ids and embeddings of the micro-batches of one step, kept until the optimiser has stepped."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Tensor, ...]] = []
+
+    def add(self, *tensors: Tensor) -> None:
+        """Queues tensors whose first axis is the batch."""
+        self._items.append(tuple(tensor.detach() for tensor in tensors))
+
+    def take(self) -> tuple[Tensor, ...] | None:
+        """Returns what was queued, concatenated over the micro-batches, and forgets it; None if there is nothing."""
+        items, self._items = self._items, []
+        return tuple(torch.cat(parts) for parts in zip(*items, strict=True)) if items else None

@@ -1,0 +1,59 @@
+"""Distillation of the teacher's logits (Eq. 2)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from codir.errors import ConfigError
+from codir.functional.kd import kd_loss
+from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+
+
+class KDSettings(ObjectiveSettings):
+    """Settings of the objective `kd`."""
+
+    temperature: float = Field(default=2.0, gt=0.0, description="rho: softens both distributions (Eq. 2)")
+    squared: bool = Field(
+        default=False, description="multiply by rho squared: the released code does, the paper does not"
+    )
+
+
+class KD(Objective):
+    """KL divergence of the student's softened classes from the teacher's; squared error between scores.
+
+    Metric `agreement`: the share of examples for which teacher and student choose the same class.
+    """
+
+    name = "kd"
+    Settings = KDSettings
+
+    @classmethod
+    def needs(cls, settings: ObjectiveSettings) -> Needs:
+        """The teacher's logits."""
+        return Needs(teacher_logits=True)
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `ConfigError` without a teacher."""
+        if context.teacher is None:
+            raise ConfigError("The objective 'kd' needs a teacher and there is none: name one, or drop 'kd'.")
+
+    def forward(self, step: Step) -> Term:
+        """Reads the logits [B, C] of both sides."""
+        if step.teacher is None:
+            raise ConfigError(
+                "The objective 'kd' needs the teacher's logits, and this batch comes without them."
+            )
+        settings = cast(KDSettings, self.settings)
+        student, teacher = step.student.logits, step.teacher.logits.detach().to(step.student.logits.device)
+        if self.context.kind == "regression":
+            with torch.autocast(student.device.type, enabled=False):
+                return Term(functional.mse_loss(student.float().view(-1), teacher.float().view(-1)))
+        agreement = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
+        return Term(
+            kd_loss(student, teacher, settings.temperature, settings.squared), {"agreement": agreement}
+        )

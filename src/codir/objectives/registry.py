@@ -1,0 +1,128 @@
+"""Finds objectives by name: the file `objectives/NAME.py`, or a class of the user's own as `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from pydantic import ValidationError
+
+import codir.objectives as package
+from codir.errors import ConfigError, nearest
+from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings
+
+_HELPERS = {"base", "contrastive", "registry", "weighted_sum"}
+
+
+def objective_names() -> list[str]:
+    """Names of the objectives that come with codir, from the file names alone: nothing is imported."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _HELPERS
+    )
+
+
+def find_objective(name: str) -> type[Objective]:
+    """Returns the class of an objective.
+
+    Args:
+        name: the name of a file here, or `package.module:Class`.
+
+    Raises:
+        ConfigError: there is no such objective.
+    """
+    if ":" in name:
+        return _find_own(name)
+    module_name = name.replace("-", "_")
+    if module_name not in objective_names():
+        raise ConfigError(
+            f"There is no objective {name!r}{nearest(name, objective_names())}: choose "
+            f"{', '.join(objective_names())}, or name a class of your own as package.module:Class."
+        )
+    module = importlib.import_module(f"{package.__name__}.{module_name}")
+    for value in vars(module).values():
+        if (
+            _is_objective(value)
+            and value.__module__ == module.__name__
+            and getattr(value, "name", None) == name
+        ):
+            return value
+    raise ConfigError(f"{module.__file__} has no subclass of Objective with name = {name!r}: add it.")
+
+
+def _is_objective(value: Any) -> TypeGuard[type[Objective]]:
+    return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
+
+
+def _find_own(path: str) -> type[Objective]:
+    module_name, _, class_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"Cannot import {module_name!r} for the objective {path!r}: {error}. It must be installed, or lie where "
+            "Python looks for modules (PYTHONPATH)."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not _is_objective(found):
+        own = [key for key, value in vars(module).items() if _is_objective(value)]
+        raise ConfigError(
+            f"{module_name!r} has no objective {class_name!r}{nearest(class_name, own)}: it must be a subclass of "
+            "codir.objectives.base.Objective."
+        )
+    return found
+
+
+def settings_for(name: str, mapping: Mapping[str, Any]) -> ObjectiveSettings:
+    """Checks the settings of one objective and fills in the defaults.
+
+    Raises:
+        ConfigError: an unknown objective, an unknown key, or a value of the wrong type or out of range.
+    """
+    cls = find_objective(name)
+    try:
+        return cls.Settings.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_readable(name, cls, problem) for problem in error.errors())) from None
+
+
+def _readable(name: str, cls: type[Objective], problem: Any) -> str:
+    key = str(problem["loc"][0]) if problem["loc"] else "?"
+    known = cls.Settings.model_fields
+    if problem["type"] == "extra_forbidden":
+        return (
+            f"The objective {name!r} has no setting {key!r}{nearest(key, known)}. It has: {', '.join(known)}."
+        )
+    about = f" ({known[key].description})" if key in known and known[key].description else ""
+    return f"{name}.{key}={problem['input']!r}: {problem['msg']}{about}."
+
+
+def build_objectives(
+    mapping: Mapping[str, Mapping[str, Any]], context: ObjectiveContext
+) -> dict[str, Objective]:
+    """Builds objectives from their settings, after every one of them has been checked.
+
+    Args:
+        mapping: settings by the objective's name, as a recipe holds them.
+        context: what is known before training.
+
+    Raises:
+        ConfigError: settings that make no sense.
+        DataError: settings that do not fit the data.
+    """
+    checked = {
+        name: (find_objective(name), settings_for(name, settings)) for name, settings in mapping.items()
+    }
+    for cls, settings in checked.values():
+        cls.check(settings, context)
+    return {name: cls(settings, context) for name, (cls, settings) in checked.items()}
+
+
+def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
+    """Returns the union of what the objectives read."""
+    needs = [find_objective(name).needs(settings_for(name, settings)) for name, settings in mapping.items()]
+    return Needs(
+        teacher_logits=any(need.teacher_logits for need in needs),
+        pooled=frozenset().union(*(need.pooled for need in needs)),
+    )

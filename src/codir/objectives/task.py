@@ -1,0 +1,36 @@
+"""The task's own loss: cross-entropy for classes, squared error for scores."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from codir.errors import DataError
+from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+
+
+class Task(Objective):
+    """Cross-entropy with the labels, or their mean squared error for a regression (L_CE of Eq. 1)."""
+
+    name = "task"
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `DataError` for data without labels."""
+        if context.labels is None:
+            raise DataError(
+                "The objective 'task' needs labels, and this data has none: name the label column, or drop it."
+            )
+
+    def forward(self, step: Step) -> Term:
+        """Reads the student's logits [B, C] and the labels [B]."""
+        if step.labels is None:
+            raise DataError(
+                "The objective 'task' needs labels, and this batch has none: name the label column."
+            )
+        with torch.autocast(step.student.logits.device.type, enabled=False):
+            logits = step.student.logits.float()
+            if self.context.kind == "regression":
+                # [B, 1] against [B] would broadcast to [B, B] without a word.
+                return Term(functional.mse_loss(logits.squeeze(1), step.labels.to(logits.dtype).view(-1)))
+            return Term(functional.cross_entropy(logits, step.labels.view(-1)))
