@@ -1,0 +1,65 @@
+"""The picture of the comparison: what is kept and what is gained, as bars from zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codir.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from codir.workflows.comparison import Comparison
+
+_COLOURS = {"teacher": "#7f7f7f", "finetune": "#9ecae1", "kd": "#4292c6", "codir": "#08519c"}
+
+
+def draw_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Draws two panels that share their rows: the score (share of the teacher's kept written on it) and the speed-up.
+
+    Args:
+        comparison: the table.
+        path: the file; its ending says the format (png, svg, pdf).
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        RunError: the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("The picture needs matplotlib: pip install 'codir[plots]'") from error
+    rows = list(reversed(comparison.rows))  # bars are drawn from below
+    figure = Figure(figsize=(9, 1.1 + 0.55 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: no window, no global state
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = list(range(len(rows)))
+    names = [row.name.replace("$", r"\$") for row in rows]
+    colours = [_COLOURS.get(row.role, "#bdbdbd") for row in rows]
+
+    scores = [0.0 if row.score != row.score else row.score for row in rows]
+    bars = left.barh(places, scores, color=colours)
+    shares = [comparison.share_kept(row) for row in rows]
+    captions = [
+        f"{row.score:.3f}" + ("" if share is None else f"  ({100 * share:.1f}% kept)")
+        for row, share in zip(rows, shares, strict=True)
+    ]
+    left.bar_label(bars, labels=captions, padding=4)
+    left.set_xlim(min(0.0, 1.1 * min(scores, default=0.0)), 1.7 * max([*scores, 1e-9]))
+    left.set_yticks(places, names)
+    left.set_title(comparison.main_metric.replace("$", r"\$"))
+
+    speeds = [0.0 if row.timing is None else row.timing.speedup for row in rows]
+    captions = [
+        "-" if row.timing is None else f"{row.timing.speedup:.2f}x  ({row.timing.ms_per_sequence:.1f} ms)"
+        for row in rows
+    ]
+    right.bar_label(right.barh(places, speeds, color=colours), labels=captions, padding=4)
+    right.set_xlim(0, 1.45 * max([*speeds, 1e-9]))
+    right.set_title("speed-up (ms per sequence)")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise RunError(f"Cannot write the picture {path}: {error.strerror or error}") from error
