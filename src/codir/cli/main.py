@@ -219,10 +219,9 @@ def recipes(
 ) -> None:
     """List the recipes: what each is, where its numbers come from, what it needs."""
     from codir.recipes.library import load_recipe, recipe_names
-    from codir.recipes.yaml_text import dump_yaml
 
     if name is not None:
-        typer.echo(dump_yaml(load_recipe(name).settings), nl=False)
+        typer.echo(load_recipe(name).text, nl=False)
         return
     for each in map(load_recipe, recipe_names()):
         typer.echo(f"{each.name}  (codir {each.command})")

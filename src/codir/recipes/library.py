@@ -25,6 +25,7 @@ class Recipe:
         needs: what has to be there first.
         settings: nested settings, as in the file.
         places: where each setting stands.
+        text: the file as it is, with its comments.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Recipe:
     needs: str
     settings: dict[str, Any]
     places: dict[KeyPath, str]
+    text: str
 
 
 def recipe_names(command: str | None = None) -> list[str]:
@@ -55,7 +57,7 @@ def load_recipe(name: str) -> Recipe:
     text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     content, places = read_yaml(text, f"recipe {name}")
     about = {key: str(content.pop(key)) for key in ABOUT}
-    return Recipe(name=name, settings=content, places=places, **about)
+    return Recipe(name=name, settings=content, places=places, text=text, **about)
 
 
 def _folder() -> Any:

@@ -20,7 +20,6 @@ from codir.recipes.messages import explain
 from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 
 Flags = Mapping[str, tuple[str, Any]]
-ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -81,15 +80,16 @@ def load_distill(
     Raises:
         ConfigError: for an unknown key, a wrong value or a missing one; it names the place and the way out.
     """
-    loaded = _load(DistillConfig, "distill", recipe, config, overrides, flags)
-    return check_objectives(loaded)
+    settings = _collect("distill", recipe, config, overrides, flags)
+    loaded = build(DistillConfig, settings)
+    return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
 
 
 def load_finetune(
     *, config: str | Path | None = None, overrides: Iterable[str] = (), flags: Flags | None = None
 ) -> FinetuneConfig:
     """Builds the configuration of a fine-tuning, as `load_distill` does, on top of the recipe `finetune`."""
-    return _load(FinetuneConfig, "finetune", "finetune", config, overrides, flags)
+    return build(FinetuneConfig, _collect("finetune", "finetune", config, overrides, flags))
 
 
 def build(model: type[SectionT], settings: Settings) -> SectionT:
@@ -100,9 +100,32 @@ def build(model: type[SectionT], settings: Settings) -> SectionT:
         raise ConfigError(explain(error, model, settings.values, settings.places)) from None
 
 
-def check_objectives(config: DistillConfig, places: Mapping[KeyPath, str] | None = None) -> DistillConfig:
-    """Returns `config` with the settings of each objective checked and complete (imports torch)."""
-    return config
+def complete_objectives(
+    objectives: Mapping[str, Mapping[str, Any]], places: Mapping[KeyPath, str]
+) -> dict[str, dict[str, Any]]:
+    """Checks the settings of each objective and fills in its defaults, so that a run folder names all of them.
+
+    Imports the objectives, and with them torch.
+
+    Raises:
+        ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands.
+    """
+    from codir.objectives.registry import find_objective
+
+    complete: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for name, values in objectives.items():
+        path = ("objectives", name)
+        try:
+            complete[name] = find_objective(name).Settings.model_validate(values).model_dump(mode="json")
+        except ValidationError as error:
+            model = find_objective(name).Settings
+            problems.append(explain(error, model, values, places, path))
+        except ConfigError as error:
+            problems.append(f"{places[path]}: {error}" if path in places else str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return complete
 
 
 def resolved_yaml(config: RunConfig) -> str:
@@ -116,14 +139,13 @@ def resolved_yaml(config: RunConfig) -> str:
     return dump_yaml(content)
 
 
-def _load(
-    model: type[ConfigT],
+def _collect(
     command: str,
     recipe: str | None,
     config: str | Path | None,
     overrides: Iterable[str],
     flags: Flags | None,
-) -> ConfigT:
+) -> Settings:
     own: dict[str, Any] = {}
     own_places: dict[KeyPath, str] = {}
     if config is not None:
@@ -141,10 +163,10 @@ def _load(
         settings.set(path, value, f"--set {override}")
     for key, (flag, value) in (flags or {}).items():
         settings.set(tuple(key.split(".")), value, flag)
-    if model is DistillConfig:
+    if command == "distill":
         settings.set(("recipe",), start.name, "--recipe")
     settings.values.setdefault("data", {})  # so that missing data gets its own message, with examples
-    return build(model, settings)
+    return settings
 
 
 def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:

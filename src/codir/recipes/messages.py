@@ -18,6 +18,7 @@ def explain(
     model: type[BaseModel],
     values: Mapping[str, Any],
     places: Mapping[KeyPath, str],
+    above: KeyPath = (),
 ) -> str:
     """Returns one line for each thing that is wrong.
 
@@ -26,12 +27,15 @@ def explain(
         model: the model that refused.
         values: the nested settings it was given.
         places: for each key path, the file and line, or the flag, where it was set.
+        above: path of the section that `values` are, in `places` and in the messages.
     """
     problems: dict[KeyPath, list[dict[str, Any]]] = {}
     for problem in error.errors(include_url=False):
         path = _real_path(tuple(str(part) for part in problem["loc"]), values, problem["type"])
         problems.setdefault(path, []).append(dict(problem))
-    return "\n".join(_explain_one(path, found, model, values, places) for path, found in problems.items())
+    return "\n".join(
+        _explain_one(path, found, model, values, places, above) for path, found in problems.items()
+    )
 
 
 def _explain_one(
@@ -40,13 +44,15 @@ def _explain_one(
     model: type[BaseModel],
     values: Mapping[str, Any],
     places: Mapping[KeyPath, str],
+    above: KeyPath,
 ) -> str:
     first = found[0]
-    dotted = ".".join(path)
-    place = _place(path, places)
+    full = (*above, *path)
+    dotted = ".".join(full)
+    place = _place(full, places)
     if first["type"] == "extra_forbidden":
         known = list(section_at(model, path[:-1]).model_fields)
-        where = f"in the section {'.'.join(path[:-1])}" if path[:-1] else "at the top level"
+        where = f"in the section {'.'.join(full[:-1])}" if full[:-1] else "at the top level"
         return (
             f"{place}unknown key {path[-1]!r} {where}{nearest(path[-1], known)}. Known: {', '.join(known)}."
         )
@@ -57,14 +63,16 @@ def _explain_one(
         # Two settings do not fit together: say where each of them stands.
         section = _get(values, path)
         named = [key for key in section if re.search(rf"\b{re.escape(key)}\b", reasons[0])]
-        stand = [f"{key}: {places[(*path, key)]}" for key in named if (*path, key) in places]
+        stand = [f"{key}: {places[(*full, key)]}" for key in named if (*full, key) in places]
         return f"{dotted + ': ' if dotted else ''}{reasons[0]}" + (f" ({'; '.join(stand)})" if stand else "")
+    # A union gives one refusal for each of its branches.
+    allowed = " or ".join([reasons[0], *(reason.removeprefix("must be ") for reason in reasons[1:])])
     value = first["input"]
     hint = ""
     if isinstance(value, str):
         choices = [choice for problem in found for choice in _choices(problem)]
         hint = nearest(value, choices)
-    return f"{place}{dotted} is {value!r}: {' or '.join(reasons)}{hint}"
+    return f"{place}{dotted} is {value!r}: {allowed}{hint}"
 
 
 def _missing(path: KeyPath, model: type[BaseModel]) -> str:
