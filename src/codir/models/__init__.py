@@ -1,0 +1,1 @@
+"""Hugging Face encoders: loading, students, representations, classes, inference."""

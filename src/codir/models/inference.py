@@ -1,0 +1,113 @@
+"""Runs a model over an encoded data set: batches of similar length, no gradient, eval mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from codir.models.padding import Padding, pad_batch
+from codir.models.representations import Pooling, Representations, represent
+from codir.models.tokens import TokenColumns
+
+Progress = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts `model` into eval mode for the block; afterwards every submodule has the mode it had before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def precision(device: torch.device, autocast: torch.dtype | None) -> torch.autocast:
+    """Returns the autocast context for `autocast`; None switches off an autocast that surrounds the call."""
+    return torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns the device of the model's first parameter (the CPU if it has none)."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def forward_dataset(
+    model: nn.Module,
+    encoded: Dataset | TokenColumns,
+    padding: Padding | PreTrainedTokenizerBase,
+    *,
+    poolings: Iterable[Pooling] = (),
+    batch_size: int = 32,
+    prefix: str = "",
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[np.ndarray, Representations]]:
+    """Yields the model's outputs for every example of a data set once, the longest examples first.
+
+    While the iterator lives the model is in eval mode; once it ends (or is closed) every submodule has its mode back.
+    Inference mode and autocast hold for the model's own pass only, not for the code between two batches.
+
+    Args:
+        model: any Hugging Face sequence classifier.
+        encoded: data set with token columns, or columns already read.
+        padding: the model's tokenizer, or what was read off it.
+        poolings: poolings of the blocks to compute.
+        batch_size: examples in a batch.
+        prefix: `teacher_` to read the teacher's own token columns.
+        device: moves the model and its inputs there; None leaves the model where it is.
+        autocast: `torch.bfloat16` for mixed precision; None computes in the weights' own precision.
+        progress: called with (examples done, examples in all) after each batch.
+
+    Yields:
+        ids: [B] int64, the batch's `example_id` (row numbers if there is no such column).
+        representations: on the model's device, logits as fp32.
+    """
+    columns = encoded if isinstance(encoded, TokenColumns) else TokenColumns.read(encoded, prefix)
+    if not isinstance(padding, Padding):
+        padding = Padding.of(padding)
+    poolings = tuple(poolings)
+    if device is not None:
+        model.to(device)
+    place = torch.device(device) if device is not None else device_of(model)
+    done = 0
+    with evaluation_mode(model):
+        for numbers in columns.batches(batch_size):
+            batch = pad_batch([columns.row(int(number)) for number in numbers], padding)
+            inputs = {name: tensor.to(place) for name, tensor in batch.items()}
+            with torch.inference_mode(), precision(place, autocast):
+                outputs = represent(model, inputs, poolings)
+                outputs.logits = outputs.logits.float()
+            yield columns.ids[numbers], outputs
+            done += len(numbers)
+            if progress is not None:
+                progress(done, len(columns))
+
+
+def predict_logits(
+    model: nn.Module,
+    encoded: Dataset | TokenColumns,
+    padding: Padding | PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Returns the model's logits for every example, [N, C] fp32, in the order of the ids 0..N-1."""
+    found: list[tuple[np.ndarray, np.ndarray]] = [
+        (ids, outputs.logits.cpu().numpy())
+        for ids, outputs in forward_dataset(
+            model, encoded, padding, batch_size=batch_size, device=device, progress=progress
+        )
+    ]
+    ids = np.concatenate([ids for ids, _ in found])
+    return np.concatenate([logits for _, logits in found])[np.argsort(ids)]

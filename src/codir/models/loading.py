@@ -1,0 +1,317 @@
+"""Loads classifiers and tokenizers from a folder or the Hub, and says plainly what is wrong with one that cannot be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from codir.errors import ModelError
+from codir.models.representations import EncoderShape
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+
+
+def load_classifier(
+    path_or_hub_id: str | Path,
+    *,
+    require_head: bool = True,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    regression: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Loads a sequence classifier in fp32 (a bf16 checkpoint would load, and train, as bf16).
+
+    Args:
+        path_or_hub_id: a model folder (a run folder is one) or a Hub id.
+        require_head: the classifier's weights must be there. False is for fine-tuning: a head that is missing or
+            has another number of classes is made anew, with torch's global generator (seed that first).
+        num_labels: number of outputs; by default what the config says.
+        id2label: class names; by default what the config says.
+        regression: one output, trained with the mean squared error.
+        trust_remote_code: allows models whose code comes with them.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        ModelError: no such folder or Hub id, no model folder, damaged or pickled weights, no classifier among them, a
+            family without sequence classifier, the Hub cannot be reached.
+    """
+    source = resolve(path_or_hub_id)
+    if isinstance(source, Path):
+        _check_weights(source)
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    set_labels(config, num_labels, id2label, regression)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            str(source),
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _explain(source, error) from error
+    _check_report(source, model, report, require_head)
+    if regression and model.config.num_labels != 1:
+        raise ModelError(f"{source} has {model.config.num_labels} outputs; a regression model has one.")
+    return model
+
+
+def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads a model's tokenizer; raises `ModelError` if there is none or it cannot be read."""
+    source = resolve(path_or_hub_id)
+    if isinstance(source, Path) and not any((source / name).exists() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{source} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); it holds {_listing(source)}. "
+            "Save the tokenizer the model was trained with into it: tokenizer.save_pretrained(folder)."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise _explain(source, error, "the tokenizer") from error
+
+
+def load_config(source: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Loads a model's config; raises `ModelError` as `load_classifier` does."""
+    try:
+        return AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise _explain(source, error) from error
+
+
+def set_labels(
+    config: PretrainedConfig,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    regression: bool = False,
+) -> None:
+    """Writes outputs, class names and problem type into a config; what is None stays as it is.
+
+    Raises:
+        ModelError: the number of names and `num_labels` differ, or a regression has more than one output.
+    """
+    if id2label is not None and num_labels is not None and len(id2label) != num_labels:
+        raise ModelError(f"num_labels is {num_labels} but id2label names {len(id2label)} classes.")
+    if regression:
+        if (num_labels or 1) != 1 or (id2label is not None and len(id2label) != 1):
+            raise ModelError("A regression model has one output: leave num_labels and id2label out.")
+        num_labels = 1
+    if id2label is not None:
+        config.id2label = {int(number): str(name) for number, name in id2label.items()}
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    elif num_labels is not None and num_labels != config.num_labels:
+        config.num_labels = num_labels
+    if regression:
+        config.problem_type = "regression"
+    elif num_labels is not None or id2label is not None:
+        config.problem_type = "single_label_classification"
+
+
+def class_names(config: PretrainedConfig) -> dict[int, str]:
+    """Returns a config's `id2label` in the order of its ids, as integers (JSON knows only strings)."""
+    return {int(number): str(name) for number, name in sorted((config.id2label or {}).items())}
+
+
+def encoder_shape(model: nn.Module) -> EncoderShape:
+    """Reads depth and width off a model's config; raises `ModelError` for a family that does not name them."""
+    config = getattr(model, "config", None)
+    blocks = getattr(config, "num_hidden_layers", None)
+    width = getattr(config, "hidden_size", None)
+    if not isinstance(blocks, int) or not isinstance(width, int):
+        raise ModelError(
+            f"{type(model).__name__} does not say how many blocks it has and how wide they are "
+            f"(num_hidden_layers = {blocks!r}, hidden_size = {width!r}). Use a plain transformer encoder."
+        )
+    return EncoderShape(blocks, width)
+
+
+def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Counts parameters, tied ones once.
+
+    Returns:
+        total: all of them.
+        embedding: those of the embedding layer: words, positions, token types and their norm (Table 3 of the paper:
+            39.0 million in RoBERTa-base).
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    encoder = model.base_model
+    words = cast(PreTrainedModel, encoder).get_input_embeddings()
+    embedding: dict[int, int] = {}
+    for child in encoder.children():
+        if isinstance(child, nn.Embedding) or any(module is words for module in child.modules()):
+            embedding.update({id(parameter): parameter.numel() for parameter in child.parameters()})
+    return total, sum(embedding.values())
+
+
+def resolve(path_or_hub_id: str | Path) -> str | Path:
+    """Tells a model folder (returned as `Path`) from a Hub id (returned as `str`).
+
+    Raises:
+        ModelError: it is a path, and there is no folder.
+    """
+    text = str(path_or_hub_id)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{text} is no model folder: config.json is missing; it holds {_listing(path)}.")
+        return path
+    if path.exists():
+        raise ModelError(f"{text} is a file. Give the folder that holds config.json and model.safetensors.")
+    parts = text.split("/")
+    parent = path.parent
+    # `runs/teacher` could be a Hub id, too; a folder `runs` right here says that it is not
+    beside = len(parts) == 2 and parts[0] not in ("", ".", "..") and parent.is_dir()
+    if (
+        isinstance(path_or_hub_id, Path)
+        or len(parts) > 2
+        or text.startswith((".", "/", "~"))
+        or "\\" in text
+        or beside
+    ):
+        near = (
+            f" {parent} holds {_listing(parent)}." if parent.is_dir() else f" Nor is there a folder {parent}."
+        )
+        raise ModelError(f"The model folder {text} does not exist.{near}")
+    return text
+
+
+def _listing(folder: Path, most: int = 12) -> str:
+    try:
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    except OSError as error:
+        return f"what cannot be listed ({error.strerror})"
+    shown = ", ".join(names[:most])
+    return (shown + (f" and {len(names) - most} more" if len(names) > most else "")) or "nothing"
+
+
+def _check_weights(folder: Path) -> None:
+    """Raises `ModelError` unless the folder's safetensors files are all there and whole."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        files = ["model.safetensors"]
+    elif index.is_file():
+        try:
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is damaged: {error}. Download or save the model again.") from error
+    else:
+        pickled = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")])
+        if pickled:
+            raise ModelError(
+                f"{folder} holds its weights as a pickle ({pickled[0].name}), which can run code when it is read, so "
+                "codir does not. If you trust where it comes from, convert it once:\n"
+                '  python -c "from transformers import AutoModelForSequenceClassification as M; '
+                f"M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\"\n"
+                "copy the tokenizer's files over and use that folder."
+            )
+        raise ModelError(
+            f"{folder} is no model folder: model.safetensors is missing; it holds {_listing(folder)}."
+        )
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(
+                f"{path} is missing, though {index.name} lists it. Download or save the model again."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:  # checks the header against the length of the file
+                if not file.keys():
+                    raise ModelError(f"{path} holds no weights. Download or save the model again.")
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {error}. "
+                "Download or save the model again."
+            ) from error
+
+
+def _check_report(
+    source: str | Path, model: PreTrainedModel, report: dict[str, Any], require_head: bool
+) -> None:
+    """Raises `ModelError` for weights that were missing or of another shape, unless they are a head to be trained."""
+    inside = f"{model.base_model_prefix}."
+    mismatched = {entry[0]: entry[1:] for entry in report["mismatched_keys"]}
+    absent = sorted({*report["missing_keys"], *mismatched})
+    head = [name for name in absent if not name.startswith(inside)]
+    # a pooler belongs to the head: checkpoints of masked-LM training have none
+    body = [name for name in absent if name.startswith(inside) and "pooler" not in name]
+    if body:
+        why = f" (shapes {mismatched[body[0]]})" if body[0] in mismatched else ""
+        raise ModelError(
+            f"{source} lacks {len(body)} of the encoder's weights, the first is {body[0]}{why}. "
+            "Its config.json and its weights do not belong together; download or save the model again."
+        )
+    if not (require_head and absent):
+        return
+    if any(name in mismatched for name in head):
+        name = next(name for name in head if name in mismatched)
+        raise ModelError(
+            f"The classifier of {source} has other classes than asked for: {name} has the shape "
+            f"{list(mismatched[name][0])}, wanted {list(mismatched[name][1])}. Use a model fine-tuned on these labels."
+        )
+    raise ModelError(
+        f"{source} is not fine-tuned: it has no classifier weights ({', '.join(absent[:4])}"
+        f"{', ...' if len(absent) > 4 else ''}). `codir finetune --model {source} --task TASK --output DIR` makes a "
+        "teacher of it."
+    )
+
+
+def _explain(source: str | Path, error: Exception, what: str = "the model") -> ModelError:
+    """Returns the `ModelError` that says in one or two sentences what a library's exception means."""
+    text = str(error)
+    low = text.lower()
+    if "trust_remote_code" in low:
+        return ModelError(
+            f"{source} comes with code of its own. If you trust it, allow it with trust_remote_code=True."
+        )
+    if isinstance(source, Path):
+        if "json" in low:
+            return ModelError(f"{source / 'config.json'} or another JSON file beside it is damaged: {text}")
+    elif "couldn't connect" in low or "offline" in low or "connection" in low or "name resolution" in low:
+        return ModelError(
+            f"There is no folder {source} here, and the Hugging Face Hub cannot be reached, nor is a model of that "
+            "name in its local cache. Check the connection (and HF_HUB_OFFLINE), or give a model folder."
+        )
+    elif "not a valid model identifier" in low or "repository not found" in low or "404" in low:
+        return ModelError(
+            f"{source} is neither a folder here nor a model on the Hugging Face Hub "
+            "(a private one needs `hf auth login`)."
+        )
+    elif "safetensors" in low and ("no file named" in low or "does not appear to have" in low):
+        return ModelError(
+            f"{source} has no safetensors weights on the Hub, only pickled ones, which can run code when they are "
+            "read. Convert it once with transformers (from_pretrained, then save_pretrained) if you trust it."
+        )
+    if "unrecognized configuration class" in low:
+        return ModelError(
+            f"{source} is of a family without a sequence classifier, so it can be neither teacher nor student. "
+            "Use an encoder such as BERT, RoBERTa, DistilBERT, DeBERTa or ModernBERT."
+        )
+    return ModelError(
+        f"Cannot load {what} from {source}: {text.strip().splitlines()[0] if text.strip() else error!r}"
+    )

@@ -1,0 +1,298 @@
+"""Builds students: fewer blocks of the teacher, any other model, or a model from a config alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from codir.errors import ConfigError, ModelError, nearest
+from codir.models.classes import is_generic
+from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve, set_labels
+
+Initialisation = Literal["spread", "first", "last", "random"] | Sequence[int]
+_NAMED = ("spread", "first", "last", "random")
+
+
+def spread_blocks(teacher_blocks: int, layers: int) -> list[int]:
+    """Evenly spread blocks, the last one included: block floor(i * T / S) for i = 1..S, 1-based.
+
+    12 blocks to 6 gives 2, 4, 6, 8, 10, 12; 12 to 5 gives 2, 4, 7, 9, 12.
+    """
+    return [step * teacher_blocks // layers for step in range(1, layers + 1)]
+
+
+def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation) -> list[int]:
+    """Returns the teacher's blocks (1-based) that a student starts from; for `random` those it would be compared with.
+
+    Args:
+        teacher_blocks: T.
+        layers: S; by default half of T, or the length of the list.
+        init: `spread`, `first`, `last`, `random` or an increasing list of 1-based block numbers.
+
+    Raises:
+        ConfigError: an unknown name, or a list that is not increasing, or disagrees with `layers`.
+        ModelError: the teacher does not have that many blocks.
+    """
+    if isinstance(init, str):
+        if init not in _NAMED:
+            raise ConfigError(
+                f"Unknown initialisation {init!r}{nearest(init, _NAMED)}: "
+                f"choose {', '.join(_NAMED)} or a list of blocks."
+            )
+        layers = max(1, teacher_blocks // 2) if layers is None else layers
+        if layers < 1:
+            raise ConfigError(f"A student needs at least one block, not {layers}.")
+        _require_depth(layers, teacher_blocks)
+        if init == "first":
+            return list(range(1, layers + 1))
+        if init == "last":
+            return list(range(teacher_blocks - layers + 1, teacher_blocks + 1))
+        return spread_blocks(teacher_blocks, layers)
+    blocks = [int(number) for number in init]
+    if not blocks or any(b <= a for a, b in pairwise(blocks)) or blocks[0] < 1:
+        raise ConfigError(
+            f"The student's blocks {blocks} must be an increasing list of the teacher's blocks, counted from 1."
+        )
+    if layers is not None and layers != len(blocks):
+        raise ConfigError(
+            f"The student is to have {layers} blocks, but the list names {len(blocks)}: {blocks}."
+        )
+    if blocks[-1] > teacher_blocks:
+        raise ModelError(
+            f"The student is to start from block {blocks[-1]}, but the teacher has {teacher_blocks}."
+        )
+    return blocks
+
+
+def _require_depth(layers: int, teacher_blocks: int) -> None:
+    if layers > teacher_blocks:
+        raise ModelError(
+            f"A student of {layers} blocks is deeper than its teacher, which has {teacher_blocks}. "
+            f"Choose at most {teacher_blocks}, or a deeper teacher."
+        )
+
+
+def build_student(
+    teacher: PreTrainedModel,
+    layers: int | None = None,
+    init: Initialisation = "spread",
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Makes a student of the teacher's family and width with fewer blocks.
+
+    The chosen blocks, the embeddings, the pooler and the classifier are copied; nothing is shared with the teacher.
+    Works for every family that keeps its blocks in one list (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA,
+    MPNet, DeBERTa, ModernBERT, ...). A parameter that the family has in some blocks only (ModernBERT's first block has
+    no attention norm) is left out, or initialised, where the student's block differs in that from the one it starts from.
+
+    Args:
+        teacher: a fine-tuned classifier; it is not changed.
+        layers: number of blocks; by default half of the teacher's, or the length of the list.
+        init: which blocks to start from: `spread` (see `spread_blocks`), `first`, `last`, an increasing list of
+            1-based block numbers; or `random`, a fresh initialisation of everything.
+        seed: of the fresh initialisation; torch's global generator is left as it was.
+
+    Returns:
+        The student, fp32, on the CPU, in eval mode.
+
+    Raises:
+        ModelError: more blocks than the teacher has, or a family whose blocks cannot be told apart (ALBERT shares one).
+        ConfigError: see `chosen_blocks`.
+    """
+    depth = encoder_shape(teacher).blocks
+    blocks = chosen_blocks(depth, layers, init)
+    config = shallower_config(teacher.config, blocks)
+    if init == "random":
+        return fresh_model(type(teacher), config, seed)
+    prefix = blocks_prefix(teacher)
+    student = fresh_model(type(teacher), config, seed)
+    weights: dict[str, torch.Tensor] = {}
+    position = {block - 1: number for number, block in enumerate(blocks)}
+    for name, tensor in teacher.state_dict().items():
+        if name.startswith(prefix):
+            number, _, rest = name.removeprefix(prefix).partition(".")
+            if int(number) not in position:
+                continue
+            name = f"{prefix}{position[int(number)]}.{rest}"
+        weights[name] = tensor
+    try:
+        report = student.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"The blocks of {type(teacher).__name__} differ in their shapes: {error}") from error
+    if odd := [
+        name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(prefix)
+    ]:
+        raise ModelError(
+            f"{type(teacher).__name__} cannot be cut to {len(blocks)} blocks: {odd[0]} depends on their number."
+        )
+    return student
+
+
+def student_from_model(
+    path_or_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Takes any model folder or Hub id as the student.
+
+    Its classifier is kept if it has the teacher's classes, in whatever order (logits are matched by name); otherwise it
+    gets a new one with the teacher's classes.
+
+    Args:
+        path_or_id: of the student.
+        teacher: whose classes the student gets.
+        seed: of a new classifier.
+        trust_remote_code: allows models whose code comes with them.
+
+    Raises:
+        ModelError: as `load_classifier`, or the student is deeper than the teacher.
+    """
+    source = resolve(path_or_id)
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    regression = is_regression(teacher.config)
+    same = is_regression(config) == regression and _same_classes(
+        class_names(config), class_names(teacher.config)
+    )
+    options: dict[str, Any] = {"require_head": False, "trust_remote_code": trust_remote_code}
+    if same and any("SequenceClassification" in name for name in config.architectures or []):
+        try:
+            student = load_classifier(source, require_head=True, trust_remote_code=trust_remote_code)
+        except ModelError:  # the architecture promises a classifier and the weights have none
+            same = False
+        else:
+            _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+            return student
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = load_classifier(
+            source, id2label=class_names(teacher.config), regression=regression, **options
+        )
+    _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+    # What is outside the encoder starts anew also where shapes happen to fit: it was trained for other classes.
+    fresh = fresh_model(type(student), copy.deepcopy(student.config), seed).state_dict()
+    inside = f"{student.base_model_prefix}."
+    student.load_state_dict(
+        {name: tensor for name, tensor in fresh.items() if not name.startswith(inside)}, strict=False
+    )
+    return student
+
+
+def student_from_config(
+    config: PretrainedConfig | Mapping[str, Any] | str | Path, teacher: PreTrainedModel, *, seed: int = 0
+) -> PreTrainedModel:
+    """Makes a student of random weights from a config, for example a narrower one.
+
+    Args:
+        config: a transformers config, a mapping with `model_type`, or the path of a config.json or of its folder.
+        teacher: whose classes the student gets.
+        seed: of the initialisation.
+
+    Raises:
+        ModelError: the config cannot be read, has no sequence classifier, or is deeper than the teacher.
+    """
+    config = _read_config(config)
+    set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"No classifier can be made from this config: {error}") from error
+    _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+    return student.eval()
+
+
+def is_regression(config: PretrainedConfig) -> bool:
+    """Whether a model with this config gives one score."""
+    return config.num_labels == 1 or config.problem_type == "regression"
+
+
+def fresh_model(kind: type[PreTrainedModel], config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Returns a seeded, freshly initialised fp32 model in eval mode; torch's global generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).float().eval()
+
+
+def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> PretrainedConfig:
+    """Returns a copy of `config` for the chosen blocks (1-based); lists with an entry for each block are cut, too."""
+    depth = config.num_hidden_layers
+    cut = copy.deepcopy(config)  # constructors change the config they are given
+    for name, value in config.to_dict().items():
+        # `layer_types` and its like; lists of other meaning can have the same length by chance (pos_att_type)
+        if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
+            setattr(cut, name, [value[block - 1] for block in blocks])
+    cut.num_hidden_layers = len(blocks)
+    return cut
+
+
+def blocks_prefix(model: PreTrainedModel) -> str:
+    """Returns what the names of the blocks' parameters begin with, such as `bert.encoder.layer.`.
+
+    Raises:
+        ModelError: the blocks are not one list: they share weights, or there is a decoder as well.
+    """
+    depth = encoder_shape(model).blocks
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{type(model).__name__} has an encoder and a decoder; only encoders can be cut.")
+    encoder = model.base_model
+    found = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and len(module.state_dict())
+    ]
+    # the outermost list; lists inside of a block are longer names
+    outer = [
+        name for name in found if not any(name != other and name.startswith(f"{other}.") for other in found)
+    ]
+    if len(outer) != 1 or _is_shared(model):
+        raise ModelError(
+            f"{type(model).__name__} does not keep its {depth} blocks in one list (ALBERT shares one block, Funnel "
+            "shortens the text between blocks), so blocks cannot be chosen from it. Use init='random', or another "
+            "student (a model folder or a config)."
+        )
+    inside = next(name for name, module in model.named_modules() if module is encoder)
+    return f"{inside}.{outer[0]}." if inside else f"{outer[0]}."
+
+
+def _is_shared(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "num_hidden_groups", None))
+
+
+def _same_classes(one: Mapping[int, str], other: Mapping[int, str]) -> bool:
+    first, second = ([str(name) for name in names.values()] for names in (one, other))
+    if len(first) != len(second):
+        return False
+    alike = sorted(map(str.casefold, first)) == sorted(map(str.casefold, second))
+    return alike or len(first) == 1 or (is_generic(first) and is_generic(second))
+
+
+def _read_config(config: PretrainedConfig | Mapping[str, Any] | str | Path) -> PretrainedConfig:
+    if isinstance(config, PretrainedConfig):
+        return copy.deepcopy(config)
+    if not isinstance(config, Mapping):
+        path = Path(config).expanduser()
+        if path.is_dir():
+            path = path / "config.json"
+        if not path.is_file():
+            raise ModelError(f"There is no config file {path}.")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    settings = dict(config) if isinstance(config, Mapping) else {}
+    kind = settings.pop("model_type", None)
+    if not kind:
+        raise ModelError(
+            'The config does not name its family: add "model_type": "bert" (or roberta, distilbert, ...).'
+        )
+    try:
+        return AutoConfig.for_model(kind, **settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"The config cannot be used: {error}") from error

@@ -1,0 +1,79 @@
+"""A teacher that stays in eval mode and takes no gradient, whatever is done to the student beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from codir.errors import ModelError
+from codir.models.classes import align_logits
+from codir.models.inference import device_of, precision
+from codir.models.loading import encoder_shape
+from codir.models.representations import EncoderShape, Pooling, Representations, represent
+
+
+class FrozenTeacher(nn.Module):
+    """Wraps a fine-tuned classifier.
+
+    The released code runs its teacher with dropout on, because `train()` reaches it through the criterion. Here `train`
+    is overridden: the teacher is in eval mode always.
+
+    Args:
+        model: the fine-tuned model; its parameters stop requiring gradients.
+        logit_order: what `match_classes` returned: brings the logits into the order of the data's classes.
+        autocast: `torch.bfloat16` runs the teacher in mixed precision. None (the default) runs it in the precision of
+            its weights, also inside a surrounding autocast, so that live and cached outputs agree.
+
+    Raises:
+        ModelError: `logit_order` is no permutation of the model's outputs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        logit_order: Sequence[int] | None = None,
+        autocast: torch.dtype | None = None,
+    ):
+        super().__init__()
+        outputs = int(model.config.num_labels or 1)
+        if logit_order is not None and sorted(logit_order) != list(range(outputs)):
+            raise ModelError(
+                f"logit_order must hold each of the teacher's outputs 0..{outputs - 1} once, not {tuple(logit_order)}."
+            )
+        self.model = model.requires_grad_(False).eval()
+        self.logit_order = tuple(logit_order) if logit_order is not None else tuple(range(outputs))
+        self.autocast = autocast
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stays in eval mode, whatever `mode` says."""
+        return super().train(False)
+
+    @property
+    def shape(self) -> EncoderShape:
+        """Returns the teacher's depth and width."""
+        return encoder_shape(self.model)
+
+    @torch.no_grad()
+    def represent(self, inputs: dict[str, Any], poolings: Iterable[Pooling] = ()) -> Representations:
+        """Runs the teacher once.
+
+        Args:
+            inputs: the model's keyword arguments, on the teacher's device.
+            poolings: poolings of its blocks to compute.
+
+        Returns:
+            fp32 logits in the data's order of classes, and the pooled blocks.
+        """
+        self.model.eval()  # someone may hold the inner model and have called train() on that
+        with precision(device_of(self.model), self.autocast):
+            outputs = represent(self.model, inputs, poolings)
+        outputs.logits = align_logits(outputs.logits.float(), self.logit_order)
+        return outputs
+
+    def forward(self, **inputs: Any) -> Representations:
+        """Returns the logits only; see `represent`."""
+        return self.represent(inputs)
