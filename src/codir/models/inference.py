@@ -99,6 +99,7 @@ def predict_logits(
     padding: Padding | PreTrainedTokenizerBase,
     *,
     batch_size: int = 32,
+    prefix: str = "",
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -106,7 +107,7 @@ def predict_logits(
     found: list[tuple[np.ndarray, np.ndarray]] = [
         (ids, outputs.logits.cpu().numpy())
         for ids, outputs in forward_dataset(
-            model, encoded, padding, batch_size=batch_size, device=device, progress=progress
+            model, encoded, padding, batch_size=batch_size, prefix=prefix, device=device, progress=progress
         )
     ]
     ids = np.concatenate([ids for ids, _ in found])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 import codir.objectives as package
 from codir.errors import ConfigError, nearest
+from codir.models.representations import Pooling
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings
 
 _HELPERS = {"base", "contrastive", "registry", "weighted_sum"}
@@ -111,12 +112,17 @@ def build_objectives(
         ConfigError: settings that make no sense.
         DataError: settings that do not fit the data.
     """
-    checked = {
-        name: (find_objective(name), settings_for(name, settings)) for name, settings in mapping.items()
+    check_objectives(mapping, context)
+    return {
+        name: find_objective(name)(settings_for(name, settings), context)
+        for name, settings in mapping.items()
     }
-    for cls, settings in checked.values():
-        cls.check(settings, context)
-    return {name: cls(settings, context) for name, (cls, settings) in checked.items()}
+
+
+def check_objectives(mapping: Mapping[str, Mapping[str, Any]], context: ObjectiveContext) -> None:
+    """Checks every objective against the data and the models, without building anything; raises as they do."""
+    for name, settings in mapping.items():
+        find_objective(name).check(settings_for(name, settings), context)
 
 
 def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
@@ -125,4 +131,14 @@ def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
     return Needs(
         teacher_logits=any(need.teacher_logits for need in needs),
         pooled=frozenset().union(*(need.pooled for need in needs)),
+    )
+
+
+def prefill_needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> frozenset[Pooling]:
+    """Returns the poolings of the pass of the student that objectives want before training; empty for no pass."""
+    return frozenset().union(
+        *(
+            find_objective(name).prefill_needs(settings_for(name, settings))
+            for name, settings in mapping.items()
+        )
     )

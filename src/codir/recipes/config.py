@@ -225,6 +225,9 @@ class TrainingConfig(Section):
         default=None, ge=1, description="stop after this many evaluations without a better score"
     )
     save_total_limit: int = Field(default=2, ge=1, description="checkpoints kept in the run folder")
+    keep_checkpoints: bool = Field(
+        default=False, description="keep the checkpoints once the run is finished and the model is written"
+    )
     seed: int = Field(default=42, ge=0, lt=2**32, description="seeds everything that is drawn")
     report_to: list[str] = Field(
         default_factory=list, description="loggers known to transformers (tensorboard, wandb, mlflow, ...)"

@@ -1,0 +1,116 @@
+"""From a pre-trained encoder and a task to a fine-tuned classifier: the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from transformers import set_seed
+
+from codir.models.inference import predict_logits
+from codir.models.loading import load_classifier, load_tokenizer
+from codir.recipes.config import FinetuneConfig
+from codir.recipes.loading import load_finetune, resolved_yaml
+from codir.storage import read_json, write_json
+from codir.tasks.encoding import encode
+from codir.tasks.metrics import compute_metrics
+from codir.workflows.card import write_teacher_card
+from codir.workflows.data import load_data
+from codir.workflows.environment import environment
+from codir.workflows.runfolder import RunFolder
+from codir.workflows.student_run import Cost, Example, train_into
+
+
+@dataclass
+class FinetuneResult:
+    """What a fine-tuning gave.
+
+    Attributes:
+        output: the run folder, which is the model.
+        metrics: on every validation split; those of further splits as `SPLIT/METRIC`.
+        cost: what it took.
+    """
+
+    output: Path
+    metrics: dict[str, float]
+    cost: Cost
+
+
+def finetune(
+    config: FinetuneConfig | None = None, *, console: Console | None = None, **settings: Any
+) -> FinetuneResult:
+    """Fine-tunes an encoder on a task.
+
+    Args:
+        config: the whole configuration; or give its sections as keywords:
+            `finetune(model="roberta-base", data={"task": "sst2"}, output="runs/teacher")`.
+        console: where to print; the terminal by default.
+        settings: `model`, `data`, `training`, `output`, `resume`.
+
+    Raises:
+        CodirError: bad input, a run in the way, an interrupted or diverged training.
+    """
+    if config is None:
+        config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
+    console = console or Console()
+    with RunFolder.open(config.output, config.resume) as run:
+        if run.finished:
+            content = read_json(run.metrics)
+            console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
+            result = FinetuneResult(run.path, content["metrics"], Cost(**content["cost"]))
+        else:
+            run.save_config(resolved_yaml(config))
+            result = _finetune(config, run, console)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    console.print(
+        f"Fine-tuned on {config.data.task or config.data.train}: {scores}. The model is in {result.output}.",
+        highlight=False,
+    )
+    return result
+
+
+def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> FinetuneResult:
+    write_json(run.environment, environment(config.training.seed, config.training.precision))
+    data = load_data(config.data)
+    task = data.task
+    assert data.train is not None, "load_data gives a training split unless asked not to"
+    for note in data.notes:
+        console.print(note, highlight=False)
+    set_seed(config.training.seed)  # the classifier's fresh weights
+    model = load_classifier(
+        config.model,
+        require_head=False,
+        id2label=dict(enumerate(task.labels)) if task.labels is not None else None,
+        regression=task.kind == "regression",
+    )
+    tokenizer = load_tokenizer(config.model)
+    train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
+    validation = {
+        name: encode(split, tokenizer, config.data.max_length, config=model.config)
+        for name, split in data.validation.items()
+    }
+    example = Example(task, train, validation[data.main_split], tokenizer)
+    model, cost = train_into(run, model, {"task": {}}, config.training, example, console, "teacher")
+    metrics: dict[str, float] = {}
+    for name, split in validation.items():
+        scores = compute_metrics(
+            task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
+        )
+        metrics.update(
+            {key if name == data.main_split else f"{name}/{key}": value for key, value in scores.items()}
+        )
+    content = {
+        "task": task.name,
+        "main_metric": task.main_metric,
+        "seed": config.training.seed,
+        "metrics": metrics,
+        "cost": asdict(cost),
+        "train_examples": len(train),
+        "validation_examples": {name: len(split) for name, split in validation.items()},
+    }
+    write_json(run.metrics, content)
+    write_teacher_card(run, content, config, task, read_json(run.environment))
+    return FinetuneResult(run.path, metrics, cost)

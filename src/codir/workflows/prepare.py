@@ -1,0 +1,239 @@
+"""Everything a distillation needs, loaded and checked before anything is computed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from codir.errors import ConfigError
+from codir.models.classes import match_classes, require_regression
+from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
+from codir.models.representations import Pooling
+from codir.models.student import (
+    build_student,
+    chosen_blocks,
+    class_names,
+    student_from_config,
+    student_from_model,
+)
+from codir.objectives.base import ObjectiveContext
+from codir.objectives.registry import check_objectives, needs_of
+from codir.recipes.config import DistillConfig, StudentConfig
+from codir.recipes.library import load_recipe
+from codir.tasks.encoding import encode, same_tokenizer
+from codir.tasks.task import Task, TaskData
+from codir.teacher.cache import TeacherOutputs, open_cache
+from codir.teacher.frozen import FrozenTeacher
+from codir.workflows.data import load_data
+
+
+@dataclass
+class Distillation:
+    """The two models, the encoded data, and the objectives of every student that will be trained.
+
+    Attributes:
+        config: as asked for.
+        data: the task and its splits.
+        teacher: frozen, its logits in the order of the student's classes.
+        teacher_tokenizer: None where both sides tokenise alike.
+        tokenizer: the student's.
+        student: as initialised; all students start from it.
+        train: encoded training split; `example_id` numbers its rows.
+        validation: encoded validation splits.
+        objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
+    """
+
+    config: DistillConfig
+    data: TaskData
+    teacher: FrozenTeacher
+    teacher_tokenizer: PreTrainedTokenizerBase | None
+    tokenizer: PreTrainedTokenizerBase
+    student: PreTrainedModel
+    train: Dataset
+    validation: dict[str, Dataset]
+    objectives: dict[str, dict[str, Any]]
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.data.task
+
+    def fresh_student(self) -> PreTrainedModel:
+        """Returns the student before training; each call gives the same weights in a model of its own."""
+        return copy.deepcopy(self.student)
+
+    def teacher_outputs(
+        self, split: Dataset, poolings: frozenset[Pooling], console: Console, what: str
+    ) -> TeacherOutputs:
+        """Opens the teacher's cache for a split, computing it with a progress bar where it is not there yet."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            line = bar.add_task(f"teacher on the {what} split", total=len(split))
+            return open_cache(
+                self.teacher,
+                split,
+                tokenizer=self.teacher_tokenizer or self.tokenizer,
+                poolings=poolings,
+                folder=self.config.cache_dir,
+                report=lambda text: console.print(text, highlight=False),
+                progress=lambda done, total: bar.update(line, completed=done, total=total),
+            )
+
+
+def prepare(config: DistillConfig, console: Console) -> Distillation:
+    """Loads teacher, data and student, matches their classes, encodes the data, and checks the objectives.
+
+    Raises:
+        CodirError: whatever would fail later, with the way out.
+    """
+    data = load_data(config.data)
+    assert data.train is not None, "load_data gives a training split unless asked not to"
+    for note in data.notes:
+        console.print(note, highlight=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_classifier(config.teacher)
+    teacher_tokenizer = load_tokenizer(config.teacher)
+    student, tokenizer = _student(config.student, model, teacher_tokenizer, config.training.seed)
+    label_ids, logit_order = _match(data.task, student, model)
+    teacher = FrozenTeacher(model, logit_order).to(device)
+
+    own = None if same_tokenizer(tokenizer, teacher_tokenizer) else teacher_tokenizer
+    length = config.data.max_length
+
+    def encoded(split: Dataset) -> Dataset:
+        return encode(
+            split,
+            tokenizer,
+            length,
+            label_ids,
+            own,
+            length,
+            config=student.config,
+            teacher_config=model.config,
+        )
+
+    train = encoded(data.train)
+    objectives: dict[str, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
+    if config.kd and "kd" not in objectives:
+        objectives["kd"] = load_recipe("kd").settings["objectives"]
+    if config.baseline and "finetune" not in objectives:
+        objectives["finetune"] = {"task": {}}
+    _check(objectives, train, student, teacher, config)
+    return Distillation(
+        config=config,
+        data=data,
+        teacher=teacher,
+        teacher_tokenizer=own,
+        tokenizer=tokenizer,
+        student=student,
+        train=train,
+        validation={name: encoded(split) for name, split in data.validation.items()},
+        objectives=objectives,
+    )
+
+
+def main_role(objectives: Mapping[str, Any]) -> str:
+    """Returns the role of the main student in the table, by what it learns from."""
+    if set(objectives) == {"task"}:
+        return "finetune"
+    return "kd" if set(objectives) <= {"task", "kd"} else "codir"
+
+
+def _student(
+    wanted: StudentConfig, teacher: PreTrainedModel, teacher_tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if wanted.model is not None:
+        return student_from_model(wanted.model, teacher, seed=seed), load_tokenizer(wanted.model)
+    if wanted.config is not None:
+        student = student_from_config(wanted.config, teacher, seed=seed)
+        folder = Path(wanted.config) if Path(wanted.config).is_dir() else Path(wanted.config).parent
+        has_own = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        tokenizer = load_tokenizer(folder) if has_own else teacher_tokenizer
+        if student.config.vocab_size < len(tokenizer):
+            raise ConfigError(
+                f"{wanted.config} has a vocabulary of {student.config.vocab_size}, and the tokenizer {len(tokenizer)} "
+                "tokens. Put the student's own tokenizer beside the config, or set vocab_size to the tokenizer's."
+            )
+        return student, tokenizer
+    return build_student(teacher, wanted.layers, wanted.init, seed=seed), teacher_tokenizer
+
+
+def _match(
+    task: Task, student: PreTrainedModel, teacher: PreTrainedModel
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Returns the student's class id for each of the data's, and the teacher's output for each of the student's."""
+    if task.labels is None:
+        require_regression(teacher.config.num_labels, "the teacher")
+        require_regression(student.config.num_labels, "the student")
+        return None, None
+    of_data = match_classes(task.labels, teacher.config.id2label or {}, "the teacher")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
+        label_ids = match_classes(task.labels, student.config.id2label or {}, "the student")
+    # student's class j is the data's class c with label_ids[c] == j, which is the teacher's output of_data[c]
+    logit_order = [0] * len(label_ids)
+    for of_student, of_teacher in zip(label_ids, of_data, strict=True):
+        logit_order[of_student] = of_teacher
+    return label_ids, tuple(logit_order)
+
+
+def _check(
+    objectives: Mapping[str, Mapping[str, Any]],
+    train: Dataset,
+    student: PreTrainedModel,
+    teacher: FrozenTeacher,
+    config: DistillConfig,
+) -> None:
+    labels = torch.tensor(train["labels"][:])
+    regression = labels.is_floating_point()
+    context = ObjectiveContext(
+        student=encoder_shape(student),
+        teacher=teacher.shape,
+        examples=len(train),
+        labels=labels,
+        kind="regression" if regression else "classification",
+        num_classes=1 if regression else student.config.num_labels,
+        teacher_space=(lambda pooling: None) if config.cache else None,
+    )
+    for settings in objectives.values():
+        check_objectives(settings, context)
+        needs_of(settings)
+
+
+def student_lines(
+    config: DistillConfig, student: PreTrainedModel, teacher: PreTrainedModel
+) -> list[tuple[str, str]]:
+    """Describes where the student's weights come from, for the table printed before training."""
+    shape, of_teacher = encoder_shape(student), encoder_shape(teacher)
+    lines = [
+        ("teacher", f"{config.teacher} ({of_teacher.blocks} blocks, {of_teacher.width} wide)"),
+        ("student", f"{shape.blocks} blocks, {shape.width} wide"),
+    ]
+    if config.student.model is not None:
+        lines.append(("starts from", config.student.model))
+    elif config.student.config is not None or config.student.init == "random":
+        lines.append(("starts from", "random weights"))
+    else:
+        blocks = chosen_blocks(of_teacher.blocks, config.student.layers, config.student.init)
+        lines.append(("block 0", "the embeddings: copied, never matched (Eq. 3 starts at block 1)"))
+        lines += [
+            (f"block {i}", f"copied from the teacher's block {block}")
+            for i, block in enumerate(blocks, start=1)
+        ]
+    lines.append(("classes", ", ".join(class_names(student.config).values())))
+    return lines

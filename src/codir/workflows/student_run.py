@@ -1,0 +1,163 @@
+"""One training in one run folder: started, resumed or found finished, and its result published whole."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalPrediction
+
+from codir.models.loading import load_classifier
+from codir.recipes.config import TrainingConfig
+from codir.storage import read_json, write_json
+from codir.tasks.metrics import compute_metrics
+from codir.tasks.task import Task
+from codir.teacher.cache import TeacherOutputs
+from codir.teacher.frozen import FrozenTeacher
+from codir.training.callbacks import EarlyStopping, LogFile
+from codir.training.trainer import DistillationTrainer
+from codir.workflows.arguments import to_arguments
+from codir.workflows.comparison import agreement
+from codir.workflows.runfolder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+MARKER = "trained.json"
+
+
+@dataclass
+class Cost:
+    """What a training took.
+
+    Attributes:
+        seconds: wall-clock time of the training, over all attempts that ended in order (a killed one is not counted).
+        steps: optimiser steps.
+        best_step: the step whose weights were kept; None if the last ones were.
+        best_score: its main metric on the validation data during training.
+    """
+
+    seconds: float
+    steps: int
+    best_step: int | None
+    best_score: float | None
+
+
+@dataclass
+class Example:
+    """The encoded data of a training and what is needed to judge it.
+
+    Attributes:
+        task: kind, classes and metrics.
+        train: encoded training split.
+        validation: encoded main validation split.
+        tokenizer: the student's.
+        teacher_logits: [n, C] the teacher's on the validation split, for the agreement; None without a teacher.
+    """
+
+    task: Task
+    train: Dataset
+    validation: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    teacher_logits: np.ndarray | None = None
+
+
+def predictions(logits: np.ndarray, task: Task) -> np.ndarray:
+    """Returns [n] class ids, or the scores of a regression."""
+    return logits[:, 0] if task.kind == "regression" else logits.argmax(axis=-1)
+
+
+def train_into(
+    run: RunFolder,
+    student: PreTrainedModel,
+    objectives: Mapping[str, Mapping[str, Any]],
+    training: TrainingConfig,
+    data: Example,
+    console: Console,
+    label: str,
+    teacher: FrozenTeacher | TeacherOutputs | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[PreTrainedModel, Cost]:
+    """Trains `student` in `run`, from the newest whole checkpoint there if there is one, and publishes it.
+
+    A run whose training is done already is only loaded. The checkpoints go once the student is published, unless
+    `training.keep_checkpoints`.
+
+    Args:
+        run: the folder; the caller holds it.
+        student: initialised student, changed by the training.
+        objectives: settings by name.
+        training: learning rate and so on.
+        data: encoded splits.
+        console: for the table of what will happen and the progress line.
+        label: what the progress line calls it.
+        teacher: cached outputs, or the live teacher.
+        teacher_tokenizer: where it differs from the student's.
+
+    Returns:
+        The trained student and what it cost.
+    """
+    marker = run.path / MARKER
+    if marker.is_file():
+        console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
+        return load_classifier(run.path), Cost(**read_json(marker))
+
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        logits = np.asarray(prediction.predictions)
+        scores = compute_metrics(data.task.metrics, logits, np.asarray(prediction.label_ids))
+        if data.teacher_logits is not None:
+            own, teachers = predictions(logits, data.task), predictions(data.teacher_logits, data.task)
+            scores["agreement"] = agreement(own, teachers, data.task.kind == "regression")
+        return scores
+
+    args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train))
+    # `FrozenTeacher` reaches this place only where no cache is wanted.
+    args.cache_teacher = False
+    callbacks: list[Any] = [LogFile(run.log)]
+    if training.early_stopping is not None:
+        callbacks.append(EarlyStopping(early_stopping_patience=training.early_stopping))
+    trainer = DistillationTrainer(
+        student,
+        objectives,
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=data.tokenizer,
+        teacher=teacher,
+        teacher_tokenizer=teacher_tokenizer,
+        compute_metrics=metrics,
+        callbacks=callbacks,
+        label=label,
+    )
+    if trainer.objective_notes:
+        console.print(_notes_table(label, trainer.objective_notes))
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=True)
+    state = trainer.state
+    cost = Cost(
+        seconds=round(time.monotonic() - started, 1),
+        steps=state.global_step,
+        best_step=state.best_global_step if args.load_best_model_at_end else None,
+        best_score=state.best_metric if args.load_best_model_at_end else None,
+    )
+    run.publish(trainer.student, data.tokenizer)
+    write_json(marker, asdict(cost))
+    if not training.keep_checkpoints:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return trainer.student, cost
+
+
+def _notes_table(label: str, notes: list[str]) -> Table:
+    table = Table(title=label, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for note in notes:
+        what, _, value = note.partition(": ")
+        table.add_row(f"  {what}", value)
+    return table
