@@ -1,0 +1,67 @@
+"""The example of CONTRIBUTING.md works as it stands: one file, found by its name, and its test passes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import codir.objectives
+from codir.objectives.registry import find_objective, objective_names
+from codir.recipes.loading import load_distill
+
+PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Puts the objective's file where Python finds it as part of `codir.objectives`; returns the test's code."""
+    objective, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "logit_mse.py").write_text(objective, encoding="utf-8")
+    monkeypatch.setattr(codir.objectives, "__path__", [*codir.objectives.__path__, str(tmp_path)])
+    yield test
+    sys.modules.pop("codir.objectives.logit_mse", None)
+    vars(codir.objectives).pop("logit_mse", None)
+
+
+def test_the_example_passes_its_own_test(example: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
+    tests = [value for name, value in namespace.items() if name.startswith("test_")]
+    assert len(tests) == 1
+    tests[0]()
+
+
+def test_one_file_is_enough_to_use_it(example: str) -> None:
+    assert "logit_mse" in objective_names()
+    assert find_objective("logit_mse").name == "logit_mse"
+    config = load_distill(
+        overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_mse.weight=0.5"]
+    )
+    assert config.objectives["logit_mse"] == {"weight": 0.5, "normalized": False}
+
+
+def test_it_is_gone_without_the_file() -> None:
+    assert "logit_mse" not in objective_names()
+
+
+@pytest.mark.parametrize("target", ["test", "check", "format", "test-slow", "bench"])
+def test_the_make_targets_it_names_exist(target: str) -> None:
+    assert f"`make {target}`" in PAGE.read_text(encoding="utf-8") or f"make {target} " in PAGE.read_text(
+        encoding="utf-8"
+    )
+    assert re.search(
+        rf"^{target}:", (PAGE.parent / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+
+
+def test_the_other_pages_name_this_version() -> None:
+    citation = yaml.safe_load((PAGE.parent / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == codir.__version__
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Sun"
+    assert f"## [{codir.__version__}]" in (PAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
