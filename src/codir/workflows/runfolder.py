@@ -34,7 +34,7 @@ _STAGING = ".publish-"
 # A folder with only these counts as empty: traces of a run that stopped before it had done anything.
 _TRACES = frozenset({_STATUS, ".lock"})
 # Settings that say where to write, not what is computed: a run and its resumption may differ in them.
-_MAY_DIFFER = frozenset({"output", "resume"})
+_MAY_DIFFER = frozenset({"output", "resume", "cache_dir", "training.report_to"})
 
 
 def _now() -> str:

@@ -1,0 +1,72 @@
+"""From the data section of a configuration to the task's splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from codir.errors import ConfigError
+from codir.recipes.config import DataConfig
+from codir.tasks import BUILT_IN, load_task
+from codir.tasks.files import load_files
+from codir.tasks.task import Kind, TaskData, limit
+
+DEFAULT_TEXT, DEFAULT_LABEL = "text", "label"
+
+
+def load_data(
+    data: DataConfig,
+    *,
+    train: bool = True,
+    labels: Sequence[str] | None = None,
+    kind: Kind | None = None,
+) -> TaskData:
+    """Loads what a `DataConfig` asks for, cut down to its limits.
+
+    The built-in task generates as many sentences as the limits say (more than its default size, too); elsewhere a
+    limit draws a fixed subset, the same for every training seed, and says so in `notes`.
+
+    Args:
+        data: task or files.
+        train: also load the training split; without it a validation file alone is enough.
+        labels: class names for files without training split (those of the model to be evaluated).
+        kind: likewise what the labels are, where `data.kind` does not say it.
+
+    Raises:
+        ConfigError: an unknown task, or settings that do not fit together.
+        DataError: for everything wrong with the data, with file and line.
+    """
+    if data.task is not None and data.task.lower() == BUILT_IN:
+        if data.data_dir is not None:
+            raise ConfigError(f"The task {BUILT_IN} is generated: leave out data_dir ({data.data_dir}).")
+        return load_task(
+            BUILT_IN, train=train, train_size=data.limit_train, validation_size=data.limit_validation
+        )
+    if data.task is not None:
+        return _limited(load_task(data.task, data.data_dir, train=train), data)
+    # Without a validation file a part of the training data is held out, so that has to be read in any case.
+    only_validation = not train and data.validation is not None
+    loaded = load_files(
+        None if only_validation else data.train,
+        data.validation,
+        text=data.text or DEFAULT_TEXT,
+        text_pair=data.text_pair,
+        label=data.label or DEFAULT_LABEL,
+        kind=data.kind or kind,
+        labels=labels if (data.kind or kind) != "regression" else None,
+    )
+    return _limited(loaded if train else replace(loaded, train=None), data)
+
+
+def _limited(loaded: TaskData, data: DataConfig) -> TaskData:
+    notes = list(loaded.notes)
+    splits = {} if loaded.train is None else {"training": loaded.train}
+    splits |= loaded.validation
+    for name, split in splits.items():
+        most = data.limit_train if name == "training" else data.limit_validation
+        splits[name] = limit(split, most)
+        if len(splits[name]) < len(split):
+            notes.append(
+                f"Of {len(split):,} {name} examples {len(splits[name]):,} are used (a fixed random subset)."
+            )
+    return replace(loaded, train=splits.pop("training", None), validation=splits, notes=notes)

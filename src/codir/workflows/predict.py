@@ -1,0 +1,218 @@
+"""Predicts labels or scores for a file of texts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from codir.errors import ModelError, RunError
+from codir.models.inference import forward_dataset
+from codir.models.loading import load_classifier, load_tokenizer
+from codir.storage import require_writable
+from codir.tasks.encoding import encode_split
+from codir.tasks.files import load_texts
+from codir.workflows.data import DEFAULT_TEXT
+from codir.workflows.evaluate import class_names
+from codir.workflows.progress import progress_bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+_BATCHES_IN_CHUNK = 64
+
+
+@dataclass
+class PredictionResult:
+    """What was written.
+
+    Attributes:
+        output: the file.
+        rows: number of predictions, one for each row of the input.
+        truncated: how many of the inputs were longer than the limit and were cut.
+        max_length: that limit in tokens, None if there is none.
+        counts: predictions by class name; empty for regression.
+    """
+
+    output: Path
+    rows: int
+    truncated: int = 0
+    max_length: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def predict(
+    model: str | Path,
+    input: str | Path,
+    output: str | Path,
+    batch_size: int = 32,
+    text: str | None = None,
+    text_pair: str | None = None,
+    *,
+    overwrite: bool = False,
+    max_length: int | None = None,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> PredictionResult:
+    """Writes one JSON object for each row of the input, in its order; the file is written whole or not at all.
+
+    Classification: `{"text": ..., "label": "positive", "scores": {"negative": 0.02, "positive": 0.98}}` (softmax);
+    regression: `{"text": ..., "score": 3.4}`; pairs also have `text_pair`. The texts are held in memory; tokens,
+    logits and predictions only for 64 batches at a time.
+
+    Args:
+        model: folder or Hub id of a fine-tuned model.
+        input: `.txt` (one text a line; an empty line is an error, since each line gets one prediction), or CSV,
+            TSV, JSON lines, JSON or Parquet.
+        output: the file to write, JSON lines.
+        batch_size: examples in a batch.
+        text: column of the text, `text` by default (not for `.txt`).
+        text_pair: column of the second text.
+        overwrite: replaces an existing output.
+        max_length: longer inputs are cut; by default only at what the model has positions for. They are counted.
+        device: where to compute; a GPU if there is one.
+        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
+        console: where to print the summary; standard output by default.
+        quiet: prints nothing.
+
+    Raises:
+        RunError: the output exists, is the input, or cannot be written.
+        DataError: the input cannot be read, lacks the column, or has an empty text (names the line).
+        ModelError: the model cannot be loaded, or gives NaN.
+    """
+    input, output = Path(input), Path(output)
+    _check_output(input, output, overwrite)
+    texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)
+    classifier = load_classifier(model)
+    tokenizer = load_tokenizer(model)
+    result = PredictionResult(output, len(texts))
+    if classifier.config.num_labels > 1:
+        result.counts = dict.fromkeys(class_names(classifier), 0)
+    chunk = batch_size * _BATCHES_IN_CHUNK
+    with progress_bar("predicting", len(texts)) as progress, _whole_file(output) as file:
+        for start in range(0, len(texts), chunk):
+            part = texts.select(range(start, min(start + chunk, len(texts))))
+            logits = _logits(
+                classifier,
+                tokenizer,
+                part,
+                result,
+                batch_size=batch_size,
+                max_length=max_length,
+                device=device or ("cuda" if torch.cuda.is_available() else None),
+                autocast=autocast,
+                progress=lambda done, _, start=start: progress(start + done, len(texts)),
+            )
+            bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+            if len(bad):
+                raise ModelError(f"{model} gives NaN or infinity for row {start + bad[0] + 1} of {input}.")
+            for row, prediction in zip(part, _predictions(logits, class_names(classifier)), strict=True):
+                if "label" in prediction:
+                    result.counts[prediction["label"]] += 1
+                file.write(
+                    json.dumps({**dict(row), **prediction}, ensure_ascii=False, allow_nan=False) + "\n"
+                )
+    if not quiet:
+        print_result(result, console)
+    return result
+
+
+def _check_output(input: Path, output: Path, overwrite: bool) -> None:
+    """Refuses an output that cannot or should not be written before anything is computed."""
+    if output.is_dir():
+        raise RunError(f"{output} is a folder. Give the name of the file to write.")
+    if output.exists() and input.exists() and output.samefile(input):
+        raise RunError(f"The output {output} is the input. Choose another --output.")
+    if output.exists() and not overwrite:
+        raise RunError(f"{output} exists already. Choose another --output, or allow it with --overwrite.")
+    require_writable(output.parent)
+
+
+def _logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    part: Dataset,
+    result: PredictionResult,
+    *,
+    max_length: int | None,
+    **settings: Any,
+) -> np.ndarray:
+    """Returns [n, C] for one chunk and adds what was cut to `result`."""
+    with _counted_once():
+        encoded = encode_split(part, tokenizer, max_length, config=model.config)
+    result.truncated += encoded.truncated
+    result.max_length = encoded.max_length
+    logits = np.zeros((len(part), model.config.num_labels), dtype=np.float32)
+    for ids, outputs in forward_dataset(model, encoded.dataset, tokenizer, **settings):
+        logits[ids] = outputs.logits.cpu().numpy()
+    return logits
+
+
+def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any]]:
+    if logits.shape[1] == 1:
+        for value in logits[:, 0]:
+            yield {"score": round(float(value), 6)}
+        return
+    for row in softmax(logits.astype(np.float64), axis=1):
+        scores = {name: round(float(p), 6) for name, p in zip(names, row, strict=True)}
+        yield {"label": names[int(row.argmax())], "scores": scores}
+
+
+@contextlib.contextmanager
+def _counted_once() -> Iterator[None]:
+    """Keeps the encoder from warning of cut texts chunk by chunk: the summary says it once, for all."""
+    logger = logging.getLogger("codir.tasks.encoding")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """Yields a file that gets the name `path` if the block succeeds and is deleted otherwise."""
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise
+
+
+def print_result(result: PredictionResult, console: Console | None = None) -> None:
+    """Prints how many predictions of which class lie where, and how many inputs were cut."""
+    from rich.console import Console
+
+    console = console or Console()
+    classes = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
+    line = f"{result.rows:,} predictions in {result.output}" + (f": {classes}" if classes else "")
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if result.truncated:
+        line = f"Warning: {result.truncated:,} texts are longer than {result.max_length} tokens and were cut."
+        console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
