@@ -46,13 +46,14 @@ class MemoryBank:
         self.momentum = momentum
         self.data = torch.empty(size, dim, device=device, dtype=dtype)
         generator = torch.Generator(device=self.data.device).manual_seed(seed)
+        wide = torch.promote_types(dtype, torch.float32)
         bound = 1.0 / math.sqrt(dim / 3)
         for part in self.data.split(_CHUNK):
             if start == "uniform":
                 part.uniform_(-bound, bound, generator=generator)
             else:
                 part.normal_(generator=generator)
-                part.div_(torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=torch.float32))
+                part.div_(torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=wide))
 
     @property
     def size(self) -> int:

@@ -134,7 +134,7 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
             labels=context.labels,
             scores=context.kind == "regression",
             sharing=settings.sharing,
-            seed=context.seed,
+            seed=context.seed + 2,
             device=context.device,
             candidates=settings.candidates,
             max_similarity=settings.max_similarity,

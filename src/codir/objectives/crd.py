@@ -61,7 +61,7 @@ class CRD(Objective):
         )
         self.sampler = make_sampler(settings, context)
         self.bank = MemoryBank(
-            context.examples, settings.dim, settings.momentum, context.seed, context.device
+            context.examples, settings.dim, settings.momentum, context.seed + 3, context.device
         )
         self._pending = PendingWrites()
         self.to(context.device)

@@ -77,7 +77,7 @@ class OfficialCRD(Objective):
             MemoryBank(
                 context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform"
             )
-            for seed in (context.seed, context.seed + 1)
+            for seed in (context.seed + 3, context.seed + 4)
         )
         # log Z of the two directions; NaN until the first training batch has set them.
         self._log_constants = torch.full((2,), torch.nan, device=context.device)
