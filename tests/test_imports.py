@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -65,6 +66,22 @@ def test_python_m_codir_is_codir() -> None:
         [sys.executable, "-m", "codir", "--version"], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == f"codir {codir.__version__}"
+
+
+@pytest.mark.parametrize("workflow", ["finetune", "distill", "evaluate", "predict"])
+def test_the_commands_call_the_workflows_as_they_are(workflow: str) -> None:
+    # The command line's own tests replace the workflows; here the real signatures take the same arguments.
+    calls: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
+        "finetune": ((None,), {}),
+        "distill": ((None,), {}),
+        "evaluate": (("m", None, 32), {}),
+        "predict": (
+            ("m", "a", "b"),
+            {"batch_size": 1, "text": None, "text_pair": None, "max_length": 4, "overwrite": True},
+        ),
+    }
+    args, kwargs = calls[workflow]
+    inspect.signature(getattr(codir, workflow)).bind(*args, **kwargs)
 
 
 @pytest.mark.parametrize("name", codir.__all__)

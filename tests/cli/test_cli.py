@@ -150,6 +150,9 @@ def test_evaluate(calls: list[Any]) -> None:
     assert (name, model, data.task, data.limit_validation, batch_size) == ("evaluate", "runs/s", "sst2", 9, 4)
     assert run("evaluate", "runs/s", "--validation", "dev.csv", "--text", "a", "--label", "b").exit_code == 0
     assert calls[1][1][1].validation == "dev.csv"
+    # held out from the training file, as `distill` did
+    assert run("evaluate", "runs/s", "--train", "train.csv").exit_code == 0
+    assert calls[2][1][1].train == "train.csv"
 
 
 def test_predict(calls: list[Any]) -> None:
@@ -157,7 +160,22 @@ def test_predict(calls: list[Any]) -> None:
     assert result.exit_code == 0, result.output
     name, args, kwargs = calls[0]
     assert (name, args) == ("predict", ("runs/s", Path("a.txt"), Path("p.jsonl")))
-    assert kwargs == {"batch_size": 32, "text": "review", "text_pair": None}
+    assert kwargs == {
+        "batch_size": 32,
+        "text": "review",
+        "text_pair": None,
+        "max_length": None,
+        "overwrite": False,
+    }
+    flags = ["--text-pair", "reply", "--max-length", "64", "--overwrite", "--batch-size", "8"]
+    assert run("predict", "m", "--input", "a", "--output", "b", *flags).exit_code == 0
+    assert calls[1][2] == {
+        "batch_size": 8,
+        "text": None,
+        "text_pair": "reply",
+        "max_length": 64,
+        "overwrite": True,
+    }
 
 
 def test_demo(calls: list[Any]) -> None:

@@ -140,6 +140,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
     task: o.Task = None,
     data_dir: o.DataDir = None,
+    train: o.Train = None,
     validation: o.Validation = None,
     text: o.TextColumn = None,
     text_pair: o.TextPairColumn = None,
@@ -161,7 +162,7 @@ def evaluate(
         section, _, key = path.partition(".")
         if section == "data":
             settings.set((key,), value, flag)
-    if not settings.values.keys() & {"task", "validation"}:
+    if not settings.values.keys() & {"task", "train", "validation"}:
         raise ConfigError(
             "There is nothing to evaluate on: add --task sst2, or --validation dev.csv --text review --label stars."
         )
@@ -186,7 +187,13 @@ def predict(
     text_pair: Annotated[
         str | None, typer.Option(help="column with the second text", metavar="COLUMN")
     ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="texts are cut to this many tokens", min=4, metavar="TOKENS")
+    ] = None,
     batch_size: o.EvaluationBatch = 32,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an output file that exists")
+    ] = False,
 ) -> None:
     """Predict labels for a file of texts.
 
@@ -194,7 +201,16 @@ def predict(
     """
     from codir.workflows import predict as workflow
 
-    workflow.predict(model, input, output, batch_size=batch_size, text=text, text_pair=text_pair)
+    workflow.predict(
+        model,
+        input,
+        output,
+        batch_size=batch_size,
+        text=text,
+        text_pair=text_pair,
+        max_length=max_length,
+        overwrite=overwrite,
+    )
 
 
 @app.command()

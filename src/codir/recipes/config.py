@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -48,8 +48,9 @@ class Section(BaseModel):
 def _mentions_bool(annotation: Any) -> bool:
     if annotation in (bool, Any):
         return True
-    is_union = get_origin(annotation) is UnionType or str(get_origin(annotation)) == "typing.Union"
-    return is_union and any(_mentions_bool(part) for part in get_args(annotation))
+    return get_origin(annotation) in (Union, UnionType) and any(
+        _mentions_bool(part) for part in get_args(annotation)
+    )
 
 
 def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
@@ -79,13 +80,15 @@ class DataConfig(Section):
         examples=["train.csv"],
     )
     validation: str | None = Field(
-        default=None, description="validation data, in the same form as the training data"
+        default=None, description="validation data, in the same form (default: a part of train)"
     )
     text: str | None = Field(
-        default=None, description="column with the text (the first text)", examples=["review"]
+        default=None, description="column with the text (default: `text`)", examples=["review"]
     )
     text_pair: str | None = Field(default=None, description="column with the second text, for pairs")
-    label: str | None = Field(default=None, description="column with the label", examples=["stars"])
+    label: str | None = Field(
+        default=None, description="column with the label (default: `label`)", examples=["stars"]
+    )
     kind: Kind | None = Field(
         default=None,
         description="what the labels are: classification or regression (default: as the task says)",
