@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codir.models.classes import align_logits, match_classes, require_regression
+from codir.models.classes import align_logits, is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.recipes.config import DataConfig
@@ -133,8 +133,11 @@ def evaluate(
     """
     classifier = load_classifier(model)
     tokenizer = load_tokenizer(model)
-    kind: Kind = "regression" if classifier.config.num_labels == 1 else "classification"
-    task_data = load_data(data, train=False, labels=class_names(classifier), kind=kind)
+    names = class_names(classifier)
+    kind: Kind = "regression" if len(names) == 1 else "classification"
+    # a model that was never told its classes (LABEL_0, ...) can only be meant for data that numbers them
+    labels = [str(number) for number in range(len(names))] if is_generic(names) else names
+    task_data = load_data(data, train=False, labels=labels, kind=kind)
     result = evaluate_model(
         classifier,
         tokenizer,
@@ -164,9 +167,9 @@ def evaluate_model(
     """Measures a model that is already loaded; arguments as for `evaluate`, `device` None leaves it where it is."""
     permutation: Sequence[int] = (0,)
     if data.task.labels is None:
-        require_regression(model.config.num_labels, name)
+        require_regression(len(class_names(model)), name)
     else:
-        permutation = match_classes(data.task.labels, model.config.id2label or {}, name)
+        permutation = match_classes(data.task.labels, dict(enumerate(class_names(model))), name)
     result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
     for split, dataset in data.validation.items():
         encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
@@ -191,7 +194,8 @@ def evaluate_model(
 
 def class_names(model: PreTrainedModel) -> list[str]:
     """Returns a model's class names in the order of its outputs."""
-    return [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
+    return [names[number] for number in sorted(names)]
 
 
 def print_result(result: EvaluationResult, console: Console | None = None) -> None:

@@ -100,8 +100,9 @@ def predict(
     classifier = load_classifier(model)
     tokenizer = load_tokenizer(model)
     result = PredictionResult(output, len(texts))
-    if classifier.config.num_labels > 1:
-        result.counts = dict.fromkeys(class_names(classifier), 0)
+    names = class_names(classifier)
+    if len(names) > 1:
+        result.counts = dict.fromkeys(names, 0)
     chunk = batch_size * _BATCHES_IN_CHUNK
     with progress_bar("predicting", len(texts)) as progress, _whole_file(output) as file:
         for start in range(0, len(texts), chunk):
@@ -120,7 +121,7 @@ def predict(
             bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
             if len(bad):
                 raise ModelError(f"{model} gives NaN or infinity for row {start + bad[0] + 1} of {input}.")
-            for row, prediction in zip(part, _predictions(logits, class_names(classifier)), strict=True):
+            for row, prediction in zip(part, _predictions(logits, names), strict=True):
                 if "label" in prediction:
                     result.counts[prediction["label"]] += 1
                 file.write(
@@ -156,7 +157,7 @@ def _logits(
         encoded = encode_split(part, tokenizer, max_length, config=model.config)
     result.truncated += encoded.truncated
     result.max_length = encoded.max_length
-    logits = np.zeros((len(part), model.config.num_labels), dtype=np.float32)
+    logits = np.zeros((len(part), len(class_names(model))), dtype=np.float32)
     for ids, outputs in forward_dataset(model, encoded.dataset, tokenizer, **settings):
         logits[ids] = outputs.logits.cpu().numpy()
     return logits

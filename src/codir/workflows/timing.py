@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import DataError
+from codir.tasks.encoding import length_limit
 
 Text = str | tuple[str, str | None]
 
@@ -149,8 +150,7 @@ def _encode(
     max_length: int,
     pad_to_max_length: bool,
 ) -> dict[str, torch.Tensor]:
-    positions = getattr(model.config, "max_position_embeddings", None) or max_length
-    limit = min(max_length, tokenizer.model_max_length, positions)
+    limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
     seconds = [None if isinstance(text, str) else text[1] for text in texts]
     pairs = [second or "" for second in seconds] if any(second is not None for second in seconds) else None
