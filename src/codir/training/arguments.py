@@ -32,6 +32,9 @@ class DistillationArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep (the best one comes on top); at least 2 is safe."}
     )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run keeps counting the patience of early stopping."}
+    )
     cache_teacher: bool = field(
         default=True,
         metadata={

@@ -248,6 +248,12 @@ class DistillationTrainer(Trainer):
         # In order: predictions are compared row by row with the teacher's.
         return SequentialSampler(eval_dataset)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As transformers' Trainer; leaves the random state as it was, whether it runs before or after a checkpoint."""
+        # Merely starting a data loader draws from torch's generator, and a resumed run does not evaluate again.
+        with torch.random.fork_rng():
+            return super().evaluate(*args, **kwargs)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_training_stop:
             return

@@ -1,0 +1,344 @@
+"""What the trainer adds to transformers': terms, scale, watch over the loss, banks, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).parent))
+from training_job import OBJECTIVES, examples, make_trainer
+
+from codir.errors import ConfigError, RunError, TrainingDivergedError
+from codir.teacher.frozen import FrozenTeacher
+from codir.training import checkpoints
+from codir.training.arguments import DistillationArguments
+from codir.training.callbacks import EarlyStopping, LogFile
+
+ONE_EPOCH = {"num_train_epochs": 1, "save_strategy": "no", "eval_strategy": "no"}
+
+
+class Watch(TrainerCallback):
+    """Calls a function with the trainer's state at the end of every step."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.look(state)
+
+
+def without_dropout(trainer):
+    for module in trainer.distillation.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return trainer
+
+
+def test_every_term_is_logged(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, **ONE_EPOCH)
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert {"loss_task", "loss_kd", "loss_crd", "crd_accuracy", "kd_agreement"} <= set(entry)
+    total = entry["loss_task"] + 0.7 * entry["loss_kd"] + 0.5 * entry["loss_crd"]
+    assert entry["loss"] == pytest.approx(total, rel=1e-4)
+    assert 0 <= entry["crd_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("objectives", [{"task": {}}, {"task": {}, "kd": {}, "crd": {"k": "all", "dim": 8}}])
+def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path, models, objectives):
+    """Stock transformers would take a step four times too large."""
+    after = []
+    for batch, accumulation in ((16, 1), (4, 4)):
+        trainer = without_dropout(
+            make_trainer(
+                tmp_path / str(batch),
+                models,
+                objectives,
+                max_steps=2,
+                save_strategy="no",
+                eval_strategy="no",
+                train_sampling_strategy="sequential",
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                optim="sgd",
+                learning_rate=0.1,
+                max_grad_norm=0.0,
+            )
+        )
+        trainer.train()
+        state = {k: v.clone() for k, v in trainer.distillation.state_dict().items()}
+        after.append((state, trainer.distillation.extra_state_tensors()))
+    for name, value in after[0][0].items():
+        torch.testing.assert_close(after[1][0][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    if "crd" in objectives:
+        torch.testing.assert_close(after[1][1]["crd/bank"], after[0][1]["crd/bank"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_bank_is_written_once_a_step_and_never_in_evaluation(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, **ONE_EPOCH, gradient_accumulation_steps=2)
+    banks = []
+    trainer.add_callback(
+        Watch(lambda state: banks.append(trainer.distillation.extra_state_tensors()["crd/bank"].clone()))
+    )
+    before = trainer.distillation.extra_state_tensors()["crd/bank"].clone()
+    trainer.train()
+    changed = [(a != b).any(dim=1).sum().item() for a, b in zip([before, *banks], banks, strict=False)]
+    assert changed == [16, 16, 16, 12]
+    trainer.evaluate()
+    assert torch.equal(trainer.distillation.extra_state_tensors()["crd/bank"], banks[-1])
+
+
+def test_cached_and_live_teacher_give_the_same_losses(tmp_path, models):
+    entries = []
+    for cached in (True, False):
+        trainer = make_trainer(
+            tmp_path / str(cached),
+            models,
+            **ONE_EPOCH,
+            cache_teacher=cached,
+            learning_rate=1e-5,
+            logging_steps=1,
+        )
+        trainer.train()
+        entries.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    assert len(entries[0]) == 8
+    for cached, live in zip(*entries, strict=True):
+        for name in ("loss_task", "loss_kd", "loss_crd"):
+            # half precision has a relative rounding of 2^-11 on each pooled number
+            assert cached[name] == pytest.approx(live[name], rel=2e-3, abs=2e-4), name
+
+
+def test_the_live_teacher_stays_in_eval_mode_and_untouched(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, **ONE_EPOCH, cache_teacher=False)
+    teacher = trainer._live_teacher
+    assert isinstance(teacher, FrozenTeacher)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    modes = []
+    trainer.add_callback(
+        Watch(lambda state: modes.append((trainer.student.training, teacher.model.training)))
+    )
+    trainer.train()
+    assert set(modes) == {(True, False)}
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any("teacher." in name for name, _ in trainer.distillation.named_parameters())
+
+
+def test_heads_are_trained_and_not_exported(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, num_train_epochs=1, eval_strategy="no", save_steps=8)
+    start = {name: value.clone() for name, value in trainer.distillation.objectives.state_dict().items()}
+    trainer.train()
+    assert start
+    for name, value in trainer.distillation.objectives.state_dict().items():
+        assert not torch.equal(value, start[name]), name
+    with safe_open(tmp_path / "checkpoint-8" / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert names == set(AutoModelForSequenceClassification.from_pretrained(models / "student").state_dict())
+
+
+def test_nothing_is_pickled_but_torch_state(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, num_train_epochs=1, eval_strategy="no", save_steps=8)
+    trainer.train()
+    files = {path.name for path in (tmp_path / "checkpoint-8").iterdir()}
+    assert "training_args.bin" not in files
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        from transformers.trainer_pt_utils import safe_globals
+
+        with safe_globals():
+            torch.load(tmp_path / "checkpoint-8" / name, weights_only=True)
+
+
+@pytest.mark.parametrize("broken", ["crd", "task"])
+def test_a_loss_that_becomes_nan_stops_and_names_the_term(tmp_path, models, broken):
+    trainer = make_trainer(tmp_path, models, save_steps=3, eval_strategy="no")
+    objective = trainer.distillation.objectives[broken]
+    forward = objective.forward
+
+    def spoiled(step):
+        term = forward(step)
+        if trainer.state.global_step >= 6:
+            term.loss = term.loss * float("nan")
+        return term
+
+    objective.forward = spoiled
+    with pytest.raises(
+        TrainingDivergedError, match=rf"step 7: the loss term '{broken}' is nan.*checkpoint-6"
+    ):
+        trainer.train()
+    assert checkpoints.damage(tmp_path / "checkpoint-6") is None
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
+    assert all(torch.isfinite(parameter).all() for parameter in saved.parameters())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, {"task": {}}, save_steps=4, eval_strategy="no")
+
+    def spoil(state):
+        if state.global_step == 4:
+            trainer.student.classifier.bias.data.fill_(float("inf"))
+
+    trainer.add_callback(Watch(spoil))
+    with pytest.raises(TrainingDivergedError, match=r"classifier\.bias.*No checkpoint"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_gradient_that_is_not_finite_stops(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, {"task": {}}, **ONE_EPOCH)
+    trainer.student.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingDivergedError, match="gradient's norm"):
+        trainer.train()
+
+
+def test_early_stopping_and_the_best_checkpoint(tmp_path, models):
+    trainer = make_trainer(
+        tmp_path,
+        models,
+        {"task": {}},
+        callbacks=[EarlyStopping(early_stopping_patience=1), LogFile(tmp_path / "log.jsonl")],
+        num_train_epochs=6,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
+    )
+    scores = iter([0.1, 0.5, 0.4, 0.9, 0.9, 0.9])
+    trainer.compute_metrics = lambda prediction: {"score": next(scores)}
+    kept = []
+
+    def keep(state):
+        if state.global_step == 16:
+            kept.append({k: v.clone() for k, v in trainer.student.state_dict().items()})
+
+    trainer.add_callback(Watch(keep))
+    trainer.train()
+    assert trainer.state.global_step == 24  # stopped after the third epoch
+    assert trainer.state.best_global_step == 16
+    assert all(torch.equal(value, kept[0][name]) for name, value in trainer.student.state_dict().items())
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["eval_score"] for line in lines if "eval_score" in line] == [0.1, 0.5, 0.4]
+
+
+def test_a_resume_does_not_go_on_after_patience_ran_out(tmp_path, models):
+    def build():
+        trainer = make_trainer(
+            tmp_path,
+            models,
+            {"task": {}},
+            callbacks=[EarlyStopping(early_stopping_patience=1)],
+            num_train_epochs=6,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_score",
+            greater_is_better=True,
+        )
+        scores = iter([0.5, 0.4, 0.9, 0.9, 0.9, 0.9])
+        trainer.compute_metrics = lambda prediction: {"score": next(scores)}
+        return trainer
+
+    build().train()
+    again = build()
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 16
+
+
+def test_damaged_checkpoints(tmp_path, models, caplog):
+    make_trainer(tmp_path, models, num_train_epochs=2, eval_strategy="no").train()
+    whole = checkpoints.checkpoints(tmp_path)
+    assert [path.name for path in whole] == ["checkpoint-16", "checkpoint-15", "checkpoint-10"]
+    optimizer = whole[0] / "optimizer.pt"
+    content = bytearray(optimizer.read_bytes())
+    content[len(content) // 2] ^= 1
+    optimizer.write_bytes(bytes(content))
+    with pytest.raises(
+        RunError, match=r"checkpoint-16 cannot be used: the content of optimizer\.pt has changed"
+    ):
+        make_trainer(tmp_path, models).train(resume_from_checkpoint=str(whole[0]))
+    (whole[1] / "trainer_state.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        found = checkpoints.last_whole(tmp_path, logging.getLogger().warning)
+    assert found == whole[2]
+    assert "optimizer.pt has changed" in caplog.text
+    assert "trainer_state.json is missing" in caplog.text
+    assert not whole[0].exists()
+
+
+def test_the_best_checkpoint_damaged_keeps_the_last_weights(tmp_path, models, caplog):
+    trainer = make_trainer(
+        tmp_path, models, {"task": {}}, num_train_epochs=1, eval_strategy="no", save_steps=8
+    )
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.student.state_dict().items()}
+    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(b"cut")
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-8")
+    trainer._load_best_model()
+    assert "damaged" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in trainer.student.state_dict().items())
+
+
+def test_a_moved_run_folder_finds_its_best_checkpoint(tmp_path, models):
+    settings = {
+        "num_train_epochs": 2,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+    }
+    make_trainer(tmp_path / "here", models, {"task": {}}, **settings).train()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = make_trainer(tmp_path / "there", models, {"task": {}}, **settings)
+    moved.train(resume_from_checkpoint=True)
+    assert Path(str(moved.state.best_model_checkpoint)).parent == tmp_path / "there"
+
+
+def test_prefilled_bank(tmp_path, models):
+    objectives = {"task": {}, "crd": {"k": 10, "dim": 8, "bank_init": "student"}}
+    trainer = make_trainer(tmp_path, models, objectives, **ONE_EPOCH)
+    start = trainer.distillation.extra_state_tensors()["crd/bank"].clone()
+    trainer._prefill_objectives()
+    filled = trainer.distillation.extra_state_tensors()["crd/bank"]
+    assert (filled != start).any(dim=1).all()
+    trainer.train()
+
+
+def test_a_student_of_another_tokenizer(tmp_path, models):
+    """The live teacher reads its own columns."""
+    data = examples()
+    data = data.add_column("teacher_input_ids", [[2, 7, 3]] * len(data))
+    data = data.add_column("teacher_attention_mask", [[1, 1, 1]] * len(data))
+    trainer = make_trainer(tmp_path, models, {"task": {}, "kd": {}}, **ONE_EPOCH, cache_teacher=False)
+    trainer.data_collator.teacher_tokenizer = trainer.processing_class
+    batch = trainer.data_collator([data[i] for i in range(4)])
+    assert batch["inputs"]["input_ids"].shape[1] > 3
+    assert batch["teacher_inputs"]["input_ids"].tolist() == [[2, 7, 3]] * 4
+
+
+def test_bad_settings(tmp_path, models, monkeypatch):
+    with pytest.raises(ConfigError, match="average_tokens"):
+        DistillationArguments(output_dir=str(tmp_path), average_tokens_across_devices=True)
+    with pytest.raises(ConfigError, match="remove_unused_columns"):
+        DistillationArguments(output_dir=str(tmp_path), remove_unused_columns=True)
+    with pytest.raises(ConfigError, match=r"crd\.k=61 does not fit N=60"):
+        make_trainer(tmp_path, models, {"task": {}, "crd": {"k": 61}})
+    with pytest.raises(ConfigError, match="0"):
+        make_trainer(tmp_path, models, {"task": {}, "crd": {"k": 0}})
+
+
+def test_objectives_that_need_a_teacher_are_refused_without_one(tmp_path, models):
+    trainer = make_trainer(tmp_path, models, {"task": {}}, **ONE_EPOCH)
+    with pytest.raises(ConfigError, match="need a teacher"):
+        type(trainer)(
+            trainer.student,
+            OBJECTIVES,
+            trainer.args,
+            trainer.train_dataset,
+            processing_class=trainer.processing_class,
+        )

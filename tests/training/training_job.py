@@ -1,0 +1,125 @@
+"""A small training that the tests start as a process of its own, to be stopped in the middle.
+
+python training_job.py FOLDER MODELS ACTION STEP [key=value ...]
+    ACTION: none | kill (SIGKILL at the end of STEP) | term (SIGTERM to itself) | half (SIGKILL while the checkpoint of
+    STEP is being written)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from codir.errors import InterruptedRunError
+from codir.training import trainer as trainer_module
+from codir.training.arguments import DistillationArguments
+from codir.training.trainer import DistillationTrainer
+
+OBJECTIVES = {"task": {}, "kd": {"weight": 0.7}, "crd": {"weight": 0.5, "k": 10, "dim": 8}}
+
+
+def examples(count: int = 60) -> Dataset:
+    """Returns encoded examples of different lengths, labelled by their first word."""
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for number in range(count):
+        length = int(torch.randint(2, 14, (1,), generator=generator))
+        words = torch.randint(5, 60, (length,), generator=generator).tolist()
+        ids = [2, *words, 3]
+        rows.append(
+            {
+                "input_ids": ids,
+                "attention_mask": [1] * len(ids),
+                "labels": int(words[0] > 32),
+                "example_id": number,
+            }
+        )
+    return Dataset.from_list(rows)
+
+
+class Stop(TrainerCallback):
+    """Does something to this process at the end of a step."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def make_trainer(
+    folder: Path, models: Path, objectives=OBJECTIVES, callbacks=(), **settings
+) -> DistillationTrainer:
+    """Builds the trainer that every test here uses."""
+    arguments = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 2,
+        "save_steps": 5,
+        "save_strategy": "steps",
+        "eval_strategy": "epoch",
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.1,
+        "train_sampling_strategy": "group_by_length",
+        "cache_folder": str(models / "cache"),
+        "save_total_limit": 3,
+        "disable_tqdm": True,
+        "seed": 5,
+        **settings,
+    }
+    data = examples()
+    return DistillationTrainer(
+        AutoModelForSequenceClassification.from_pretrained(models / "student"),
+        objectives,
+        DistillationArguments(**arguments),
+        train_dataset=data,
+        eval_dataset=data.select(range(20)),
+        processing_class=AutoTokenizer.from_pretrained(models / "tokenizer"),
+        teacher=AutoModelForSequenceClassification.from_pretrained(models / "teacher"),
+        callbacks=list(callbacks),
+    )
+
+
+def main() -> None:
+    """Trains, resuming whatever there is, and saves the final student, heads and banks."""
+    folder, models, action, step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    settings = {key: yaml.safe_load(value) for key, value in (pair.split("=") for pair in sys.argv[5:])}
+    torch.set_num_threads(1)
+    callbacks = []
+    if action in ("kill", "term"):
+        callbacks.append(Stop(step, signal.SIGKILL if action == "kill" else signal.SIGTERM))
+    if action == "half":
+        seal = trainer_module.checkpoints.seal
+
+        def die_before_the_seal(path: Path) -> None:
+            if path.name == f"checkpoint-{step}":
+                weights = path / "model.safetensors"
+                weights.write_bytes(weights.read_bytes()[:100])
+                os.kill(os.getpid(), signal.SIGKILL)
+            seal(path)
+
+        trainer_module.checkpoints.seal = die_before_the_seal
+    trainer = make_trainer(folder, models, callbacks=callbacks, **settings)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    except InterruptedRunError as error:
+        print(error)
+        sys.exit(3)
+    state = {f"model.{k}": v for k, v in trainer.distillation.state_dict().items()}
+    state |= {f"extra.{k}": v for k, v in trainer.distillation.extra_state_tensors().items()}
+    torch.save(state, folder / "final.pt")
+
+
+if __name__ == "__main__":
+    main()
