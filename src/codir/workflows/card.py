@@ -1,0 +1,248 @@
+"""The model card, `README.md` of a run folder: front matter for the Hub, the table, how it was made, its limits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from codir.tasks.task import Task
+from codir.workflows.comparison import Comparison, escape_cell
+
+# The Hub's names of our metrics.
+_HUB_METRICS = {
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "macro_f1": "f1",
+}
+
+_BIBTEX = """@inproceedings{sun2020codir,
+  title = {Contrastive Distillation on Intermediate Representations for Language Model Compression},
+  author = {Sun, Siqi and Gan, Zhe and Cheng, Yu and Fang, Yuwei and Wang, Shuohang and Liu, Jingjing},
+  booktitle = {Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing},
+  year = {2020}
+}"""
+
+
+@dataclass
+class CardInfo:
+    """What the card tells.
+
+    Attributes:
+        name: of the model, for example the run folder's name.
+        task: what it was trained for.
+        source: where the data came from.
+        metrics: of this model by name, those of further splits as `SPLIT/METRIC`.
+        config_yaml: the resolved configuration.
+        environment: what `codir.workflows.environment.environment` returned.
+        examples: numbers of examples by split.
+        recipe: name of the recipe; None for plain fine-tuning.
+        base_model: the teacher, or the encoder that was fine-tuned, as the user named it.
+        comparison: the table; None for plain fine-tuning.
+        dataset_id: id of the data set on the Hub; None if it is not from there.
+        max_length: tokens after which texts were cut.
+        notes: sentences on the data or the run.
+    """
+
+    name: str
+    task: Task
+    source: str
+    metrics: Mapping[str, float]
+    config_yaml: str
+    environment: Mapping[str, Any]
+    examples: Mapping[str, int] = field(default_factory=dict)
+    recipe: str | None = None
+    base_model: str | None = None
+    comparison: Comparison | None = None
+    dataset_id: str | None = None
+    max_length: int | None = None
+    notes: Sequence[str] = ()
+
+
+def model_card(info: CardInfo) -> str:
+    """Returns the whole card: YAML front matter, then Markdown."""
+    parts = [
+        f"---\n{yaml.safe_dump(front_matter(info), sort_keys=False, allow_unicode=True)}---",
+        f"# {_inline(info.name)}",
+        _summary(info),
+        "## Results",
+        _results(info),
+        "## Use",
+        _use(info),
+        "## Data",
+        _data(info),
+        "## How it was made",
+        _made(info),
+        "## Limits",
+        _limits(info),
+        "## Citation",
+        "The method is that of the paper:",
+        _fence(_BIBTEX, "bibtex"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(info: CardInfo) -> dict[str, Any]:
+    """Returns the Hub's metadata; what is not known (language, licence) is left out."""
+    tags = ["codir"] + (["knowledge-distillation"] if info.recipe else [])
+    values: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": tags,
+    }
+    if info.base_model and looks_like_hub_id(info.base_model):
+        values["base_model"] = info.base_model
+    if info.dataset_id:
+        values["datasets"] = [info.dataset_id]
+    main = {name: value for name, value in info.metrics.items() if "/" not in name and math.isfinite(value)}
+    metrics = [
+        {"type": _HUB_METRICS.get(name, name), "name": name, "value": value} for name, value in main.items()
+    ]
+    if metrics:
+        values["metrics"] = list(dict.fromkeys(metric["type"] for metric in metrics))
+        dataset = {
+            "name": info.task.name,
+            "type": info.dataset_id or re.sub(r"[^\w.-]+", "-", info.task.name),
+            "split": "validation",
+        }
+        kind = {"type": "text-classification", "name": "Text Classification"}
+        result = {"task": kind, "dataset": dataset, "metrics": metrics}
+        values["model-index"] = [{"name": info.name, "results": [result]}]
+    return values
+
+
+def looks_like_hub_id(name: str) -> bool:
+    """Whether `name` is `model` or `owner/model` by the Hub's rules, and no folder here."""
+    part = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
+    return bool(re.fullmatch(rf"{part}(?:/{part})?", name)) and not Path(name).exists()
+
+
+def _summary(info: CardInfo) -> str:
+    origin = f" from `{_code(info.base_model)}`" if info.base_model else ""
+    if info.recipe is None:
+        return f"A text classifier for {_inline(info.task.name)}, fine-tuned{origin} with codir."
+    return (
+        f"A small text classifier for {_inline(info.task.name)}, distilled{origin} with codir "
+        f"(contrastive distillation on intermediate representations, recipe `{_code(info.recipe)}`)."
+    )
+
+
+def _results(info: CardInfo) -> str:
+    parts = []
+    if info.comparison is not None:
+        parts += [info.comparison.to_markdown().rstrip(), *info.comparison.plain_words()]
+        parts.append(
+            f"{_inline(info.comparison.main_metric)}: on the validation data; kept: share of the teacher's score; "
+            "agrees: share of examples predicted as by the teacher (regression: Pearson correlation with its "
+            "scores); embed.: parameters of the embeddings, part of params; ms/seq and speed-up: forward pass, all "
+            f"models in turns on one machine{_timing_words(info.comparison)}."
+        )
+    rows = [f"| {escape_cell(_inline(name))} | {_value(value)} |" for name, value in info.metrics.items()]
+    parts.append("\n".join(["| metric of this model | value |", "| --- | ---: |", *rows]))
+    return "\n\n".join(parts)
+
+
+def _timing_words(comparison: Comparison) -> str:
+    timing = next((row.timing for row in comparison.rows if row.timing is not None), None)
+    if timing is None:
+        return ""
+    threads = f", {timing.threads} threads" if timing.device == "cpu" else ""
+    return (
+        f" ({timing.device}{threads}, {timing.dtype}, batches of {timing.batch_size}, at most {timing.max_length} "
+        f"tokens, {timing.sequences} sequences, median of {len(timing.rounds)} rounds)"
+    )
+
+
+def _use(info: CardInfo) -> str:
+    pair = ", second_text" if info.task.pairs else ""
+    last = (
+        "print(logits.item())"
+        if info.task.kind == "regression"
+        else "print(model.config.id2label[logits.argmax(-1).item()])"
+    )
+    limit = f", max_length={info.max_length}" if info.max_length else ""
+    return _fence(
+        f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+path = {info.name!r}  # this folder
+model = AutoModelForSequenceClassification.from_pretrained(path)
+tokenizer = AutoTokenizer.from_pretrained(path)
+inputs = tokenizer(text{pair}, truncation=True{limit}, return_tensors="pt")
+logits = model(**inputs).logits
+{last}""",
+        "python",
+    )
+
+
+def _data(info: CardInfo) -> str:
+    lines = [f"- task: {_inline(info.task.name)} ({info.task.kind})", f"- source: {_inline(info.source)}"]
+    if info.task.labels:
+        lines.append("- classes: " + ", ".join(_inline(label) for label in info.task.labels))
+    lines += [f"- {_inline(split)}: {count:,} examples" for split, count in info.examples.items()]
+    if info.max_length:
+        lines.append(f"- texts are cut after {info.max_length} tokens")
+    lines += [f"- {_inline(note)}" for note in info.notes]
+    return "\n".join(lines)
+
+
+def _made(info: CardInfo) -> str:
+    versions = info.environment.get("versions") or {}
+    machine = info.environment.get("machine") or {}
+    git = info.environment.get("git") or {}
+    lines = [f"- {name} {version}" for name, version in versions.items() if version]
+    if machine:
+        gpus = ", ".join(machine.get("gpus") or []) or "no GPU"
+        lines.append(f"- machine: {machine.get('cpu')}, {machine.get('cores')} cores, {gpus}")
+    if git:
+        lines.append(f"- git: {git.get('commit')}{' with local changes' if git.get('dirty') else ''}")
+    for key in ("seed", "precision", "time"):
+        if info.environment.get(key) is not None:
+            lines.append(f"- {key}: {info.environment[key]}")
+    parts = []
+    if info.environment.get("command"):
+        parts.append(_fence(str(info.environment["command"]), "console"))
+    parts += ["The resolved configuration (`codir.yaml`):", _fence(info.config_yaml.rstrip(), "yaml")]
+    parts.append("\n".join(lines))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _limits(info: CardInfo) -> str:
+    lines = [
+        "- The scores are on the validation data, which may also have chosen the checkpoint: expect a little less "
+        "on new data.",
+        "- They are those of one seed; differences of the size that other seeds make mean nothing.",
+        "- It only knows the kind of text it was trained on. Nothing was measured on other domains or languages, nor "
+        "on fairness.",
+    ]
+    if info.recipe is not None:
+        lines.append("- A student takes over its teacher's mistakes and biases.")
+    if info.comparison is not None:
+        lines.append("- The speed-up holds for the machine and the lengths named above.")
+    return "\n".join(lines)
+
+
+def _value(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _inline(text: str) -> str:
+    """Returns text on one line in which Markdown and HTML mean nothing."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
+
+
+def _code(text: str) -> str:
+    """Returns text that fits between single backticks."""
+    return " ".join(str(text).split()).replace("`", "'")
+
+
+def _fence(text: str, language: str) -> str:
+    """Returns a code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
