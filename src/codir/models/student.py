@@ -91,7 +91,8 @@ def build_student(
     The chosen blocks, the embeddings, the pooler and the classifier are copied; nothing is shared with the teacher.
     Works for every family that keeps its blocks in one list (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA,
     MPNet, DeBERTa, ModernBERT, ...). A parameter that the family has in some blocks only (ModernBERT's first block has
-    no attention norm) is left out, or initialised, where the student's block differs in that from the one it starts from.
+    no attention norm) is left out, or initialised, where the student's block differs in that from the one it came
+    from.
 
     Args:
         teacher: a fine-tuned classifier; it is not changed.
@@ -109,11 +110,10 @@ def build_student(
     """
     depth = encoder_shape(teacher).blocks
     blocks = chosen_blocks(depth, layers, init)
-    config = shallower_config(teacher.config, blocks)
+    prefix = "" if init == "random" else blocks_prefix(teacher)
+    student = fresh_model(type(teacher), shallower_config(teacher.config, blocks), seed)
     if init == "random":
-        return fresh_model(type(teacher), config, seed)
-    prefix = blocks_prefix(teacher)
-    student = fresh_model(type(teacher), config, seed)
+        return student
     weights: dict[str, torch.Tensor] = {}
     position = {block - 1: number for number, block in enumerate(blocks)}
     for name, tensor in teacher.state_dict().items():
@@ -228,7 +228,10 @@ def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> Pretrai
         # `layer_types` and its like; lists of other meaning can have the same length by chance (pos_att_type)
         if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
             setattr(cut, name, [value[block - 1] for block in blocks])
-    cut.num_hidden_layers = len(blocks)
+    try:
+        cut.num_hidden_layers = len(blocks)
+    except NotImplementedError as error:  # Funnel
+        raise ModelError(f"The depth of a {config.model_type} model cannot be set: {error}") from error
     return cut
 
 
