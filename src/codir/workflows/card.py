@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from codir.tasks.task import Task
-from codir.workflows.comparison import Comparison, escape_cell
+from codir.workflows.comparison import Comparison
 
 # The Hub's names of our metrics.
 _HUB_METRICS = {
@@ -143,7 +143,7 @@ def _results(info: CardInfo) -> str:
             "scores); embed.: parameters of the embeddings, part of params; ms/seq and speed-up: forward pass, all "
             f"models in turns on one machine{_timing_words(info.comparison)}."
         )
-    rows = [f"| {escape_cell(_inline(name))} | {_value(value)} |" for name, value in info.metrics.items()]
+    rows = [f"| {_inline(name)} | {_value(value)} |" for name, value in info.metrics.items()]
     parts.append("\n".join(["| metric of this model | value |", "| --- | ---: |", *rows]))
     return "\n\n".join(parts)
 
@@ -216,7 +216,7 @@ def _limits(info: CardInfo) -> str:
     lines = [
         "- The scores are on the validation data, which may also have chosen the checkpoint: expect a little less "
         "on new data.",
-        "- They are those of one seed; differences of the size that other seeds make mean nothing.",
+        f"- They are those of {_seeds(info)}; differences of the size that other seeds make mean nothing.",
         "- It only knows the kind of text it was trained on. Nothing was measured on other domains or languages, nor "
         "on fairness.",
     ]
@@ -225,6 +225,11 @@ def _limits(info: CardInfo) -> str:
     if info.comparison is not None:
         lines.append("- The speed-up holds for the machine and the lengths named above.")
     return "\n".join(lines)
+
+
+def _seeds(info: CardInfo) -> str:
+    seeds = info.comparison.seeds if info.comparison is not None else 1
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def _value(value: float) -> str:
