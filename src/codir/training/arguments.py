@@ -25,7 +25,7 @@ class DistillationArguments(TrainingArguments):
     average_tokens_across_devices: bool = field(
         default=False, metadata={"help": "Must stay off: codir's losses are batch means."}
     )
-    remove_unused_columns: bool | None = field(
+    remove_unused_columns: bool = field(
         default=False,
         metadata={"help": "Must stay off: objectives read example ids and the teacher's columns."},
     )

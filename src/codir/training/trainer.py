@@ -9,7 +9,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -129,7 +129,7 @@ class DistillationTrainer(Trainer):
                 processing_class, teacher_tokenizer, outputs, live_teacher=self._live_teacher is not None
             ),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=cast(Any, eval_dataset),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -162,7 +162,7 @@ class DistillationTrainer(Trainer):
             examples=len(examples),
             labels=labels,
             kind="regression" if regression else "classification",
-            num_classes=1 if regression else student.config.num_labels,
+            num_classes=1 if regression else int(student.config.num_labels or 1),
             seed=args.seed,
             device=args.device,
             teacher_space=outputs.space if outputs is not None else None,
@@ -235,7 +235,7 @@ class DistillationTrainer(Trainer):
 
     # ---- order of the examples ---------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, Dataset):
             return super()._get_train_sampler(train_dataset)
@@ -244,7 +244,7 @@ class DistillationTrainer(Trainer):
         self._grouped = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
         return self._grouped
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # In order: predictions are compared row by row with the teacher's.
         return SequentialSampler(eval_dataset)
 

@@ -15,7 +15,9 @@ from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
 
 
-def to_arguments(training: TrainingConfig, folder: Path, main_metric: str, examples: int) -> DistillationArguments:
+def to_arguments(
+    training: TrainingConfig, folder: Path, main_metric: str, examples: int
+) -> DistillationArguments:
     """Builds the arguments of one training.
 
     Args:

@@ -19,8 +19,8 @@ from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.tasks.metrics import compute_metrics
-from codir.workflows.card import write_card
-from codir.workflows.comparison import TITLES, Comparison, ModelRow, agreement
+from codir.workflows.card import CardInfo, model_card
+from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.environment import environment
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
 from codir.workflows.runfolder import RunFolder
@@ -199,7 +199,8 @@ def _compare(
             timings["teacher"],
         )
     ]
-    for role in ("finetune", "kd", "codir"):
+    others: tuple[Role, ...] = ("finetune", "kd", "codir")
+    for role in others:
         if role in students:
             model = students[role]
             logits = {
@@ -241,7 +242,25 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
     }
     write_json(run.metrics, content)
     write_text(run.path / "table.md", result.comparison.to_markdown())
-    write_card(run, result.comparison, config, parts.task, read_json(run.environment))
+    row = result.comparison.row(main_role(config.objectives))
+    info = CardInfo(
+        name=run.path.name,
+        task=parts.task,
+        source=parts.data.source or parts.task.name,
+        metrics=row.metrics if row is not None else {},
+        config_yaml=resolved_yaml(config),
+        environment=read_json(run.environment),
+        examples={
+            "training": len(parts.train),
+            **{name: len(split) for name, split in parts.validation.items()},
+        },
+        recipe=config.recipe,
+        base_model=config.teacher,
+        comparison=result.comparison,
+        max_length=config.data.max_length,
+        notes=parts.data.notes,
+    )
+    write_text(run.card, model_card(info))
 
 
 def _read(run: RunFolder) -> DistillResult:

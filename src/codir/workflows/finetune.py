@@ -14,10 +14,10 @@ from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.recipes.config import FinetuneConfig
 from codir.recipes.loading import load_finetune, resolved_yaml
-from codir.storage import read_json, write_json
+from codir.storage import read_json, write_json, write_text
 from codir.tasks.encoding import encode
 from codir.tasks.metrics import compute_metrics
-from codir.workflows.card import write_teacher_card
+from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
 from codir.workflows.runfolder import RunFolder
@@ -102,7 +102,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         metrics.update(
             {key if name == data.main_split else f"{name}/{key}": value for key, value in scores.items()}
         )
-    content = {
+    content: dict[str, Any] = {
         "task": task.name,
         "main_metric": task.main_metric,
         "seed": config.training.seed,
@@ -112,5 +112,17 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         "validation_examples": {name: len(split) for name, split in validation.items()},
     }
     write_json(run.metrics, content)
-    write_teacher_card(run, content, config, task, read_json(run.environment))
+    info = CardInfo(
+        name=run.path.name,
+        task=task,
+        source=data.source or task.name,
+        metrics=metrics,
+        config_yaml=resolved_yaml(config),
+        environment=read_json(run.environment),
+        examples={"training": len(train), **content["validation_examples"]},
+        base_model=config.model,
+        max_length=config.data.max_length,
+        notes=data.notes,
+    )
+    write_text(run.card, model_card(info))
     return FinetuneResult(run.path, metrics, cost)

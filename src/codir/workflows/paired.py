@@ -132,9 +132,6 @@ def _bootstrap_scores(
 
 def _from_differences(differences: np.ndarray, metric: str, n: int) -> PairedTest:
     observed, drawn = float(differences[0]), differences[1:]
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or not np.isfinite(observed):
-        return PairedTest("paired bootstrap", metric, observed, 1.0, None, None, n)
     below, above = np.sum(drawn <= 0), np.sum(drawn >= 0)
     p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))
     low, high = np.quantile(drawn, [_LEVEL / 2, 1 - _LEVEL / 2])
@@ -142,9 +139,10 @@ def _from_differences(differences: np.ndarray, metric: str, n: int) -> PairedTes
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each row, [R, n] twice to [R]; 0 for a constant one, as `codir.tasks.metrics` has it."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return np.where(scale > 0, (x * y).sum(1) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _classification_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
@@ -35,6 +34,7 @@ from codir.tasks.task import Task, TaskData
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.workflows.data import load_data
+from codir.workflows.progress import progress_bar
 
 
 @dataclass
@@ -76,14 +76,7 @@ class Distillation:
         self, split: Dataset, poolings: frozenset[Pooling], console: Console, what: str
     ) -> TeacherOutputs:
         """Opens the teacher's cache for a split, computing it with a progress bar where it is not there yet."""
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        ) as bar:
-            line = bar.add_task(f"teacher on the {what} split", total=len(split))
+        with progress_bar(f"teacher on the {what} split", len(split)) as move:
             return open_cache(
                 self.teacher,
                 split,
@@ -91,7 +84,7 @@ class Distillation:
                 poolings=poolings,
                 folder=self.config.cache_dir,
                 report=lambda text: console.print(text, highlight=False),
-                progress=lambda done, total: bar.update(line, completed=done, total=total),
+                progress=move,
             )
 
 
@@ -178,13 +171,13 @@ def _match(
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """Returns the student's class id for each of the data's, and the teacher's output for each of the student's."""
     if task.labels is None:
-        require_regression(teacher.config.num_labels, "the teacher")
-        require_regression(student.config.num_labels, "the student")
+        require_regression(teacher.config.num_labels or 1, "the teacher")
+        require_regression(student.config.num_labels or 1, "the student")
         return None, None
-    of_data = match_classes(task.labels, teacher.config.id2label or {}, "the teacher")
+    of_data = match_classes(task.labels, class_names(teacher.config), "the teacher")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
-        label_ids = match_classes(task.labels, student.config.id2label or {}, "the student")
+        label_ids = match_classes(task.labels, class_names(student.config), "the student")
     # student's class j is the data's class c with label_ids[c] == j, which is the teacher's output of_data[c]
     logit_order = [0] * len(label_ids)
     for of_student, of_teacher in zip(label_ids, of_data, strict=True):
@@ -207,7 +200,7 @@ def _check(
         examples=len(train),
         labels=labels,
         kind="regression" if regression else "classification",
-        num_classes=1 if regression else student.config.num_labels,
+        num_classes=1 if regression else len(class_names(student.config)),
         teacher_space=(lambda pooling: None) if config.cache else None,
     )
     for settings in objectives.values():
