@@ -100,9 +100,9 @@ def test_degenerate_inputs() -> None:
     constant = np.ones(4, dtype=int)
     assert paired_test(labels, constant, constant, "matthews").p_value == 1.0
     scores = np.array([1.0, 2.0, 3.0, 4.0])
-    assert (
-        paired_test(scores, np.zeros(4), scores, "pearson").p_value == 1.0
-    )  # undefined, so nothing is claimed
+    # a constant prediction has no correlation: 0.0, as in the table, so the difference is 1
+    assert paired_test(scores, np.zeros(4), scores, "pearson").difference == pytest.approx(1.0)
+    assert paired_test(scores, np.zeros(4), np.ones(4), "spearman").p_value == 1.0
     nothing = np.zeros(4, dtype=int)
     assert paired_test(nothing, nothing, nothing, "f1").difference == 0.0
     assert paired_test(scores, scores, scores, "mse").metric == "pearson"

@@ -93,7 +93,10 @@ class EvaluationResult:
         from rich.text import Text
 
         table = Table(
-            title=Text(f"{self.model} on {self.task.name}"), title_justify="left", box=box.SIMPLE_HEAD
+            title=Text(f"{self.model} on {self.task.name}"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
         )
         table.add_column("split")
         table.add_column("examples", justify="right")
