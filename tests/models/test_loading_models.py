@@ -201,3 +201,14 @@ def test_tied_parameters_count_once():
     total, embedding = count_parameters(model)
     assert embedding == (100 + 512 + 2 + 2) * 32
     assert total == sum(tensor.numel() for tensor in {t.data_ptr(): t for t in model.parameters()}.values())
+
+
+def test_transformers_is_quiet_and_has_its_voice_back(tmp_path: Path, capfd):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hf.BertModel(hf.BertConfig(**SIZES)).save_pretrained(tmp_path)
+    capfd.readouterr()
+    load_classifier(tmp_path, require_head=False)
+    assert capfd.readouterr().err == ""
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

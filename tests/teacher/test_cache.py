@@ -79,6 +79,7 @@ def test_computed_once(tiny_classifier, tiny_tokenizer, encoded, folder, monkeyp
     # a model loaded anew from elsewhere, other order of classes: the same content
     again = FrozenTeacher(tiny_classifier(), logit_order=(1, 0))
     again.model.config._name_or_path = "elsewhere"
+    again.model.config.id2label = {0: "no", 1: "yes"}
     monkeypatch.setattr(again.model, "forward", None)
     second = open_cache(again, data, tokenizer=tiny_tokenizer, poolings=["mean"], folder=folder)
     assert (first.built, second.built) == (True, False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from codir.errors import ModelError
 from codir.models.representations import EncoderShape
@@ -66,15 +68,16 @@ def load_classifier(
     config = load_config(source, trust_remote_code=trust_remote_code)
     set_labels(config, num_labels, id2label, regression)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            str(source),
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with _quiet_transformers():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                str(source),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise _explain(source, error) from error
     _check_report(source, model, report, require_head)
@@ -86,7 +89,11 @@ def load_classifier(
 def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Loads a model's tokenizer; raises `ModelError` if there is none or it cannot be read."""
     source = resolve(path_or_hub_id)
-    if isinstance(source, Path) and not any((source / name).exists() for name in _TOKENIZER_FILES):
+    if (
+        isinstance(source, Path)
+        and not trust_remote_code
+        and not any((source / name).exists() for name in _TOKENIZER_FILES)
+    ):
         raise ModelError(
             f"{source} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); it holds {_listing(source)}. "
             "Save the tokenizer the model was trained with into it: tokenizer.save_pretrained(folder)."
@@ -199,6 +206,20 @@ def resolve(path_or_hub_id: str | Path) -> str | Path:
         )
         raise ModelError(f"The model folder {text} does not exist.{near}")
     return text
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Switches off the table of missing weights and the progress bar: `_check_report` says it in one sentence."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _listing(folder: Path, most: int = 12) -> str:

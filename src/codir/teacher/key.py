@@ -17,8 +17,12 @@ from codir.models.tokens import TokenColumns
 FORMAT = 1
 """Version of the files' layout; raise it when that changes."""
 
-# neither the folder a model was loaded from nor the version that saved it changes what it computes
-_NOT_CONTENT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+# Neither the folder a model was loaded from, nor the version that saved it, nor the names of its classes change what it
+# computes (their number is in the shape of the weights).
+_NOT_CONTENT = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "problem_type"),
+)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -187,12 +187,14 @@ class EntryWriter:
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Syncs all files, writes the manifest with `facts` in it, and puts the entry in its place."""
         files: dict[str, Any] = {}
-        for name, array in self.arrays.items():
+        for name in list(self.arrays):
+            array = self.arrays.pop(name)
             array.flush()
             path = self.place / f"{name}.npy"
             _sync(path)
             size = path.stat().st_size
             files[path.name] = {"bytes": size, "xxh3_128": file_digest(path), "shape": list(array.shape)}
+            del array  # unmapped: Windows renames no folder with mapped files
         write_json(self.place / MANIFEST, {**facts, "files": files})
         os.chmod(self.place, 0o755)  # mkdtemp makes it private; a cache may be shared
         _sync(self.place)
