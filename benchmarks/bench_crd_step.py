@@ -4,9 +4,10 @@
     python benchmarks/bench_crd_step.py --quick    # smaller N, a few steps: does it run?
 
 fp32, one thread, B = 32, m = 128, K = 1000, three classes as in MNLI. The variants take turns step by step, so that
-whatever else the machine does falls on all of them; medians of processor time (one thread, no waiting) are compared. The reference is a straightforward
-implementation of the released code's step: two banks, binary NCE, and for each example a draw without replacement from
-the ids of the other classes.
+whatever else the machine does falls on all of them; medians of processor time are compared (one thread: the same
+as the time on the clock when the machine is quiet). The reference is a straightforward implementation of the
+released code's step: two banks, binary NCE, and for each example a draw without replacement from the ids of the
+other classes.
 """
 
 from __future__ import annotations

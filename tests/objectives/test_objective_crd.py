@@ -220,7 +220,11 @@ def test_same_seed_same_start_whatever_happened_before(context) -> None:
 def test_prefill_sets_rows_without_momentum(context, make_step) -> None:
     assert CRD.prefill_needs(CRDSettings()) == frozenset()
     assert CRD.prefill_needs(CRDSettings(bank_init="student", pooling="cls")) == {"cls"}
-    objective, step = build(context, bank_init="student"), make_step([3, 8])
+    objective, step = build(context), make_step([3, 8])
+    before = objective.bank.data.clone()
+    objective.prefill(step.ids, step.student)  # the pass was made for another objective
+    assert torch.equal(objective.bank.data, before)
+    objective = build(context, bank_init="student")
     objective.prefill(step.ids, step.student)
     expected = [
         project(row.detach().double(), [1, 2], objective.student_projection.linear)

@@ -56,10 +56,19 @@ def test_every_file_is_found_by_its_name() -> None:
 
 def test_a_class_of_ones_own(own: str, context, make_step) -> None:
     objectives = build_objectives({own: {"scale": 3.0}, "task": {}}, context)
-    assert list(objectives) == [own, "task"]
+    assert list(objectives) == ["own", "task"]  # the class's own name: short, and fit for a module's name
     step = make_step([0])
-    assert objectives[own](step).loss.item() == pytest.approx(3 * step.student.logits.sum().item())
+    assert objectives["own"](step).loss.item() == pytest.approx(3 * step.student.logits.sum().item())
     assert needs_of({own: {}, "kd": {}, "crd": {}}) == Needs(True, frozenset({"cls", "mean"}))
+
+
+@pytest.mark.parametrize(("name", "message"), [("task", "does too"), ("my.own", "letters")])
+def test_a_name_of_its_own(
+    own: str, context, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setattr(find_objective(own), "name", name)
+    with pytest.raises(ConfigError, match=message):
+        build_objectives({"task": {}, own: {}}, context)
 
 
 def test_unknown_names(own: str) -> None:

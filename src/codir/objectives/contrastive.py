@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codir.errors import ConfigError, DataError, nearest
+from codir.functional.gather import gather_rows, processes
 from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
 from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
@@ -187,14 +188,34 @@ class BlockProjection(nn.Module):
 class PendingWrites:
     """Ids and embeddings of the micro-batches of one step, kept until the optimiser has stepped."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int, device: torch.device, embeddings: int = 1):
+        """Takes the length of an embedding, and how many there are for each id."""
+        self._dim, self._device, self._embeddings = dim, device, embeddings
         self._items: list[tuple[Tensor, ...]] = []
 
-    def add(self, *tensors: Tensor) -> None:
-        """Queues tensors whose first axis is the batch."""
-        self._items.append(tuple(tensor.detach() for tensor in tensors))
+    def add(self, ids: Tensor, *embeddings: Tensor) -> None:
+        """Queues ids [B] with their embeddings [B, m]."""
+        self._items.append((ids.to(self._device), *(embedding.detach() for embedding in embeddings)))
 
     def take(self) -> tuple[Tensor, ...] | None:
-        """Returns what was queued, concatenated over the micro-batches, and forgets it; None if there is nothing."""
+        """Returns what all micro-batches of all processes have queued, and forgets it; None if there is nothing.
+
+        In data-parallel training every process has to call it, and gets the same rows.
+        """
         items, self._items = self._items, []
-        return tuple(torch.cat(parts) for parts in zip(*items, strict=True)) if items else None
+        if not items and processes() == 1:
+            return None
+        if items:
+            parts = [torch.cat(column) for column in zip(*items, strict=True)]
+        else:
+            none = torch.zeros(0, dtype=torch.long, device=self._device)
+            parts = [
+                none,
+                *(none.new_zeros(0, self._dim, dtype=torch.float32) for _ in range(self._embeddings)),
+            ]
+        gathered = gather_rows(*parts)
+        return gathered if gathered[0].numel() else None
+
+    def clear(self) -> None:
+        """Forgets what this process has queued."""
+        self._items = []

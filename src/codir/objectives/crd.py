@@ -63,7 +63,7 @@ class CRD(Objective):
         self.bank = MemoryBank(
             context.examples, settings.dim, settings.momentum, context.seed + 3, context.device
         )
-        self._pending = PendingWrites()
+        self._pending = PendingWrites(settings.dim, context.device)
         self.to(context.device)
 
     @classmethod
@@ -108,7 +108,9 @@ class CRD(Objective):
 
     @torch.no_grad()
     def prefill(self, ids: Tensor, student: Representations) -> None:
-        """Sets rows to the student's projected representations, without momentum."""
+        """Sets rows to the student's projected representations, without momentum, if `bank_init` is `student`."""
+        if self._settings.bank_init != "student":  # the pass is made for another objective
+            return
         self.bank.update(ids, self.student_projection(student.pooled[self._settings.pooling]), momentum=0.0)
 
     def describe(self) -> list[str]:
@@ -130,7 +132,7 @@ class CRD(Objective):
 
     def discard_step(self) -> None:
         """Forgets the step's rows."""
-        self._pending.take()
+        self._pending.clear()
 
     def extra_state(self) -> dict[str, Tensor]:
         """The bank's rows and the sampler's generator."""
@@ -140,4 +142,4 @@ class CRD(Objective):
         """Restores both; a bank of another size raises `RunError`."""
         self.bank.load_state({"rows": state["bank"]})
         self.sampler.load_state(state["generator"])
-        self._pending.take()
+        self._pending.clear()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codir.errors import ConfigError
 from codir.functional.bank import MemoryBank
+from codir.functional.gather import from_first
 from codir.functional.nce import binary_nce, nce_log_constant
 from codir.functional.negatives import Sharing
 from codir.functional.similarity import group_similarity
@@ -82,7 +83,7 @@ class OfficialCRD(Objective):
         # log Z of the two directions; NaN until the first training batch has set them.
         self._log_constants = torch.full((2,), torch.nan, device=context.device)
         self._frozen = False
-        self._pending = PendingWrites()
+        self._pending = PendingWrites(settings.dim, context.device, embeddings=2)
         self.to(context.device)
 
     @classmethod
@@ -138,6 +139,7 @@ class OfficialCRD(Objective):
         tau, examples = self._settings.temperature, self.context.examples
         constants = torch.stack([nce_log_constant(similarity, tau, examples) for similarity in similarities])
         if self.training:  # an evaluation before the first step must not decide them
+            constants = from_first(constants)  # every process must freeze the same
             self._log_constants, self._frozen = constants, True
         return constants
 
@@ -161,7 +163,7 @@ class OfficialCRD(Objective):
 
     def discard_step(self) -> None:
         """Forgets the step's rows."""
-        self._pending.take()
+        self._pending.clear()
 
     def extra_state(self) -> dict[str, Tensor]:
         """Both banks, the constants and the sampler's generator."""
@@ -179,4 +181,4 @@ class OfficialCRD(Objective):
         self._log_constants = state["log_constants"].to(self.context.device)
         self._frozen = bool(self._log_constants.isfinite().all())
         self.sampler.load_state(state["generator"])
-        self._pending.take()
+        self._pending.clear()

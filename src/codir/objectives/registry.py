@@ -108,21 +108,36 @@ def build_objectives(
         mapping: settings by the objective's name, as a recipe holds them.
         context: what is known before training.
 
+    Returns:
+        By the class's own `name`, which for a user's class is shorter than its path and fit to name a module.
+
     Raises:
         ConfigError: settings that make no sense.
         DataError: settings that do not fit the data.
     """
     check_objectives(mapping, context)
+    classes = {name: find_objective(name) for name in mapping}
     return {
-        name: find_objective(name)(settings_for(name, settings), context)
+        classes[name].name: classes[name](settings_for(name, settings), context)
         for name, settings in mapping.items()
     }
 
 
 def check_objectives(mapping: Mapping[str, Mapping[str, Any]], context: ObjectiveContext) -> None:
     """Checks every objective against the data and the models, without building anything; raises as they do."""
+    taken: set[str] = set()
     for name, settings in mapping.items():
-        find_objective(name).check(settings_for(name, settings), context)
+        cls = find_objective(name)
+        if cls.name in taken or not cls.name.isidentifier():
+            problem = "is not a word of letters, digits and _"
+            if cls.name in taken:
+                problem = "another objective of this run does too"
+            raise ConfigError(
+                f"The objective {name!r} calls itself {cls.name!r}, which {problem}: give {cls.__name__} a name of "
+                "its own."
+            )
+        taken.add(cls.name)
+        cls.check(settings_for(name, settings), context)
 
 
 def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
