@@ -121,7 +121,7 @@ def test_metrics_by_default_and_as_given(write):
 
 def test_a_tenth_is_held_out_stratified_and_seeded_and_this_is_said(write, caplog):
     path = write("a.csv", rows(200, lambda i: "x" if i % 4 else "y"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         data = load_files(path, **COLUMNS, seed=5)
     held = data.validation["validation"]
     assert data.train is not None

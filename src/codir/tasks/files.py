@@ -134,7 +134,7 @@ def load_files(
             f"seed {seed})."
         )
     for note in notes:
-        logger.warning(note)
+        logger.info(note)
     chosen = tuple(metrics or DEFAULT_METRICS[kind])
     default_main = "pearson_spearman" if kind == "regression" and "pearson_spearman" in chosen else chosen[0]
     task = Task(

@@ -150,7 +150,7 @@ def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = Tr
         if path.exists() or not data.validation:  # the mismatched split may be missing, the main one not
             data.validation[f"validation{suffix}"] = _from_tsv(entry, path, data.notes)
     for note in data.notes:
-        logger.warning(note)
+        logger.info(note)
     return data
 
 

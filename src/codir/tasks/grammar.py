@@ -1,16 +1,15 @@
 """The built-in task `acceptability`: is this English sentence well-formed? Sentences come from a seeded grammar.
 
 Every example starts as a well-formed sentence with several *sites*: places where one word depends on another one,
-often across a distance and past words that mislead. For an unacceptable example exactly one site is broken:
+often across a distance and past words that mislead. For an unacceptable example one to three sites are broken:
 
-| site | depends on | broken by |
-|---|---|---|
-| agreement | finite verb: the number of its subject, past nouns in prepositional phrases and relative clauses | other number |
-| determiner | this/these, that/those: the noun, past adjectives | other number |
-| reflexive | himself/herself/themselves: the subject, past other persons | another one of the three |
-| form | base, participle or -ing form: its auxiliary, past adverbs | another one of the three |
-| polarity | `ever` needs a `no` on its own subject, not inside a relative clause | `no` and `the` change places |
-| order | determiner before adjective and noun, auxiliary before verb | two neighbours change places |
+- agreement: the finite verb has the number of its subject, past nouns in prepositional phrases and relative
+  clauses. Broken by the other number.
+- determiner: this/these and that/those have the number of the noun, past adjectives. Broken by the other number.
+- reflexive: himself/herself/themselves fits the subject, past other persons. Broken by one of the two others.
+- form: base, participle or -ing form as the auxiliary wants it, past adverbs. Broken by one of the two others.
+- polarity: `ever` needs a `no` on its own subject, not inside a relative clause. Broken: `no` and `the` exchanged.
+- order: determiner before adjective and noun, auxiliary before verb. Broken by an exchange of two neighbours.
 
 Nothing else distinguishes the classes: a broken sentence has as many words as it had, all forms are equally likely on
 either side (so word counts are no shortcut; a test trains a linear model on them), and half the sentences of every
@@ -45,8 +44,10 @@ SITE_WEIGHTS = {
     "reflexive": 2.0,
     "form": 1.0,
     "polarity": 3.0,
-    "order": 1.0,
+    "order": 0.7,
 }
+# How often one, two, three sites of an unacceptable sentence are broken (where it has so many).
+BREAKS = (0.4, 0.35, 0.25)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Site:
     kind: str
     start: int
     words: tuple[str, ...]
+
+    @property
+    def span(self) -> set[int]:
+        """Positions of the words that change."""
+        if self.kind == "polarity":
+            return {self.start, int(self.words[0])}
+        return set(range(self.start, self.start + len(self.words)))
 
 
 @dataclass
@@ -100,19 +108,30 @@ class Grammar:
         self.random = Random(seed)
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
-        """Yields without end: (acceptable sentence, its unacceptable partner, the kind of the site broken)."""
+        """Yields without end: (acceptable sentence, its unacceptable partner, the kinds of the sites broken)."""
         while True:
             sentence = self._sentence()
-            kinds = sorted({site.kind for site in sentence.sites})
+            broken, kinds = list(sentence.words), []
+            for site in self._sites_to_break(sentence):
+                if site.kind == "polarity":
+                    no, other = site.start, int(site.words[0])
+                    broken[no], broken[other] = broken[other], broken[no]
+                else:
+                    broken[site.start : site.start + len(site.words)] = site.words
+                kinds.append(site.kind)
+            yield _spell(sentence.words), _spell(broken), "+".join(sorted(set(kinds)))
+
+    def _sites_to_break(self, sentence: Sentence) -> list[Site]:
+        """Draws sites that do not overlap: first by kind, so that rare kinds come up, then among those of the kind."""
+        wanted = self.random.choices(range(1, len(BREAKS) + 1), BREAKS)[0]
+        left, chosen = list(sentence.sites), []
+        while left and len(chosen) < wanted:
+            kinds = sorted({site.kind for site in left})
             kind = self.random.choices(kinds, [SITE_WEIGHTS[kind] for kind in kinds])[0]
-            site = self.random.choice([site for site in sentence.sites if site.kind == kind])
-            broken = list(sentence.words)
-            if kind == "polarity":
-                no, other = site.start, int(site.words[0])
-                broken[no], broken[other] = broken[other], broken[no]
-            else:
-                broken[site.start : site.start + len(site.words)] = site.words
-            yield _spell(sentence.words), _spell(broken), kind
+            site = self.random.choice([site for site in left if site.kind == kind])
+            chosen.append(site)
+            left = [other for other in left if not other.span & site.span]
+        return chosen
 
     def _chance(self, probability: float) -> bool:
         return self.random.random() < probability
@@ -267,11 +286,11 @@ def _spell(words: list[str]) -> str:
 
 
 def generate(count: int, seed: str, taken: set[str]) -> list[tuple[str, int, str]]:
-    """Draws `count` examples (sentence, label, kind of the site), half of them broken, none in `taken`.
+    """Draws `count` examples (sentence, label, kinds of the sites), half of them broken, none in `taken`.
 
-    Each example comes from a sentence of its own; its partner (the same sentence unbroken or broken) is not used. Both
-    are added to `taken`, so that no split holds the partner of another split's sentence. The first examples are the same
-    for every `count`.
+    Each example comes from a sentence of its own; its partner (the same sentence unbroken or broken) is not used.
+    Both are added to `taken`, so that no split holds the partner of another split's sentence. The first examples are
+    the same for every `count`.
     """
     grammar, order = Grammar(seed), Random(seed + " labels")
     examples: list[tuple[str, int, str]] = []

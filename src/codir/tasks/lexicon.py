@@ -22,7 +22,7 @@ def _verb(base: str, participle: str = "") -> Verb:
 
 
 VERBS = (
-    *map(_verb, "admire follow watch protect remember need".split()),
+    *map(_verb, ["admire", "follow", "watch", "protect", "remember", "need"]),
     *(
         _verb(base, participle)
         for base, participle in (("see", "seen"), ("choose", "chosen"), ("draw", "drawn"))
@@ -52,14 +52,23 @@ NOUNS = {
     "": _nouns("key box lamp letter map painting chair bottle garden bridge tower church"),
 }
 
-ADJECTIVES = tuple("old new small large famous quiet strange red".split())
-ADVERBS = tuple("often clearly always never really".split())
-PREPOSITIONS = tuple("near behind beside with".split())
+ADJECTIVES = ("old", "new", "small", "large", "famous", "quiet", "strange", "red")
+ADVERBS = ("often", "clearly", "always", "never", "really")
+PREPOSITIONS = ("near", "behind", "beside", "with")
 DETERMINERS = ("the", "the", "the", "some", "my", "her", "our")
 DEMONSTRATIVES = (("this", "these"), ("that", "those"))
 MODALS = ("can", "will", "must", "should")
 CONJUNCTIONS = ("and", "but")
 REFLEXIVES = ("himself", "herself", "themselves")
-REFLEXIVE_VERBS = tuple(
-    "blamed praised trusted introduced defended surprised described prepared hurt helped".split()
+REFLEXIVE_VERBS = (
+    "blamed",
+    "praised",
+    "trusted",
+    "introduced",
+    "defended",
+    "surprised",
+    "described",
+    "prepared",
+    "hurt",
+    "helped",
 )
