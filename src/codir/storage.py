@@ -96,7 +96,9 @@ def require_writable(folder: str | Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".codir-probe-"):
             pass
     except OSError as error:
-        raise RunError(f"Cannot write to the folder {folder}: {error.strerror or error}. Choose another one.") from error
+        raise RunError(
+            f"Cannot write to the folder {folder}: {error.strerror or error}. Choose another one."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -80,7 +80,9 @@ def finetune(
 
     settings = load_finetune(config=config, overrides=overrides or (), flags=o.given(ctx.params))
     from codir.workflows import finetune as workflow
+    from codir.workflows.progress import quiet_libraries
 
+    quiet_libraries()
     workflow.finetune(settings)
 
 
@@ -129,7 +131,9 @@ def distill(
         recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
     )
     from codir.workflows import distill as workflow
+    from codir.workflows.progress import quiet_libraries
 
+    quiet_libraries()
     workflow.distill(settings)
 
 
@@ -168,7 +172,9 @@ def evaluate(
         )
     data = build(DataConfig, settings)
     from codir.workflows import evaluate as workflow
+    from codir.workflows.progress import quiet_libraries
 
+    quiet_libraries()
     workflow.evaluate(model, data, batch_size)
 
 
@@ -200,7 +206,9 @@ def predict(
     Example: codir predict runs/student --input texts.txt --output predictions.jsonl
     """
     from codir.workflows import predict as workflow
+    from codir.workflows.progress import quiet_libraries
 
+    quiet_libraries()
     workflow.predict(
         model,
         input,
@@ -222,7 +230,9 @@ def demo(
 ) -> None:
     """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
     from codir.workflows import demo as workflow
+    from codir.workflows.progress import quiet_libraries
 
+    quiet_libraries()
     workflow.demo(output)
 
 

@@ -52,6 +52,13 @@ def _uniform(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return bits.remainder_(counts.unsqueeze(1))
 
 
+def _sort_rows(keys: Tensor) -> Tensor:
+    if keys.device.type != "cpu":
+        return keys.sort(dim=1).values
+    keys.numpy().sort(axis=1)  # in place; numpy's vectorised sort took a tenth of the time of torch's
+    return keys
+
+
 def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """The first K different numbers of an endless sequence of independent uniform ones; needs n > K."""
     smallest = int(counts.min())
@@ -61,8 +68,11 @@ def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tenso
         counts, k + math.ceil(expected - k + 4 * math.sqrt(max(expected - k, 0.0)) + 4), generator
     )
     while True:
-        # A stable sort puts equal numbers side by side in the order they were drawn: all but the first are repeats.
-        ordered, position = drawn.sort(dim=1, stable=True)
+        # Sorting (number, position) puts equal numbers side by side in the order they were drawn: all but the first
+        # are repeats. Both go into one integer, since a sort without indices is several times as fast.
+        shift = drawn.shape[1].bit_length()
+        keys = _sort_rows((drawn << shift) | torch.arange(drawn.shape[1], device=drawn.device))
+        ordered, position = keys >> shift, keys & ((1 << shift) - 1)
         repeat = torch.zeros_like(drawn, dtype=torch.bool)
         repeat.scatter_(1, position[:, 1:], ordered[:, 1:] == ordered[:, :-1])
         rank = (~repeat).cumsum(dim=1)  # [G, D] how many different ones there are up to here

@@ -33,7 +33,7 @@ def to_arguments(
     for name in training.arguments:
         if name not in known:
             raise ConfigError(
-                f"training.arguments.{name} is not an argument of transformers' TrainingArguments{nearest(name, known)}."
+                f"training.arguments.{name} is no argument of transformers' TrainingArguments{nearest(name, known)}."
             )
     precision = resolve_precision(training.precision)
     every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}

@@ -23,6 +23,7 @@ from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.environment import environment
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
+from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, Example, predictions, train_into
 from codir.workflows.timing import Timing, measure, model_size
@@ -65,7 +66,7 @@ def distill(
     if config is None:
         recipe = settings.pop("recipe", None)
         config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
-    console = console or Console()
+    console = console or default_console()
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)

@@ -20,6 +20,7 @@ from codir.tasks.metrics import compute_metrics
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
+from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, Example, train_into
 
@@ -55,7 +56,7 @@ def finetune(
     """
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
-    console = console or Console()
+    console = console or default_console()
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
             content = read_json(run.metrics)

@@ -24,3 +24,19 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
             bar.update(task, completed=done, total=in_all)
 
         yield move
+
+
+def quiet_libraries() -> None:
+    """Switches off the progress bars and notices of transformers and datasets: codir has its own."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def default_console() -> Console:
+    """Returns the terminal; where standard output is none (a pipe, a log), lines as wide as the table needs."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
