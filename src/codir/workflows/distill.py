@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from codir.errors import ConfigError
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
 from codir.objectives.registry import needs_of
@@ -202,16 +204,15 @@ def _compare(
     ]
     others: tuple[Role, ...] = ("finetune", "kd", "codir")
     for role in others:
-        if role in students:
-            model = students[role]
-            logits = {
-                name: predict_logits(model, split, parts.tokenizer)
-                for name, split in parts.validation.items()
-            }
-            # The students share one architecture, so one measurement stands for all of them.
-            rows.append(
-                row(TITLES[role], role, logits, model, model_size(folders[role].path), timings["student"])
-            )
+        if role not in students:
+            continue
+        model = students[role]
+        logits = {
+            name: predict_logits(model, split, parts.tokenizer) for name, split in parts.validation.items()
+        }
+        # The students share one architecture, so one measurement stands for all of them.
+        size = model_size(folders[role].path)
+        rows.append(row(TITLES[role], role, logits, model, size, timings["student"]))
     return Comparison(rows, labels=labels[main_split])
 
 
@@ -262,6 +263,8 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         notes=parts.data.notes,
     )
     write_text(run.card, model_card(info))
+    with contextlib.suppress(ConfigError):  # the picture needs the extra `plots`; the run does not
+        result.comparison.to_png(run.path / "table.png")
 
 
 def _read(run: RunFolder) -> DistillResult:
