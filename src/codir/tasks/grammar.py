@@ -39,15 +39,17 @@ TASK = Task(
 
 # How often each kind of site is broken, where a sentence has several kinds.
 SITE_WEIGHTS = {
-    "agreement": 2.0,
-    "determiner": 1.0,
-    "reflexive": 2.0,
-    "form": 1.0,
-    "polarity": 3.0,
-    "order": 0.7,
+    "agreement": 0.8,
+    "determiner": 0.4,
+    "reflexive": 0.8,
+    "form": 4.0,
+    "polarity": 1.5,
+    "order": 1.0,
 }
 # How often one, two, three sites of an unacceptable sentence are broken (where it has so many).
-BREAKS = (0.4, 0.35, 0.25)
+BREAKS = (0.55, 0.3, 0.15)
+# Kinds of verb phrases: "is old", "sees it", "has seen it", "is seeing it", "can see it".
+KINDS = ("be", "finite", "perfect", "progressive", "modal")
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,7 @@ class Grammar:
             self._polarity(sentence)
         elif shape == "reflexive":
             head = self._subject(sentence, self.random.choice(("m", "f", "p")))
-            self._adverb(sentence, 0.3)
-            sentence.add(self.random.choice(lexicon.REFLEXIVE_VERBS))
-            wrong = self.random.choice([word for word in lexicon.REFLEXIVES if word != head.reflexive])
-            sentence.add_site("reflexive", head.reflexive, wrong)
+            self._predicate(sentence, head, self.random.choice(KINDS[1:]), reflexive=True)
             if self._chance(0.3):
                 self._prepositional(sentence)
         else:
@@ -223,9 +222,9 @@ class Grammar:
         if self._chance(probability):
             sentence.add(self.random.choice(lexicon.ADVERBS))
 
-    def _predicate(self, sentence: Sentence, head: Head, kind: str = "") -> str:
-        """A verb phrase of the given or of any kind; returns its kind."""
-        kind = kind or self.random.choice(("be", "finite", "perfect", "progressive", "modal"))
+    def _predicate(self, sentence: Sentence, head: Head, kind: str = "", reflexive: bool = False) -> str:
+        """A verb phrase of the given or of any kind, perhaps with a reflexive object; returns its kind."""
+        kind = kind or self.random.choices(KINDS, (1, 1, 3, 3, 3))[0]
         if kind == "be":
             self._finite(sentence, head, "is", "are")
             self._adverb(sentence, 0.3)
@@ -243,13 +242,18 @@ class Grammar:
                 self._finite(sentence, head, "is", "are")
             else:
                 sentence.add(self.random.choice(lexicon.MODALS))
-            self._adverb(sentence, 0.3)
+            self._adverb(sentence, 0.5)
+            self._adverb(sentence, 0.2)
             right = {"perfect": verb.participle, "progressive": verb.progressive, "modal": verb.base}[kind]
             wrong = [form for form in (verb.participle, verb.progressive, verb.base) if form != right]
             sentence.add_site("form", right, self.random.choice(wrong))
             if len(sentence.words) == auxiliary + 2:
                 sentence.swap_site(auxiliary)
-        self._noun_phrase(sentence)
+        if reflexive:
+            wrong = [word for word in lexicon.REFLEXIVES if word != head.reflexive]
+            sentence.add_site("reflexive", head.reflexive, self.random.choice(wrong))
+        else:
+            self._noun_phrase(sentence)
         return kind
 
     def _polarity(self, sentence: Sentence) -> None:
@@ -308,7 +312,7 @@ def generate(count: int, seed: str, taken: set[str]) -> list[tuple[str, int, str
     return examples
 
 
-def load_builtin(train: int = 3000, validation: int = 500, seed: int = 0) -> TaskData:
+def load_builtin(train: int = 2400, validation: int = 1000, seed: int = 0) -> TaskData:
     """Generates the built-in task.
 
     Args:

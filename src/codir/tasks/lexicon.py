@@ -60,15 +60,3 @@ DEMONSTRATIVES = (("this", "these"), ("that", "those"))
 MODALS = ("can", "will", "must", "should")
 CONJUNCTIONS = ("and", "but")
 REFLEXIVES = ("himself", "herself", "themselves")
-REFLEXIVE_VERBS = (
-    "blamed",
-    "praised",
-    "trusted",
-    "introduced",
-    "defended",
-    "surprised",
-    "described",
-    "prepared",
-    "hurt",
-    "helped",
-)
