@@ -1,0 +1,125 @@
+"""Judges the teacher and its students on the validation data: scores, agreement, size and speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from codir.models.inference import predict_logits
+from codir.models.loading import count_parameters
+from codir.tasks.metrics import compute_metrics
+from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
+from codir.workflows.prepare import Distillation, main_role
+from codir.workflows.student_run import predictions
+from codir.workflows.timing import Timing, measure, model_size
+
+TIMED_SEQUENCES = 256
+
+
+def teacher_on_validation(parts: Distillation, console: Console) -> dict[str, np.ndarray]:
+    """Returns the teacher's logits on every validation split, in the student's order of classes."""
+    found = {}
+    for name, split in parts.validation.items():
+        if parts.config.cache:
+            found[name] = parts.teacher_outputs(split, frozenset(), console, name).logits.numpy()
+        else:
+            prefix = "teacher_" if "teacher_input_ids" in split.column_names else ""
+            raw = predict_logits(
+                parts.teacher.model, split, parts.teacher_tokenizer or parts.tokenizer, prefix=prefix
+            )
+            found[name] = raw[:, list(parts.teacher.logit_order)]
+    return found
+
+
+def compare(
+    parts: Distillation,
+    students: dict[str, PreTrainedModel],
+    sizes: dict[str, int],
+    teacher_logits: dict[str, np.ndarray],
+) -> Comparison:
+    """Judges every model in fp32 on every validation split and times teacher and student in turns.
+
+    Args:
+        parts: models and encoded data.
+        students: trained students by role.
+        sizes: bytes of their model files by role.
+        teacher_logits: by validation split, [n, C].
+    """
+    config = parts.config
+    task, main_split = parts.task, parts.data.main_split
+    labels = {name: np.asarray(split["labels"]) for name, split in parts.validation.items()}
+    timings = _time(parts, students[main_role(config.objectives)])
+
+    def row(
+        title: str,
+        role: Any,
+        logits: dict[str, np.ndarray],
+        model: PreTrainedModel,
+        size: int | None,
+        speed: Timing,
+    ) -> ModelRow:
+        metrics: dict[str, float] = {}
+        for name, values in logits.items():
+            scores = compute_metrics(task.metrics, values, labels[name])
+            metrics.update(
+                {key if name == main_split else f"{name}/{key}": score for key, score in scores.items()}
+            )
+        own = predictions(logits[main_split], task)
+        teachers = predictions(teacher_logits[main_split], task)
+        total, embedding = count_parameters(model)
+        return ModelRow(
+            name=title,
+            role=role,
+            metrics=metrics,
+            main_metric=task.main_metric,
+            agreement=agreement(own, teachers, task.kind == "regression"),
+            parameters=total,
+            embedding_parameters=embedding,
+            bytes=size,
+            timing=speed,
+            predictions=own,
+        )
+
+    teacher_folder = Path(config.teacher)
+    teacher_bytes = model_size(teacher_folder) if teacher_folder.is_dir() else None
+    rows = [
+        row(
+            TITLES["teacher"],
+            "teacher",
+            teacher_logits,
+            parts.teacher.model,
+            teacher_bytes,
+            timings["teacher"],
+        )
+    ]
+    others: tuple[Role, ...] = ("finetune", "kd", "codir")
+    for role in others:
+        model = students.get(role)
+        if model is None:
+            continue
+        logits = {
+            name: predict_logits(model, split, parts.tokenizer) for name, split in parts.validation.items()
+        }
+        # The students share one architecture, so one measurement stands for all of them.
+        rows.append(row(TITLES[role], role, logits, model, sizes[role], timings["student"]))
+    return Comparison(rows, labels=labels[main_split])
+
+
+def _time(parts: Distillation, student: PreTrainedModel) -> dict[str, Timing]:
+    split = parts.data.validation[parts.data.main_split]
+    chosen = split.select(range(min(TIMED_SEQUENCES, len(split))))
+    pairs = list(chosen["text_pair"]) if "text_pair" in chosen.column_names else [None] * len(chosen)
+    texts = [
+        (first, second) if second is not None else first
+        for first, second in zip(chosen["text"], pairs, strict=True)
+    ]
+    models = {
+        "teacher": (parts.teacher.model, parts.teacher_tokenizer or parts.tokenizer),
+        "student": (student, parts.tokenizer),
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return measure(models, texts, max_length=parts.config.data.max_length, device=device)
