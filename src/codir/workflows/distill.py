@@ -19,6 +19,7 @@ from codir.storage import read_json, write_json, write_text
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import TITLES, Comparison
 from codir.workflows.environment import environment
+from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
 from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder

@@ -56,7 +56,7 @@ def compare(
 
     def row(
         title: str,
-        role: Any,
+        role: Role,
         logits: dict[str, np.ndarray],
         model: PreTrainedModel,
         size: int | None,
