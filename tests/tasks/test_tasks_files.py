@@ -216,6 +216,12 @@ BAD = {
         '{"text":"a","label":1}\n{"text":7,"label":0}\n',
         r"line 2: .* is not a text but 7",
     ),
+    "half a surrogate": (
+        "a.jsonl",
+        '{"text":"a\\ud800","label":1}\n',
+        r"line 1: the text .* is not valid Unicode",
+    ),
+    "short row of tabs": ("a.tsv", 'label\ttext\nx\t" one\ny\nx\ttwo "\ny\tb\n', r"line 3: 1 fields"),
     "key left out": ("a.jsonl", '{"text":"a","label":1}\n{"text":"b"}\n', r"line 2: the label .* is missing"),
     "json nan": ("a.jsonl", '{"text":"a","label":1}\n{"text":"b","label":NaN}\n', r"line 2: the label .*NaN"),
     "list as label": (

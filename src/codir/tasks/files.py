@@ -180,19 +180,25 @@ def load_texts(
 
 def _require_texts(rows: Rows, column: str) -> None:
     """Raises `DataError` with the line of the first value that is missing, empty, or not a text."""
-    bad = [
-        i for i, value in enumerate(rows.values[column]) if not isinstance(value, str) or not value.strip()
-    ]
-    if not bad:
-        return
-    value = rows.values[column][bad[0]]
-    what = (
-        "empty" if isinstance(value, str) else "missing" if value is None else f"not a text but {value!r:.60}"
-    )
-    more = f" (and so in {len(bad) - 1} more rows)" if len(bad) > 1 else ""
-    raise DataError(
-        f"{rows.place(bad[0])}: the text in column {column!r} is {what}{more}. Remove or fill these rows."
-    )
+    bad = [i for i, value in enumerate(rows.values[column]) if _fault(value)]
+    if bad:
+        more = f" (and {len(bad) - 1} more rows are not fit)" if len(bad) > 1 else ""
+        raise DataError(
+            f"{rows.place(bad[0])}: the text in column {column!r} is {_fault(rows.values[column][bad[0]])}{more}. "
+            "Remove or fill these rows."
+        )
+
+
+def _fault(value: Any) -> str:
+    """Says what keeps a value from being a text, or nothing."""
+    if value is None:
+        return "missing"
+    if not isinstance(value, str):
+        return f"not a text but {value!r:.60}"
+    if not value.strip():
+        return "empty"
+    # JSON can spell half a surrogate pair, which no encoding can write
+    return "" if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value) else "not valid Unicode"
 
 
 def _hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -45,7 +45,7 @@ def class_name(value: Any) -> str:
     number = _number(value)
     if number is not None and number.is_integer():
         return str(int(number))
-    return text if isinstance(value, str) else repr(value)
+    return text
 
 
 def require_labels(rows: Rows, column: str) -> None:

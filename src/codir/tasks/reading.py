@@ -197,14 +197,17 @@ def _tabs(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
     If every line by itself has as many fields as the header, then quotes are quoting only where *every* field that
     starts with a quote is one complete quoted field; else they are characters like any other, and a leading quote
-    cannot swallow rows. If the lines do not fit the header, some field must span lines: read as quoted.
+    cannot swallow rows. If the lines do not fit the header, some field must span lines: read as quoted. A field that
+    spans lines *and* holds tabs has swallowed rows: then the lines as they are show which of them is broken.
     """
     lines = [(number, line.split("\t")) for number, line in enumerate(plain_lines(text), 1) if line]
     if len({len(fields) for _, fields in lines}) > 1:
-        if any(field.startswith('"') for _, fields in lines for field in fields):
-            yield from _quoted(path, text, "\t")
-        else:
-            yield from lines
+        try:
+            records = list(_quoted(path, text, "\t"))
+        except DataError:
+            records = lines
+        swallowed = any("\n" in field and "\t" in field for _, fields in records for field in fields)
+        yield from lines if swallowed else records
         return
     quoted = all(
         _QUOTED_FIELD.fullmatch(field) for _, fields in lines for field in fields if field.startswith('"')
