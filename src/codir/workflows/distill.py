@@ -17,7 +17,7 @@ from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.workflows.card import CardInfo, model_card
-from codir.workflows.comparison import TITLES, Comparison
+from codir.workflows.comparison import Comparison
 from codir.workflows.environment import environment
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
@@ -102,7 +102,7 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
         needs = needs_of(objectives)
         taught = on_train if needs.teacher_logits or needs.pooled else None
 
-        def train(role: str = role, objectives: Any = objectives, taught: Any = taught) -> None:
+        with contextlib.nullcontext() if main else folders[role].running():
             students[role], costs[role] = train_into(
                 folders[role],
                 parts.fresh_student(),
@@ -110,16 +110,10 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
                 config.training,
                 example,
                 console,
-                TITLES[role],
+                parts.title(role),
                 teacher=taught,
                 teacher_tokenizer=parts.teacher_tokenizer,
             )
-
-        if main:
-            train()
-        else:
-            with folders[role].running():
-                train()
 
     sizes = {role: model_size(folder.path) for role, folder in folders.items()}
     comparison = compare(parts, students, sizes, teacher_logits)

@@ -105,7 +105,7 @@ def compare(
             name: predict_logits(model, split, parts.tokenizer) for name, split in parts.validation.items()
         }
         # The students share one architecture, so one measurement stands for all of them.
-        rows.append(row(TITLES[role], role, logits, model, sizes[role], timings["student"]))
+        rows.append(row(parts.title(role), role, logits, model, sizes[role], timings["student"]))
     return Comparison(rows, labels=labels[main_split])
 
 

@@ -33,6 +33,7 @@ from codir.tasks.encoding import encode, same_tokenizer
 from codir.tasks.task import Task, TaskData
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
+from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
 from codir.workflows.progress import progress_bar
 
@@ -61,12 +62,19 @@ class Distillation:
     student: PreTrainedModel
     train: Dataset
     validation: dict[str, Dataset]
-    objectives: dict[str, dict[str, Any]]
+    objectives: dict[Role, dict[str, Any]]
 
     @property
     def task(self) -> Task:
         """The task."""
         return self.data.task
+
+    def title(self, role: Role) -> str:
+        """Returns what the table calls the student of a role: a recipe beside the three usual ones gives its name."""
+        usual = self.config.recipe in ("codir-fine", "kd", "finetune") or role != main_role(
+            self.config.objectives
+        )
+        return TITLES[role] if usual else f"{self.config.recipe} student"
 
     def fresh_student(self) -> PreTrainedModel:
         """Returns the student before training; each call gives the same weights in a model of its own."""
@@ -121,7 +129,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         )
 
     train = encoded(data.train)
-    objectives: dict[str, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
+    objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
     if config.kd and "kd" not in objectives:
         objectives["kd"] = load_recipe("kd").settings["objectives"]
     if config.baseline and "finetune" not in objectives:
@@ -140,7 +148,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     )
 
 
-def main_role(objectives: Mapping[str, Any]) -> str:
+def main_role(objectives: Mapping[str, Any]) -> Role:
     """Returns the role of the main student in the table, by what it learns from."""
     if set(objectives) == {"task"}:
         return "finetune"
@@ -186,7 +194,7 @@ def _match(
 
 
 def _check(
-    objectives: Mapping[str, Mapping[str, Any]],
+    objectives: Mapping[Role, Mapping[str, Any]],
     train: Dataset,
     student: PreTrainedModel,
     teacher: FrozenTeacher,
