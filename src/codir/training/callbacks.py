@@ -82,6 +82,7 @@ class ProgressLine(TrainerCallback):
             self.console.print(
                 f"{self.label}: step {state.global_step}/{state.max_steps}, {left / 60:.1f} min left{self.recent}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def on_log(
@@ -104,7 +105,9 @@ class ProgressLine(TrainerCallback):
         }
         if shown:
             text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
-            self.console.print(f"{self.label}: epoch {state.epoch or 0:.1f}, {text}", highlight=False)
+            self.console.print(
+                f"{self.label}: epoch {state.epoch or 0:.1f}, {text}", highlight=False, soft_wrap=True
+            )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -68,15 +68,17 @@ def distill(
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
             result = _read(run)
         else:
-            run.save_config(resolved_yaml(config))
+            run.check_same(resolved_yaml(config))
             result = _distill(config, run, console)
     _show(result, console)
     return result
 
 
 def _distill(config: DistillConfig, run: RunFolder, console: Console) -> DistillResult:
-    write_json(run.environment, environment(config.training.seed, config.training.precision))
     parts = prepare(config, console)
+    # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
+    run.save_config(resolved_yaml(config))
+    write_json(run.environment, environment(config.training.seed, config.training.precision))
     table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
     for what, value in student_lines(config, parts.student, parts.teacher.model):
         table.add_row(f"  {what}", value)
@@ -90,7 +92,12 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
     teacher_logits = teacher_on_validation(parts, console)
     main_split = parts.data.main_split
     example = Example(
-        parts.task, parts.train, parts.validation[main_split], parts.tokenizer, teacher_logits[main_split]
+        parts.task,
+        parts.train,
+        parts.validation[main_split],
+        parts.tokenizer,
+        teacher_logits[main_split],
+        parts.label_ids,
     )
 
     students: dict[str, PreTrainedModel] = {}

@@ -63,7 +63,7 @@ def finetune(
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
             result = FinetuneResult(run.path, content["metrics"], Cost(**content["cost"]))
         else:
-            run.save_config(resolved_yaml(config))
+            run.check_same(resolved_yaml(config))
             result = _finetune(config, run, console)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     console.print(
@@ -74,7 +74,6 @@ def finetune(
 
 
 def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> FinetuneResult:
-    write_json(run.environment, environment(config.training.seed, config.training.precision))
     data = load_data(config.data)
     task = data.task
     assert data.train is not None, "load_data gives a training split unless asked not to"
@@ -94,6 +93,9 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         for name, split in data.validation.items()
     }
     example = Example(task, train, validation[data.main_split], tokenizer)
+    # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
+    run.save_config(resolved_yaml(config))
+    write_json(run.environment, environment(config.training.seed, config.training.precision))
     model, cost = train_into(run, model, {"task": {}}, config.training, example, console, "teacher")
     metrics: dict[str, float] = {}
     for name, split in validation.items():

@@ -14,7 +14,7 @@ from codir.models.loading import count_parameters
 from codir.tasks.metrics import compute_metrics
 from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.prepare import Distillation, main_role
-from codir.workflows.student_run import predictions
+from codir.workflows.student_run import in_data_order, predictions
 from codir.workflows.timing import Timing, measure, model_size
 
 TIMED_SEQUENCES = 256
@@ -51,7 +51,7 @@ def compare(
     """
     config = parts.config
     task, main_split = parts.task, parts.data.main_split
-    labels = {name: np.asarray(split["labels"]) for name, split in parts.validation.items()}
+    labels = {name: np.asarray(split["label"]) for name, split in parts.data.validation.items()}
     timings = _time(parts, students[main_role(config.objectives)])
 
     def row(
@@ -64,12 +64,14 @@ def compare(
     ) -> ModelRow:
         metrics: dict[str, float] = {}
         for name, values in logits.items():
-            scores = compute_metrics(task.metrics, values, labels[name])
+            scores = compute_metrics(task.metrics, in_data_order(values, parts.label_ids), labels[name])
             metrics.update(
                 {key if name == main_split else f"{name}/{key}": score for key, score in scores.items()}
             )
-        own = predictions(logits[main_split], task)
-        teachers = predictions(teacher_logits[main_split], task)
+        own, teachers = (
+            predictions(in_data_order(values[main_split], parts.label_ids), task)
+            for values in (logits, teacher_logits)
+        )
         total, embedding = count_parameters(model)
         return ModelRow(
             name=title,

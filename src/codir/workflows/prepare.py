@@ -52,6 +52,7 @@ class Distillation:
         train: encoded training split; `example_id` numbers its rows.
         validation: encoded validation splits.
         objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
+        label_ids: the students' class id for each of the data's classes; None for regression.
     """
 
     config: DistillConfig
@@ -63,6 +64,7 @@ class Distillation:
     train: Dataset
     validation: dict[str, Dataset]
     objectives: dict[Role, dict[str, Any]]
+    label_ids: tuple[int, ...] | None = None
 
     @property
     def task(self) -> Task:
@@ -145,6 +147,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         train=train,
         validation={name: encoded(split) for name, split in data.validation.items()},
         objectives=objectives,
+        label_ids=label_ids,
     )
 
 

@@ -57,8 +57,8 @@ class RunFolder:
     def open(cls, path: str | Path, resume: bool = False) -> Iterator[RunFolder]:
         """Holds a run folder for the block, alone, and records in `run.json` how the block ended.
 
-        A new run needs a folder that is missing or empty; `resume` needs one that holds a run. A finished run
-        that is resumed stays as it is: ask `finished` first.
+        A new run needs a folder that is missing or empty; `resume` needs one that holds a run, even one that was
+        stopped before it had done anything. A finished run that is resumed stays as it is: ask `finished` first.
 
         Args:
             path: the folder.
@@ -83,7 +83,7 @@ class RunFolder:
             raise RunError(f"{self.path} is a file, not a folder. Choose another --output.")
         content = self._content()
         if resume:
-            if not self.is_run:
+            if not self.is_run and (content or not self.status):
                 what = "does not exist" if not self.path.exists() else "holds no run"
                 raise RunError(
                     f"Nothing to resume: {self.path} {what}. Leave out --resume to start a new run."

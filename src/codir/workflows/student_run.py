@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class Example:
         validation: encoded main validation split.
         tokenizer: the student's.
         teacher_logits: [n, C] the teacher's on the validation split, for the agreement; None without a teacher.
+        label_ids: the student's class id for each of the data's classes; None if they are the same.
     """
 
     task: Task
@@ -68,11 +69,17 @@ class Example:
     validation: Dataset
     tokenizer: PreTrainedTokenizerBase
     teacher_logits: np.ndarray | None = None
+    label_ids: tuple[int, ...] | None = None
 
 
 def predictions(logits: np.ndarray, task: Task) -> np.ndarray:
     """Returns [n] class ids, or the scores of a regression."""
     return logits[:, 0] if task.kind == "regression" else logits.argmax(axis=-1)
+
+
+def in_data_order(logits: np.ndarray, label_ids: Sequence[int] | None) -> np.ndarray:
+    """Brings a student's logits [n, C] into the data's order of classes: F1 counts one of them as the positive one."""
+    return logits if label_ids is None else logits[:, list(label_ids)]
 
 
 def train_into(
@@ -108,11 +115,15 @@ def train_into(
     marker = run.path / MARKER
     if marker.is_file():
         console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
+        _tidy(run, training)  # it may have been killed just before
         return load_classifier(run.path), Cost(**read_json(marker))
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
-        scores = compute_metrics(data.task.metrics, logits, np.asarray(prediction.label_ids))
+        labels = np.asarray(prediction.label_ids)
+        if data.label_ids is not None:
+            labels = np.argsort(data.label_ids)[labels]
+        scores = compute_metrics(data.task.metrics, in_data_order(logits, data.label_ids), labels)
         if data.teacher_logits is not None:
             own, teachers = predictions(logits, data.task), predictions(data.teacher_logits, data.task)
             scores["agreement"] = agreement(own, teachers, data.task.kind == "regression")
@@ -150,9 +161,13 @@ def train_into(
     )
     run.publish(trainer.student, data.tokenizer)
     write_json(marker, asdict(cost))
+    _tidy(run, training)
+    return trainer.student, cost
+
+
+def _tidy(run: RunFolder, training: TrainingConfig) -> None:
     if not training.keep_checkpoints:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-    return trainer.student, cost
 
 
 def _notes_table(label: str, notes: list[str]) -> Table:
