@@ -1,10 +1,9 @@
 # `make demo` and `make test` work on a machine that has only Python 3.11, pip, make and git.
-PYTHON ?= python3.11
+# python3.11 where there is one of that name, else whatever python3 is (3.11 or newer)
+PYTHON := $(shell command -v python3.11 >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The machine that has no python3.11 under that name but a new enough python3
-PYTHON := $(shell command -v $(PYTHON) >/dev/null 2>&1 && echo $(PYTHON) || echo python3)
 
 .PHONY: demo test test-slow check format bench clean
 
@@ -17,10 +16,10 @@ demo: $(STAMP)  ## fine-tune a teacher, distil a half-depth student, print the t
 	$(BIN)/codir demo --output runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
