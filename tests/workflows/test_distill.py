@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CRD, TRAINING, World, quiet, sentences, write_table
 from safetensors import safe_open
+from small_world import CRD, TRAINING, World, quiet, sentences, write_table
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
