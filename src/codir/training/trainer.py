@@ -14,6 +14,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
@@ -25,6 +26,7 @@ from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape
 from codir.objectives.base import ObjectiveContext
 from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of
+from codir.storage import human_bytes
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.training import checkpoints
@@ -361,14 +363,30 @@ class DistillationTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            checkpoints.seal(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # What PyTorch's writer says of a full disk is a RuntimeError about its own positions.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            raise self._not_written(folder, error) from error
         finally:
             self.args.save_total_limit = limit
-        checkpoints.seal(folder)
         rotate_checkpoints(
             output_dir=self._run_dir,
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=False,
+        )
+
+    def _not_written(self, folder: Path, error: Exception) -> RunError:
+        shutil.rmtree(folder, ignore_errors=True)
+        left = checkpoints.checkpoints(self._run_dir)
+        kept = f"{left[0].name} is whole" if left else "there is none before it"
+        free = human_bytes(shutil.disk_usage(self._run_dir).free)
+        reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
+        return RunError(
+            f"The checkpoint {folder} could not be written: {reason} (free on this disk: {free}; {kept}). Free some "
+            "space, then the same command with --resume goes on."
         )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

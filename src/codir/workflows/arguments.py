@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from codir.errors import ConfigError, nearest
 from codir.recipes.config import TrainingConfig
@@ -27,7 +29,8 @@ def to_arguments(
         examples: number of training examples, from which the logging interval follows.
 
     Raises:
-        ConfigError: `training.arguments` names something transformers does not know, or a value it refuses.
+        ConfigError: `training.arguments` names something transformers does not know, or a value it refuses; a logger
+            that is unknown or not installed.
     """
     known = {field.name for field in fields(DistillationArguments) if field.init}
     for name in training.arguments:
@@ -35,6 +38,7 @@ def to_arguments(
             raise ConfigError(
                 f"training.arguments.{name} is no argument of transformers' TrainingArguments{nearest(name, known)}."
             )
+    _check_loggers(training.report_to)
     precision = resolve_precision(training.precision)
     every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
     if training.evaluate_every != "epoch":
@@ -76,3 +80,18 @@ def to_arguments(
         return DistillationArguments(**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"transformers refuses the training arguments: {error}") from error
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    for name in names:
+        if name in ("all", "none"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(
+                f"training.report_to names {name!r}, which is no logger{nearest(name, INTEGRATION_TO_CALLBACK)}. "
+                f"There are {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise ConfigError(f"training.report_to names {name!r}: {error}") from error

@@ -17,6 +17,8 @@ from codir.recipes.loading import load_finetune, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.tasks.encoding import encode
 from codir.tasks.metrics import compute_metrics
+from codir.training.precision import resolve_precision
+from codir.workflows.arguments import to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
@@ -79,6 +81,9 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
         console.print(note, highlight=False)
+    to_arguments(
+        config.training, run.checkpoints, task.main_metric, len(data.train)
+    )  # refuses what is wrong, early
     set_seed(config.training.seed)  # the classifier's fresh weights
     model = load_classifier(
         config.model,
@@ -92,10 +97,14 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         name: encode(split, tokenizer, config.data.max_length, config=model.config)
         for name, split in data.validation.items()
     }
+    # Only now is it a run: a refusal above leaves the folder free for the next attempt.
+    run.save_config(resolved_yaml(config))
+    write_json(
+        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
+    )
     example = Example(task, train, validation[data.main_split], tokenizer)
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
     run.save_config(resolved_yaml(config))
-    write_json(run.environment, environment(config.training.seed, config.training.precision))
     model, cost = train_into(run, model, {"task": {}}, config.training, example, console, "teacher")
     metrics: dict[str, float] = {}
     for name, split in validation.items():

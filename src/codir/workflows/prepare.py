@@ -33,6 +33,7 @@ from codir.tasks.encoding import encode, same_tokenizer
 from codir.tasks.task import Task, TaskData
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
+from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
 from codir.workflows.progress import progress_bar
@@ -108,6 +109,8 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
         console.print(note, highlight=False)
+    # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
+    to_arguments(config.training, config.output, data.task.main_metric, len(data.train))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_classifier(config.teacher)
     teacher_tokenizer = load_tokenizer(config.teacher)
