@@ -16,6 +16,7 @@ from codir.objectives.registry import needs_of
 from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
+from codir.training.precision import resolve_precision
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import Comparison
 from codir.workflows.environment import environment
