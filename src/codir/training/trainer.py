@@ -124,6 +124,7 @@ class DistillationTrainer(Trainer):
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._stop_signal: str | None = None
+        self._resumed = False
         super().__init__(
             model=self.distillation,
             args=args,
@@ -233,6 +234,9 @@ class DistillationTrainer(Trainer):
                 logs[name] = float(total) / self._counts[name]
             self._sums.clear()
             self._counts.clear()
+        if self._resumed:
+            # transformers divides the loss since the resume by all steps: a number that means nothing
+            logs.pop("train_loss", None)
         super().log(logs, start_time)
 
     # ---- order of the examples ---------------------------------------------------------------------------------
@@ -291,6 +295,7 @@ class DistillationTrainer(Trainer):
             reason = checkpoints.damage(resume)
             if reason:
                 raise RunError(f"The checkpoint {resume} cannot be used: {reason}. Resume from an older one.")
+        self._resumed = resume is not None
         if resume is None and self._prefill:
             self._prefill_objectives()
         with self._signals():
