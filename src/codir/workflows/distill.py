@@ -79,7 +79,9 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
     parts = prepare(config, console)
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
     run.save_config(resolved_yaml(config))
-    write_json(run.environment, environment(config.training.seed, config.training.precision))
+    write_json(
+        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
+    )
     table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
     for what, value in student_lines(config, parts.student, parts.teacher.model):
         table.add_row(f"  {what}", value)

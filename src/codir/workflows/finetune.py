@@ -103,8 +103,6 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )
     example = Example(task, train, validation[data.main_split], tokenizer)
-    # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
-    run.save_config(resolved_yaml(config))
     model, cost = train_into(run, model, {"task": {}}, config.training, example, console, "teacher")
     metrics: dict[str, float] = {}
     for name, split in validation.items():

@@ -105,6 +105,8 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     Raises:
         CodirError: whatever would fail later, with the way out.
     """
+    model = load_classifier(config.teacher)
+    teacher_tokenizer = load_tokenizer(config.teacher)
     data = load_data(config.data)
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
@@ -112,8 +114,6 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
     to_arguments(config.training, config.output, data.task.main_metric, len(data.train))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_classifier(config.teacher)
-    teacher_tokenizer = load_tokenizer(config.teacher)
     student, tokenizer = _student(config.student, model, teacher_tokenizer, config.training.seed)
     label_ids, logit_order = _match(data.task, student, model)
     teacher = FrozenTeacher(model, logit_order).to(device)
