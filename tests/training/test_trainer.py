@@ -299,6 +299,17 @@ def test_a_moved_run_folder_finds_its_best_checkpoint(tmp_path, models):
     assert Path(str(moved.state.best_model_checkpoint)).parent == tmp_path / "there"
 
 
+def test_gradient_checkpointing_changes_no_loss(tmp_path, models):
+    histories = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        trainer = make_trainer(folder, models, gradient_checkpointing=wanted, **ONE_EPOCH)
+        trainer.train()
+        assert trainer.student.is_gradient_checkpointing == wanted
+        histories.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+
+
 def test_prefilled_bank(tmp_path, models):
     objectives = {"task": {}, "crd": {"k": 10, "dim": 8, "bank_init": "student"}}
     trainer = make_trainer(tmp_path, models, objectives, **ONE_EPOCH)
@@ -326,6 +337,14 @@ def test_bad_settings(tmp_path, models, monkeypatch):
         DistillationArguments(output_dir=str(tmp_path), average_tokens_across_devices=True)
     with pytest.raises(ConfigError, match="remove_unused_columns"):
         DistillationArguments(output_dir=str(tmp_path), remove_unused_columns=True)
+    for name, value in {
+        "label_smoothing_factor": 0.1,
+        "neftune_noise_alpha": 5.0,
+        "save_only_model": True,
+        "auto_find_batch_size": True,
+    }.items():
+        with pytest.raises(ConfigError, match=f"{name} is not supported"):
+            DistillationArguments(output_dir=str(tmp_path), **{name: value})
     with pytest.raises(ConfigError, match=r"crd\.k=61 does not fit N=60"):
         make_trainer(tmp_path, models, {"task": {}, "crd": {"k": 61}})
     with pytest.raises(ConfigError, match="0"):

@@ -8,6 +8,14 @@ from transformers import TrainingArguments
 
 from codir.errors import ConfigError
 
+# What transformers' Trainer does in places that distillation replaces: better refused than silently left out.
+_UNSUPPORTED = {
+    "label_smoothing_factor": "the task's loss is an objective of its own and would not see it",
+    "neftune_noise_alpha": "the student is wrapped together with the objectives, where it would find no embeddings",
+    "save_only_model": "checkpoints without optimiser and bank could not be resumed",
+    "auto_find_batch_size": "a second attempt would start from the bank and the weights of the first",
+}
+
 
 @dataclass
 class DistillationArguments(TrainingArguments):
@@ -53,6 +61,9 @@ class DistillationArguments(TrainingArguments):
             )
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be False: it would drop the example ids.")
+        for name, why in _UNSUPPORTED.items():
+            if getattr(self, name):
+                raise ConfigError(f"{name} is not supported: {why}.")
         if self.fsdp or self.deepspeed:
             raise ConfigError("fsdp and deepspeed are not supported: the memory bank is kept by one process.")
         self.label_names = ["labels"]

@@ -77,6 +77,12 @@ class DistillationModel(nn.Module):
             loss = nn.functional.cross_entropy(logits.float(), labels)
         return {"loss": loss, "logits": logits}
 
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""
+        self.student.gradient_checkpointing_enable(**settings)
+
     def extra_state_tensors(self) -> dict[str, Tensor]:
         """Collects the objectives' untrained state, named `objective/key`, for a checkpoint."""
         return {

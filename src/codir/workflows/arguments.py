@@ -76,6 +76,8 @@ def to_arguments(
         **every,
         **training.arguments,
     }
+    if "metric_for_best_model" in training.arguments and "greater_is_better" not in training.arguments:
+        del settings["greater_is_better"]  # transformers knows that of a loss the smallest is the best
     try:
         return DistillationArguments(**settings)
     except (ValueError, TypeError) as error:
