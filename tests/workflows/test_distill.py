@@ -423,7 +423,9 @@ def test_regression(world: World, tmp_path: Path) -> None:
         tmp_path / "run", teacher=str(world.regression), data=world.data(label="score"), kd=True
     )
     done = distill(**settings, console=console)
-    assert "any, K = 10" in console.file.getvalue()  # type: ignore[attr-defined]
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "any, K = 10" in printed
+    assert "LABEL_0" not in printed
     student = AutoModelForSequenceClassification.from_pretrained(done.output)
     assert student.config.num_labels == 1
     assert student.config.problem_type == "regression"

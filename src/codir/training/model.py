@@ -77,9 +77,7 @@ class DistillationModel(nn.Module):
             loss = nn.functional.cross_entropy(logits.float(), labels)
         return {"loss": loss, "logits": logits}
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
         """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""
         self.student.gradient_checkpointing_enable(**settings)
 

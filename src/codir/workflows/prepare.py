@@ -242,5 +242,6 @@ def student_lines(
             (f"block {i}", f"copied from the teacher's block {block}")
             for i, block in enumerate(blocks, start=1)
         ]
-    lines.append(("classes", ", ".join(class_names(student.config).values())))
+    names = class_names(student.config)
+    lines.append(("classes", ", ".join(names.values()) if len(names) > 1 else "none: one score"))
     return lines
