@@ -30,8 +30,10 @@ format: $(STAMP)
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
-bench: $(STAMP)
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(STAMP)  ## one after the other, each prints its goal and whether it was met; BENCH=--quick for a trial
+	for file in benchmarks/bench_*.py; do \
+	  echo; echo "== $$file"; OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python $$file $(BENCH) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV)

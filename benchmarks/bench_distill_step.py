@@ -184,7 +184,9 @@ def measure(
     profile: bool = False,
 ) -> Turns:
     """Trains every variant for the same steps, in turns."""
-    turns = Turns(names, steps, {name: cProfile.Profile() for name in names} if profile else {})
+    turns = Turns(
+        names, steps, {name: cProfile.Profile(time.process_time) for name in names} if profile else {}
+    )
     objectives: dict[str, Any] = load_recipe("codir-fine").settings["objectives"]
     plain = {"task": objectives["task"]}
     with tempfile.TemporaryDirectory() as folder:
