@@ -254,7 +254,7 @@ def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path:
         (["training.arguments={gradient_checkpoint: true}"], "did you mean 'gradient_checkpointing'?"),
         (["training.arguments={optim: no_such}"], "no_such"),
         (["training.report_to=[wandbb]"], "did you mean 'wandb'?"),
-        (["training.report_to=[mlflow]"], "MLflowCallback requires mlflow to be installed"),
+        (["training.report_to=[codecarbon]"], "to be installed"),
         (["student.init=[1,9]", "student.layers=2"], "9"),
         (["student.init=sprad"], "student.init"),
     ],

@@ -17,8 +17,10 @@ import pytest
 import yaml
 from small_world import World, quiet
 from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
 
 from codir import distill, finetune
+from codir.cli.main import app
 from codir.errors import CodirError
 from codir.recipes.loading import load_distill
 from codir.teacher import cache as cache_module
@@ -160,6 +162,52 @@ def test_killed_everywhere_and_resumed(world: World, whole: Path, tmp_path: Path
 
 
 @needs_fork
+def test_a_damaged_checkpoint_falls_back_and_says_so(
+    world: World, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = steps_settings(world, tmp_path / "run")
+
+    def work() -> None:
+        at_call(DistillationTrainer, "training_step", 10)()
+        distill(**settings, console=quiet())
+
+    assert forked(work) == -signal.SIGKILL
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert found == ["checkpoint-4", "checkpoint-8"]
+    weights = tmp_path / "run" / "checkpoints" / "checkpoint-8" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-10] ^= 1
+    weights.write_bytes(content)
+    distill(**settings, resume=True, console=quiet())
+    assert "checkpoint-8 is damaged (the content of model.safetensors has changed)" in caplog.text
+    assert_same_result(whole, tmp_path / "run")
+
+
+@needs_fork
+def test_ctrl_c_while_the_teacher_computes(world: World, tmp_path: Path) -> None:
+    arguments = command(world, tmp_path / "run", tmp_path, cache_dir=str(tmp_path / "cache"))[3:]
+
+    def work() -> None:
+        def interrupted(*_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        cache_module._compute = interrupted
+        done = CliRunner().invoke(app, arguments)
+        (tmp_path / "said").write_text(f"{done.exit_code} {done.output}")
+
+    assert forked(work) == 0
+    said = " ".join((tmp_path / "said").read_text().split())
+    assert said.startswith("130 ")
+    assert "--resume goes on" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "cache").glob(".building*"))
+    done = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert done.exit_code == 0, done.output
+
+
+@needs_fork
 @pytest.mark.parametrize("step", [1, 6, 12])
 def test_a_killed_fine_tuning(world: World, tmp_path: Path, step: int) -> None:
     settings = {
@@ -210,36 +258,35 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], Any], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        if process.poll() is not None:
-            raise AssertionError(f"ended too early: {process.communicate()}")
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(world: World, tmp_path: Path) -> None:
+@needs_fork
+def test_ctrl_c_saves_says_how_to_go_on_and_keeps_others_out(world: World, tmp_path: Path) -> None:
     # 2000 epochs cannot end before the signal comes
     training = {**world.settings(tmp_path)["training"], "epochs": 2000, "evaluate_every": 10_000}
     output = tmp_path / "run"
-    arguments = command(world, output, tmp_path, training=training)
-    process = start(arguments, tmp_path)
-    wait_for(process, lambda: (output / "log.jsonl").exists() and (output / "log.jsonl").stat().st_size)
-    others = [start(arguments, tmp_path), start([*arguments, "--resume"], tmp_path)]
-    second, resumed = (other.communicate(timeout=90)[1] for other in others)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "Stopped by SIGINT after step" in errors
-    assert "--resume" in errors
+    arguments = command(world, output, tmp_path, training=training)[3:]
+
+    def work(name: str, *more: str) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        done = CliRunner().invoke(app, [*arguments, *more])
+        (tmp_path / name).write_text(f"{done.exit_code} {' '.join(done.output.split())}")
+
+    child = begin(lambda: work("first"))
+    limit = time.monotonic() + 60
+    while not (output / "log.jsonl").exists() or not (output / "log.jsonl").stat().st_size:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert [forked(lambda: work("second")), forked(lambda: work("resumed", "--resume"))] == [0, 0]
+    os.kill(child, signal.SIGINT)
+    assert end(child) == 0
+    first, second, resumed = ((tmp_path / name).read_text() for name in ("first", "second", "resumed"))
+    assert first.startswith("130 ")
+    assert "Stopped by SIGINT after step" in first
+    assert "The same command with --resume goes on from there" in first
     assert json.loads((output / "run.json").read_text())["state"] == "interrupted"
-    saved = [path.name for path in (output / "checkpoints").iterdir()]
-    assert len(saved) == 1
-    # meanwhile, nobody else got in
-    assert [other.returncode for other in others] == [2, 2]
+    assert len(list((output / "checkpoints").iterdir())) == 1
+    assert second.startswith("2 ")
     assert "already holds a run (running)" in second
+    assert resumed.startswith("2 ")
     assert "Another process is working in" in resumed
 
 
