@@ -59,9 +59,10 @@ class Reference:
         for side, (live, bank) in enumerate(zip(sides, reversed(self.banks), strict=True)):
             gathered = bank.index_select(0, chosen.view(-1)).view(BATCH, K + 1, DIM)
             powers = torch.exp(torch.bmm(gathered, live.unsqueeze(2)).squeeze(2) / TAU)
-            if self.constants[side] is None:
-                self.constants[side] = powers.mean().item() * self.examples
-            p = powers / self.constants[side]
+            constant = self.constants[side]
+            if constant is None:
+                constant = self.constants[side] = powers.mean().item() * self.examples
+            p = powers / constant
             loss = loss - torch.log(p[:, 0] / (p[:, 0] + noise + 1e-7)).sum() / BATCH
             loss = loss - torch.log(noise / (p[:, 1:] + noise + 1e-7)).sum() / BATCH
         loss.backward()
