@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from training_job import OBJECTIVES, examples, make_trainer
 
-from codir.errors import ConfigError, RunError, TrainingDivergedError
+from codir.errors import ConfigError, InterruptedRunError, RunError, TrainingDivergedError
 from codir.teacher.frozen import FrozenTeacher
 from codir.training import checkpoints
 from codir.training.arguments import DistillationArguments
@@ -297,6 +299,34 @@ def test_a_moved_run_folder_finds_its_best_checkpoint(tmp_path, models):
     moved = make_trainer(tmp_path / "there", models, {"task": {}}, **settings)
     moved.train(resume_from_checkpoint=True)
     assert Path(str(moved.state.best_model_checkpoint)).parent == tmp_path / "there"
+
+
+@pytest.mark.parametrize("moment", ["on_log", "on_step_begin", "on_step_end"])
+def test_a_signal_at_any_moment_of_a_step_saves_before_it_stops(tmp_path, models, moment):
+    class Signal(TrainerCallback):
+        pass
+
+    def send(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    setattr(Signal, moment, send)
+    trainer = make_trainer(tmp_path, models, callbacks=[Signal()], **ONE_EPOCH)
+    with pytest.raises(
+        InterruptedRunError, match=r"Stopped by SIGINT after step [23]; a checkpoint was saved"
+    ):
+        trainer.train()
+    assert [checkpoints.damage(path) for path in checkpoints.checkpoints(tmp_path)] == [None]
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path, models):
+    class Signal(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = make_trainer(tmp_path, models, callbacks=[Signal()], **ONE_EPOCH)
+    with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM at the end of the training"):
+        trainer.train()
 
 
 def test_gradient_checkpointing_changes_no_loss(tmp_path, models):

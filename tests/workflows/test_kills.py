@@ -36,7 +36,7 @@ def die(*args: Any, **kwargs: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_call(target: Any, name: str, number: int, after: bool = False) -> Callable[[], None]:
+def at_call(target: Any, name: str, number: int) -> Callable[[], None]:
     """Returns what makes the n-th call of `target.name` (from 1) the last thing a process does."""
 
     def arm() -> None:
@@ -45,16 +45,25 @@ def at_call(target: Any, name: str, number: int, after: bool = False) -> Callabl
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             calls[0] += 1
-            if calls[0] == number and not after:
-                die()
-            value = function(*args, **kwargs)
             if calls[0] == number:
                 die()
-            return value
+            return function(*args, **kwargs)
 
         setattr(target, name, wrapped)
 
     return arm
+
+
+def while_published() -> None:
+    """Kills the process once the first file of a model has been moved to its place."""
+    replace = os.replace
+
+    def wrapped(source: Any, target: Any) -> None:
+        replace(source, target)
+        if ".publish-" in str(source):
+            die()
+
+    runfolder.os.replace = wrapped  # type: ignore[assignment]
 
 
 # One epoch is 12 steps, and 36 steps are the trainings of CoDIR, KD and the undistilled student.
@@ -62,10 +71,11 @@ POINTS: dict[str, Callable[[], None]] = {
     "while the cache is written": at_call(store, "write_json", 1),
     "the first training": at_call(DistillationTrainer, "training_step", 7),
     "while a checkpoint is written": at_call(DistillationTrainer, "_save_rng_state", 2),
-    "while the student is put in place": at_call(runfolder.os, "replace", 3, after=True),
+    "while the student is put in place": while_published,
     "between the student and its marker": at_call(student_run, "write_json", 1),
     "before its checkpoints are removed": at_call(student_run, "_tidy", 1),
     "the second training": at_call(DistillationTrainer, "training_step", 9),
+    "while the second student is put in place": while_published,
     "the third training": at_call(distill_module, "train_into", 3),
     "while the table is made": at_call(distill_module, "compare", 1),
     "before the card is written": at_call(distill_module, "model_card", 1),

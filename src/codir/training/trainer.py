@@ -300,10 +300,16 @@ class DistillationTrainer(Trainer):
             self._prefill_objectives()
         with self._signals():
             try:
-                return super().train(resume, trial, ignore_keys_for_eval)
+                output = super().train(resume, trial, ignore_keys_for_eval)
             finally:
                 if self.args.disable_tqdm:
                     self._progress.stop()
+            if self._stop_signal is not None:
+                raise InterruptedRunError(
+                    f"Stopped by {self._stop_signal} at the end of the training. The same command with --resume goes "
+                    "on from the last checkpoint."
+                )
+            return output
 
     def _prefill_objectives(self) -> None:
         """Runs the student once over the training examples for the objectives that start from its representations."""
@@ -343,11 +349,13 @@ class DistillationTrainer(Trainer):
                 signal.signal(number, handler)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self._stop_signal is not None:
+        # A signal that comes while this runs is for the next step: this one may not save.
+        stopping = self._stop_signal is not None
+        if stopping:
             self.control.should_save = True
             self.control.should_evaluate = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        if self._stop_signal is not None:
+        if stopping:
             raise InterruptedRunError(
                 f"Stopped by {self._stop_signal} after step {self.state.global_step}; a checkpoint was saved in "
                 f"{self._run_dir}. The same command with --resume goes on from there."

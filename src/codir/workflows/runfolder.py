@@ -241,6 +241,8 @@ class RunFolder:
         staging: Path | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.glob(f"{_STAGING}*"):  # of a process that was killed here
+                shutil.rmtree(leftover, ignore_errors=True)
             staging = Path(tempfile.mkdtemp(dir=self.path, prefix=_STAGING))
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
