@@ -152,7 +152,7 @@ def synthetic(examples: int, tokens: int, vocabulary: int) -> Dataset:
 
 
 def arguments_for(
-    folder: str, examples: int, steps: int, precision: Precision, cached: bool
+    folder: Path, examples: int, steps: int, precision: Precision, cached: bool
 ) -> DistillationArguments:
     """What `codir distill` passes on to the Trainer, but for the evaluations and checkpoints."""
     training = TrainingConfig.model_validate(
@@ -167,7 +167,7 @@ def arguments_for(
             },
         }
     )
-    arguments = to_arguments(training, Path(folder), "accuracy", examples)
+    arguments = to_arguments(training, folder, "accuracy", examples)
     arguments.eval_strategy = IntervalStrategy.NO
     arguments.save_strategy = SaveStrategy.NO
     return arguments
@@ -179,6 +179,7 @@ def measure(
     data: Dataset,
     names: list[str],
     *,
+    folder: Path,
     steps: int,
     precision: Precision,
     profile: bool = False,
@@ -189,28 +190,24 @@ def measure(
     )
     objectives: dict[str, Any] = load_recipe("codir-fine").settings["objectives"]
     plain = {"task": objectives["task"]}
-    with tempfile.TemporaryDirectory() as folder:
-        teacher = FrozenTeacher(model)  # in fp32 also where the student trains in bf16, as in the workflows
-        cache = open_cache(
-            teacher, data, tokenizer=tokenizer, poolings=["mean"], folder=Path(folder) / "cache"
+    teacher = FrozenTeacher(model)  # in fp32 also where the student trains in bf16, as in the workflows
+    cache = open_cache(teacher, data, tokenizer=tokenizer, poolings=["mean"], folder=folder / "cache")
+    trainings: dict[str, Callable[[], Any]] = {}
+    for name in names:
+        trainer = DistillationTrainer(
+            build_student(model),
+            plain if name in (PLAIN, AGAIN) else objectives,
+            arguments_for(folder, len(data), steps + WARM_UP, precision, name != LIVE),
+            train_dataset=data,
+            processing_class=tokenizer,
+            teacher={CACHED: cache, LIVE: teacher}.get(name),
+            label=name,
         )
-        trainings: dict[str, Callable[[], Any]] = {}
-        for name in names:
-            trainer = DistillationTrainer(
-                build_student(model),
-                plain if name in (PLAIN, AGAIN) else objectives,
-                arguments_for(folder, len(data), steps + WARM_UP, precision, name != LIVE),
-                train_dataset=data,
-                processing_class=tokenizer,
-                teacher={CACHED: cache, LIVE: teacher}.get(name),
-                label=name,
-            )
-            trainer.remove_callback(ProgressLine)
-            trainer.add_callback(
-                Baton(turns, name)
-            )  # the last one: it ends the step after the bank was written
-            trainings[name] = trainer.train
-        turns.run(trainings)
+        trainer.remove_callback(ProgressLine)
+        # The last callback of all: it ends the step after the bank was written.
+        trainer.add_callback(Baton(turns, name))
+        trainings[name] = trainer.train
+    turns.run(trainings)
     return turns
 
 
@@ -289,21 +286,23 @@ def main() -> None:
         f"at most {GOAL:.2f} of plain fine-tuning."
     )
     found = []
-    for precision in options.precision:
+    with tempfile.TemporaryDirectory() as folder:
         for length in tokens:
             data = synthetic(examples, length, tokenizer.vocab_size)
-            turns = measure(
-                model,
-                tokenizer,
-                data,
-                names,
-                steps=steps,
-                precision=precision,
-                profile=options.profile,
-            )
-            found.append(show(f"{precision}, about {length} tokens", turns))
-            if options.profile:
-                show_profile(turns)
+            for precision in options.precision:
+                turns = measure(
+                    model,
+                    tokenizer,
+                    data,
+                    names,
+                    folder=Path(folder),
+                    steps=steps,
+                    precision=precision,
+                    profile=options.profile,
+                )
+                found.append(show(f"{precision}, about {length} tokens", turns))
+                if options.profile:
+                    show_profile(turns)
     verdict = "met" if max(found) <= GOAL else "missed"
     print(f"\ngoal of {GOAL:.2f}: {verdict} (ratios {', '.join(f'{value:.3f}' for value in found)})")
 
