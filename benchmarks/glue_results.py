@@ -1,10 +1,10 @@
 """Runs the main job on real GLUE, several seeds, and prints the table of docs/results.md.
 
-python benchmarks/glue_results.py --data-dir ../shared/data/glue --output runs/results [--tasks mrpc cola sst2] [--seeds 1 2 3]
+python benchmarks/glue_results.py --data-dir ../shared/data/glue --output runs/results [--tasks mrpc cola] [--seeds 1 2 3]
 
-For each task a teacher is fine-tuned from the PyPI encoder, then for each seed `codir distill --kd` trains the CoDIR, the KD
-and the undistilled student from the same initialisation under the same budget. Finished runs are not run again, stopped
-ones are resumed; `--report` only prints what is there. Nothing is chosen by the result: budgets were fixed beforehand.
+For each task a teacher is fine-tuned from the PyPI encoder, then for each seed `codir distill --kd` trains the CoDIR,
+the KD and the undistilled student from the same initialisation under the same budget. Finished runs are not run again,
+stopped ones are resumed; `--report` only prints what is there. Budgets were fixed before any student was trained.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def report(options: argparse.Namespace) -> None:
                 each = ", ".join(f"{score:.1f}" for score in scores)
                 shown = name if variant == "codir-fine" else f"{name} ({variant})"
                 print(
-                    f"| {task} ({metric}) | {shown} | {statistics.mean(scores):.1f} | {spread:.1f} | {each} | {kept:.1f} % | "
-                    f"{agrees:.3f} |"
+                    f"| {task} ({metric}) | {shown} | {statistics.mean(scores):.1f} | {spread:.1f} | {each} | "
+                    f"{kept:.1f} % | {agrees:.3f} |"
                 )
 
 
