@@ -1,6 +1,6 @@
 """Runs the main job on real GLUE, several seeds, and prints the table of docs/results.md.
 
-python benchmarks/glue_results.py --data-dir ../shared/data/glue --output runs/results [--tasks mrpc cola] [--seeds 1 2 3]
+python benchmarks/glue_results.py --data-dir ../shared/data/glue --output runs/results --tasks mrpc cola --seeds 1 2 3
 
 For each task a teacher is fine-tuned from the PyPI encoder, then for each seed `codir distill --kd` trains the CoDIR,
 the KD and the undistilled student from the same initialisation under the same budget. Finished runs are not run again,

@@ -331,7 +331,7 @@ def test_two_commands_build_one_cache(world: World, tmp_path: Path, whole: Path)
     runs = [tmp_path / name for name in ("one", "two")]
     processes = [start(command(world, run, tmp_path, cache_dir=str(cache)), tmp_path) for run in runs]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=280)
         assert process.returncode == 0, output + errors
     for run in runs:
         assert_same_result(whole, run)
@@ -339,20 +339,21 @@ def test_two_commands_build_one_cache(world: World, tmp_path: Path, whole: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a dozen starts of Python on a machine that may be busy
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(world: World, tmp_path: Path, whole: Path, seed: int) -> None:
     output, cache = tmp_path / "run", tmp_path / "cache"
     arguments = command(world, output, tmp_path, cache_dir=str(cache))
     generator = random.Random(seed)
     kills = 0
-    while kills < 8:
+    while kills < 6:
         resume = ["--resume"] if (output / "run.json").exists() else []
         process = start([*arguments, *resume], tmp_path)
         started = time.monotonic()
         known = output / "run.json"
         before = known.stat().st_mtime_ns if known.exists() else 0
         while process.poll() is None and not (known.exists() and known.stat().st_mtime_ns != before):
-            assert time.monotonic() - started < 90
+            assert time.monotonic() - started < 300
             time.sleep(0.005)
         try:
             process.wait(timeout=generator.uniform(0, 3))
@@ -363,7 +364,7 @@ def test_killed_at_random_moments(world: World, tmp_path: Path, whole: Path, see
             continue
         assert process.returncode == 0, process.communicate()
         break
-    done = subprocess.run([*arguments, "--resume"], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run([*arguments, "--resume"], capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_result(whole, output)
 
