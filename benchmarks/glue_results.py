@@ -63,31 +63,62 @@ def common(task: str, options: argparse.Namespace, seed: int) -> list[str]:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Prints mean, spread and every seed of each model, from the run folders."""
-    print("\n| task | model | mean | std | seeds | kept | agrees |")
-    print("|---|---|---:|---:|---|---:|---:|")
+    """Prints every model's scores from the run folders, and how the students differ seed by seed."""
+    lines = [
+        "| task | model | mean | std | each seed | other metric | kept | agrees |",
+        "|---|---|---:|---:|---|---|---:|---:|",
+    ]
+    differences = ["| task | difference | mean | std | each seed |", "|---|---|---:|---:|---|"]
     for task in options.tasks:
+        scores: dict[str, dict[int, float]] = {}
         for variant in VARIANTS:
-            runs = [options.output / task / f"{variant}-{seed}" / "metrics.json" for seed in options.seeds]
-            found = [json.loads(path.read_text()) for path in runs if path.is_file()]
+            paths = {
+                seed: options.output / task / f"{variant}-{seed}" / "metrics.json" for seed in options.seeds
+            }
+            found = {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.is_file()}
             if not found:
                 continue
-            metric = found[0]["main_metric"]
-            names = [row["name"] for row in found[0]["comparison"]["rows"]]
-            for name in names:
-                rows = [row for one in found for row in one["comparison"]["rows"] if row["name"] == name]
-                if rows[0]["role"] == "teacher" and variant != "codir-fine":
-                    continue
-                scores = [100 * row["metrics"][metric] for row in rows]
-                spread = statistics.stdev(scores) if len(set(scores)) > 1 else 0.0
-                kept = statistics.mean(100 * row["share_kept"] for row in rows)
-                agrees = statistics.mean(row["agreement"] for row in rows)
-                each = ", ".join(f"{score:.1f}" for score in scores)
-                shown = name if variant == "codir-fine" else f"{name} ({variant})"
-                print(
-                    f"| {task} ({metric}) | {shown} | {statistics.mean(scores):.1f} | {spread:.1f} | {each} | "
-                    f"{kept:.1f} % | {agrees:.3f} |"
+            metric = next(iter(found.values()))["main_metric"]
+            by_name: dict[str, dict[int, dict]] = {}
+            for seed, content in found.items():
+                for row in content["comparison"]["rows"]:
+                    shown = (
+                        row["name"] if variant in ("codir-fine", "official") else f"{row['name']} ({variant})"
+                    )
+                    if row["role"] != "teacher" or variant == "codir-fine":
+                        by_name.setdefault(shown, {})[seed] = row
+            for name, rows in by_name.items():
+                scores[name] = {seed: 100 * row["metrics"][metric] for seed, row in rows.items()}
+                others = [key for key in next(iter(rows.values()))["metrics"] if key != metric]
+                other = ", ".join(
+                    f"{key} {100 * statistics.mean(row['metrics'][key] for row in rows.values()):.1f}"
+                    for key in others
                 )
+                kept = statistics.mean(100 * row["share_kept"] for row in rows.values())
+                agrees = statistics.mean(row["agreement"] for row in rows.values())
+                if "teacher" in name:
+                    cells = f"{scores[name][min(rows)]:.1f} | - | (one)"
+                else:
+                    cells = spread(list(scores[name].values()))
+                lines.append(
+                    f"| {task} ({metric}) | {name} | {cells} | {other} | {kept:.1f} % | {agrees:.3f} |"
+                )
+        plain, kd, codir = (scores.get(f"{name} student", {}) for name in ("undistilled", "KD", "CoDIR"))
+        for label, one, other in (
+            ("KD - undistilled", kd, plain),
+            ("CoDIR - undistilled", codir, plain),
+            ("CoDIR - KD", codir, kd),
+        ):
+            paired = [one[seed] - other[seed] for seed in options.seeds if seed in one and seed in other]
+            if paired:
+                differences.append(f"| {task} | {label} | {spread(paired)} |")
+    print("\n" + "\n".join(lines) + "\n\n" + "\n".join(differences))
+
+
+def spread(values: list[float]) -> str:
+    """Returns mean, standard deviation over the seeds, and each value, as table cells."""
+    deviation = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "-"
+    return f"{statistics.mean(values):.1f} | {deviation} | {', '.join(f'{value:.1f}' for value in values)}"
 
 
 def main() -> None:
