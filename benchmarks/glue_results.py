@@ -20,13 +20,15 @@ from pathlib import Path
 # epochs and training examples (None: all of them), fixed before any student was trained
 BUDGETS: dict[str, tuple[float, int | None]] = {"mrpc": (5, None), "cola": (5, None), "sst2": (3, 8000)}
 LEARNING_RATE = "5e-5"
-# Variants on top of `codir distill` with its recipe codir-fine: name -> extra arguments.
+WEIGHT = "objectives.crd.weight"  # alpha_crd; the paper's grid is 0.1, 0.5, 1
+# Arguments of `codir distill`, on top of its recipe codir-fine; the first one also trains the students to compare with.
 VARIANTS: dict[str, list[str]] = {
-    "codir-fine": ["--kd"],
-    "independent": ["--no-baseline", "--set", "objectives.crd.sharing=independent"],
-    "any": ["--no-baseline", "--set", "objectives.crd.negatives=any"],
+    "weight-0.5": ["--kd", "--set", f"{WEIGHT}=0.5"],
+    "weight-0.1": ["--no-baseline", "--set", f"{WEIGHT}=0.1"],
+    "independent": ["--no-baseline", "--set", f"{WEIGHT}=0.5", "--set", "objectives.crd.sharing=independent"],
     "official": ["--no-baseline", "--recipe", "codir-official"],
 }
+FIRST = next(iter(VARIANTS))
 
 
 def encoder() -> str:
@@ -82,10 +84,8 @@ def report(options: argparse.Namespace) -> None:
             by_name: dict[str, dict[int, dict]] = {}
             for seed, content in found.items():
                 for row in content["comparison"]["rows"]:
-                    shown = (
-                        row["name"] if variant in ("codir-fine", "official") else f"{row['name']} ({variant})"
-                    )
-                    if row["role"] != "teacher" or variant == "codir-fine":
+                    shown = f"{row['name']} ({variant})" if row["role"] == "codir" else row["name"]
+                    if row["role"] != "teacher" or variant == FIRST:
                         by_name.setdefault(shown, {})[seed] = row
             for name, rows in by_name.items():
                 scores[name] = {seed: 100 * row["metrics"][metric] for seed, row in rows.items()}
@@ -103,12 +103,11 @@ def report(options: argparse.Namespace) -> None:
                 lines.append(
                     f"| {task} ({metric}) | {name} | {cells} | {other} | {kept:.1f} % | {agrees:.3f} |"
                 )
-        plain, kd, codir = (scores.get(f"{name} student", {}) for name in ("undistilled", "KD", "CoDIR"))
-        for label, one, other in (
-            ("KD - undistilled", kd, plain),
-            ("CoDIR - undistilled", codir, plain),
-            ("CoDIR - KD", codir, kd),
-        ):
+        plain, kd = scores.get("undistilled student", {}), scores.get("KD student", {})
+        pairs = [("KD - undistilled", kd, plain)]
+        for name in (name for name in scores if name.startswith("CoDIR")):
+            pairs += [(f"{name} - undistilled", scores[name], plain), (f"{name} - KD", scores[name], kd)]
+        for label, one, other in pairs:
             paired = [one[seed] - other[seed] for seed in options.seeds if seed in one and seed in other]
             if paired:
                 differences.append(f"| {task} | {label} | {spread(paired)} |")
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/results"))
     parser.add_argument("--tasks", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--variants", nargs="+", default=["codir-fine"], choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["weight-0.5", "weight-0.1"], choices=list(VARIANTS))
     parser.add_argument("--report", action="store_true", help="only print the table of what is finished")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

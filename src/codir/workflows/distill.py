@@ -52,7 +52,9 @@ def distill(
         config: the whole configuration; or give its sections as keywords, on top of a recipe:
             `distill(teacher="runs/teacher", data={"task": "sst2"}, student={"layers": 6}, output="runs/student")`.
         console: where to print; the terminal by default.
-        settings: `recipe`, `teacher`, `data`, `student`, `objectives`, `training`, `cache`, `output`, ...
+        settings: `recipe`, `teacher`, `data`, `student`, `objectives`, `training`, `cache`, `output`, ... They are
+            merged over the recipe's: to leave out one of its objectives, give another recipe or
+            `objectives={"crd": None}`.
 
     Returns:
         The result, also written to the run folder.

@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
 from codir.recipes.config import TrainingConfig
-from codir.storage import read_json, write_json
+from codir.storage import read_json, require_disk, write_json
 from codir.tasks.metrics import compute_metrics
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
@@ -150,6 +150,7 @@ def train_into(
     )
     if trainer.objective_notes:
         console.print(_notes_table(label, trainer.objective_notes))
+    _require_disk(run, trainer)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=True)
     state = trainer.state
@@ -168,6 +169,18 @@ def train_into(
 def _tidy(run: RunFolder, training: TrainingConfig) -> None:
     if not training.keep_checkpoints:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _require_disk(run: RunFolder, trainer: DistillationTrainer) -> None:
+    """Refuses a training whose checkpoints would not fit: weights and Adam's two moments of each, banks, one spare."""
+    parameters = sum(parameter.numel() for parameter in trainer.distillation.parameters())
+    banks = sum(
+        state.numel() * state.element_size() for state in trainer.distillation.extra_state_tensors().values()
+    )
+    kept = (trainer.args.save_total_limit or 1) + (2 if trainer.args.load_best_model_at_end else 1)
+    require_disk(
+        run.path, kept * (3 * 4 * parameters + banks), f"a training with up to {kept} checkpoints at a time"
+    )
 
 
 def _notes_table(label: str, notes: list[str]) -> Table:
