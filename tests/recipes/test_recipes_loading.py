@@ -65,7 +65,7 @@ def test_codir_fine_has_the_papers_numbers() -> None:
     )
     crd = objectives["crd"]
     assert (crd["weight"], crd["k"], crd["dim"], crd["temperature"], crd["momentum"]) == (
-        0.5,
+        0.1,
         500,
         128,
         0.07,
