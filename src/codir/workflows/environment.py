@@ -58,6 +58,9 @@ def versions() -> dict[str, str | None]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
+    found["torch"] = str(
+        torch.__version__
+    )  # says which build it is (+cpu, +cu130), which the metadata may not
     return found
 
 
