@@ -24,7 +24,7 @@ from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
 from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
-from codir.workflows.student_run import Cost, Example, train_into
+from codir.workflows.student_run import Cost, TrainingData, train_into
 from codir.workflows.timing import model_size
 
 
@@ -96,7 +96,7 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
     )
     teacher_logits = teacher_on_validation(parts, console)
     main_split = parts.data.main_split
-    example = Example(
+    encoded = TrainingData(
         parts.task,
         parts.train,
         parts.validation[main_split],
@@ -120,7 +120,7 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
                 parts.fresh_student(),
                 objectives,
                 config.training,
-                example,
+                encoded,
                 console,
                 parts.title(role),
                 teacher=taught,

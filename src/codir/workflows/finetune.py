@@ -24,7 +24,7 @@ from codir.workflows.data import load_data
 from codir.workflows.environment import environment
 from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
-from codir.workflows.student_run import Cost, Example, train_into
+from codir.workflows.student_run import Cost, TrainingData, train_into
 
 
 @dataclass
@@ -102,8 +102,8 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )
-    example = Example(task, train, validation[data.main_split], tokenizer)
-    model, cost = train_into(run, model, {"task": {}}, config.training, example, console, "teacher")
+    encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
+    model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
     metrics: dict[str, float] = {}
     for name, split in validation.items():
         scores = compute_metrics(

@@ -52,7 +52,7 @@ class Cost:
 
 
 @dataclass
-class Example:
+class TrainingData:
     """The encoded data of a training and what is needed to judge it.
 
     Attributes:
@@ -87,7 +87,7 @@ def train_into(
     student: PreTrainedModel,
     objectives: Mapping[str, Mapping[str, Any]],
     training: TrainingConfig,
-    data: Example,
+    data: TrainingData,
     console: Console,
     label: str,
     teacher: FrozenTeacher | TeacherOutputs | None = None,
