@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from codir.errors import ConfigError, DataError, TrainingDivergedError, nearest
 
 if TYPE_CHECKING:
-    from codir.tasks.task import Kind
+    from codir.tasks.task import Kind, Task
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,21 @@ def compute_metrics(names: Iterable[str], logits: Any, labels: Any) -> dict[str,
             predicted, truth if entry.kind == "regression" else truth.astype(np.int64)
         )
     return values
+
+
+def predictions(logits: NDArray[Any], task: Task) -> NDArray[Any]:
+    """Returns [n] class ids, or the scores of a regression, for logits [n, C]."""
+    return logits[:, 0] if task.kind == "regression" else logits.argmax(axis=-1)
+
+
+def flat_metrics(by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Returns one level: the first (main) split's metrics by name, those of the others as `SPLIT/METRIC`."""
+    main = next(iter(by_split), None)
+    return {
+        name if split == main else f"{split}/{name}": value
+        for split, values in by_split.items()
+        for name, value in values.items()
+    }
 
 
 def _array(values: Any) -> NDArray[np.float64]:

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.models.classes import align_logits, is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
-from codir.models.loading import load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.recipes.config import DataConfig
 from codir.tasks.encoding import encode_split
-from codir.tasks.metrics import compute_metrics
+from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.tasks.task import Kind, Task, TaskData
 from codir.workflows.data import load_data
 from codir.workflows.progress import progress_bar
@@ -62,16 +62,11 @@ class EvaluationResult:
 
     def flat_metrics(self) -> dict[str, float]:
         """Returns one level: the main split's metrics by name, those of the others as `SPLIT/METRIC`."""
-        return {
-            name if split == self.main_split else f"{split}/{name}": value
-            for split, values in self.metrics.items()
-            for name, value in values.items()
-        }
+        return flat_metrics(self.metrics)
 
     def predictions(self, split: str | None = None) -> np.ndarray:
         """Returns [n] class ids of the data, or scores, of a split (the main one by default)."""
-        logits = self.logits[split or self.main_split]
-        return logits[:, 0] if self.task.kind == "regression" else logits.argmax(axis=1)
+        return predictions(self.logits[split or self.main_split], self.task)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: no logits, no labels."""
@@ -136,7 +131,7 @@ def evaluate(
     """
     classifier = load_classifier(model)
     tokenizer = load_tokenizer(model)
-    names = class_names(classifier)
+    names = list(class_names(classifier.config).values())
     kind: Kind = "regression" if len(names) == 1 else "classification"
     # a model that was never told its classes (LABEL_0, ...) can only be meant for data that numbers them
     labels = [str(number) for number in range(len(names))] if is_generic(names) else names
@@ -170,9 +165,9 @@ def evaluate_model(
     """Measures a model that is already loaded; arguments as for `evaluate`, `device` None leaves it where it is."""
     permutation: Sequence[int] = (0,)
     if data.task.labels is None:
-        require_regression(len(class_names(model)), name)
+        require_regression(len(class_names(model.config)), name)
     else:
-        permutation = match_classes(data.task.labels, dict(enumerate(class_names(model))), name)
+        permutation = match_classes(data.task.labels, class_names(model.config), name)
     result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
     for split, dataset in data.validation.items():
         encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
@@ -193,12 +188,6 @@ def evaluate_model(
         result.logits[split], result.labels[split] = logits, labels
         result.truncated[split], result.max_length = encoded.truncated, encoded.max_length
     return result
-
-
-def class_names(model: PreTrainedModel) -> list[str]:
-    """Returns a model's class names in the order of its outputs."""
-    names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
-    return [names[number] for number in sorted(names)]
 
 
 def print_result(result: EvaluationResult, console: Console | None = None) -> None:

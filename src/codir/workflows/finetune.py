@@ -16,7 +16,7 @@ from codir.recipes.config import FinetuneConfig
 from codir.recipes.loading import load_finetune, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.tasks.encoding import encode
-from codir.tasks.metrics import compute_metrics
+from codir.tasks.metrics import compute_metrics, flat_metrics
 from codir.training.precision import resolve_precision
 from codir.workflows.arguments import to_arguments
 from codir.workflows.card import CardInfo, model_card
@@ -104,14 +104,14 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     )
     encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
     model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
-    metrics: dict[str, float] = {}
-    for name, split in validation.items():
-        scores = compute_metrics(
-            task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
-        )
-        metrics.update(
-            {key if name == data.main_split else f"{name}/{key}": value for key, value in scores.items()}
-        )
+    metrics = flat_metrics(
+        {
+            name: compute_metrics(
+                task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
+            )
+            for name, split in validation.items()
+        }
+    )
     content: dict[str, Any] = {
         "task": task.name,
         "main_metric": task.main_metric,

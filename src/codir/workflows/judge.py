@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
-from codir.tasks.metrics import compute_metrics
+from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.prepare import Distillation, main_role
-from codir.workflows.student_run import in_data_order, predictions
+from codir.workflows.student_run import in_data_order
 from codir.workflows.timing import Timing, measure, model_size
 
 TIMED_SEQUENCES = 256
@@ -62,12 +62,10 @@ def compare(
         size: int | None,
         speed: Timing,
     ) -> ModelRow:
-        metrics: dict[str, float] = {}
-        for name, values in logits.items():
-            scores = compute_metrics(task.metrics, in_data_order(values, parts.label_ids), labels[name])
-            metrics.update(
-                {key if name == main_split else f"{name}/{key}": score for key, score in scores.items()}
-            )
+        scores = {
+            name: compute_metrics(task.metrics, in_data_order(values, parts.label_ids), labels[name])
+            for name, values in logits.items()
+        }
         own, teachers = (
             predictions(in_data_order(values[main_split], parts.label_ids), task)
             for values in (logits, teacher_logits)
@@ -76,7 +74,7 @@ def compare(
         return ModelRow(
             name=title,
             role=role,
-            metrics=metrics,
+            metrics=flat_metrics(scores),
             main_metric=task.main_metric,
             agreement=agreement(own, teachers, task.kind == "regression"),
             parameters=total,

@@ -19,12 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ModelError, RunError
 from codir.models.inference import forward_dataset
-from codir.models.loading import load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.storage import require_writable
 from codir.tasks.encoding import encode_split
 from codir.tasks.files import load_texts
 from codir.workflows.data import DEFAULT_TEXT
-from codir.workflows.evaluate import class_names
 from codir.workflows.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def predict(
     classifier = load_classifier(model)
     tokenizer = load_tokenizer(model)
     result = PredictionResult(output, len(texts))
-    names = class_names(classifier)
+    names = list(class_names(classifier.config).values())
     if len(names) > 1:
         result.counts = dict.fromkeys(names, 0)
     chunk = batch_size * _BATCHES_IN_CHUNK
@@ -157,7 +156,7 @@ def _logits(
         encoded = encode_split(part, tokenizer, max_length, config=model.config)
     result.truncated += encoded.truncated
     result.max_length = encoded.max_length
-    logits = np.zeros((len(part), len(class_names(model))), dtype=np.float32)
+    logits = np.zeros((len(part), len(class_names(model.config))), dtype=np.float32)
     for ids, outputs in forward_dataset(model, encoded.dataset, tokenizer, **settings):
         logits[ids] = outputs.logits.cpu().numpy()
     return logits

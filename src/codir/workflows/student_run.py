@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalPrediction
 from codir.models.loading import load_classifier
 from codir.recipes.config import TrainingConfig
 from codir.storage import read_json, require_disk, write_json
-from codir.tasks.metrics import compute_metrics
+from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
@@ -70,11 +70,6 @@ class TrainingData:
     tokenizer: PreTrainedTokenizerBase
     teacher_logits: np.ndarray | None = None
     label_ids: tuple[int, ...] | None = None
-
-
-def predictions(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Returns [n] class ids, or the scores of a regression."""
-    return logits[:, 0] if task.kind == "regression" else logits.argmax(axis=-1)
 
 
 def in_data_order(logits: np.ndarray, label_ids: Sequence[int] | None) -> np.ndarray:
