@@ -27,6 +27,23 @@ class EncoderShape:
 
 
 @dataclass
+class MaskedPredictions:
+    """What a masked language model predicts at P chosen positions, before the multiplication with the vocabulary.
+
+    The logits are `hidden @ weight.T + bias`, [P, V]; they are left for the objectives to compute a chunk at a time.
+
+    Attributes:
+        hidden: [P, d], in row-major order of the batch's chosen positions.
+        weight: [V, d], the output embedding (tied to the input embedding in most families).
+        bias: [V], or None.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass
 class Representations:
     """Outputs of one model for a batch of B examples.
 
@@ -34,10 +51,12 @@ class Representations:
         logits: [B, C] (C = 1 for regression).
         pooled: for each pooling asked for, [B, blocks, d]: every block's pooled output, the embedding layer
             excluded, so that index 0 is block 1.
+        masked: of a masked language model, its predictions at the masked positions; `logits` is empty then.
     """
 
     logits: Tensor
     pooled: dict[Pooling, Tensor] = field(default_factory=dict)
+    masked: MaskedPredictions | None = None
 
 
 def represent(model: nn.Module, inputs: dict[str, Any], poolings: Iterable[Pooling] = ()) -> Representations:

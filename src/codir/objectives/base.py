@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from codir.models.representations import EncoderShape, Pooling, Representations
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "masked-lm"]
 
 
 class ObjectiveSettings(BaseModel):
@@ -32,12 +33,14 @@ class ObjectiveContext:
         teacher: depth and width of the teacher, or None when there is none (plain fine-tuning).
         examples: N, the number of training examples; example ids are 0..N-1.
         labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled.
-        kind: classification or regression.
-        num_classes: C (1 for regression).
+        kind: classification, regression, or the prediction of masked tokens.
+        num_classes: C (1 for regression, the size of the vocabulary for masked tokens).
         seed: seeds whatever the objective draws.
         device: where the bank and the projections live.
         teacher_space: gives the teacher's pooled representations of all N examples, [N, T*d] in half precision
             (a memory map), for samplers that look for neighbours; None where they cannot be had.
+        folder: where an objective may keep files of this run (a bank on disk); None where nothing may be kept.
+        data_key: fingerprint of the training data, by which such a file is known to belong to it.
     """
 
     student: EncoderShape
@@ -49,6 +52,8 @@ class ObjectiveContext:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     teacher_space: Callable[[Pooling], Any] | None = None
+    folder: Path | None = None
+    data_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,15 @@ class Step:
         labels: [B] class ids or scores, None if unlabelled.
         student: live, with gradient.
         teacher: frozen, without gradient; None where no objective needs it.
+        batch_ids: [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all
+            processes, the same in each of them; None where `ids` is all there is.
     """
 
     ids: Tensor
     labels: Tensor | None
     student: Representations
     teacher: Representations | None
+    batch_ids: Tensor | None = None
 
 
 @dataclass
@@ -139,6 +147,15 @@ class Objective(nn.Module):
 
     def discard_step(self) -> None:
         """Called when a step was abandoned: forget what `after_step` would have written."""
+
+    def checkpoint_saved(self, step: int, kept: Sequence[int]) -> None:
+        """Called by every process once the checkpoint of `step` is whole; `kept` are the steps that can be resumed."""
+
+    def rewind(self, step: int) -> None:
+        """Called by every process before training goes on from the checkpoint of `step` (0: it starts anew).
+
+        For state that is not in `extra_state` because it is too large to be copied into each checkpoint.
+        """
 
     def extra_state(self) -> dict[str, Tensor]:
         """Returns the untrained state a checkpoint must hold, as tensors."""
