@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codir.errors import ConfigError, DataError, nearest
+from codir.functional.bank import MemoryBank
 from codir.functional.gather import gather_rows, processes
 from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
 from codir.models.blocks import choose_blocks
@@ -143,6 +144,11 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
             teacher_space=None if space is None else lambda: space(settings.pooling),
         ),
     )
+
+
+def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> MemoryBank:
+    """Builds the bank of the settings: one row for each training example."""
+    return MemoryBank(context.examples, settings.dim, settings.momentum, context.seed + 3, context.device)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 from codir.errors import ConfigError
-from codir.functional.bank import MemoryBank
 from codir.functional.infonce import ContrastiveResult, info_nce, streamed_info_nce
 from codir.functional.similarity import group_similarity
 from codir.models.representations import Pooling, Representations
@@ -20,6 +19,7 @@ from codir.objectives.contrastive import (
     ContrastiveSettings,
     PendingWrites,
     check_contrastive,
+    make_bank,
     make_sampler,
     untouched,
 )
@@ -60,9 +60,7 @@ class CRD(Objective):
             settings.student_blocks, context.student, settings.dim, context.seed + 1
         )
         self.sampler = make_sampler(settings, context)
-        self.bank = MemoryBank(
-            context.examples, settings.dim, settings.momentum, context.seed + 3, context.device
-        )
+        self.bank = make_bank(settings, context)
         self._pending = PendingWrites(settings.dim, context.device)
         self.to(context.device)
 
