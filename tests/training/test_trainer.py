@@ -344,7 +344,7 @@ def test_prefilled_bank(tmp_path, models):
     objectives = {"task": {}, "crd": {"k": 10, "dim": 8, "bank_init": "student"}}
     trainer = make_trainer(tmp_path, models, objectives, **ONE_EPOCH)
     start = trainer.distillation.extra_state_tensors()["crd/bank"].clone()
-    trainer._prefill_objectives()
+    trainer._start_anew()
     filled = trainer.distillation.extra_state_tensors()["crd/bank"]
     assert (filled != start).any(dim=1).all()
     trainer.train()

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from codir.errors import InterruptedRunError
-from codir.training import trainer as trainer_module
+from codir.training import checkpoints
 from codir.training.arguments import DistillationArguments
 from codir.training.trainer import DistillationTrainer
 
@@ -100,7 +100,7 @@ def main() -> None:
     if action in ("kill", "term"):
         callbacks.append(Stop(step, signal.SIGKILL if action == "kill" else signal.SIGTERM))
     if action == "half":
-        seal = trainer_module.checkpoints.seal
+        seal = checkpoints.seal
 
         def die_before_the_seal(path: Path) -> None:
             if path.name == f"checkpoint-{step}":
@@ -109,7 +109,7 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             seal(path)
 
-        trainer_module.checkpoints.seal = die_before_the_seal
+        checkpoints.seal = die_before_the_seal
     trainer = make_trainer(folder, models, callbacks=callbacks, **settings)
     try:
         trainer.train(resume_from_checkpoint=True)

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalPrediction, TrainOutput, rotate_checkpoints
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import EvalPrediction, TrainOutput
 
-from codir.errors import ConfigError, InterruptedRunError, RunError, TrainingDivergedError
+from codir.errors import ConfigError
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape
 from codir.objectives.base import ObjectiveContext
 from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of
-from codir.storage import human_bytes
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.training import checkpoints
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
 from codir.training.model import DistillationModel
+from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
 
-logger = logging.getLogger(__name__)
 
-OBJECTIVES_FILE = "objectives.safetensors"
-EXTRA_STATE_FILE = "objectives_state.safetensors"
-
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains a student with any mix of objectives; without a teacher it is plain fine-tuning.
 
     Everything of transformers' Trainer works (mixed precision, accumulation, loggers, schedulers, early stopping).
@@ -123,8 +110,6 @@ class DistillationTrainer(Trainer):
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
-        self._stop_signal: str | None = None
-        self._resumed = False
         super().__init__(
             model=self.distillation,
             args=args,
@@ -143,11 +128,6 @@ class DistillationTrainer(Trainer):
             self.remove_callback(PrinterCallback)
             self._progress = ProgressLine(label)
             self.add_callback(self._progress)
-
-    @property
-    def student(self) -> PreTrainedModel:
-        """The trained student, a plain transformers model."""
-        return self.distillation.student
 
     @staticmethod
     def _context(
@@ -209,16 +189,6 @@ class DistillationTrainer(Trainer):
         self._sums[name] = self._sums[name] + value.float()
         self._counts[name] += 1
 
-    def _diverged(self, what: str) -> None:
-        for _, objective in self.distillation.objective_items():
-            objective.discard_step()
-        good = checkpoints.checkpoints(self._run_dir)
-        kept = f"The last good checkpoint is {good[0]}." if good else "No checkpoint had been written yet."
-        raise TrainingDivergedError(
-            f"Training diverged at step {self.state.global_step + 1}: {what}. {kept} "
-            "Try a lower learning rate, a longer warm-up, or precision fp32."
-        )
-
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
         # With a gradient scaler an infinite norm is expected now and then, and that step is skipped.
@@ -267,52 +237,20 @@ class DistillationTrainer(Trainer):
             self._grouped.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
-    # ---- starting, stopping, resuming --------------------------------------------------------------------------
+    # ---- starting ----------------------------------------------------------------------------------------------
 
-    @property
-    def _run_dir(self) -> str:
-        return str(self.args.output_dir)
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As `ResumableTrainer.train`; the progress line ends however the training does."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.args.disable_tqdm:
+                self._progress.stop()
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """Trains; `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or starts if there is none.
-
-        Raises:
-            TrainingDivergedError: a loss term, the gradient or a parameter is no longer finite.
-            InterruptedRunError: Ctrl-C or SIGTERM came; a checkpoint of the last whole step was written.
-            RunError: the checkpoint named is damaged.
-        """
-        resume: str | None = None
-        if resume_from_checkpoint is True:
-            found = checkpoints.last_whole(self._run_dir, logger.warning)
-            resume = str(found) if found else None
-        elif resume_from_checkpoint:
-            resume = str(resume_from_checkpoint)
-            reason = checkpoints.damage(resume)
-            if reason:
-                raise RunError(f"The checkpoint {resume} cannot be used: {reason}. Resume from an older one.")
-        self._resumed = resume is not None
-        if resume is None and self._prefill:
-            self._prefill_objectives()
-        with self._signals():
-            try:
-                output = super().train(resume, trial, ignore_keys_for_eval)
-            finally:
-                if self.args.disable_tqdm:
-                    self._progress.stop()
-            if self._stop_signal is not None:
-                raise InterruptedRunError(
-                    f"Stopped by {self._stop_signal} at the end of the training. The same command with --resume goes "
-                    "on from the last checkpoint."
-                )
-            return output
-
-    def _prefill_objectives(self) -> None:
+    def _start_anew(self) -> None:
         """Runs the student once over the training examples for the objectives that start from its representations."""
+        if not self._prefill:
+            return
         self.distillation.to(self.args.device)
         assert isinstance(self.train_dataset, Dataset)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
@@ -327,128 +265,6 @@ class DistillationTrainer(Trainer):
         for ids, student in batches:
             for _, objective in self.distillation.objective_items():
                 objective.prefill(torch.as_tensor(ids), student)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Any:
-        """Turns the first Ctrl-C or SIGTERM into "save after this step and stop"; a second one stops at once."""
-
-        def ask_to_stop(number: int, frame: Any) -> None:
-            if self._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._stop_signal = signal.Signals(number).name
-
-        self._stop_signal = None
-        before: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before[number] = signal.signal(number, ask_to_stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # A signal that comes while this runs is for the next step: this one may not save.
-        stopping = self._stop_signal is not None
-        if stopping:
-            self.control.should_save = True
-            self.control.should_evaluate = False
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if stopping:
-            raise InterruptedRunError(
-                f"Stopped by {self._stop_signal} after step {self.state.global_step}; a checkpoint was saved in "
-                f"{self._run_dir}. The same command with --resume goes on from there."
-            )
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        bad = self.distillation.nonfinite_parameter()
-        if bad is not None:
-            self._diverged(f"the parameter {bad} holds a number that is not finite")
-        folder = Path(self._run_dir) / f"checkpoint-{self.state.global_step}"
-        if folder.exists():
-            if checkpoints.damage(folder) is None:
-                return  # the same step was saved a moment ago (end of an epoch and a signal, say)
-            shutil.rmtree(folder)
-        # Older checkpoints may only go once this one is whole, so rotation waits for the manifest.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-            checkpoints.seal(folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # What PyTorch's writer says of a full disk is a RuntimeError about its own positions.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise
-            raise self._not_written(folder, error) from error
-        finally:
-            self.args.save_total_limit = limit
-        rotate_checkpoints(
-            output_dir=self._run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=False,
-        )
-
-    def _not_written(self, folder: Path, error: Exception) -> RunError:
-        shutil.rmtree(folder, ignore_errors=True)
-        left = checkpoints.checkpoints(self._run_dir)
-        kept = f"{left[0].name} is whole" if left else "there is none before it"
-        free = human_bytes(shutil.disk_usage(self._run_dir).free)
-        reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
-        return RunError(
-            f"The checkpoint {folder} could not be written: {reason} (free on this disk: {free}; {kept}). Free some "
-            "space, then the same command with --resume goes on."
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self._run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.student.save_pretrained(folder)
-        if isinstance(self.processing_class, PreTrainedTokenizerBase):
-            self.processing_class.save_pretrained(folder)
-        trained = {
-            key: value.contiguous() for key, value in self.distillation.objectives.state_dict().items()
-        }
-        safetensors.torch.save_file(trained, folder / OBJECTIVES_FILE)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        state = {key: value.cpu() for key, value in self.distillation.extra_state_tensors().items()}
-        safetensors.torch.save_file(state, Path(output_dir) / EXTRA_STATE_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._load_weights(Path(resume_from_checkpoint))
-
-    def _load_weights(self, folder: Path) -> None:
-        saved = type(self.student).from_pretrained(folder, dtype=self.student.dtype)
-        self.student.load_state_dict(saved.state_dict())
-        self.distillation.objectives.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVES_FILE))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            state = safetensors.torch.load_file(Path(checkpoint) / EXTRA_STATE_FILE)
-            self.distillation.load_extra_state_tensors(state)
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        trained = super()._init_training_state(*args, **kwargs)
-        if self.state.best_global_step:
-            # The run folder may have been moved since: trust the step, not the path.
-            best = Path(self._run_dir) / f"checkpoint-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
-        return trained
-
-    def _load_best_model(self) -> None:
-        best = Path(str(self.state.best_model_checkpoint))
-        reason = checkpoints.damage(best)
-        if reason is not None:
-            logger.warning(
-                "The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason
-            )
-            return
-        self._load_weights(best)
 
 
 class _AfterStep(TrainerCallback):
