@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,13 +63,46 @@ def load_classifier(
             family without sequence classifier, the Hub cannot be reached.
     """
     source = resolve(path_or_hub_id)
-    if isinstance(source, Path):
-        _check_weights(source)
     config = load_config(source, trust_remote_code=trust_remote_code)
     set_labels(config, num_labels, id2label, regression)
+    model, report = _load(AutoModelForSequenceClassification, source, config, trust_remote_code)
+    absent = _absent(source, model, report)
+    if require_head and absent:
+        _refuse_head(source, absent, report)
+    if regression and model.config.num_labels != 1:
+        raise ModelError(f"{source} has {model.config.num_labels} outputs; a regression model has one.")
+    return model
+
+
+def load_pretrained(
+    auto: Any, source: str | Path, config: PretrainedConfig, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """Loads a model of any kind of head in fp32 and eval mode.
+
+    Args:
+        auto: one of transformers' Auto classes.
+        source: what `resolve` returned.
+        config: the model's config.
+        trust_remote_code: allows models whose code comes with them.
+
+    Returns:
+        The model, and the names of the head's weights that were missing and are new.
+
+    Raises:
+        ModelError: as `load_classifier`.
+    """
+    model, report = _load(auto, source, config, trust_remote_code)
+    return model, _absent(source, model, report)
+
+
+def _load(
+    auto: Any, source: str | Path, config: PretrainedConfig, trust_remote_code: bool
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    if isinstance(source, Path):
+        _check_weights(source)
     try:
         with _quiet_transformers():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            return auto.from_pretrained(
                 str(source),
                 config=config,
                 dtype=torch.float32,
@@ -80,10 +113,6 @@ def load_classifier(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise _explain(source, error) from error
-    _check_report(source, model, report, require_head)
-    if regression and model.config.num_labels != 1:
-        raise ModelError(f"{source} has {model.config.num_labels} outputs; a regression model has one.")
-    return model
 
 
 def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -271,14 +300,11 @@ def _check_weights(folder: Path) -> None:
             ) from error
 
 
-def _check_report(
-    source: str | Path, model: PreTrainedModel, report: dict[str, Any], require_head: bool
-) -> None:
-    """Raises `ModelError` for weights that were missing or of another shape, unless they are a head to be trained."""
+def _absent(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> list[str]:
+    """Returns the head's weights that were missing or of another shape; the encoder's raise `ModelError`."""
     inside = f"{model.base_model_prefix}."
     mismatched = {entry[0]: entry[1:] for entry in report["mismatched_keys"]}
     absent = sorted({*report["missing_keys"], *mismatched})
-    head = [name for name in absent if not name.startswith(inside)]
     # a pooler belongs to the head: checkpoints of masked-LM training have none
     body = [name for name in absent if name.startswith(inside) and "pooler" not in name]
     if body:
@@ -287,13 +313,15 @@ def _check_report(
             f"{source} lacks {len(body)} of the encoder's weights, the first is {body[0]}{why}. "
             "Its config.json and its weights do not belong together; download or save the model again."
         )
-    if not (require_head and absent):
-        return
-    if any(name in mismatched for name in head):
-        name = next(name for name in head if name in mismatched)
+    return absent
+
+
+def _refuse_head(source: str | Path, absent: list[str], report: dict[str, Any]) -> NoReturn:
+    """Raises the `ModelError` for a classifier that is missing or has other classes."""
+    for name, *shapes in report["mismatched_keys"]:
         raise ModelError(
             f"The classifier of {source} has other classes than asked for: {name} has the shape "
-            f"{list(mismatched[name][0])}, wanted {list(mismatched[name][1])}. Use a model fine-tuned on these labels."
+            f"{list(shapes[0])}, wanted {list(shapes[1])}. Use a model fine-tuned on these labels."
         )
     raise ModelError(
         f"{source} is not fine-tuned: it has no classifier weights ({', '.join(absent[:4])}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from codir.functional.pooling import pool_blocks
+from codir.functional.vocabulary import MaskedPredictions
 
 Pooling = Literal["mean", "cls"]
 
@@ -27,23 +29,6 @@ class EncoderShape:
 
 
 @dataclass
-class MaskedPredictions:
-    """What a masked language model predicts at P chosen positions, before the multiplication with the vocabulary.
-
-    The logits are `hidden @ weight.T + bias`, [P, V]; they are left for the objectives to compute a chunk at a time.
-
-    Attributes:
-        hidden: [P, d], in row-major order of the batch's chosen positions.
-        weight: [V, d], the output embedding (tied to the input embedding in most families).
-        bias: [V], or None.
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass
 class Representations:
     """Outputs of one model for a batch of B examples.
 
@@ -59,17 +44,58 @@ class Representations:
     masked: MaskedPredictions | None = None
 
 
-def represent(model: nn.Module, inputs: dict[str, Any], poolings: Iterable[Pooling] = ()) -> Representations:
-    """Runs `model` (any Hugging Face sequence classifier) once and pools the output of every block.
+def represent(
+    model: nn.Module,
+    inputs: dict[str, Any],
+    poolings: Iterable[Pooling] = (),
+    positions: Tensor | None = None,
+) -> Representations:
+    """Runs `model` (any Hugging Face sequence classifier or masked language model) once and pools every block's output.
 
     Args:
-        model: the encoder with its classifier head.
+        model: the encoder with its head.
         inputs: its keyword arguments; `attention_mask` [B, L] is required to pool.
         poolings: which poolings to compute; hidden states are only asked for when there is one.
+        positions: [B, L] bool, for a masked language model: where its predictions are wanted. Its head sees nothing
+            else, and the product with the vocabulary is left to the objectives.
     """
     poolings = tuple(poolings)
-    outputs = model(**inputs, output_hidden_states=bool(poolings), return_dict=True)
+    with contextlib.nullcontext() if positions is None else _only(model, positions) as caught:
+        outputs = model(**inputs, output_hidden_states=bool(poolings), return_dict=True)
     pooled: dict[Pooling, Tensor] = {}
     for how in poolings:
         pooled[how] = pool_blocks(outputs.hidden_states[1:], inputs["attention_mask"], how)
-    return Representations(outputs.logits, pooled)
+    masked = None
+    if caught is not None:
+        head = cast(Any, model).get_output_embeddings()
+        masked = MaskedPredictions(caught["hidden"], head.weight, head.bias)
+    return Representations(outputs.logits, pooled, masked)
+
+
+@contextlib.contextmanager
+def _only(model: Any, positions: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Makes a masked language model's head see the chosen positions only, and keeps what it would multiply.
+
+    Every family's head is some layers and then a linear map to the vocabulary, named by `get_output_embeddings`. Its
+    input is taken out before the product and replaced by nothing, so that the model's own logits are empty.
+    """
+    caught: dict[str, Tensor] = {}
+
+    def choose(encoder: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[positions].unsqueeze(0)  # [1, P, d]
+        return output
+
+    def catch(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (hidden,) = args
+        caught["hidden"] = hidden.squeeze(0)
+        return (hidden[:, :0],)
+
+    hooks = [
+        model.base_model.register_forward_hook(choose),
+        model.get_output_embeddings().register_forward_pre_hook(catch),
+    ]
+    try:
+        yield caught
+    finally:
+        for hook in hooks:
+            hook.remove()

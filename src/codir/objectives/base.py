@@ -41,6 +41,8 @@ class ObjectiveContext:
             (a memory map), for samplers that look for neighbours; None where they cannot be had.
         folder: where an objective may keep files of this run (a bank on disk); None where nothing may be kept.
         data_key: fingerprint of the training data, by which such a file is known to belong to it.
+        batch: examples of one optimiser step, over all accumulated batches and processes; None where not known.
+        micro_batch: examples that all processes together compute at a time; None where not known.
     """
 
     student: EncoderShape
@@ -54,6 +56,8 @@ class ObjectiveContext:
     teacher_space: Callable[[Pooling], Any] | None = None
     folder: Path | None = None
     data_key: str | None = None
+    batch: int | None = None
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,21 @@ class Term:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass
+class TokenChunk:
+    """Some of the masked positions of a batch, with the logits of both sides.
+
+    Attributes:
+        labels: [c] the tokens that stood there.
+        student: [c, V] logits, fp32, with gradient.
+        teacher: [c, V] logits, fp32; None where no objective needs them.
+    """
+
+    labels: Tensor
+    student: Tensor
+    teacher: Tensor | None
+
+
 class Objective(nn.Module):
     """Base class. A subclass is one file: its `Settings`, its `needs`, its `forward`.
 
@@ -126,8 +145,20 @@ class Objective(nn.Module):
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed."""
 
+    @property
+    def per_token(self) -> bool:
+        """Whether the term is a mean over masked positions: then `token_loss` is called, and not `forward`."""
+        return False
+
     def forward(self, step: Step) -> Term:
         """Computes the term for one batch."""
+        raise NotImplementedError
+
+    def token_loss(self, chunk: TokenChunk) -> Term:
+        """Computes loss and metrics of one chunk of masked positions, as *sums* over its positions.
+
+        The logits of a batch exist a chunk at a time only, and the gradient is computed with them.
+        """
         raise NotImplementedError
 
     @classmethod

@@ -10,7 +10,16 @@ from torch.nn import functional
 
 from codir.errors import ConfigError
 from codir.functional.kd import kd_loss
-from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.functional.vocabulary import token_divergence
+from codir.objectives.base import (
+    Needs,
+    Objective,
+    ObjectiveContext,
+    ObjectiveSettings,
+    Step,
+    Term,
+    TokenChunk,
+)
 
 
 class KDSettings(ObjectiveSettings):
@@ -25,7 +34,8 @@ class KDSettings(ObjectiveSettings):
 class KD(Objective):
     """KL divergence of the student's softened classes from the teacher's; squared error between scores.
 
-    Metric `agreement`: the share of examples for which teacher and student choose the same class.
+    In pre-training the classes are the tokens of the vocabulary, and the mean is over the masked positions.
+    Metric `agreement`: the share of examples (or positions) for which teacher and student choose the same class.
     """
 
     name = "kd"
@@ -41,6 +51,22 @@ class KD(Objective):
         """Raises `ConfigError` without a teacher."""
         if context.teacher is None:
             raise ConfigError("The objective 'kd' needs a teacher and there is none: name one, or drop 'kd'.")
+
+    @property
+    def per_token(self) -> bool:
+        """In pre-training."""
+        return self.context.kind == "masked-lm"
+
+    def token_loss(self, chunk: TokenChunk) -> Term:
+        """Reads the logits [c, V] of both sides."""
+        if chunk.teacher is None:
+            raise ConfigError(
+                "The objective 'kd' needs the teacher's logits, and this batch comes without them."
+            )
+        settings = cast(KDSettings, self.settings)
+        loss = token_divergence(chunk.student, chunk.teacher, settings.temperature, settings.squared)
+        same = chunk.student.detach().argmax(dim=1) == chunk.teacher.argmax(dim=1)
+        return Term(loss.sum(), {"agreement": same.sum()})
 
     def forward(self, step: Step) -> Term:
         """Reads the logits [B, C] of both sides."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from codir.errors import DataError
+from codir.errors import ConfigError, DataError
 from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
 
 
@@ -16,7 +16,11 @@ class Task(Objective):
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
-        """Raises `DataError` for data without labels."""
+        """Raises `DataError` for data without labels, `ConfigError` for a corpus."""
+        if context.kind == "masked-lm":
+            raise ConfigError(
+                "The objective 'task' is for labelled examples; a corpus has masked tokens: use 'mlm'."
+            )
         if context.labels is None:
             raise DataError(
                 "The objective 'task' needs labels, and this data has none: name the label column, or drop it."

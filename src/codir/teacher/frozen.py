@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codir.errors import ModelError
@@ -17,7 +17,7 @@ from codir.models.representations import EncoderShape, Pooling, Representations,
 
 
 class FrozenTeacher(nn.Module):
-    """Wraps a fine-tuned classifier.
+    """Wraps a fine-tuned classifier, or a masked language model.
 
     The released code runs its teacher with dropout on, because `train()` reaches it through the criterion. Here `train`
     is overridden: the teacher is in eval mode always.
@@ -58,20 +58,24 @@ class FrozenTeacher(nn.Module):
         return encoder_shape(self.model)
 
     @torch.no_grad()
-    def represent(self, inputs: dict[str, Any], poolings: Iterable[Pooling] = ()) -> Representations:
+    def represent(
+        self, inputs: dict[str, Any], poolings: Iterable[Pooling] = (), positions: Tensor | None = None
+    ) -> Representations:
         """Runs the teacher once.
 
         Args:
             inputs: the model's keyword arguments, on the teacher's device.
             poolings: poolings of its blocks to compute.
+            positions: [B, L], of a masked language model: where its predictions are wanted; see `represent`.
 
         Returns:
             fp32 logits in the data's order of classes, and the pooled blocks.
         """
         self.model.eval()  # someone may hold the inner model and have called train() on that
         with precision(device_of(self.model), self.autocast):
-            outputs = represent(self.model, inputs, poolings)
-        outputs.logits = align_logits(outputs.logits.float(), self.logit_order)
+            outputs = represent(self.model, inputs, poolings, positions)
+        if positions is None:
+            outputs.logits = align_logits(outputs.logits.float(), self.logit_order)
         return outputs
 
     def forward(self, **inputs: Any) -> Representations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.models.representations import Pooling, Representations, represent
-from codir.objectives.base import Objective, Step, Term
+from codir.objectives.base import Objective, Step, Term, TokenChunk
 from codir.objectives.weighted_sum import weighted_sum
 
 
@@ -21,7 +23,7 @@ class DistillationModel(nn.Module):
     logits and the task's loss only (so that losses of different recipes compare), and no bank is touched.
 
     Args:
-        student: any Hugging Face sequence classifier.
+        student: any Hugging Face sequence classifier, or, for a corpus, masked language model.
         objectives: by name; their parameters (projections) are trained with the student.
         poolings: poolings of the student's blocks that the objectives read.
     """
@@ -46,26 +48,104 @@ class DistillationModel(nn.Module):
         labels: Tensor | None = None,
         example_id: Tensor | None = None,
         teacher: Representations | None = None,
+        batch_ids: Tensor | None = None,
+        positions: float | None = None,
     ) -> dict[str, Any]:
         """Runs the student once and, in training, every objective.
 
         Args:
             inputs: the student's keyword arguments.
-            labels: [B] class ids or scores.
+            labels: [B] class ids or scores; [B, L] the tokens at masked positions and -100 elsewhere.
             example_id: [B] rows of the bank.
             teacher: the frozen teacher's outputs for the batch.
+            batch_ids: see `Step`.
+            positions: masked positions that the sums over this batch's are divided by; by default its own number. In
+                data-parallel training the mean number of a batch makes the mean over the batches the mean over all
+                positions.
 
         Returns:
             In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}`, without labels `{"logits"}`.
+            For masked tokens the logits of an evaluation are [B, 3]: of each block the summed cross-entropy, the
+            number of tokens predicted rightly, and the number predicted.
         """
+        chosen = labels != -100 if labels is not None and labels.dim() == 2 else None
         if not self.training:
-            return self._evaluate(inputs, labels)
+            if labels is None or chosen is None:
+                return self._evaluate(inputs, labels)
+            return self._score(inputs, labels, chosen)
         assert example_id is not None, "training batches carry example ids"
-        student = represent(self.student, inputs, self.poolings)
-        step = Step(ids=example_id, labels=labels, student=student, teacher=teacher)
-        terms: dict[str, Term] = {name: objective(step) for name, objective in self.objective_items()}
+        student = represent(self.student, inputs, self.poolings, chosen)
+        step = Step(example_id, labels, student, teacher, batch_ids)
         weights = {name: objective.settings.weight for name, objective in self.objective_items()}
-        return {"loss": weighted_sum(terms, weights), "logits": student.logits, "terms": terms}
+        terms: dict[str, Term] = {
+            name: objective(step) for name, objective in self.objective_items() if not objective.per_token
+        }
+        loss = weighted_sum(terms, weights) if terms else student.logits.new_zeros((), dtype=torch.float32)
+        if chosen is not None:
+            assert labels is not None
+            token_terms, sum_of_tokens = self._predict(step, labels[chosen], weights, positions)
+            loss = loss + sum_of_tokens
+            terms = {**token_terms, **terms}
+        return {"loss": loss, "logits": student.logits, "terms": terms}
+
+    def _predict(
+        self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: float | None
+    ) -> tuple[dict[str, Term], Tensor]:
+        """Computes all terms over masked positions together; returns them without gradient, and their weighted sum."""
+        objectives = {name: objective for name, objective in self.objective_items() if objective.per_token}
+        divisor = positions or max(labels.numel(), 1)
+        sums: dict[str, Tensor | float] = defaultdict(float)
+        metrics: dict[str, dict[str, Tensor | float]] = {name: defaultdict(float) for name in objectives}
+
+        def weighted(student: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
+            chunk = TokenChunk(labels[rows], student, teacher)
+            found = {name: objective.token_loss(chunk) for name, objective in objectives.items()}
+            for name, term in found.items():
+                sums[name] = sums[name] + term.loss.detach()
+                for metric, value in term.metrics.items():
+                    metrics[name][metric] = metrics[name][metric] + value
+            return torch.stack([weights[name] * term.loss for name, term in found.items()]).sum()
+
+        assert step.student.masked is not None
+        total = step.student.logits.new_zeros((), dtype=torch.float32)
+        if objectives:
+            needed = step.teacher is not None and any(
+                type(objective).needs(objective.settings).teacher_logits for objective in objectives.values()
+            )
+            teacher = step.teacher.masked if needed and step.teacher is not None else None
+            total = chunked_loss(step.student.masked, weighted, teacher) / divisor
+        count = max(labels.numel(), 1)
+        terms = {
+            name: Term(
+                torch.as_tensor(sums[name] / divisor, device=total.device),
+                {
+                    metric: torch.as_tensor(value / count, device=total.device)
+                    for metric, value in metrics[name].items()
+                },
+            )
+            for name in objectives
+        }
+        return terms, total
+
+    def _score(self, inputs: dict[str, Any], labels: Tensor, chosen: Tensor) -> dict[str, Any]:
+        """Scores each block; see `forward`."""
+        predicted = represent(self.student, inputs, (), chosen).masked
+        assert predicted is not None
+        expected = labels[chosen]
+        losses = torch.zeros(expected.shape, dtype=torch.float32, device=expected.device)
+        right = torch.zeros_like(losses)
+
+        def collect(student: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
+            losses[rows] = token_cross_entropy(student, expected[rows])
+            right[rows] = (student.argmax(dim=1) == expected[rows]).float()
+            return losses[rows].sum()
+
+        with torch.no_grad():
+            total = chunked_loss(predicted, collect)
+        block = chosen.nonzero()[:, 0]
+        sums = losses.new_zeros(labels.shape[0], 3)
+        sums.index_add_(0, block, torch.stack([losses, right, torch.ones_like(losses)], dim=1))
+        return {"loss": total / max(expected.numel(), 1), "logits": sums}
 
     def _evaluate(self, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
         logits = self.student(**inputs, return_dict=True).logits
