@@ -1,0 +1,110 @@
+"""From blocks of a corpus to a batch for masked language modelling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from codir.errors import DataError
+from codir.models.padding import Padding, pad_batch
+from codir.training.masking import EVALUATION_EPOCH, IGNORED, TokenMasking
+
+
+class MaskedBlockCollator:
+    """Masks the blocks of a batch and pads them to the longest.
+
+    The only thing it remembers is the epoch, which decides on the masks; `set_epoch` reaches data loader workers that
+    are already running, because the number lies in shared memory.
+
+    Args:
+        tokenizer: knows how to pad and whether the model takes `token_type_ids`.
+        masking: chooses the tokens.
+        max_length: longest block the model can read; None does not check.
+        pad_to_multiple_of: rounds the length up, for tensor cores (8).
+
+    A batch is a dict: `inputs` (`input_ids`, `attention_mask` and, if the tokenizer names them, `token_type_ids`, each
+    [B, L]), `labels` [B, L] with -100 where nothing is predicted, `example_id` [B]; all int64.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        masking: TokenMasking,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+    ):
+        self.tokenizer = tokenizer
+        self.masking = masking
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._padding = Padding.of(tokenizer)
+        self._label_padding = Padding(IGNORED, side=self._padding.side)
+        self._token_types = "token_type_ids" in tokenizer.model_input_names
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Returns the epoch whose masks the next batches get."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose masks the next batches get, also in running workers."""
+        self.epoch = epoch
+
+    def evaluation(self) -> MaskedBlockCollator:
+        """Returns a collator like this one whose masks are always the same, for validation."""
+        fixed = MaskedBlockCollator(
+            self.tokenizer,
+            self.masking,
+            max_length=self.max_length,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+        fixed.epoch = EVALUATION_EPOCH
+        return fixed
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Makes one batch.
+
+        Args:
+            rows: blocks with `input_ids` (a list or an array) and `example_id`; other columns are ignored.
+
+        Raises:
+            DataError: a block is longer than `max_length`, or holds a token the tokenizer does not know.
+        """
+        epoch = self.epoch
+        inputs: list[dict[str, np.ndarray]] = []
+        labels: list[dict[str, np.ndarray]] = []
+        for row in rows:
+            ids, number = np.asarray(row["input_ids"], dtype=np.int64), int(row["example_id"])
+            if self.max_length is not None and ids.size > self.max_length:
+                raise DataError(
+                    f"Block {number} has {ids.size} tokens and the model takes at most {self.max_length}: prepare the "
+                    f"corpus again with --block {self.max_length}."
+                )
+            masked, predicted = self.masking.mask(ids, number, epoch)
+            inputs.append({"input_ids": masked})
+            labels.append({"input_ids": predicted})
+        return {
+            "inputs": self._inputs(inputs),
+            "labels": pad_batch(labels, self._label_padding, pad_to_multiple_of=self.pad_to_multiple_of)[
+                "input_ids"
+            ],
+            "example_id": torch.tensor([int(row["example_id"]) for row in rows]),
+        }
+
+    def _inputs(self, rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+        batch = pad_batch(rows, self._padding, pad_to_multiple_of=self.pad_to_multiple_of)
+        if self._token_types:
+            types = torch.zeros_like(batch["input_ids"])
+            batch["token_type_ids"] = types.masked_fill_(
+                batch["attention_mask"] == 0, self._padding.token_type_id
+            )
+        return batch

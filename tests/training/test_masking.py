@@ -1,0 +1,203 @@
+"""Dynamic masking: the shares of BERT, special tokens left alone, and a function of seed, epoch and block alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from codir.errors import ConfigError, DataError, ModelError
+from codir.training.masking import EVALUATION_EPOCH, TokenMasking
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+LENGTH = 200
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Returns a tokenizer of 5 special and 995 ordinary tokens, and two that were added later."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(995))]
+    core = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    made.add_tokens(["added1", "added2"])
+    made.add_tokens(["<special>"], special_tokens=True)
+    return made
+
+
+def block(number: int = 0, ordinary: int = LENGTH) -> np.ndarray:
+    tokens = np.random.default_rng(number).integers(5, 1000, ordinary)
+    return np.concatenate([[CLS], tokens, [SEP]])
+
+
+def test_the_labels_are_the_original_tokens(tokenizer):
+    ids = block()
+    before = ids.copy()
+    inputs, labels = TokenMasking(tokenizer).mask(ids, 0, 0)
+    assert inputs.dtype == labels.dtype == np.int64
+    assert inputs.shape == labels.shape == ids.shape
+    predicted = labels != -100
+    assert (labels[predicted] == before[predicted]).all()
+    assert (inputs[~predicted] == before[~predicted]).all()
+    assert (ids == before).all()  # the block itself is not touched
+    assert not np.shares_memory(inputs, ids)
+
+
+def test_the_shares_are_those_of_bert(tokenizer):
+    masking = TokenMasking(tokenizer, seed=1)
+    blocks = 2000
+    masked = stayed = replaced = 0
+    places = np.zeros(LENGTH)
+    drawn = []
+    for number in range(blocks):
+        ids = block(number)
+        inputs, labels = masking.mask(ids, number, 0)
+        predicted = labels != -100
+        assert predicted.sum() == 30  # 15 % of 200, no more and no less
+        places += predicted[1:-1]
+        hidden = predicted & (inputs == MASK)
+        same = predicted & (inputs == ids)
+        masked, stayed = masked + hidden.sum(), stayed + same.sum()
+        replaced += (predicted & ~hidden & ~same).sum()
+        drawn.append(inputs[predicted & ~hidden & ~same])
+    total = blocks * 30
+    # a random token is the original one once in 995 times
+    expected = np.array([0.8, 0.1 + 0.1 / 995, 0.1 - 0.1 / 995]) * total
+    found = np.array([masked, stayed, replaced])
+    assert ((found - expected) ** 2 / expected).sum() < 13.8  # chi-square, 2 degrees of freedom, 1 in 1000
+    chi = ((places - total / LENGTH) ** 2 / (total / LENGTH)).sum() / (1 - 0.15)
+    assert chi < 271  # 199 degrees of freedom, 1 in 2000: every place is as likely as any other
+    tokens = np.bincount(np.concatenate(drawn), minlength=1003)
+    assert tokens[:5].sum() == 0
+    assert tokens[1000:].sum() == 0
+    mean = replaced / 995
+    assert ((tokens[5:1000] - mean) ** 2 / mean).sum() < 1140  # 994 degrees of freedom, 1 in 1000
+
+
+def test_the_number_is_right_on_average_at_every_length(tokenizer):
+    """10 tokens of which 15 % are predicted: one or two, 1.5 in the mean."""
+    masking = TokenMasking(tokenizer)
+    counts = np.array([(masking.mask(block(0, 10), number, 0)[1] != -100).sum() for number in range(2000)])
+    assert set(counts) == {1, 2}
+    assert abs(counts.mean() - 1.5) < 0.05  # four and a half standard errors
+
+
+def test_all_mask_variant(tokenizer):
+    inputs, labels = TokenMasking(tokenizer, masked=1.0, random=0.0).mask(block(), 0, 0)
+    assert (inputs[labels != -100] == MASK).all()
+    assert (labels != -100).sum() == 30
+
+
+def test_all_random_and_all_kept(tokenizer):
+    ids = block()
+    inputs, labels = TokenMasking(tokenizer, masked=0.0, random=1.0, probability=1.0).mask(ids, 0, 0)
+    assert (labels[1:-1] == ids[1:-1]).all()
+    assert (inputs[1:-1] != ids[1:-1]).mean() > 0.95
+    assert MASK not in inputs
+    inputs, labels = TokenMasking(tokenizer, masked=0.0, random=0.0).mask(ids, 0, 0)
+    assert (inputs == ids).all()
+    assert (labels != -100).sum() == 30
+
+
+def test_special_tokens_and_padding_are_never_predicted(tokenizer):
+    special = [PAD, UNK, CLS, SEP, MASK, tokenizer.convert_tokens_to_ids("<special>")]
+    ids = np.concatenate([block(), np.full(40, PAD), special])
+    chosen = np.zeros(len(ids), dtype=bool)
+    masking = TokenMasking(tokenizer, probability=0.9)
+    for epoch in range(20):
+        inputs, labels = masking.mask(ids, 0, epoch)
+        chosen |= labels != -100
+        untouched = np.isin(ids, special)
+        assert (inputs[untouched] == ids[untouched]).all()
+    assert not chosen[np.isin(ids, special)].any()
+    assert chosen[1 : LENGTH + 1].all()
+
+
+def test_an_added_token_is_predicted_but_never_drawn(tokenizer):
+    added = tokenizer.convert_tokens_to_ids("added1")
+    masking = TokenMasking(tokenizer, probability=1.0)
+    assert masking.mask(np.array([added]), 0, 0)[1].tolist() == [added]
+    assert added not in masking.ordinary
+    assert masking.ordinary.tolist() == list(range(5, 1000))
+
+
+def test_padding_does_not_change_the_masks(tokenizer):
+    ids = block(3)
+    masking = TokenMasking(tokenizer)
+    inputs, labels = masking.mask(ids, 3, 1)
+    padded = masking.mask(np.concatenate([ids, np.full(11, PAD)]), 3, 1)
+    assert (padded[0][: len(ids)] == inputs).all()
+    assert (padded[1][: len(ids)] == labels).all()
+
+
+@pytest.mark.parametrize("ordinary", [0, 1, 2, 6])
+@pytest.mark.parametrize("probability", [0.01, 0.15, 1.0])
+def test_short_blocks(tokenizer, ordinary, probability):
+    for number in range(20):
+        ids = block(number, ordinary)
+        _, labels = TokenMasking(tokenizer, probability=probability).mask(ids, number, 0)
+        count = (labels != -100).sum()
+        assert count == 0 if ordinary == 0 else 1 <= count <= ordinary
+
+
+def test_empty_block(tokenizer):
+    inputs, labels = TokenMasking(tokenizer).mask(np.array([], dtype=np.int64), 0, 0)
+    assert inputs.shape == labels.shape == (0,)
+
+
+def test_a_function_of_seed_epoch_and_block_alone(tokenizer):
+    ids = block()
+    one, other = TokenMasking(tokenizer, seed=3), TokenMasking(tokenizer, seed=3)
+    other.mask(block(9), 9, 4)  # whatever was asked before does not matter
+    np.random.seed(7)
+    assert all(np.array_equal(a, b) for a, b in zip(one.mask(ids, 8, 2), other.mask(ids, 8, 2), strict=True))
+    assert other.mask(ids.astype(np.int32), 8, 2)[0].tolist() == one.mask(ids, 8, 2)[0].tolist()
+    seen = {one.mask(ids, number, epoch)[1].tobytes() for number in range(10) for epoch in range(-1, 10)}
+    seen |= {
+        TokenMasking(tokenizer, seed=seed).mask(ids, 0, 0)[1].tobytes() for seed in (0, 1, -1, 2**64 - 2)
+    }
+    assert len(seen) == 114
+
+
+def test_the_masks_are_those_of_every_version(tokenizer):
+    """A resume in a year must find the same masks: these numbers may not change."""
+    inputs, labels = TokenMasking(tokenizer, seed=5).mask(np.arange(5, 45), 3, EVALUATION_EPOCH)
+    assert {place: int(inputs[place]) for place in np.flatnonzero(labels != -100).tolist()} == FROZEN
+
+
+FROZEN = {11: 16, 21: 4, 23: 4, 25: 4, 29: 4, 39: 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probability": 0.0}, "masking probability is 0.0"),
+        ({"probability": 1.5}, "masking probability is 1.5"),
+        ({"masked": -0.1}, "-0.1 are to be masked"),
+        ({"masked": 0.8, "random": 0.3}, "sum at most 1"),
+        ({"random": float("nan")}, "sum at most 1"),
+    ],
+)
+def test_shares_out_of_range(tokenizer, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TokenMasking(tokenizer, **settings)
+
+
+def test_no_mask_token():
+    core = Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    with pytest.raises(ModelError, match="no mask token"):
+        TokenMasking(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]"))
+
+
+@pytest.mark.parametrize("token", [1003, 50_000, -1])
+def test_a_corpus_of_another_tokenizer(tokenizer, token):
+    with pytest.raises(DataError, match=f"Block 6 holds the token {token}.*another tokenizer"):
+        TokenMasking(tokenizer).mask(np.array([5, token, 6]), 6, 0)
