@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 # Given (start, stop), says which of the bank's rows start..stop-1 each anchor may be compared with: [B, stop-start].
 Admissible = Callable[[int, int], Tensor]
+
+
+class Rows(Protocol):
+    """Rows that are read a chunk at a time: a bank of any kind (`codir.functional.bank`)."""
+
+    @property
+    def size(self) -> int:
+        """N, the number of rows."""
+        ...
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        """[stop - start, m] rows start..stop-1."""
+        ...
 
 
 class ContrastiveResult(NamedTuple):
@@ -53,7 +66,7 @@ def info_nce(
 def streamed_info_nce(
     anchor: Tensor,
     positive: Tensor,
-    bank: Tensor,
+    bank: Tensor | Rows,
     admissible: Admissible,
     temperature: float,
     chunk: int = 16384,
@@ -67,7 +80,7 @@ def streamed_info_nce(
     Args:
         anchor: [B, m] unit vectors.
         positive: [B] similarity of each anchor and its live positive. Gradient goes to `anchor` and `positive` only.
-        bank: [N, m] unit vectors, of any type and on any device.
+        bank: [N, m] unit vectors, of any type and on any device, or something that gives them a chunk at a time.
         admissible: says which rows of a chunk count for each anchor.
         temperature: tau > 0.
         chunk: rows at a time; the memory needed is a few times B * chunk numbers.
@@ -86,14 +99,15 @@ class _StreamedLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: Tensor, bank: Tensor, admissible: Admissible, temperature: float, chunk: int
+        ctx: Any, anchor: Tensor, bank: Tensor | Rows, admissible: Admissible, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
         top = anchor.new_full((anchor.shape[0],), -torch.inf)
         total = torch.zeros_like(top)
         weighted = torch.zeros_like(anchor)  # sum_j exp(s_j / tau - top) m_j
-        for start in range(0, bank.shape[0], chunk):
-            stop = min(start + chunk, bank.shape[0])
-            rows = bank[start:stop].to(anchor)
+        size = bank.shape[0] if isinstance(bank, Tensor) else bank.size
+        for start in range(0, size, chunk):
+            stop = min(start + chunk, size)
+            rows = (bank[start:stop] if isinstance(bank, Tensor) else bank.chunk(start, stop)).to(anchor)
             logits = (anchor @ rows.T).div_(temperature)
             logits.masked_fill_(~admissible(start, stop), -torch.inf)
             top, before = torch.maximum(top, logits.amax(dim=1)), top
