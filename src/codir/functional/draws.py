@@ -46,6 +46,29 @@ def draw_indices(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return result
 
 
+def draw_allowed(allowed: Tensor, k: int, shared: bool, generator: torch.Generator) -> Tensor:
+    """Leaves K of the allowed columns of each row, uniformly without replacement; all of them where there are fewer.
+
+    For small numbers of columns: it costs O(B n).
+
+    Args:
+        allowed: [B, n] True where a column may be drawn.
+        k: how many to leave.
+        shared: rows draw in the same order, so that those with the same columns allowed keep the same ones. (Where one
+            column is forbidden in each row, the rows take theirs out of one pool of K + 1.)
+        generator: on the device of `allowed`.
+
+    Returns:
+        [B, n] with at most K True in a row.
+    """
+    rows, columns = allowed.shape
+    if k >= columns:
+        return allowed
+    order = torch.rand(1 if shared else rows, columns, generator=generator, device=allowed.device)
+    first = order.expand(rows, columns).masked_fill(~allowed, 2.0).topk(k, dim=1, largest=False).indices
+    return allowed & torch.zeros_like(allowed).scatter_(1, first, True)
+
+
 def _uniform(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     # 63 random bits modulo n: the bias is below n / 2^63, and the bound may differ from row to row.
     bits = torch.randint(_MAX, (counts.shape[0], k), generator=generator, device=counts.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import torch
@@ -36,10 +36,12 @@ class ContrastiveSettings(ObjectiveSettings):
     )
     student_blocks: str | list[int] = Field(default="all", description="as teacher_blocks, for the student")
     negatives: str = Field(
-        default="auto", description="auto (different-label for classes, any for scores), or a sampler's name"
+        default="auto",
+        description="auto (different-label for classes, any for scores, in-batch-bank for masked-lm), or a name",
     )
-    k: int | Literal["all"] = Field(
-        default=500, description="K negatives for each example, or all admissible rows"
+    k: int | Literal["all", "auto"] = Field(
+        default="auto",
+        description="K negatives for each example, or all admissible ones; auto: 500 drawn from a bank, all of a batch",
     )
     sharing: Sharing = Field(
         default="shared",
@@ -58,15 +60,33 @@ class ContrastiveSettings(ObjectiveSettings):
     )
 
 
-def sampler_name(settings: ContrastiveSettings, context: ObjectiveContext) -> str:
-    """Resolves `auto`."""
+def negatives_name(settings: ContrastiveSettings, context: ObjectiveContext) -> str:
+    """Resolves `negatives: auto`."""
     if settings.negatives != "auto":
         return settings.negatives
+    if context.kind == "masked-lm":
+        return "in-batch-bank"
     return "any" if context.kind == "regression" else "different-label"
 
 
-def check_contrastive(name: str, settings: ContrastiveSettings, context: ObjectiveContext) -> None:
-    """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data."""
+def number_of_negatives(settings: ContrastiveSettings, context: ObjectiveContext) -> int | Literal["all"]:
+    """Resolves `k: auto`."""
+    if settings.k != "auto":
+        return settings.k
+    return 500 if negatives_name(settings, context) in SAMPLERS else "all"
+
+
+def check_contrastive(
+    name: str, settings: ContrastiveSettings, context: ObjectiveContext, sources: Collection[str] = ()
+) -> None:
+    """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data.
+
+    Args:
+        name: of the objective, for the messages.
+        settings: to be checked.
+        context: to be checked against.
+        sources: names of negatives that the objective offers beside the samplers of bank rows.
+    """
     if context.teacher is None:
         raise ConfigError(
             f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}."
@@ -79,21 +99,32 @@ def check_contrastive(name: str, settings: ContrastiveSettings, context: Objecti
             choose_blocks(spec, shape.blocks)
         except ConfigError as error:
             raise ConfigError(f"{name}.{side}_blocks: {error}") from None
-    if settings.k != "all" and not 1 <= settings.k <= context.examples:
+    negatives, k = negatives_name(settings, context), number_of_negatives(settings, context)
+    if negatives not in (*SAMPLERS, *sources):
+        if settings.negatives == "auto":
+            raise ConfigError(
+                f"The objective {name!r} has no negatives for the prediction of masked tokens, where examples have no "
+                "labels: use the objective 'crd', or negatives: any."
+            )
         raise ConfigError(
-            f"{name}.k={settings.k} does not fit N={context.examples} training examples: choose K between 1 and "
+            f"{name}.negatives={negatives!r} is no sampler of negatives{nearest(negatives, (*SAMPLERS, *sources))}: "
+            f"choose auto, {', '.join((*SAMPLERS, *sources))}."
+        )
+    # Of fewer than K in the mini-batch or the queue all are taken: K need not fit there.
+    if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
+        raise ConfigError(
+            f"{name}.k={k} does not fit N={context.examples} training examples: choose K between 1 and "
             f"{context.examples}, or k: all for every admissible one."
         )
-    sampler = sampler_name(settings, context)
-    if sampler not in SAMPLERS:
-        raise ConfigError(
-            f"{name}.negatives={sampler!r} is no sampler of negatives{nearest(sampler, SAMPLERS)}: choose auto, "
-            f"{', '.join(SAMPLERS)}."
-        )
-    if sampler == "different-label":
+    if negatives == "different-label":
         _check_different_label(name, context)
-    if sampler == "hard":
-        if settings.k == "all":
+    if negatives == "hard":
+        if context.kind == "masked-lm":
+            raise ConfigError(
+                f"{name}.negatives='hard' looks for neighbours in the teacher's cache, and a pre-training has none: "
+                "use in-batch-bank, whose blocks of one document are hard negatives."
+            )
+        if k == "all":
             raise ConfigError(
                 f"{name}.k='all' takes every admissible row and leaves nothing to choose for hard negatives: "
                 "give a number, or negatives: different-label."
@@ -110,6 +141,11 @@ def check_contrastive(name: str, settings: ContrastiveSettings, context: Objecti
 
 
 def _check_different_label(name: str, context: ObjectiveContext) -> None:
+    if context.kind == "masked-lm":
+        raise ConfigError(
+            f"{name}.negatives='different-label' needs classes, and there are no labels in a corpus: use "
+            "in-batch-bank, in-batch, queue or any."
+        )
     if context.kind == "regression":
         raise ConfigError(
             f"{name}.negatives='different-label' needs classes, and these labels are scores: use negatives: any."
@@ -130,7 +166,7 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
     """Builds the sampler of the settings."""
     space = context.teacher_space
     return build_sampler(
-        sampler_name(settings, context),
+        negatives_name(settings, context),
         SamplerContext(
             examples=context.examples,
             labels=context.labels,
@@ -152,12 +188,12 @@ def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Memor
 
 
 @contextlib.contextmanager
-def untouched(sampler: NegativeSampler, when: bool) -> Iterator[None]:
+def untouched(generator: torch.Generator, when: bool) -> Iterator[None]:
     """Puts the generator back after the block, so that an evaluation does not change the training that follows."""
-    state = sampler.state() if when else None
+    state = generator.get_state() if when else None
     yield
     if state is not None:
-        sampler.load_state(state)
+        generator.set_state(state)
 
 
 class BlockProjection(nn.Module):

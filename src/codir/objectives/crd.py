@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from codir.errors import ConfigError
-from codir.functional.infonce import ContrastiveResult, info_nce, streamed_info_nce
-from codir.functional.similarity import group_similarity
+from codir.functional.bank import Bank
+from codir.functional.negatives import NegativeSampler
 from codir.models.representations import Pooling, Representations
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
-from codir.objectives.contrastive import (
-    BlockProjection,
-    ContrastiveSettings,
-    PendingWrites,
-    check_contrastive,
-    make_bank,
-    make_sampler,
-    untouched,
-)
-from codir.storage import human_bytes
+from codir.objectives.contrastive import BlockProjection, untouched
+from codir.objectives.negative_sources import BankDraws, BankSource, SourceSettings, check_source, make_source
 
 
-class CRDSettings(ContrastiveSettings):
+class CRDSettings(SourceSettings):
     """Settings of the objective `crd`."""
-
-    bank_init: Literal["random", "student"] = Field(
-        default="random",
-        description="bank rows at the start: random, or one pass of the student over the data",
-    )
 
 
 class CRD(Objective):
     """InfoNCE between the teacher's and the student's representation of an example (Eq. 4).
 
-    The anchor is the teacher's representation, the positive the live student's, the negatives are rows of the
-    memory bank. Both projections are trained. Rows are written (Eq. 5) once the optimiser has stepped, from training
+    The anchor is the teacher's representation, the positive the live student's, the negatives are the student's
+    representations of other examples: rows of the memory bank, or what `codir.objectives.negative_sources` offers
+    beside it. Both projections are trained. Rows are written (Eq. 5) once the optimiser has stepped, from training
     batches only. Everything from the projections on is fp32: exp(cos / 0.07) overflows half precision.
 
-    Metric `accuracy`: how often the positive ranks before every negative.
+    Metric `accuracy`: how often the positive ranks before every negative; `negatives`, where their number is not
+    fixed: how many an anchor has on average.
     """
 
     name = "crd"
@@ -59,10 +47,22 @@ class CRD(Objective):
         self.student_projection = BlockProjection(
             settings.student_blocks, context.student, settings.dim, context.seed + 1
         )
-        self.sampler = make_sampler(settings, context)
-        self.bank = make_bank(settings, context)
-        self._pending = PendingWrites(settings.dim, context.device)
+        self.source = make_source(settings, context)
         self.to(context.device)
+
+    @property
+    def bank(self) -> Bank:
+        """The memory bank; `ConfigError` if the negatives need none."""
+        if not isinstance(self.source, BankSource):
+            raise ConfigError(f"crd.negatives={self._settings.negatives!r} has no memory bank.")
+        return self.source.bank
+
+    @property
+    def sampler(self) -> NegativeSampler:
+        """The sampler of bank rows; `ConfigError` if the negatives are not drawn from the whole bank."""
+        if not isinstance(self.source, BankDraws):
+            raise ConfigError(f"crd.negatives={self._settings.negatives!r} has no sampler of bank rows.")
+        return self.source.sampler
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
@@ -72,10 +72,10 @@ class CRD(Objective):
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data."""
-        check_contrastive(cls.name, cast(CRDSettings, settings), context)
+        check_source(cls.name, cast(CRDSettings, settings), context)
 
     def forward(self, step: Step) -> Term:
-        """Reads the pooled blocks [B, blocks, d] of both sides; queues the bank's update if training."""
+        """Reads the pooled blocks [B, blocks, d] of both sides; in training the student's are kept for later steps."""
         if step.teacher is None:
             raise ConfigError(
                 "The objective 'crd' needs the teacher's blocks, and this batch comes without them."
@@ -83,20 +83,14 @@ class CRD(Objective):
         how = self._settings.pooling
         anchor = self.teacher_projection(step.teacher.pooled[how])  # [B, m]
         live = self.student_projection(step.student.pooled[how])  # [B, m]
-        with torch.autocast(anchor.device.type, enabled=False), untouched(self.sampler, not self.training):
-            result = self._contrast(step.ids, anchor, (anchor * live).sum(dim=1))
+        with (
+            torch.autocast(anchor.device.type, enabled=False),
+            untouched(self.source.generator, not self.training),
+        ):
+            term = self.source.contrast(step, anchor, live)
         if self.training:
-            self._pending.add(step.ids, live)
-        return Term(result.loss, {"accuracy": result.accuracy})
-
-    def _contrast(self, ids: Tensor, anchor: Tensor, positive: Tensor) -> ContrastiveResult:
-        tau, k = self._settings.temperature, self._settings.k
-        if k == "all":
-            return streamed_info_nce(anchor, positive, self.bank.data, self.sampler.admissible(ids), tau)
-        negatives = self.sampler.draw(ids, k)
-        similarity = group_similarity(anchor, self.bank.rows(negatives.ids), negatives.group)  # [B, K]
-        mask = None if negatives.mask is None else negatives.mask[negatives.group]
-        return info_nce(positive, similarity, tau, mask)
+            self.source.remember(step.ids, live)
+        return term
 
     @classmethod
     def prefill_needs(cls, settings: ObjectiveSettings) -> frozenset[Pooling]:
@@ -109,35 +103,36 @@ class CRD(Objective):
         """Sets rows to the student's projected representations, without momentum, if `bank_init` is `student`."""
         if self._settings.bank_init != "student":  # the pass is made for another objective
             return
-        self.bank.update(ids, self.student_projection(student.pooled[self._settings.pooling]), momentum=0.0)
+        self.source.prefill(ids, self.student_projection(student.pooled[self._settings.pooling]))
 
     def describe(self) -> list[str]:
-        """The chosen blocks, the negatives and the bank's memory."""
+        """The chosen blocks, the negatives and what they take of memory."""
         return [
             f"teacher blocks: {self.teacher_projection.describe()} ({self._settings.pooling} pooling)",
             f"student blocks: {self.student_projection.describe()} ({self._settings.pooling} pooling)",
-            f"negatives: {self.sampler.name}, K = {self._settings.k}, {self._settings.sharing}",
-            f"memory bank: {self.bank.size:,} x {self.bank.dim}, {human_bytes(self.bank.nbytes)} on "
-            f"{self.bank.data.device}",
+            *self.source.describe(),
         ]
 
     def after_step(self) -> None:
         """Writes the rows of the step's examples (Eq. 5)."""
-        written = self._pending.take()
-        if written is not None:
-            ids, embeddings = written
-            self.bank.update(ids, embeddings)
+        self.source.after_step()
 
     def discard_step(self) -> None:
         """Forgets the step's rows."""
-        self._pending.clear()
+        self.source.discard()
+
+    def checkpoint_saved(self, step: int, kept: Sequence[int]) -> None:
+        """For a bank that is not part of checkpoints."""
+        self.source.checkpoint_saved(step, kept)
+
+    def rewind(self, step: int) -> None:
+        """For a bank that is not part of checkpoints."""
+        self.source.rewind(step)
 
     def extra_state(self) -> dict[str, Tensor]:
-        """The bank's rows and the sampler's generator."""
-        return {"bank": self.bank.state()["rows"], "generator": self.sampler.state()}
+        """The bank's rows or the queue, and the generator of the draws."""
+        return self.source.state()
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores both; a bank of another size raises `RunError`."""
-        self.bank.load_state({"rows": state["bank"]})
-        self.sampler.load_state(state["generator"])
-        self._pending.clear()
+        """Restores them; those of another size or of other negatives raise `RunError`."""
+        self.source.load_state(state)

@@ -23,6 +23,7 @@ from codir.objectives.contrastive import (
     PendingWrites,
     check_contrastive,
     make_sampler,
+    number_of_negatives,
     untouched,
 )
 from codir.storage import human_bytes
@@ -64,9 +65,10 @@ class OfficialCRD(Objective):
         self._settings = settings = cast(OfficialCRDSettings, settings)
         if context.teacher is None:
             raise ConfigError("The objective 'crd_official' needs a teacher and there is none.")
-        if settings.k == "all":
+        k = number_of_negatives(settings, context)
+        if k == "all":
             raise ConfigError("crd_official.k='all' has no meaning for the binary NCE: give a number.")
-        self._k = settings.k
+        self._k = k
         self.teacher_projection = BlockProjection(
             settings.teacher_blocks, context.teacher, settings.dim, context.seed
         )
@@ -113,7 +115,10 @@ class OfficialCRD(Objective):
         how, tau, examples = self._settings.pooling, self._settings.temperature, self.context.examples
         teacher = self.teacher_projection(step.teacher.pooled[how])  # [B, m]
         student = self.student_projection(step.student.pooled[how])  # [B, m]
-        with torch.autocast(teacher.device.type, enabled=False), untouched(self.sampler, not self.training):
+        with (
+            torch.autocast(teacher.device.type, enabled=False),
+            untouched(self.sampler.generator, not self.training),
+        ):
             negatives = self.sampler.draw(step.ids, self._k)
             similarities = []  # [B, 1 + K] of each direction, the positive first
             for live, bank in ((student, self.teacher_bank), (teacher, self.student_bank)):
@@ -148,7 +153,7 @@ class OfficialCRD(Objective):
         return [
             f"teacher blocks: {self.teacher_projection.describe()} ({self._settings.pooling} pooling)",
             f"student blocks: {self.student_projection.describe()} ({self._settings.pooling} pooling)",
-            f"negatives: {self.sampler.name}, K = {self._settings.k}, {self._settings.sharing}",
+            f"negatives: {self.sampler.name}, K = {self._k}, {self._settings.sharing}",
             f"memory banks: 2 of {self.student_bank.size:,} x {self.student_bank.dim}, "
             f"{human_bytes(2 * self.student_bank.nbytes)} on {self.student_bank.data.device}",
         ]
