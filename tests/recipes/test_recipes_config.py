@@ -8,21 +8,31 @@ import pytest
 from pydantic import ValidationError
 
 from codir.recipes.config import (
-    SET_BY_US,
     DataConfig,
     DistillConfig,
     FinetuneConfig,
+    OptimisationConfig,
     Section,
     StudentConfig,
     TrainingConfig,
     section_at,
 )
+from codir.recipes.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
 
 GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
 
 
 def all_sections() -> list[type[Section]]:
-    return [DataConfig, StudentConfig, TrainingConfig, FinetuneConfig, DistillConfig]
+    return [
+        DataConfig,
+        StudentConfig,
+        TrainingConfig,
+        FinetuneConfig,
+        DistillConfig,
+        MaskingConfig,
+        PretrainingConfig,
+        PretrainConfig,
+    ]
 
 
 def test_defaults_are_the_papers_and_its_codes() -> None:
@@ -130,10 +140,13 @@ def test_what_we_set_cannot_be_set_a_second_time() -> None:
     assert TrainingConfig(arguments={"dataloader_num_workers": 2}).arguments == {"dataloader_num_workers": 2}
 
 
-def test_the_keys_named_instead_exist() -> None:
-    for path in SET_BY_US.values():
+@pytest.mark.parametrize(
+    ("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)]
+)
+def test_the_keys_named_instead_exist(config: type[Section], section: type[OptimisationConfig]) -> None:
+    for path in section.set_by_us.values():
         *sections, name = path.split(".")
-        assert name in section_at(DistillConfig, sections).model_fields
+        assert name in section_at(config, sections).model_fields
 
 
 @pytest.mark.parametrize("missing", ["teacher", "output", "data"])

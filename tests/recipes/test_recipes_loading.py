@@ -51,7 +51,7 @@ def test_every_recipe_says_where_it_comes_from(name: str) -> None:
     assert recipe.source
     assert recipe.description
     assert recipe.needs
-    assert recipe.command in ("finetune", "distill")
+    assert recipe.command in ("finetune", "distill", "pretrain")
 
 
 def test_codir_fine_has_the_papers_numbers() -> None:

@@ -17,8 +17,10 @@ from codir.errors import ConfigError
 from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig, Section
 from codir.recipes.library import ABOUT, load_recipe
 from codir.recipes.messages import explain
+from codir.recipes.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 
+_SECTIONS = ("data", "student", "training", "objectives", "masking")
 Flags = Mapping[str, tuple[str, Any]]
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -51,7 +53,7 @@ class Settings:
             self.places[here] = places[here]
             if value is None and len(here) == 2 and here[0] == "objectives":
                 into.pop(key, None)
-            elif value is None and not path and key in ("data", "student", "training", "objectives"):
+            elif value is None and not path and key in _SECTIONS:
                 into.setdefault(key, {})
             elif isinstance(value, Mapping):
                 inner = into.get(key)
@@ -92,6 +94,19 @@ def load_finetune(
     return build(FinetuneConfig, _collect("finetune", "finetune", config, overrides, flags))
 
 
+def load_pretrain(
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    flags: Flags | None = None,
+) -> PretrainConfig:
+    """Builds the configuration of a pre-training, as `load_distill` does; without a recipe it is `codir-pre`."""
+    settings = _collect("pretrain", recipe, config, overrides, flags)
+    loaded = build(PretrainConfig, settings)
+    return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
+
+
 def build(model: type[SectionT], settings: Settings) -> SectionT:
     """Validates collected settings; `ConfigError` lists everything that is wrong with them and where it stands."""
     try:
@@ -128,11 +143,11 @@ def complete_objectives(
     return complete
 
 
-def resolved_yaml(config: RunConfig) -> str:
+def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
     """Returns YAML with every setting of `config`; loading it as `--config` gives the same configuration."""
-    command = "distill" if isinstance(config, DistillConfig) else "finetune"
+    command = {DistillConfig: "distill", PretrainConfig: "pretrain"}.get(type(config), "finetune")
     content: dict[str, Any] = {"command": command, **config.model_dump(mode="json")}
-    if isinstance(config, DistillConfig):
+    if isinstance(config, DistillConfig | PretrainConfig):
         # The file is merged over its recipe again: what the run left out must be said.
         for name in load_recipe(config.recipe).settings.get("objectives", {}):
             content["objectives"].setdefault(name, None)
@@ -150,7 +165,8 @@ def _collect(
     own_places: dict[KeyPath, str] = {}
     if config is not None:
         own, own_places = _read_own(config, command)
-    start = load_recipe(recipe or own.get("recipe") or DEFAULT_RECIPE)
+    default = DEFAULT_PRETRAINING if command == "pretrain" else DEFAULT_RECIPE
+    start = load_recipe(recipe or own.get("recipe") or default)
     if start.command != command:
         raise ConfigError(
             f"The recipe {start.name!r} is for `codir {start.command}`, not for `codir {command}`."
@@ -163,9 +179,10 @@ def _collect(
         settings.set(path, value, f"--set {override}")
     for key, (flag, value) in (flags or {}).items():
         settings.set(tuple(key.split(".")), value, flag)
-    if command == "distill":
+    if command != "finetune":
         settings.set(("recipe",), start.name, "--recipe")
-    settings.values.setdefault("data", {})  # so that missing data gets its own message, with examples
+    if command != "pretrain":
+        settings.values.setdefault("data", {})  # so that missing data gets its own message, with examples
     return settings
 
 
