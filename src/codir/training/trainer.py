@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction, TrainOutput
 
@@ -17,7 +17,7 @@ from codir.errors import ConfigError
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape
-from codir.objectives.base import ObjectiveContext
+from codir.objectives.base import Kind, ObjectiveContext
 from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
@@ -52,6 +52,13 @@ class DistillationTrainer(ResumableTrainer):
         teacher_shape: depth and width, needed only with `TeacherOutputs` that do not know them.
         compute_metrics: as in transformers' Trainer.
         callbacks: as in transformers' Trainer.
+        data_collator: makes the batches instead of `DistillationCollator`. If it has `set_epoch`, it is told the epoch;
+            if it has `evaluation()`, what that returns makes the batches of evaluations (see `MaskedBlockCollator`).
+        train_sampler: the order of the examples instead of `args.train_sampling_strategy`. If it has `set_epoch`, it is
+            told the epoch, and its order must be a function of that alone, or a resume is not exact.
+        kind: `masked-lm` for blocks of a corpus, whose collator makes the labels; by default what the labels say.
+        data_key: fingerprint of the training data; with it objectives may keep files (a bank on disk) beside the
+            checkpoints.
         label: what the progress line calls this training.
 
     Raises:
@@ -73,6 +80,10 @@ class DistillationTrainer(ResumableTrainer):
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_sampler: Sampler[int] | None = None,
+        kind: Kind | None = None,
+        data_key: str | None = None,
         label: str = "training",
     ):
         if len(train_dataset) == 0:
@@ -103,17 +114,20 @@ class DistillationTrainer(ResumableTrainer):
         else:
             outputs = teacher
 
-        context = self._context(student, shape, outputs, train_dataset, args)
+        context = self._context(student, shape, outputs, train_dataset, args, kind, data_key)
         built = build_objectives(objectives, context)
         self.objective_notes = [line for objective in built.values() for line in objective.describe()]
         self.distillation = DistillationModel(student, built, needs.pooled)
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._given_sampler = train_sampler
+        self._sampler: Sampler | None = None
         super().__init__(
             model=self.distillation,
             args=args,
-            data_collator=DistillationCollator(
+            data_collator=data_collator
+            or DistillationCollator(
                 processing_class, teacher_tokenizer, outputs, live_teacher=self._live_teacher is not None
             ),
             train_dataset=train_dataset,
@@ -136,19 +150,26 @@ class DistillationTrainer(ResumableTrainer):
         outputs: TeacherOutputs | None,
         examples: Dataset,
         args: DistillationArguments,
+        kind: Kind | None,
+        data_key: str | None,
     ) -> ObjectiveContext:
         labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
         regression = labels is not None and labels.is_floating_point()
+        classes = 1 if regression else int(student.config.num_labels or 1)
+        if kind == "masked-lm":
+            classes = int(student.config.vocab_size)
         return ObjectiveContext(
             student=encoder_shape(student),
             teacher=teacher,
             examples=len(examples),
             labels=labels,
-            kind="regression" if regression else "classification",
-            num_classes=1 if regression else int(student.config.num_labels or 1),
+            kind=kind or ("regression" if regression else "classification"),
+            num_classes=classes,
             seed=args.seed,
             device=args.device,
             teacher_space=outputs.space if outputs is not None else None,
+            folder=Path(str(args.output_dir)) if data_key is not None else None,
+            data_key=data_key,
         )
 
     # ---- the step ----------------------------------------------------------------------------------------------
@@ -163,7 +184,12 @@ class DistillationTrainer(ResumableTrainer):
         """Computes the weighted sum of one batch; in training the terms are checked and added to the log."""
         teacher = teacher_of(inputs)
         if teacher is None and self._live_teacher is not None and model.training:
-            teacher = self._live_teacher.represent(inputs["teacher_inputs"], self.distillation.poolings)
+            labels = inputs.get("labels")
+            teacher = self._live_teacher.represent(
+                inputs.get("teacher_inputs", inputs["inputs"]),
+                self.distillation.poolings,
+                labels != IGNORED if labels is not None and labels.dim() == 2 else None,
+            )
         outputs = model(
             inputs=inputs["inputs"],
             labels=inputs.get("labels"),
@@ -212,17 +238,29 @@ class DistillationTrainer(ResumableTrainer):
     # ---- order of the examples ---------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        self._sampler = self._given_sampler or self._chosen_sampler(train_dataset)
+        return self._sampler
+
+    def _chosen_sampler(self, train_dataset: Any) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, Dataset):
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in dataset["input_ids"]]
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        self._grouped = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
-        return self._grouped
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # In order: predictions are compared row by row with the teacher's.
         return SequentialSampler(eval_dataset)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        collator = self.data_collator
+        if not kwargs.get("is_training", False) and hasattr(collator, "evaluation"):
+            self.data_collator = cast(Any, collator).evaluation()
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = collator
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As transformers' Trainer; leaves the random state as it was, whether it runs before or after a checkpoint."""
@@ -233,8 +271,11 @@ class DistillationTrainer(ResumableTrainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_training_stop:
             return
-        if getattr(self, "_grouped", None) is not None:
-            self._grouped.set_epoch(kwargs["epoch"])
+        # Explicitly, since what transformers and accelerate do by themselves misses collators, and samplers that are
+        # wrapped twice: by skipped batches and by the share of a process.
+        for part in (self._sampler, self.data_collator):
+            if hasattr(part, "set_epoch"):
+                cast(Any, part).set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
     # ---- starting ----------------------------------------------------------------------------------------------
