@@ -173,8 +173,10 @@ class MemoryBank(Bank):
                 part.div_(torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=self._wide))
 
     def state(self) -> dict[str, Tensor]:
-        """The rows, as a checkpoint holds them. Not a copy: write it out before the next update."""
-        return {"rows": self.data}
+        """The rows and, if the bank is lazy, the seed of the others. Not a copy: write it out before the next update."""
+        if self._noise_seed is None:
+            return {"rows": self.data}
+        return {"rows": self.data, "noise_seed": torch.tensor(self._noise_seed)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores `state()` bit for bit.
@@ -195,6 +197,7 @@ class MemoryBank(Bank):
                 "with the same ones, or start a new run."
             )
         self.data.copy_(rows)
+        self._noise_seed = int(state["noise_seed"]) if "noise_seed" in state else None
 
 
 def _zeros(size: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from codir.errors import ConfigError, DataError, nearest
 from codir.functional.bank import MemoryBank
+from codir.functional.disk_bank import DiskBank
 from codir.functional.gather import gather_rows, processes
 from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
 from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
+from codir.objectives.bank_storage import check_storage, choose_storage
 from codir.objectives.base import ObjectiveContext, ObjectiveSettings
 
 
@@ -57,6 +59,13 @@ class ContrastiveSettings(ObjectiveSettings):
         default=0.25,
         ge=0.0,
         description="hard negatives: scores closer than this many standard deviations too",
+    )
+    bank_storage: Literal["auto", "gpu", "cpu", "disk"] = Field(
+        default="auto",
+        description="where the bank lies; auto: with the training for a task, by its size for a corpus",
+    )
+    bank_dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="how the bank's rows are stored"
     )
 
 
@@ -99,6 +108,7 @@ def check_contrastive(
             choose_blocks(spec, shape.blocks)
         except ConfigError as error:
             raise ConfigError(f"{name}.{side}_blocks: {error}") from None
+    check_storage(name, settings.bank_storage, context.device, context.folder)
     negatives, k = negatives_name(settings, context), number_of_negatives(settings, context)
     if negatives not in (*SAMPLERS, *sources):
         if settings.negatives == "auto":
@@ -182,9 +192,35 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
     )
 
 
-def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> MemoryBank:
-    """Builds the bank of the settings: one row for each training example."""
-    return MemoryBank(context.examples, settings.dim, settings.momentum, context.seed + 3, context.device)
+def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> MemoryBank | DiskBank:
+    """Opens or makes the bank of the settings: one row for each training example.
+
+    A task's bank lies where the training is and starts with rows that are drawn one after the other; a corpus's bank
+    lies where it fits and starts with rows that are computed when they are read, so that it opens at once.
+
+    Raises:
+        ConfigError: the storage asked for does not exist.
+        RunError: the bank on disk is another corpus's, or truncated, or the disk is too small.
+    """
+    dtype = torch.float16 if settings.bank_dtype == "float16" else torch.float32
+    seed, corpus = context.seed + 3, context.kind == "masked-lm"
+    folder = None if context.folder is None else context.folder / "bank"
+    storage = settings.bank_storage
+    if storage == "auto" and corpus:
+        storage = choose_storage(context.examples * settings.dim * dtype.itemsize, context.device, folder)
+    if storage == "disk" and folder is not None:
+        return DiskBank(
+            folder, context.examples, settings.dim, settings.momentum, seed, dtype, context.data_key
+        )
+    return MemoryBank(
+        context.examples,
+        settings.dim,
+        settings.momentum,
+        seed,
+        torch.device("cpu") if storage == "cpu" else context.device,
+        dtype,
+        start="lazy" if corpus else "sphere",
+    )
 
 
 @contextlib.contextmanager

@@ -100,6 +100,11 @@ class OfficialCRD(Objective):
         check_contrastive(cls.name, settings, context)
         if settings.k == "all":
             raise ConfigError("crd_official.k='all' has no meaning for the binary NCE: give a number.")
+        if settings.bank_storage != "auto" or settings.bank_dtype != "float32":
+            raise ConfigError(
+                "crd_official keeps its two banks in fp32 where it trains, as the released code does: drop "
+                "bank_storage and bank_dtype, or use the objective 'crd'."
+            )
         if settings.negatives == "hard":
             raise ConfigError(
                 "crd_official.negatives='hard' may leave fewer than K negatives, which the binary NCE cannot take: "

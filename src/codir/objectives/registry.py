@@ -14,7 +14,7 @@ from codir.errors import ConfigError, nearest
 from codir.models.representations import Pooling
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings
 
-_HELPERS = {"base", "contrastive", "negative_sources", "registry", "weighted_sum"}
+_HELPERS = {"bank_storage", "base", "contrastive", "negative_sources", "registry", "weighted_sum"}
 
 
 def objective_names() -> list[str]:

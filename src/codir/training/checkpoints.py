@@ -49,12 +49,14 @@ def damage(folder: str | Path) -> str | None:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
-    found = []
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if path.is_dir() and step.isdigit():
-            found.append((int(step), path))
-    return [path for _, path in sorted(found, reverse=True)]
+    found = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    named = [path for path in found if path.is_dir() and path.name.rpartition("-")[2].isdigit()]
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Returns the step of a checkpoint folder, from its name."""
+    return int(path.name.rpartition("-")[2])
 
 
 def last_whole(folder: str | Path, say: Callable[[str], None]) -> Path | None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from codir.errors import InterruptedRunError, RunError, TrainingDivergedError
-from codir.storage import human_bytes
+from codir.functional.gather import from_first
+from codir.storage import human_bytes, read_json
 from codir.training import checkpoints
 from codir.training.model import DistillationModel
 from codir.training.signals import StopRequest
@@ -63,6 +66,9 @@ class ResumableTrainer(Trainer):
         """
         resume = self._checkpoint_of(resume_from_checkpoint)
         self._resumed = resume is not None
+        step = int(read_json(Path(resume) / TRAINER_STATE_NAME)["global_step"]) if resume else 0
+        for _, objective in self.distillation.objective_items():
+            objective.rewind(step)
         if resume is None:
             self._start_anew()
         self._stop = StopRequest()
@@ -115,6 +121,15 @@ class ResumableTrainer(Trainer):
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._write_checkpoint(model, trial)
+        step = self.state.global_step
+        kept = [checkpoints.step_of(path) for path in checkpoints.checkpoints(self._run_dir)]
+        # The first process decides, which has just sealed this one and rotated old ones away; the others wait for it.
+        oldest = int(from_first(torch.tensor([min([step, *kept])], device=self.args.device)))
+        for _, objective in self.distillation.objective_items():
+            objective.checkpoint_saved(step, [oldest, *(other for other in kept if other > oldest)])
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any) -> None:
         bad = self.distillation.nonfinite_parameter()
         if bad is not None:
             self._diverged(f"the parameter {bad} holds a number that is not finite")
