@@ -173,7 +173,7 @@ class MemoryBank(Bank):
                 part.div_(torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=self._wide))
 
     def state(self) -> dict[str, Tensor]:
-        """The rows and, if the bank is lazy, the seed of the others. Not a copy: write it out before the next update."""
+        """The rows and, if the bank is lazy, the seed of the others. Not a copy: write it before the next update."""
         if self._noise_seed is None:
             return {"rows": self.data}
         return {"rows": self.data, "noise_seed": torch.tensor(self._noise_seed)}
