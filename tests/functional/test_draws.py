@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from codir.functional import draws
-from codir.functional.draws import draw_indices
+from codir.functional.draws import draw_allowed, draw_indices
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -78,3 +78,33 @@ def test_seeded() -> None:
     first, again = (draw_indices(counts, 10, generator(5)) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, draw_indices(counts, 10, generator(6)))
+
+
+def combinations(allowed: list[bool], k: int) -> list[tuple[int, ...]]:
+    columns = [column for column, keep in enumerate(allowed) if keep]
+    return list(itertools.combinations(columns, min(k, len(columns))))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_choice_of_allowed_columns_is_equally_likely(k: int, shared: bool) -> None:
+    allowed = torch.tensor([[True, False, True, True, True], [False, True, True, True, True], [False] * 5])
+    numbers = generator()
+    drawn = torch.stack([draw_allowed(allowed, k, shared, numbers) for _ in range(3000)])
+    for row, columns in enumerate(allowed.tolist()):
+        seen = [
+            tuple(index for index, keep in enumerate(choice) if keep) for choice in drawn[:, row].tolist()
+        ]
+        kinds = combinations(columns, k)
+        assert set(seen) == set(kinds)
+        if len(kinds) > 1:
+            assert chisquare([seen.count(kind) for kind in kinds]).pvalue > 1e-3
+    # Rows with the same columns allowed keep the same of them only if they share.
+    twice = torch.stack([draw_allowed(allowed[[0, 0]], 2, shared, numbers) for _ in range(50)])
+    assert bool((twice[:, 0] == twice[:, 1]).all()) == shared
+
+
+def test_fewer_allowed_than_wanted_are_all_taken() -> None:
+    allowed = torch.tensor([[True, False, True], [False, False, False]])
+    for k in (2, 3, 500):
+        assert torch.equal(draw_allowed(allowed, k, True, generator()), allowed)

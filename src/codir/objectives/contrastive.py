@@ -120,12 +120,6 @@ def check_contrastive(
             f"{name}.negatives={negatives!r} is no sampler of negatives{nearest(negatives, (*SAMPLERS, *sources))}: "
             f"choose auto, {', '.join((*SAMPLERS, *sources))}."
         )
-    # Of fewer than K in the mini-batch or the queue all are taken: K need not fit there.
-    if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
-        raise ConfigError(
-            f"{name}.k={k} does not fit N={context.examples} training examples: choose K between 1 and "
-            f"{context.examples}, or k: all for every admissible one."
-        )
     if negatives == "different-label":
         _check_different_label(name, context)
     if negatives == "hard":
@@ -144,6 +138,12 @@ def check_contrastive(
                 f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
                 "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
             )
+    # Of fewer than K in the mini-batch or the queue all are taken: K need not fit there.
+    if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
+        raise ConfigError(
+            f"{name}.k={k} does not fit N={context.examples} training examples: choose K between 1 and "
+            f"{context.examples}, or k: all for every admissible one."
+        )
     if context.examples < 2:
         raise DataError(
             f"{context.examples} training example leaves no other one to be a negative: give more data."
