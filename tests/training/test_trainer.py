@@ -372,6 +372,7 @@ def test_bad_settings(tmp_path, models, monkeypatch):
         "neftune_noise_alpha": 5.0,
         "save_only_model": True,
         "auto_find_batch_size": True,
+        "dataloader_persistent_workers": True,
     }.items():
         with pytest.raises(ConfigError, match=f"{name} is not supported"):
             DistillationArguments(output_dir=str(tmp_path), **{name: value})

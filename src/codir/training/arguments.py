@@ -14,6 +14,7 @@ _UNSUPPORTED = {
     "neftune_noise_alpha": "the student is wrapped together with the objectives, where it would find no embeddings",
     "save_only_model": "checkpoints without optimiser and bank could not be resumed",
     "auto_find_batch_size": "a second attempt would start from the bank and the weights of the first",
+    "dataloader_persistent_workers": "a resumed run would draw other dropout than the run it goes on with",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class MaskedBlockCollator:
         self._padding = Padding.of(tokenizer)
         self._label_padding = Padding(IGNORED, side=self._padding.side)
         self._token_types = "token_type_ids" in tokenizer.model_input_names
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._epoch = _shared_number(0)
 
     @property
     def epoch(self) -> int:
@@ -61,13 +62,8 @@ class MaskedBlockCollator:
 
     def evaluation(self) -> MaskedBlockCollator:
         """Returns a collator like this one whose masks are always the same, for validation."""
-        fixed = MaskedBlockCollator(
-            self.tokenizer,
-            self.masking,
-            max_length=self.max_length,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-        )
-        fixed.epoch = EVALUATION_EPOCH
+        fixed = copy.copy(self)
+        fixed._epoch = _shared_number(EVALUATION_EPOCH)
         return fixed
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,3 +104,7 @@ class MaskedBlockCollator:
                 batch["attention_mask"] == 0, self._padding.token_type_id
             )
         return batch
+
+
+def _shared_number(value: int) -> Tensor:
+    return torch.tensor([value]).share_memory_()
