@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xxhash
 
@@ -101,6 +101,20 @@ def require_writable(folder: str | Path) -> None:
         ) from error
 
 
+_held: set[IO[str]] = set()
+
+
+def _forget_locks() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+# A lock lives as long as any process has its file open: a worker that outlived its parent would keep the folder locked.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
 @contextlib.contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Holds the lock of `folder` (made if missing) for the block; a second process gets a `RunError` at once.
@@ -117,4 +131,8 @@ def exclusive(folder: str | Path) -> Iterator[None]:
                 raise RunError(
                     f"Another process is working in {folder}. Wait for it to end or choose another output folder."
                 ) from error
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)

@@ -1,0 +1,1 @@
+"""Pre-training corpora: text in, packed blocks of tokens on disk out."""
