@@ -34,7 +34,7 @@ def log_softmax(row: list[float]) -> list[float]:
 
 
 def naive_logits(predictions: MaskedPredictions) -> list[list[float]]:
-    hidden, weight, bias = (tensor.tolist() for tensor in predictions)
+    hidden, weight, bias = (tensor.tolist() for tensor in predictions if tensor is not None)
     return [
         [
             sum(a * b for a, b in zip(h, w, strict=True)) + offset

@@ -73,7 +73,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "while a checkpoint is written": at_call(DistillationTrainer, "_save_rng_state", 2),
     "while the student is put in place": while_published,
     "between the student and its marker": at_call(student_run, "write_json", 1),
-    "before its checkpoints are removed": at_call(student_run, "_tidy", 1),
+    "before its checkpoints are removed": at_call(student_run, "tidy", 1),
     "the second training": at_call(DistillationTrainer, "training_step", 9),
     "while the second student is put in place": while_published,
     "the third training": at_call(distill_module, "train_into", 3),

@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from codir.recipes.config import DistillConfig, FinetuneConfig, section_at
+from codir.recipes.pretraining import PretrainConfig
 
 # For each parameter of a command, the setting it stands for.
 SETTINGS = {
@@ -16,6 +17,7 @@ SETTINGS = {
     "teacher": "teacher",
     "output": "output",
     "resume": "resume",
+    "corpus": "corpus",
     "task": "data.task",
     "data_dir": "data.data_dir",
     "train": "data.train",
@@ -32,6 +34,8 @@ SETTINGS = {
     "student": "student.model",
     "student_config": "student.config",
     "epochs": "training.epochs",
+    "steps": "training.steps",
+    "micro_batch": "training.micro_batch",
     "batch_size": "training.batch_size",
     "learning_rate": "training.learning_rate",
     "precision": "training.precision",
@@ -134,6 +138,23 @@ Overrides = Annotated[
         "--set",
         help="one setting, may be repeated: --set training.learning_rate=1e-5",
         metavar="KEY=VALUE",
+        rich_help_panel="Run",
+    ),
+]
+# Of pre-training: some flags mean another default, or another thing, than in fine-tuning.
+CorpusFolder = Annotated[Path | None, _option("corpus", PretrainConfig, metavar="FOLDER")]
+PretrainTeacher = Annotated[str | None, _option("teacher", PretrainConfig, metavar="MODEL")]
+Steps = Annotated[int | None, _option("steps", PretrainConfig, metavar="N")]
+GlobalBatch = Annotated[int | None, _option("batch_size", PretrainConfig, metavar="N")]
+MicroBatch = Annotated[int | None, _option("micro_batch", PretrainConfig, metavar="N")]
+PretrainLearningRate = Annotated[float | None, _option("learning_rate", PretrainConfig, metavar="X")]
+PretrainRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help=description("recipe", PretrainConfig),
+        metavar="NAME",
+        show_default=False,
         rich_help_panel="Run",
     ),
 ]

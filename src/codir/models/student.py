@@ -196,7 +196,7 @@ def student_from_config(
     Raises:
         ModelError: the config cannot be read, has no sequence classifier, or is deeper than the teacher.
     """
-    config = _read_config(config)
+    config = read_config(config)
     set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -276,7 +276,8 @@ def _same_classes(one: Mapping[int, str], other: Mapping[int, str]) -> bool:
     return alike or len(first) == 1 or (is_generic(first) and is_generic(second))
 
 
-def _read_config(config: PretrainedConfig | Mapping[str, Any] | str | Path) -> PretrainedConfig:
+def read_config(config: PretrainedConfig | Mapping[str, Any] | str | Path) -> PretrainedConfig:
+    """Makes a config out of what `student_from_config` takes; raises `ModelError` if it cannot be read."""
     if isinstance(config, PretrainedConfig):
         return copy.deepcopy(config)
     if not isinstance(config, Mapping):

@@ -76,12 +76,21 @@ class NeighbourSampler(Sampler[int]):
         documents: [N] the document of each block; blocks of a document are consecutive.
         neighbours: blocks a chunk; 1 is plain shuffling.
         seed: seed of the whole run's order.
+        batch_size: blocks of an optimiser step, over all processes: an epoch then ends with the last whole batch, and
+            what is left over waits for the next one. So the batches are the same however they are shared out. None
+            yields every block.
 
     Raises:
         ConfigError: `neighbours` is below 1.
     """
 
-    def __init__(self, documents: Sequence[int] | np.ndarray, neighbours: int, seed: int):
+    def __init__(
+        self,
+        documents: Sequence[int] | np.ndarray,
+        neighbours: int,
+        seed: int,
+        batch_size: int | None = None,
+    ):
         if neighbours < 1:
             raise ConfigError(f"neighbours is {neighbours}; it must be at least 1 (1 is plain shuffling).")
         documents = np.asarray(documents)
@@ -89,6 +98,7 @@ class NeighbourSampler(Sampler[int]):
         self.seed = seed
         self.epoch = 0
         self._count = len(documents)
+        self._yielded = self._count - (self._count % batch_size if batch_size else 0)
         edges = np.flatnonzero(documents[1:] != documents[:-1]) + 1 if len(documents) else []
         # [D + 1] first block of each document, and the end
         self._starts = np.concatenate([[0], edges, [len(documents)]]).astype(_index_type(self._count))
@@ -98,15 +108,17 @@ class NeighbourSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._count
+        return self._yielded
 
     def __iter__(self) -> Iterator[int]:
+        left = self._yielded
         for part in self._parts():
-            yield from part.tolist()
+            yield from part[:left].tolist()
+            left -= min(left, len(part))
 
     def order(self) -> np.ndarray:
-        """Returns the epoch's whole order, [N] int64."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *self._parts()])
+        """Returns the epoch's whole order, [N] int64 (with `batch_size`: of its whole batches)."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *self._parts()])[: self._yielded]
 
     def _parts(self) -> Iterator[np.ndarray]:
         """Yields the order in parts of bounded size, so that no list of all indices is ever made."""

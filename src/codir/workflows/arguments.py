@@ -12,7 +12,8 @@ import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from codir.errors import ConfigError, nearest
-from codir.recipes.config import TrainingConfig
+from codir.recipes.config import OptimisationConfig, TrainingConfig
+from codir.recipes.pretraining import PretrainingConfig
 from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
 
@@ -32,6 +33,86 @@ def to_arguments(
         ConfigError: `training.arguments` names something transformers does not know, or a value it refuses; a logger
             that is unknown or not installed.
     """
+    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    if training.evaluate_every != "epoch":
+        steps = training.evaluate_every
+        every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
+    steps_per_epoch = math.ceil(examples / (training.batch_size * training.gradient_accumulation))
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": max(training.batch_size, 32),
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "num_train_epochs": training.epochs,
+        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
+        "load_best_model_at_end": training.keep_best or training.early_stopping is not None,
+        "metric_for_best_model": f"eval_{main_metric}",
+        "greater_is_better": True,
+        "logging_steps": max(1, min(50, steps_per_epoch // 5)),
+        **every,
+    }
+    return _arguments(training, folder, settings)
+
+
+def to_pretraining_arguments(
+    training: PretrainingConfig, folder: Path, processes: int, evaluate: bool
+) -> DistillationArguments:
+    """Builds the arguments of a pre-training.
+
+    Args:
+        training: what was asked for.
+        folder: where the checkpoints go.
+        processes: how many train together.
+        evaluate: there are held-out blocks.
+
+    Raises:
+        ConfigError: as `to_arguments`; or the batch cannot be shared out evenly.
+    """
+    micro, accumulation = share_out(training, processes)
+    every: dict[str, Any] = {"eval_strategy": "no"}
+    if training.evaluate_every is not None and evaluate:
+        every = {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": training.steps,
+        # the mean over the mini-batch is the mean over its parts only if they are equally large
+        "dataloader_drop_last": True,
+        "save_strategy": "steps",
+        "save_steps": training.save_every,
+        "load_best_model_at_end": False,
+        "logging_steps": max(1, min(50, training.steps // 20)),
+        **every,
+    }
+    return _arguments(training, folder, settings)
+
+
+def share_out(training: PretrainingConfig, processes: int) -> tuple[int, int]:
+    """Returns how many blocks a process computes at a time, and how many times for one step.
+
+    Raises:
+        ConfigError: the batch is no multiple of what all processes compute at a time; names batches that are.
+    """
+    batch = training.batch_size
+    if batch % processes:
+        near = max(processes, batch // processes * processes)
+        raise ConfigError(
+            f"training.batch_size={batch} cannot be shared out to {processes} processes: choose a multiple of "
+            f"{processes}, for example {near}."
+        )
+    own = batch // processes
+    micro = min(training.micro_batch, own)
+    if own % micro:
+        fitting = max(size for size in range(1, micro + 1) if own % size == 0)
+        below = own // micro * micro * processes
+        raise ConfigError(
+            f"training.batch_size={batch} is {own} blocks for each of {processes} process(es), which is no multiple of "
+            f"training.micro_batch={micro}: choose micro_batch {fitting}, or batch_size {below}."
+        )
+    return micro, own // micro
+
+
+def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, Any]) -> DistillationArguments:
     known = {field.name for field in fields(DistillationArguments) if field.init}
     for name in training.arguments:
         if name not in known:
@@ -40,18 +121,9 @@ def to_arguments(
             )
     _check_loggers(training.report_to)
     precision = resolve_precision(training.precision)
-    every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-    if training.evaluate_every != "epoch":
-        steps = training.evaluate_every
-        every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
-    steps_per_epoch = math.ceil(examples / (training.batch_size * training.gradient_accumulation))
-    settings: dict[str, Any] = {
+    settings = {
         "output_dir": str(folder),
-        "per_device_train_batch_size": training.batch_size,
-        "per_device_eval_batch_size": max(training.batch_size, 32),
-        "gradient_accumulation_steps": training.gradient_accumulation,
         "learning_rate": training.learning_rate,
-        "num_train_epochs": training.epochs,
         # below 1, transformers reads warmup_steps as a share; exactly 1 would be one step
         "warmup_steps": min(training.warmup, 1 - 1e-9),
         "lr_scheduler_type": training.scheduler,
@@ -63,21 +135,16 @@ def to_arguments(
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "use_cpu": not torch.cuda.is_available(),
-        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
-        "load_best_model_at_end": training.keep_best or training.early_stopping is not None,
-        "metric_for_best_model": f"eval_{main_metric}",
-        "greater_is_better": True,
         "save_total_limit": training.save_total_limit,
         "seed": training.seed,
         "report_to": training.report_to or "none",
-        "logging_steps": max(1, min(50, steps_per_epoch // 5)),
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        **every,
+        **settings,
         **training.arguments,
     }
     if "metric_for_best_model" in training.arguments and "greater_is_better" not in training.arguments:
-        del settings["greater_is_better"]  # transformers knows that of a loss the smallest is the best
+        settings.pop("greater_is_better", None)  # transformers knows that of a loss the smallest is the best
     try:
         return DistillationArguments(**settings)
     except (ValueError, TypeError) as error:

@@ -22,7 +22,7 @@ _HUB_METRICS = {
     "macro_f1": "f1",
 }
 
-_BIBTEX = """@inproceedings{sun2020codir,
+BIBTEX = """@inproceedings{sun2020codir,
   title = {Contrastive Distillation on Intermediate Representations for Language Model Compression},
   author = {Sun, Siqi and Gan, Zhe and Cheng, Yu and Fang, Yuwei and Wang, Shuohang and Liu, Jingjing},
   booktitle = {Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing},
@@ -69,7 +69,7 @@ def model_card(info: CardInfo) -> str:
     """Returns the whole card: YAML front matter, then Markdown."""
     parts = [
         f"---\n{yaml.safe_dump(front_matter(info), sort_keys=False, allow_unicode=True)}---",
-        f"# {_inline(info.name)}",
+        f"# {inline(info.name)}",
         _summary(info),
         "## Results",
         _results(info),
@@ -78,12 +78,12 @@ def model_card(info: CardInfo) -> str:
         "## Data",
         _data(info),
         "## How it was made",
-        _made(info),
+        how_made(info.environment, info.config_yaml),
         "## Limits",
         _limits(info),
         "## Citation",
         "The method is that of the paper:",
-        _fence(_BIBTEX, "bibtex"),
+        fence(BIBTEX, "bibtex"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -124,12 +124,12 @@ def looks_like_hub_id(name: str) -> bool:
 
 
 def _summary(info: CardInfo) -> str:
-    origin = f" from `{_code(info.base_model)}`" if info.base_model else ""
+    origin = f" from `{code(info.base_model)}`" if info.base_model else ""
     if info.recipe is None:
-        return f"A text classifier for {_inline(info.task.name)}, fine-tuned{origin} with codir."
+        return f"A text classifier for {inline(info.task.name)}, fine-tuned{origin} with codir."
     return (
-        f"A small text classifier for {_inline(info.task.name)}, distilled{origin} with codir "
-        f"(contrastive distillation on intermediate representations, recipe `{_code(info.recipe)}`)."
+        f"A small text classifier for {inline(info.task.name)}, distilled{origin} with codir "
+        f"(contrastive distillation on intermediate representations, recipe `{code(info.recipe)}`)."
     )
 
 
@@ -138,12 +138,12 @@ def _results(info: CardInfo) -> str:
     if info.comparison is not None:
         parts += [info.comparison.to_markdown().rstrip(), *info.comparison.plain_words()]
         parts.append(
-            f"{_inline(info.comparison.main_metric)}: on the validation data; kept: share of the teacher's score; "
+            f"{inline(info.comparison.main_metric)}: on the validation data; kept: share of the teacher's score; "
             "agrees: share of examples predicted as by the teacher (regression: Pearson correlation with its "
             "scores); embed.: parameters of the embeddings, part of params; ms/seq and speed-up: forward pass, all "
             f"models in turns on one machine{_timing_words(info.comparison)}."
         )
-    rows = [f"| {_inline(name)} | {_value(value)} |" for name, value in info.metrics.items()]
+    rows = [f"| {inline(name)} | {_value(value)} |" for name, value in info.metrics.items()]
     parts.append("\n".join(["| metric of this model | value |", "| --- | ---: |", *rows]))
     return "\n\n".join(parts)
 
@@ -167,7 +167,7 @@ def _use(info: CardInfo) -> str:
         else "print(model.config.id2label[logits.argmax(-1).item()])"
     )
     limit = f", max_length={info.max_length}" if info.max_length else ""
-    return _fence(
+    return fence(
         f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 path = {info.name!r}  # this folder
@@ -181,20 +181,21 @@ logits = model(**inputs).logits
 
 
 def _data(info: CardInfo) -> str:
-    lines = [f"- task: {_inline(info.task.name)} ({info.task.kind})", f"- source: {_inline(info.source)}"]
+    lines = [f"- task: {inline(info.task.name)} ({info.task.kind})", f"- source: {inline(info.source)}"]
     if info.task.labels:
-        lines.append("- classes: " + ", ".join(_inline(label) for label in info.task.labels))
-    lines += [f"- {_inline(split)}: {count:,} examples" for split, count in info.examples.items()]
+        lines.append("- classes: " + ", ".join(inline(label) for label in info.task.labels))
+    lines += [f"- {inline(split)}: {count:,} examples" for split, count in info.examples.items()]
     if info.max_length:
         lines.append(f"- texts are cut after {info.max_length} tokens")
-    lines += [f"- {_inline(note)}" for note in info.notes]
+    lines += [f"- {inline(note)}" for note in info.notes]
     return "\n".join(lines)
 
 
-def _made(info: CardInfo) -> str:
-    versions = info.environment.get("versions") or {}
-    machine = info.environment.get("machine") or {}
-    git = info.environment.get("git") or {}
+def how_made(environment: Mapping[str, Any], config_yaml: str) -> str:
+    """Returns the command, the configuration, versions and machine of a run."""
+    versions = environment.get("versions") or {}
+    machine = environment.get("machine") or {}
+    git = environment.get("git") or {}
     lines = [f"- {name} {version}" for name, version in versions.items() if version]
     if machine:
         gpus = ", ".join(machine.get("gpus") or []) or "no GPU"
@@ -202,12 +203,12 @@ def _made(info: CardInfo) -> str:
     if git:
         lines.append(f"- git: {git.get('commit')}{' with local changes' if git.get('dirty') else ''}")
     for key in ("seed", "precision", "time"):
-        if info.environment.get(key) is not None:
-            lines.append(f"- {key}: {info.environment[key]}")
+        if environment.get(key) is not None:
+            lines.append(f"- {key}: {environment[key]}")
     parts = []
-    if info.environment.get("command"):
-        parts.append(_fence(str(info.environment["command"]), "console"))
-    parts += ["The resolved configuration (`codir.yaml`):", _fence(info.config_yaml.rstrip(), "yaml")]
+    if environment.get("command"):
+        parts.append(fence(str(environment["command"]), "console"))
+    parts += ["The resolved configuration (`codir.yaml`):", fence(config_yaml.rstrip(), "yaml")]
     parts.append("\n".join(lines))
     return "\n\n".join(part for part in parts if part)
 
@@ -236,17 +237,17 @@ def _value(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Returns text on one line in which Markdown and HTML mean nothing."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Returns text that fits between single backticks."""
     return " ".join(str(text).split()).replace("`", "'")
 
 
-def _fence(text: str, language: str) -> str:
+def fence(text: str, language: str) -> str:
     """Returns a code block whose fence is longer than any run of backticks inside."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

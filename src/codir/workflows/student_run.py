@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
-from codir.recipes.config import TrainingConfig
+from codir.recipes.config import OptimisationConfig, TrainingConfig
 from codir.storage import read_json, require_disk, write_json
 from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
@@ -107,11 +107,8 @@ def train_into(
     Returns:
         The trained student and what it cost.
     """
-    marker = run.path / MARKER
-    if marker.is_file():
-        console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
-        _tidy(run, training)  # it may have been killed just before
-        return load_classifier(run.path), Cost(**read_json(marker))
+    if (cost := trained_before(run, training, console, label)) is not None:
+        return load_classifier(run.path), cost
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
@@ -143,25 +140,48 @@ def train_into(
         callbacks=callbacks,
         label=label,
     )
+    return trainer.student, train_and_publish(run, trainer, training, data.tokenizer, console, label)
+
+
+def train_and_publish(
+    run: RunFolder,
+    trainer: DistillationTrainer,
+    training: OptimisationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
+    label: str,
+) -> Cost:
+    """Runs a trainer from the newest whole checkpoint of `run`, if there is one, and publishes its student there."""
     if trainer.objective_notes:
         console.print(_notes_table(label, trainer.objective_notes))
     _require_disk(run, trainer)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=True)
-    state = trainer.state
+    state, chosen = trainer.state, trainer.args.load_best_model_at_end
     cost = Cost(
         seconds=round(time.monotonic() - started, 1),
         steps=state.global_step,
-        best_step=state.best_global_step if args.load_best_model_at_end else None,
-        best_score=state.best_metric if args.load_best_model_at_end else None,
+        best_step=state.best_global_step if chosen else None,
+        best_score=state.best_metric if chosen else None,
     )
-    run.publish(trainer.student, data.tokenizer)
-    write_json(marker, asdict(cost))
-    _tidy(run, training)
-    return trainer.student, cost
+    run.publish(trainer.student, tokenizer)
+    write_json(run.path / MARKER, asdict(cost))
+    tidy(run, training)
+    return cost
 
 
-def _tidy(run: RunFolder, training: TrainingConfig) -> None:
+def trained_before(run: RunFolder, training: OptimisationConfig, console: Console, label: str) -> Cost | None:
+    """Returns what the training of `run` cost if it is done already, else None."""
+    marker = run.path / MARKER
+    if not marker.is_file():
+        return None
+    console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
+    tidy(run, training)  # it may have been killed just before
+    return Cost(**read_json(marker))
+
+
+def tidy(run: RunFolder, training: OptimisationConfig) -> None:
+    """Removes the checkpoints of a finished training, unless they are to be kept."""
     if not training.keep_checkpoints:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 

@@ -1,0 +1,225 @@
+"""How well masked language models predict held-out tokens: the table of a pre-training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from codir.functional.vocabulary import chunked_loss, token_cross_entropy
+from codir.models.inference import evaluation_mode, precision
+from codir.models.loading import count_parameters, encoder_shape
+from codir.models.representations import represent
+from codir.training.block_collator import MaskedBlockCollator
+from codir.training.masking import IGNORED
+
+
+@dataclass
+class MaskedRow:
+    """One model of the table.
+
+    Attributes:
+        name: as shown.
+        blocks, width: its shape.
+        parameters, embedding_parameters: counts, the second is part of the first.
+        loss: mean cross-entropy of the masked tokens of the held-out blocks, in nats; None where there are none.
+        accuracy: share of them that it predicts first.
+        agreement: share for which it predicts what the teacher predicts; None without a teacher.
+    """
+
+    name: str
+    blocks: int
+    width: int
+    parameters: int
+    embedding_parameters: int
+    loss: float | None = None
+    accuracy: float | None = None
+    agreement: float | None = None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss) of the masked tokens."""
+        return None if self.loss is None else math.exp(min(self.loss, 700.0))
+
+
+@dataclass
+class MaskedTable:
+    """The models of a pre-training side by side, on the same masked tokens.
+
+    Attributes:
+        rows: in the order shown.
+        positions: number of masked tokens behind the scores.
+        held_out: number of blocks they are in.
+    """
+
+    rows: list[MaskedRow]
+    positions: int
+    held_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> MaskedTable:
+        """Restores what `to_json` returned."""
+        return cls([MaskedRow(**row) for row in values["rows"]], values["positions"], values["held_out"])
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Returns the headings and the rows as text; what is unknown is `-`."""
+        headings = ["model", "blocks", "params", "embed.", "loss", "perplexity", "accuracy", "agrees"]
+        return headings, [
+            [
+                row.name,
+                f"{row.blocks} x {row.width}",
+                f"{row.parameters / 1e6:.1f} M",
+                f"{row.embedding_parameters / 1e6:.1f} M",
+                _text(row.loss, ".3f"),
+                _text(row.perplexity, ".1f"),
+                _text(row.accuracy, ".3f"),
+                _text(row.agreement, ".3f"),
+            ]
+            for row in self.rows
+        ]
+
+    def caption(self) -> str:
+        """Says what was measured."""
+        if not self.positions:
+            return "The corpus has no held-out blocks: nothing was scored."
+        return (
+            f"{self.positions:,} masked tokens of {self.held_out:,} held-out blocks, the same for every model"
+        )
+
+    def to_rich(self) -> Table:
+        """Returns the table for the terminal."""
+        headings, rows = self.cells()
+        table = Table(title="Held-out masked tokens", title_justify="left", caption=self.caption())
+        table.caption_justify = "left"
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """Returns the table in Markdown."""
+        headings, rows = self.cells()
+        lines = [
+            "| " + " | ".join(headings) + " |",
+            "| --- |" + " ---: |" * (len(headings) - 1),
+            *("| " + " | ".join(row) + " |" for row in rows),
+        ]
+        return "\n".join(lines) + f"\n\n{self.caption()}.\n"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def described(name: str, model: PreTrainedModel) -> MaskedRow:
+    """Returns a row without scores."""
+    shape = encoder_shape(model)
+    total, embedding = count_parameters(model)
+    return MaskedRow(name, shape.blocks, shape.width, total, embedding)
+
+
+@dataclass
+class Predictions:
+    """What a model says of the P masked tokens of the held-out blocks.
+
+    Attributes:
+        losses: [P] cross-entropy in nats.
+        first: [P] the token it finds most probable.
+        expected: [P] the token that stood there.
+    """
+
+    losses: np.ndarray
+    first: np.ndarray
+    expected: np.ndarray
+
+    def fill(self, row: MaskedRow, teacher: Predictions | None = None) -> MaskedRow:
+        """Writes the scores into a row."""
+        if self.losses.size:
+            row.loss = float(self.losses.mean())
+            row.accuracy = float((self.first == self.expected).mean())
+            row.agreement = float((self.first == teacher.first).mean()) if teacher is not None else None
+        return row
+
+
+@torch.no_grad()
+def predict_masked(
+    model: PreTrainedModel,
+    blocks: Dataset,
+    collator: MaskedBlockCollator,
+    batch_size: int = 32,
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int, int], Any] = lambda done, in_all: None,
+) -> Predictions:
+    """Predicts the masked tokens of held-out blocks, the same ones for every model.
+
+    Args:
+        model: a masked language model, on the device to compute on; it is left in the mode it was in.
+        blocks: with `input_ids` and `example_id`.
+        collator: masks them; its `evaluation()` is used.
+        batch_size: blocks at a time.
+        autocast: type of mixed precision, None for that of the weights.
+        progress: called with blocks done and in all.
+    """
+    device, fixed = model.device, collator.evaluation()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluation_mode(model):
+        for start in range(0, len(blocks), batch_size):
+            columns = blocks[start : start + batch_size]
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            batch = fixed(rows)
+            inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
+            parts.append(_one_batch(model, inputs, batch["labels"].to(device), autocast))
+            progress(min(start + batch_size, len(blocks)), len(blocks))
+    return Predictions(*(_together(column) for column in zip(*parts, strict=True)) if parts else _nothing())
+
+
+def _one_batch(
+    model: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor, autocast: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    positions = labels != IGNORED
+    expected = labels[positions]
+    losses = torch.zeros(expected.shape, device=labels.device)
+    first = torch.zeros_like(expected)
+
+    def collect(logits: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
+        losses[rows] = token_cross_entropy(logits, expected[rows])
+        first[rows] = logits.argmax(dim=1)
+        return losses[rows].sum()
+
+    with precision(model.device, autocast):
+        predicted = represent(model, inputs, (), positions).masked
+        assert predicted is not None
+        chunked_loss(predicted, collect)
+    return losses.cpu(), first.cpu(), expected.cpu()
+
+
+def _together(column: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat(list(column)).numpy()
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+
+
+def block_metrics(sums: np.ndarray) -> dict[str, float]:
+    """Turns [n, 3] sums of blocks (cross-entropy, right, predicted) into metrics of the evaluation during training."""
+    loss, right, count = np.asarray(sums, dtype=np.float64).sum(axis=0)
+    count = max(count, 1.0)
+    return {
+        "mlm_loss": loss / count,
+        "perplexity": math.exp(min(loss / count, 700.0)),
+        "accuracy": right / count,
+    }

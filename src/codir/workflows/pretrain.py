@@ -1,0 +1,267 @@
+"""From a corpus, and a pre-trained teacher, to a smaller pre-trained model that fine-tunes like any other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalPrediction
+
+from codir.corpora.corpus import Corpus, open_corpus
+from codir.errors import DataError
+from codir.models.loading import encoder_shape
+from codir.models.masked_lm import load_masked_lm
+from codir.models.positions import position_limit
+from codir.recipes.loading import load_pretrain, resolved_yaml
+from codir.recipes.pretraining import PretrainConfig
+from codir.storage import read_json, write_json, write_text
+from codir.teacher.frozen import FrozenTeacher
+from codir.training.arguments import DistillationArguments
+from codir.training.block_collator import MaskedBlockCollator
+from codir.training.callbacks import LogFile
+from codir.training.masking import TokenMasking
+from codir.training.precision import resolve_precision
+from codir.training.samplers import NeighbourSampler
+from codir.training.trainer import DistillationTrainer
+from codir.workflows.arguments import to_pretraining_arguments
+from codir.workflows.environment import environment
+from codir.workflows.masked_scores import MaskedTable, block_metrics, described, predict_masked
+from codir.workflows.pretrain_card import pretraining_card
+from codir.workflows.pretrain_models import PretrainingModels, load_models
+from codir.workflows.progress import default_console, progress_bar
+from codir.workflows.runfolder import RunFolder
+from codir.workflows.student_run import Cost, train_and_publish, trained_before
+
+
+@dataclass
+class PretrainResult:
+    """What a pre-training gave.
+
+    Attributes:
+        output: the run folder; `AutoModelForMaskedLM.from_pretrained(output)` is the student.
+        table: held-out scores of the teacher and of the student before and after.
+        cost: what the training took.
+    """
+
+    output: Path
+    table: MaskedTable
+    cost: Cost
+
+
+def pretrain(
+    config: PretrainConfig | None = None, *, console: Console | None = None, **settings: Any
+) -> PretrainResult:
+    """Pre-trains a student on a corpus, with or without a teacher.
+
+    Args:
+        config: the whole configuration; or give its sections as keywords, on top of a recipe:
+            `pretrain(recipe="codir-pre", corpus="corpora/wiki", teacher="roberta-base", output="runs/codir-pre")`.
+        console: where to print; the terminal by default.
+        settings: `recipe`, `corpus`, `teacher`, `student`, `objectives`, `masking`, `training`, `output`, `resume`.
+
+    Returns:
+        The result, also written to the run folder.
+
+    Raises:
+        CodirError: bad input, a run in the way, an interrupted or diverged training.
+    """
+    if config is None:
+        recipe = settings.pop("recipe", None)
+        config = load_pretrain(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
+    console = console or default_console()
+    with RunFolder.open(config.output, config.resume) as run:
+        if run.finished:
+            console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
+            result = _read(run)
+        else:
+            run.check_same(resolved_yaml(config))
+            result = _pretrain(config, run, console)
+    console.print(result.table.to_rich())
+    console.print(
+        f"The student is in {result.output}; `codir finetune --model {result.output} --task TASK --output DIR` "
+        "fine-tunes it.",
+        highlight=False,
+    )
+    return result
+
+
+def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> PretrainResult:
+    corpus = open_corpus(config.corpus)
+    args = to_pretraining_arguments(config.training, run.checkpoints, 1, len(corpus.validation) > 0)
+    models = load_models(config, corpus)
+    _enough_blocks(config, corpus)
+    run.save_config(resolved_yaml(config))
+    write_json(
+        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
+    )
+    _same_corpus(run, corpus)
+    console.print(_before(config, corpus, models))
+
+    masking = TokenMasking(
+        models.tokenizer,
+        config.masking.probability,
+        config.masking.masked,
+        config.masking.random,
+        seed=config.training.seed,
+    )
+    collator = MaskedBlockCollator(
+        models.tokenizer,
+        masking,
+        max_length=position_limit(models.student.config),
+        pad_to_multiple_of=8 if args.device.type == "cuda" else None,
+    )
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    cost = trained_before(run, config.training, console, config.recipe)
+    if cost is None:
+        trainer = _trainer(config, corpus, models, args, collator, autocast, run)
+        cost = train_and_publish(
+            run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
+        )
+    table = _judge(config, corpus, models, run, collator, args, autocast)
+    result = PretrainResult(run.path, table, cost)
+    _write(run, result, config, corpus)
+    return result
+
+
+def _trainer(
+    config: PretrainConfig,
+    corpus: Corpus,
+    models: PretrainingModels,
+    args: DistillationArguments,
+    collator: MaskedBlockCollator,
+    autocast: torch.dtype | None,
+    run: RunFolder,
+) -> DistillationTrainer:
+    args.cache_teacher = False  # the masks change in every epoch, and with them what the teacher says
+    sampler = NeighbourSampler(
+        np.asarray(corpus.train["document"]),
+        config.training.neighbours,
+        config.training.seed,
+        batch_size=config.training.batch_size,
+    )
+
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        return block_metrics(np.asarray(prediction.predictions))
+
+    return DistillationTrainer(
+        models.student,
+        config.objectives,
+        args,
+        train_dataset=_numbered(corpus.train),
+        eval_dataset=_numbered(corpus.validation) if len(corpus.validation) else None,
+        processing_class=models.tokenizer,
+        teacher=FrozenTeacher(models.teacher, autocast=autocast) if models.teacher is not None else None,
+        compute_metrics=metrics,
+        callbacks=[LogFile(run.log)],
+        data_collator=collator,
+        train_sampler=sampler,
+        kind="masked-lm",
+        data_key=corpus.key,
+        label=config.recipe,
+    )
+
+
+def _numbered(blocks: Dataset) -> Dataset:
+    return blocks.add_column("example_id", np.arange(len(blocks)))  # type: ignore[call-arg]
+
+
+def _enough_blocks(config: PretrainConfig, corpus: Corpus) -> None:
+    blocks = len(corpus.train)
+    if blocks < config.training.batch_size:
+        raise DataError(
+            f"{corpus.path} has {blocks:,} blocks to train on, fewer than one batch of "
+            f"{config.training.batch_size:,}: add text, or set --batch-size to at most {blocks:,}."
+        )
+
+
+def _same_corpus(run: RunFolder, corpus: Corpus) -> None:
+    """Remembers the corpus of the run, or makes sure that a resumed run has the one it was started with."""
+    path = run.path / "corpus.json"
+    if path.is_file():
+        before = read_json(path)
+        if before["key"] != corpus.key:
+            raise DataError(
+                f"{corpus.path} is another corpus than the one {run.path} was started with (it has been prepared "
+                "again): its blocks have other numbers. Restore the old one, or choose another --output."
+            )
+        return
+    write_json(path, {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)})
+
+
+def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -> Table:
+    table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
+    if models.teacher is not None:
+        shape = encoder_shape(models.teacher)
+        table.add_row("  teacher", f"{config.teacher} ({shape.blocks} blocks, {shape.width} wide)")
+    shape = encoder_shape(models.student)
+    table.add_row("  student", f"{shape.blocks} blocks, {shape.width} wide")
+    for what, value in models.origin:
+        table.add_row(f"  {what}", value)
+    training, blocks = config.training, len(corpus.train)
+    table.add_row("  corpus", f"{corpus.path} ({blocks:,} blocks of up to {corpus.block} tokens)")
+    passes = training.steps * training.batch_size / blocks
+    table.add_row("  steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes:.1f} passes")
+    return table
+
+
+def _judge(
+    config: PretrainConfig,
+    corpus: Corpus,
+    models: PretrainingModels,
+    run: RunFolder,
+    collator: MaskedBlockCollator,
+    args: DistillationArguments,
+    autocast: torch.dtype | None,
+) -> MaskedTable:
+    """Scores the teacher, the student before and the student after on the same masked tokens, in fp32."""
+    held_out = _numbered(corpus.validation)
+    start = load_models(config, corpus).student
+    table = MaskedTable([], 0, len(held_out))
+    of_teacher = None
+    candidates: list[tuple[str, PreTrainedModel | None]] = [
+        ("teacher", models.teacher),
+        ("student before", start),
+        ("student", load_masked_lm(run.path)),
+    ]
+    for name, model in candidates:
+        if model is None:
+            continue
+        row = described(name, model)
+        table.rows.append(row)
+        if not len(held_out):
+            continue
+        cast(torch.nn.Module, model).to(args.device)
+        with progress_bar(f"{name} on the held-out blocks", len(held_out)) as move:
+            found = predict_masked(model, held_out, collator, args.per_device_eval_batch_size, progress=move)
+        table.positions = len(found.expected)
+        if name == "teacher":
+            of_teacher = found
+        found.fill(row, of_teacher)
+    return table
+
+
+def _write(run: RunFolder, result: PretrainResult, config: PretrainConfig, corpus: Corpus) -> None:
+    content = {
+        "recipe": config.recipe,
+        "corpus": {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)},
+        "teacher": config.teacher,
+        "seed": config.training.seed,
+        "scores": result.table.to_json(),
+        "cost": asdict(result.cost),
+        "tokens_per_step": config.training.batch_size * corpus.block,
+    }
+    write_json(run.metrics, content)
+    write_text(run.path / "table.md", result.table.to_markdown())
+    write_text(run.card, pretraining_card(run, result.table, config, corpus))
+
+
+def _read(run: RunFolder) -> PretrainResult:
+    content = read_json(run.metrics)
+    return PretrainResult(run.path, MaskedTable.from_json(content["scores"]), Cost(**content["cost"]))

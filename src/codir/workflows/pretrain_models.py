@@ -1,0 +1,133 @@
+"""Teacher and student of a pre-training, loaded and checked against each other and the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from codir.corpora.corpus import Corpus, tokenizer_digest
+from codir.errors import ConfigError, ModelError
+from codir.models.loading import encoder_shape, load_tokenizer
+from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
+from codir.models.positions import position_limit
+from codir.models.student import build_student, chosen_blocks, read_config, shallower_config
+from codir.objectives.registry import needs_of
+from codir.recipes.pretraining import PretrainConfig
+
+
+@dataclass
+class PretrainingModels:
+    """The two models of a pre-training.
+
+    Attributes:
+        teacher: masked language model; None where no objective needs one.
+        student: as initialised, with the parameters that stay as they are frozen.
+        tokenizer: that of both and of the corpus.
+        origin: lines for the table printed before training: where the student's weights come from.
+    """
+
+    teacher: PreTrainedModel | None
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    origin: list[tuple[str, str]]
+
+
+def load_models(config: PretrainConfig, corpus: Corpus) -> PretrainingModels:
+    """Loads and checks the models of a pre-training.
+
+    Raises:
+        ConfigError: an objective needs a teacher and none is named; teacher and student have different vocabularies.
+        DataError: the corpus was prepared with another tokenizer.
+        ModelError: a model cannot be used.
+    """
+    needs = needs_of(config.objectives)
+    taught = needs.teacher_logits or bool(needs.pooled)
+    if taught and config.teacher is None:
+        terms = ", ".join(name for name in config.objectives if name != "mlm")
+        raise ConfigError(
+            f"The recipe {config.recipe!r} distils a teacher ({terms}) and none is named: add --teacher MODEL, or use "
+            "--recipe mlm-pre, which needs none."
+        )
+    _same_vocabulary(config, corpus)
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_masked_lm(config.teacher, require_head=needs.teacher_logits, seed=config.training.seed)
+        _fits(teacher.config, corpus, f"The teacher {config.teacher}")
+    student, origin = _student(config, corpus, teacher)
+    _fits(student.config, corpus, "The student")
+    if config.trained == "head":
+        _freeze_encoder(student)
+        origin.append(("trained", "the head that predicts tokens; the encoder stays as it is"))
+    tokenizer = corpus.tokenizer
+    if int(student.config.vocab_size) < len(tokenizer):
+        raise ModelError(
+            f"The student has a vocabulary of {student.config.vocab_size}, and the tokenizer of {corpus.path} "
+            f"{len(tokenizer)} tokens: set vocab_size to that in the student's config."
+        )
+    return PretrainingModels(teacher if taught else None, student, tokenizer, origin)
+
+
+def _same_vocabulary(config: PretrainConfig, corpus: Corpus) -> None:
+    teacher = load_tokenizer(config.teacher) if config.teacher is not None else None
+    student = load_tokenizer(config.student.model) if config.student.model is not None else None
+    if teacher is not None and student is not None and tokenizer_digest(teacher) != tokenizer_digest(student):
+        raise ConfigError(
+            f"The teacher {config.teacher} (vocabulary of {len(teacher):,}) and the student {config.student.model} "
+            f"({len(student):,}) have different tokenizers, so KD over tokens is impossible: use --recipe mlm-pre for "
+            "the student alone (with a corpus of its own tokenizer), or a student of the teacher's family."
+        )
+    if teacher is not None:
+        corpus.check_tokenizer(teacher, f"the teacher {config.teacher}")
+    if student is not None:
+        corpus.check_tokenizer(student, f"the student {config.student.model}")
+
+
+def _student(
+    config: PretrainConfig, corpus: Corpus, teacher: PreTrainedModel | None
+) -> tuple[PreTrainedModel, list[tuple[str, str]]]:
+    wanted, seed = config.student, config.training.seed
+    if wanted.model is not None:
+        student = load_masked_lm(wanted.model, require_head=False, seed=seed)
+        return student, [("starts from", wanted.model)]
+    if wanted.config is not None:
+        return masked_lm_from_config(read_config(wanted.config), seed), [("starts from", "random weights")]
+    if teacher is not None and config.student.init != "random":
+        student = build_student(teacher, wanted.layers, wanted.init, seed=seed)
+        blocks = chosen_blocks(encoder_shape(teacher).blocks, wanted.layers, wanted.init)
+        copied = ", ".join(map(str, blocks))
+        return student, [("starts from", f"the embeddings, the head and the blocks {copied} of the teacher")]
+    if isinstance(wanted.init, list) or wanted.init in ("first", "last"):
+        raise ConfigError(
+            f"student.init={wanted.init!r} takes blocks from a teacher and none is named: add --teacher MODEL."
+        )
+    base = teacher.config if teacher is not None else _config_of(corpus)
+    depth = int(base.num_hidden_layers)
+    blocks = chosen_blocks(depth, wanted.layers, "random")
+    return masked_lm_from_config(shallower_config(base, blocks), seed), [("starts from", "random weights")]
+
+
+def _config_of(corpus: Corpus) -> PretrainedConfig:
+    if corpus.config_path is None:
+        raise ConfigError(
+            f"There is nothing that says what the student looks like: the tokenizer of {corpus.path} came without a "
+            "model's config. Add --teacher MODEL, --student MODEL, or --student-config config.json."
+        )
+    return read_config(corpus.config_path)
+
+
+def _fits(config: Any, corpus: Corpus, whose: str) -> None:
+    limit = position_limit(config)
+    if limit is not None and corpus.block > limit:
+        raise ModelError(
+            f"{whose} has positions for {limit} tokens, and the blocks of {corpus.path} have up to {corpus.block}: "
+            f"prepare the corpus with --block {limit}."
+        )
+
+
+def _freeze_encoder(student: PreTrainedModel) -> None:
+    student.requires_grad_(True)
+    encoder: torch.nn.Module = student.base_model
+    encoder.requires_grad_(False)  # and with it an output embedding that is tied to the input
