@@ -218,7 +218,8 @@ class DiskBank(Bank):
             if saved != own:
                 raise RunError(
                     f"The memory bank in {self.folder} is not the checkpoint's ({name}: {own:,}, there {saved:,}): it "
-                    "was replaced, or trained further elsewhere. Start a new run in another folder."
+                    "was replaced, or a run has gone on from an older checkpoint since. Resume from that one, or start "
+                    "a new run in another folder."
                 )
 
     def checkpoint_saved(self, step: int, kept: Sequence[int]) -> None:
