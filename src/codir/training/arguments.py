@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from codir.errors import ConfigError
+from codir.training.processes import accelerate_asked_for, launch_advice
+
+logger = logging.getLogger(__name__)
 
 # What transformers' Trainer does in places that distillation replaces: better refused than silently left out.
 _UNSUPPORTED = {
@@ -24,6 +28,7 @@ class DistillationArguments(TrainingArguments):
 
     Every field of transformers' `TrainingArguments` keeps its name and meaning. Changed defaults:
     `average_tokens_across_devices` is off (it would multiply a batch-mean loss by the number of processes),
+    `ddp_broadcast_buffers` is off (the buffers of encoders are constants),
     `remove_unused_columns` is off (the objectives read columns the student's `forward` does not name) and
     `save_total_limit` is 2, so that a damaged checkpoint leaves a whole one to fall back to.
 
@@ -40,6 +45,9 @@ class DistillationArguments(TrainingArguments):
     )
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep (the best one comes on top); at least 2 is safe."}
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Buffers of encoders are constants; sending them costs time."}
     )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "A resumed run keeps counting the patience of early stopping."}
@@ -66,13 +74,13 @@ class DistillationArguments(TrainingArguments):
             if getattr(self, name):
                 raise ConfigError(f"{name} is not supported: {why}.")
         if self.fsdp or self.deepspeed:
-            raise ConfigError("fsdp and deepspeed are not supported: the memory bank is kept by one process.")
+            raise ConfigError(
+                "fsdp and deepspeed are not supported: start data-parallel training with torchrun."
+            )
         self.label_names = ["labels"]
         super().__post_init__()
-        if self.world_size > 1:
-            raise ConfigError(
-                f"{self.world_size} processes were started, and distillation runs in one process in this version: "
-                "the memory bank would diverge between them. Start it without torchrun."
-            )
+        advice = launch_advice(accelerate_asked_for(), self.n_gpu)
+        if advice:
+            logger.warning(advice)
         # Several GPUs in one process would become nn.DataParallel, whose replicas cannot share a bank.
         self._n_gpu = min(self.n_gpu, 1)

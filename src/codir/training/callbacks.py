@@ -48,10 +48,11 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts the bar, at the resumed step if there is one."""
+        """Starts the bar, at the resumed step if there is one; nothing is drawn but by the first process."""
+        self.console.quiet = not state.is_world_process_zero
         self._started = self._last_line = time.monotonic()
         self._first_step = state.global_step
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -136,6 +137,8 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Starts the file anew from the history that the checkpoint holds (none at a fresh start)."""
+        if not state.is_world_process_zero:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
@@ -144,6 +147,8 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Appends the newest entry."""
+        if not state.is_world_process_zero:
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(state.log_history[-1]) + "\n")
 

@@ -27,10 +27,15 @@ def seal(folder: str | Path) -> None:
     )
 
 
+def is_sealed(folder: str | Path) -> bool:
+    """Whether a checkpoint was written to its end; `damage` also looks at its content."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
 def damage(folder: str | Path) -> str | None:
     """Returns what is wrong with a checkpoint in a few words, or None if it is whole."""
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+    if not is_sealed(folder):
         return "it was not written to its end"
     try:
         manifest = read_json(folder / MANIFEST)

@@ -16,16 +16,27 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from codir.errors import InterruptedRunError, RunError, TrainingDivergedError
-from codir.functional.gather import from_first
-from codir.storage import human_bytes, read_json
+from codir.functional.gather import processes
+from codir.storage import human_bytes, read_json, write_json
 from codir.training import checkpoints
 from codir.training.model import DistillationModel
-from codir.training.signals import StopRequest
+from codir.training.processes import (
+    agree,
+    all_say,
+    barrier,
+    ended_message,
+    first_says,
+    is_main,
+    other_process_ended,
+    rank,
+)
+from codir.training.signals import StopRequest, signal_name
 
 logger = logging.getLogger(__name__)
 
 OBJECTIVES_FILE = "objectives.safetensors"
 EXTRA_STATE_FILE = "objectives_state.safetensors"
+PROCESSES_FILE = "processes.json"
 
 
 class ResumableTrainer(Trainer):
@@ -39,6 +50,8 @@ class ResumableTrainer(Trainer):
     distillation: DistillationModel  # set before `Trainer.__init__`
     _resumed: bool = False
     _stop: StopRequest = StopRequest()
+    _stop_agreed: int = 0  # the signal on which all processes stop after this step
+    _bad: str | None = None  # what is not finite in the current step
 
     @property
     def student(self) -> PreTrainedModel:
@@ -62,9 +75,26 @@ class ResumableTrainer(Trainer):
         Raises:
             TrainingDivergedError: a loss term, the gradient or a parameter is no longer finite.
             InterruptedRunError: Ctrl-C or SIGTERM came; a checkpoint of the last whole step was written.
-            RunError: the checkpoint named is damaged.
+            RunError: the checkpoint named is damaged or of another batch size; another process of the training ended.
         """
+        try:
+            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        except RuntimeError as error:
+            if processes() == 1 or not other_process_ended(error):
+                raise
+            found = [path for path in checkpoints.checkpoints(self._run_dir) if checkpoints.is_sealed(path)]
+            raise RunError(ended_message(self.state.global_step, found[0] if found else None)) from error
+
+    def _train(
+        self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: list[str] | None
+    ) -> TrainOutput:
+        self._bad = None
         resume = self._checkpoint_of(resume_from_checkpoint)
+        if resume is not None:
+            self._check_processes(Path(resume))
+        if rank() > 0:
+            # Dropout of its own in each process, not the first one's mask for other examples.
+            torch.manual_seed(self.args.seed + 1_000_003 * rank())
         self._resumed = resume is not None
         step = int(read_json(Path(resume) / TRAINER_STATE_NAME)["global_step"]) if resume else 0
         for _, objective in self.distillation.objective_items():
@@ -74,20 +104,23 @@ class ResumableTrainer(Trainer):
         self._stop = StopRequest()
         with self._stop.listening():
             output = super().train(resume, trial, ignore_keys_for_eval)
-            if self._stop.asked:
+            (stop,) = agree(self._stop.number)
+            if stop:
                 raise InterruptedRunError(
-                    f"Stopped by {self._stop.name} at the end of the training. The same command with --resume goes "
+                    f"Stopped by {signal_name(stop)} at the end of the training. The same command with --resume goes "
                     "on from the last checkpoint."
                 )
             return output
 
     def _checkpoint_of(self, asked: str | bool | None) -> str | None:
+        # One process looks (and tidies), so that all go on from the same checkpoint.
         if asked is True:
-            found = checkpoints.last_whole(self._run_dir, logger.warning)
-            return str(found) if found else None
+            found = checkpoints.last_whole(self._run_dir, logger.warning) if is_main() else None
+            name = first_says(found.name if found else "")
+            return str(Path(self._run_dir) / name) if name else None
         if not asked:
             return None
-        reason = checkpoints.damage(asked)
+        reason = first_says((checkpoints.damage(asked) or "") if is_main() else "")
         if reason:
             raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
         return str(asked)
@@ -96,17 +129,24 @@ class ResumableTrainer(Trainer):
         """Called before a training that does not go on from a checkpoint."""
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # A signal that comes while this runs is for the next step: this one may not save.
-        stopping = self._stop.asked
+        # A signal that comes while this runs is for the next step: this one may not save. Several processes have
+        # agreed before the optimiser's step, a single one listens until here.
+        stopping = self._stop_agreed if processes() > 1 else self._stop.number
         if stopping:
             self.control.should_save = True
             self.control.should_evaluate = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if stopping:
             raise InterruptedRunError(
-                f"Stopped by {self._stop.name} after step {self.state.global_step}; a checkpoint was saved in "
+                f"Stopped by {signal_name(stopping)} after step {self.state.global_step}; a checkpoint was saved in "
                 f"{self._run_dir}. The same command with --resume goes on from there."
             )
+
+    def _agree_on_step(self) -> None:
+        """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
+        bad, self._stop_agreed = agree(int(self._bad is not None), self._stop.number)
+        if bad:
+            self._diverged(next(filter(None, all_say(self._bad or "")), ""))
 
     def _diverged(self, what: str) -> None:
         for _, objective in self.distillation.objective_items():
@@ -122,27 +162,26 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._write_checkpoint(model, trial)
-        step = self.state.global_step
-        kept = [checkpoints.step_of(path) for path in checkpoints.checkpoints(self._run_dir)]
         # The first process decides, which has just sealed this one and rotated old ones away; the others wait for it.
-        oldest = int(from_first(torch.tensor([min([step, *kept])], device=self.args.device)))
+        found = checkpoints.checkpoints(self._run_dir) if is_main() else []
+        kept = first_says(" ".join(str(checkpoints.step_of(path)) for path in reversed(found)))
         for _, objective in self.distillation.objective_items():
-            objective.checkpoint_saved(step, [oldest, *(other for other in kept if other > oldest)])
+            objective.checkpoint_saved(self.state.global_step, [int(step) for step in kept.split()])
 
     def _write_checkpoint(self, model: nn.Module, trial: Any) -> None:
         bad = self.distillation.nonfinite_parameter()
         if bad is not None:
             self._diverged(f"the parameter {bad} holds a number that is not finite")
         folder = Path(self._run_dir) / f"checkpoint-{self.state.global_step}"
-        if folder.exists():
-            if checkpoints.damage(folder) is None:
-                return  # the same step was saved a moment ago (end of an epoch and a signal, say)
-            shutil.rmtree(folder)
+        if first_says("saved" if is_main() and self._is_saved(folder) else ""):
+            return
         # Older checkpoints may only go once this one is whole, so rotation waits for the manifest.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
-            checkpoints.seal(folder)
+            barrier()
+            if is_main():
+                self._seal(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             # What PyTorch's writer says of a full disk is a RuntimeError about its own positions.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
@@ -150,15 +189,70 @@ class ResumableTrainer(Trainer):
             raise self._not_written(folder, error) from error
         finally:
             self.args.save_total_limit = limit
-        rotate_checkpoints(
-            output_dir=self._run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=False,
-        )
+        if is_main():
+            rotate_checkpoints(
+                output_dir=self._run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    @staticmethod
+    def _is_saved(folder: Path) -> bool:
+        """Whether this step was saved a moment ago (end of an epoch and a signal, say); half a checkpoint goes."""
+        if not folder.exists():
+            return False
+        if checkpoints.damage(folder) is None:
+            return True
+        shutil.rmtree(folder)
+        return False
+
+    def _seal(self, folder: Path) -> None:
+        missing = processes() - len(list(folder.glob("rng_state*.pth")))
+        if missing:
+            raise RunError(
+                f"The checkpoint {folder} lacks the files of {missing} of {processes()} processes: the run folder must "
+                "lie on a file system that all machines share. Choose an --output there."
+            )
+        write_json(folder / PROCESSES_FILE, self._shape())
+        checkpoints.seal(folder)
+
+    def _shape(self) -> dict[str, int]:
+        """What must be the same after a resume with another number of processes."""
+        return {
+            "processes": processes(),
+            "batch": self.get_total_train_batch_size(self.args),
+        }
+
+    def _check_processes(self, checkpoint: Path) -> None:
+        """Refuses a checkpoint of another number of processes that trained on other batches.
+
+        Raises:
+            RunError: says which settings would do.
+        """
+        if not (checkpoint / PROCESSES_FILE).is_file():
+            return
+        there, now = read_json(checkpoint / PROCESSES_FILE), self._shape()
+        if there["processes"] == now["processes"]:
+            return
+        if there["batch"] != now["batch"]:
+            raise RunError(
+                f"{checkpoint} was written by {there['processes']} process(es) with {there['batch']} examples a step; "
+                f"{now['processes']} process(es) with {now['batch']} a step cannot go on from it. Resume with as many "
+                f"processes, or with a batch size and accumulation that make {there['batch']} examples a step."
+            )
+        if is_main():
+            logger.warning(
+                "%s was written by %d process(es) and goes on with %d: the examples and their order stay the same, "
+                "only the random numbers of dropout differ.",
+                checkpoint,
+                there["processes"],
+                now["processes"],
+            )
 
     def _not_written(self, folder: Path, error: Exception) -> RunError:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
         left = checkpoints.checkpoints(self._run_dir)
         kept = f"{left[0].name} is whole" if left else "there is none before it"
         free = human_bytes(shutil.disk_usage(self._run_dir).free)
@@ -169,6 +263,8 @@ class ResumableTrainer(Trainer):
         )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self._run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.student.save_pretrained(folder)
@@ -181,6 +277,8 @@ class ResumableTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        if not is_main():
+            return  # banks and generators are equal in all processes
         state = {key: value.cpu() for key, value in self.distillation.extra_state_tensors().items()}
         safetensors.torch.save_file(state, Path(output_dir) / EXTRA_STATE_FILE)
 
@@ -208,7 +306,7 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
-        reason = checkpoints.damage(best)
+        reason = first_says((checkpoints.damage(best) or "") if is_main() else "") or None
         if reason is not None:
             logger.warning(
                 "The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason

@@ -9,15 +9,14 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody has asked the training to stop, and by which signal."""
+    """Whether somebody has asked the training to stop.
+
+    Attributes:
+        number: of the first signal that has come; 0 for none.
+    """
 
     def __init__(self) -> None:
-        self.name: str | None = None
-
-    @property
-    def asked(self) -> bool:
-        """Whether a signal has come."""
-        return self.name is not None
+        self.number = 0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -33,6 +32,11 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.number:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.number = number
+
+
+def signal_name(number: int) -> str:
+    """Returns `SIGTERM` for 15."""
+    return signal.Signals(number).name

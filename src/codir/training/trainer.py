@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+import functools
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import EvalPrediction, TrainOutput
+from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
 from codir.errors import ConfigError
+from codir.functional.gather import from_first, processes
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape
@@ -24,7 +28,10 @@ from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
+from codir.training.global_batch import Part, ProcessBatches, plan_step
+from codir.training.masking import IGNORED
 from codir.training.model import DistillationModel
+from codir.training.processes import rank, total
 from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
 
@@ -102,13 +109,14 @@ class DistillationTrainer(ResumableTrainer):
         if isinstance(teacher, FrozenTeacher):
             teacher.to(args.device)
             if args.cache_teacher:
-                outputs = open_cache(
-                    teacher,
-                    train_dataset,
-                    tokenizer=teacher_tokenizer or processing_class,
-                    poolings=needs.pooled,
-                    folder=args.cache_folder,
-                )
+                with args.main_process_first(desc="teacher's cache"):
+                    outputs = open_cache(
+                        teacher,
+                        train_dataset,
+                        tokenizer=teacher_tokenizer or processing_class,
+                        poolings=needs.pooled,
+                        folder=args.cache_folder,
+                    )
             else:
                 self._live_teacher = teacher
         else:
@@ -121,6 +129,7 @@ class DistillationTrainer(ResumableTrainer):
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._parts: deque[Part] = deque()
         self._given_sampler = train_sampler
         self._sampler: Sampler | None = None
         super().__init__(
@@ -170,6 +179,8 @@ class DistillationTrainer(ResumableTrainer):
             teacher_space=outputs.space if outputs is not None else None,
             folder=Path(str(args.output_dir)) if data_key is not None else None,
             data_key=data_key,
+            batch=args.train_batch_size * args.gradient_accumulation_steps * processes(),
+            micro_batch=args.train_batch_size * processes(),
         )
 
     # ---- the step ----------------------------------------------------------------------------------------------
@@ -190,29 +201,41 @@ class DistillationTrainer(ResumableTrainer):
                 self.distillation.poolings,
                 labels != IGNORED if labels is not None and labels.dim() == 2 else None,
             )
+        # Which part of its optimiser step the batch is; outside of `train` it is all there is.
+        part = self._parts.popleft() if model.training and self._parts else None
         outputs = model(
             inputs=inputs["inputs"],
             labels=inputs.get("labels"),
             example_id=inputs.get("example_id"),
             teacher=teacher,
+            batch_ids=part.batch_ids if part else None,
+            positions=part.positions if part else None,
         )
+        weight = part.weight if part else 1.0
+        loss = outputs["loss"] if weight == 1.0 else outputs["loss"] * weight
         if model.training:
-            self._watch(outputs)
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+            self._watch(outputs, weight)
+        return (loss, outputs) if return_outputs else loss
 
-    def _watch(self, outputs: dict[str, Any]) -> None:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """As transformers' Trainer; also finds out what all processes will accumulate in this step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._parts = deque(plan_step(batches))
+        return batches, items
+
+    def _watch(self, outputs: dict[str, Any], weight: float) -> None:
         for name, term in outputs["terms"].items():
-            self._add(f"loss_{name}", term.loss.detach())
+            self._add(f"loss_{name}", term.loss.detach(), weight)
             for metric, value in term.metrics.items():
-                self._add(f"{name}_{metric}", value.detach())
-        if not torch.isfinite(outputs["loss"]):
+                self._add(f"{name}_{metric}", value.detach(), weight)
+        if not torch.isfinite(outputs["loss"]) and self._bad is None:
             bad = [name for name, term in outputs["terms"].items() if not torch.isfinite(term.loss)]
-            self._diverged(
-                f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
-            )
+            self._bad = f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums[name] + value.float()
+    def _add(self, name: str, value: Tensor, weight: float) -> None:
+        self._sums[name] = self._sums[name] + value.float() * weight
         self._counts[name] += 1
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -220,14 +243,16 @@ class DistillationTrainer(ResumableTrainer):
         # With a gradient scaler an infinite norm is expected now and then, and that step is skipped.
         scaled = getattr(self.accelerator, "scaler", None) is not None
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
-            self._diverged(f"the gradient's norm is {float(norm)}")
+            self._bad = self._bad or f"the gradient's norm is {float(norm)}"
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term and metric since the last log to the Trainer's own entry."""
         if "loss" in logs:
-            for name, total in self._sums.items():
-                logs[name] = float(total) / self._counts[name]
+            if self._sums:
+                sums = total(torch.stack([torch.as_tensor(value).float() for value in self._sums.values()]))
+                for name, value in zip(self._sums, sums.tolist(), strict=True):
+                    logs[name] = value / (self._counts[name] * processes())
             self._sums.clear()
             self._counts.clear()
         if self._resumed:
@@ -243,15 +268,54 @@ class DistillationTrainer(ResumableTrainer):
 
     def _chosen_sampler(self, train_dataset: Any) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, Dataset):
+            if processes() > 1 and self.args.train_sampling_strategy == "random":
+                return SeedableRandomSampler(dataset, data_seed=seed)  # what accelerate makes in one process
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in dataset["input_ids"]]
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        # By whole optimiser steps: the order may not depend on the number of processes.
+        return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # In order: predictions are compared row by row with the teacher's.
         return SequentialSampler(eval_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As transformers' Trainer; in several processes each gets its part of the global batch."""
+        if processes() == 1:
+            return super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        args = self.args
+        loader = DataLoader(
+            dataset,
+            batch_sampler=ProcessBatches(
+                cast(Any, self._get_train_sampler(dataset)),
+                self._train_batch_size,
+                processes(),
+                rank(),
+                args.dataloader_drop_last,
+            ),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            worker_init_fn=functools.partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=rank()
+            ),
+        )
+        # accelerate would shard it once more, and fill up the last batches with examples of the first.
+        return prepare_data_loader(
+            loader,
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=cast(Any, args.accelerator_config).non_blocking,
+        )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
@@ -304,6 +368,9 @@ class DistillationTrainer(ResumableTrainer):
             device=self.args.device,
         )
         for ids, student in batches:
+            # Bit for bit the same rows in every process, even where their hardware differs.
+            for pooled in student.pooled.values():
+                from_first(pooled)
             for _, objective in self.distillation.objective_items():
                 objective.prefill(torch.as_tensor(ids), student)
 
@@ -313,6 +380,9 @@ class _AfterStep(TrainerCallback):
 
     def __init__(self, trainer: DistillationTrainer):
         self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._agree_on_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         skipped = self.trainer.accelerator.optimizer_step_was_skipped
