@@ -8,7 +8,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from codir.functional.bank import MemoryBank
-from codir.functional.gather import from_first, gather_rows, processes
+from codir.functional.gather import align_generator, from_first, gather_rows, processes
 
 
 def worker(rank: int, folder: str) -> None:
@@ -22,8 +22,15 @@ def worker(rank: int, folder: str) -> None:
     bank.update(
         *gather_rows(torch.tensor([5, 6 + rank]), torch.eye(4)[2 * rank : 2 * rank + 2])
     )  # both write row 5
+    generator = torch.Generator().manual_seed(rank)
+    align_generator(generator)
     torch.save(
-        {"gathered": results, "bank": bank.data, "first": from_first(torch.full((2,), rank))},
+        {
+            "drawn": torch.rand(3, generator=generator),
+            "gathered": results,
+            "bank": bank.data,
+            "first": from_first(torch.full((2,), rank)),
+        },
         f"{folder}/{rank}",
     )
     distributed.destroy_process_group()
@@ -41,6 +48,8 @@ def test_two_processes_get_the_same_rows(tmp_path: Path) -> None:
     expected = MemoryBank(20, 4, seed=3)
     expected.update(torch.tensor([5, 6, 7]), torch.eye(4)[[2, 1, 3]])  # row 5: the last rank's counts
     assert torch.equal(one["bank"], expected.data)
+    assert torch.equal(one["drawn"], torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(one["drawn"], two["drawn"])
     assert one["first"].tolist() == two["first"].tolist() == [0, 0]
 
 

@@ -64,9 +64,8 @@ class Naive:
             if self.negatives == "in-batch-bank":
                 rows = [self.bank[i] for i in sorted(set(whole)) if i != own]
             elif self.negatives == "in-batch":
-                rows = [
-                    h if self.gradient else h.detach() for i, h in zip(ids, student, strict=True) if i != own
-                ]
+                last = dict(zip(ids, student, strict=True))
+                rows = [h if self.gradient else h.detach() for i, h in last.items() if i != own]
             else:
                 rows = [h for i, h in self.queue if i != own]
             positive = torch.exp(teacher[b] @ student[b] / 0.07)
@@ -82,7 +81,7 @@ class Naive:
         for i, h in last.items():
             if i in self.bank:
                 self.bank[i] = normalize(0.5 * self.bank[i] + 0.5 * h, dim=0)
-        self.queue = (self.queue + sorted(self.kept, key=lambda item: item[0]))[
+        self.queue = (self.queue + sorted(last.items(), key=lambda item: item[0]))[
             -self.size or len(self.queue) :
         ]
         self.kept = []

@@ -84,6 +84,12 @@ def _gather(tensor: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+def align_generator(generator: torch.Generator) -> None:
+    """Gives every process's generator the state of the first one's, after draws that may have differed in number."""
+    if processes() > 1:
+        generator.set_state(from_first(generator.get_state().to(generator.device)).cpu())
+
+
 def from_first(tensor: Tensor) -> Tensor:
     """Gives every process the first one's tensor."""
     if processes() > 1:

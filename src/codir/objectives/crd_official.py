@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codir.errors import ConfigError
 from codir.functional.bank import MemoryBank
-from codir.functional.gather import from_first
+from codir.functional.gather import align_generator, from_first
 from codir.functional.nce import binary_nce, nce_log_constant
 from codir.functional.negatives import Sharing
 from codir.functional.similarity import group_similarity
@@ -165,6 +165,7 @@ class OfficialCRD(Objective):
 
     def after_step(self) -> None:
         """Writes the rows of the step's examples in both banks."""
+        align_generator(self.sampler.generator)  # processes may have drawn for different numbers of classes
         written = self._pending.take()
         if written is not None:
             ids, student, teacher = written

@@ -16,7 +16,7 @@ from torch import Tensor
 from codir.errors import ConfigError, RunError
 from codir.functional.bank import Bank
 from codir.functional.draws import draw_allowed
-from codir.functional.gather import gather_rows, gather_with_grad
+from codir.functional.gather import align_generator, gather_rows, gather_with_grad
 from codir.functional.infonce import info_nce, streamed_info_nce
 from codir.functional.queue import EmbeddingQueue
 from codir.functional.similarity import group_similarity
@@ -70,6 +70,8 @@ class NegativeSource:
 
     def after_step(self) -> None:
         """Writes what was kept. Called by every process."""
+        if self.k != "all":  # processes may have drawn for different numbers of anchors
+            align_generator(self.generator)
 
     def discard(self) -> None:
         """Forgets what was kept."""
@@ -135,6 +137,7 @@ class BankSource(NegativeSource):
 
     def after_step(self) -> None:
         """Writes the rows of the step's examples (Eq. 5)."""
+        super().after_step()
         written = self._pending.take()
         if written is not None:
             ids, embeddings = written
@@ -250,7 +253,11 @@ class MiniBatchBank(BankSource):
 
 
 class LiveMiniBatch(NegativeSource):
-    """Live representations of the other examples that all processes compute at the same time; there is no bank."""
+    """Live representations of the other examples that all processes compute at the same time; there is no bank.
+
+    Of an example that occurs twice the last representation counts, as in the bank. (A process left without an example
+    at the end of an epoch computes a copy of another's.)
+    """
 
     name = "in-batch"
 
@@ -260,7 +267,8 @@ class LiveMiniBatch(NegativeSource):
             rows, (ids,) = gather_with_grad(live), gather_rows(step.ids)
         else:
             ids, rows = gather_rows(step.ids, live.detach())
-        return self._nce(anchor, live, rows, ids != step.ids.unsqueeze(1))
+        again = (ids.unsqueeze(1) == ids).triu(diagonal=1).any(dim=1)  # [G] occurs once more, further on
+        return self._nce(anchor, live, rows, (ids != step.ids.unsqueeze(1)) & ~again)
 
     def describe(self) -> list[str]:
         """How many, and whether they are trained."""
@@ -292,13 +300,17 @@ class QueueSource(NegativeSource):
         self._pending.add(ids, live)
 
     def after_step(self) -> None:
-        """Puts the step's embeddings in."""
+        """Puts the step's embeddings in, of an example that occurs twice the last one."""
+        super().after_step()
         written = self._pending.take()
         if written is not None:
             ids, embeddings = written
             # By id, so that the queue does not depend on how the mini-batch was divided over processes.
             order = ids.argsort(stable=True)
-            self.queue.put(ids[order], embeddings[order])
+            ids = ids[order]
+            last = torch.ones_like(ids, dtype=torch.bool)
+            last[:-1] = ids[1:] != ids[:-1]
+            self.queue.put(ids[last], embeddings[order[last]])
 
     def discard(self) -> None:
         """See the base class."""
