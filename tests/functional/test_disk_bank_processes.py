@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
 from codir.errors import RunError
@@ -72,7 +73,7 @@ def worker(rank: int, folder: str, machines: bool) -> None:
 
 @pytest.mark.parametrize("machines", [False, True])
 def test_every_process_has_the_same_bank(tmp_path: Path, machines: bool) -> None:
-    multiprocessing.spawn(worker, (str(tmp_path), machines), nprocs=2)
+    spawn(worker, (str(tmp_path), machines), nprocs=2)
     one, two = (torch.load(tmp_path / str(rank)) for rank in range(2))
     alone = DiskBank(tmp_path / "alone", SIZE, DIM, seed=1, dtype=torch.float16, data_key="wiki")
     for step, (first, second) in enumerate(zip(one["seen"], two["seen"], strict=True), start=1):
