@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from killing import at_call, begin, die, end, forked, needs_fork
 from small_world import World, quiet
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
@@ -28,30 +29,6 @@ from codir.teacher import store
 from codir.training.trainer import DistillationTrainer
 from codir.workflows import distill as distill_module
 from codir.workflows import runfolder, student_run
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-def die(*args: Any, **kwargs: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_call(target: Any, name: str, number: int) -> Callable[[], None]:
-    """Returns what makes the n-th call of `target.name` (from 1) the last thing a process does."""
-
-    def arm() -> None:
-        function = getattr(target, name)
-        calls = [0]
-
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == number:
-                die()
-            return function(*args, **kwargs)
-
-        setattr(target, name, wrapped)
-
-    return arm
 
 
 def while_published() -> None:
@@ -80,36 +57,6 @@ POINTS: dict[str, Callable[[], None]] = {
     "while the table is made": at_call(distill_module, "compare", 1),
     "before the card is written": at_call(distill_module, "model_card", 1),
 }
-
-
-def begin(work: Callable[[], Any]) -> int:
-    """Starts `work` in a child process and returns its number."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def end(child: int) -> int:
-    """Waits for a child process; returns its exit code, or minus the signal that ended it."""
-    for _ in range(1200):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("the child process did not end")
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Does both."""
-    return end(begin(work))
 
 
 def history(run: Path) -> list[dict[str, Any]]:

@@ -97,13 +97,34 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
     args = to_pretraining_arguments(config.training, run.checkpoints, 1, len(corpus.validation) > 0)
     models = load_models(config, corpus)
     _enough_blocks(config, corpus)
+    _same_corpus(run, corpus)
+    collator = _collator(config, models, args)
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    cost = trained_before(run, config.training, console, config.recipe)
+    trainer = _trainer(config, corpus, models, args, collator, autocast, run) if cost is None else None
+    # Only now is it a run: a refusal above leaves the folder free for the next attempt.
     run.save_config(resolved_yaml(config))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )
-    _same_corpus(run, corpus)
+    write_json(
+        run.path / "corpus.json", {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)}
+    )
     console.print(_before(config, corpus, models))
+    if trainer is not None:
+        cost = train_and_publish(
+            run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
+        )
+    assert cost is not None
+    table = _judge(config, corpus, models, run, collator, args, autocast)
+    result = PretrainResult(run.path, table, cost)
+    _write(run, result, config, corpus)
+    return result
 
+
+def _collator(
+    config: PretrainConfig, models: PretrainingModels, args: DistillationArguments
+) -> MaskedBlockCollator:
     masking = TokenMasking(
         models.tokenizer,
         config.masking.probability,
@@ -111,23 +132,12 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
         config.masking.random,
         seed=config.training.seed,
     )
-    collator = MaskedBlockCollator(
+    return MaskedBlockCollator(
         models.tokenizer,
         masking,
         max_length=position_limit(models.student.config),
         pad_to_multiple_of=8 if args.device.type == "cuda" else None,
     )
-    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    cost = trained_before(run, config.training, console, config.recipe)
-    if cost is None:
-        trainer = _trainer(config, corpus, models, args, collator, autocast, run)
-        cost = train_and_publish(
-            run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
-        )
-    table = _judge(config, corpus, models, run, collator, args, autocast)
-    result = PretrainResult(run.path, table, cost)
-    _write(run, result, config, corpus)
-    return result
 
 
 def _trainer(
@@ -182,17 +192,13 @@ def _enough_blocks(config: PretrainConfig, corpus: Corpus) -> None:
 
 
 def _same_corpus(run: RunFolder, corpus: Corpus) -> None:
-    """Remembers the corpus of the run, or makes sure that a resumed run has the one it was started with."""
+    """Makes sure that a resumed run has the corpus it was started with."""
     path = run.path / "corpus.json"
-    if path.is_file():
-        before = read_json(path)
-        if before["key"] != corpus.key:
-            raise DataError(
-                f"{corpus.path} is another corpus than the one {run.path} was started with (it has been prepared "
-                "again): its blocks have other numbers. Restore the old one, or choose another --output."
-            )
-        return
-    write_json(path, {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)})
+    if path.is_file() and read_json(path)["key"] != corpus.key:
+        raise DataError(
+            f"{corpus.path} is another corpus than the one {run.path} was started with (it has been prepared "
+            "again): its blocks have other numbers. Restore the old one, or choose another --output."
+        )
 
 
 def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -> Table:
