@@ -100,9 +100,15 @@ def load_pretrain(
     config: str | Path | None = None,
     overrides: Iterable[str] = (),
     flags: Flags | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
-    """Builds the configuration of a pre-training, as `load_distill` does; without a recipe it is `codir-pre`."""
+    """Builds the configuration of a pre-training, as `load_distill` does; without a recipe it is `codir-pre`.
+
+    `defaults` are values for what is set nowhere else (a plan needs neither corpus nor output folder).
+    """
     settings = _collect("pretrain", recipe, config, overrides, flags)
+    for key, value in (defaults or {}).items():
+        settings.values.setdefault(key, value)
     loaded = build(PretrainConfig, settings)
     return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
 
