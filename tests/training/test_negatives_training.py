@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from processes_job import together
 from training_job import make_trainer
 
 from codir.errors import ConfigError
@@ -113,3 +114,27 @@ def test_a_batch_of_one_example_is_refused_before_training(tmp_path, models) -> 
         )
     with pytest.raises(ConfigError, match="queue_size=40 does not hold one mini-batch of 48"):
         trainer_of(tmp_path, models, SETTINGS["queue"], per_device_train_batch_size=48)
+
+
+@pytest.mark.parametrize("name", ["live", "queue"])
+def test_two_processes_are_one(tmp_path, models, name: str) -> None:
+    # 57 examples, 8 a step: the last step of an epoch has one, which the second process only copies.
+    finals = {}
+    for count, batch in ((1, 8), (2, 4)):
+        folder = tmp_path / str(count)
+        ended = together(
+            count,
+            folder,
+            models,
+            crd={"k": "auto", **SETTINGS[name]},
+            examples=57,
+            per_device_train_batch_size=batch,
+        )
+        assert [one.code for one in ended] == [0] * count, "\n".join(one.output for one in ended)
+        finals[count] = [torch.load(folder / f"final-{rank}.pt", weights_only=True) for rank in range(count)]
+    (one,), (first, second) = finals[1], finals[2]
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    for key, value in one.items():
+        torch.testing.assert_close(
+            first[key], value, rtol=0, atol=2e-5, msg=lambda text, k=key: f"{k}: {text}"
+        )

@@ -263,12 +263,13 @@ class LiveMiniBatch(NegativeSource):
 
     def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
         """See the base class."""
+        own = step.ids.to(anchor.device)
         if self.settings.negatives_gradient:
-            rows, (ids,) = gather_with_grad(live), gather_rows(step.ids)
+            rows, (ids,) = gather_with_grad(live), gather_rows(own)
         else:
-            ids, rows = gather_rows(step.ids, live.detach())
+            ids, rows = gather_rows(own, live.detach())
         again = (ids.unsqueeze(1) == ids).triu(diagonal=1).any(dim=1)  # [G] occurs once more, further on
-        return self._nce(anchor, live, rows, (ids != step.ids.unsqueeze(1)) & ~again)
+        return self._nce(anchor, live, rows, (ids != own.unsqueeze(1)) & ~again)
 
     def describe(self) -> list[str]:
         """How many, and whether they are trained."""
@@ -292,7 +293,7 @@ class QueueSource(NegativeSource):
 
     def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
         """See the base class; while the queue is empty the loss is 0."""
-        allowed = self.queue.filled & (self.queue.ids != step.ids.unsqueeze(1))
+        allowed = self.queue.filled & (self.queue.ids != step.ids.to(anchor.device).unsqueeze(1))
         return self._nce(anchor, live, self.queue.data, allowed)
 
     def remember(self, ids: Tensor, live: Tensor) -> None:
