@@ -1,0 +1,160 @@
+"""`codir corpus` in processes of their own: killed in the middle and resumed, two at once, a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_texts import articles
+
+from codir.cli.main import app
+from codir.corpora import sources, workers
+from codir.corpora.build import build_corpus
+from codir.corpora.corpus import open_corpus
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and looks into /proc")
+
+run_shard = workers.Job.run
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SHARD_BYTES", 2000)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "articles.txt"
+    path.write_text("\n".join(articles(400)))
+    return path
+
+
+class Process:
+    """`codir corpus` in a forked process; every shard takes a while, so that a signal meets the middle."""
+
+    def __init__(
+        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.05, fatal: int = -1
+    ):
+        self.log = output.parent / f"log-{time.monotonic_ns()}"
+        command = ["corpus", "--input", str(texts), "--tokenizer", str(tokenizer), "--output", str(output)]
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            handle = os.open(self.log, os.O_WRONLY | os.O_CREAT)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            sys.stdout = os.fdopen(1, "w")
+            sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
+
+            def slow(self: workers.Job, number: int, parts: list[sources.Part]) -> object:
+                time.sleep(seconds)
+                if number == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return run_shard(self, number, parts)
+
+            workers.Job.run = slow  # type: ignore[method-assign]
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            app([*command, "--block", "16", *flags])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
+
+    def end(self) -> tuple[int, str]:
+        """Waits; returns the exit code and what was printed."""
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status), self.log.read_text()
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError("the process did not end")
+
+    def children(self) -> list[int]:
+        return [int(each) for each in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+
+def shards_of(output: Path, ending: str) -> dict[str, int]:
+    """Returns when each finished file of a shard was written."""
+    return {
+        path.stem: path.stat().st_mtime_ns for path in (output / ".building" / "shards").glob(f"*.{ending}")
+    }
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_kill_and_resume(texts: Path, tokenizer_dir: Path, tmp_path: Path, count: int) -> None:
+    whole = build_corpus([str(texts)], str(tokenizer_dir), tmp_path / "whole", block=16, workers=1)
+    output = tmp_path / "corpus"
+    process = Process(texts, tokenizer_dir, output, "--workers", str(count))
+    wait_for(lambda: len(shards_of(output, "json")) >= 8)
+    offspring = process.children()
+    assert len(offspring) == (0 if count == 1 else count)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.end()[0] == -signal.SIGKILL
+    wait_for(
+        lambda: not any(Path(f"/proc/{child}/exe").exists() for child in offspring), 10
+    )  # nobody lives on
+    finished, before = shards_of(output, "json"), shards_of(output, "arrow")
+    again = Process(texts, tokenizer_dir, output, "--workers", "1", "--resume", fatal=len(finished) + 10)
+    assert again.end()[0] == -signal.SIGKILL  # and once more
+    after = shards_of(output, "arrow")
+    assert len(after) > len(before)
+    assert {name: after[name] for name in finished} == {name: before[name] for name in finished}
+    code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", "--resume", seconds=0).end()
+    assert code == 0, printed
+    corpus = open_corpus(output)
+    assert corpus.key == whole.key
+    assert corpus.manifest["files"] == whole.manifest["files"]
+    for name in whole.manifest["files"]:
+        assert (output / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_two_processes_on_one_output(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    first = Process(texts, tokenizer_dir, output, "--workers", "2", seconds=30)
+    try:
+        wait_for(lambda: (output / ".building" / "plan.json").is_file())
+        code, printed = Process(texts, tokenizer_dir, output, "--resume").end()
+        assert code == 2
+        assert "Another process is working in" in printed
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.end()
+
+
+def test_a_worker_that_is_killed(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", fatal=3).end()
+    assert code == 2
+    assert "A worker process was killed" in printed
+    code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", "--resume", seconds=0).end()
+    assert code == 0, printed
+
+
+def test_ctrl_c(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    process = Process(texts, tokenizer_dir, output, "--workers", "2")
+    wait_for(lambda: len(shards_of(output, "json")) >= 2)
+    os.kill(process.pid, signal.SIGINT)
+    code, printed = process.end()
+    assert code == 130
+    assert "--resume" in printed
