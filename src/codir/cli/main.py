@@ -258,6 +258,58 @@ def pretrain(
 
 @app.command()
 @reports_errors
+def plan(
+    ctx: typer.Context,
+    recipe: o.PlanRecipes = None,
+    teacher: o.PretrainTeacher = None,
+    student_layers: o.StudentLayers = None,
+    student_init: o.StudentInit = None,
+    student: o.StudentModel = None,
+    student_config: o.StudentConfigFile = None,
+    corpus: o.CorpusFolder = None,
+    blocks: o.PlanBlocks = None,
+    block: o.PlanBlock = None,
+    steps: o.Steps = None,
+    batch_size: o.GlobalBatch = None,
+    micro_batch: o.MicroBatch = None,
+    precision: o.PrecisionName = None,
+    gpus: o.Gpus = 1,
+    device: o.DeviceName = None,
+    peak_tflops: o.PeakTflops = None,
+    efficiency: o.Efficiency = None,
+    measure: o.MeasureSteps = False,
+    paper: o.PaperSetting = False,
+    json_file: o.JsonFile = None,
+    config: o.ConfigFile = None,
+    overrides: o.Overrides = None,
+) -> None:
+    """Say what a pre-training will cost before it starts: operations, memory, disk, hours.
+
+    Example: codir plan --recipe codir-pre --teacher roberta-base --corpus corpora/wiki --gpus 8 --device h100
+    """
+    from codir.workflows import plan as workflow
+    from codir.workflows.progress import quiet_libraries
+
+    quiet_libraries()
+    workflow.plan(
+        recipes=recipe,
+        config=config,
+        overrides=overrides or (),
+        flags=o.given(ctx.params),
+        blocks=blocks,
+        block=block,
+        gpus=gpus,
+        device=device,
+        peak_tflops=peak_tflops,
+        efficiency=efficiency,
+        measured=measure,
+        paper=paper,
+        json_file=json_file,
+    )
+
+
+@app.command()
+@reports_errors
 def evaluate(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],

@@ -159,3 +159,47 @@ PretrainRecipe = Annotated[
     ),
 ]
 EvaluationBatch = Annotated[int, typer.Option("--batch-size", help="texts run at a time", min=1, metavar="N")]
+
+PlanRecipes = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="recipe to plan, or several with commas between them, one stage each (default: codir-pre)",
+        metavar="NAMES",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+
+
+def _plan_option(flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(flag, help=help, metavar=metavar, show_default=False, rich_help_panel="Plan", **more)
+
+
+PlanBlocks = Annotated[
+    int | None, _plan_option("--blocks", "blocks of the corpus, where there is none yet", "N", min=1)
+]
+PlanBlock = Annotated[
+    int | None, _plan_option("--block", "tokens of a block, likewise (default: 512)", "TOKENS", min=4)
+]
+Gpus = Annotated[int, _plan_option("--gpus", "processes, one for each GPU (default: 1)", "N", min=1)]
+DeviceName = Annotated[
+    str | None,
+    _plan_option(
+        "--device", "GPU to plan for: t4, v100, a100, h100, h200, ... (default: this machine's)", "NAME"
+    ),
+]
+PeakTflops = Annotated[
+    float | None,
+    _plan_option("--peak-tflops", "peak of a device without a name, in the run's precision", "X"),
+]
+Efficiency = Annotated[
+    float | None, _plan_option("--efficiency", "share of the peak that is reached (default: 0.35)", "X")
+]
+MeasureSteps = Annotated[
+    bool, _plan_option("--measure", "time a few warm-up steps on this machine instead of estimating")
+]
+PaperSetting = Annotated[
+    bool, _plan_option("--paper", "the paper's own setting: RoBERTa-base to 6 blocks, both stages")
+]
+JsonFile = Annotated[Path | None, _plan_option("--json", "write the numbers to this file as well", "FILE")]
