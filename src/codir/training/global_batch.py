@@ -70,14 +70,18 @@ class Part:
     """What one batch of one process is in its optimiser step.
 
     Attributes:
-        weight: its share of the step's examples, times the number of batches: the mean of the weighted losses over
-            all batches and processes is the mean over the step's examples.
+        share: of the step's examples; the shares of all batches of all processes are 1 together.
+        weight: the share times the number of batches: the mean of the weighted losses over all batches and processes
+            is the mean over the step's examples.
+        accumulated: batches that this process accumulates in the step.
         batch_ids: [G] ids of all examples of the step, in their order, the same in every process.
         positions: masked positions that the batch stands for: the step's number of them times the batch's share of
             the examples; None where no tokens are predicted.
     """
 
+    share: float
     weight: float
+    accumulated: int
     batch_ids: Tensor
     positions: float | None
 
@@ -105,7 +109,7 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
     chunks = iter(ids.split([size for row in table for size in row[:-1]]))
     parts = [[next(chunks) for _ in range(rounds)] for _ in range(world)]  # [process][round]
     in_order: list[Tensor] = []
-    weights: list[int] = []  # of this process's batches, in examples
+    counted_sizes: list[int] = []  # examples of this process's batches that count
     mine = rank()
     for turn in range(rounds):
         column = [row[turn] for row in parts]
@@ -114,17 +118,18 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
             if not copy:
                 in_order.append(chunk)
             if number == mine:
-                weights.append(0 if copy else len(chunk))
+                counted_sizes.append(0 if copy else len(chunk))
     batch_ids = torch.cat(in_order)
     examples, positions = len(batch_ids), sum(row[-1] for row in table)
     return [
         Part(
-            # Integers first: where all batches have one size the weight is exactly 1.
-            weight=weight * rounds * world / examples,
+            share=size / examples,
+            weight=size * rounds * world / examples,  # exactly 1 where all batches have one size
+            accumulated=rounds,
             batch_ids=batch_ids,
-            positions=positions * weight / examples if count is not None else None,
+            positions=positions * size / examples if count is not None else None,
         )
-        for weight, count in zip(weights, predicted, strict=True)
+        for size, count in zip(counted_sizes, predicted, strict=True)
     ]
 
 

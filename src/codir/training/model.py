@@ -14,6 +14,7 @@ from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.models.representations import Pooling, Representations, represent
 from codir.objectives.base import Objective, Step, Term, TokenChunk
 from codir.objectives.weighted_sum import weighted_sum
+from codir.training.masking import IGNORED
 
 
 class DistillationModel(nn.Module):
@@ -68,7 +69,7 @@ class DistillationModel(nn.Module):
             For masked tokens the logits of an evaluation are [B, 3]: of each block the summed cross-entropy, the
             number of tokens predicted rightly, and the number predicted.
         """
-        chosen = labels != -100 if labels is not None and labels.dim() == 2 else None
+        chosen = labels != IGNORED if labels is not None and labels.dim() == 2 else None
         if not self.training:
             if labels is None or chosen is None:
                 return self._evaluate(inputs, labels)
@@ -114,12 +115,11 @@ class DistillationModel(nn.Module):
             )
             teacher = step.teacher.masked if needed and step.teacher is not None else None
             total = chunked_loss(step.student.masked, weighted, teacher) / divisor
-        count = max(labels.numel(), 1)
         terms = {
             name: Term(
                 torch.as_tensor(sums[name] / divisor, device=total.device),
                 {
-                    metric: torch.as_tensor(value / count, device=total.device)
+                    metric: torch.as_tensor(value / divisor, device=total.device)
                     for metric, value in metrics[name].items()
                 },
             )

@@ -128,7 +128,7 @@ class DistillationTrainer(ResumableTrainer):
         self.distillation = DistillationModel(student, built, needs.pooled)
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+        self._counts: dict[str, float] = defaultdict(float)  # optimiser steps that went into the sums
         self._parts: deque[Part] = deque()
         self._given_sampler = train_sampler
         self._sampler: Sampler | None = None
@@ -214,7 +214,7 @@ class DistillationTrainer(ResumableTrainer):
         weight = part.weight if part else 1.0
         loss = outputs["loss"] if weight == 1.0 else outputs["loss"] * weight
         if model.training:
-            self._watch(outputs, weight)
+            self._watch(outputs, part)
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(
@@ -225,18 +225,18 @@ class DistillationTrainer(ResumableTrainer):
         self._parts = deque(plan_step(batches))
         return batches, items
 
-    def _watch(self, outputs: dict[str, Any], weight: float) -> None:
+    def _watch(self, outputs: dict[str, Any], part: Part | None) -> None:
         for name, term in outputs["terms"].items():
-            self._add(f"loss_{name}", term.loss.detach(), weight)
+            self._add(f"loss_{name}", term.loss.detach(), part)
             for metric, value in term.metrics.items():
-                self._add(f"{name}_{metric}", value.detach(), weight)
+                self._add(f"{name}_{metric}", value.detach(), part)
         if not torch.isfinite(outputs["loss"]) and self._bad is None:
             bad = [name for name, term in outputs["terms"].items() if not torch.isfinite(term.loss)]
             self._bad = f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
 
-    def _add(self, name: str, value: Tensor, weight: float) -> None:
-        self._sums[name] = self._sums[name] + value.float() * weight
-        self._counts[name] += 1
+    def _add(self, name: str, value: Tensor, part: Part | None) -> None:
+        self._sums[name] = self._sums[name] + value.float() * (part.share if part else 1.0)
+        self._counts[name] += 1 / part.accumulated if part else 1.0
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -252,7 +252,7 @@ class DistillationTrainer(ResumableTrainer):
             if self._sums:
                 sums = total(torch.stack([torch.as_tensor(value).float() for value in self._sums.values()]))
                 for name, value in zip(self._sums, sums.tolist(), strict=True):
-                    logs[name] = value / (self._counts[name] * processes())
+                    logs[name] = value / self._counts[name]
             self._sums.clear()
             self._counts.clear()
         if self._resumed:
