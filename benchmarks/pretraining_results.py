@@ -43,10 +43,10 @@ CUT, STAGE1 = "cut", "stage1"
 
 
 def teacher(options: argparse.Namespace) -> Path:
-    """Trains the teacher's masked-LM head, and its encoder with it (seed 1)."""
+    """Trains the teacher's masked-LM head, and its encoder with it (the default seed)."""
     folder = options.output / "teacher"
     how = ["--steps", str(TEACHER_STEPS), "--learning-rate", RATES["teacher"], "--set", "trained=all"]
-    start = ["--recipe", "mlm-head", "--student", encoder(), "--corpus", str(options.corpus), "--seed", "1"]
+    start = ["--recipe", "mlm-head", "--student", encoder(), "--corpus", str(options.corpus)]
     run(folder, "pretrain", *start, *BATCH, *how)
     return folder
 
