@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codir.corpora.build import build_corpus
+    from codir.corpora.corpus import open_corpus
     from codir.models.student import build_student
     from codir.recipes.config import DistillConfig, FinetuneConfig
+    from codir.recipes.pretraining import PretrainConfig
     from codir.tasks import load_task
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from codir.workflows.evaluate import evaluate
     from codir.workflows.finetune import finetune
     from codir.workflows.predict import predict
+    from codir.workflows.pretrain import pretrain
 
 __version__ = "0.1.0"
 
@@ -28,12 +32,16 @@ __all__ = [
     "DistillationTrainer",
     "FinetuneConfig",
     "FrozenTeacher",
+    "PretrainConfig",
+    "build_corpus",
     "build_student",
     "distill",
     "evaluate",
     "finetune",
     "load_task",
+    "open_corpus",
     "predict",
+    "pretrain",
 ]
 
 _HOMES = {
@@ -42,12 +50,16 @@ _HOMES = {
     "DistillationTrainer": "codir.training.trainer",
     "FinetuneConfig": "codir.recipes.config",
     "FrozenTeacher": "codir.teacher.frozen",
+    "PretrainConfig": "codir.recipes.pretraining",
+    "build_corpus": "codir.corpora.build",
     "build_student": "codir.models.student",
     "distill": "codir.workflows.distill",
     "evaluate": "codir.workflows.evaluate",
     "finetune": "codir.workflows.finetune",
     "load_task": "codir.tasks",
+    "open_corpus": "codir.corpora.corpus",
     "predict": "codir.workflows.predict",
+    "pretrain": "codir.workflows.pretrain",
 }
 
 
