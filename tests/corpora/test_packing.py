@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -34,7 +35,7 @@ def packed(documents: list[list[list[int]]], size: int, generator: random.Random
     def take() -> None:
         values, offsets, documents = packer.take()
         assert values.dtype == "int32"
-        blocks.extend(values[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+        blocks.extend(values[a:b].tolist() for a, b in pairwise(offsets))
         owners.extend(documents.tolist())
 
     for document in documents:
@@ -42,7 +43,7 @@ def packed(documents: list[list[list[int]]], size: int, generator: random.Random
             cuts = [0, len(sentence)]
             if generator is not None:  # sentences come in pieces, and blocks are taken at any time
                 cuts = sorted({0, len(sentence), *generator.choices(range(len(sentence) + 1), k=3)})
-            for number, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            for number, (a, b) in enumerate(pairwise(cuts)):
                 packer.add(sentence[a:b], number == 0)
             if generator is not None and generator.random() < 0.2:
                 take()

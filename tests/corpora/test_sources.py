@@ -23,8 +23,14 @@ from codir.corpora.sources import (
 )
 from codir.errors import ConfigError, DataError
 
-WRAPPED = "It was the best of times, it was the worst of\ntimes, it was the age of wisdom. It was\nthe age of foolishness.\n"
-WIKITEXT = " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n \n = Du Fu = \n Poet . \n"
+WRAPPED = (
+    "It was the best of times, it was the worst of\n"
+    "times, it was the age of wisdom. It was\nthe age of foolishness.\n"
+)
+WIKITEXT = (
+    " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n"
+    " \n = Du Fu = \n Poet . \n"
+)
 
 
 def found(path: Path, text: str = "text", documents: str = "auto") -> Source:
@@ -119,7 +125,7 @@ def test_a_selection_of_a_hub_data_set_is_not_the_whole_file(tmp_path: Path) -> 
 
 
 def test_a_hub_data_set_in_memory_without_the_column(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'txt' .did you mean 'text'"):
+    with pytest.raises(DataError, match=r"no column 'txt' .did you mean 'text'"):
         find_sources(["org/name"], "txt", tmp_path, lambda *_, **__: Dataset.from_dict({"text": ["a"]}))
 
 
@@ -173,6 +179,7 @@ def test_a_character_across_two_reads_is_fine(tmp_path: Path) -> None:
         (WRAPPED * 9, "file"),
         (WIKITEXT, "heading"),
         ("only one line", "line"),
+        ("short\na title without a stop\nwords of any length here\na\n" * 9, "line"),
     ],
 )
 def test_auto(sample: str, mode: str) -> None:
@@ -233,7 +240,7 @@ def test_a_missing_column(tmp_path: Path, kind: str) -> None:
     else:
         path = tmp_path / "saved"
         Dataset.from_dict({"texts": ["a"]}).save_to_disk(path)
-    with pytest.raises(DataError, match="no column 'text' .did you mean 'texts'.*--text"):
+    with pytest.raises(DataError, match=r"no column 'text' .did you mean 'texts'.*--text"):
         found(path)
 
 

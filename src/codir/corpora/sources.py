@@ -259,10 +259,11 @@ def decide_documents(sample: str) -> Documents:
 
 
 def _is_wrapped(followed: list[str]) -> bool:
-    """Says whether lines that another line follows break off in the middle of sentences."""
-    short = sum(len(line) <= 100 for line in followed)
+    """Says whether lines that another line follows break off in mid-sentence and at a margin."""
+    lengths = sorted(map(len, followed))
+    margin, middle = lengths[len(lengths) * 19 // 20], lengths[len(lengths) // 2]
     ended = sum(line[-1] in ".!?…\"'”’。！？" for line in followed)
-    return short >= 0.9 * len(followed) and ended <= 0.5 * len(followed)
+    return 40 <= margin <= 100 and middle >= 0.75 * margin and ended <= 0.5 * len(followed)
 
 
 def _check_records(source: Source, text: str) -> None:
