@@ -309,7 +309,11 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
                 (folder / f"checkpoint-{step}").unlink()
         print(start, file=parent.stdin, flush=True)
         child = int(parent.stdout.readline())
-        time.sleep(0.06 * chance.random())
+        if attempt % 2:  # else it may be killed while it opens or rewinds
+            patience = time.monotonic() + 60
+            while whole_checkpoints(folder)[-1:] <= [start] and time.monotonic() < patience:
+                time.sleep(0.001)
+        time.sleep(0.03 * chance.random())
         os.kill(child, signal.SIGKILL)
         assert parent.stdout.readline() == "gone\n"
         for step in whole_checkpoints(folder):
@@ -442,6 +446,25 @@ def test_a_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(disk_bank.shutil, "disk_usage", genuine)
     bank.update(*batch(3))
     assert torch.equal(contents(bank), after(4))
+
+
+def test_the_log_is_written_before_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = open_bank(tmp_path / "bank")
+    train(bank, 0, 5)
+    assert bank._log is not None
+    logged: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def torn(ids: torch.Tensor, rows: torch.Tensor) -> None:
+        logged.append((ids, rows.clone()))
+        raise RunError("full")
+
+    monkeypatch.setattr(bank._log, "append", torn)
+    with pytest.raises(RunError, match="full"):
+        bank.update(*batch(5))
+    assert torch.equal(contents(bank), after(5))
+    ids, rows = logged[0]
+    assert set(ids.tolist()) == set(batch(5)[0].tolist())
+    assert torch.equal(rows, after(5)[ids])  # what they held
 
 
 def test_the_file_takes_no_place_before_it_is_written(tmp_path: Path) -> None:
