@@ -29,7 +29,7 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from codir import finetune
+from codir import distill, finetune
 from codir.cli.main import app
 from codir.corpora.build import build_corpus
 from codir.errors import CodirError, ConfigError, DataError, InterruptedRunError, ModelError, RunError
@@ -170,6 +170,16 @@ def test_a_pretrained_student_is_fine_tuned(here: Path, world: World, tmp_path: 
         console=quiet(),
     )
     assert 0 <= result.metrics["accuracy"] <= 1
+
+
+def test_a_pretrained_student_is_distilled(here: Path, world: World, tmp_path: Path) -> None:
+    """CoDIR-Pre + CoDIR-Fine."""
+    given = world.settings(tmp_path / "both", student={"model": str(here / "stage1")}, baseline=False)
+    result = distill(**given, console=quiet())
+    assert result.comparison.row("codir") is not None
+    assert json.loads((tmp_path / "both" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
 
 
 def test_random_student_of_the_corpus_own_family(here: Path) -> None:
