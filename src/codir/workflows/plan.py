@@ -22,20 +22,15 @@ from codir.objectives.registry import needs_of
 from codir.recipes.loading import load_pretrain
 from codir.recipes.pretraining import PretrainConfig
 from codir.storage import write_json
-from codir.training.precision import resolve_precision
-from codir.workflows import costs
+from codir.workflows import costs, footprint
 from codir.workflows.arguments import share_out
-from codir.workflows.costs import Contrast, Precision, Setting
-from codir.workflows.devices import DEVICES, Device, find_device, recognise
+from codir.workflows.costs import Contrast, Setting
+from codir.workflows.devices import Machine
 from codir.workflows.model_shapes import config_of, model_shape
-from codir.workflows.plan_table import Stage, processes_table, stage_values, to_rich
+from codir.workflows.plan_table import Stage, processes_table, show_seconds, stage_values, to_rich
 from codir.workflows.progress import default_console
 from codir.workflows.warmup import measure_step
 
-EFFICIENCY = 0.35
-"""Share of the peak that is reached, where it is not measured."""
-
-DEFAULT_DEVICE = "a100"
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
 _OTHER_PROCESSES = (1, 8, 64)
 
@@ -131,7 +126,7 @@ def plan(
         flags.setdefault("teacher", ("--paper", PAPER_TEACHER))
         if "corpus" not in flags:
             blocks, block = blocks or PAPER_BLOCKS, block or PAPER_BLOCK
-    machine = _Machine.of(device, peak_tflops, efficiency, measured)
+    machine = Machine.of(device, peak_tflops, efficiency, measured)
     stages, notes = [], machine.notes()
     for recipe in recipes.split(",") if recipes else [None]:
         loaded = load_pretrain(
@@ -149,80 +144,8 @@ def plan(
     return result
 
 
-@dataclass(frozen=True)
-class _Machine:
-    """What computes: a known device, one of a given peak, or this machine, measured."""
-
-    device: Device | None
-    peak: float | None  # given by hand
-    efficiency: float
-    measured: bool
-    assumed: bool
-
-    @classmethod
-    def of(
-        cls, name: str | None, peak_tflops: float | None, efficiency: float | None, measured: bool
-    ) -> _Machine:
-        cuda = torch.cuda.is_available()
-        here = recognise(torch.cuda.get_device_name()) if cuda else None
-        assumed = name is None and here is None and not measured and peak_tflops is None
-        name = name or here or (DEFAULT_DEVICE if assumed else None)
-        device = find_device(name) if name is not None else None
-        peak = peak_tflops * 1e12 if peak_tflops is not None else None
-        if measured and name is not None and name != here and (device is not None or cuda):
-            raise ConfigError(
-                f"--measure times this machine, and --device {name} names another one: leave out one of the two."
-            )
-        if measured and efficiency is not None:
-            raise ConfigError("--measure finds the efficiency out: leave out --efficiency.")
-        if device is None and peak is None and not measured:
-            raise ConfigError(
-                "A CPU has no peak that could be looked up: add --measure to time a few steps on this one, or "
-                "--peak-tflops."
-            )
-        if efficiency is not None and not 0 < efficiency <= 1:
-            raise ConfigError(
-                f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1."
-            )
-        if peak is not None and not peak > 0:
-            raise ConfigError(f"--peak-tflops {peak_tflops:g} must be above 0.")
-        return cls(device, peak, efficiency or EFFICIENCY, measured, assumed)
-
-    @property
-    def memory(self) -> int | None:
-        if self.measured and torch.cuda.is_available():
-            return torch.cuda.get_device_properties(0).total_memory
-        return self.device.memory if self.device else None
-
-    def precision(self, asked: Precision | str) -> Precision:
-        if self.device is None or self.measured:
-            return resolve_precision(asked)  # type: ignore[arg-type]
-        if asked == "bf16" and self.device.narrow != "bf16":
-            raise ConfigError(
-                f"The {self.device.name} has no bf16: use --precision fp16, fp32 or auto, or another --device."
-            )
-        return self.device.narrow if asked == "auto" else asked  # type: ignore[return-value]
-
-    def peak_in(self, precision: str) -> float | None:
-        return self.peak or (self.device.peak(precision) if self.device else None)
-
-    def notes(self) -> list[str]:
-        if self.measured:
-            return [
-                "Times were measured in warm-up steps with random weights and tokens on this machine, in one process."
-            ]
-        if self.device is None:
-            which = "the peak given"
-        else:
-            which = f"the peak of an {self.device.name} (16 bits: {self.device.half / 1e12:g} TFLOP/s)"
-            which += ", taken because none is here or named" if self.assumed else ""
-        return [
-            f"Times are estimates from {self.efficiency:.0%} of {which}; --measure times this machine instead."
-        ]
-
-
 def _stage(
-    config: PretrainConfig, machine: _Machine, gpus: int, blocks: int | None, block: int | None
+    config: PretrainConfig, machine: Machine, gpus: int, blocks: int | None, block: int | None
 ) -> Stage:
     if gpus < 1:
         raise ConfigError(f"--gpus {gpus}: give at least one.")
@@ -274,7 +197,8 @@ def _stage(
         pooled=bool(needs.pooled),
         contrast=_contrast(config, student.blocks, student.width, teacher, micro_batch * gpus),
         recompute=bool(training.arguments.get("gradient_checkpointing", False)),
-        stored_attention=machine.memory is None and dropout > 0,
+        cpu=machine.cpu,
+        stored_attention=machine.cpu and dropout > 0,
         head_only=config.trained == "head",
         kept=training.save_total_limit,
         save_every=training.save_every,
@@ -389,7 +313,7 @@ def _contrast(
     )
 
 
-def _on_other_numbers(stages: Sequence[Stage], machine: _Machine) -> list[list[Stage]]:
+def _on_other_numbers(stages: Sequence[Stage], machine: Machine) -> list[list[Stage]]:
     """The same stages on 1, 8, 64 and the number asked for, where the batch can be shared out to them."""
     asked = stages[0].setting.processes
     if machine.measured and not torch.cuda.is_available():
@@ -414,22 +338,30 @@ def _on_other_numbers(stages: Sequence[Stage], machine: _Machine) -> list[list[S
     return rows
 
 
-def _warnings(stages: Sequence[Stage], machine: _Machine) -> list[str]:
+def _warnings(stages: Sequence[Stage], machine: Machine) -> list[str]:
     notes = [
         "Blocks count as full. The network's time is not in it: several processes take at least as long as said."
     ]
     formats = sorted({stage.setting.precision for stage in stages})
     notes.append(f"Matrix products run in {' and '.join(formats)}; weights, gradients and Adam are fp32.")
     for stage in stages:
-        needed = costs.memory_bytes(stage.setting, stage.gpu_memory)
+        if (found := stage.measured) is not None:
+            where = (
+                found.device
+                if found.peak_memory is not None
+                else f"{found.device}, {found.threads} thread(s)"
+            )
+            notes.append(
+                f"{stage.name}, measured on {where}: {show_seconds(found.micro_batch_seconds)} for "
+                f"{stage.setting.micro_batch} blocks (median of {found.micro_batches}), "
+                f"{show_seconds(found.optimiser_seconds)} for the optimiser."
+            )
+        needed = footprint.memory_bytes(stage.setting, stage.gpu_memory)
         if stage.gpu_memory is not None and needed > 0.95 * stage.gpu_memory:
             recompute = replace(stage.setting, recompute=True)
-            helps = costs.memory_bytes(recompute, stage.gpu_memory) <= 0.95 * stage.gpu_memory
+            helps = footprint.memory_bytes(recompute, stage.gpu_memory) <= 0.95 * stage.gpu_memory
             way_out = "--micro-batch with a smaller number" + (
                 ", or --set training.arguments.gradient_checkpointing=true" if helps else ""
             )
             notes.append(f"{stage.name} does not fit into {stage.gpu_memory / 1e9:.0f} GB: use {way_out}.")
     return notes
-
-
-__all__ = ["DEVICES", "EFFICIENCY", "Plan", "plan"]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from codir.storage import human_bytes
-from codir.workflows import costs
+from codir.workflows import costs, footprint
 from codir.workflows.costs import Setting
 from codir.workflows.warmup import Measured
 
@@ -64,7 +64,7 @@ class Stage:
     @property
     def bank(self) -> str:
         """Where the bank lies, in words."""
-        place = costs.bank_place(self.setting, self.gpu_memory)
+        place = footprint.bank_place(self.setting, self.gpu_memory)
         return {"gpu": "GPU", "cpu": "CPU memory", "cpu or disk": "CPU, else disk"}.get(place, place) or _DASH
 
 
@@ -161,16 +161,18 @@ def _flops(name: str) -> Formula:
 
 
 def _activations(recompute: bool) -> Formula:
-    return lambda stage: costs.activation_bytes(stage.setting, recompute) or None
+    return lambda stage: footprint.activation_bytes(stage.setting, recompute) or None
 
 
 def _memory(stage: Stage) -> int:
-    return costs.memory_bytes(stage.setting, stage.gpu_memory)
+    return footprint.memory_bytes(stage.setting, stage.gpu_memory)
 
 
 def _checkpoint(stage: Stage) -> int:
     # where auto leaves CPU or disk open, the checkpoint is that of a bank in memory, the larger one
-    return costs.checkpoint_bytes(stage.setting, costs.bank_place(stage.setting, stage.gpu_memory) == "disk")
+    return footprint.checkpoint_bytes(
+        stage.setting, footprint.bank_place(stage.setting, stage.gpu_memory) == "disk"
+    )
 
 
 def _checkpoints(stage: Stage) -> int:
@@ -178,8 +180,8 @@ def _checkpoints(stage: Stage) -> int:
 
 
 def _undo(stage: Stage) -> Value:
-    place = costs.bank_place(stage.setting, stage.gpu_memory)
-    return costs.undo_bytes(stage.setting) or None if "disk" in place else None
+    place = footprint.bank_place(stage.setting, stage.gpu_memory)
+    return footprint.undo_bytes(stage.setting) or None if "disk" in place else None
 
 
 def _total_tokens(stage: Stage) -> int:
@@ -241,9 +243,9 @@ LINES: tuple[Line, ...] = (
     ),
     *_section(
         "Memory of a process",
-        ("weights_bytes", "weights, teacher's too", _WEIGHTS, human_bytes, _bytes(costs.weights_bytes)),
-        ("gradient_bytes", "gradients", _WEIGHTS, human_bytes, _bytes(costs.gradient_bytes)),
-        ("adam_bytes", "Adam's moments", _WEIGHTS, human_bytes, _bytes(costs.adam_bytes)),
+        ("weights_bytes", "weights, teacher's too", _WEIGHTS, human_bytes, _bytes(footprint.weights_bytes)),
+        ("gradient_bytes", "gradients", _WEIGHTS, human_bytes, _bytes(footprint.gradient_bytes)),
+        ("adam_bytes", "Adam's moments", _WEIGHTS, human_bytes, _bytes(footprint.adam_bytes)),
         ("activation_bytes", "activations (estimate)", _ACTIVATIONS, human_bytes, _activations(False)),
         ("activations_measured", "  measured", "", human_bytes, _kept),
         (
@@ -258,33 +260,45 @@ LINES: tuple[Line, ...] = (
             "teacher's pass",
             _ACTIVATIONS,
             human_bytes,
-            _bytes(costs.teacher_activation_bytes),
+            _bytes(footprint.teacher_activation_bytes),
         ),
-        ("head_bytes", "student's head", "micro-batch L d + V d", human_bytes, _bytes(costs.head_bytes)),
-        ("logits_bytes", "one chunk of logits", "at most 67.1 MB", human_bytes, _bytes(costs.logits_bytes)),
+        ("head_bytes", "student's head", "micro-batch L d + V d", human_bytes, _bytes(footprint.head_bytes)),
+        (
+            "logits_bytes",
+            "one chunk of logits",
+            "at most 67.1 MB",
+            human_bytes,
+            _bytes(footprint.logits_bytes),
+        ),
         (
             "stock_logits_bytes",
             "  were all of them there",
             "micro-batch L V",
             human_bytes,
-            _bytes(costs.stock_logits_bytes),
+            _bytes(footprint.stock_logits_bytes),
         ),
         ("memory_bytes", "most at a time (estimate)", "", human_bytes, _memory),
         ("memory_measured", "  measured", "", human_bytes, _peak),
     ),
     *_section(
         "Bank and disk",
-        ("bank_bytes", "bank or queue", "N m", human_bytes, _bytes(costs.bank_bytes)),
+        ("bank_bytes", "bank or queue", "N m", human_bytes, _bytes(footprint.bank_bytes)),
         ("bank_place", "  where it lies", "N m", str, _known),
         ("undo_bytes", "  its logs, if on disk", "batch m steps between saves", human_bytes, _undo),
-        ("corpus_bytes", "corpus", "N L", human_bytes, _bytes(costs.corpus_bytes)),
+        ("corpus_bytes", "corpus", "N L", human_bytes, _bytes(footprint.corpus_bytes)),
         ("teacher_cache", "teacher's cache", "the masks change every pass", str, lambda stage: "none"),
         ("checkpoint_bytes", "a checkpoint", "V d + blocks d² + N m", human_bytes, _checkpoint),
         ("checkpoints_bytes", "  those kept, and a new one", "kept + 1", human_bytes, _checkpoints),
     ),
     *_section(
         "Network",
-        ("network_bytes", "sent by a process in a step", _WEIGHTS, human_bytes, _bytes(costs.network_bytes)),
+        (
+            "network_bytes",
+            "sent by a process in a step",
+            _WEIGHTS,
+            human_bytes,
+            _bytes(footprint.network_bytes),
+        ),
     ),
     *_section(
         "Time",
@@ -348,7 +362,7 @@ def processes_table(title: str, rows: Sequence[Sequence[Stage]]) -> Table:
             " / ".join(show_seconds(stage.seconds_per_step) for stage in stages),
             _summed([stage.hours for stage in stages]),
             _summed([stage.gpu_hours for stage in stages]),
-            " / ".join(human_bytes(costs.network_bytes(stage.setting)) for stage in stages),
+            " / ".join(human_bytes(footprint.network_bytes(stage.setting)) for stage in stages),
         )
     return table
 

@@ -6,16 +6,17 @@ corpus is read and nothing is sent over a network.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from codir.functional.gather import processes
 from codir.models.loading import encoder_shape
@@ -38,7 +39,7 @@ class Measured:
         micro_batch_seconds: forward and backward of one micro-batch, teacher included; median.
         optimiser_seconds: clipping, optimiser, bank; median.
         micro_batches: how many were timed.
-        activations: bytes that the student's pass keeps for its backward pass, weights not counted.
+        activations: bytes that the student's blocks keep for their backward pass, weights not counted.
         peak_memory: most bytes allocated on the GPU; None on a CPU.
         device: where.
         threads: of PyTorch, on a CPU.
@@ -132,8 +133,7 @@ def measure_step(
         _finish(device)
         return clock() - start
 
-    kept = _KeptBytes(model)
-    with kept:
+    with _counting_kept_bytes(student) as kept:
         micro_batch(0)
     step()
     if device.type == "cuda":
@@ -164,10 +164,26 @@ class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
+        if storage.data_ptr() not in self._seen:  # what is kept is not freed, so that no address comes twice
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+
+@contextlib.contextmanager
+def _counting_kept_bytes(student: PreTrainedModel) -> Iterator[_KeptBytes]:
+    """Counts what the student's blocks keep, the head left out, in the one forward pass inside."""
+    kept = _KeptBytes(student)
+    body: torch.nn.Module = student.base_model
+    hooks = [
+        body.register_forward_pre_hook(lambda *_: kept.__enter__()),
+        body.register_forward_hook(lambda *_: kept.__exit__()),
+    ]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _random_blocks(setting: Setting, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
