@@ -13,7 +13,10 @@ from torch.nn import functional
 # chunk's loss: a scalar, the weighted sum over its positions.
 ChunkLoss = Callable[[Tensor, Tensor | None, slice], Tensor]
 
-_CHUNK_BYTES = 1 << 26  # of one fp32 chunk of logits; a loss holds a few of them at a time
+# Of one fp32 chunk of logits; a loss holds about nine of them at a time. A processor is as fast with small chunks, an
+# accelerator needs larger ones to be busy.
+_CHUNK_BYTES = {"cpu": 1 << 24}
+_CHUNK_BYTES_ELSEWHERE = 1 << 26
 
 
 class MaskedPredictions(NamedTuple):
@@ -32,9 +35,9 @@ class MaskedPredictions(NamedTuple):
     bias: Tensor | None
 
 
-def chunk_of(vocabulary: int) -> int:
-    """Returns how many positions are computed at a time for a vocabulary of V."""
-    return max(16, _CHUNK_BYTES // (4 * vocabulary))
+def chunk_of(vocabulary: int, device: str = "cpu") -> int:
+    """Returns how many positions are computed at a time for a vocabulary of V on a type of device."""
+    return max(16, _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE) // (4 * vocabulary))
 
 
 def chunked_loss(
@@ -53,7 +56,7 @@ def chunked_loss(
         student: the student's; gradients reach `hidden`, `weight` and `bias`.
         loss: called once for each chunk, in order. It may sum up metrics on the side.
         teacher: the teacher's, whose logits go to `loss` as well; no gradient.
-        chunk: positions at a time; by default as many as fit into 64 MB of fp32 logits.
+        chunk: positions at a time; by default as many as `chunk_of` says.
 
     Returns:
         Scalar, fp32: the sum over all positions; 0 if there are none. It can be differentiated once.
@@ -61,7 +64,7 @@ def chunked_loss(
     device = student.hidden.device.type
     enabled = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if enabled else None
-    chunk = chunk or chunk_of(student.weight.shape[0])
+    chunk = chunk or chunk_of(student.weight.shape[0], device)
     with torch.autocast(device, enabled=False):
         return _Chunked.apply(*student, teacher, loss, chunk, dtype)
 
@@ -103,7 +106,7 @@ class _Chunked(torch.autograd.Function):
             if to_hidden is not None:
                 to_hidden[rows] = (narrow @ student.weight).to(wide)
             if to_weight is not None:
-                to_weight += (narrow.T @ student.hidden[rows]).to(wide)
+                _add_product(to_weight, narrow.T, student.hidden[rows])
             if to_bias is not None:
                 to_bias += slope.sum(dim=0)
         ctx.save_for_backward(to_hidden, to_weight, to_bias)
@@ -117,6 +120,14 @@ class _Chunked(torch.autograd.Function):
             for slope, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (*own, None, None, None, None)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left @ right to `total`, without another tensor of its size where the types allow it."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _cast(head: MaskedPredictions, dtype: torch.dtype | None) -> MaskedPredictions:
