@@ -179,6 +179,8 @@ def test_a_character_across_two_reads_is_fine(tmp_path: Path) -> None:
         (WRAPPED * 9, "file"),
         (WIKITEXT, "heading"),
         ("only one line", "line"),
+        ("\n \n\n", "line"),
+        ("", "line"),
         ("short\na title without a stop\nwords of any length here\na\n" * 9, "line"),
     ],
 )

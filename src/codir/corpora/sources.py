@@ -260,6 +260,8 @@ def decide_documents(sample: str) -> Documents:
 
 def _is_wrapped(followed: list[str]) -> bool:
     """Says whether lines that another line follows break off in mid-sentence and at a margin."""
+    if not followed:
+        return False
     lengths = sorted(map(len, followed))
     margin, middle = lengths[len(lengths) * 19 // 20], lengths[len(lengths) // 2]
     ended = sum(line[-1] in ".!?…\"'”’。！？" for line in followed)
