@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 sys.path.insert(0, str(Path(__file__).parent))
 from processes_job import Ended, together
 
-SETTINGS: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4}  # 16 steps; three checkpoints are kept
+SETTINGS: dict[str, Any] = {"max_steps": 16, "save_strategy": "steps", "save_steps": 4, "save_total_limit": 3}
 DISK = {"bank_storage": "disk", "bank_dtype": "float16"}
 
 
