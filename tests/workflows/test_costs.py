@@ -186,7 +186,8 @@ def test_operations_by_hand() -> None:
     assert whole.student_backward == 2 * whole.student_forward
     assert whole.stock_heads / whole.student_head == pytest.approx(1 / 0.15)
     again = costs.step_flops(setting(shape, batch=2, block=50, recompute=True))
-    assert again.total - again.model == whole.student_forward and again.model == whole.total
+    assert again.total - again.model == whole.student_forward
+    assert again.model == whole.total
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
@@ -255,7 +256,8 @@ def test_bytes_by_hand() -> None:
     assert footprint.stock_logits_bytes(planned) == 2 * 4 * 128 * 1000
     assert footprint.logits_bytes(planned) == 4 * 1000 * 19  # 15 % of 128 are fewer than a chunk
     assert footprint.logits_bytes(replace(planned, micro_batch=4000)) <= 1 << 26
-    assert planned.accumulation == 2 and planned.epochs == 0.0064
+    assert planned.accumulation == 2
+    assert planned.epochs == 0.0064
 
 
 def test_where_the_bank_lies() -> None:
@@ -276,7 +278,8 @@ def test_a_queue_has_no_bank() -> None:
     contrast = Contrast(dim=8, teacher_inputs=1, student_inputs=1, compared=100, queue=100)
     planned = setting(model_shape(tiny("bert")), contrast=contrast)
     assert footprint.bank_bytes(planned) == 100 * (32 + 8)
-    assert footprint.bank_place(planned, 10**10) == "" and footprint.undo_bytes(planned) == 0
+    assert footprint.bank_place(planned, 10**10) == ""
+    assert footprint.undo_bytes(planned) == 0
 
 
 def test_what_grows_with_what() -> None:

@@ -43,6 +43,8 @@ class Measured:
         peak_memory: most bytes allocated on the GPU; None on a CPU.
         device: where.
         threads: of PyTorch, on a CPU.
+        share: of the time of these threads that the process got while it was timed; below 1 on a busy machine. None
+            on a GPU.
     """
 
     micro_batch_seconds: float
@@ -52,6 +54,7 @@ class Measured:
     peak_memory: int | None
     device: str
     threads: int
+    share: float | None = None
 
     def seconds_per_step(self, setting: Setting) -> float:
         """Accumulated micro-batches and one optimiser step; the network is not in it."""
@@ -63,7 +66,7 @@ def measure_step(
     objectives: Mapping[str, Mapping[str, Any]],
     student_config: PretrainedConfig,
     teacher_config: PretrainedConfig | None,
-    micro_batches: int = 6,
+    micro_batches: int = 4,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Runs warm-up steps of a stage on this machine's GPU, or its CPU if there is none.
@@ -139,10 +142,12 @@ def measure_step(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     micro_seconds, step_seconds = [], []
+    begun = clock(), time.process_time()
     for number in range(1, micro_batches + 2):
         micro_seconds.append(timed(lambda number=number: micro_batch(number)))
         if number % 2 or number == micro_batches + 1:
             step_seconds.append(timed(step))
+    wall, processor = clock() - begun[0], time.process_time() - begun[1]
     return Measured(
         micro_batch_seconds=statistics.median(micro_seconds[1:]),
         optimiser_seconds=statistics.median(step_seconds),
@@ -151,6 +156,7 @@ def measure_step(
         peak_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         threads=torch.get_num_threads(),
+        share=min(1.0, processor / (wall * torch.get_num_threads())) if device.type == "cpu" else None,
     )
 
 
