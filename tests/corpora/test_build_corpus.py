@@ -19,8 +19,7 @@ from small_texts import articles
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from codir.corpora import build as build_module
-from codir.corpora import sources as sources_module
-from codir.corpora import splitting, workers
+from codir.corpora import planning, splitting, workers
 from codir.corpora.build import build_corpus
 from codir.corpora.corpus import Corpus, open_corpus
 from codir.corpora.sentences import split_sentences
@@ -39,7 +38,7 @@ def texts(tmp_path: Path) -> Path:
 @pytest.fixture
 def build(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns `build_corpus` with the tiny tokenizer, short blocks, small shards and one worker."""
-    monkeypatch.setattr(sources_module, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(planning, "SHARD_BYTES", 2000)
 
     def run(inputs: Path | Sequence[Path | str], output: Path, **options: Any) -> Corpus:
         names = [str(inputs)] if isinstance(inputs, Path) else [str(each) for each in inputs]
@@ -439,7 +438,7 @@ def test_the_estimate_of_the_disk_covers_what_is_written(
     path.write_text("\n".join(articles(2000, most=30)))
     needed: list[int] = []
     monkeypatch.setattr(build_module, "require_disk", lambda _, size, __: needed.append(size))
-    monkeypatch.setattr(sources_module, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(planning, "SHARD_BYTES", 100_000)
     corpus = build(path, tmp_path / "corpus", block=64)
     written = 2 * sum(facts["bytes"] for facts in corpus.manifest["files"].values())
     assert 0.8 * written < needed[0] < 2 * written

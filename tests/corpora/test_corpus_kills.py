@@ -13,7 +13,7 @@ import pytest
 from small_texts import articles
 
 from codir.cli.main import app
-from codir.corpora import sources, workers
+from codir.corpora import planning, workers
 from codir.corpora.build import build_corpus
 from codir.corpora.corpus import open_corpus
 
@@ -24,7 +24,7 @@ run_shard = workers.Job.run
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(planning, "SHARD_BYTES", 2000)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ class Process:
             sys.stdout = os.fdopen(1, "w")
             sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
 
-            def slow(self: workers.Job, number: int, parts: list[sources.Part]) -> object:
+            def slow(self: workers.Job, number: int, parts: list[planning.Part]) -> object:
                 time.sleep(seconds)
                 if number == fatal:
                     os.kill(os.getpid(), signal.SIGKILL)

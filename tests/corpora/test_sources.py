@@ -13,14 +13,9 @@ import pytest
 from datasets import Dataset
 
 from codir.corpora.documents import Bad, End, place, read_documents
-from codir.corpora.sources import (
-    Part,
-    Source,
-    decide_documents,
-    find_sources,
-    plan_shards,
-    scan,
-)
+from codir.corpora.planning import Part, plan_shards
+from codir.corpora.scanning import decide_documents, scan
+from codir.corpora.sources import Source, find_sources
 from codir.errors import ConfigError, DataError
 
 WRAPPED = (

@@ -14,21 +14,23 @@ from typing import Any
 import xxhash
 
 from codir import __version__
-from codir.corpora import sources as sources_module
+from codir.corpora import planning
+from codir.corpora.checks import check_documents, check_files, check_output, check_same, check_settings
 from codir.corpora.corpus import FORMAT, MANIFEST, WORK, Corpus, open_corpus, tokenizer_digest
 from codir.corpora.documents import read_documents
 from codir.corpora.encoder import Encoder, check_block, load, save
+from codir.corpora.planning import Part, plan_shards
+from codir.corpora.scanning import scan
 from codir.corpora.shards import Counts, ShardFiles
-from codir.corpora.sources import DOCUMENTS, Part, Source, find_sources, plan_shards, scan
+from codir.corpora.sources import Source, find_sources
 from codir.corpora.splitting import PartWriter, choose_validation, document_tables, write_parts
 from codir.corpora.workers import Job, Shard, available_cpus, run_shards
-from codir.errors import ConfigError, DataError, RunError, nearest
+from codir.errors import RunError
 from codir.storage import exclusive, read_json, require_disk, require_writable, write_json
 
 _PLAN = "plan.json"
 _PARTS = ("train", "validation", "tokenizer")
 _SOURCES_LISTED = 1000
-_NEVER = lambda done, total: None  # noqa: E731
 
 
 def build_corpus(
@@ -69,9 +71,9 @@ def build_corpus(
         ModelError: no such tokenizer.
         RunError: the output is in the way or in use, the disk too small, or what is resumed was another corpus.
     """
-    _check_settings(documents, validation, workers, allow_skipped)
+    check_settings(documents, validation, workers, allow_skipped)
     output = Path(output).expanduser()
-    _check_output(output, resume)
+    check_output(output, resume)
     loaded, config = load(tokenizer)
     encoder = Encoder(loaded)
     check_block(block, encoder, loaded, config)
@@ -83,28 +85,28 @@ def build_corpus(
         "documents": documents,
         "validation": validation,
         "seed": seed,
-        "shard_bytes": sources_module.SHARD_BYTES,
+        "shard_bytes": planning.SHARD_BYTES,
     }
     require_writable(output)
     with exclusive(output):
-        _check_output(output, resume)  # again: another process may have been here in between
+        check_output(output, resume)  # again: another process may have been here in between
         if (output / MANIFEST).is_file():
             corpus = open_corpus(output)
-            _check_same(output, corpus.manifest["options"], options)
+            check_same(output, corpus.manifest["options"], options)
             shutil.rmtree(output / WORK, ignore_errors=True)
             return corpus
         work = output / WORK
         plan = read_json(work / _PLAN) if (work / _PLAN).is_file() else None
         if plan is not None:
-            _check_same(output, plan["options"], options)
+            check_same(output, plan["options"], options)
         found = _look_over(options, work, plan)
-        _check_files(found, allow_skipped)
+        check_files(found, allow_skipped)
         (work / "shards").mkdir(parents=True, exist_ok=True)
         write_json(work / _PLAN, {"options": options, "sources": [source.state() for source in found]})
         try:
             job = Job(work / "shards", found, encoder, block, text, seed)
-            counts, shards = _build_shards(job, workers or available_cpus(), output, progress or _NEVER)
-            _check_documents(counts, allow_skipped)
+            counts, shards = _build_shards(job, workers or available_cpus(), output, progress or _silent)
+            check_documents(counts, allow_skipped)
             final = work / "final"
             shutil.rmtree(final, ignore_errors=True)
             name = (
@@ -137,54 +139,8 @@ def build_corpus(
     return open_corpus(output, digests=False)
 
 
-def _check_settings(documents: str, validation: float, workers: int | None, allow_skipped: float) -> None:
-    if documents not in DOCUMENTS:
-        raise ConfigError(
-            f"Documents cannot be separated by {documents!r}{nearest(documents, DOCUMENTS)}: choose one of "
-            f"{', '.join(DOCUMENTS)} (--documents)."
-        )
-    for value, what in (
-        (validation, "of documents held out (--validation)"),
-        (allow_skipped, "--allow-skipped"),
-    ):
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"The share {what} must lie between 0 and 1, not {value}.")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"There must be at least one worker, not {workers}.")
-
-
-def _check_output(output: Path, resume: bool) -> None:
-    """Raises `RunError` unless the folder is empty, or holds what `resume` goes on with."""
-    if output.exists() and not output.is_dir():
-        raise RunError(f"{output} is a file, not a folder. Choose another --output.")
-    names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
-    begun = bool(names & {MANIFEST, WORK})
-    content = sorted(name for name in names if name != ".lock" and not name.startswith(".codir-probe-"))
-    if resume:
-        if not begun and (content or ".lock" not in names):
-            what = "does not exist" if not output.exists() else "holds no corpus"
-            raise RunError(f"Nothing to resume: {output} {what}. Leave out --resume to prepare a new one.")
-    elif begun:
-        state = "a corpus" if MANIFEST in names else "an unfinished corpus"
-        way = "Choose another --output." if MANIFEST in names else "Add --resume or choose another --output."
-        raise RunError(f"{output} already holds {state}. {way}")
-    elif content:
-        shown = ", ".join(content[:3]) + (", ..." if len(content) > 3 else "")
-        raise RunError(f"{output} is not empty and no corpus (it holds {shown}). Choose another --output.")
-
-
-def _check_same(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [
-        f"  {name}: {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name)
-    ]
-    if differing:
-        raise RunError(
-            f"{output} was begun with other options:\n"
-            + "\n".join(differing)
-            + "\nGive the same ones, or choose another --output."
-        )
+def _silent(done: int, in_all: int) -> None:
+    pass
 
 
 def _look_over(options: dict[str, Any], work: Path, plan: dict[str, Any] | None) -> list[Source]:
@@ -211,43 +167,11 @@ def _look_over(options: dict[str, Any], work: Path, plan: dict[str, Any] | None)
     return result
 
 
-def _check_files(found: Sequence[Source], allowed: float) -> None:
-    skipped = [source for source in found if source.skipped is not None]
-    if not skipped:
-        return
-    named = "".join(f"\n  {source.name}: {source.skipped}" for source in skipped[:10])
-    named += f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-    if len(skipped) == len(found):
-        raise DataError(f"There is no text: none of the {len(found)} files can be used.{named}")
-    if len(skipped) > allowed * len(found):
-        share = len(skipped) / len(found)
-        raise DataError(
-            f"{len(skipped)} of {len(found)} files ({share:.1%}) cannot be used:{named}\nMend or leave them out, or "
-            f"let them be skipped: --allow-skipped {min(share + 0.005, 1):.2f}."
-        )
-
-
-def _check_documents(counts: Counts, allowed: float) -> None:
-    skipped = sum(counts.skipped.values())
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.skipped.items()))
-    named = "".join(f"\n  {example}" for example in counts.examples)
-    if not counts.documents:
-        raise DataError(
-            f"The corpus is empty: the inputs hold no document{f' ({reasons})' if reasons else ''}.{named}"
-        )
-    share = skipped / (skipped + counts.documents)
-    if share > allowed:
-        raise DataError(
-            f"{skipped:,} of {skipped + counts.documents:,} documents ({share:.1%}) cannot be used: {reasons}.{named}\n"
-            f"Mend them, or let them be skipped: --resume --allow-skipped {min(share + 0.005, 1):.2f}."
-        )
-
-
 def _build_shards(
     job: Job, workers: int, output: Path, progress: Callable[[int, int], None]
 ) -> tuple[Counts, list[ShardFiles]]:
     """Builds the shards that are not there yet."""
-    plan = list(plan_shards(job.sources, job.text, sources_module.SHARD_BYTES))
+    plan = list(plan_shards(job.sources, job.text, planning.SHARD_BYTES))
     files = [ShardFiles(job.folder, number) for number in range(len(plan))]
     done = {number: counts for number, shard in enumerate(files) if (counts := shard.counts()) is not None}
     for leftover in job.folder.glob("*.tmp-*"):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from codir.corpora.sources import HEADING, Part, Source
+from codir.corpora.planning import Part
+from codir.corpora.sources import HEADING, Source
 from codir.errors import DataError
 
 _READ = 1 << 20

@@ -15,8 +15,9 @@ import xxhash
 from codir.corpora.documents import Bad, Event, place, read_documents
 from codir.corpora.encoder import Encoder
 from codir.corpora.packing import BlockPacker
+from codir.corpora.planning import Part
 from codir.corpora.sentences import sentence_pieces
-from codir.corpora.sources import Part, Source
+from codir.corpora.sources import Source
 from codir.errors import RunError
 from codir.storage import file_digest, read_json, write_json
 

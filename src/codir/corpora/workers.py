@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codir.corpora.encoder import Encoder
+from codir.corpora.planning import Part
 from codir.corpora.shards import Counts, ShardFiles, build_shard
-from codir.corpora.sources import Part, Source
+from codir.corpora.sources import Source
 from codir.errors import RunError
 
 Shard = tuple[int, list[Part]]
