@@ -183,7 +183,7 @@ def main() -> None:
             for name in (STAGE1, *options.variants):
                 pretrain(options, folder, name, seed)
         for seed in options.seeds:
-            for name in (CUT, STAGE1, *options.variants):
+            for name in (*options.variants, CUT, STAGE1):
                 model = start if name == CUT else options.output / f"{name}-{seed}"
                 for task in options.tasks:
                     tune(options, model, name, task, seed)

@@ -33,6 +33,7 @@ from codir import distill, finetune
 from codir.cli.main import app
 from codir.corpora.build import build_corpus
 from codir.errors import CodirError, ConfigError, DataError, InterruptedRunError, ModelError, RunError
+from codir.training.samplers import NeighbourSampler
 from codir.training.trainer import DistillationTrainer
 from codir.workflows import pretrain as module
 from codir.workflows import student_run
@@ -158,6 +159,21 @@ def test_a_student_of_the_first_stage_goes_on(here: Path, tmp_path: Path) -> Non
     before = next(row for row in result.table.rows if row.name == "student before")
     stage1 = json.loads((here / "stage1" / "metrics.json").read_text())["scores"]["rows"][-1]
     assert before.accuracy == stage1["accuracy"]  # the same held-out tokens, the same model
+
+
+def test_a_second_stage_sees_other_masks_in_another_order(here: Path, tmp_path: Path) -> None:
+    """With one seed for both stages, the second would repeat what the first has just learnt by heart."""
+    known = json.loads((here / "stage1" / "corpus.json").read_text())
+    assert known["epochs"] == 1
+    run(here, tmp_path / "run", student={"model": str(here / "stage1")}, training={"steps": 9})
+    after = json.loads((tmp_path / "run" / "corpus.json").read_text())
+    assert after["epochs"] == 1 + 2  # nine steps of eight blocks: a second pass has begun
+    args: Any = {"documents": [0] * 40, "neighbours": 2, "seed": 1}
+    first, second = NeighbourSampler(**args), NeighbourSampler(**args, first_epoch=1)
+    assert list(first) != list(second)
+    first.set_epoch(1)
+    second.set_epoch(0)
+    assert list(first) == list(second)
 
 
 def test_a_pretrained_student_is_fine_tuned(here: Path, world: World, tmp_path: Path) -> None:

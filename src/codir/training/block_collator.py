@@ -26,6 +26,7 @@ class MaskedBlockCollator:
         masking: chooses the tokens.
         max_length: longest block the model can read; None does not check.
         pad_to_multiple_of: rounds the length up, for tensor cores (8).
+        first_epoch: what the first epoch counts as, see `NeighbourSampler`.
 
     A batch is a dict: `inputs` (`input_ids`, `attention_mask` and, if the tokenizer names them, `token_type_ids`, each
     [B, L]), `labels` [B, L] with -100 where nothing is predicted, `example_id` [B]; all int64.
@@ -37,6 +38,7 @@ class MaskedBlockCollator:
         masking: TokenMasking,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        first_epoch: int = 0,
     ):
         self.tokenizer = tokenizer
         self.masking = masking
@@ -45,7 +47,8 @@ class MaskedBlockCollator:
         self._padding = Padding.of(tokenizer)
         self._label_padding = Padding(IGNORED, side=self._padding.side)
         self._token_types = "token_type_ids" in tokenizer.model_input_names
-        self._epoch = _shared_number(0)
+        self.first_epoch = first_epoch
+        self._epoch = _shared_number(first_epoch)
 
     @property
     def epoch(self) -> int:
@@ -58,7 +61,7 @@ class MaskedBlockCollator:
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose masks the next batches get, also in running workers."""
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def evaluation(self) -> MaskedBlockCollator:
         """Returns a collator like this one whose masks are always the same, for validation."""

@@ -79,6 +79,7 @@ class NeighbourSampler(Sampler[int]):
         batch_size: blocks of an optimiser step, over all processes: an epoch then ends with the last whole batch, and
             what is left over waits for the next one. So the batches are the same however they are shared out. None
             yields every block.
+        first_epoch: what the first epoch counts as: a second stage of training on the same blocks goes on counting.
 
     Raises:
         ConfigError: `neighbours` is below 1.
@@ -90,13 +91,14 @@ class NeighbourSampler(Sampler[int]):
         neighbours: int,
         seed: int,
         batch_size: int | None = None,
+        first_epoch: int = 0,
     ):
         if neighbours < 1:
             raise ConfigError(f"neighbours is {neighbours}; it must be at least 1 (1 is plain shuffling).")
         documents = np.asarray(documents)
         self.neighbours = neighbours
         self.seed = seed
-        self.epoch = 0
+        self.first_epoch = self.epoch = first_epoch
         self._count = len(documents)
         self._yielded = self._count - (self._count % batch_size if batch_size else 0)
         edges = np.flatnonzero(documents[1:] != documents[:-1]) + 1 if len(documents) else []
@@ -105,7 +107,7 @@ class NeighbourSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order the next iteration yields."""
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         return self._yielded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,8 @@ from codir.workflows.pretrain_models import PretrainingModels, load_models
 from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, train_and_publish, trained_before
+
+CORPUS_FILE = "corpus.json"  # in the run folder: which corpus, and how often the student has been over it
 
 
 @dataclass
@@ -98,7 +101,8 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
     models = load_models(config, corpus)
     _enough_blocks(config, corpus)
     _same_corpus(run, corpus)
-    collator = _collator(config, models, args)
+    first_epoch = _epochs_before(config, corpus)
+    collator = _collator(config, models, args, first_epoch)
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     cost = trained_before(run, config.training, console, config.recipe)
     trainer = _trainer(config, corpus, models, args, collator, autocast, run) if cost is None else None
@@ -107,8 +111,10 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )
+    epochs = first_epoch + math.ceil(_passes(config, corpus))
     write_json(
-        run.path / "corpus.json", {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)}
+        run.path / CORPUS_FILE,
+        {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train), "epochs": epochs},
     )
     console.print(_before(config, corpus, models))
     if trainer is not None:
@@ -122,8 +128,17 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
     return result
 
 
+def _epochs_before(config: PretrainConfig, corpus: Corpus) -> int:
+    """How often the student has been over this corpus: with one seed a second stage would see the same masks again."""
+    path = Path(config.student.model or "") / CORPUS_FILE
+    if config.student.model is None or not path.is_file():
+        return 0
+    before = read_json(path)
+    return int(before["epochs"]) if before["key"] == corpus.key else 0
+
+
 def _collator(
-    config: PretrainConfig, models: PretrainingModels, args: DistillationArguments
+    config: PretrainConfig, models: PretrainingModels, args: DistillationArguments, first_epoch: int
 ) -> MaskedBlockCollator:
     masking = TokenMasking(
         models.tokenizer,
@@ -137,6 +152,7 @@ def _collator(
         masking,
         max_length=position_limit(models.student.config),
         pad_to_multiple_of=8 if args.device.type == "cuda" else None,
+        first_epoch=first_epoch,
     )
 
 
@@ -155,6 +171,7 @@ def _trainer(
         config.training.neighbours,
         config.training.seed,
         batch_size=config.training.batch_size,
+        first_epoch=collator.first_epoch,
     )
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -193,7 +210,7 @@ def _enough_blocks(config: PretrainConfig, corpus: Corpus) -> None:
 
 def _same_corpus(run: RunFolder, corpus: Corpus) -> None:
     """Makes sure that a resumed run has the corpus it was started with."""
-    path = run.path / "corpus.json"
+    path = run.path / CORPUS_FILE
     if path.is_file() and read_json(path)["key"] != corpus.key:
         raise DataError(
             f"{corpus.path} is another corpus than the one {run.path} was started with (it has been prepared "
@@ -212,9 +229,16 @@ def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -
         table.add_row(f"  {what}", value)
     training, blocks = config.training, len(corpus.train)
     table.add_row("  corpus", f"{corpus.path} ({blocks:,} blocks of up to {corpus.block} tokens)")
-    passes = training.steps * training.batch_size / blocks
-    table.add_row("  steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes:.1f} passes")
+    passes = f"{_passes(config, corpus):.1f} passes"
+    if before := _epochs_before(config, corpus):
+        passes += f", after {before} of the student's earlier training"
+    table.add_row("  steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes}")
     return table
+
+
+def _passes(config: PretrainConfig, corpus: Corpus) -> float:
+    whole = len(corpus.train) // config.training.batch_size  # batches of an epoch
+    return config.training.steps / whole
 
 
 def _judge(
