@@ -5,9 +5,8 @@ Every function states its formula; `codir.workflows.costs` has the setting that 
 
 from __future__ import annotations
 
+from codir.functional.vocabulary import chunk_of
 from codir.workflows.costs import Setting
-
-LOGITS_CHUNK = 1 << 26  # bytes of fp32 logits that exist at a time, `codir.functional.vocabulary`
 
 
 def weights_bytes(setting: Setting) -> int:
@@ -96,11 +95,14 @@ def teacher_activation_bytes(setting: Setting) -> int:
 
 
 def logits_bytes(setting: Setting) -> int:
-    """One chunk of fp32 logits: at most 64 MiB (but 16 positions at least). A loss holds a few of them at a time."""
+    """One chunk of fp32 logits: at most 64 MiB on a GPU, 16 MiB on a CPU (`codir.functional.vocabulary`).
+
+    A loss holds a few of them at a time.
+    """
     if not setting.tokens_predicted:
         return 0
     positions, vocabulary = round(setting.masked * setting.micro_tokens), setting.student.vocabulary
-    return 4 * vocabulary * min(positions, max(16, LOGITS_CHUNK // (4 * vocabulary)))
+    return 4 * vocabulary * min(positions, chunk_of(vocabulary, "cpu" if setting.cpu else "cuda"))
 
 
 def stock_logits_bytes(setting: Setting) -> int:

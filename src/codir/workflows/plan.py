@@ -33,7 +33,7 @@ from codir.workflows.warmup import measure_step
 
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
 _OTHER_PROCESSES = (1, 8, 64)
-_BUSY = 0.85  # below this share of the processor, a measurement says more about the others
+_BUSY = 0.85  # below this share of a processor, a measurement says more about the others
 
 # The paper does not name its corpus; it follows RoBERTa and speaks of BooksCorpus. With BERT's two corpora, 0.8 and 2.5
 # billion words (Devlin et al., 2019, section 3.1), and about 1.3 tokens a word: 4.3 billion tokens.
@@ -357,12 +357,11 @@ def _warnings(stages: Sequence[Stage], machine: Machine) -> list[str]:
                 f"{stage.setting.micro_batch} blocks (median of {found.micro_batches}), "
                 f"{show_seconds(found.optimiser_seconds)} for the optimiser."
             )
-            if found.share is not None and found.share < _BUSY:
-                alone = found.share * stage.seconds_per_step
+            alone = found.alone_per_step(stage.setting)
+            if alone is not None and alone < _BUSY * stage.seconds_per_step:
                 notes.append(
-                    f"The machine is busy, and this process got {found.share:.0%} of its threads' time: alone, a step of "
-                    f"{stage.name} would take about {show_seconds(alone)}, all steps "
-                    f"{show_hours(alone * stage.setting.steps / 3600)}."
+                    f"The machine is busy. By its processor time a step of {stage.name} would take about "
+                    f"{show_seconds(alone)} alone, all steps {show_hours(alone * stage.setting.steps / 3600)}."
                 )
         needed = footprint.memory_bytes(stage.setting, stage.gpu_memory)
         if stage.gpu_memory is not None and needed > 0.95 * stage.gpu_memory:

@@ -266,7 +266,7 @@ LINES: tuple[Line, ...] = (
         (
             "logits_bytes",
             "one chunk of logits",
-            "at most 67.1 MB",
+            "at most 64 MiB (CPU: 16)",
             human_bytes,
             _bytes(footprint.logits_bytes),
         ),

@@ -43,8 +43,7 @@ class Measured:
         peak_memory: most bytes allocated on the GPU; None on a CPU.
         device: where.
         threads: of PyTorch, on a CPU.
-        share: of the time of these threads that the process got while it was timed; below 1 on a busy machine. None
-            on a GPU.
+        alone: on a CPU, the same two times as they would be if nobody else used it: processor time / threads.
     """
 
     micro_batch_seconds: float
@@ -54,11 +53,15 @@ class Measured:
     peak_memory: int | None
     device: str
     threads: int
-    share: float | None = None
+    alone: tuple[float, float] | None = None
 
     def seconds_per_step(self, setting: Setting) -> float:
         """Accumulated micro-batches and one optimiser step; the network is not in it."""
         return setting.accumulation * self.micro_batch_seconds + self.optimiser_seconds
+
+    def alone_per_step(self, setting: Setting) -> float | None:
+        """The same from the times alone; None on a GPU."""
+        return None if self.alone is None else setting.accumulation * self.alone[0] + self.alone[1]
 
 
 def measure_step(
@@ -106,6 +109,7 @@ def measure_step(
     optimiser = torch.optim.AdamW(
         [each for each in model.parameters() if each.requires_grad], lr=1e-6, fused=True
     )
+    threads = torch.get_num_threads()
     batch_ids = torch.arange(setting.batch, device=device)
     generator = torch.Generator().manual_seed(0)
 
@@ -129,34 +133,35 @@ def measure_step(
         for _, objective in model.objective_items():
             objective.after_step()
 
-    def timed(action: Callable[[], None]) -> float:
+    def timed(action: Callable[[], None]) -> tuple[float, float]:
         _finish(device)
-        start = clock()
+        start, processor = clock(), time.process_time()
         action()
         _finish(device)
-        return clock() - start
+        return clock() - start, (time.process_time() - processor) / threads
 
     with _counting_kept_bytes(student) as kept:
         micro_batch(0)
     step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    micro_seconds, step_seconds = [], []
-    begun = clock(), time.process_time()
+    micro_times, step_times = [], []
     for number in range(1, micro_batches + 2):
-        micro_seconds.append(timed(lambda number=number: micro_batch(number)))
+        micro_times.append(timed(lambda number=number: micro_batch(number)))
         if number % 2 or number == micro_batches + 1:
-            step_seconds.append(timed(step))
-    wall, processor = clock() - begun[0], time.process_time() - begun[1]
+            step_times.append(timed(step))
+    (micro_seconds, alone), (step_seconds, step_alone) = (
+        map(statistics.median, zip(*times, strict=True)) for times in (micro_times[1:], step_times)
+    )
     return Measured(
-        micro_batch_seconds=statistics.median(micro_seconds[1:]),
-        optimiser_seconds=statistics.median(step_seconds),
+        micro_batch_seconds=micro_seconds,
+        optimiser_seconds=step_seconds,
         micro_batches=micro_batches,
         activations=kept.total,
         peak_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        threads=torch.get_num_threads(),
-        share=min(1.0, processor / (wall * torch.get_num_threads())) if device.type == "cpu" else None,
+        threads=threads,
+        alone=(alone, step_alone) if device.type == "cpu" else None,
     )
 
 
