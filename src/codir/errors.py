@@ -29,6 +29,10 @@ class RunError(CodirError):
     """A run folder is in the way, damaged, locked, or cannot be written."""
 
 
+class ProcessEndedError(RunError):
+    """Another process of a training in several processes has ended, so this one cannot go on."""
+
+
 class TrainingDivergedError(CodirError):
     """A loss term or the weights stopped being finite; the message names the term and the last good checkpoint."""
 

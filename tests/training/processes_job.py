@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -188,6 +189,7 @@ def _child(rank: int, world: int, port: int, output: Path, folder, models, actio
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")  # not into pytest's hands
     signal.signal(signal.SIGINT, signal.default_int_handler)
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

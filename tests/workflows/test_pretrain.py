@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from killing import at_call, begin, end, forked, needs_fork
 from safetensors.torch import load_file
 from small_world import FILLER, World, quiet
@@ -397,6 +400,58 @@ def test_resume_with_another_corpus(here: Path, tmp_path: Path, monkeypatch: pyt
     )
     with pytest.raises(DataError, match="another corpus than the one"):
         pretrain(**changed, resume=True, console=quiet())
+
+
+def test_two_processes_from_the_command_line(
+    here: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """torchrun: the losses of one process, one model, one table, one message."""
+    torch.manual_seed(0)
+    still = config_of(
+        tiny_tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    BertForMaskedLM(still).save_pretrained(tmp_path / "student")
+    tiny_tokenizer.save_pretrained(tmp_path / "student")
+    given = settings(here, Path(), student={"model": str(tmp_path / "student")})
+    given["training"]["arguments"] = {"logging_steps": 1}
+    del given["output"], given["recipe"]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"recipe": "codir-pre", **given}))
+    command = ["-m", "codir", "pretrain", "--config", str(tmp_path / "my.yaml"), "--output"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    torchrun += ["--rdzv-endpoint", "localhost:0"]
+
+    def start(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, timeout=300, check=False
+        )
+
+    two = start(*torchrun, *command, str(tmp_path / "two"))
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("Held-out masked tokens") == 1
+    given["training"]["seed"] = 5
+    pretrain(recipe="codir-pre", **given, output=tmp_path / "one", console=quiet())
+    one, both = log(tmp_path / "one"), log(tmp_path / "two")
+    for name in ("loss_mlm", "loss_kd", "loss_crd", "mlm_accuracy", "grad_norm"):
+        expected = [entry[name] for entry in one if name in entry]
+        assert len(expected) == 6
+        assert [entry[name] for entry in both if name in entry] == pytest.approx(expected, rel=1e-4), name
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+    again = start(*torchrun, *command, str(tmp_path / "two"))
+    assert again.returncode != 0
+    assert again.stderr.count("already holds a run") == 1
+
+
+def test_what_runs_in_one_process_only_says_so(
+    here: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"codir finetune runs in one.*codir pretrain"):
+        finetune(model=str(here / "encoder"), data=world.data(), output=here / "never", console=quiet())
+    with pytest.raises(ConfigError, match="codir distill runs in one"):
+        distill(**world.settings(here / "never"), console=quiet())
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Nothing heavy is imported until a command runs, so that `codir --help` answers a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 
 def run() -> None:
     """Runs the command line; the entry point of `codir` and `python -m codir`."""
+    # PyTorch's C++ side warns of costs that are meant; it reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     app(prog_name="codir")
 
 

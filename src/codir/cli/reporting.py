@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
 import typer
 
-from codir.errors import CodirError, InterruptedRunError
+from codir.errors import CodirError, InterruptedRunError, ProcessEndedError
 
 P = ParamSpec("P")
 
@@ -28,13 +29,16 @@ _DISK = {
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Wraps a command: errors of the input or the machine become messages, bugs keep their traceback.
 
-    Exit codes: 2 for a `CodirError` or a disk that cannot be written, 130 after Ctrl-C.
+    Exit codes: 2 for a `CodirError` or a disk that cannot be written, 130 after Ctrl-C. Of several processes that
+    torchrun started, which all find the same fault, the first one of a machine says it.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except ProcessEndedError as error:
+            raise _exit(BAD_INPUT, f"Error: {error}", everywhere=True) from error
         except InterruptedRunError as error:
             raise _exit(INTERRUPTED, str(error)) from error
         except CodirError as error:
@@ -55,7 +59,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-def _exit(code: int, message: str) -> typer.Exit:
+def _exit(code: int, message: str, everywhere: bool = False) -> typer.Exit:
+    if int(os.environ.get("LOCAL_RANK") or 0) > 0 and not everywhere:
+        return typer.Exit(code)
     from rich.console import Console
 
     Console(stderr=True, file=None if sys.stderr is sys.__stderr__ else sys.stderr).print(

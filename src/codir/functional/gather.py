@@ -87,7 +87,7 @@ def _gather(tensor: Tensor, sizes: list[int]) -> Tensor:
 def align_generator(generator: torch.Generator) -> None:
     """Gives every process's generator the state of the first one's, after draws that may have differed in number."""
     if processes() > 1:
-        generator.set_state(from_first(generator.get_state().to(generator.device)).cpu())
+        generator.set_state(from_first(generator.get_state().to(wire())).cpu())
 
 
 def from_first(tensor: Tensor) -> Tensor:
@@ -96,3 +96,9 @@ def from_first(tensor: Tensor) -> Tensor:
         tensor = tensor.contiguous()
         distributed.broadcast(tensor, src=0)
     return tensor
+
+
+def wire() -> torch.device:
+    """Where tensors must lie to be sent to other processes: on the GPU for NCCL."""
+    nccl = "nccl" in str(distributed.get_backend())
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from codir.errors import ConfigError
-from codir.functional.gather import from_first, gather_rows, processes
+from codir.functional.gather import from_first, gather_rows, processes, wire
 
 # What the errors of a broken connection have in common, in the words of gloo and NCCL.
 _BROKEN = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe", "socket")
@@ -42,7 +42,7 @@ def agree(*numbers: int) -> tuple[int, ...]:
     """Returns the largest of each number over the processes; every process has to call."""
     if processes() == 1:
         return numbers
-    largest = torch.tensor(numbers, device=_device())
+    largest = torch.tensor(numbers, device=wire())
     distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
     return tuple(largest.tolist())
 
@@ -51,7 +51,7 @@ def total(sums: Tensor) -> Tensor:
     """Returns the element-wise sum of a tensor over the processes; every process has to call."""
     if processes() == 1:
         return sums
-    moved = sums.to(_device(), copy=True)
+    moved = sums.to(wire(), copy=True)
     distributed.all_reduce(moved)
     return moved.to(sums.device)
 
@@ -60,9 +60,9 @@ def first_says(text: str) -> str:
     """Gives every process the text of the first one."""
     if processes() == 1:
         return text
-    (length,) = from_first(torch.tensor([len(text.encode())], device=_device())).tolist()
+    (length,) = from_first(torch.tensor([len(text.encode())], device=wire())).tolist()
     own = text.encode()[:length].ljust(length, b" ")
-    letters = torch.frombuffer(bytearray(own or b" "), dtype=torch.uint8).to(_device())
+    letters = torch.frombuffer(bytearray(own or b" "), dtype=torch.uint8).to(wire())
     return bytes(from_first(letters).tolist()).decode() if length else ""
 
 
@@ -70,14 +70,8 @@ def all_say(text: str) -> list[str]:
     """Returns the text of each process, in the order of their ranks."""
     if processes() == 1:
         return [text]
-    own = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8).to(_device())
+    own = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8).to(wire())
     return bytes(gather_rows(own)[0].tolist()).decode().split("\0")[:-1]
-
-
-def _device() -> torch.device:
-    """Where small tensors must lie to be sent."""
-    nccl = "nccl" in str(distributed.get_backend())
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
 def other_process_ended(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
-from codir.errors import InterruptedRunError, RunError, TrainingDivergedError
+from codir.errors import InterruptedRunError, ProcessEndedError, RunError, TrainingDivergedError
 from codir.functional.gather import processes
 from codir.storage import human_bytes, read_json, write_json
 from codir.training import checkpoints
@@ -51,7 +51,9 @@ class ResumableTrainer(Trainer):
     _resumed: bool = False
     _stop: StopRequest = StopRequest()
     _stop_agreed: int = 0  # the signal on which all processes stop after this step
-    _bad: str | None = None  # what is not finite in the current step
+    # What is not finite in the current step: a loss term of this process, the gradient of all.
+    _bad: str = ""
+    _bad_norm: str = ""
 
     @property
     def student(self) -> PreTrainedModel:
@@ -83,12 +85,14 @@ class ResumableTrainer(Trainer):
             if processes() == 1 or not other_process_ended(error):
                 raise
             found = [path for path in checkpoints.checkpoints(self._run_dir) if checkpoints.is_sealed(path)]
-            raise RunError(ended_message(self.state.global_step, found[0] if found else None)) from error
+            raise ProcessEndedError(
+                ended_message(self.state.global_step, found[0] if found else None)
+            ) from error
 
     def _train(
         self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: list[str] | None
     ) -> TrainOutput:
-        self._bad = None
+        self._bad = self._bad_norm = ""
         resume = self._checkpoint_of(resume_from_checkpoint)
         if resume is not None:
             self._check_processes(Path(resume))
@@ -144,9 +148,9 @@ class ResumableTrainer(Trainer):
 
     def _agree_on_step(self) -> None:
         """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
-        bad, self._stop_agreed = agree(int(self._bad is not None), self._stop.number)
+        bad, self._stop_agreed = agree(int(bool(self._bad or self._bad_norm)), self._stop.number)
         if bad:
-            self._diverged(next(filter(None, all_say(self._bad or "")), ""))
+            self._diverged(next(filter(None, all_say(self._bad)), self._bad_norm))
 
     def _diverged(self, what: str) -> None:
         for _, objective in self.distillation.objective_items():

@@ -230,7 +230,7 @@ class DistillationTrainer(ResumableTrainer):
             self._add(f"loss_{name}", term.loss.detach(), part)
             for metric, value in term.metrics.items():
                 self._add(f"{name}_{metric}", value.detach(), part)
-        if not torch.isfinite(outputs["loss"]) and self._bad is None:
+        if not torch.isfinite(outputs["loss"]) and not self._bad:
             bad = [name for name, term in outputs["terms"].items() if not torch.isfinite(term.loss)]
             self._bad = f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
 
@@ -243,7 +243,7 @@ class DistillationTrainer(ResumableTrainer):
         # With a gradient scaler an infinite norm is expected now and then, and that step is skipped.
         scaled = getattr(self.accelerator, "scaler", None) is not None
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
-            self._bad = self._bad or f"the gradient's norm is {float(norm)}"
+            self._bad_norm = f"the gradient's norm is {float(norm)}"
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -17,6 +17,7 @@ from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.training.precision import resolve_precision
+from codir.training.processes import one_process_only
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import Comparison
 from codir.workflows.environment import environment
@@ -65,6 +66,7 @@ def distill(
     if config is None:
         recipe = settings.pop("recipe", None)
         config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
+    one_process_only("codir distill")
     console = console or default_console()
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:

@@ -18,6 +18,7 @@ from codir.recipes.config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.tasks.task import Kind, Task, TaskData
+from codir.training.processes import one_process_only
 from codir.workflows.data import load_data
 from codir.workflows.progress import progress_bar
 
@@ -129,6 +130,7 @@ def evaluate(
         ModelError: the model cannot be loaded, or its classes are not those of the data.
         DataError: for everything wrong with the data.
     """
+    one_process_only("codir evaluate")
     classifier = load_classifier(model)
     tokenizer = load_tokenizer(model)
     names = list(class_names(classifier.config).values())

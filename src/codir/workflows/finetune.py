@@ -18,6 +18,7 @@ from codir.storage import read_json, write_json, write_text
 from codir.tasks.encoding import encode
 from codir.tasks.metrics import compute_metrics, flat_metrics
 from codir.training.precision import resolve_precision
+from codir.training.processes import one_process_only
 from codir.workflows.arguments import to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
@@ -58,6 +59,7 @@ def finetune(
     """
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
+    one_process_only("codir finetune")
     console = console or default_console()
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:

@@ -23,6 +23,7 @@ from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.storage import require_writable
 from codir.tasks.encoding import encode_split
 from codir.tasks.files import load_texts
+from codir.training.processes import one_process_only
 from codir.workflows.data import DEFAULT_TEXT
 from codir.workflows.progress import progress_bar
 
@@ -93,6 +94,7 @@ def predict(
         DataError: the input cannot be read, lacks the column, or has an empty text (names the line).
         ModelError: the model cannot be loaded, or gives NaN.
     """
+    one_process_only("codir predict")
     input, output = Path(input), Path(output)
     _check_output(input, output, overwrite)
     texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from codir.corpora.corpus import Corpus, open_corpus
 from codir.errors import DataError
+from codir.functional.gather import processes
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
 from codir.models.positions import position_limit
@@ -29,6 +30,7 @@ from codir.training.block_collator import MaskedBlockCollator
 from codir.training.callbacks import LogFile
 from codir.training.masking import TokenMasking
 from codir.training.precision import resolve_precision
+from codir.training.processes import barrier, first_says, is_main
 from codir.training.samplers import NeighbourSampler
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_pretraining_arguments
@@ -38,6 +40,7 @@ from codir.workflows.pretrain_card import pretraining_card
 from codir.workflows.pretrain_models import PretrainingModels, load_models
 from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.runfolder import RunFolder
+from codir.workflows.several import join, run_folder
 from codir.workflows.student_run import Cost, train_and_publish, trained_before
 
 CORPUS_FILE = "corpus.json"  # in the run folder: which corpus, and how often the student has been over it
@@ -78,9 +81,9 @@ def pretrain(
     if config is None:
         recipe = settings.pop("recipe", None)
         config = load_pretrain(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
-    console = console or default_console()
-    with RunFolder.open(config.output, config.resume) as run:
-        if run.finished:
+    console = join(console or default_console())
+    with run_folder(config.output, config.resume) as run:
+        if first_says("finished" if run.finished else ""):
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
             result = _read(run)
         else:
@@ -97,7 +100,7 @@ def pretrain(
 
 def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> PretrainResult:
     corpus = open_corpus(config.corpus)
-    args = to_pretraining_arguments(config.training, run.checkpoints, 1, len(corpus.validation) > 0)
+    args = to_pretraining_arguments(config.training, run.checkpoints, processes(), len(corpus.validation) > 0)
     models = load_models(config, corpus)
     _enough_blocks(config, corpus)
     _same_corpus(run, corpus)
@@ -106,7 +109,24 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     cost = trained_before(run, config.training, console, config.recipe)
     trainer = _trainer(config, corpus, models, args, collator, autocast, run) if cost is None else None
-    # Only now is it a run: a refusal above leaves the folder free for the next attempt.
+    barrier()
+    if is_main():
+        # Only now is it a run: a refusal above leaves the folder free for the next attempt.
+        _begin(run, config, corpus, first_epoch)
+    console.print(_before(config, corpus, models))
+    if trainer is not None:
+        cost = train_and_publish(
+            run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
+        )
+    assert cost is not None
+    if is_main():
+        table = _judge(config, corpus, models, run, collator, args)
+        _write(run, PretrainResult(run.path, table, cost), config, corpus)
+    barrier()
+    return _read(run)
+
+
+def _begin(run: RunFolder, config: PretrainConfig, corpus: Corpus, first_epoch: int) -> None:
     run.save_config(resolved_yaml(config))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
@@ -116,16 +136,6 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
         run.path / CORPUS_FILE,
         {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train), "epochs": epochs},
     )
-    console.print(_before(config, corpus, models))
-    if trainer is not None:
-        cost = train_and_publish(
-            run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
-        )
-    assert cost is not None
-    table = _judge(config, corpus, models, run, collator, args, autocast)
-    result = PretrainResult(run.path, table, cost)
-    _write(run, result, config, corpus)
-    return result
 
 
 def _epochs_before(config: PretrainConfig, corpus: Corpus) -> int:
@@ -248,7 +258,6 @@ def _judge(
     run: RunFolder,
     collator: MaskedBlockCollator,
     args: DistillationArguments,
-    autocast: torch.dtype | None,
 ) -> MaskedTable:
     """Scores the teacher, the student before and the student after on the same masked tokens, in fp32."""
     held_out = _numbered(corpus.validation)

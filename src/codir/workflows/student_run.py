@@ -24,6 +24,7 @@ from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.callbacks import EarlyStopping, LogFile
+from codir.training.processes import barrier, first_says, is_main
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import agreement
@@ -151,7 +152,10 @@ def train_and_publish(
     console: Console,
     label: str,
 ) -> Cost:
-    """Runs a trainer from the newest whole checkpoint of `run`, if there is one, and publishes its student there."""
+    """Runs a trainer from the newest whole checkpoint of `run`, if there is one, and publishes its student there.
+
+    In several processes every one calls, and the first one writes.
+    """
     if trainer.objective_notes:
         console.print(_notes_table(label, trainer.objective_notes))
     _require_disk(run, trainer)
@@ -164,20 +168,22 @@ def train_and_publish(
         best_step=state.best_global_step if chosen else None,
         best_score=state.best_metric if chosen else None,
     )
-    run.publish(trainer.student, tokenizer)
-    write_json(run.path / MARKER, asdict(cost))
-    tidy(run, training)
+    if is_main():
+        run.publish(trainer.student, tokenizer)
+        write_json(run.path / MARKER, asdict(cost))
+        tidy(run, training)
+    barrier()
     return cost
 
 
 def trained_before(run: RunFolder, training: OptimisationConfig, console: Console, label: str) -> Cost | None:
     """Returns what the training of `run` cost if it is done already, else None."""
-    marker = run.path / MARKER
-    if not marker.is_file():
+    if not first_says("done" if (run.path / MARKER).is_file() else ""):
         return None
     console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
-    tidy(run, training)  # it may have been killed just before
-    return Cost(**read_json(marker))
+    if is_main():
+        tidy(run, training)  # it may have been killed just before
+    return Cost(**read_json(run.path / MARKER))
 
 
 def tidy(run: RunFolder, training: OptimisationConfig) -> None:
