@@ -118,7 +118,7 @@ def test_when_one_process_dies_the_others_say_so_and_a_resume_is_exact(folders, 
     ended = together(2, tmp_path, folders, f"kill:{dead}:6", **settings)
     left = ended[1 - dead]
     assert (ended[dead].code, left.code) == (-9, 3), left.output
-    assert f"[{1 - dead}] RunError: Another process of this training ended after step" in left.output
+    assert f"[{1 - dead}] ProcessEndedError: Another process of this training ended after step" in left.output
     assert "checkpoint-4" in left.output
     assert "Traceback" not in left.output
     assert not (tmp_path / "final-0.pt").exists()
