@@ -31,7 +31,7 @@ from codir.training.callbacks import LogFile
 from codir.training.masking import TokenMasking
 from codir.training.precision import resolve_precision
 from codir.training.processes import barrier, first_says, is_main
-from codir.training.samplers import NeighbourSampler
+from codir.training.samplers import NeighbourSampler, neighbours_warning
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_pretraining_arguments
 from codir.workflows.environment import environment
@@ -114,6 +114,8 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
         # Only now is it a run: a refusal above leaves the folder free for the next attempt.
         _begin(run, config, corpus, first_epoch)
     console.print(_before(config, corpus, models))
+    if warning := neighbours_warning(config.training.batch_size, config.training.neighbours):
+        console.print(warning, highlight=False)
     if trainer is not None:
         cost = train_and_publish(
             run, trainer, config.training, models.tokenizer, console, f"pre-training ({config.recipe})"
