@@ -19,8 +19,8 @@ from codir.cli import options
 from codir.cli.main import app
 from codir.errors import DataError, InterruptedRunError
 from codir.recipes.config import DistillConfig, FinetuneConfig, section_at
-from codir.recipes.pretraining import PretrainConfig
 from codir.recipes.library import recipe_names
+from codir.recipes.pretraining import PretrainConfig
 
 DISTILL = ["distill", "--teacher", "t", "--task", "sst2", "--output", "o"]
 FINETUNE = ["finetune", "--model", "m", "--task", "sst2", "--output", "o"]

@@ -3,7 +3,7 @@
 python processes_job.py FOLDER MODELS ACTION [key=value ...]
 torchrun --nproc_per_node 2 processes_job.py FOLDER MODELS ACTION [key=value ...]
 together(2, FOLDER, MODELS, ACTION, key=value, ...)     the same without torchrun, in forks that need import nothing
-    ACTION: none | kill:RANK:STEP (SIGKILL) | term:RANK:STEP (SIGTERM to itself) | nan:RANK:STEP (its weights become NaN)
+    ACTION: none | kill:RANK:STEP (SIGKILL) | term:RANK:STEP (SIGTERM) | nan:RANK:STEP (its weights become NaN)
     examples=N  kind=classification|masked-lm  crd={...}  dropout=true|false  resume=true|false; the rest are arguments
     of the Trainer
 

@@ -142,7 +142,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folders, whole, t
 def test_a_process_that_diverges_stops_all_with_the_reason(folders, tmp_path):
     for rank, one in enumerate(together(2, tmp_path, folders, "nan:1:3", per_device_train_batch_size=4)):
         assert one.code == 3, one.output
-        assert f"[{rank}] TrainingDivergedError: Training diverged at step 4: the loss term" in one.output, one.output
+        assert f"[{rank}] TrainingDivergedError: Training diverged at step 4: the loss term" in one.output, (
+            one.output
+        )
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
