@@ -44,6 +44,16 @@ def test_the_recipes_of_the_second_stage_differ_in_their_terms_alone() -> None:
     assert {**kd.objectives, "crd": codir.objectives["crd"]} == codir.objectives
 
 
+def test_the_live_recipe_differs_from_the_papers_in_its_negatives_alone() -> None:
+    paper, live = pretrain("codir-pre"), pretrain("codir-pre-live")
+    assert paper.training == live.training
+    assert paper.masking == live.masking
+    differing = {
+        key for key, value in paper.objectives["crd"].items() if live.objectives["crd"][key] != value
+    }
+    assert differing == {"negatives", "bank_dtype"}  # without a bank its type means nothing
+
+
 def test_the_head_alone() -> None:
     config = pretrain("mlm-head")
     assert config.trained == "head"
