@@ -117,6 +117,16 @@ def run(here: Path, output: Path, recipe: str = "codir-pre", **changes: Any) -> 
     return pretrain(**settings(here, output, recipe, **changes), console=quiet())
 
 
+def still_student(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Saves a student without dropout, so that trainings that share out a batch differently can be compared."""
+    torch.manual_seed(0)
+    config = config_of(
+        tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -276,12 +286,7 @@ def test_accumulation_changes_nothing_but_rounding(
     here: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """The batch is what a step sees, however many blocks are computed at a time (dropout off)."""
-    torch.manual_seed(0)
-    still = config_of(
-        tiny_tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    BertForMaskedLM(still).save_pretrained(tmp_path / "student")
-    tiny_tokenizer.save_pretrained(tmp_path / "student")
+    still_student(tmp_path / "student", tiny_tokenizer)
     for micro in (2, 8):
         run(
             here,
@@ -406,12 +411,7 @@ def test_two_processes_from_the_command_line(
     here: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """torchrun: the losses of one process, one model, one table, one message."""
-    torch.manual_seed(0)
-    still = config_of(
-        tiny_tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    BertForMaskedLM(still).save_pretrained(tmp_path / "student")
-    tiny_tokenizer.save_pretrained(tmp_path / "student")
+    still_student(tmp_path / "student", tiny_tokenizer)
     given = settings(here, Path(), student={"model": str(tmp_path / "student")})
     given["training"]["arguments"] = {"logging_steps": 1}
     del given["output"], given["recipe"]
