@@ -5,8 +5,8 @@
 
 The PyPI encoder with an untrained masked-LM head is the teacher, every other block of it the student; blocks of 128
 tokens of made-up sentences, one thread a process. Both variants compute the same global batch and take turns; what
-counts is the clock from the first to the last step (transformers' `train_samples_per_second`, without loading). Two busy
-cores are all that this machine has: with anything else running the ratio says little.
+counts is the clock from the first to the last step (transformers' `train_samples_per_second`, without loading). With
+anything else running on the two cores the ratio says little.
 """
 
 from __future__ import annotations
