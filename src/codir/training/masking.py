@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from codir.errors import ConfigError, DataError, ModelError
 
 EVALUATION_EPOCH = -1
-"""The epoch of masks that never change, for validation: losses of different epochs then compare."""
+"""The epoch of masks that never change, whatever the seed, for validation: losses of epochs and runs then compare."""
 
 IGNORED = -100
 """The label of a position that is not predicted (what PyTorch's cross-entropy leaves out)."""
@@ -114,8 +114,9 @@ class TokenMasking:
         candidates = np.flatnonzero(self._is_maskable(ids, example_id))
         if not candidates.size:
             return inputs, labels
+        seed = 0 if epoch == EVALUATION_EPOCH else self.seed
         stream = np.random.Philox(
-            key=np.array([self.seed % _WORD, example_id % _WORD], dtype=np.uint64),
+            key=np.array([seed % _WORD, example_id % _WORD], dtype=np.uint64),
             counter=np.array([0, 0, 0, epoch % _WORD], dtype=np.uint64),
         )
         count = self._count(candidates.size, stream)
