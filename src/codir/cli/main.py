@@ -6,6 +6,7 @@ Nothing heavy is imported until a command runs, so that `codir --help` answers a
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,15 @@ def run() -> None:
     """Runs the command line; the entry point of `codir` and `python -m codir`."""
     # PyTorch's C++ side warns of costs that are meant; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    app(prog_name="codir")
+    try:
+        app(prog_name="codir")
+    except SystemExit as end:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            # gloo's threads now and then abort an orderly end, and torchrun would call a finished run failed
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
 
 
 def _print_version(wanted: bool) -> None:
