@@ -149,7 +149,8 @@ def accelerate_asked_for() -> int:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
     except OSError:
         return 0
-    if not any(word in ("launch", "accelerate-launch") or word.endswith("accelerate") for word in words):
+    # `accelerate launch`, `accelerate-launch` or `python -m accelerate.commands.launch`, with or without a path
+    if not any(Path(word).name.startswith("accelerate") for word in words[:4]):
         return 0
     for place, word in enumerate(words):
         name, _, value = word.partition("=")
