@@ -184,7 +184,8 @@ def encoder_shape(model: nn.Module) -> EncoderShape:
             f"{type(model).__name__} does not say how many blocks it has and how wide they are "
             f"(num_hidden_layers = {blocks!r}, hidden_size = {width!r}). Use a plain transformer encoder."
         )
-    return EncoderShape(blocks, width)
+    heads = getattr(config, "num_attention_heads", None)
+    return EncoderShape(blocks, width, heads if isinstance(heads, int) else None)
 
 
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:

@@ -1,18 +1,36 @@
-"""What the losses see of a model: logits and the pooled output of every block (Eq. 3)."""
+"""What the losses see of a model: logits, the pooled output of every block (Eq. 3), and single tokens' vectors."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from codir.functional.pooling import pool_blocks
 from codir.functional.vocabulary import MaskedPredictions
+from codir.models.attention import capture_attention
 
 Pooling = Literal["mean", "cls"]
+TokenKind = Literal["hidden", "query", "key", "value"]
+
+
+class TokenView(NamedTuple):
+    """One vector for every token: what a block gives out, or what goes into its attention.
+
+    Attributes:
+        kind: `hidden`, the block's output; `query`, `key` or `value`, as they enter the block's attention (after a
+            rotation by position where the family has one), all heads side by side.
+        block: counted from 1; 0 is the output of the embedding layer, which has only `hidden`.
+    """
+
+    kind: TokenKind
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.block}"
 
 
 @dataclass(frozen=True)
@@ -22,10 +40,12 @@ class EncoderShape:
     Attributes:
         blocks: number of transformer blocks.
         width: hidden size d.
+        heads: attention heads of a block; None where there is no attention.
     """
 
     blocks: int
     width: int
+    heads: int | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -37,11 +57,15 @@ class Representations:
         pooled: for each pooling asked for, [B, blocks, d]: every block's pooled output, the embedding layer
             excluded, so that index 0 is block 1.
         masked: of a masked language model, its predictions at the masked positions; `logits` is empty then.
+        tokens: for each view asked for, [B, L, w]: hidden states (w = d), or queries, keys or values (w = heads * d_h).
+        mask: [B, L] bool, True at real tokens; there whenever `tokens` is not empty.
     """
 
     logits: Tensor
     pooled: dict[Pooling, Tensor] = field(default_factory=dict)
     masked: MaskedPredictions | None = None
+    tokens: dict[TokenView, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
 
 
 def represent(
@@ -49,6 +73,7 @@ def represent(
     inputs: dict[str, Any],
     poolings: Iterable[Pooling] = (),
     positions: Tensor | None = None,
+    tokens: Iterable[TokenView] = (),
 ) -> Representations:
     """Runs `model` (any Hugging Face sequence classifier or masked language model) once and pools every block's output.
 
@@ -58,10 +83,25 @@ def represent(
         poolings: which poolings to compute; hidden states are only asked for when there is one.
         positions: [B, L] bool, for a masked language model: where its predictions are wanted. Its head sees nothing
             else, and the product with the vocabulary is left to the objectives.
+        tokens: which vectors of single tokens to give; `attention_mask` is required then, too.
+
+    Raises:
+        ModelError: queries, keys or values of a model that does not show them (see `capture_attention`).
     """
-    poolings = tuple(poolings)
-    with contextlib.nullcontext() if positions is None else _only(model, positions) as caught:
-        outputs = model(**inputs, output_hidden_states=bool(poolings), return_dict=True)
+    poolings, views = tuple(poolings), frozenset(tokens)
+    inner = {view.block for view in views if view.kind != "hidden"}
+    with (
+        contextlib.nullcontext() if positions is None else _only(model, positions) as caught,
+        capture_attention(model, inner) if inner else contextlib.nullcontext({}) as attention,
+    ):
+        hidden = bool(poolings) or any(view.kind == "hidden" for view in views)
+        outputs = model(**inputs, output_hidden_states=hidden, return_dict=True)
+    seen = {
+        view: outputs.hidden_states[view.block]
+        if view.kind == "hidden"
+        else getattr(attention[view.block], view.kind)
+        for view in views
+    }
     pooled: dict[Pooling, Tensor] = {}
     for how in poolings:
         pooled[how] = pool_blocks(outputs.hidden_states[1:], inputs["attention_mask"], how)
@@ -69,7 +109,8 @@ def represent(
     if caught is not None:
         head = cast(Any, model).get_output_embeddings()
         masked = MaskedPredictions(caught["hidden"], head.weight, head.bias)
-    return Representations(outputs.logits, pooled, masked)
+    mask = inputs["attention_mask"] != 0 if views else None
+    return Representations(outputs.logits, pooled, masked, seen, mask)
 
 
 @contextlib.contextmanager

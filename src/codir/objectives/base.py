@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from codir.models.representations import EncoderShape, Pooling, Representations
+from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 
 Kind = Literal["classification", "regression", "masked-lm"]
 
@@ -22,6 +22,22 @@ class ObjectiveSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: float = Field(default=1.0, ge=0.0, description="weight of the term in the sum (Eq. 1)")
+    start: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the training after which the term counts"
+    )
+    end: float = Field(
+        default=1.0, gt=0, le=1, description="share of the training after which it no longer counts"
+    )
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start ({self.start}) must be smaller than end ({self.end})")
+        return self
+
+    def counts_at(self, progress: float) -> bool:
+        """Whether the term is part of the sum once the share `progress` of the optimiser steps is done."""
+        return self.start <= progress < self.end or (progress >= 1.0 and self.end == 1.0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,7 @@ class ObjectiveContext:
         data_key: fingerprint of the training data, by which such a file is known to belong to it.
         batch: examples of one optimiser step, over all accumulated batches and processes; None where not known.
         micro_batch: examples that all processes together compute at a time; None where not known.
+        aligned: whether teacher and student see the same tokens, so that single tokens can be compared.
     """
 
     student: EncoderShape
@@ -58,11 +75,12 @@ class ObjectiveContext:
     data_key: str | None = None
     batch: int | None = None
     micro_batch: int | None = None
+    aligned: bool = True
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective reads; only that is computed and cached.
+    """What an objective reads of logits and pooled blocks; only that is computed and cached. See `Views` for tokens.
 
     Attributes:
         teacher_logits: reads the teacher's logits.
@@ -71,6 +89,22 @@ class Needs:
 
     teacher_logits: bool = False
     pooled: frozenset[Pooling] = frozenset()
+
+
+@dataclass(frozen=True)
+class Views:
+    """Vectors of single tokens that an objective reads; only those are kept, and cached of the teacher.
+
+    Attributes:
+        student: views of the student.
+        teacher: views of the teacher.
+    """
+
+    student: frozenset[TokenView] = frozenset()
+    teacher: frozenset[TokenView] = frozenset()
+
+    def __or__(self, other: Views) -> Views:
+        return Views(self.student | other.student, self.teacher | other.teacher)
 
 
 @dataclass
@@ -84,6 +118,7 @@ class Step:
         teacher: frozen, without gradient; None where no objective needs it.
         batch_ids: [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all
             processes, the same in each of them; None where `ids` is all there is.
+        progress: share of the optimiser steps that are done, in [0, 1); the same for all batches of one step.
     """
 
     ids: Tensor
@@ -91,6 +126,7 @@ class Step:
     student: Representations
     teacher: Representations | None
     batch_ids: Tensor | None = None
+    progress: float = 0.0
 
 
 @dataclass
@@ -142,6 +178,11 @@ class Objective(nn.Module):
         return Needs()
 
     @classmethod
+    def views(cls, settings: ObjectiveSettings, student: EncoderShape, teacher: EncoderShape) -> Views:
+        """Says which tokens' vectors it will read; raises `ConfigError` for blocks that the models do not have."""
+        return Views()
+
+    @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed."""
 
@@ -168,6 +209,10 @@ class Objective(nn.Module):
 
     def prefill(self, ids: Tensor, student: Representations) -> None:
         """Called for each batch of that pass (no gradient, the student in eval mode); every example comes once."""
+
+    def frozen_blocks(self, progress: float) -> frozenset[int]:
+        """Numbers of the student's blocks that are not trained at this moment (0: the embeddings; progressive transfer)."""
+        return frozenset()
 
     def describe(self) -> list[str]:
         """Lines printed before training: chosen blocks, memory of the bank, warnings."""

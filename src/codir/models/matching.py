@@ -1,0 +1,84 @@
+"""Which block of the student learns from which block of the teacher: one mechanism for every objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codir.errors import ConfigError, nearest
+
+Matching = str | list[tuple[int, int]]
+
+NAMED_MATCHINGS = ("spread", "skip", "last", "top")
+
+MATCHING_HELP = (
+    "which blocks are matched: `spread` evenly, the last ones included; `skip`, the same without the last pair; `last`, "
+    "the student's blocks with the teacher's last ones, without the last pair; `top`, the last ones only; or pairs "
+    "[[student, teacher], ...] counted from 1"
+)
+
+
+def match_blocks(spec: Matching, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+    """Resolves a matching to pairs (block of the student, block of the teacher), both counted from 1.
+
+    Args:
+        spec: for a student of S and a teacher of T blocks
+            `spread`: s with floor(s * T / S) for s = 1..S (TinyBERT's uniform mapping; 12 to 6: 2, 4, ..., 12);
+            `skip`: the same for s = 1..S-1 (PKD-Skip: the last block is left to the loss on the predictions);
+            `last`: s with T - S + s for s = 1..S-1 (PKD-Last; 12 to 6: 7, 8, 9, 10, 11);
+            `top`: S with T alone (MiniLM, DistilBERT);
+            or the pairs themselves, in any order.
+        student: S.
+        teacher: T.
+
+    Returns:
+        The pairs, by the student's block.
+
+    Raises:
+        ConfigError: an unknown word, a block that does not exist, a student's block given twice, or nothing to match.
+    """
+    if isinstance(spec, str):
+        pairs = _named(spec.strip().lower(), student, teacher)
+    else:
+        pairs = [(int(own), int(other)) for own, other in spec]
+        _check(pairs, student, teacher)
+    if not pairs:
+        raise ConfigError(
+            f"The matching {spec!r} leaves nothing of a student with {student} block(s) and a teacher with {teacher}: "
+            "choose `spread` or `top`, or name pairs [[student, teacher], ...]."
+        )
+    return tuple(sorted(pairs))
+
+
+def _named(word: str, student: int, teacher: int) -> list[tuple[int, int]]:
+    if word not in NAMED_MATCHINGS:
+        raise ConfigError(
+            f"Unknown matching of blocks {word!r}{nearest(word, NAMED_MATCHINGS)}: choose one of "
+            f"{', '.join(NAMED_MATCHINGS)}, or pairs [[student, teacher], ...] counted from 1."
+        )
+    if student > teacher:
+        raise ConfigError(
+            f"The student has {student} blocks and the teacher {teacher}: name the pairs yourself, or choose a "
+            "student that is not deeper."
+        )
+    if word == "top":
+        return [(student, teacher)]
+    if word == "last":
+        return [(number, teacher - student + number) for number in range(1, student)]
+    spread = [(number, number * teacher // student) for number in range(1, student + 1)]
+    return spread if word == "spread" else spread[:-1]
+
+
+def _check(pairs: Sequence[tuple[int, int]], student: int, teacher: int) -> None:
+    taken: set[int] = set()
+    for own, other in pairs:
+        for number, depth, side in ((own, student, "student"), (other, teacher, "teacher")):
+            if not 1 <= number <= depth:
+                raise ConfigError(
+                    f"The pair [{own}, {other}] names block {number} of the {side}, which has the blocks 1..{depth}. "
+                    "Pairs are [student, teacher], counted from 1; the embedding layer is not a block."
+                )
+        if own in taken:
+            raise ConfigError(
+                f"Block {own} of the student is matched twice: each can learn from one block only."
+            )
+        taken.add(own)
