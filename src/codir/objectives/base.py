@@ -211,7 +211,7 @@ class Objective(nn.Module):
         """Called for each batch of that pass (no gradient, the student in eval mode); every example comes once."""
 
     def frozen_blocks(self, progress: float) -> frozenset[int]:
-        """Numbers of the student's blocks that are not trained at this moment (0: the embeddings; progressive transfer)."""
+        """Numbers of the student's blocks that are not trained at this moment; 0 are the embeddings."""
         return frozenset()
 
     def describe(self) -> list[str]:

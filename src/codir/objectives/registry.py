@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 import codir.objectives as package
 from codir.errors import ConfigError, nearest
-from codir.models.representations import Pooling
-from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings
+from codir.models.representations import EncoderShape, Pooling
+from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Views
 
 _HELPERS = {"bank_storage", "base", "contrastive", "negative_sources", "registry", "weighted_sum"}
 
@@ -138,6 +138,27 @@ def check_objectives(mapping: Mapping[str, Mapping[str, Any]], context: Objectiv
             )
         taken.add(cls.name)
         cls.check(settings_for(name, settings), context)
+        if context.teacher is not None:
+            cls.views(settings_for(name, settings), context.student, context.teacher)
+    check_schedule({name: settings_for(name, settings) for name, settings in mapping.items()})
+
+
+def check_schedule(settings: Mapping[str, ObjectiveSettings]) -> None:
+    """Raises `ConfigError` if at some moment of the training no term with a weight counts (`start`, `end`)."""
+    windows = sorted((each.start, each.end) for each in settings.values() if each.weight > 0)
+    if not windows:
+        return  # all weights are zero: pointless, but said nowhere to be wrong
+    done = 0.0
+    for start, end in windows:
+        if start > done:
+            break
+        done = max(done, end)
+    if done < 1.0:
+        raise ConfigError(
+            f"Between {done:.0%} of the training and {next((s for s, _ in windows if s > done), 1.0):.0%} no term of the "
+            f"loss counts ({', '.join(f'{name} {each.start}-{each.end}' for name, each in settings.items())}): let one "
+            "term's `start` and `end` cover it."
+        )
 
 
 def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
@@ -147,6 +168,21 @@ def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
         teacher_logits=any(need.teacher_logits for need in needs),
         pooled=frozenset().union(*(need.pooled for need in needs)),
     )
+
+
+def views_of(
+    mapping: Mapping[str, Mapping[str, Any]], student: EncoderShape, teacher: EncoderShape | None
+) -> Views:
+    """Returns the union of the single tokens' vectors that the objectives read; nothing without a teacher.
+
+    Raises:
+        ConfigError: blocks that the models do not have.
+    """
+    views = Views()
+    if teacher is not None:
+        for name, settings in mapping.items():
+            views |= find_objective(name).views(settings_for(name, settings), student, teacher)
+    return views
 
 
 def prefill_needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> frozenset[Pooling]:

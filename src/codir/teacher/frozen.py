@@ -13,7 +13,7 @@ from codir.errors import ModelError
 from codir.models.classes import align_logits
 from codir.models.inference import device_of, precision
 from codir.models.loading import encoder_shape
-from codir.models.representations import EncoderShape, Pooling, Representations, represent
+from codir.models.representations import EncoderShape, Pooling, Representations, TokenView, represent
 
 
 class FrozenTeacher(nn.Module):
@@ -59,7 +59,11 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def represent(
-        self, inputs: dict[str, Any], poolings: Iterable[Pooling] = (), positions: Tensor | None = None
+        self,
+        inputs: dict[str, Any],
+        poolings: Iterable[Pooling] = (),
+        positions: Tensor | None = None,
+        tokens: Iterable[TokenView] = (),
     ) -> Representations:
         """Runs the teacher once.
 
@@ -67,13 +71,14 @@ class FrozenTeacher(nn.Module):
             inputs: the model's keyword arguments, on the teacher's device.
             poolings: poolings of its blocks to compute.
             positions: [B, L], of a masked language model: where its predictions are wanted; see `represent`.
+            tokens: vectors of single tokens to give.
 
         Returns:
             fp32 logits in the data's order of classes, and the pooled blocks.
         """
         self.model.eval()  # someone may hold the inner model and have called train() on that
         with precision(device_of(self.model), self.autocast):
-            outputs = represent(self.model, inputs, poolings, positions)
+            outputs = represent(self.model, inputs, poolings, positions, tokens)
         if positions is None:
             outputs.logits = align_logits(outputs.logits.float(), self.logit_order)
         return outputs

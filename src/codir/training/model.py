@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codir.functional.vocabulary import chunked_loss, token_cross_entropy
-from codir.models.representations import Pooling, Representations, represent
+from codir.models.representations import Pooling, Representations, TokenView, represent
+from codir.models.student import blocks_prefix
 from codir.objectives.base import Objective, Step, Term, TokenChunk
 from codir.objectives.weighted_sum import weighted_sum
 from codir.training.masking import IGNORED
@@ -27,17 +28,25 @@ class DistillationModel(nn.Module):
         student: any Hugging Face sequence classifier, or, for a corpus, masked language model.
         objectives: by name; their parameters (projections) are trained with the student.
         poolings: poolings of the student's blocks that the objectives read.
+        tokens: vectors of the student's single tokens that they read.
     """
 
     _keys_to_ignore_on_save = None  # the Trainer looks for it on every model
 
     def __init__(
-        self, student: PreTrainedModel, objectives: Mapping[str, Objective], poolings: frozenset[Pooling]
+        self,
+        student: PreTrainedModel,
+        objectives: Mapping[str, Objective],
+        poolings: frozenset[Pooling],
+        tokens: frozenset[TokenView] = frozenset(),
     ):
         super().__init__()
         self.student = student
         self.objectives = nn.ModuleDict(objectives)
         self.poolings = poolings
+        self.tokens = tokens
+        for objective in objectives.values():  # a student whose blocks cannot be told apart is refused now
+            self.frozen_parameters(objective.settings.start)
 
     def objective_items(self) -> list[tuple[str, Objective]]:
         """Returns the objectives with their names, typed."""
@@ -51,6 +60,7 @@ class DistillationModel(nn.Module):
         teacher: Representations | None = None,
         batch_ids: Tensor | None = None,
         positions: float | None = None,
+        progress: float = 0.0,
     ) -> dict[str, Any]:
         """Runs the student once and, in training, every objective.
 
@@ -63,6 +73,7 @@ class DistillationModel(nn.Module):
             positions: masked positions that the sums over this batch's are divided by; by default its own number. In
                 data-parallel training the mean number of a batch makes the mean over the batches the mean over all
                 positions.
+            progress: share of the optimiser steps that are done; terms that do not count there are not computed.
 
         Returns:
             In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}`, without labels `{"logits"}`.
@@ -75,11 +86,16 @@ class DistillationModel(nn.Module):
                 return self._evaluate(inputs, labels)
             return self._score(inputs, labels, chosen)
         assert example_id is not None, "training batches carry example ids"
-        student = represent(self.student, inputs, self.poolings, chosen)
-        step = Step(example_id, labels, student, teacher, batch_ids)
-        weights = {name: objective.settings.weight for name, objective in self.objective_items()}
+        student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
+        step = Step(example_id, labels, student, teacher, batch_ids, progress)
+        counting = {
+            name: objective
+            for name, objective in self.objective_items()
+            if objective.settings.counts_at(progress)
+        }
+        weights = {name: objective.settings.weight for name, objective in counting.items()}
         terms: dict[str, Term] = {
-            name: objective(step) for name, objective in self.objective_items() if not objective.per_token
+            name: objective(step) for name, objective in counting.items() if not objective.per_token
         }
         loss = weighted_sum(terms, weights) if terms else student.logits.new_zeros((), dtype=torch.float32)
         if chosen is not None:
@@ -93,7 +109,11 @@ class DistillationModel(nn.Module):
         self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: float | None
     ) -> tuple[dict[str, Term], Tensor]:
         """Computes all terms over masked positions together; returns them without gradient, and their weighted sum."""
-        objectives = {name: objective for name, objective in self.objective_items() if objective.per_token}
+        objectives = {
+            name: objective
+            for name, objective in self.objective_items()
+            if objective.per_token and name in weights
+        }
         divisor = positions or max(labels.numel(), 1)
         sums: dict[str, Tensor | float] = defaultdict(float)
         metrics: dict[str, dict[str, Tensor | float]] = {name: defaultdict(float) for name in objectives}
@@ -156,6 +176,27 @@ class DistillationModel(nn.Module):
         else:
             loss = nn.functional.cross_entropy(logits.float(), labels)
         return {"loss": loss, "logits": logits}
+
+    def frozen_parameters(self, progress: float) -> list[nn.Parameter]:
+        """Returns the student's parameters that the objectives keep as they are at this moment of the training."""
+        blocks = frozenset().union(
+            *(objective.frozen_blocks(progress) for _, objective in self.objective_items())
+        )
+        if not blocks:
+            return []
+        prefix = blocks_prefix(self.student)
+        inner = prefix.split(".")[0] + "."
+        frozen: list[nn.Parameter] = []
+        for name, parameter in self.student.named_parameters():
+            if name.startswith(prefix):
+                number = int(name.removeprefix(prefix).partition(".")[0]) + 1
+            elif name.startswith(f"{inner}embeddings"):
+                number = 0
+            else:
+                continue
+            if number in blocks:
+                frozen.append(parameter)
+        return frozen
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""

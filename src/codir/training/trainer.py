@@ -22,7 +22,7 @@ from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape
 from codir.objectives.base import Kind, ObjectiveContext
-from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of
+from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of, views_of
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
@@ -125,7 +125,8 @@ class DistillationTrainer(ResumableTrainer):
         context = self._context(student, shape, outputs, train_dataset, args, kind, data_key)
         built = build_objectives(objectives, context)
         self.objective_notes = [line for objective in built.values() for line in objective.describe()]
-        self.distillation = DistillationModel(student, built, needs.pooled)
+        self._views = views_of(objectives, context.student, context.teacher)
+        self.distillation = DistillationModel(student, built, needs.pooled, self._views.student)
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)  # optimiser steps that went into the sums
@@ -200,6 +201,7 @@ class DistillationTrainer(ResumableTrainer):
                 inputs.get("teacher_inputs", inputs["inputs"]),
                 self.distillation.poolings,
                 labels != IGNORED if labels is not None and labels.dim() == 2 else None,
+                tokens=self._views.teacher,
             )
         # Which part of its optimiser step the batch is; outside of `train` it is all there is.
         part = self._parts.popleft() if model.training and self._parts else None
@@ -210,12 +212,24 @@ class DistillationTrainer(ResumableTrainer):
             teacher=teacher,
             batch_ids=part.batch_ids if part else None,
             positions=part.positions if part else None,
+            progress=self._done(),
         )
         weight = part.weight if part else 1.0
         loss = outputs["loss"] if weight == 1.0 else outputs["loss"] * weight
         if model.training:
             self._watch(outputs, part)
         return (loss, outputs) if return_outputs else loss
+
+    def _done(self) -> float:
+        """Returns the share of the optimiser steps that are done."""
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As transformers' Trainer; what is frozen at this moment of a progressive transfer loses its gradient."""
+        loss = super().training_step(*args, **kwargs)
+        for parameter in self.distillation.frozen_parameters(self._done()):
+            parameter.grad = None  # and not zero: Adam would still decay the weight and move by its momentum
+        return loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
