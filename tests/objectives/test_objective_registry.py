@@ -73,7 +73,7 @@ def test_a_name_of_its_own(
 
 def test_unknown_names(own: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"'crdd' \(did you mean 'crd'\?\): choose crd, crd_official, kd, mlm, task"
+        ConfigError, match=r"'crdd' \(did you mean 'crd'\?\): choose .*crd, crd_official, .*kd, .*mlm, .*task"
     ):
         find_objective("crdd")
     with pytest.raises(ConfigError, match="no objective 'base'"):

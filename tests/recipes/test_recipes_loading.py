@@ -132,8 +132,25 @@ def test_a_file_extends_the_recipe_it_names(my_yaml: Any) -> None:
     path = my_yaml("recipe: kd\nobjectives:\n  kd:\n    weight: 0.9\n")
     config = distill(config=path)
     assert config.recipe == "kd"
-    assert config.objectives["kd"] == {"weight": 0.9, "temperature": 2.0, "squared": False}
+    assert config.objectives["kd"] == {
+        "weight": 0.9,
+        "start": 0.0,
+        "end": 1.0,
+        "temperature": 2.0,
+        "squared": False,
+    }
     assert distill(config=path, recipe="codir-fine").recipe == "codir-fine"
+
+
+def test_an_objective_of_the_other_command_is_refused_where_it_stands(my_yaml: Any) -> None:
+    path = my_yaml("objectives:\n  mlm:\n    weight: 1.0\n")
+    with pytest.raises(ConfigError, match=r"yaml, line 2: the objective 'mlm' is not for `codir distill`"):
+        distill(config=path)
+
+
+def test_a_time_of_the_training_without_any_term_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Between 0% of the training and 20%"):
+        distill("objectives={task: {start: 0.2}, kd: {start: 0.5}, crd: null}")
 
 
 def test_null_removes_an_objective_and_it_stays_removed(my_yaml: Any) -> None:

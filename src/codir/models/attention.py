@@ -120,8 +120,8 @@ def _refuse_unusual(module: nn.Module, query: Tensor, settings: dict[str, Any]) 
     window = settings.get("sliding_window")
     if window is not None and query.shape[2] > window:
         raise ModelError(
-            f"{type(module).__name__} sees a window of {window} tokens and the text has {query.shape[2]}: its attention "
-            f"cannot be compared. Set data.max_length to {window}, or match blocks that see everything."
+            f"{type(module).__name__} sees a window of {window} tokens and the text has {query.shape[2]}: its "
+            f"attention cannot be compared. Set data.max_length to {window}, or match blocks that see everything."
         )
 
 

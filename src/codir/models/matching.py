@@ -11,9 +11,9 @@ Matching = str | list[tuple[int, int]]
 NAMED_MATCHINGS = ("spread", "skip", "last", "top")
 
 MATCHING_HELP = (
-    "which blocks are matched: `spread` evenly, the last ones included; `skip`, the same without the last pair; `last`, "
-    "the student's blocks with the teacher's last ones, without the last pair; `top`, the last ones only; or pairs "
-    "[[student, teacher], ...] counted from 1"
+    "which blocks are matched: `spread` evenly, the last ones included; `skip`, the same without the last pair; "
+    "`last`, the student's blocks with the teacher's last ones, without the last pair; `top`, the last ones only; or "
+    "pairs [[student, teacher], ...] counted from 1"
 )
 
 

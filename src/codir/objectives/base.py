@@ -165,6 +165,8 @@ class Objective(nn.Module):
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression", "masked-lm"})
+    """What it can learn from: a recipe for something else is refused when it is read."""
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):

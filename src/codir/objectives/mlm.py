@@ -14,6 +14,7 @@ class MLM(Objective):
     """
 
     name = "mlm"
+    kinds = frozenset({"masked-lm"})
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:

@@ -154,9 +154,10 @@ def check_schedule(settings: Mapping[str, ObjectiveSettings]) -> None:
             break
         done = max(done, end)
     if done < 1.0:
+        until = next((start for start, _ in windows if start > done), 1.0)
         raise ConfigError(
-            f"Between {done:.0%} of the training and {next((s for s, _ in windows if s > done), 1.0):.0%} no term of the "
-            f"loss counts ({', '.join(f'{name} {each.start}-{each.end}' for name, each in settings.items())}): let one "
+            f"Between {done:.0%} of the training and {until:.0%} no term of the loss counts "
+            f"({', '.join(f'{name} {each.start}-{each.end}' for name, each in settings.items())}): let one "
             "term's `start` and `end` cover it."
         )
 

@@ -13,6 +13,7 @@ class Task(Objective):
     """Cross-entropy with the labels, or their mean squared error for a regression (L_CE of Eq. 1)."""
 
     name = "task"
+    kinds = frozenset({"classification", "regression"})
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:

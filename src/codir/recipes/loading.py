@@ -110,7 +110,8 @@ def load_pretrain(
     for key, value in (defaults or {}).items():
         settings.values.setdefault(key, value)
     loaded = build(PretrainConfig, settings)
-    return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
+    complete = complete_objectives(loaded.objectives, settings.places, "pretrain")
+    return loaded.model_copy(update={"objectives": complete})
 
 
 def build(model: type[SectionT], settings: Settings) -> SectionT:
@@ -122,16 +123,22 @@ def build(model: type[SectionT], settings: Settings) -> SectionT:
 
 
 def complete_objectives(
-    objectives: Mapping[str, Mapping[str, Any]], places: Mapping[KeyPath, str]
+    objectives: Mapping[str, Mapping[str, Any]], places: Mapping[KeyPath, str], command: str = "distill"
 ) -> dict[str, dict[str, Any]]:
     """Checks the settings of each objective and fills in its defaults, so that a run folder names all of them.
+
+    Args:
+        objectives: settings by name.
+        places: where they stand.
+        command: `distill` or `pretrain`: not every objective fits both.
 
     Imports the objectives, and with them torch.
 
     Raises:
-        ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands.
+        ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands; for an
+            objective that cannot learn from what the command has; for a time of the training at which no term counts.
     """
-    from codir.objectives.registry import find_objective
+    from codir.objectives.registry import check_schedule, find_objective
 
     complete: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
@@ -144,9 +151,28 @@ def complete_objectives(
             problems.append(explain(error, model, values, places, path))
         except ConfigError as error:
             problems.append(f"{places[path]}: {error}" if path in places else str(error))
+        else:
+            if not _fits(find_objective(name).kinds, command):
+                place = f"{places[path]}: " if path in places else ""
+                problems.append(
+                    f"{place}the objective {name!r} is not for `codir {command}`: {_INSTEAD[command]}"
+                )
     if problems:
         raise ConfigError("\n".join(problems))
+    check_schedule(
+        {name: find_objective(name).Settings.model_validate(each) for name, each in complete.items()}
+    )
     return complete
+
+
+_INSTEAD = {
+    "distill": "there are labelled examples and no masked tokens (`task` instead of `mlm`).",
+    "pretrain": "there are masked tokens and no labels (`mlm` instead of `task`).",
+}
+
+
+def _fits(kinds: frozenset[str], command: str) -> bool:
+    return bool(kinds & ({"masked-lm"} if command == "pretrain" else {"classification", "regression"}))
 
 
 def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
