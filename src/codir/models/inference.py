@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from codir.models.padding import Padding, pad_batch
-from codir.models.representations import Pooling, Representations, represent
+from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.tokens import TokenColumns
 
 Progress = Callable[[int, int], None]
@@ -46,6 +46,7 @@ def forward_dataset(
     padding: Padding | PreTrainedTokenizerBase,
     *,
     poolings: Iterable[Pooling] = (),
+    tokens: Iterable[TokenView] = (),
     batch_size: int = 32,
     prefix: str = "",
     device: torch.device | str | None = None,
@@ -62,6 +63,7 @@ def forward_dataset(
         encoded: data set with token columns, or columns already read.
         padding: the model's tokenizer, or what was read off it.
         poolings: poolings of the blocks to compute.
+        tokens: vectors of single tokens to give.
         batch_size: examples in a batch.
         prefix: `teacher_` to read the teacher's own token columns.
         device: moves the model and its inputs there; None leaves the model where it is.
@@ -75,7 +77,7 @@ def forward_dataset(
     columns = encoded if isinstance(encoded, TokenColumns) else TokenColumns.read(encoded, prefix)
     if not isinstance(padding, Padding):
         padding = Padding.of(padding)
-    poolings = tuple(poolings)
+    poolings, tokens = tuple(poolings), tuple(tokens)
     if device is not None:
         model.to(device)
     place = torch.device(device) if device is not None else device_of(model)
@@ -85,7 +87,7 @@ def forward_dataset(
             batch = pad_batch([columns.row(int(number)) for number in numbers], padding)
             inputs = {name: tensor.to(place) for name, tensor in batch.items()}
             with torch.inference_mode(), precision(place, autocast):
-                outputs = represent(model, inputs, poolings)
+                outputs = represent(model, inputs, poolings, tokens=tokens)
                 outputs.logits = outputs.logits.float()
             yield columns.ids[numbers], outputs
             done += len(numbers)

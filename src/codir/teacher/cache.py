@@ -7,13 +7,14 @@ An entry of the cache folder is named `KEY-POOLINGS` and holds
     mean.npy        [N, T, d] float16, for each pooling: all blocks, so that any choice of blocks is a part of it
 
 Entries are never changed. Asking for poolings that some whole entry of the same key covers reads that one; asking for
-others computes another entry (one more pass of the teacher).
+others computes another entry (one more pass of the teacher). Vectors of single tokens lie in entries of their own: see
+`token_cache`.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,24 +27,26 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.errors import DataError, ModelError
+from codir.errors import ModelError
 from codir.models.classes import align_logits
 from codir.models.inference import Progress, forward_dataset
 from codir.models.representations import EncoderShape, Pooling, Representations
 from codir.models.tokens import TokenColumns
-from codir.storage import human_bytes, require_disk, require_writable
+from codir.storage import human_bytes, require_writable
+from codir.teacher.examples import HALF_MAX, first_bad, read_examples, rows_of
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.key import cache_key
-from codir.teacher.store import EntryWriter, Report, building_lock, fault_of, remove_entry, remove_leftovers
+from codir.teacher.store import (
+    EntryWriter,
+    Report,
+    building_lock,
+    default_cache_folder,
+    fault_of,
+    new_entry,
+)
+from codir.teacher.token_cache import TokenOutputs
 
 logger = logging.getLogger(__name__)
-
-_HALF_MAX = float(np.finfo(np.float16).max)
-
-
-def default_cache_folder() -> Path:
-    """Returns the folder named by CODIR_CACHE, or ~/.cache/codir."""
-    return Path(os.environ.get("CODIR_CACHE") or Path.home() / ".cache" / "codir").expanduser()
 
 
 def cache_bytes(examples: int, outputs: int, shape: EncoderShape, poolings: Iterable[Pooling]) -> int:
@@ -61,6 +64,7 @@ class TeacherOutputs:
         poolings: the poolings that were asked for (the entry may hold more).
         logit_order: which of the teacher's outputs belongs to which class of the data.
         built: whether this call computed them; False if they were there.
+        tokens: vectors of single tokens of the same examples, if the training reads any; see `with_tokens`.
     """
 
     folder: Path
@@ -68,6 +72,7 @@ class TeacherOutputs:
     poolings: tuple[Pooling, ...]
     logit_order: tuple[int, ...]
     built: bool = False
+    tokens: TokenOutputs | None = None
     _logits: np.ndarray = field(init=False, repr=False)
     _pooled: dict[Pooling, np.ndarray] = field(init=False, repr=False)
 
@@ -92,6 +97,12 @@ class TeacherOutputs:
     def __len__(self) -> int:
         return len(self._logits)
 
+    def with_tokens(self, tokens: TokenOutputs | None) -> TeacherOutputs:
+        """Returns the same outputs together with vectors of single tokens, or without."""
+        found = copy.copy(self)
+        found.tokens = tokens
+        return found
+
     @property
     def logits(self) -> Tensor:
         """Returns all logits, [N, C] fp32, in the data's order of classes."""
@@ -112,11 +123,7 @@ class TeacherOutputs:
         Raises:
             IndexError: an id is not one of 0..N-1.
         """
-        wanted = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(
-                f"Example ids {wanted.min()}..{wanted.max()} are outside the cache's 0..{len(self) - 1}."
-            )
+        wanted = rows_of(ids, len(self))
         logits = align_logits(torch.from_numpy(self._logits[wanted]), self.logit_order)
         pooled: dict[Pooling, Tensor] = {
             how: torch.from_numpy(self._pooled[how][wanted]).float()
@@ -171,16 +178,7 @@ def open_cache(
     """
     folder = Path(folder).expanduser() if folder is not None else default_cache_folder()
     wanted = tuple(sorted(set(poolings)))
-    if prefix is None:
-        prefix = "teacher_" if "teacher_input_ids" in encoded.column_names else ""
-    columns = TokenColumns.read(encoded, prefix)
-    if not len(columns):
-        raise DataError("The data set is empty: there is nothing for the teacher to compute.")
-    if not np.array_equal(np.sort(columns.ids), np.arange(len(columns))):
-        raise DataError(
-            f"The column example_id must hold each of 0..{len(columns) - 1} once, since it numbers the rows of the "
-            "cache. Encode the data again instead of selecting from encoded data."
-        )
+    columns = read_examples(encoded, prefix)
     key, parts = cache_key(teacher.model, columns, tokenizer, teacher.autocast)
     name = f"{key}-{'+'.join(wanted) or 'logits'}"
     entry, damaged = _find(folder, key, wanted)
@@ -200,11 +198,7 @@ def open_cache(
         entry, damaged = _find(folder, key, wanted)
         if entry is not None:  # another process was faster
             return TeacherOutputs(entry, teacher.shape, wanted, teacher.logit_order)
-        for path in damaged:
-            remove_entry(path, locked=path.name == name)
-        remove_leftovers(folder, report, own=name)
-        require_disk(folder, needed, "the teacher's cache")
-        with EntryWriter(folder, name) as writer:
+        with new_entry(folder, name, needed, damaged, report) as writer:
             _compute(teacher, columns, tokenizer, wanted, writer, batch_size, progress)
             writer.finish(
                 {
@@ -258,25 +252,20 @@ def _compute(
         values = outputs.logits.cpu()
         if not torch.isfinite(values).all():
             raise ModelError(
-                f"The teacher's logits for example {_first_bad(ids, values)} are not finite: its weights are damaged, "
+                f"The teacher's logits for example {first_bad(ids, values)} are not finite: its weights are damaged, "
                 "or it cannot compute in this precision."
             )
         logits[ids] = values.numpy()
         for how, tensor in outputs.pooled.items():
             half = tensor.half().cpu()
             if not torch.isfinite(half).all():
-                bad = _first_bad(ids, half)
+                bad = first_bad(ids, half)
                 blocks = [
                     number + 1 for number in range(shape.blocks) if not torch.isfinite(half[:, number]).all()
                 ]
                 raise ModelError(
                     f"The teacher's pooled outputs ({how}) of block {', '.join(map(str, blocks))} are beyond half "
-                    f"precision (+-{_HALF_MAX:.0f}) or not finite, first for example {bad}. "
+                    f"precision (+-{HALF_MAX:.0f}) or not finite, first for example {bad}. "
                     "Run the teacher live (--no-cache, cache_teacher=False)."
                 )
             pooled[cast(Pooling, how)][ids] = half.numpy()
-
-
-def _first_bad(ids: np.ndarray, values: Tensor) -> int:
-    rows = torch.isfinite(values).reshape(len(values), -1).all(dim=1)
-    return int(ids[int((~rows).nonzero()[0])])

@@ -1,8 +1,9 @@
 """Cache entries on disk: folders of .npy files that are whole or not there, and checked when they are opened.
 
-An entry is built in a folder `.building-NAME-...` beside its place, under the lock `.lock-NAME`. Every file is synced,
-then the manifest with the size and digest of each is written, then the folder is renamed. So an entry without a
-manifest that fits is damaged, and a building folder whose lock is free was left by a process that died.
+An entry is built in a folder `.building-LOCK-...` beside its place, under the lock `.lock-LOCK` (by default the entry's
+own name). Every file is synced, then the manifest with the size and digest of each is written, then the folder is
+renamed. So an entry without a manifest that fits is damaged, and a building folder whose lock is free was left by a
+process that died.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from codir.errors import RunError
-from codir.storage import file_digest, human_bytes, read_json, write_json
+from codir.storage import file_digest, human_bytes, read_json, require_disk, write_json
 
 try:
     import fcntl
@@ -37,10 +38,22 @@ _DEAD_WITHOUT_LOCKS = (
 Report = Callable[[str], None]
 
 
-def fault_of(entry: Path) -> str | None:
-    """Reads every file of an entry once; returns what is wrong with it, or None if it is whole."""
+def default_cache_folder() -> Path:
+    """Returns the folder named by CODIR_CACHE, or ~/.cache/codir."""
+    return Path(os.environ.get("CODIR_CACHE") or Path.home() / ".cache" / "codir").expanduser()
+
+
+def fault_of(entry: Path, only: Collection[str] | None = None) -> str | None:
+    """Reads every file of an entry once; returns what is wrong with it, or None if it is whole.
+
+    Args:
+        entry: its folder.
+        only: names of the files to look at; None looks at all.
+    """
     try:
         files: Mapping[str, Mapping[str, Any]] = read_json(entry / MANIFEST)["files"]
+        if only is not None:
+            files = {name: files[name] for name in only}
         for name, facts in files.items():
             path = entry / name
             if not path.is_file():
@@ -114,23 +127,22 @@ def remove_leftovers(folder: Path, report: Report, own: str) -> None:
             report(f"Removed {path}, left by a process that died while computing ({human_bytes(size)}).")
 
 
-def remove_entry(entry: Path, locked: bool) -> None:
+def remove_entry(entry: Path, locked: bool, lock: str | None = None) -> None:
     """Removes a damaged entry, unless another process is about to replace it or just has.
 
     Args:
         entry: its folder.
         locked: whether the caller holds its lock.
+        lock: the name of its lock, where that is not its own.
 
     Raises:
         RunError: the file system does not let it.
     """
     try:
-        lock = (
-            nullcontext(True)
-            if locked
-            else building_lock(entry.parent, entry.name, lambda _: None, wait=False)
-        )
-        with lock as held:
+        name = lock or entry.name
+        with (
+            nullcontext(True) if locked else building_lock(entry.parent, name, lambda _: None, wait=False)
+        ) as held:
             if held and fault_of(entry) is not None:
                 shutil.rmtree(entry)
     except FileNotFoundError:
@@ -142,19 +154,50 @@ def remove_entry(entry: Path, locked: bool) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def new_entry(
+    folder: Path,
+    name: str,
+    needed: int,
+    damaged: Collection[Path],
+    report: Report,
+    lock: str | None = None,
+) -> Iterator[EntryWriter]:
+    """Gives the writer of one entry, after damaged and left-over ones are gone and the disk has been asked for room.
+
+    Args:
+        folder: the cache folder.
+        name: the entry; its lock is held by the caller.
+        needed: bytes it will take.
+        damaged: entries in the way, to be removed.
+        report: is told about what a dead process left.
+        lock: the name of the lock that the caller holds, where it is not the entry's; damaged entries have it, too.
+
+    Raises:
+        RunError: the disk is too small, or something damaged cannot be removed.
+    """
+    for path in damaged:
+        remove_entry(path, locked=lock is not None or path.name == name)
+    remove_leftovers(folder, report, own=lock or name)
+    require_disk(folder, needed, "the teacher's cache")
+    with EntryWriter(folder, name, lock) as writer:
+        yield writer
+
+
 class EntryWriter:
     """One entry under construction: `create` its arrays, fill them, then `finish`.
 
     Args:
         folder: the cache folder.
         name: the entry; its lock is held by the caller.
+        lock: the name of that lock, where it is not the entry's.
 
     Used as a context manager it removes what was begun if the block raises.
     """
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, lock: str | None = None):
         self.target = folder / name
-        self.place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{_BUILDING}{name}-"))
+        self.place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{_BUILDING}{lock or name}-"))
         self.arrays: dict[str, np.memmap] = {}
 
     def __enter__(self) -> EntryWriter:
