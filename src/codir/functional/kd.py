@@ -29,3 +29,22 @@ def kd_loss(
         teacher = torch.log_softmax(teacher_logits.detach().to(wide) / temperature, dim=1)
         loss = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return loss * temperature**2 if squared else loss
+
+
+def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Squared distance of the logits, || z_t - z_s ||^2 (Distilled BiLSTM, Tang et al. 2019), mean over the batch.
+
+    Summed over the classes: the squared norm, not the mean of the squares. In fp32, also inside autocast.
+
+    Args:
+        student_logits: [B, C], or [B, 1] scores.
+        teacher_logits: of the same shape; no gradient reaches it.
+
+    Returns:
+        Scalar, at least fp32.
+    """
+    with torch.autocast(student_logits.device.type, enabled=False):
+        wide = torch.promote_types(student_logits.dtype, torch.float32)
+        student = student_logits.to(wide).flatten(1)
+        teacher = teacher_logits.detach().to(wide).flatten(1)
+        return (student - teacher).square().sum(dim=1).mean()

@@ -14,7 +14,15 @@ from codir.errors import ConfigError, nearest
 from codir.models.representations import EncoderShape, Pooling
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Views
 
-_HELPERS = {"bank_storage", "base", "contrastive", "negative_sources", "registry", "weighted_sum"}
+_HELPERS = {
+    "bank_storage",
+    "base",
+    "contrastive",
+    "negative_sources",
+    "progressive",
+    "registry",
+    "weighted_sum",
+}
 
 
 def objective_names() -> list[str]:

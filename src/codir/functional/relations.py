@@ -1,0 +1,76 @@
+"""Divergence between two models' self-attention relations: attention itself, and relations of other vectors.
+
+A relation of two kinds of vectors, say queries and keys, is for each head and token the distribution
+softmax(q k^T / sqrt(d_h)) over all tokens (MiniLM, MiniLMv2). Queries with keys give the attention.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def split_heads(vectors: Tensor, heads: int) -> Tensor:
+    """Cuts vectors into heads: [B, L, heads * d_h] to [B, heads, L, d_h]."""
+    batch, length, width = vectors.shape
+    if width % heads:
+        raise ValueError(f"Vectors of {width} numbers cannot be cut into {heads} heads of the same size.")
+    return vectors.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def relation_log_probabilities(left: Tensor, right: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Logarithms of softmax(left right^T / sqrt(d_h)), padding left out of the distributions.
+
+    Args:
+        left: [B, L, heads * d_h] such as queries.
+        right: [B, L, heads * d_h] such as keys.
+        mask: [B, L] True at real tokens.
+        heads: into which the vectors are cut.
+
+    Returns:
+        [B, heads, L, L], at least fp32. At padding the numbers are finite and mean nothing.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        wide = torch.promote_types(left.dtype, torch.float32)
+        first, second = split_heads(left.to(wide), heads), split_heads(right.to(wide), heads)
+        scores = (first / math.sqrt(first.shape[-1])) @ second.transpose(-1, -2)
+        # Not -inf: the log of a masked key has to be a number, because zero times infinity is none.
+        hidden = (mask == 0)[:, None, None, :]
+        return torch.log_softmax(scores.masked_fill(hidden, torch.finfo(wide).min / 4), dim=-1)
+
+
+def relation_divergence(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    mask: Tensor,
+    heads: int,
+) -> Tensor:
+    """KL divergence of the student's relations from the teacher's.
+
+    For one example 1 / (A |x|) * sum_a sum_t KL(R_teacher[a, t] || R_student[a, t]) over the A heads and the |x| real
+    tokens (MiniLM, Wang et al. 2020, MiniLMv2, Wang et al. 2021; with queries and keys also the
+    attention transfer of MobileBERT and SID); then the mean over the examples. In fp32, also inside autocast.
+
+    Args:
+        student: the two kinds of vectors, each [B, L, heads * d_h].
+        teacher: likewise; their d_h may be another one. No gradient reaches them.
+        mask: [B, L] True at real tokens, on whichever side the padding is. A row that is all padding counts as zero.
+        heads: A, into which both models' vectors are cut.
+
+    Returns:
+        Scalar, at least fp32.
+
+    Raises:
+        ValueError: the heads do not divide a width.
+    """
+    with torch.autocast(student[0].device.type, enabled=False):
+        with torch.no_grad():
+            wanted = relation_log_probabilities(*(side.detach() for side in teacher), mask, heads)
+        given = relation_log_probabilities(*student, mask, heads)
+        wanted = wanted.to(given.dtype)
+        each = torch.nn.functional.kl_div(given, wanted, reduction="none", log_target=True)
+        real = mask != 0
+        rows = each.sum(dim=-1).mean(dim=1).masked_fill(~real, 0.0)  # [B, L]
+        return (rows.sum(dim=1) / real.sum(dim=1).clamp_min(1)).mean()
