@@ -341,6 +341,12 @@ class DistillConfig(RunConfig):
     cache_dir: Path | None = Field(
         default=None, description="folder for the teacher's outputs (default: the user's cache)"
     )
+    cache_tokens_gb: float = Field(
+        default=20.0,
+        ge=0,
+        description="largest size in GB of the cached vectors of the teacher's single tokens; objectives that "
+        "need more run the teacher live in each step",
+    )
     baseline: bool = Field(default=True, description="also train the undistilled student, for the table")
     kd: bool = Field(
         default=False, description="also train a student by plain knowledge distillation, for the table"

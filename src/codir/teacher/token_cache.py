@@ -57,6 +57,34 @@ def token_cache_bytes(lengths: np.ndarray, shape: EncoderShape, views: Iterable[
     return 2 * int(lengths.sum()) * shape.width * count + 512 * count + 4096
 
 
+def too_large(
+    encoded: Dataset,
+    shape: EncoderShape,
+    views: Iterable[TokenView],
+    limit: float,
+    prefix: str | None = None,
+) -> str | None:
+    """Says that, and why, the vectors are better computed in each step than cached; None if they fit.
+
+    Args:
+        encoded: data set with token columns.
+        shape: the teacher's.
+        views: the vectors of all objectives of a run.
+        limit: gigabytes (10^9 bytes) that they may take.
+        prefix: see `open_token_cache`.
+    """
+    views = frozenset(views)
+    if not views:
+        return None
+    needed = token_cache_bytes(read_examples(encoded, prefix).lengths, shape, views)
+    if needed <= limit * 1e9:
+        return None
+    return (
+        f"The teacher runs live in each step: its vectors of single tokens ({len(views)} for each of "
+        f"{len(encoded)} examples) would take {human_bytes(needed)}, more than cache_tokens_gb={limit:g} allows."
+    )
+
+
 @dataclass
 class TokenOutputs:
     """A teacher's vectors of the single tokens of examples 0..N-1, memory-mapped.

@@ -62,6 +62,13 @@ class DistillationArguments(TrainingArguments):
         default=None,
         metadata={"help": "Where the teacher's cache lies; default: CODIR_CACHE or ~/.cache/codir."},
     )
+    cache_tokens_gb: float = field(
+        default=20.0,
+        metadata={
+            "help": "Largest size, in GB, of the teacher's vectors of single tokens on disk; where the objectives need "
+            "more, the teacher runs live."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.average_tokens_across_devices:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.models.padding import pad_batch
-from codir.models.representations import Representations
+from codir.models.padding import Padding, pad_batch
+from codir.models.representations import Representations, TokenKind, TokenView
 from codir.teacher.cache import TeacherOutputs
+from codir.teacher.token_cache import TokenOutputs
 
 TEACHER_PREFIX = "teacher_"
 
@@ -25,7 +28,7 @@ class DistillationCollator:
         live_teacher: the teacher is run in the step, so its inputs must be in the batch.
 
     A batch is a dict: `inputs` (the student's keyword arguments), `labels` [B], `example_id` [B], and either
-    `teacher` (`Representations`) or `teacher_inputs`.
+    `teacher` (a dict, see `teacher_of`) or `teacher_inputs`.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class DistillationCollator:
         if self.teacher is not None:
             outputs = self.teacher.rows(ids)
             batch["teacher"] = {"logits": outputs.logits, "pooled": outputs.pooled}
+            if self.teacher.tokens is not None:
+                batch["teacher"] |= self._tokens(self.teacher.tokens, ids, batch["inputs"]["attention_mask"])
         elif self.live_teacher:
             own = f"{TEACHER_PREFIX}input_ids" in rows[0]
             if own and self.teacher_tokenizer is not None:
@@ -58,8 +63,28 @@ class DistillationCollator:
                 batch["teacher_inputs"] = batch["inputs"]
         return batch
 
+    def _tokens(self, outputs: TokenOutputs, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Reads the vectors of the teacher's tokens, padded as the student's inputs are."""
+        rows = outputs.rows(ids, mask.shape[1], Padding.of(self.tokenizer).side)
+        # named by strings: the Trainer moves what it finds in dicts to the device, and pickles it between processes
+        return {"tokens": {str(view): vectors for view, vectors in rows.items()}, "mask": mask != 0}
+
+    def evaluation(self) -> DistillationCollator:
+        """Returns a collator without the teacher, whose cache numbers the training examples and no others."""
+        plain = copy.copy(self)
+        plain.teacher, plain.live_teacher = None, False
+        return plain
+
 
 def teacher_of(batch: dict[str, Any]) -> Representations | None:
     """Takes the cached teacher's outputs out of a batch, moved to the device by now, or None."""
     found = batch.get("teacher")
-    return Representations(found["logits"], found["pooled"]) if found is not None else None
+    if found is None:
+        return None
+    tokens = {_view(name): vectors for name, vectors in found.get("tokens", {}).items()}
+    return Representations(found["logits"], found["pooled"], tokens=tokens, mask=found.get("mask"))
+
+
+def _view(name: str) -> TokenView:
+    kind, _, block = name.partition(".")
+    return TokenView(cast(TokenKind, kind), int(block))

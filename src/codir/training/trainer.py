@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +21,12 @@ from codir.errors import ConfigError
 from codir.functional.gather import from_first, processes
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
-from codir.models.representations import EncoderShape
+from codir.models.representations import EncoderShape, Pooling
 from codir.objectives.base import Kind, ObjectiveContext
-from codir.objectives.registry import build_objectives, needs_of, prefill_needs_of, views_of
+from codir.objectives.registry import build_objectives, check_objectives, needs_of, prefill_needs_of, views_of
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
+from codir.teacher.token_cache import open_token_cache, too_large
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
@@ -34,6 +36,7 @@ from codir.training.model import DistillationModel
 from codir.training.processes import rank, total
 from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
+from codir.training.views import check_views, require_tokens
 
 
 class DistillationTrainer(ResumableTrainer):
@@ -54,7 +57,8 @@ class DistillationTrainer(ResumableTrainer):
         eval_dataset: the same for evaluation, or several by name.
         processing_class: the student's tokenizer.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
-            `args.cache_teacher` is off), or the `TeacherOutputs` of the training examples, or None.
+            `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or the
+            `TeacherOutputs` of the training examples, or None.
         teacher_tokenizer: where it differs from the student's.
         teacher_shape: depth and width, needed only with `TeacherOutputs` that do not know them.
         compute_metrics: as in transformers' Trainer.
@@ -103,29 +107,59 @@ class DistillationTrainer(ResumableTrainer):
                 f"The objectives {', '.join(objectives)} need a teacher and none was given; "
                 "plain fine-tuning is objectives={'task': {}}."
             )
-        self._live_teacher: FrozenTeacher | None = None
-        outputs: TeacherOutputs | None = None
         shape: EncoderShape | None = teacher.shape if teacher is not None else None
+        self._views = views_of(objectives, encoder_shape(student), shape)
+        notes: list[str] = []
+        live = isinstance(teacher, FrozenTeacher) and not args.cache_teacher
+        if isinstance(teacher, FrozenTeacher) and args.cache_teacher:
+            reason = too_large(train_dataset, teacher.shape, self._views.teacher, args.cache_tokens_gb)
+            notes, live = ([f"teacher: {reason}"], True) if reason is not None else ([], False)
+
+        # Everything is checked before the teacher computes anything; the space is read when objectives are built.
+        outputs = teacher if isinstance(teacher, TeacherOutputs) else None
+        space: Callable[[Pooling], Any] | None = None if teacher is None or live else lambda pooling: None
+        context = self._context(student, shape, space, train_dataset, args, kind, data_key)
+        check_objectives(objectives, context)
+        check_views(
+            self._views,
+            student,
+            teacher.model if isinstance(teacher, FrozenTeacher) else None,
+            context.aligned,
+        )
+        if outputs is not None:
+            outputs = require_tokens(outputs, self._views)
+        self._live_teacher: FrozenTeacher | None = None
         if isinstance(teacher, FrozenTeacher):
             teacher.to(args.device)
-            if args.cache_teacher:
+            if live:
+                self._live_teacher = teacher
+            else:
+                tokenizer = teacher_tokenizer or processing_class
                 with args.main_process_first(desc="teacher's cache"):
                     outputs = open_cache(
                         teacher,
                         train_dataset,
-                        tokenizer=teacher_tokenizer or processing_class,
+                        tokenizer=tokenizer,
                         poolings=needs.pooled,
                         folder=args.cache_folder,
                     )
-            else:
-                self._live_teacher = teacher
-        else:
-            outputs = teacher
+                    if self._views.teacher:
+                        tokens = open_token_cache(
+                            teacher,
+                            train_dataset,
+                            self._views.teacher,
+                            tokenizer=tokenizer,
+                            folder=args.cache_folder,
+                        )
+                        outputs = outputs.with_tokens(tokens)
 
-        context = self._context(student, shape, outputs, train_dataset, args, kind, data_key)
+        if outputs is not None:
+            context = replace(context, teacher_space=outputs.space)
         built = build_objectives(objectives, context)
-        self.objective_notes = [line for objective in built.values() for line in objective.describe()]
-        self._views = views_of(objectives, context.student, context.teacher)
+        self.objective_notes = [
+            *notes,
+            *(line for objective in built.values() for line in objective.describe()),
+        ]
         self.distillation = DistillationModel(student, built, needs.pooled, self._views.student)
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
@@ -157,7 +191,7 @@ class DistillationTrainer(ResumableTrainer):
     def _context(
         student: PreTrainedModel,
         teacher: EncoderShape | None,
-        outputs: TeacherOutputs | None,
+        space: Callable[[Pooling], Any] | None,
         examples: Dataset,
         args: DistillationArguments,
         kind: Kind | None,
@@ -177,11 +211,12 @@ class DistillationTrainer(ResumableTrainer):
             num_classes=classes,
             seed=args.seed,
             device=args.device,
-            teacher_space=outputs.space if outputs is not None else None,
+            teacher_space=space,
             folder=Path(str(args.output_dir)) if data_key is not None else None,
             data_key=data_key,
             batch=args.train_batch_size * args.gradient_accumulation_steps * processes(),
             micro_batch=args.train_batch_size * processes(),
+            aligned="teacher_input_ids" not in examples.column_names,
         )
 
     # ---- the step ----------------------------------------------------------------------------------------------

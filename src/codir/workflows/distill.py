@@ -12,7 +12,6 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from codir.errors import ConfigError
-from codir.objectives.registry import needs_of
 from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
@@ -91,11 +90,7 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
         table.add_row(f"  {what}", value)
     console.print(table)
 
-    # One pass of the teacher serves every student: it covers what any of their objectives reads.
-    poolings = frozenset().union(*(needs_of(settings).pooled for settings in parts.objectives.values()))
-    on_train = (
-        parts.teacher_outputs(parts.train, poolings, console, "training") if config.cache else parts.teacher
-    )
+    teachers = parts.teachers(console)
     teacher_logits = teacher_on_validation(parts, console)
     main_split = parts.data.main_split
     encoded = TrainingData(
@@ -113,9 +108,6 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
     for role, objectives in parts.objectives.items():
         main = role == main_role(config.objectives)
         folders[role] = run if main else run.comparison(role)
-        needs = needs_of(objectives)
-        taught = on_train if needs.teacher_logits or needs.pooled else None
-
         with contextlib.nullcontext() if main else folders[role].running():
             students[role], costs[role] = train_into(
                 folders[role],
@@ -125,7 +117,7 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
                 encoded,
                 console,
                 parts.title(role),
-                teacher=taught,
+                teacher=teachers[role],
                 teacher_tokenizer=parts.teacher_tokenizer,
             )
 

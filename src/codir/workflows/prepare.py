@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from codir.errors import ConfigError
 from codir.models.classes import match_classes, require_regression
 from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
-from codir.models.representations import Pooling
+from codir.models.representations import Pooling, TokenView
 from codir.models.student import (
     build_student,
     chosen_blocks,
@@ -25,14 +25,16 @@ from codir.models.student import (
     student_from_config,
     student_from_model,
 )
-from codir.objectives.base import ObjectiveContext
-from codir.objectives.registry import check_objectives
+from codir.objectives.base import ObjectiveContext, Views
+from codir.objectives.registry import check_objectives, needs_of, views_of
 from codir.recipes.config import DistillConfig, StudentConfig
 from codir.recipes.library import load_recipe
 from codir.tasks.encoding import encode, same_tokenizer
 from codir.tasks.task import Task, TaskData
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
+from codir.teacher.token_cache import open_token_cache, too_large
+from codir.training.views import check_views, require_tokens
 from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
@@ -54,6 +56,9 @@ class Distillation:
         validation: encoded validation splits.
         objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
         label_ids: the students' class id for each of the data's classes; None for regression.
+        views: by role, the vectors of single tokens that the objectives read.
+        live: says why the teacher runs live for the objectives over single tokens although the rest is cached; None
+            where it does not.
     """
 
     config: DistillConfig
@@ -66,6 +71,8 @@ class Distillation:
     validation: dict[str, Dataset]
     objectives: dict[Role, dict[str, Any]]
     label_ids: tuple[int, ...] | None = None
+    views: dict[Role, Views] = field(default_factory=dict)
+    live: str | None = None
 
     @property
     def task(self) -> Task:
@@ -83,20 +90,46 @@ class Distillation:
         """Returns the student before training; each call gives the same weights in a model of its own."""
         return copy.deepcopy(self.student)
 
+    def teachers(self, console: Console) -> dict[Role, FrozenTeacher | TeacherOutputs | None]:
+        """Gives the teacher of every student: live, or out of a cache that is computed once for all; None if unread."""
+        if self.live is not None:
+            console.print(self.live, highlight=False)
+        found: dict[Role, FrozenTeacher | TeacherOutputs | None] = {}
+        cached: list[Role] = []
+        poolings: frozenset[Pooling] = frozenset()
+        tokens: frozenset[TokenView] = frozenset()
+        for role, objectives in self.objectives.items():
+            needs, views = needs_of(objectives), self.views[role].teacher
+            found[role] = self.teacher if needs.teacher_logits or needs.pooled or views else None
+            if found[role] is not None and self.config.cache and not (views and self.live is not None):
+                cached.append(role)
+                poolings, tokens = poolings | needs.pooled, tokens | views
+        if cached:
+            outputs = self.teacher_outputs(self.train, poolings, console, "training", tokens)
+            found |= {role: require_tokens(outputs, self.views[role]) for role in cached}
+        return found
+
     def teacher_outputs(
-        self, split: Dataset, poolings: frozenset[Pooling], console: Console, what: str
+        self,
+        split: Dataset,
+        poolings: frozenset[Pooling],
+        console: Console,
+        what: str,
+        tokens: frozenset[TokenView] = frozenset(),
     ) -> TeacherOutputs:
         """Opens the teacher's cache for a split, computing it with a progress bar where it is not there yet."""
+        settings: dict[str, Any] = {
+            "tokenizer": self.teacher_tokenizer or self.tokenizer,
+            "folder": self.config.cache_dir,
+            "report": lambda text: console.print(text, highlight=False),
+        }
         with progress_bar(f"teacher on the {what} split", len(split)) as move:
-            return open_cache(
-                self.teacher,
-                split,
-                tokenizer=self.teacher_tokenizer or self.tokenizer,
-                poolings=poolings,
-                folder=self.config.cache_dir,
-                report=lambda text: console.print(text, highlight=False),
-                progress=move,
-            )
+            outputs = open_cache(self.teacher, split, poolings=poolings, progress=move, **settings)
+        if not tokens:
+            return outputs
+        with progress_bar(f"teacher's tokens on the {what} split", len(split)) as move:
+            found = open_token_cache(self.teacher, split, tokens, progress=move, **settings)
+        return outputs.with_tokens(found)
 
 
 def prepare(config: DistillConfig, console: Console) -> Distillation:
@@ -139,7 +172,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         objectives["kd"] = load_recipe("kd").settings["objectives"]
     if config.baseline and "finetune" not in objectives:
         objectives["finetune"] = {"task": {}}
-    _check(objectives, train, student, teacher, config)
+    views, live = _check(objectives, train, student, teacher, config)
     return Distillation(
         config=config,
         data=data,
@@ -151,6 +184,8 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         validation={name: encoded(split) for name, split in data.validation.items()},
         objectives=objectives,
         label_ids=label_ids,
+        views=views,
+        live=live,
     )
 
 
@@ -205,7 +240,8 @@ def _check(
     student: PreTrainedModel,
     teacher: FrozenTeacher,
     config: DistillConfig,
-) -> None:
+) -> tuple[dict[Role, Views], str | None]:
+    """Checks the objectives of every student; returns what they read of single tokens, see `Distillation`."""
     labels = torch.tensor(train["labels"][:])
     regression = labels.is_floating_point()
     context = ObjectiveContext(
@@ -216,9 +252,22 @@ def _check(
         kind="regression" if regression else "classification",
         num_classes=1 if regression else len(class_names(student.config)),
         teacher_space=(lambda pooling: None) if config.cache else None,
+        aligned="teacher_input_ids" not in train.column_names,
     )
-    for settings in objectives.values():
+    views: dict[Role, Views] = {}
+    for role, settings in objectives.items():
         check_objectives(settings, context)
+        views[role] = views_of(settings, context.student, context.teacher)
+        check_views(views[role], student, teacher.model, context.aligned)
+    if not config.cache:
+        return views, None
+    of_all = frozenset().union(*(each.teacher for each in views.values()))
+    live = too_large(train, teacher.shape, of_all, config.cache_tokens_gb)
+    if live is not None:
+        for role, settings in objectives.items():
+            if views[role].teacher:  # once more: a live teacher has no space to search
+                check_objectives(settings, replace(context, teacher_space=None))
+    return views, live
 
 
 def student_lines(

@@ -1,0 +1,53 @@
+"""Whether the models, the data and the teacher's cache can give the vectors of single tokens that objectives read."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from codir.errors import ConfigError
+from codir.models.attention import require_attention
+from codir.objectives.base import Views
+from codir.teacher.cache import TeacherOutputs
+
+
+def check_views(views: Views, student: nn.Module, teacher: nn.Module | None, aligned: bool) -> None:
+    """Checks the models before anything is computed.
+
+    Args:
+        views: of all objectives of a training.
+        student: the student.
+        teacher: the teacher's model; None where it is not at hand (its outputs are).
+        aligned: whether teacher and student see the same tokens.
+
+    Raises:
+        ConfigError: the objectives read single tokens of a teacher that tokenises differently.
+        ModelError: they read the attention of a model that does not show it.
+    """
+    if views.teacher and not aligned:
+        raise ConfigError(
+            "The objectives compare single tokens, and teacher and student tokenise differently: token number n is not "
+            "the same on both sides. Choose a student of the teacher's tokenizer, or objectives over logits and pooled "
+            "blocks (`codir recipes` lists what each needs)."
+        )
+    if any(view.kind != "hidden" for view in views.student):
+        require_attention(student, "The student")
+    if teacher is not None and any(view.kind != "hidden" for view in views.teacher):
+        require_attention(teacher, "The teacher")
+
+
+def require_tokens(outputs: TeacherOutputs, views: Views) -> TeacherOutputs:
+    """Returns a cache that reads exactly the views of the teacher that a training needs.
+
+    Raises:
+        ConfigError: the cache was opened without some of them.
+    """
+    held = outputs.tokens.views if outputs.tokens is not None else frozenset()
+    if missing := views.teacher - held:
+        raise ConfigError(
+            f"The objectives read vectors of the teacher's single tokens ({', '.join(map(str, sorted(missing)))}) that "
+            "these TeacherOutputs do not hold: open them with codir.teacher.token_cache.open_token_cache and give "
+            "outputs.with_tokens(tokens), or give the FrozenTeacher itself."
+        )
+    if outputs.tokens is None or held == views.teacher:
+        return outputs
+    return outputs.with_tokens(outputs.tokens.only(views.teacher) if views.teacher else None)
