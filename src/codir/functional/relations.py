@@ -7,6 +7,7 @@ softmax(q k^T / sqrt(d_h)) over all tokens (MiniLM, MiniLMv2). Queries with keys
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ def relation_log_probabilities(left: Tensor, right: Tensor, mask: Tensor, heads:
 
 
 def relation_divergence(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
     mask: Tensor,
     heads: int,
 ) -> Tensor:
@@ -67,8 +68,8 @@ def relation_divergence(
     """
     with torch.autocast(student[0].device.type, enabled=False):
         with torch.no_grad():
-            wanted = relation_log_probabilities(*(side.detach() for side in teacher), mask, heads)
-        given = relation_log_probabilities(*student, mask, heads)
+            wanted = relation_log_probabilities(teacher[0], teacher[1], mask, heads)
+        given = relation_log_probabilities(student[0], student[1], mask, heads)
         wanted = wanted.to(given.dtype)
         each = torch.nn.functional.kl_div(given, wanted, reduction="none", log_target=True)
         real = mask != 0

@@ -38,8 +38,8 @@ class ProgressiveSettings(ObjectiveSettings):
 
     progressive: Progressive = Field(
         default="none",
-        description="`none`: all matched blocks at once; `transfer`: one at a time from the bottom, those below frozen; "
-        "`unlock`: one after another from the bottom, and they stay",
+        description="`none`: all matched blocks at once; `transfer`: one at a time from the bottom, those below it "
+        "frozen; `unlock`: one after another from the bottom, and they stay",
     )
 
 
