@@ -21,14 +21,14 @@ except ImportError:  # Windows: no advisory locks there, the lock file alone has
     fcntl = None  # type: ignore[assignment]
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 `text` to `path` by way of a temporary file beside it, synced and then renamed."""
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes `content` to `path` by way of a temporary file beside it, synced and then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -37,6 +37,11 @@ def write_text(path: str | Path, text: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 `text` to `path` with the guarantees of `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

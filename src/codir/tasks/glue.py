@@ -141,7 +141,7 @@ def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = Tr
             f"validation{suffix}": _from_hub(entry, f"validation{suffix}") for suffix in suffixes
         }
         return data
-    folder = _find_folder(entry, Path(data_dir))
+    folder = task_folder(entry.task.name, data_dir)
     data.source = str(folder)
     if train:
         data.train = _from_tsv(entry, folder / "train.tsv", data.notes)
@@ -154,8 +154,17 @@ def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = Tr
     return data
 
 
-def _find_folder(entry: _Entry, folder: Path) -> Path:
-    """Finds the task's folder: a subfolder named after the task, or the given folder itself."""
+def task_folder(name: str, data_dir: str | Path) -> Path:
+    """Returns a task's folder: the subfolder of `data_dir` named after the task, or `data_dir` itself.
+
+    Args:
+        name: a key of `GLUE`.
+        data_dir: the folder that holds `CoLA/`, `SST-2/`, ... or the task's own.
+
+    Raises:
+        DataError: there is no such folder, or nothing of the task in it.
+    """
+    entry, folder = GLUE[name], Path(data_dir)
     if not folder.is_dir():
         raise DataError(f"The data folder {folder} does not exist or is not a folder.")
     for inner in sorted(folder.iterdir()):

@@ -18,7 +18,7 @@ from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ModelError, RunError
-from codir.models.inference import forward_dataset
+from codir.models.inference import Progress, forward_dataset
 from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.storage import require_writable
 from codir.tasks.encoding import encode_split
@@ -34,22 +34,31 @@ if TYPE_CHECKING:
 _BATCHES_IN_CHUNK = 64
 
 
+@dataclass(kw_only=True)
+class Cut:
+    """What was cut off.
+
+    Attributes:
+        truncated: how many of the inputs were longer than the limit and were cut.
+        max_length: that limit in tokens, None if there is none.
+    """
+
+    truncated: int = 0
+    max_length: int | None = None
+
+
 @dataclass
-class PredictionResult:
-    """What was written.
+class PredictionResult(Cut):
+    """What was written, and what was cut off.
 
     Attributes:
         output: the file.
         rows: number of predictions, one for each row of the input.
-        truncated: how many of the inputs were longer than the limit and were cut.
-        max_length: that limit in tokens, None if there is none.
         counts: predictions by class name; empty for regression.
     """
 
     output: Path
     rows: int
-    truncated: int = 0
-    max_length: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -104,24 +113,20 @@ def predict(
     names = list(class_names(classifier.config).values())
     if len(names) > 1:
         result.counts = dict.fromkeys(names, 0)
-    chunk = batch_size * _BATCHES_IN_CHUNK
     with progress_bar("predicting", len(texts)) as progress, _whole_file(output) as file:
-        for start in range(0, len(texts), chunk):
-            part = texts.select(range(start, min(start + chunk, len(texts))))
-            logits = _logits(
-                classifier,
-                tokenizer,
-                part,
-                result,
-                batch_size=batch_size,
-                max_length=max_length,
-                device=device or ("cuda" if torch.cuda.is_available() else None),
-                autocast=autocast,
-                progress=lambda done, _, start=start: progress(start + done, len(texts)),
-            )
-            bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-            if len(bad):
-                raise ModelError(f"{model} gives NaN or infinity for row {start + bad[0] + 1} of {input}.")
+        for part, logits in predict_texts(
+            classifier,
+            tokenizer,
+            texts,
+            result,
+            batch_size=batch_size,
+            max_length=max_length,
+            device=device,
+            autocast=autocast,
+            progress=progress,
+            source=f"{input}",
+            name=f"{model}",
+        ):
             for row, prediction in zip(part, _predictions(logits, names), strict=True):
                 if "label" in prediction:
                     result.counts[prediction["label"]] += 1
@@ -131,6 +136,58 @@ def predict(
     if not quiet:
         print_result(result, console)
     return result
+
+
+def predict_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Dataset,
+    cut: Cut,
+    *,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    progress: Progress | None = None,
+    name: str = "the model",
+    source: str = "the input",
+) -> Iterator[tuple[Dataset, np.ndarray]]:
+    """Yields the texts, 64 batches of them at a time and in their order, with the model's logits [n, C] for them.
+
+    Args:
+        model: a classifier.
+        tokenizer: its tokenizer.
+        texts: columns `text` and, for pairs, `text_pair`.
+        cut: gets the number of texts that were longer than the limit, and that limit.
+        batch_size: examples in a batch.
+        max_length: longer inputs are cut; by default only at what the model has positions for.
+        device: where to compute; a GPU if there is one.
+        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
+        progress: called with (texts done, texts in all) after each batch.
+        name: of the model, for messages.
+        source: of the texts, for messages.
+
+    Raises:
+        ModelError: a logit is not finite; names the row, counted from 1.
+    """
+    chunk = batch_size * _BATCHES_IN_CHUNK
+    for start in range(0, len(texts), chunk):
+        part = texts.select(range(start, min(start + chunk, len(texts))))
+        logits = _logits(
+            model,
+            tokenizer,
+            part,
+            cut,
+            batch_size=batch_size,
+            max_length=max_length,
+            device=device or ("cuda" if torch.cuda.is_available() else None),
+            autocast=autocast,
+            progress=progress and (lambda done, _, start=start: progress(start + done, len(texts))),
+        )
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(bad):
+            raise ModelError(f"{name} gives NaN or infinity for row {start + bad[0] + 1} of {source}.")
+        yield part, logits
 
 
 def _check_output(input: Path, output: Path, overwrite: bool) -> None:
@@ -148,16 +205,16 @@ def _logits(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     part: Dataset,
-    result: PredictionResult,
+    cut: Cut,
     *,
     max_length: int | None,
     **settings: Any,
 ) -> np.ndarray:
-    """Returns [n, C] for one chunk and adds what was cut to `result`."""
+    """Returns [n, C] for one chunk and adds what was cut to `cut`."""
     with _counted_once():
         encoded = encode_split(part, tokenizer, max_length, config=model.config)
-    result.truncated += encoded.truncated
-    result.max_length = encoded.max_length
+    cut.truncated += encoded.truncated
+    cut.max_length = encoded.max_length
     logits = np.zeros((len(part), len(class_names(model.config))), dtype=np.float32)
     for ids, outputs in forward_dataset(model, encoded.dataset, tokenizer, **settings):
         logits[ids] = outputs.logits.cpu().numpy()
