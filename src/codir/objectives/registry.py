@@ -21,6 +21,7 @@ _HELPERS = {
     "negative_sources",
     "progressive",
     "registry",
+    "token_checks",
     "weighted_sum",
 }
 
