@@ -186,6 +186,20 @@ def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
     return dump_yaml(content)
 
 
+def recipe_settings(recipe: str) -> Settings:
+    """Returns the settings of a recipe for `codir distill`, or of a YAML file merged over its recipe, unchecked.
+
+    Args:
+        recipe: a name, or the path of a file (it ends in .yaml or .yml).
+
+    Raises:
+        ConfigError: there is no such recipe or file, or it is for another command.
+    """
+    if recipe.endswith((".yaml", ".yml")):
+        return _collect("distill", None, recipe, (), None)
+    return _collect("distill", recipe, None, (), None)
+
+
 def _collect(
     command: str,
     recipe: str | None,
@@ -207,7 +221,7 @@ def _collect(
     settings.merge(start.settings, start.places)
     settings.merge(own, own_places)
     for override in overrides:
-        path, value = _parse_override(override)
+        path, value = parse_override(override)
         settings.set(path, value, f"--set {override}")
     for key, (flag, value) in (flags or {}).items():
         settings.set(tuple(key.split(".")), value, flag)
@@ -232,7 +246,8 @@ def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[Ke
     return content, places
 
 
-def _parse_override(text: str) -> tuple[KeyPath, Any]:
+def parse_override(text: str) -> tuple[KeyPath, Any]:
+    """Reads `training.learning_rate=1e-5`; raises `ConfigError` if that is not what it looks like."""
     key, separator, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not separator or not all(path):

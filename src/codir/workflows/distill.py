@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from codir.errors import ConfigError
 from codir.recipes.config import DistillConfig
@@ -44,7 +45,12 @@ class DistillResult:
 
 
 def distill(
-    config: DistillConfig | None = None, *, console: Console | None = None, **settings: Any
+    config: DistillConfig | None = None,
+    *,
+    console: Console | None = None,
+    timing: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+    **settings: Any,
 ) -> DistillResult:
     """Distils a teacher into a smaller student and trains the students it is compared with.
 
@@ -52,6 +58,8 @@ def distill(
         config: the whole configuration; or give its sections as keywords, on top of a recipe:
             `distill(teacher="runs/teacher", data={"task": "sst2"}, student={"layers": 6}, output="runs/student")`.
         console: where to print; the terminal by default.
+        timing: measure how fast teacher and student are; pointless where other work runs on the machine.
+        callbacks: of transformers, for the main student's training.
         settings: `recipe`, `teacher`, `data`, `student`, `objectives`, `training`, `cache`, `output`, ... They are
             merged over the recipe's: to leave out one of its objectives, give another recipe or
             `objectives={"crd": None}`.
@@ -73,12 +81,18 @@ def distill(
             result = _read(run)
         else:
             run.check_same(resolved_yaml(config))
-            result = _distill(config, run, console)
+            result = _distill(config, run, console, timing, callbacks)
     _show(result, console)
     return result
 
 
-def _distill(config: DistillConfig, run: RunFolder, console: Console) -> DistillResult:
+def _distill(
+    config: DistillConfig,
+    run: RunFolder,
+    console: Console,
+    timing: bool,
+    callbacks: Sequence[TrainerCallback],
+) -> DistillResult:
     parts = prepare(config, console)
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
     run.save_config(resolved_yaml(config))
@@ -119,10 +133,11 @@ def _distill(config: DistillConfig, run: RunFolder, console: Console) -> Distill
                 parts.title(role),
                 teacher=teachers[role],
                 teacher_tokenizer=parts.teacher_tokenizer,
+                callbacks=callbacks if main else (),
             )
 
     sizes = {role: model_size(folder.path) for role, folder in folders.items()}
-    comparison = compare(parts, students, sizes, teacher_logits)
+    comparison = compare(parts, students, sizes, teacher_logits, timing)
     result = DistillResult(run.path, comparison, costs)
     _write(run, result, config, parts)
     return result
@@ -159,6 +174,8 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         notes=parts.data.notes,
     )
     write_text(run.card, model_card(info))
+    if row is None or row.timing is None:
+        return
     with contextlib.suppress(ConfigError):  # the picture needs the extra `plots`; the run does not
         result.comparison.to_png(run.path / "table.png")
 

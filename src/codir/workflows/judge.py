@@ -40,6 +40,7 @@ def compare(
     students: dict[str, PreTrainedModel],
     sizes: dict[str, int],
     teacher_logits: dict[str, np.ndarray],
+    timing: bool = True,
 ) -> Comparison:
     """Judges every model in fp32 on every validation split and times teacher and student in turns.
 
@@ -48,11 +49,12 @@ def compare(
         students: trained students by role.
         sizes: bytes of their model files by role.
         teacher_logits: by validation split, [n, C].
+        timing: False leaves the timing out.
     """
     config = parts.config
     task, main_split = parts.task, parts.data.main_split
     labels = {name: np.asarray(split["label"]) for name, split in parts.data.validation.items()}
-    timings = _time(parts, students[main_role(config.objectives)])
+    timings = _time(parts, students[main_role(config.objectives)]) if timing else {}
 
     def row(
         title: str,
@@ -60,7 +62,7 @@ def compare(
         logits: dict[str, np.ndarray],
         model: PreTrainedModel,
         size: int | None,
-        speed: Timing,
+        speed: Timing | None,
     ) -> ModelRow:
         scores = {
             name: compute_metrics(task.metrics, in_data_order(values, parts.label_ids), labels[name])
@@ -93,7 +95,7 @@ def compare(
             teacher_logits,
             parts.teacher.model,
             teacher_bytes,
-            timings["teacher"],
+            timings.get("teacher"),
         )
     ]
     others: tuple[Role, ...] = ("finetune", "kd", "codir")
@@ -105,7 +107,7 @@ def compare(
             name: predict_logits(model, split, parts.tokenizer) for name, split in parts.validation.items()
         }
         # The students share one architecture, so one measurement stands for all of them.
-        rows.append(row(parts.title(role), role, logits, model, sizes[role], timings["student"]))
+        rows.append(row(parts.title(role), role, logits, model, sizes[role], timings.get("student")))
     return Comparison(rows, labels=labels[main_split])
 
 

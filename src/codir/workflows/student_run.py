@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
@@ -88,6 +88,7 @@ def train_into(
     label: str,
     teacher: FrozenTeacher | TeacherOutputs | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, Cost]:
     """Trains `student` in `run`, from the newest whole checkpoint there if there is one, and publishes it.
 
@@ -104,6 +105,7 @@ def train_into(
         label: what the progress line calls it.
         teacher: cached outputs, or the live teacher.
         teacher_tokenizer: where it differs from the student's.
+        callbacks: of transformers, beside codir's own.
 
     Returns:
         The trained student and what it cost.
@@ -125,9 +127,9 @@ def train_into(
     args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train))
     # `FrozenTeacher` reaches this place only where no cache is wanted.
     args.cache_teacher = False
-    callbacks: list[Any] = [LogFile(run.log)]
+    watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
     if training.early_stopping is not None:
-        callbacks.append(EarlyStopping(early_stopping_patience=training.early_stopping))
+        watching.append(EarlyStopping(early_stopping_patience=training.early_stopping))
     trainer = DistillationTrainer(
         student,
         objectives,
@@ -138,7 +140,7 @@ def train_into(
         teacher=teacher,
         teacher_tokenizer=teacher_tokenizer,
         compute_metrics=metrics,
-        callbacks=callbacks,
+        callbacks=watching,
         label=label,
     )
     return trainer.student, train_and_publish(run, trainer, training, data.tokenizer, console, label)
