@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+import codir.models.bilstm  # noqa: F401 - makes transformers know the family
 from codir.errors import ModelError
 from codir.models.representations import EncoderShape
 

@@ -142,10 +142,22 @@ class StudentConfig(Section):
     model: str | None = Field(
         default=None, description="take this model (folder or Hub id) as the student instead"
     )
-    config: Path | None = Field(
+    config: Path | dict[str, Any] | None = Field(
         default=None,
-        description="build the student, with random weights, from this model config (json) instead",
+        description="build the student, with random weights, from this model config instead: a json file, or its "
+        "settings right here (`model_type: bert`, ...)",
     )
+    embeddings: Literal["random", "teacher"] = Field(
+        default="random",
+        description="word embeddings of a student built from a config: `random`, or a copy of the `teacher`'s",
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _names_its_family(cls, value: Path | dict[str, Any] | None) -> Path | dict[str, Any] | None:
+        if isinstance(value, dict) and not value.get("model_type"):
+            raise ValueError("the config does not name its family: add model_type: bert (or roberta, ...)")
+        return value
 
     @field_validator("init", mode="before")
     @classmethod
@@ -179,14 +191,24 @@ class StudentConfig(Section):
                 wrong = "layers" if self.layers is not None else "init"
                 raise ValueError(
                     f"{wrong} says how to build the student from the teacher's blocks, but {other} says to "
-                    f"take {self.model or self.config}: leave out one of the two"
+                    f"take {self.model or config_name(self.config)}: leave out one of the two"
                 )
-        elif isinstance(self.init, list) and self.layers is not None and self.layers != len(self.init):
+        if self.embeddings == "teacher" and self.config is None:
+            raise ValueError(
+                "embeddings: teacher is for a student that is built from a config; one cut out of the teacher has its "
+                "embeddings anyway, and a model brings its own: leave embeddings out"
+            )
+        if isinstance(self.init, list) and self.layers is not None and self.layers != len(self.init):
             raise ValueError(
                 f"init lists {len(self.init)} teacher blocks, but layers is {self.layers}: leave one out or "
                 "make them agree"
             )
         return self
+
+
+def config_name(config: Path | Mapping[str, Any] | None) -> str:
+    """Says in messages which config is meant: its path, or the family that an inline one names."""
+    return f"the config of a {config['model_type']} model" if isinstance(config, Mapping) else str(config)
 
 
 class OptimisationConfig(Section):

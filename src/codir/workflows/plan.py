@@ -16,7 +16,7 @@ from codir.errors import ConfigError, DataError, ModelError
 from codir.models.blocks import choose_blocks
 from codir.models.loading import load_tokenizer
 from codir.models.positions import position_limit
-from codir.models.student import chosen_blocks, shallower_config
+from codir.models.student import chosen_blocks, read_config, shallower_config
 from codir.objectives.negative_sources import SOURCES
 from codir.objectives.registry import needs_of
 from codir.recipes.loading import load_pretrain
@@ -250,6 +250,8 @@ def _student_config(
     if wanted.model is not None:
         return config_of(wanted.model)
     if wanted.config is not None:
+        if isinstance(wanted.config, Mapping):
+            return read_config(wanted.config)
         return config_of(wanted.config)
     if teacher is None and corpus is not None and corpus.config_path is not None:
         teacher = config_of(corpus.config_path)

@@ -27,7 +27,7 @@ from codir.models.student import (
 )
 from codir.objectives.base import ObjectiveContext, Views
 from codir.objectives.registry import check_objectives, needs_of, views_of
-from codir.recipes.config import DistillConfig, StudentConfig
+from codir.recipes.config import DistillConfig, StudentConfig, config_name
 from codir.recipes.library import load_recipe
 from codir.tasks.encoding import encode, same_tokenizer
 from codir.tasks.task import Task, TaskData
@@ -147,7 +147,8 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
     to_arguments(config.training, config.output, data.task.main_metric, len(data.train))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student, tokenizer = _student(config.student, model, teacher_tokenizer, config.training.seed)
+    pairs = "text_pair" in data.train.column_names
+    student, tokenizer = _student(config.student, model, teacher_tokenizer, config.training.seed, pairs)
     label_ids, logit_order = _match(data.task, student, model)
     teacher = FrozenTeacher(model, logit_order).to(device)
 
@@ -197,22 +198,41 @@ def main_role(objectives: Mapping[str, Any]) -> Role:
 
 
 def _student(
-    wanted: StudentConfig, teacher: PreTrainedModel, teacher_tokenizer: PreTrainedTokenizerBase, seed: int
+    wanted: StudentConfig,
+    teacher: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    pairs: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if wanted.model is not None:
         return student_from_model(wanted.model, teacher, seed=seed), load_tokenizer(wanted.model)
     if wanted.config is not None:
-        student = student_from_config(wanted.config, teacher, seed=seed)
-        folder = Path(wanted.config) if Path(wanted.config).is_dir() else Path(wanted.config).parent
-        has_own = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-        tokenizer = load_tokenizer(folder) if has_own else teacher_tokenizer
+        tokenizer = _beside(wanted.config) or teacher_tokenizer
+        if wanted.embeddings == "teacher" and not same_tokenizer(tokenizer, teacher_tokenizer):
+            raise ConfigError(
+                f"student.embeddings is `teacher`, and beside {config_name(wanted.config)} lies another tokenizer than "
+                "the teacher's, whose tokens these embeddings stand for: leave out one of the two."
+            )
+        student = student_from_config(
+            wanted.config, teacher, seed=seed, tokenizer=tokenizer, embeddings=wanted.embeddings, pairs=pairs
+        )
         if student.config.vocab_size < len(tokenizer):
             raise ConfigError(
-                f"{wanted.config} has a vocabulary of {student.config.vocab_size}, and the tokenizer {len(tokenizer)} "
-                "tokens. Put the student's own tokenizer beside the config, or set vocab_size to the tokenizer's."
+                f"{config_name(wanted.config)} has a vocabulary of {student.config.vocab_size}, and the tokenizer "
+                f"{len(tokenizer)} tokens. Put the student's own tokenizer beside the config, or set vocab_size to the "
+                "tokenizer's."
             )
         return student, tokenizer
     return build_student(teacher, wanted.layers, wanted.init, seed=seed), teacher_tokenizer
+
+
+def _beside(config: Path | Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer that lies in the folder of a config file, if there is one."""
+    if isinstance(config, Mapping):
+        return None
+    folder = config if config.is_dir() else config.parent
+    has_own = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return load_tokenizer(folder) if has_own else None
 
 
 def _match(
@@ -282,7 +302,8 @@ def student_lines(
     if config.student.model is not None:
         lines.append(("starts from", config.student.model))
     elif config.student.config is not None or config.student.init == "random":
-        lines.append(("starts from", "random weights"))
+        copied = ", but for the teacher's word embeddings" if config.student.embeddings == "teacher" else ""
+        lines.append(("starts from", f"random weights{copied}"))
     else:
         blocks = chosen_blocks(of_teacher.blocks, config.student.layers, config.student.init)
         lines.append(("block 0", "the embeddings: copied, never matched (Eq. 3 starts at block 1)"))

@@ -13,7 +13,7 @@ from codir.errors import ConfigError, ModelError
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
 from codir.models.positions import position_limit
-from codir.models.student import build_student, chosen_blocks, read_config, shallower_config
+from codir.models.student import build_student, chosen_blocks, config_defaults, read_config, shallower_config
 from codir.objectives.registry import needs_of
 from codir.recipes.pretraining import PretrainConfig
 
@@ -93,7 +93,12 @@ def _student(
         student = load_masked_lm(wanted.model, require_head=False, seed=seed)
         return student, [("starts from", wanted.model)]
     if wanted.config is not None:
-        return masked_lm_from_config(read_config(wanted.config), seed), [("starts from", "random weights")]
+        if wanted.embeddings == "teacher":
+            raise ConfigError(
+                "student.embeddings is `teacher`, which is for distilling on a task: leave it out in a pre-training."
+            )
+        own = read_config(wanted.config, config_defaults(corpus.tokenizer))
+        return masked_lm_from_config(own, seed), [("starts from", "random weights")]
     if teacher is not None and config.student.init != "random":
         student = build_student(teacher, wanted.layers, wanted.init, seed=seed)
         blocks = chosen_blocks(encoder_shape(teacher).blocks, wanted.layers, wanted.init)

@@ -1,0 +1,89 @@
+"""Divergence of the student's self-attention from the teacher's (MobileBERT, SID)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from pydantic import Field
+
+from codir.errors import ConfigError
+from codir.functional.relations import relation_divergence
+from codir.models.matching import MATCHING_HELP, Matching, match_blocks
+from codir.models.representations import EncoderShape, TokenView
+from codir.objectives import progressive
+from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, Views
+from codir.objectives.token_checks import check_tokens, heads_of
+
+
+class AttentionKLSettings(progressive.ProgressiveSettings):
+    """Settings of the objective `attention_kl`."""
+
+    matching: Matching = Field(default="spread", description=MATCHING_HELP)
+
+
+class AttentionKL(Objective):
+    """KL( teacher's attention || student's ) of every token, summed over the matched blocks.
+
+    Of a block: the mean over heads and real tokens of an example, then over the examples (MobileBERT, Sun et al. 2020,
+    attention transfer; SID, Aguilar et al. 2020, on self-attention). Both models must have the same heads.
+    Metrics `block_S`: the term of each of the student's blocks.
+    """
+
+    name = "attention_kl"
+    Settings = AttentionKLSettings
+
+    def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
+        """Matches the blocks."""
+        super().__init__(settings, context)
+        self._settings = cast(AttentionKLSettings, settings)
+        assert context.teacher is not None, "checked before"
+        self._pairs = match_blocks(self._settings.matching, context.student.blocks, context.teacher.blocks)
+        self._heads, _ = heads_of(self.name, context)
+
+    @classmethod
+    def views(cls, settings: ObjectiveSettings, student: EncoderShape, teacher: EncoderShape) -> Views:
+        """Queries and keys of the matched blocks."""
+        pairs = match_blocks(cast(AttentionKLSettings, settings).matching, student.blocks, teacher.blocks)
+        return Views(
+            frozenset(TokenView(kind, own) for own, _ in pairs for kind in ("query", "key")),
+            frozenset(TokenView(kind, other) for _, other in pairs for kind in ("query", "key")),
+        )
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `ConfigError` without a teacher, with other tokens or heads, or blocks that do not exist."""
+        check_tokens(cls.name, context)
+        own, other = heads_of(cls.name, context)
+        if own != other:
+            raise ConfigError(
+                f"The objective 'attention_kl' compares head by head, and the student has {own} heads, the teacher "
+                f"{other}: use 'relations' with relation_heads, which cuts both into the same number."
+            )
+        assert context.teacher is not None, "checked above"
+        cls.views(settings, context.student, context.teacher)
+
+    def forward(self, step: Step) -> Term:
+        """Reads queries and keys [B, L, heads * d_h] of the blocks that count at this moment."""
+        teacher, mask = step.teacher, step.student.mask
+        assert teacher is not None and mask is not None, "declared in views"
+        losses = {}
+        for position in progressive.counted(self._settings, self._pairs, step.progress):
+            own, other = self._pairs[position]
+            live = (step.student.tokens[TokenView("query", own)], step.student.tokens[TokenView("key", own)])
+            still = (
+                teacher.tokens[TokenView("query", other)].to(mask.device),
+                teacher.tokens[TokenView("key", other)].to(mask.device),
+            )
+            losses[f"block_{own}"] = relation_divergence(live, still, mask, self._heads)
+        return Term(
+            torch.stack([*losses.values()]).sum(), {name: loss.detach() for name, loss in losses.items()}
+        )
+
+    def frozen_blocks(self, progress: float) -> frozenset[int]:
+        """See `progressive`."""
+        return progressive.frozen(self._settings, self._pairs, progress)
+
+    def describe(self) -> list[str]:
+        """The matched blocks and their order."""
+        return [progressive.describe(self._settings, self._pairs)]
