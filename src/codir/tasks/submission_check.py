@@ -142,7 +142,11 @@ def _check(file: BinaryIO, report: _Report) -> None:
             base = re.split(r"[/\\]", name)[-1]
             wanted = FILES.get(base) if not name.startswith("__MACOSX/") else None
             if wanted is None:
-                report.add("additional file", name, f"is not a file of the submission{nearest(name, FILES)}")
+                hint = next(
+                    (f" (did you mean {known!r}?)" for known in FILES if known.lower() == base.lower()), None
+                )
+                hint = hint or nearest(base, FILES)
+                report.add("additional file", name, f"is not a file of the submission{hint}")
                 continue
             if base != name:
                 report.add("folder", name, "lies in a folder")

@@ -16,7 +16,7 @@ from codir.models.classes import match_classes, require_regression
 from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.storage import require_writable, write_bytes, write_text
 from codir.tasks.glue import GLUE
-from codir.tasks.glue_test import find_test_file, read_test_file
+from codir.tasks.glue_testset import find_test_file, read_test_file
 from codir.tasks.submission import (
     DIAGNOSTIC,
     FILES,
