@@ -10,10 +10,12 @@ from pydantic import Field
 from codir.errors import ConfigError
 from codir.functional.relations import relation_divergence
 from codir.models.matching import MATCHING_HELP, Matching, match_blocks
-from codir.models.representations import EncoderShape, TokenView
+from codir.models.representations import EncoderShape, TokenKind, TokenView
 from codir.objectives import progressive
 from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, Views
 from codir.objectives.token_checks import check_tokens, heads_of
+
+_KINDS: tuple[TokenKind, ...] = ("query", "key")
 
 
 class AttentionKLSettings(progressive.ProgressiveSettings):
@@ -46,8 +48,8 @@ class AttentionKL(Objective):
         """Queries and keys of the matched blocks."""
         pairs = match_blocks(cast(AttentionKLSettings, settings).matching, student.blocks, teacher.blocks)
         return Views(
-            frozenset(TokenView(kind, own) for own, _ in pairs for kind in ("query", "key")),
-            frozenset(TokenView(kind, other) for _, other in pairs for kind in ("query", "key")),
+            frozenset(TokenView(kind, own) for own, _ in pairs for kind in _KINDS),
+            frozenset(TokenView(kind, other) for _, other in pairs for kind in _KINDS),
         )
 
     @classmethod
@@ -66,7 +68,8 @@ class AttentionKL(Objective):
     def forward(self, step: Step) -> Term:
         """Reads queries and keys [B, L, heads * d_h] of the blocks that count at this moment."""
         teacher, mask = step.teacher, step.student.mask
-        assert teacher is not None and mask is not None, "declared in views"
+        assert teacher is not None, "declared in views"
+        assert mask is not None, "there with the tokens"
         losses = {}
         for position in progressive.counted(self._settings, self._pairs, step.progress):
             own, other = self._pairs[position]

@@ -78,7 +78,8 @@ class FeatureMapMSE(Objective):
     def forward(self, step: Step) -> Term:
         """Reads the outputs [B, L, d] of the blocks that count at this moment."""
         teacher, mask = step.teacher, step.student.mask
-        assert teacher is not None and mask is not None, "declared in views"
+        assert teacher is not None, "declared in views"
+        assert mask is not None, "there with the tokens"
         losses = {}
         for position in progressive.counted(self._settings, self._pairs, step.progress):
             own, other = self._pairs[position]

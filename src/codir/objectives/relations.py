@@ -98,7 +98,8 @@ class Relations(Objective):
     def forward(self, step: Step) -> Term:
         """Reads queries, keys and values [B, L, heads * d_h]."""
         teacher, mask = step.teacher, step.student.mask
-        assert teacher is not None and mask is not None, "declared in views"
+        assert teacher is not None, "declared in views"
+        assert mask is not None, "there with the tokens"
         losses = {}
         for left, right in self._settings.pairs:
             of_blocks = [
