@@ -1,4 +1,4 @@
-"""What a study found: its finished trials brought together by recipe, task and student, and compared with a baseline."""
+"""What a study found: its finished trials by recipe, task and student, and compared with a baseline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Row:
     student: str | None = None
 
     def __str__(self) -> str:
-        return self.recipe if self.student is None else f"{self.recipe}, {self.student}"
+        return self.recipe if self.student is None else f"{self.recipe} ({self.student})"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,8 @@ def _baseline(wanted: str | None, shown: set[str]) -> str | None:
         return next((name for name in _BASELINES if name in shown), None)
     if shown and wanted not in shown:
         raise ConfigError(
-            f"The baseline {wanted!r} has no finished trial{nearest(wanted, shown)}: there are {', '.join(sorted(shown))}."
+            f"The baseline {wanted!r} has no finished trial{nearest(wanted, shown)}: there are "
+            f"{', '.join(sorted(shown))}."
         )
     return wanted if shown else None
 
