@@ -34,28 +34,28 @@ HOSTILE = r"a|b_[red]$x^2$ & 50% \input{x} <b>#~`"
 
 
 def result(recipe, task, seed, score, **changes):
-    values = dict(
-        recipe=recipe,
-        task=task,
-        student=None,
-        seed=seed,
-        settings={},
-        phase="final",
-        metric="accuracy",
-        score=score,
-        metrics={"accuracy": score},
-        teacher_score=0.8,
-        agreement=0.9,
-        parameters=1_000_000,
-        embedding_parameters=400_000,
-        teacher_parameters=2_000_000,
-        size=4_000_000,
-        steps=100,
-        seconds=10.0,
-        epochs=3.0,
-        best_epoch=2.0,
-        folder=Path("x"),
-    )
+    values = {
+        "recipe": recipe,
+        "task": task,
+        "student": None,
+        "seed": seed,
+        "settings": {},
+        "phase": "final",
+        "metric": "accuracy",
+        "score": score,
+        "metrics": {"accuracy": score},
+        "teacher_score": 0.8,
+        "agreement": 0.9,
+        "parameters": 1_000_000,
+        "embedding_parameters": 400_000,
+        "teacher_parameters": 2_000_000,
+        "size": 4_000_000,
+        "steps": 100,
+        "seconds": 10.0,
+        "epochs": 3.0,
+        "best_epoch": 2.0,
+        "folder": Path("x"),
+    }
     values.update(changes)
     # a folder of its own, as in a study
     values["folder"] = Path(
