@@ -35,28 +35,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def open_views(tiny_classifier, tiny_tokenizer, encoded, folder):
-    """Returns a function that opens views of one teacher and data set, and the passes the teacher has made."""
-    teacher, data = FrozenTeacher(tiny_classifier()), encoded()
-    passes: list[int] = []
-    told: list[str] = []
+class Opener:
+    """Opens views of one teacher and data set, and remembers the teacher's passes and what was told last."""
 
-    def call(*views: TokenView) -> TokenOutputs:
-        told.clear()
+    def __init__(self, teacher, data, tokenizer, folder):
+        self.teacher, self.data, self.tokenizer, self.folder = teacher, data, tokenizer, folder
+        self.passes: list[int] = []
+        self.told: list[str] = []
+
+    def __call__(self, *views: TokenView) -> TokenOutputs:
+        self.told.clear()
         return open_token_cache(
-            teacher,
-            data,
+            self.teacher,
+            self.data,
             views,
-            tokenizer=tiny_tokenizer,
-            folder=folder,
+            tokenizer=self.tokenizer,
+            folder=self.folder,
             batch_size=16,
-            report=told.append,
-            progress=lambda done, total: passes.append(done) if done == total else None,
+            report=self.told.append,
+            progress=lambda done, total: self.passes.append(done) if done == total else None,
         )
 
-    call.passes, call.told, call.teacher, call.data = passes, told, teacher, data
-    return call
+
+@pytest.fixture
+def open_views(tiny_classifier, tiny_tokenizer, encoded, folder) -> Opener:
+    return Opener(FrozenTeacher(tiny_classifier()), encoded(), tiny_tokenizer, folder)
 
 
 def entries(folder: Path) -> list[str]:
@@ -100,8 +103,8 @@ def test_every_view_is_the_live_teachers(tiny_tokenizer, encoded, folder, side, 
         assert cached[view].dtype == torch.float32
         assert cached[view].shape == (5, real.shape[1], 32)
         # half precision keeps 11 bits; another batch, other rounding of sums
-        close = {"atol": 1e-4, "rtol": 2**-11} if autocast is None else {"atol": 0.1, "rtol": 0.05}
-        torch.testing.assert_close(cached[view][real], live.tokens[view][real].float(), **close)
+        atol, rtol = (1e-4, 2**-11) if autocast is None else (0.1, 0.05)
+        torch.testing.assert_close(cached[view][real], live.tokens[view][real].float(), atol=atol, rtol=rtol)
         assert (cached[view][~real] == 0).all()
         assert cached[view][real].abs().mean() > 0.01
 

@@ -286,7 +286,10 @@ def _check(
     if live is not None:
         for role, settings in objectives.items():
             if views[role].teacher:  # once more: a live teacher has no space to search
-                check_objectives(settings, replace(context, teacher_space=None))
+                try:
+                    check_objectives(settings, replace(context, teacher_space=None))
+                except ConfigError as error:
+                    raise ConfigError(f"{error} {live} Raise it to have the cache.") from None
     return views, live
 
 
