@@ -21,7 +21,7 @@ SHOWN = 3
 
 # The way out, by kind of problem.
 _CURES = {
-    "archive": "Make it again, for example with `zip -j -D submission.zip *.tsv`, and upload it in binary mode.",
+    "archive": "Pack or copy it again: zip -j -D submission.zip *.tsv",
     "missing file": "The server wants all of them: `codir submit` fills in what has no model.",
     "additional file": "Leave it out: zip -d ARCHIVE NAME",
     "folder": "The files must lie at the top of the archive: zip -j -D submission.zip folder/*.tsv",
