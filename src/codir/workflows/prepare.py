@@ -190,6 +190,17 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     )
 
 
+def check_for(parts: Distillation, config: DistillConfig) -> None:
+    """Checks the objectives of another configuration with the models and data of this one.
+
+    Raises:
+        CodirError: as `prepare` does.
+    """
+    objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
+    to_arguments(config.training, config.output, parts.task.main_metric, len(parts.train))
+    _check(objectives, parts.train, parts.student, parts.teacher, config)
+
+
 def main_role(objectives: Mapping[str, Any]) -> Role:
     """Returns the role of the main student in the table, by what it learns from."""
     if set(objectives) == {"task"}:
