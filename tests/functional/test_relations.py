@@ -30,8 +30,12 @@ def naive_divergence(student, teacher, mask, heads: int) -> float:
     total = 0.0
     for example in range(mask.shape[0]):
         real = [t for t in range(mask.shape[1]) if mask[example, t]]
-        p = naive_relation(*(side[example].double().tolist() for side in teacher), real, heads)
-        q = naive_relation(*(side[example].double().tolist() for side in student), real, heads)
+        p, q = (
+            naive_relation(
+                side[0][example].double().tolist(), side[1][example].double().tolist(), real, heads
+            )
+            for side in (teacher, student)
+        )
         summed = 0.0
         for head in range(heads):
             for t in range(len(real)):

@@ -66,7 +66,7 @@ class Relations(Objective):
     def views(cls, settings: ObjectiveSettings, student: EncoderShape, teacher: EncoderShape) -> Views:
         """The kinds of vectors that the relations name, of the matched blocks."""
         chosen = cast(RelationsSettings, settings)
-        kinds = sorted({kind for pair in chosen.pairs for kind in pair})
+        kinds: set[Vector] = {kind for pair in chosen.pairs for kind in pair}
         blocks = match_blocks(chosen.matching, student.blocks, teacher.blocks)
         return Views(
             frozenset(TokenView(kind, own) for own, _ in blocks for kind in kinds),
