@@ -142,6 +142,24 @@ def test_students_are_compared_with_the_baseline_of_their_own_kind():
     assert (Row("kd", "half"), "mrpc") not in found.differences
 
 
+def test_a_recipe_with_a_student_of_its_own_kind_is_compared_with_the_first_students_baseline():
+    results = [result("bilstm", "mrpc", s, 0.6 + s / 1000) for s in (1, 2, 3)]
+    results += [
+        result(recipe, "mrpc", s, score + s / 100, student="half")
+        for recipe, score in (("kd", 0.7), ("pkd", 0.71))
+        for s in (1, 2, 3)
+    ]
+    found = find(results)
+    assert found.differences[Row("bilstm"), "mrpc"].n == 3
+    assert found.ranks.blocks == 3
+    assert set(found.ranks.names) == {"bilstm", "kd", "pkd"}
+
+
+def test_failed_trials_are_named_with_their_error():
+    found = find(study(["kd"]), failed={"mrpc/kd/seed-9": "the loss is not finite"})
+    assert "mrpc/kd/seed-9: failed: the loss is not finite" in found.missing
+
+
 def test_settings_tell_recipes_of_one_name_apart():
     results = [
         result("codir-fine", "mrpc", s, 0.7, settings={"objectives.crd.k": k})

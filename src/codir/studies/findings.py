@@ -112,6 +112,7 @@ def find(
     recipes: Sequence[str] = (),
     tasks: Sequence[str] = (),
     planned: Iterable[tuple[str, str, str | None, int]] | None = None,
+    failed: Mapping[str, str] | None = None,
 ) -> Findings:
     """Brings the results of a study together.
 
@@ -125,6 +126,7 @@ def find(
         recipes, tasks: the order to show them in; others come after these.
         planned: (recipe, task, student, seed) of all trials of the study; by default every recipe and student found
             with every task and seed found.
+        failed: errors of the trials that failed, by key.
 
     Raises:
         ConfigError: no trial of the baseline is finished.
@@ -171,7 +173,10 @@ def find(
         blocks_left_out=left_out,
         why_no_ranks=why,
         budget=tuple(_budget(rows, found_tasks, cells)),
-        missing=tuple(_missing(rows, found_tasks, cells, final, names, planned)),
+        missing=(
+            *_missing(rows, found_tasks, cells, final, names, planned),
+            *(f"{key}: failed: {error}" for key, error in sorted((failed or {}).items())),
+        ),
         trials=len(final),
         search_trials=len(search),
         search_seconds=sum(result.seconds for result in search),
@@ -265,6 +270,8 @@ def _differences(
         family: dict[Row, PairedDifference] = {}
         for row in rows:
             against = Row(baseline, row.student)
+            if against not in rows:  # one of the two has a student of its own kind, whatever the study's are
+                against = next(other for other in rows if other.recipe == baseline)
             if row == against:
                 continue
             if task is None:
@@ -288,11 +295,15 @@ def _ranks(
 ) -> tuple[Ranking | None, int, str]:
     """Ranks the recipes over the blocks (task, student, seed) in which each of them has a score."""
     recipes = list(dict.fromkeys(row.recipe for row in rows))
-    students = list(dict.fromkeys(row.student for row in rows))
+    students = [student for student in dict.fromkeys(row.student for row in rows) if student is not None] or [
+        None
+    ]
     complete, others = [], 0
     for task in tasks:
         for student in students:
-            in_block = [cells.get((Row(recipe, student), task)) for recipe in recipes]
+            in_block = [
+                cells.get((Row(recipe, student), task), cells.get((Row(recipe), task))) for recipe in recipes
+            ]
             seeds = sorted({seed for cell in in_block if cell is not None for seed in cell.scores})
             for seed in seeds:
                 scores = [None if cell is None else cell.scores.get(seed) for cell in in_block]

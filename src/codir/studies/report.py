@@ -7,14 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, RunError
 from codir.studies.findings import Findings, find
+from codir.studies.folder import Plan, StudyFolder
 from codir.studies.plots import draw_differences, draw_ranks
 from codir.studies.results import TrialResult, read_results
+from codir.studies.strategies import strategy_of
 from codir.studies.tables import (
     StudyTable,
     cost_table,
@@ -37,7 +39,6 @@ FILES = (
     *("report.md", "results.csv", "trials.csv", "table.tex"),
     *("forest.png", "forest.svg", "ranks.png", "ranks.svg"),
 )
-STUDY_FILE = "codir.yaml"
 _MOST_MISSING = 12  # lines of what is missing, before the rest is counted
 
 
@@ -61,10 +62,18 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     """
     output = Path(output)
     console = console or default_console()
-    config = _configuration(output)
     results = read_results(output)
-    if config is None and not results:
+    folder = StudyFolder(output)
+    plan = Plan(folder) if folder.exists else None
+    if plan is None and not results:
         raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
+    config = plan.config if plan is not None else None
+    if plan is not None:
+        # what a search has tried is compared only where it was chosen, whichever phase it was trained in
+        compared = {trial.key for trial in plan.trials() if trial.phase == "final"}
+        results = [
+            replace(result, phase="final" if result.key in compared else "search") for result in results
+        ]
     wanted = baseline
     if wanted is None and config is not None:
         finished = {result.recipe for result in results if result.phase == "final"}
@@ -74,7 +83,8 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         baseline=wanted,
         recipes=list(config.recipes) if config is not None else (),
         tasks=list(config.tasks) if config is not None else (),
-        planned=_planned(config) if config is not None else None,
+        planned=_planned(plan) if plan is not None else None,
+        failed=_failed(plan) if plan is not None else {},
     )
     files, notes = _contents(findings, results, config)
     _write_together(output, files)
@@ -82,16 +92,13 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     return findings
 
 
-def _configuration(output: Path) -> StudyConfig | None:
-    from codir.studies.loading import load_study
-
-    path = output / STUDY_FILE
-    return load_study(path) if path.is_file() else None
+def _planned(plan: Plan) -> list[tuple[str, str, str | None, int]]:
+    groups = strategy_of(plan.config, plan.recipes).groups()
+    return [(group.recipe, group.task, group.student, seed) for group in groups for seed in plan.config.seeds]
 
 
-def _planned(config: StudyConfig) -> list[tuple[str, str, str | None, int]]:
-    students = list(config.students) or [None]
-    return list(product(config.recipes, config.tasks, students, config.seeds))
+def _failed(plan: Plan) -> dict[str, str]:
+    return {key: outcome.error for key, outcome in plan.done.items() if outcome.state == "failed"}
 
 
 def _contents(
