@@ -103,14 +103,20 @@ def predict_logits(
     batch_size: int = 32,
     prefix: str = "",
     device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Returns the model's logits for every example, [N, C] fp32, in the order of the ids 0..N-1."""
-    found: list[tuple[np.ndarray, np.ndarray]] = [
-        (ids, outputs.logits.cpu().numpy())
-        for ids, outputs in forward_dataset(
-            model, encoded, padding, batch_size=batch_size, prefix=prefix, device=device, progress=progress
-        )
-    ]
+    """Returns the logits for every example, [N, C] fp32, in the order of the ids 0..N-1; arguments as above."""
+    batches = forward_dataset(
+        model,
+        encoded,
+        padding,
+        batch_size=batch_size,
+        prefix=prefix,
+        device=device,
+        autocast=autocast,
+        progress=progress,
+    )
+    found = [(ids, outputs.logits.cpu().numpy()) for ids, outputs in batches]
     ids = np.concatenate([ids for ids, _ in found])
     return np.concatenate([logits for _, logits in found])[np.argsort(ids)]

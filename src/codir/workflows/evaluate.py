@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codir.models.classes import align_logits, is_generic, match_classes, require_regression
-from codir.models.inference import forward_dataset
+from codir.models.classes import is_generic, match_classes, require_regression
+from codir.models.inference import predict_logits
 from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.recipes.config import DataConfig
 from codir.tasks.encoding import encode_split
@@ -173,9 +173,8 @@ def evaluate_model(
     result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
     for split, dataset in data.validation.items():
         encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
-        logits = np.zeros((len(dataset), data.task.num_classes), dtype=np.float32)
         with progress_bar(split, len(dataset)) as progress:
-            for ids, outputs in forward_dataset(
+            logits = predict_logits(
                 model,
                 encoded.dataset,
                 tokenizer,
@@ -183,8 +182,7 @@ def evaluate_model(
                 device=device,
                 autocast=autocast,
                 progress=progress,
-            ):
-                logits[ids] = align_logits(outputs.logits, permutation).cpu().numpy()
+            )[:, list(permutation)]
         labels = np.asarray(dataset["label"])
         result.metrics[split] = compute_metrics(data.task.metrics, logits, labels)
         result.logits[split], result.labels[split] = logits, labels

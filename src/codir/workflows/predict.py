@@ -18,7 +18,7 @@ from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ModelError, RunError
-from codir.models.inference import Progress, forward_dataset
+from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.storage import require_writable
 from codir.tasks.encoding import encode_split
@@ -215,10 +215,7 @@ def _logits(
         encoded = encode_split(part, tokenizer, max_length, config=model.config)
     cut.truncated += encoded.truncated
     cut.max_length = encoded.max_length
-    logits = np.zeros((len(part), len(class_names(model.config))), dtype=np.float32)
-    for ids, outputs in forward_dataset(model, encoded.dataset, tokenizer, **settings):
-        logits[ids] = outputs.logits.cpu().numpy()
-    return logits
+    return predict_logits(model, encoded.dataset, tokenizer, **settings)
 
 
 def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any]]:
