@@ -18,9 +18,11 @@ _HELPERS = {
     "bank_storage",
     "base",
     "contrastive",
+    "matched_states",
     "negative_sources",
     "progressive",
     "registry",
+    "state_projections",
     "token_checks",
     "weighted_sum",
 }
