@@ -29,6 +29,10 @@ class RunError(CodirError):
     """A run folder is in the way, damaged, locked, or cannot be written."""
 
 
+class FolderInUseError(RunError):
+    """Another process works in the folder."""
+
+
 class ProcessEndedError(RunError):
     """Another process of a training in several processes has ended, so this one cannot go on."""
 

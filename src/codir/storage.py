@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import xxhash
 
-from codir.errors import RunError
+from codir.errors import FolderInUseError, RunError
 
 try:
     import fcntl
@@ -133,7 +133,7 @@ def exclusive(folder: str | Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(
+                raise FolderInUseError(
                     f"Another process is working in {folder}. Wait for it to end or choose another output folder."
                 ) from error
         _held.add(file)
