@@ -89,7 +89,10 @@ def test_stages() -> None:
     unlock = AttentionKL(settings(progressive="unlock", end=0.5), context)
     assert set(unlock(token_step(context, progress=0.25)).metrics) == {"block_1", "block_2"}
     assert unlock.frozen_blocks(0.25) == set()
-    assert "1 with 2, 2 with 4" in unlock.describe()[0]
+    assert (
+        "blocks 1, 2 learn from the teacher's 2, 4; one block after another, and they stay"
+        in unlock.describe()[0]
+    )
 
 
 def test_it_declares_what_it_reads() -> None:

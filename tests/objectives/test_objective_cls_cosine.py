@@ -50,6 +50,20 @@ def test_one_block() -> None:
     assert ClsCosine(settings(), context)(step).loss.item() == pytest.approx(naive(step, 1, 1), rel=1e-5)
 
 
+def test_other_widths_need_a_projection() -> None:
+    context = token_context((2, 8, None), (2, 12, None))
+    step = token_step(context)
+    objective = ClsCosine(settings(projection="auto", matching="top"), context)
+    (linear,) = objective.projections.maps
+    term = objective(step)
+    step.student.pooled["cls"] = torch.stack(
+        [linear(step.student.pooled["cls"][:, block]) for block in (0, 1)], dim=1
+    )
+    assert term.loss.item() == pytest.approx(naive(step, 2, 2), rel=1e-5)
+    term.loss.backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+
+
 def test_blocks_are_unlocked_and_stay() -> None:
     context = token_context((3, 8, 2), (6, 8, 2))
     objective = ClsCosine(settings(progressive="unlock", end=0.6), context)

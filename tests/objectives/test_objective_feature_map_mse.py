@@ -26,11 +26,10 @@ def naive(step: Step, own: int, other: int, linear: torch.nn.Linear | None = Non
     assert mask is not None
     student = step.student.tokens[TokenView("hidden", own)].double().tolist()
     if linear is not None:
-        weight, bias = linear.weight.double().tolist(), linear.bias.double().tolist()
+        weight = linear.weight.double().tolist()
 
         def mapped(state: list[float]) -> list[float]:
-            products = [sum(w * h for w, h in zip(row, state, strict=True)) for row in weight]
-            return [product + added for product, added in zip(products, bias, strict=True)]
+            return [sum(w * h for w, h in zip(row, state, strict=True)) for row in weight]
 
         student = [[mapped(state) for state in text] for text in student]
     total = 0.0
@@ -62,7 +61,7 @@ def test_other_widths_are_projected_one_map_for_each_block() -> None:
     context = token_context((2, 8, 2), (4, 12, 2))
     step = token_step(context)
     objective = FeatureMapMSE(settings(), context)
-    first, second = objective.projections
+    first, second = objective.projections.maps
     assert isinstance(first, torch.nn.Linear)
     assert isinstance(second, torch.nn.Linear)
     expected = naive(step, 1, 2, first) + naive(step, 2, 4, second)
@@ -70,14 +69,14 @@ def test_other_widths_are_projected_one_map_for_each_block() -> None:
     assert term.loss.item() == pytest.approx(expected, rel=1e-5)
     term.loss.backward()
     assert all(parameter.grad is not None for parameter in objective.parameters())
-    assert any("from 8 to 12 by 2 linear maps" in line for line in objective.describe())
+    assert any("through 2 learned maps from 8 to 12" in line for line in objective.describe())
     state = torch.get_rng_state()
     again = FeatureMapMSE(settings(), context)
     assert torch.equal(torch.get_rng_state(), state)
     for one, other in zip(objective.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(first.weight, second.weight)
-    assert len(FeatureMapMSE(settings(project=True), token_context()).projections) == 2
+    assert len(FeatureMapMSE(settings(projection="always"), token_context()).projections.maps) == 2
 
 
 @pytest.mark.parametrize("mask", [MASK[:1], MASK[:, :1] | True, torch.ones(1, 1, dtype=torch.bool)])
@@ -104,7 +103,7 @@ def test_half_precision_inside_autocast(teacher: int) -> None:
     objective = FeatureMapMSE(settings(matching="top"), context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         term = objective(step)
-    linear = objective.projections[0] if len(objective.projections) else None
+    linear = next(iter(objective.projections.maps), None)
     assert linear is None or isinstance(linear, torch.nn.Linear)
     assert term.loss.dtype == torch.float32
     assert term.loss.item() == pytest.approx(naive(step, 2, 4, linear), rel=1e-5)
@@ -122,7 +121,7 @@ def test_it_declares_what_it_reads() -> None:
 
 def test_refusals() -> None:
     for context, values, message in (
-        (token_context(teacher=(4, 12, 2)), {"project": False}, "8 numbers, the teacher's 12"),
+        (token_context(teacher=(4, 12, 2)), {"projection": "never"}, "8 numbers, the teacher's 12"),
         (token_context(aligned=False), {}, "tokenise differently"),
         (replace(token_context(), teacher=None), {}, "needs a teacher"),
         (token_context(), {"matching": [[3, 4]]}, "block 3 of the student"),

@@ -7,13 +7,13 @@ from typing import cast
 import torch
 from pydantic import Field
 
-from codir.errors import ConfigError
 from codir.functional.relations import relation_divergence
-from codir.models.matching import MATCHING_HELP, Matching, match_blocks
+from codir.models.matching import MATCHING_HELP, Matching
 from codir.models.representations import EncoderShape, TokenKind, TokenView
 from codir.objectives import progressive
 from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, Views
-from codir.objectives.token_checks import check_tokens, heads_of
+from codir.objectives.matched_states import matched, say_pairs
+from codir.objectives.token_checks import check_tokens, equal_heads
 
 _KINDS: tuple[TokenKind, ...] = ("query", "key")
 
@@ -40,13 +40,13 @@ class AttentionKL(Objective):
         super().__init__(settings, context)
         self._settings = cast(AttentionKLSettings, settings)
         assert context.teacher is not None, "checked before"
-        self._pairs = match_blocks(self._settings.matching, context.student.blocks, context.teacher.blocks)
-        self._heads, _ = heads_of(self.name, context)
+        self._pairs = matched(self.name, self._settings.matching, context.student, context.teacher)
+        self._heads = equal_heads(self.name, context)
 
     @classmethod
     def views(cls, settings: ObjectiveSettings, student: EncoderShape, teacher: EncoderShape) -> Views:
         """Queries and keys of the matched blocks."""
-        pairs = match_blocks(cast(AttentionKLSettings, settings).matching, student.blocks, teacher.blocks)
+        pairs = matched(cls.name, cast(AttentionKLSettings, settings).matching, student, teacher)
         return Views(
             frozenset(TokenView(kind, own) for own, _ in pairs for kind in _KINDS),
             frozenset(TokenView(kind, other) for _, other in pairs for kind in _KINDS),
@@ -55,15 +55,8 @@ class AttentionKL(Objective):
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` without a teacher, with other tokens or heads, or blocks that do not exist."""
-        check_tokens(cls.name, context)
-        own, other = heads_of(cls.name, context)
-        if own != other:
-            raise ConfigError(
-                f"The objective 'attention_kl' compares head by head, and the student has {own} heads, the teacher "
-                f"{other}: use 'relations' with relation_heads, which cuts both into the same number."
-            )
-        assert context.teacher is not None, "checked above"
-        cls.views(settings, context.student, context.teacher)
+        cls.views(settings, context.student, check_tokens(cls.name, context))
+        equal_heads(cls.name, context)
 
     def forward(self, step: Step) -> Term:
         """Reads queries and keys [B, L, heads * d_h] of the blocks that count at this moment."""
@@ -89,4 +82,4 @@ class AttentionKL(Objective):
 
     def describe(self) -> list[str]:
         """The matched blocks and their order."""
-        return [progressive.describe(self._settings, self._pairs)]
+        return [say_pairs(self.name, self._pairs) + progressive.describe(self._settings)]

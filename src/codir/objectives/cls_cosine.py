@@ -7,23 +7,27 @@ from typing import cast
 import torch
 from pydantic import Field
 
-from codir.errors import ConfigError
 from codir.functional.feature_maps import cosine_distance
-from codir.models.matching import MATCHING_HELP, Matching, match_blocks
+from codir.models.matching import MATCHING_HELP, Matching
 from codir.objectives import progressive
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.objectives.matched_states import matched, say_pairs
+from codir.objectives.state_projections import PROJECTING_HELP, Projecting, StateProjections, check_widths
+from codir.objectives.token_checks import check_teacher
 
 
 class ClsCosineSettings(progressive.ProgressiveSettings):
     """Settings of the objective `cls_cosine`."""
 
     matching: Matching = Field(default="spread", description=MATCHING_HELP)
+    projection: Projecting = Field(default="never", description=PROJECTING_HELP)
 
 
 class ClsCosine(Objective):
     """One minus the cosine of the first tokens' states, mean over examples, summed over the matched blocks.
 
-    SID, Aguilar et al. 2020; with `progressive: unlock` its stacked internal distillation. Widths must agree.
+    SID, Aguilar et al. 2020; with `progressive: unlock` its stacked internal distillation. Its widths agree; others
+    need a `projection`.
     Metrics `block_S`: the term of each of the student's blocks.
     """
 
@@ -35,7 +39,10 @@ class ClsCosine(Objective):
         super().__init__(settings, context)
         self._settings = cast(ClsCosineSettings, settings)
         assert context.teacher is not None, "checked before"
-        self._pairs = match_blocks(self._settings.matching, context.student.blocks, context.teacher.blocks)
+        self._pairs = matched(self.name, self._settings.matching, context.student, context.teacher)
+        self.projections = StateProjections(
+            self._settings.projection, context, len(self._pairs), context.seed + 9
+        )
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
@@ -45,32 +52,20 @@ class ClsCosine(Objective):
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` without a teacher, with another width, or blocks that do not exist."""
-        if context.teacher is None:
-            raise ConfigError(
-                "The objective 'cls_cosine' needs a teacher and there is none: name one, or drop 'cls_cosine'."
-            )
-        if context.student.width != context.teacher.width:
-            raise ConfigError(
-                f"The objective 'cls_cosine' compares states of the same width, and the student's have "
-                f"{context.student.width} numbers, the teacher's {context.teacher.width}: use 'crd', 'hidden_mse' or "
-                "'feature_map_mse', which learn a projection."
-            )
-        match_blocks(
-            cast(ClsCosineSettings, settings).matching, context.student.blocks, context.teacher.blocks
-        )
+        chosen = cast(ClsCosineSettings, settings)
+        matched(cls.name, chosen.matching, context.student, check_teacher(cls.name, context))
+        check_widths(cls.name, chosen.projection, context)
 
     def forward(self, step: Step) -> Term:
         """Reads pooled `cls` [B, blocks, d] of both sides."""
         assert step.teacher is not None, "declared in needs"
         student, teacher = step.student.pooled["cls"], step.teacher.pooled["cls"]
         teacher = teacher.to(student.device)
-        losses = {
-            f"block_{own}": cosine_distance(student[:, own - 1], teacher[:, other - 1])
-            for own, other in (
-                self._pairs[position]
-                for position in progressive.counted(self._settings, self._pairs, step.progress)
-            )
-        }
+        losses = {}
+        for position in progressive.counted(self._settings, self._pairs, step.progress):
+            own, other = self._pairs[position]
+            live = self.projections(student[:, own - 1], position)
+            losses[f"block_{own}"] = cosine_distance(live, teacher[:, other - 1])
         return Term(
             torch.stack([*losses.values()]).sum(), {name: loss.detach() for name, loss in losses.items()}
         )
@@ -81,4 +76,5 @@ class ClsCosine(Objective):
 
     def describe(self) -> list[str]:
         """The matched blocks and their order."""
-        return [progressive.describe(self._settings, self._pairs)]
+        line = f"{say_pairs(self.name, self._pairs)} ([CLS] states){self.projections.describe()}"
+        return [line + progressive.describe(self._settings)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from codir.errors import ConfigError
 from codir.functional.kd import logit_mse
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.objectives.token_checks import check_teacher
 
 
 class LogitMSE(Objective):
@@ -25,10 +26,7 @@ class LogitMSE(Objective):
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` without a teacher, or in pre-training."""
-        if context.teacher is None:
-            raise ConfigError(
-                "The objective 'logit_mse' needs a teacher and there is none: name one, or drop 'logit_mse'."
-            )
+        check_teacher(cls.name, context)
         if context.kind == "masked-lm":
             raise ConfigError(
                 "The objective 'logit_mse' compares the logits of a task, and this is a pre-training: use 'kd'."

@@ -80,6 +80,10 @@ class MatchedStates(Objective):
         """Returns how many maps there are for so many pairs."""
         return pairs
 
+    def counted(self, progress: float) -> Sequence[int]:
+        """Returns which pairs count at this moment of the training, as positions in `pairs`; here all of them."""
+        return range(len(self.pairs))
+
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         """Computes the scalar of one pair of blocks from [B, L, d] of both sides and the mask [B, L]."""
         raise NotImplementedError
@@ -105,12 +109,14 @@ class MatchedStates(Objective):
         assert teacher is not None, "declared in views"
         assert mask is not None, "declared in views"
         losses: dict[str, Tensor] = {}
-        for position, (own, other) in enumerate(self.pairs):
+        for position in self.counted(step.progress):
+            own, other = self.pairs[position]
             live = self.projections(step.student.tokens[TokenView("hidden", own)], position)
             still = teacher.tokens[TokenView("hidden", other)].to(live.device)
             losses[f"block_{own}"] = self.compare(live, still, mask)
         total = torch.stack([*losses.values()]).sum()
-        return Term(total, {name: loss.detach() for name, loss in losses.items()} if len(losses) > 1 else {})
+        several = len(self.pairs) > 1
+        return Term(total, {name: loss.detach() for name, loss in losses.items()} if several else {})
 
     def describe(self) -> list[str]:
         """The matched blocks and the maps."""

@@ -70,12 +70,10 @@ def frozen(settings: ProgressiveSettings, pairs: Pairs, progress: float) -> froz
     return frozenset(range(learned + 1))
 
 
-def describe(settings: ProgressiveSettings, pairs: Pairs) -> str:
-    """Says which blocks are matched, and in what order, for the table printed before training."""
-    matched = ", ".join(f"{own} with {other}" for own, other in pairs)
-    how = {
-        "none": "at once",
-        "transfer": "one at a time, those below frozen",
-        "unlock": "one after another, and they stay",
+def describe(settings: ProgressiveSettings) -> str:
+    """Says in what order the blocks come, for the line printed before training; empty if all come at once."""
+    return {
+        "none": "",
+        "transfer": "; one block at a time, those below frozen",
+        "unlock": "; one block after another, and they stay",
     }[settings.progressive]
-    return f"student's blocks with the teacher's: {matched}; {how}"

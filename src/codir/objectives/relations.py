@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 
 from codir.errors import ConfigError
 from codir.functional.relations import relation_divergence
-from codir.models.matching import MATCHING_HELP, Matching, match_blocks
+from codir.models.matching import MATCHING_HELP, Matching
 from codir.models.representations import EncoderShape, TokenView
 from codir.objectives.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, Views
+from codir.objectives.matched_states import matched, say_pairs
 from codir.objectives.token_checks import check_tokens, heads_of
 
 Vector = Literal["query", "key", "value"]
@@ -59,7 +60,7 @@ class Relations(Objective):
         super().__init__(settings, context)
         self._settings = cast(RelationsSettings, settings)
         assert context.teacher is not None, "checked before"
-        self._blocks = match_blocks(self._settings.matching, context.student.blocks, context.teacher.blocks)
+        self._blocks = matched(self.name, self._settings.matching, context.student, context.teacher)
         self._heads = self._settings.relation_heads or heads_of(self.name, context)[0]
 
     @classmethod
@@ -67,7 +68,7 @@ class Relations(Objective):
         """The kinds of vectors that the relations name, of the matched blocks."""
         chosen = cast(RelationsSettings, settings)
         kinds: set[Vector] = {kind for pair in chosen.pairs for kind in pair}
-        blocks = match_blocks(chosen.matching, student.blocks, teacher.blocks)
+        blocks = matched(cls.name, chosen.matching, student, teacher)
         return Views(
             frozenset(TokenView(kind, own) for own, _ in blocks for kind in kinds),
             frozenset(TokenView(kind, other) for _, other in blocks for kind in kinds),
@@ -76,23 +77,22 @@ class Relations(Objective):
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` without a teacher, with other tokens, or heads or blocks that do not fit."""
-        check_tokens(cls.name, context)
+        teacher = check_tokens(cls.name, context)
+        cls.views(settings, context.student, teacher)
         own, other = heads_of(cls.name, context)
-        assert context.teacher is not None, "checked above"
-        cls.views(settings, context.student, context.teacher)
         wanted = cast(RelationsSettings, settings).relation_heads
         if wanted is None:
             if own != other:
                 raise ConfigError(
                     f"The student has {own} heads and the teacher {other}: set relations.relation_heads to a number "
-                    f"that divides both widths ({context.student.width} and {context.teacher.width})."
+                    f"that divides both widths ({context.student.width} and {teacher.width})."
                 )
             return
-        for side, shape in (("student", context.student), ("teacher", context.teacher)):
+        for side, shape in (("student", context.student), ("teacher", teacher)):
             if shape.width % wanted:
                 raise ConfigError(
                     f"relations.relation_heads={wanted} does not divide the {side}'s width of {shape.width}: choose a "
-                    f"number that divides both widths ({context.student.width} and {context.teacher.width})."
+                    f"number that divides both widths ({context.student.width} and {teacher.width})."
                 )
 
     def forward(self, step: Step) -> Term:
@@ -125,5 +125,4 @@ class Relations(Objective):
     def describe(self) -> list[str]:
         """The relations, the heads and the blocks."""
         kinds = ", ".join(f"{left}-{right}" for left, right in self._settings.pairs)
-        blocks = ", ".join(f"{own} with {other}" for own, other in self._blocks)
-        return [f"relations {kinds} in {self._heads} heads, student's blocks with the teacher's: {blocks}"]
+        return [f"{say_pairs(self.name, self._blocks)} ({kinds} in {self._heads} heads)"]
