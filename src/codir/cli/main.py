@@ -15,6 +15,7 @@ import typer
 from codir import __version__
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
+from codir.cli.studies import study
 from codir.errors import ConfigError
 
 app = typer.Typer(
@@ -468,6 +469,9 @@ def submit(
             batch_size=batch_size,
             overwrite=overwrite,
         )
+
+
+app.command(name="study")(study)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codir.errors import nearest
 from codir.recipes.config import DataConfig, Section, StudentConfig, TrainingConfig
@@ -174,14 +174,7 @@ class StudyConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _spelt_out(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        values = dict(values)
-        if "recipes" in values:
-            values["recipes"] = _recipes(values["recipes"])
-        if "tasks" in values:
-            values["tasks"] = _tasks(values["tasks"], values.get("data"), values.get("data_dir"))
-        return values
+        return spelt_out(values) if isinstance(values, Mapping) else values
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -265,6 +258,8 @@ class StudyConfig(Section):
                     )
                 if "." not in name and not isinstance(value, Mapping):
                     raise ValueError(f"{what}.{name} must be settings with their values")
+                for key, choice in (dotted(value) if "." not in name else {name: value}).items():
+                    _check_choice(what, key, choice)
         if self.strategy in ("grid", "greedy") and self.space:
             raise ValueError(
                 f"the strategy {self.strategy} searches a grid, not a space: set grid, or random or tpe"
@@ -297,6 +292,32 @@ class StudyConfig(Section):
             key: list(value) if isinstance(value, list | tuple) else Range.model_validate(value)
             for key, value in _of_recipe(self.space, recipe).items()
         }
+
+
+def _check_choice(what: str, key: str, choice: Any) -> None:
+    """Refuses what is neither a list of values nor, in a space, a range."""
+    if isinstance(choice, list | tuple) and choice:
+        return
+    if what == "grid":
+        raise ValueError(f"grid: {key} is {choice!r}: give a list of values, such as [1e-5, 2e-5]")
+    if not isinstance(choice, Mapping):
+        raise ValueError(f"space: {key} is {choice!r}: give {{low, high, log}} or a list of values")
+    try:
+        Range.model_validate(choice)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "".join(f".{part}" for part in problem["loc"])
+        raise ValueError(f"space: {key}{where}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with the short forms of recipes and tasks as mappings; raises `ValueError` if they are none."""
+    values = dict(values)
+    if "recipes" in values:
+        values["recipes"] = _recipes(values["recipes"])
+    if "tasks" in values:
+        values["tasks"] = _tasks(values["tasks"], values.get("data"), values.get("data_dir"))
+    return values
 
 
 def _of_recipe(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import Flags, Settings, build, complete_objectives, parse_override, recipe_settings
 from codir.recipes.messages import explain
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
-from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted
+from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spelt_out
 from codir.studies.trial import Trial
 
 FINETUNE = "finetune"
@@ -83,9 +83,18 @@ def load_study(
         settings.set(path, value, f"--set {override}")
     for key, (flag, value) in (flags or {}).items():
         settings.set(tuple(key.split(".")), value, flag)
+    settings.values = _spelt_out(settings)  # so that messages name the sections as they are
     loaded = build(StudyConfig, settings)
     _explain_training(loaded.training, settings)
     return _absolute(loaded)
+
+
+def _spelt_out(settings: Settings) -> dict[str, Any]:
+    try:
+        return spelt_out(settings.values)
+    except ValueError as error:
+        place = next((settings.places[(key,)] for key in ("recipes", "tasks") if key in str(error)), "")
+        raise ConfigError(f"{place}: {error}" if place else str(error)) from None
 
 
 def _explain_training(training: Mapping[str, Any], settings: Settings) -> None:

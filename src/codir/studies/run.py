@@ -221,11 +221,9 @@ def _teacher_error(plan: Plan, task: str) -> str:
 
 
 def _report(output: Path, console: Console) -> Path | None:
-    try:
-        from codir.studies.report import write_report  # type: ignore[import-not-found]
-    except ImportError:
-        return None
-    write_report(output, console)
+    from codir.studies import report
+
+    report.write_report(output, console)
     return output / "report.md"
 
 
