@@ -58,11 +58,16 @@ class PKD(Objective):
         """Reads pooled `cls` [B, blocks, d] of both sides."""
         assert step.teacher is not None, "declared in needs"
         student, teacher = step.student.pooled["cls"], step.teacher.pooled["cls"]
-        live = torch.stack(
-            [self.projections(student[:, own - 1], position) for position, (own, _) in enumerate(self.pairs)],
-            dim=1,
-        )
-        still = torch.stack([teacher[:, other - 1] for _, other in self.pairs], dim=1).to(live.device)
+        # A stack of the teacher's float16 rows is not possible under autocast on every device; indexing is.
+        still = teacher[:, [other - 1 for _, other in self.pairs]].to(student.device)
+        with torch.autocast(student.device.type, enabled=False):
+            live = torch.stack(
+                [
+                    self.projections(student[:, own - 1], position)
+                    for position, (own, _) in enumerate(self.pairs)
+                ],
+                dim=1,
+            )
         loss = patient_distance(live, still)
         return Term(loss, {"cosine": 1 - loss.detach() / (2 * len(self.pairs))})
 
