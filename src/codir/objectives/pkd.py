@@ -20,6 +20,11 @@ class PKDSettings(ObjectiveSettings):
 
     matching: Matching = Field(default="skip", description=MATCHING_HELP)
     projection: Projecting = Field(default="never", description=PROJECTING_HELP)
+    averaged: bool = Field(
+        default=False,
+        description="take the mean over blocks and dimensions: the released code does, the paper's equation does not, "
+        "and the weights that the paper searched belong to the mean",
+    )
 
 
 class PKD(Objective):
@@ -27,7 +32,7 @@ class PKD(Objective):
 
     BERT-PKD, Sun et al. 2019; PKD-Skip (`matching: skip`) is the default, PKD-Last is `last`. Neither matches the last
     block, which is left to the loss on the predictions. The paper sums over the examples; its released code also takes
-    the mean over blocks and dimensions, so a weight beta there is beta / (blocks * d) here.
+    the mean over blocks and dimensions (`averaged`).
     Metric `cosine`: mean cosine of the matched states, 1 - loss / (2 * blocks).
     """
 
@@ -69,7 +74,10 @@ class PKD(Objective):
                 dim=1,
             )
         loss = patient_distance(live, still)
-        return Term(loss, {"cosine": 1 - loss.detach() / (2 * len(self.pairs))})
+        cosine = 1 - loss.detach() / (2 * len(self.pairs))
+        if cast(PKDSettings, self.settings).averaged:
+            loss = loss / (live.shape[1] * live.shape[2])
+        return Term(loss, {"cosine": cosine})
 
     def describe(self) -> list[str]:
         """The matched blocks and the maps."""
