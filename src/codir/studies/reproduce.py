@@ -1,0 +1,220 @@
+"""`codir reproduce`: one of the paper's tables, made here, with the paper's own figures beside ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codir.corpora.corpus import MANIFEST
+from codir.errors import DataError
+from codir.storage import require_writable, write_text
+from codir.studies.folder import Plan, StudyFolder
+from codir.studies.paper_tables import TableRow
+from codir.studies.reproduction import Reproduction, Wanted, plan
+from codir.studies.results import TrialResult, read_result
+from codir.studies.side_by_side import made_here, side_by_side
+from codir.studies.tables import StudyTable, escape_markdown
+from codir.tasks.glue_testset import find_test_file
+from codir.tasks.submission import DIAGNOSTIC, FILES
+from codir.training.processes import one_process_only
+from codir.workflows.progress import default_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class ReproductionResult:
+    """What was reproduced.
+
+    Attributes:
+        made: what was planned.
+        table: the paper's figures and ours.
+        archives: submission archives, by the row's name.
+        notes: what to know, a line each.
+        output: the Markdown file.
+    """
+
+    made: Reproduction
+    table: StudyTable
+    archives: dict[str, Path]
+    notes: list[str]
+    output: Path
+
+
+def show_plan(wanted: Wanted, console: Console | None = None) -> Reproduction:
+    """Prints what would run, and runs nothing.
+
+    Raises:
+        CodirError: see `codir.studies.reproduction.plan`.
+    """
+    console = console or default_console()
+    made = plan(wanted)
+    _say(console, f"{made.table.source}: {made.table.title}, scale {wanted.scale}")
+    for number, line in enumerate(made.describe(), start=1):
+        _say(console, f"{number}. {line}")
+    for line in about(made):
+        _say(console, line)
+    return made
+
+
+def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionResult:
+    """Makes a table of the paper: pre-trainings, studies, measurements, then the table.
+
+    What is finished is not run again: the same call goes on with one that was stopped.
+
+    Args:
+        wanted: which table, at what scale, from which models and data.
+        console: where to print; the terminal by default.
+
+    Returns:
+        The table, also written to OUTPUT/TABLE.md, .csv and .tex.
+
+    Raises:
+        CodirError: bad input, a folder in the way, an interrupted or diverged training.
+    """
+    one_process_only("codir reproduce")
+    console = console or default_console()
+    made = show_plan(wanted, console)
+    require_writable(wanted.output)
+    if made.table.speed is not None:
+        from codir.studies.speed import speed_table
+
+        table, notes = speed_table(made)
+        return _finish(made, table, {}, notes, console)
+    _pretrain(made, console)
+    results = _run_studies(made, console)
+    archives, notes = _archives(made, results, console) if made.table.submission else ({}, [])
+    return _finish(made, side_by_side(made, results), archives, notes, console)
+
+
+def about(made: Reproduction) -> list[str]:
+    """Returns what a reader of the table has to know: the scale, what is otherwise, what is left out."""
+    scale = "Scaled down" if made.wanted.scale == "small" else "Scale"
+    lines = [f"{scale}: {line}." for line in made.scale.about]
+    lines += [f"Changed by --set: {line}." for line in made.wanted.overrides]
+    if made.wanted.seeds is not None:
+        lines.append(f"Changed by --seeds: {made.wanted.seeds}.")
+    lines += [f"Otherwise than in the paper: {line}." for line in made.notes]
+    lines += [f"Left out: {line}." for line in made.left_out]
+    return lines
+
+
+def _pretrain(made: Reproduction, console: Console) -> None:
+    from codir.workflows.corpus import corpus
+    from codir.workflows.pretrain import pretrain
+    from codir.workflows.runfolder import RunFolder
+
+    if made.corpus and made.corpus_folder is not None and not (made.corpus_folder / MANIFEST).is_file():
+        corpus(
+            made.corpus,
+            made.wanted.model,
+            made.corpus_folder,
+            block=made.scale.block,
+            resume=made.corpus_folder.is_dir() and any(made.corpus_folder.iterdir()),
+            console=console,
+        )
+    for name, stage in made.pretraining.items():
+        _say(console, f"Pre-training {name}")
+        resume = RunFolder(stage.output).is_run
+        pretrain(stage.model_copy(update={"resume": resume}), console=console)
+
+
+def _run_studies(made: Reproduction, console: Console) -> dict[str, list[TrialResult]]:
+    from codir.studies.run import study
+
+    results = {}
+    for name, config in made.studies.items():
+        _say(console, f"Study of {name}")
+        folder = StudyFolder(config.output)
+        outcome = study(config.model_copy(update={"resume": folder.exists}), console=console)
+        for key, error in outcome.failed.items():
+            made.left_out.append(f"{key}: failed: {error}")
+        results[name] = _final_results(folder)
+    return results
+
+
+def _final_results(folder: StudyFolder) -> list[TrialResult]:
+    """Returns the results of the trials that are compared, without those of a search."""
+    trials = [trial for trial in Plan(folder).trials() if trial.phase == "final"]
+    found = (read_result(trial, folder.path) for trial in trials)
+    return [result for result in found if result is not None]
+
+
+def _archives(
+    made: Reproduction, results: dict[str, list[TrialResult]], console: Console
+) -> tuple[dict[str, Path], list[str]]:
+    """Writes the archive for GLUE's server for each row of ours: of each task the seed best on its dev split."""
+    from codir.workflows.submit import submit
+
+    if made.wanted.data_dir is None:
+        return {}, [
+            "No submission archive: the official test files are needed, give their folder as --data-dir."
+        ]
+    archives, notes = {}, []
+    testable, without = [], []
+    for task in made.tasks:
+        needed = [name for name, file in FILES.items() if file.task == task and name != DIAGNOSTIC]
+        there = all(find_test_file(FILES[name], made.wanted.data_dir) is not None for name in needed)
+        (testable if there else without).append(task)
+    if without:
+        notes.append(
+            f"The submission archives have no predictions of ours for {', '.join(without)}: the test files are not in "
+            f"{made.wanted.data_dir}; those files are filled in, and the archive's own report says so."
+        )
+    for row in made.table.rows:
+        if row.teacher or not made_here(made, row):
+            continue
+        models = _best(row, results, testable)
+        if not models:
+            continue
+        path = Path(made.wanted.output) / f"submission-{_file_name(row.name)}.zip"
+        try:
+            submit(models, made.wanted.data_dir, path, overwrite=True, console=console, quiet=True)
+        except DataError as error:
+            notes.append(f"No submission archive of {row.name}: {error}")
+            continue
+        archives[row.name] = path
+    return archives, notes
+
+
+def _best(row: TableRow, results: dict[str, list[TrialResult]], tasks: Iterable[str]) -> list[str]:
+    models = []
+    for task in tasks:
+        of_task = [r for r in results[str(row.student)] if r.recipe == row.recipe and r.task == task]
+        if of_task:
+            models.append(f"{task}={max(of_task, key=lambda result: result.score).folder}")
+    return models
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _finish(
+    made: Reproduction, table: StudyTable, archives: dict[str, Path], notes: list[str], console: Console
+) -> ReproductionResult:
+    notes = [*notes, *about(made)]
+    notes += [f"Submission archive of {name}: {path}" for name, path in archives.items()]
+    folder, name = Path(made.wanted.output), made.wanted.table
+    text = [table.to_markdown(), *(f"- {escape_markdown(line)}" for line in notes), ""]
+    if made.studies:
+        text += [
+            *(f"- Report of the study of {student}: studies/{student}/report.md" for student in made.studies),
+            "",
+        ]
+    for ending, content in (("csv", table.to_csv()), ("tex", table.to_latex()), ("md", "\n".join(text))):
+        write_text(folder / f"{name}.{ending}", content)
+    console.print(table.to_rich())
+    for line in notes:
+        _say(console, line)
+    output = folder / f"{name}.md"
+    _say(console, f"The table is in {output}.")
+    return ReproductionResult(made, table, archives, notes, output)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
