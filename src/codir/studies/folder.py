@@ -84,7 +84,7 @@ class StudyFolder:
 
     def save(self, config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]) -> None:
         """Writes a study, checked before, so that workers find it; the last file is the one that makes it one."""
-        notes = [f"# recipe {recipe.name}: {note}\n" for recipe in recipes.values() for note in recipe.notes]
+        notes = [f"# {line}\n" for line in notes_of(recipes)]
         if notes:
             notes.insert(0, "# What the recipes say otherwise, and the study does not use:\n")
         write_json(self.recipes_file, {name: recipe.to_json() for name, recipe in recipes.items()})
@@ -139,6 +139,15 @@ class StudyFolder:
                 + "\nRecipes, tasks, students, seeds and trials may be added; anything else makes another study: "
                 "choose another --output."
             )
+
+
+def notes_of(recipes: Mapping[str, ResolvedRecipe]) -> list[str]:
+    """Returns what recipes want otherwise than the study, one line for all that say the same."""
+    by_note: dict[str, list[str]] = {}
+    for recipe in recipes.values():
+        for note in recipe.notes:
+            by_note.setdefault(note, []).append(recipe.name)
+    return [f"{', '.join(names)}: {note}" for note, names in by_note.items()]
 
 
 def _differences(before: StudyConfig, now: StudyConfig) -> list[str]:

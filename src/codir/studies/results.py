@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,13 @@ def read_results(output: str | Path) -> list[TrialResult]:
     Raises:
         RunError: a finished trial's files are damaged.
     """
-    output = Path(output)
-    found = (read_result(trial, output) for trial in read_trials(output))
-    return [result for result in found if result is not None]
+    from codir.studies.folder import Plan, StudyFolder
+
+    output, folder = Path(output), StudyFolder(output)
+    found = [read_result(trial, output) for trial in read_trials(output)]
+    results = [result for result in found if result is not None]
+    if not folder.exists:
+        return results
+    # a search may have trained before what is now compared
+    compared = {trial.key for trial in Plan(folder).trials() if trial.phase == "final"}
+    return [replace(result, phase="final" if result.key in compared else "search") for result in results]

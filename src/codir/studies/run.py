@@ -15,11 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
-from codir.errors import InterruptedRunError, RunError
+from codir.errors import CodirError, InterruptedRunError, RunError
 from codir.storage import exclusive, require_writable
 from codir.studies.check import check_settings, check_with_models, describe_trials
 from codir.studies.config import StudyConfig
-from codir.studies.folder import Plan, StudyFolder
+from codir.studies.folder import Plan, StudyFolder, notes_of
 from codir.studies.loading import load_study, resolve_recipes, teacher_folder
 from codir.studies.progress import Board, Progress, read_progress
 from codir.studies.results import TrialResult, read_results
@@ -89,9 +89,8 @@ def study(
     require_writable(folder.path)
     with exclusive(folder.path):
         _check_folder(folder, config.resume)
-        for recipe in recipes.values():
-            for note in recipe.notes:
-                console.print(f"recipe {recipe.name}: {note}", highlight=False, markup=False)
+        for line in notes_of(recipes):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         checked = check_with_models(config, kinds, folder.checked, console)
         folder.save(config, recipes)
         folder.add_checked(checked)
@@ -223,7 +222,11 @@ def _teacher_error(plan: Plan, task: str) -> str:
 def _report(output: Path, console: Console) -> Path | None:
     from codir.studies import report
 
-    report.write_report(output, console)
+    try:
+        report.write_report(output, console)
+    except CodirError as error:  # the trials are what they are; --report writes it later
+        console.print(f"No report: {error}", highlight=False, markup=False, soft_wrap=True)
+        return None
     return output / "report.md"
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,6 +91,7 @@ class Store:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         url = self.url or f"sqlite:///{self.folder / DATABASE}"
         own = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
