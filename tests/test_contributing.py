@@ -22,11 +22,11 @@ PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Puts the objective's file where Python finds it as part of `codir.objectives`; returns the test's code."""
     objective, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (tmp_path / "logit_mse.py").write_text(objective, encoding="utf-8")
+    (tmp_path / "logit_l1.py").write_text(objective, encoding="utf-8")
     monkeypatch.setattr(codir.objectives, "__path__", [*codir.objectives.__path__, str(tmp_path)])
     yield test
-    sys.modules.pop("codir.objectives.logit_mse", None)
-    vars(codir.objectives).pop("logit_mse", None)
+    sys.modules.pop("codir.objectives.logit_l1", None)
+    vars(codir.objectives).pop("logit_l1", None)
 
 
 def test_the_example_passes_its_own_test(example: str) -> None:
@@ -38,16 +38,16 @@ def test_the_example_passes_its_own_test(example: str) -> None:
 
 
 def test_one_file_is_enough_to_use_it(example: str) -> None:
-    assert "logit_mse" in objective_names()
-    assert find_objective("logit_mse").name == "logit_mse"
+    assert "logit_l1" in objective_names()
+    assert find_objective("logit_l1").name == "logit_l1"
     config = load_distill(
-        overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_mse.weight=0.5"]
+        overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_l1.weight=0.5"]
     )
-    assert config.objectives["logit_mse"] == {"weight": 0.5, "normalized": False}
+    assert config.objectives["logit_l1"] == {"weight": 0.5, "start": 0.0, "end": 1.0, "normalized": False}
 
 
 def test_it_is_gone_without_the_file() -> None:
-    assert "logit_mse" not in objective_names()
+    assert "logit_l1" not in objective_names()
 
 
 @pytest.mark.parametrize("target", ["test", "check", "format", "test-slow", "bench"])
