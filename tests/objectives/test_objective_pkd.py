@@ -69,6 +69,14 @@ def test_paper_names() -> None:
     assert "the teacher's 7, 8, 9, 10, 11" in PKD(settings(matching="last"), context).describe()[0]
 
 
+def test_the_mean_of_the_released_code() -> None:
+    context = token_context((3, 8, 2), (6, 8, 2))
+    step = token_step(context)
+    summed, averaged = (PKD(settings(averaged=value), context)(step) for value in (False, True))
+    assert averaged.loss.item() == pytest.approx(naive(step, [(1, 2), (2, 4)]) / (2 * 8), rel=1e-5)
+    torch.testing.assert_close(averaged.metrics, summed.metrics)
+
+
 def test_learned_maps() -> None:
     context = token_context((3, 6, 2), (6, 8, 2))
     step = token_step(context)
