@@ -15,6 +15,7 @@ import typer
 from codir import __version__
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
+from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
 from codir.errors import ConfigError
 
@@ -472,6 +473,7 @@ def submit(
 
 
 app.command(name="study")(study)
+app.command(name="reproduce")(reproduce)
 
 
 @app.command()
