@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from codir.models.student import build_student
     from codir.recipes.config import DistillConfig, FinetuneConfig
     from codir.recipes.pretraining import PretrainConfig
+    from codir.studies.config import StudyConfig
+    from codir.studies.loading import load_study
+    from codir.studies.run import study
     from codir.tasks import load_task
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
@@ -33,15 +36,18 @@ __all__ = [
     "FinetuneConfig",
     "FrozenTeacher",
     "PretrainConfig",
+    "StudyConfig",
     "build_corpus",
     "build_student",
     "distill",
     "evaluate",
     "finetune",
+    "load_study",
     "load_task",
     "open_corpus",
     "predict",
     "pretrain",
+    "study",
 ]
 
 _HOMES = {
@@ -51,15 +57,18 @@ _HOMES = {
     "FinetuneConfig": "codir.recipes.config",
     "FrozenTeacher": "codir.teacher.frozen",
     "PretrainConfig": "codir.recipes.pretraining",
+    "StudyConfig": "codir.studies.config",
     "build_corpus": "codir.corpora.build",
     "build_student": "codir.models.student",
     "distill": "codir.workflows.distill",
     "evaluate": "codir.workflows.evaluate",
     "finetune": "codir.workflows.finetune",
+    "load_study": "codir.studies.loading",
     "load_task": "codir.tasks",
     "open_corpus": "codir.corpora.corpus",
     "predict": "codir.workflows.predict",
     "pretrain": "codir.workflows.pretrain",
+    "study": "codir.studies.run",
 }
 
 

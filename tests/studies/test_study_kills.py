@@ -1,0 +1,197 @@
+"""`codir study` as processes that are killed: nothing finished is lost, nothing is run twice, everything gets done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from study_files import contents
+
+from codir.studies.folder import Plan, StudyFolder
+from codir.studies.store import Store
+
+Settings = Callable[..., dict[str, Any]]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+def command(settings: dict[str, Any], tmp_path: Path, *more: str) -> list[str]:
+    file = tmp_path / "study_of_the_test.yaml"
+    if not file.exists():
+        file.write_text(yaml.safe_dump({key: value for key, value in settings.items() if key != "output"}))
+    return [sys.executable, "-m", "codir", "study", str(file), "--output", settings["output"], *more]
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+    )
+
+
+def workers_of(output: Path) -> list[int]:
+    """Returns the processes that work in a study's folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"codir.studies.worker" in words and os.fsencode(output) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < limit, what
+        time.sleep(0.05)
+    return found
+
+
+def attempts(output: Path) -> dict[str, list[dict[str, Any]]]:
+    return {
+        str(path.parent.relative_to(output / "trials")): json.loads(path.read_text())["attempts"]
+        for path in (output / "trials").glob("**/run.json")
+    }
+
+
+def assert_done(output: Path, trials: int) -> None:
+    plan = Plan(StudyFolder(output))
+    outcomes = [plan.done[trial.key].state for trial in plan.trials()]
+    assert outcomes == ["finished"] * trials
+    for name, of_trial in attempts(output).items():
+        assert sum(attempt.get("state") == "finished" for attempt in of_trial) == 1, name
+
+
+# 5 epochs of 6 steps, with a checkpoint after each
+TRAINING = {"epochs": 5, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+
+
+@pytest.fixture
+def whole(study_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the same study, run without disturbance."""
+    folder = tmp_path_factory.mktemp("whole")
+    settings = study_settings(folder / "s", training=TRAINING, seeds=[1, 2, 3])
+    done = subprocess.run(command(settings, folder), capture_output=True, text=True, cwd=folder, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "s"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_and_parent_killed_at_random_moments(
+    study_settings: Settings, tmp_path: Path, whole: Path, seed: int
+) -> None:
+    output = tmp_path / "s"
+    settings = study_settings(output, training=TRAINING, seeds=[1, 2, 3])
+    generator = random.Random(seed)
+    kept: dict[str, tuple[int, bytes]] = {}
+    parents_killed = workers_killed = 0
+    for _ in range(60):
+        resume = ["--resume"] if (output / "study.json").exists() else []
+        process = start(command(settings, tmp_path, "--workers", "2", *resume), tmp_path)
+        while process.poll() is None:
+            time.sleep(generator.uniform(1, 8))
+            workers = workers_of(output)
+            if process.poll() is not None:
+                break
+            if workers and workers_killed < 4 and generator.random() < 0.6:
+                os.kill(generator.choice(workers), signal.SIGKILL)
+                workers_killed += 1
+            elif parents_killed < 3:
+                process.kill()
+                parents_killed += 1
+            now = contents(output)
+            assert kept.items() <= now.items()
+            kept = now
+        said = process.communicate()[0]
+        # orphans save a checkpoint and end
+        wait_for(lambda: not workers_of(output), "workers outlived their parent")
+        now = contents(output)
+        assert kept.items() <= now.items()
+        kept = now
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert workers_killed + parents_killed >= 4
+    assert_done(output, 6)
+    for path in sorted((whole / "trials").glob("**/model.safetensors")):
+        assert path.read_bytes() == (output / path.relative_to(whole)).read_bytes()
+
+
+def test_a_killed_worker_loses_its_own_trial_which_is_resumed(
+    study_settings: Settings, tmp_path: Path
+) -> None:
+    output = tmp_path / "s"
+    training = {**TRAINING, "epochs": 40}
+    settings = study_settings(output, training=training, recipes=["kd"], seeds=[1])
+    process = start(command(settings, tmp_path), tmp_path)
+    checkpoints = output / "trials" / "good" / "kd" / "seed-1" / "checkpoints"
+    wait_for(lambda: len(list(checkpoints.glob("*/manifest.json"))) >= 2, "no checkpoint")
+    (worker,) = workers_of(output)
+    os.kill(worker, signal.SIGKILL)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert "signal SIGKILL) while it worked on good/kd/seed-1" in said
+    (of_trial,) = attempts(output).values()
+    assert [attempt.get("state") for attempt in of_trial] == [None, "finished"]
+    log = (output / "logs" / "worker-1.log").read_text()
+    assert log.count("starts good/kd/seed-1") == 2
+
+
+def test_ctrl_c_stops_all_workers_with_checkpoints_and_says_how_to_go_on(
+    study_settings: Settings, tmp_path: Path
+) -> None:
+    output = tmp_path / "s"
+    training = {**TRAINING, "epochs": 3000, "evaluate_every": 10_000}
+    settings = study_settings(output, training=training, recipes=["kd"], seeds=[1, 2])
+    process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
+    logs = [output / "trials" / "good" / "kd" / f"seed-{seed}" / "log.jsonl" for seed in (1, 2)]
+    wait_for(lambda: all(log.exists() and log.stat().st_size for log in logs), "no training")
+    store = Store(output, StudyFolder(output).name)
+    assert {claim.what for claim in store.claims()} == {"good/kd/seed-1", "good/kd/seed-2"}
+    process.send_signal(signal.SIGINT)
+    said = " ".join(process.communicate(timeout=300)[0].split())
+    assert process.returncode == 130, said
+    assert "0 of 2 trials are finished" in said
+    assert "--resume` goes on" in said
+    assert "Traceback" not in said
+    assert not workers_of(output)
+    assert store.claims() == []
+    for log in logs:
+        assert json.loads((log.parent / "run.json").read_text())["state"] == "interrupted"
+        assert len(list((log.parent / "checkpoints").glob("*/manifest.json"))) == 1
+
+
+def test_a_worker_joins_and_ends_with_the_study(study_settings: Settings, tmp_path: Path) -> None:
+    output = tmp_path / "s"
+    settings = study_settings(output, training=TRAINING, seeds=[1, 2, 3, 4])
+    process = start(command(settings, tmp_path), tmp_path)
+    wait_for(lambda: (output / "study.json").exists(), "no study")
+    joined = start([sys.executable, "-m", "codir", "study", "--output", str(output), "--join"], tmp_path)
+    said = process.communicate(timeout=900)[0]
+    of_joined = joined.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert joined.returncode == 0, of_joined
+    assert_done(output, 8)
+    own = (output / "logs" / "worker-1.log").read_text().count(" starts ")
+    others = sum(path.read_text().count(" starts ") for path in (output / "logs").glob("*.log")) - own
+    assert own + others == 8
+    assert others > 0
