@@ -16,9 +16,9 @@ from codir.models.student import (
     build_student,
     chosen_blocks,
     spread_blocks,
-    student_from_config,
     student_from_model,
 )
+from codir.models.student_config import student_from_config
 
 SIZES = {
     "hidden_size": 32,

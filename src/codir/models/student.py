@@ -1,28 +1,20 @@
-"""Builds students: fewer blocks of the teacher, any other model, or a model from a config alone."""
+"""Builds students: fewer blocks of the teacher, or any other model. From a config alone: `student_config`."""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 
 from codir.errors import ConfigError, ModelError, nearest
-from codir.models.bilstm import BiLstmConfig
 from codir.models.classes import is_generic
-from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve, set_labels
+from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve
 
 Initialisation = Literal["spread", "first", "last", "random"] | Sequence[int]
 _NAMED = ("spread", "first", "last", "random")
@@ -57,7 +49,7 @@ def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation)
         layers = max(1, teacher_blocks // 2) if layers is None else layers
         if layers < 1:
             raise ConfigError(f"A student needs at least one block, not {layers}.")
-        _require_depth(layers, teacher_blocks)
+        require_depth(layers, teacher_blocks)
         if init == "first":
             return list(range(1, layers + 1))
         if init == "last":
@@ -79,7 +71,8 @@ def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation)
     return blocks
 
 
-def _require_depth(layers: int, teacher_blocks: int) -> None:
+def require_depth(layers: int, teacher_blocks: int) -> None:
+    """Raises `ModelError` for a student that is deeper than its teacher."""
     if layers > teacher_blocks:
         raise ModelError(
             f"A student of {layers} blocks is deeper than its teacher, which has {teacher_blocks}. "
@@ -173,14 +166,14 @@ def student_from_model(
         except ModelError:  # the architecture promises a classifier and the weights have none
             same = False
         else:
-            _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+            require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
             return student
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = load_classifier(
             source, id2label=class_names(teacher.config), regression=regression, **options
         )
-    _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+    require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
     # What is outside the encoder starts anew also where shapes happen to fit: it was trained for other classes.
     fresh = fresh_model(type(student), copy.deepcopy(student.config), seed).state_dict()
     inside = f"{student.base_model_prefix}."
@@ -188,80 +181,6 @@ def student_from_model(
         {name: tensor for name, tensor in fresh.items() if not name.startswith(inside)}, strict=False
     )
     return student
-
-
-def student_from_config(
-    config: PretrainedConfig | Mapping[str, Any] | str | Path,
-    teacher: PreTrainedModel,
-    *,
-    seed: int = 0,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    embeddings: Literal["random", "teacher"] = "random",
-    pairs: bool = False,
-) -> PreTrainedModel:
-    """Makes a student of random weights from a config, for example a narrower one, or a bidirectional LSTM.
-
-    Args:
-        config: a transformers config, a mapping with `model_type`, or the path of a config.json or of its folder.
-        teacher: whose classes the student gets.
-        seed: of the initialisation.
-        tokenizer: gives the size of the vocabulary and the padding token where a mapping or a file does not.
-        embeddings: `teacher` starts from the teacher's word embeddings; a `codir-bilstm` gets their width then.
-        pairs: the examples are pairs; a `codir-bilstm` reads them in its siamese form, unless the config says.
-
-    Raises:
-        ModelError: the config cannot be read, has no sequence classifier, is deeper than the teacher, or has no room
-            for the teacher's embeddings.
-    """
-    words = _word_embeddings(teacher) if embeddings == "teacher" else None
-    config = read_config(config, config_defaults(tokenizer, words, pairs))
-    set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"No classifier can be made from this config: {error}") from error
-    _require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
-    if words is not None:
-        _copy_words(words, _word_embeddings(student))
-    return student.eval()
-
-
-def config_defaults(
-    tokenizer: PreTrainedTokenizerBase | None, words: torch.Tensor | None = None, pairs: bool = False
-) -> Callable[[str], dict[str, Any]]:
-    """Returns what a config of a family says where its author says nothing."""
-
-    def of_family(kind: str) -> dict[str, Any]:
-        known: dict[str, Any] = {}
-        if tokenizer is not None:
-            known |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        if kind == BiLstmConfig.model_type:
-            known["sentence_pairs"] = pairs
-            if tokenizer is not None:
-                known["sep_token_id"] = tokenizer.sep_token_id
-            if words is not None:
-                known["embedding_size"] = words.shape[1]
-        return known
-
-    return of_family
-
-
-def _word_embeddings(model: PreTrainedModel) -> torch.Tensor:
-    """Returns a model's table of words, [vocabulary, width]."""
-    return cast(nn.Embedding, model.get_input_embeddings()).weight
-
-
-@torch.no_grad()
-def _copy_words(source: torch.Tensor, target: torch.Tensor) -> None:
-    if target.shape[1] != source.shape[1] or target.shape[0] > source.shape[0]:
-        raise ModelError(
-            f"The student's word embeddings are {target.shape[0]} x {target.shape[1]} and the teacher's "
-            f"{source.shape[0]} x {source.shape[1]}: to start from those (student.embeddings: teacher), leave "
-            "vocab_size and embedding_size out of the student's config, or set them to the teacher's."
-        )
-    target.copy_(source[: target.shape[0]])
 
 
 def is_regression(config: PretrainedConfig) -> bool:
@@ -330,35 +249,3 @@ def _same_classes(one: Mapping[int, str], other: Mapping[int, str]) -> bool:
         return False
     alike = sorted(map(str.casefold, first)) == sorted(map(str.casefold, second))
     return alike or len(first) == 1 or (is_generic(first) and is_generic(second))
-
-
-def read_config(
-    config: PretrainedConfig | Mapping[str, Any] | str | Path,
-    defaults: Callable[[str], Mapping[str, Any]] | None = None,
-) -> PretrainedConfig:
-    """Makes a config out of what `student_from_config` takes; raises `ModelError` if it cannot be read.
-
-    `defaults` gives, for a `model_type`, settings for what a mapping or a file leaves out.
-    """
-    if isinstance(config, PretrainedConfig):
-        return copy.deepcopy(config)
-    if not isinstance(config, Mapping):
-        path = Path(config).expanduser()
-        if path.is_dir():
-            path = path / "config.json"
-        if not path.is_file():
-            raise ModelError(f"There is no config file {path}.")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-    settings = dict(config) if isinstance(config, Mapping) else {}
-    kind = settings.pop("model_type", None)
-    if not kind:
-        raise ModelError(
-            'The config does not name its family: add "model_type": "bert" (or roberta, distilbert, ...).'
-        )
-    try:
-        return AutoConfig.for_model(kind, **({**defaults(kind)} if defaults else {}) | settings)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"The config cannot be used: {error}") from error

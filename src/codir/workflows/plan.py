@@ -16,7 +16,8 @@ from codir.errors import ConfigError, DataError, ModelError
 from codir.models.blocks import choose_blocks
 from codir.models.loading import load_tokenizer
 from codir.models.positions import position_limit
-from codir.models.student import chosen_blocks, read_config, shallower_config
+from codir.models.student import chosen_blocks, shallower_config
+from codir.models.student_config import read_config
 from codir.objectives.negative_sources import SOURCES
 from codir.objectives.registry import needs_of
 from codir.recipes.loading import load_pretrain

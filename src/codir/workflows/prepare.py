@@ -22,9 +22,9 @@ from codir.models.student import (
     build_student,
     chosen_blocks,
     class_names,
-    student_from_config,
     student_from_model,
 )
+from codir.models.student_config import student_from_config
 from codir.objectives.base import ObjectiveContext, Views
 from codir.objectives.registry import check_objectives, needs_of, views_of
 from codir.recipes.config import DistillConfig, StudentConfig, config_name

@@ -13,7 +13,8 @@ from codir.errors import ConfigError, ModelError
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
 from codir.models.positions import position_limit
-from codir.models.student import build_student, chosen_blocks, config_defaults, read_config, shallower_config
+from codir.models.student import build_student, chosen_blocks, shallower_config
+from codir.models.student_config import config_defaults, read_config
 from codir.objectives.registry import needs_of
 from codir.recipes.pretraining import PretrainConfig
 
