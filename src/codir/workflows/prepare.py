@@ -81,10 +81,13 @@ class Distillation:
 
     def title(self, role: Role) -> str:
         """Returns what the table calls the student of a role: a recipe beside the three usual ones gives its name."""
-        usual = self.config.recipe in ("codir-fine", "kd", "finetune") or role != main_role(
-            self.config.objectives
-        )
-        return TITLES[role] if usual else f"{self.config.recipe} student"
+        if role != main_role(self.config.objectives):
+            return TITLES[role]
+        if self.config.recipe not in ("codir-fine", "kd", "finetune"):
+            return f"{self.config.recipe} student"
+        if role == "codir" and not any(name.startswith("crd") for name in self.config.objectives):
+            return "distilled student"  # objectives of the user's own on top of a usual recipe
+        return TITLES[role]
 
     def fresh_student(self) -> PreTrainedModel:
         """Returns the student before training; each call gives the same weights in a model of its own."""
