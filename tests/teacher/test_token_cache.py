@@ -202,7 +202,7 @@ def test_survives_the_way_to_a_spawned_worker(open_views):
     queue = context.Queue()
     process = context.Process(target=_rows_elsewhere, args=(queue, outputs))
     process.start()
-    found = queue.get(timeout=60)
+    found = queue.get(timeout=300)
     process.join()
     assert np.array_equal(found, outputs.rows([2, 0], 20)[Q2].numpy())
 
@@ -365,7 +365,7 @@ def builders(tmp_path: Path, tiny_model_dir, encoded):
 
 def test_the_second_builder_computes_only_what_the_first_one_has_not(builders, tmp_path: Path):
     (tmp_path / "gate").touch()
-    first, second = (process.communicate(timeout=60)[0] for process in builders)
+    first, second = (process.communicate(timeout=300)[0] for process in builders)
     assert "built [1, 2]" in first
     assert "built [3]" in second
     assert len(entries(tmp_path / "cache")) == 2
@@ -378,7 +378,7 @@ def test_a_killed_builder_leaves_nothing_that_is_believed(builders, tmp_path: Pa
     at_work.send_signal(signal.SIGKILL)
     at_work.wait()
     (tmp_path / "gate").touch()
-    output = waiting.communicate(timeout=60)[0]
+    output = waiting.communicate(timeout=300)[0]
     assert "left by a process that died" in output
     assert "built [2, 3]" in output
     assert not left.exists()
