@@ -22,6 +22,8 @@ from codir.studies.worker import BAD_INPUT, STOPPED, record_failure
 POLL = 1.0
 # A trial whose process dies this often counts as failed: something about it kills (memory, mostly).
 DEATHS = 3
+# Workers that die one after the other without anything being done in between: something is wrong with all of them.
+IDLE_DEATHS = 6
 _SECONDS_TO_STOP = 180.0
 
 
@@ -47,7 +49,7 @@ class Team:
         self.plan, self.store, self.board, self.names = plan, store, board, names
         self._members: list[_Member] = []
         self._deaths: Counter[str] = Counter()
-        self._idle_deaths = 0
+        self._idle_deaths = self._ended_before = 0
 
     def work(self) -> None:
         """Returns when all workers have ended because nothing is left to do.
@@ -65,6 +67,8 @@ class Team:
                 claims = self.store.claims()
                 progress = read_progress(self.plan, claims)
                 self.board.show(progress)
+                if len(progress.done) > self._ended_before:
+                    self._ended_before, self._idle_deaths = len(progress.done), 0
                 self._look_after(claims, bool(progress.left))
                 time.sleep(POLL)
             self.board.show(read_progress(self.plan, []))
@@ -134,7 +138,7 @@ class Team:
                     f"{member.name} cannot work: {_last_line(member.log)} (all of it is in {member.log})"
                 )
             self._died(member, code)
-            if self._idle_deaths >= DEATHS:
+            if self._idle_deaths >= (IDLE_DEATHS if code < 0 else DEATHS):
                 raise RunError(
                     f"Workers end before they have done anything, the last one with {_reason(code)}: see {member.log}."
                 )
