@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from codir.errors import ConfigError, RunError
-from codir.studies import report
+from codir.studies import report, run
 from codir.studies.findings import Row, find
 from codir.studies.plots import draw_differences, draw_ranks
 from codir.studies.results import TrialResult
@@ -439,3 +440,22 @@ def test_report_without_matplotlib(written, tmp_path, monkeypatch):
     assert "need matplotlib" in shown
     assert (tmp_path / "report.md").is_file()
     assert not (tmp_path / "forest.png").exists()
+
+
+def test_report_of_a_study_that_was_run(study_settings, here, tmp_path):
+    output = tmp_path / "s"
+    grid = {"finetune": {"training.learning_rate": [1e-3, 3e-3]}}
+    run.study(**study_settings(output, grid=grid, search_seed=7), console=Console(file=io.StringIO()))
+    shutil.rmtree(output / "trials" / "good" / "kd" / "seed-2")
+    console = Console(file=io.StringIO(), width=140)
+    found = report.write_report(output, console)
+    assert found.baseline == "kd"
+    assert (found.trials, found.search_trials) == (3, 2)
+    assert found.missing == ("kd on good: not finished for seed 2",)
+    assert found.differences[Row("finetune"), "good"].n == 1
+    trials = list(csv.DictReader(io.StringIO((output / "trials.csv").read_text())))
+    assert sorted(trial["phase"] for trial in trials) == ["final"] * 3 + ["search"] * 2
+    assert "The search took 2 trials" in console.file.getvalue()
+    assert report.write_report(output, console, baseline="finetune").baseline == "finetune"
+    with pytest.raises(ConfigError, match="did you mean 'finetune'"):
+        report.write_report(output, console, baseline="finetun")

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,12 +67,6 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     if plan is None and not results:
         raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
     config = plan.config if plan is not None else None
-    if plan is not None:
-        # what a search has tried is compared only where it was chosen, whichever phase it was trained in
-        compared = {trial.key for trial in plan.trials() if trial.phase == "final"}
-        results = [
-            replace(result, phase="final" if result.key in compared else "search") for result in results
-        ]
     wanted = baseline
     if wanted is None and config is not None:
         finished = {result.recipe for result in results if result.phase == "final"}
