@@ -496,7 +496,7 @@ def test_what_is_refused_before_anything_is_computed(
     refused(
         here, output, ConfigError, "no labels", objectives={"crd": {**CRD, "negatives": "different-label"}}
     )
-    refused(here, output, ConfigError, "'mlm'", objectives={"task": {}})
+    refused(here, output, ConfigError, "`mlm` instead of `task`", objectives={"task": {}})
 
     other = PreTrainedTokenizerFast(
         tokenizer_object=tiny_tokenizer.backend_tokenizer, mask_token="[MASK]", pad_token="[PAD]"
