@@ -16,7 +16,7 @@ from codir.studies import reproduce as workflow
 from codir.studies.paper_tables import load_table, table_names
 from codir.studies.reproduction import Wanted, all_trials, plan
 from codir.studies.results import TrialResult
-from codir.studies.side_by_side import side_by_side
+from codir.studies.side_by_side import differences_between_rows, side_by_side
 
 TABLES = ["table1", "table2", "table3", "table4", "table5"]
 TEXT = "the a this that good bad great awful film movie book song was is cat dog man woman"
@@ -288,6 +288,37 @@ def test_ours_stand_beside_the_papers(wanted):
     # a row that was planned and has no results yet has dashes, one that is left out has no line
     assert rows[5][1:3] == ["ours", "-"]
     assert [row[1] for row in rows[6:]] == ["paper", "paper"]
+
+
+def test_our_rows_are_compared_with_the_first_of_them(wanted):
+    made = plan(wanted("table4"))
+    output = made.studies["mlm-pre"].output
+    shift = {"codir-cls": 0.0, "codir-1000": 0.2, "codir-100": 0.0, "codir-500": 0.0}
+    wiggle = {
+        "codir-cls": [0.0] * 5,
+        "codir-1000": [0.003, -0.002, 0.001, 0.0, -0.001],
+        "codir-100": [0.004, -0.004, 0.003, -0.002, 0.001],
+        "codir-500": [-0.004, 0.005, -0.003, 0.002, -0.001],
+    }
+    results = {
+        "mlm-pre": [
+            result(output, recipe, task, seed, {metric: 0.5 + seed / 100 + value + wiggle[recipe][seed]})
+            for recipe, value in shift.items()
+            for task, metric in (("cola", "matthews"), ("mrpc", "f1"))
+            for seed in range(5)
+        ]
+    }
+    table = differences_between_rows(made, results)
+    assert table.title.endswith("CoDIR-Fine ([CLS])")
+    assert [column.heading for column in table.columns] == ["row", "CoLA", "MRPC", "average"]
+    cells = {row[0]: row[1:] for row in table.cells()}
+    # Mean Pool and 1000-neg are one setting
+    assert list(cells) == ["CoDIR-Fine (Mean Pool)", "CoDIR-Fine (100-neg)", "CoDIR-Fine (500-neg)"]
+    assert all(cell.endswith("]*") for cell in cells["CoDIR-Fine (Mean Pool)"])
+    assert not any(cell.endswith("*") for cell in cells["CoDIR-Fine (100-neg)"])
+    one = {"mlm-pre": [each for each in results["mlm-pre"] if each.seed == 1]}
+    assert "one pair has no interval" in differences_between_rows(made, one).cells()[0][1]
+    assert differences_between_rows(plan(wanted("table5")), results) is None
 
 
 def test_table5_shows_its_own_statistics(wanted):

@@ -15,7 +15,7 @@ from codir.studies.folder import Plan, StudyFolder
 from codir.studies.paper_tables import TableRow
 from codir.studies.reproduction import Reproduction, Wanted, plan
 from codir.studies.results import TrialResult, read_result
-from codir.studies.side_by_side import made_here, side_by_side
+from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
 from codir.studies.tables import StudyTable, escape_markdown
 from codir.tasks.glue_testset import find_test_file
 from codir.tasks.submission import DIAGNOSTIC, FILES
@@ -32,14 +32,14 @@ class ReproductionResult:
 
     Attributes:
         made: what was planned.
-        table: the paper's figures and ours.
+        tables: the paper's figures and ours; then how our rows differ, where there are several.
         archives: submission archives, by the row's name.
         notes: what to know, a line each.
         output: the Markdown file.
     """
 
     made: Reproduction
-    table: StudyTable
+    tables: list[StudyTable]
     archives: dict[str, Path]
     notes: list[str]
     output: Path
@@ -84,11 +84,14 @@ def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionRes
         from codir.studies.speed import speed_table
 
         table, notes = speed_table(made)
-        return _finish(made, table, {}, notes, console)
+        return _finish(made, [table], {}, notes, console)
     _pretrain(made, console)
     results = _run_studies(made, console)
     archives, notes = _archives(made, results, console) if made.table.submission else ({}, [])
-    return _finish(made, side_by_side(made, results), archives, notes, console)
+    tables = [side_by_side(made, results)]
+    if (differences := differences_between_rows(made, results)) is not None:
+        tables.append(differences)
+    return _finish(made, tables, archives, notes, console)
 
 
 def about(made: Reproduction) -> list[str]:
@@ -195,25 +198,31 @@ def _file_name(text: str) -> str:
 
 
 def _finish(
-    made: Reproduction, table: StudyTable, archives: dict[str, Path], notes: list[str], console: Console
+    made: Reproduction,
+    tables: list[StudyTable],
+    archives: dict[str, Path],
+    notes: list[str],
+    console: Console,
 ) -> ReproductionResult:
     notes = [*notes, *about(made)]
     notes += [f"Submission archive of {name}: {path}" for name, path in archives.items()]
     folder, name = Path(made.wanted.output), made.wanted.table
-    text = [table.to_markdown(), *(f"- {escape_markdown(line)}" for line in notes), ""]
+    text = [*(table.to_markdown() for table in tables), *(f"- {escape_markdown(line)}" for line in notes), ""]
     if made.studies:
         text += [
             *(f"- Report of the study of {student}: studies/{student}/report.md" for student in made.studies),
             "",
         ]
-    for ending, content in (("csv", table.to_csv()), ("tex", table.to_latex()), ("md", "\n".join(text))):
+    latex = "\n".join(table.to_latex() for table in tables)
+    for ending, content in (("csv", tables[0].to_csv()), ("tex", latex), ("md", "\n".join(text))):
         write_text(folder / f"{name}.{ending}", content)
-    console.print(table.to_rich())
+    for table in tables:
+        console.print(table.to_rich())
     for line in notes:
         _say(console, line)
     output = folder / f"{name}.md"
     _say(console, f"The table is in {output}.")
-    return ReproductionResult(made, table, archives, notes, output)
+    return ReproductionResult(made, tables, archives, notes, output)
 
 
 def _say(console: Console, line: str) -> None:

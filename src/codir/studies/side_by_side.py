@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from codir.errors import RunError
 from codir.storage import read_json
+from codir.studies.findings import AVERAGE
 from codir.studies.loading import teacher_folder
 from codir.studies.paper_tables import Statistic, TableColumn, TableRow
 from codir.studies.reproduction import Reproduction
 from codir.studies.results import TrialResult
-from codir.studies.statistics import Spread
+from codir.studies.statistics import PairedDifference, Spread, holm, paired_difference
 from codir.studies.tables import Column, StudyTable, Value
 
 PAPER, OURS = "paper", "ours"
@@ -51,6 +53,61 @@ def side_by_side(made: Reproduction, results: Mapping[str, Sequence[TrialResult]
     title = f"{table.source} of the paper, scale {made.wanted.scale}: {table.title}"
     note = f"Paper: {table.paper_scores}. Ours: development sets, {_seeds(results)}, in points."
     return StudyTable(title, tuple(columns), tuple(rows), f"{note} {table.note}".strip())
+
+
+def differences_between_rows(
+    made: Reproduction, results: Mapping[str, Sequence[TrialResult]]
+) -> StudyTable | None:
+    """Returns how our rows differ from the first of them, paired by seed, with intervals; None with fewer than two.
+
+    A column's p is corrected by Holm over the rows. Rows that are one and the same setting count once.
+    """
+    rows: dict[tuple[str | None, str | None], TableRow] = {}
+    for row in made.table.rows:
+        if row.statistic == "mean" and made.study_of(row) is not None:
+            rows.setdefault((row.recipe, row.student), row)
+    if len(rows) < 2:
+        return None
+    have = [heading for heading, column in made.table.columns.items() if column.task in made.tasks]
+    scores = [_ours(made, row, results) for row in rows.values()]
+    for one in scores:
+        if len(have) > 1:
+            one[AVERAGE] = _average(one, have)
+    headings = [*have, AVERAGE] if len(have) > 1 else have
+    texts: dict[str, list[str]] = {}
+    for heading in headings:
+        first, *others = (one.get(heading, {}) for one in scores)
+        pairs = [sorted(first.keys() & other.keys()) for other in others]
+        found = [
+            paired_difference([other[s] for s in common], [first[s] for s in common])
+            for other, common in zip(others, pairs, strict=True)
+        ]
+        adjusted = holm([difference.p_value for difference in found])
+        texts[heading] = [
+            _difference(replace(difference, adjusted=p))
+            for difference, p in zip(found, adjusted, strict=True)
+        ]
+    names = [row.name for row in rows.values()]
+    lines = [
+        (name, *(texts[heading][number] for heading in headings)) for number, name in enumerate(names[1:])
+    ]
+    columns = (Column("row", left=True), *(Column(heading) for heading in headings))
+    note = (
+        "Points, paired by seed; brackets: 95 % interval (paired t over the seeds). A star: shown, that is, it excludes "
+        "zero and p is below 0.05 after Holm's correction over the rows. No star is not the same as equal."
+    )
+    return StudyTable(f"Ours: difference from {names[0]}", columns, tuple(lines), note)
+
+
+def _difference(difference: PairedDifference) -> str:
+    if not difference.n:
+        return "no pair"
+    text = f"{100 * difference.difference:+.1f}"
+    if difference.low is None or difference.high is None:
+        return f"{text} ({difference.without})"
+    return (
+        f"{text} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]{'*' if difference.shown else ''}"
+    )
 
 
 def made_here(made: Reproduction, row: TableRow) -> bool:
