@@ -93,8 +93,8 @@ def differences_between_rows(
     ]
     columns = (Column("row", left=True), *(Column(heading) for heading in headings))
     note = (
-        "Points, paired by seed; brackets: 95 % interval (paired t over the seeds). A star: shown, that is, it excludes "
-        "zero and p is below 0.05 after Holm's correction over the rows. No star is not the same as equal."
+        "Points, paired by seed; brackets: 95 % interval (paired t over the seeds). A star: shown: it excludes zero "
+        "and p is below 0.05 after Holm's correction over the rows. No star is not the same as equal."
     )
     return StudyTable(f"Ours: difference from {names[0]}", columns, tuple(lines), note)
 
