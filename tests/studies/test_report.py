@@ -245,7 +245,7 @@ def test_one_seed_says_nothing_of_the_difference():
     found = find([result("kd", "mrpc", 1, 0.7), result("a", "mrpc", 1, 0.9)])
     words = words_of(found)
     assert "one pair has no interval" in words
-    assert "nothing is said" in words
+    assert "Nothing is said of the difference from kd on mrpc of a: one pair" in words
     assert "beyond noise" not in words
 
 

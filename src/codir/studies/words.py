@@ -20,7 +20,7 @@ def plain_words(findings: Findings) -> list[str]:
             "Neither kd nor finetune was run and no baseline is named, so no recipe is compared with one."
         )
     elif not findings.differences:
-        lines.append(f"Only {findings.baseline} is finished, so there is nothing to compare it with.")
+        lines.append(f"There is only {findings.baseline}, so there is nothing to compare it with.")
     for panel in findings.panels:
         lines += _on(findings, panel)
     if findings.baseline is not None and findings.differences:
@@ -65,10 +65,13 @@ def _on(findings: Findings, panel: str | None) -> list[str]:
         )
     elif rest:
         lines.append(f"No difference from {findings.baseline} shown {where}: {_names(rest)}.")
+    without: dict[str, list[Row]] = {}
+    for row, d in found.items():
+        if not d.has_interval:
+            without.setdefault(d.without, []).append(row)
     lines += [
-        f"{row} {where}: {_without_in_words(d)}, so that nothing is said of its difference from {findings.baseline}."
-        for row, d in found.items()
-        if not d.has_interval
+        f"Nothing is said of the difference from {findings.baseline} {where} of {_names(rows)}: {why}."
+        for why, rows in without.items()
     ]
     return lines
 
@@ -131,12 +134,6 @@ def _difference_in_words(d: PairedDifference) -> str:
 
 def _flip_in_words(d: PairedDifference) -> str:
     return "" if d.p_flip is None else f" (sign-flip test, not corrected: {_p(d.p_flip)})"
-
-
-def _without_in_words(d: PairedDifference) -> str:
-    if d.n == 0:
-        return d.without
-    return f"{100 * d.difference:+.1f} points, but {d.without}"
 
 
 def _p(value: float | None) -> str:
