@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codir.errors import ConfigError, DataError, TrainingDivergedError
-from codir.tasks.metrics import METRICS, compute_metrics, metric
+from codir.tasks.metrics import METRICS, compute_metrics, constant_score, metric
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 50)
@@ -93,3 +93,13 @@ def test_logits_that_are_not_finite_are_an_error(bad):
 def test_registry():
     assert metric("mse").greater_is_better is False
     assert all(metric(name).greater_is_better for name in METRICS if name != "mse")
+
+
+def test_the_score_of_one_answer_for_everything():
+    labels = np.array([1, 1, 1, 0])
+    assert constant_score("accuracy", labels) == 0.75
+    assert constant_score("f1", labels) == pytest.approx(2 * 0.75 / 1.75)
+    assert constant_score("f1", 1 - labels) == pytest.approx(2 * 0.25 / 1.25)
+    assert constant_score("matthews", labels) == 0.0
+    assert constant_score("pearson_spearman", labels) is None
+    assert constant_score("accuracy", labels[:0]) is None

@@ -197,3 +197,15 @@ def test_picture_without_matplotlib_names_the_extra(tmp_path, monkeypatch: pytes
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'codir\[plots\]'"):
         four().to_png(tmp_path / "a.png")
+
+
+def test_a_student_that_answers_one_class_is_told_so() -> None:
+    labels = np.array([1] * 75 + [0] * 25)
+    told = four(codir=0.75, labels=labels)
+    assert told.constant == 0.75
+    assert "Answering the same class to everything scores 0.7500" in told.plain_words()[-1]
+    assert len(four(codir=0.76, labels=labels).plain_words()) == 2
+    again = Comparison.from_json(json.loads(json.dumps(told.to_json())))
+    assert again.plain_words()[-1] == told.plain_words()[-1]
+    old = {key: value for key, value in told.to_json().items() if key != "constant"}
+    assert Comparison.from_json(old).constant is None  # a run folder from before

@@ -35,6 +35,7 @@ class TrialResult:
         epochs: passes over the training data that were made.
         best_epoch: after which of them the kept weights stood; None where the last ones were kept.
         folder: the run folder.
+        constant_score: what answering the same class to everything scores; None for scores, and in older run folders.
     """
 
     recipe: str
@@ -57,6 +58,7 @@ class TrialResult:
     epochs: float | None
     best_epoch: float | None
     folder: Path
+    constant_score: float | None = None
 
     @property
     def trial(self) -> Trial:
@@ -107,6 +109,7 @@ def read_result(trial: Trial, output: Path) -> TrialResult | None:
             epochs=epochs,
             best_epoch=best_epoch,
             folder=run.path,
+            constant_score=content["comparison"].get("constant"),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from codir.errors import RunError
 from codir.storage import human_bytes
+from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.paired import PairedTest, paired_test
 from codir.workflows.timing import Timing
 
@@ -93,15 +94,19 @@ class Comparison:
         labels: [n] labels of the validation examples, for the paired tests; not saved.
         tests: by the name of the row; computed from predictions and labels unless given.
         seeds: number of seeds behind each row.
+        constant: what answering the same class to everything scores; computed from the labels unless given.
     """
 
     rows: list[ModelRow]
     labels: np.ndarray | None = field(default=None, repr=False, compare=False)
     tests: dict[str, PairedTest] = field(default_factory=dict)
     seeds: int = 1
+    constant: float | None = None
 
     def __post_init__(self) -> None:
         """Runs the paired tests that can be run."""
+        if self.constant is None and self.labels is not None and self.main_metric in METRICS:
+            self.constant = constant_score(self.main_metric, self.labels)
         plain = self.row("finetune")
         if self.labels is None or plain is None or plain.predictions is None:
             return
@@ -192,6 +197,7 @@ class Comparison:
             "rows": rows,
             "tests": {name: asdict(test) for name, test in self.tests.items()},
             "seeds": self.seeds,
+            "constant": self.constant,
         }
 
     @classmethod
@@ -207,16 +213,22 @@ class Comparison:
                 for row in values["rows"]
             ]
             tests = {name: PairedTest(**test) for name, test in values.get("tests", {}).items()}
-            return cls(rows=rows, tests=tests, seeds=values.get("seeds", 1))
+            return cls(rows=rows, tests=tests, seeds=values.get("seeds", 1), constant=values.get("constant"))
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"This is not the JSON of a comparison table: {error!r}") from error
 
     def plain_words(self) -> list[str]:
-        """Returns two lines on what the table means; they claim no more than the numbers allow."""
+        """Returns what the table means, a line each; they claim no more than the numbers allow."""
         student = self.row("codir") or self.row("kd")
         if student is None:
             return []
-        return [self._kept_in_words(student), self._gain_in_words(student)]
+        lines = [self._kept_in_words(student), self._gain_in_words(student)]
+        if self.constant is not None and student.score <= self.constant + 1e-9:
+            lines.append(
+                f"Answering the same class to everything scores {_number(self.constant, 4)} in {self.main_metric}: the "
+                f"{student.name} is not above that, so that this score does not show that it has learned the task."
+            )
+        return lines
 
     def _kept_in_words(self, student: ModelRow) -> str:
         teacher = self.row("teacher")
