@@ -14,6 +14,7 @@ from codir.errors import nearest
 from codir.recipes.config import DataConfig, Section, StudentConfig, TrainingConfig
 
 StrategyName = Literal["grid", "random", "tpe", "greedy"]
+LauncherName = Literal["local", "ray"]
 PruningName = Literal["none", "median", "halving"]
 
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
@@ -151,7 +152,15 @@ class StudyConfig(Section):
     baseline: str | None = Field(
         default=None, description="recipe that the others are compared with (default: kd, else the first)"
     )
-    workers: int = Field(default=1, ge=1, description="processes on this machine")
+    workers: int = Field(default=1, ge=1, description="processes that run trials side by side")
+    launcher: LauncherName = Field(
+        default="local",
+        description="where the workers run: processes of this machine (`local`), or tasks of a `ray` cluster whose "
+        "machines share the output folder",
+    )
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="of Ray, for each worker: {num_cpus: 4, num_gpus: 1, ...}"
+    )
     storage: str | None = Field(
         default=None,
         description="database by which workers tell each other what they do (default: sqlite in the output folder; "
@@ -354,7 +363,7 @@ def seeds_of(value: Any) -> Any:
     for part in value.split(","):
         match = re.match(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*$", part)
         if not match:
-            raise ValueError("must be numbers such as 1-5 or 1,2,3")
+            raise ValueError("give seeds such as 1-5 or 1,2,3")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first > 10_000:
             raise ValueError(f"{part.strip()} is no range of seeds")

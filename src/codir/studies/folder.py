@@ -22,7 +22,10 @@ from codir.studies.survey import Survey
 from codir.studies.trial import Trial
 
 # Settings of how a study is worked on or shown, not of what it computes.
-_FREE = ("output", "resume", "workers", "storage", "heartbeat", "cache_dir", "baseline", "data_dir", "data")
+_FREE = (
+    *("output", "resume", "workers", "launcher", "resources", "storage", "heartbeat"),
+    *("cache_dir", "baseline", "data_dir", "data"),
+)
 # Of these, what was there must stay, and more may come: it only adds trials.
 _MAY_GROW = ("recipes", "tasks", "students", "teachers", "settings")
 _MISSING = object()

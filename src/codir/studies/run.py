@@ -22,6 +22,7 @@ from codir.studies.config import StudyConfig
 from codir.studies.folder import Plan, StudyFolder, notes_of
 from codir.studies.loading import load_study, resolve_recipes, teacher_folder
 from codir.studies.progress import Board, Progress, read_progress
+from codir.studies.ray_launcher import RayLauncher, require_ray
 from codir.studies.results import TrialResult, read_results
 from codir.studies.store import Store, require_optuna, what_of
 from codir.studies.team import Team
@@ -78,6 +79,8 @@ def study(
     if config is None:
         config = load_study(flags={key: (key, value) for key, value in settings.items()})
     require_optuna()
+    if config.launcher == "ray":
+        require_ray()
     one_process_only("codir study")
     console = console or default_console()
     folder = StudyFolder(config.output)
@@ -120,6 +123,7 @@ def join(output: str | Path, workers: int = 1, console: Console | None = None) -
     require_optuna()
     console = console or default_console()
     plan = Plan(StudyFolder(output))
+    plan.config = plan.config.model_copy(update={"launcher": "local"})
     require_writable(plan.folder.path)
     names = [f"{platform.node()}-{os.getpid()}-{number}" for number in range(1, workers + 1)]
     with _stoppable(plan):
@@ -133,8 +137,9 @@ def run_workers(plan: Plan, names: list[str], console: Console) -> None:
     if not read_progress(plan, []).left:
         return
     store = Store(plan.folder.path, plan.folder.name, config.storage, config.heartbeat)
+    launch = RayLauncher(plan.folder.path, config.resources) if config.launcher == "ray" else None
     with Board(plan, console) as board:
-        Team(plan, store, board, names).work()
+        Team(plan, store, board, names, launch).work()
 
 
 def finish(output: Path, console: Console) -> StudyResult:

@@ -1,4 +1,4 @@
-"""The workers on this machine: started, watched, replaced when they die, and stopped together."""
+"""The workers of a study: started, watched, replaced when they die, and stopped together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from codir.errors import RunError
 from codir.studies.folder import Plan
@@ -27,26 +29,50 @@ IDLE_DEATHS = 6
 _SECONDS_TO_STOP = 180.0
 
 
+class Process(Protocol):
+    """A worker's process, here or on a cluster."""
+
+    def poll(self) -> int | None:
+        """Returns its exit code, minus the signal that ended it, or None while it runs."""
+
+    def terminate(self) -> None:
+        """Asks it to save a checkpoint and to end."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def wait(self, timeout: float) -> int:
+        """Waits for its end; `subprocess.TimeoutExpired` after so many seconds."""
+        ...
+
+
+Launch = Callable[[str, Path], Process]
+
+
 @dataclass
 class _Member:
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     works_on: str | None = None
 
 
 class Team:
-    """Workers of a study on this machine.
+    """Workers of a study.
 
     Args:
         plan: of the study.
         store: its claims.
         board: where to tell what happens.
         names: of the workers.
+        launch: starts a worker, given its name and the file for its output; by default on this machine.
     """
 
-    def __init__(self, plan: Plan, store: Store, board: Board, names: list[str]):
+    def __init__(
+        self, plan: Plan, store: Store, board: Board, names: list[str], launch: Launch | None = None
+    ):
         self.plan, self.store, self.board, self.names = plan, store, board, names
+        self._launch = launch or self._local
         self._members: list[_Member] = []
         self._deaths: Counter[str] = Counter()
         self._idle_deaths = self._ended_before = 0
@@ -83,7 +109,7 @@ class Team:
         """Ends all workers: with a checkpoint, or at once."""
         for member in self._members:
             if member.process.poll() is None:
-                member.process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
+                (member.process.terminate if gently else member.process.kill)()
         until = time.monotonic() + _SECONDS_TO_STOP
         try:
             for member in self._members:
@@ -96,16 +122,10 @@ class Team:
     def _start(self, name: str) -> _Member:
         log = self.plan.folder.logs / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "codir.studies.worker", str(self.plan.folder.path), "--name", name],
-                stdin=subprocess.PIPE,  # its end tells the worker of ours
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self._environment(name),
-                start_new_session=True,  # Ctrl-C is for us alone: we stop the workers
-            )
-        return _Member(name, process, log)
+        return _Member(name, self._launch(name, log), log)
+
+    def _local(self, name: str, log: Path) -> Process:
+        return start_worker(self.plan.folder.path, name, log, self._environment(name))
 
     def _environment(self, name: str) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // len(self.names))
@@ -126,9 +146,7 @@ class Team:
         for member in list(self._members):
             code = member.process.poll()
             if code is None:
-                member.works_on = next(
-                    (c.what for c in claims if c.pid == member.process.pid), member.works_on
-                )
+                member.works_on = next((c.what for c in claims if c.worker == member.name), member.works_on)
                 continue
             self._members.remove(member)
             if code == 0:
@@ -172,6 +190,19 @@ class Team:
         from codir.workflows.runfolder import RunFolder
 
         return RunFolder(self._path(what)).state in ("new", "running", "interrupted")
+
+
+def start_worker(folder: Path, name: str, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a worker on this machine; it ends when this process does."""
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "codir.studies.worker", str(folder), "--name", name],
+            stdin=subprocess.PIPE,  # its end tells the worker of ours
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for us alone: we stop the workers
+        )
 
 
 def _reason(code: int) -> str:
