@@ -240,6 +240,15 @@ def test_table4_varies_what_it_says(wanted):
     assert all("objectives.crd.k" not in searched.grid_of(name) for name in searched.recipes)
 
 
+def test_settings_by_recipe_go_to_the_studies_that_have_it(wanted):
+    few = "study.settings={codir-fine: {objectives.crd.k: 8}}"
+    made = plan(wanted("table2", pretrained={"kd-pre": "x"}, overrides=(few,)))
+    assert made.studies["mlm-pre"].settings == {"codir-fine": {"objectives.crd.k": 8}}
+    assert made.studies["kd-pre"].settings == {}
+    with pytest.raises(ConfigError, match="did you mean 'codir-fine'"):
+        plan(wanted("table2", overrides=("study.settings={codir-fin: {objectives.crd.k: 8}}",)))
+
+
 def test_given_students_and_teachers_are_used(wanted):
     made = plan(
         wanted("table2", pretrained={"kd-pre": "runs/kd-pre"}, teachers={"cola": "runs/cola"}, seeds="4-5")
@@ -367,6 +376,18 @@ def test_table5_from_start_to_end_and_again(wanted, here):
     assert "\\begin{tabular}" in (asked.output / "table5.tex").read_text()
     workflow.reproduce(asked, console)  # goes on, and finds everything finished
     assert len(here) == 2
+
+
+@pytest.mark.slow
+def test_table2_from_start_to_end_with_its_pretraining(wanted, text, here):
+    steps = "{steps: 2, batch_size: 8, micro_batch: 8, precision: fp32}"
+    stages = ("head", "stage1", "mlm-pre", "kd-pre", "codir-pre")
+    overrides = (*TINY, "block=16", *(f"pretraining.{stage}.training={steps}" for stage in stages))
+    asked = wanted("table2", tasks=["mrpc"], seeds="1", corpus=(text,), overrides=overrides)
+    made = workflow.reproduce(asked, Console(file=io.StringIO(), width=200))
+    ours = [row for row in made.tables[0].cells() if row[1] == "ours"]
+    assert len(ours) == 5
+    assert all(re.fullmatch(r"\d+\.\d", row[4]) for row in ours)
 
 
 def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):

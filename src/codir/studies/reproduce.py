@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codir.corpora.corpus import MANIFEST
 from codir.errors import DataError
 from codir.storage import require_writable, write_text
 from codir.studies.folder import Plan, StudyFolder
@@ -111,7 +110,9 @@ def _pretrain(made: Reproduction, console: Console) -> None:
     from codir.workflows.pretrain import pretrain
     from codir.workflows.runfolder import RunFolder
 
-    if made.corpus and made.corpus_folder is not None and not (made.corpus_folder / MANIFEST).is_file():
+    if (
+        made.corpus and made.corpus_folder is not None
+    ):  # a finished one is only compared with what is asked for
         corpus(
             made.corpus,
             made.wanted.model,

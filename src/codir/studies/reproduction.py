@@ -293,6 +293,23 @@ def _has_head(model: str) -> bool:
     return True
 
 
+def _of_recipes(made: Reproduction, recipes: Sequence[str]) -> dict[str, Any]:
+    """Returns the scale's settings of a study, of those by recipe only what is for the study's own."""
+    known = {row.recipe for row in made.table.rows if row.recipe is not None}
+    values = dict(made.scale.study)
+    for key in ("settings", "grid"):
+        if not isinstance(values.get(key), Mapping):
+            continue
+        for name in values[key]:
+            if "." not in name and name not in known:
+                raise ConfigError(
+                    f"study.{key} names {name!r}, which is not in {made.table.source}{nearest(name, known)}: "
+                    f"{', '.join(sorted(known))}."
+                )
+        values[key] = {name: value for name, value in values[key].items() if "." in name or name in recipes}
+    return values
+
+
 def _plan_studies(made: Reproduction, students: Mapping[str, Mapping[str, Any]]) -> None:
     wanted, table = made.wanted, made.table
     first: Path | None = None
@@ -303,7 +320,7 @@ def _plan_studies(made: Reproduction, students: Mapping[str, Mapping[str, Any]])
         if first is not None:  # every study has the first one's teachers
             teachers = {task: teachers.get(task, str(first / "teachers" / task)) for task in made.tasks}
         values = {
-            **made.scale.study,
+            **_of_recipes(made, recipes),
             "recipes": {recipe: table.recipes.get(recipe, {"recipe": recipe}) for recipe in recipes},
             "tasks": made.tasks,
             "data": made.scale.data,
