@@ -178,7 +178,11 @@ def test_a_fault_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
 def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
     config = load(
         recipes=["kd", {"cls": {"recipe": "codir-fine", "settings": {"objectives.crd.pooling": "cls"}}}],
-        students={"half": {"layers": 3}, "own": {"model": "x"}},
+        students={
+            "half": {"layers": 3},
+            "own": {"model": "x"},
+            "lstm": {"config": {"model_type": "codir-bilstm"}},
+        },
         grid={"training.learning_rate": [1e-5, 2e-5], "kd": {"objectives.kd.weight": [0.5]}},
         data={"max_length": 40},
         training={"epochs": 2, "learning_rate": 1e-5},

@@ -108,8 +108,8 @@ def _absolute(config: StudyConfig) -> StudyConfig:
     """Makes paths absolute: a worker may be started elsewhere."""
 
     def there(value: Any) -> Any:
-        if value is None:
-            return None
+        if not isinstance(value, str | Path):
+            return value
         path = Path(value).expanduser()
         return type(value)(path.absolute()) if path.exists() else value
 
