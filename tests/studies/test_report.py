@@ -161,6 +161,14 @@ def test_failed_trials_are_named_with_their_error():
     assert "mrpc/kd/seed-9: failed: the loss is not finite" in found.missing
 
 
+def test_the_only_student_is_not_named_in_every_line():
+    results = [result(recipe, "mrpc", s, 0.7, student="half") for recipe in ("kd", "pkd") for s in (1, 2)]
+    planned = [(recipe, "mrpc", "half", s) for recipe in ("kd", "pkd") for s in (1, 2, 3)]
+    found = find(results, planned=planned)
+    assert [str(row) for row in found.rows] == ["kd", "pkd"]
+    assert found.missing == ("kd on mrpc: not finished for seed 3", "pkd on mrpc: not finished for seed 3")
+
+
 def test_settings_tell_recipes_of_one_name_apart():
     results = [
         result("codir-fine", "mrpc", s, 0.7, settings={"objectives.crd.k": k})
@@ -247,6 +255,20 @@ def test_one_seed_says_nothing_of_the_difference():
     assert "one pair has no interval" in words
     assert "Nothing is said of the difference from kd on mrpc of a: one pair" in words
     assert "beyond noise" not in words
+
+
+def test_scores_that_one_answer_for_everything_has_too_are_named():
+    results = [
+        result(recipe, "mrpc", seed, score + seed / 1000, constant_score=0.812)
+        for recipe, score in (("kd", 0.79), ("sid", 0.83))
+        for seed in (1, 2, 3)
+    ]
+    findings = find(results)
+    line = next(line for line in plain_words(findings) if "same class to everything" in line)
+    assert "On mrpc" in line
+    assert "81.2 points: no more than that, on average, has kd." in line
+    assert scores_table(findings).rows[1][:2] == ("one answer for all", "81.2")
+    assert not any("same class" in line for line in plain_words(find([result("kd", "mrpc", 1, 0.5)])))
 
 
 def test_no_trial_no_words():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, nearest
@@ -82,6 +82,8 @@ class Findings:
         missing: what is not finished or undefined, a line each.
         trials: number of final trials that are finished.
         search_trials, search_seconds: what the search cost on top.
+        constants: by task, what answering the same class to everything scores; tasks of which it is not known are not
+            there.
     """
 
     rows: tuple[Row, ...]
@@ -99,6 +101,7 @@ class Findings:
     trials: int
     search_trials: int = 0
     search_seconds: float = 0.0
+    constants: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def panels(self) -> tuple[str | None, ...]:
@@ -134,6 +137,12 @@ def find(
     final = [result for result in results if result.phase == "final"]
     search = [result for result in results if result.phase != "final"]
     names = _names(final)
+    if planned is not None:
+        planned = list(planned)
+    students = {result.student for result in final} | {student for _, _, student, _ in planned or ()}
+    if len(students) == 1:  # its name would only be repeated in every line
+        final = [replace(result, student=None) for result in final]
+        planned = None if planned is None else [(*place[:2], None, place[3]) for place in planned]
     order_of = {name: place for place, name in enumerate(recipes)}
     task_order = {name: place for place, name in enumerate(tasks)}
     by_cell: dict[tuple[Row, str], list[TrialResult]] = {}
@@ -180,6 +189,9 @@ def find(
         trials=len(final),
         search_trials=len(search),
         search_seconds=sum(result.seconds for result in search),
+        constants={
+            result.task: result.constant_score for result in final if result.constant_score is not None
+        },
     )
 
 

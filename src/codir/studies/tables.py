@@ -235,6 +235,13 @@ def scores_table(findings: Findings) -> StudyTable:
     if average:
         teacher.append(points(sum(findings.teachers.values()) / len(findings.tasks)))
     rows = [tuple(teacher)]
+    if findings.constants:
+        constant: list[Value] = ["one answer for all"]
+        constant += [
+            points(findings.constants[task]) if task in findings.constants else None
+            for task in findings.tasks
+        ]
+        rows.append(tuple(constant + [None] * average))
     for row in findings.rows:
         texts: list[Value] = [str(row)]
         for task in findings.tasks:
@@ -247,7 +254,7 @@ def scores_table(findings: Findings) -> StudyTable:
     note = f"Points (score x 100) on the dev split: mean ± sample standard deviation over {number}."
     if same == 1:
         note = "Points (score x 100) on the dev split, one seed: there is no spread to be seen."
-    return StudyTable("Scores", tuple(columns), tuple(rows), note, rule_after=1)
+    return StudyTable("Scores", tuple(columns), tuple(rows), note, rule_after=len(rows) - len(findings.rows))
 
 
 def _with_count(spread: Spread | None, same: int | None) -> str | None:
@@ -308,7 +315,7 @@ def differences_table(findings: Findings) -> StudyTable:
     note = (
         "Points, paired by seed. Interval and p (t): paired t test over the seeds; Holm's correction is over the "
         "recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval without "
-        "zero and Holm's p below 0.05; `no` does not mean equal."
+        "zero and Holm's p below 0.05; 'no' does not mean equal."
     )
     return StudyTable(f"Difference from {findings.baseline}", columns, tuple(rows), note)
 

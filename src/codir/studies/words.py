@@ -26,6 +26,7 @@ def plain_words(findings: Findings) -> list[str]:
     if findings.baseline is not None and findings.differences:
         lines += _reservations(findings)
     lines += _ranks(findings)
+    lines += _constants(findings)
     lines += [f"Unequal budget: {line}." for line in findings.budget]
     lines.append(
         "The scores are those of the checkpoint that was best on the same dev split (where the trainings keep the best "
@@ -101,7 +102,7 @@ def _ranks(findings: Findings) -> list[str]:
     if ranks is None:
         return [f"No ranks: {findings.why_no_ranks}."]
     left_out = (
-        f" ({findings.blocks_left_out} more are left out, in which a recipe has no score)"
+        f" ({findings.blocks_left_out} more left out, in which a recipe has no score)"
         if findings.blocks_left_out
         else ""
     )
@@ -124,6 +125,22 @@ def _ranks(findings: Findings) -> list[str]:
         f"Ranks {over}: the recipes' average ranks differ (Friedman, {_p(ranks.p_value)}); {pairs}; best is "
         f"{ranks.names[0]} ({ranks.ranks[0]:.2f}). Seeds of a task share its data: this speaks of these tasks only."
     ]
+
+
+def _constants(findings: Findings) -> list[str]:
+    lines = []
+    for task, constant in findings.constants.items():
+        spreads = {
+            row: findings.cells[row, task].spread for row in findings.rows if (row, task) in findings.cells
+        }
+        not_above = [row for row, spread in spreads.items() if spread and spread.mean <= constant + 1e-9]
+        if not_above:
+            lines.append(
+                f"On {task} answering the same class to everything scores {100 * constant:.1f} points: "
+                f"no more than that, on average, has {_names(not_above)}. Such a score does not show that the task was "
+                "learned."
+            )
+    return lines
 
 
 def _difference_in_words(d: PairedDifference) -> str:
