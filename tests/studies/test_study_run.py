@@ -233,3 +233,46 @@ def test_a_damaged_result_is_named(study_settings: Settings, tmp_path: Path, her
     shutil.rmtree(metrics.parent)
     study(**study_settings(tmp_path / "s", recipes=["kd"], seeds=[1], resume=True), console=quiet())
     assert len(read_results(tmp_path / "s")) == 1
+
+
+def test_the_greedy_protocol_from_start_to_end(
+    study_settings: Settings, tmp_path: Path, here: list[str]
+) -> None:
+    grid = {"finetune": {"training.learning_rate": [1e-9, 3e-3]}}
+    settings = study_settings(tmp_path / "s", recipes=["kd"], strategy="greedy", grid=grid, seeds=[1])
+    training = {key: value for key, value in settings["training"].items() if key != "learning_rate"}
+    settings["training"] = {**training, "epochs": 4}
+    result = study(**settings, console=quiet())
+    searched = {
+        each.settings["training.learning_rate"]: each.score
+        for each in result.results
+        if each.phase == "search"
+    }
+    (final,) = [each for each in result.results if each.phase == "final"]
+    assert len(here) == 3
+    assert final.recipe == "kd"
+    assert searched[final.settings["training.learning_rate"]] == max(searched.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"objectives.crd.k": [5]}}, "grid: objectives.crd.k means nothing to finetune, kd"),
+        ({"grid": {"kd": {"objectives.crd.k": [5]}}}, "grid: objectives.crd.k means nothing to kd"),
+        (
+            {"grid": {"training.epochs": [1, 2]}},
+            "training.epochs cannot be searched: it is part of the budget",
+        ),
+        ({"grid": {"training.lerning_rate": [1]}}, "did you mean 'learning_rate'"),
+        ({"grid": {"objectives.kd.temperature": [1, -1]}}, "objectives.kd.temperature is -1"),
+        ({"grid": {"data.max_length": [1]}}, "data.max_length cannot be searched"),
+        ({"launcher": "ray"}, "pip install ray"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused(
+    study_settings: Settings, tmp_path: Path, here: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        study(**study_settings(tmp_path / "s", **changes), console=quiet())
+    assert message in str(refused.value)
+    assert not (tmp_path / "s").exists()
