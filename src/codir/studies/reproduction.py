@@ -176,8 +176,9 @@ def _choose_tasks(made: Reproduction) -> None:
             made.tasks.append(task)
     if not made.tasks:
         raise DataError(f"None of the tasks {', '.join(chosen)} is in {wanted.data_dir}.")
-    if not wanted.tasks and (others := [task for task in of_table if task not in chosen]):
-        made.left_out.append(f"{', '.join(others)}: not part of the scale {wanted.scale}")
+    if others := [task for task in of_table if task not in chosen]:
+        why = "not among --tasks" if wanted.tasks else f"not part of the scale {wanted.scale}"
+        made.left_out.append(f"{', '.join(others)}: {why}")
 
 
 def _missing_task(wanted: Wanted, task: str) -> bool:

@@ -51,7 +51,7 @@ def side_by_side(made: Reproduction, results: Mapping[str, Sequence[TrialResult]
                 shown.append(_text(average, row.statistic))
             rows.append(("", OURS, *shown))
     title = f"{table.source} of the paper, scale {made.wanted.scale}: {table.title}"
-    note = f"Paper: {table.paper_scores}. Ours: development sets, {_seeds(results)}, in points."
+    note = f"Paper: {table.paper_scores}. Ours: development sets, {_seeds(made, results)}, in points."
     return StudyTable(title, tuple(columns), tuple(rows), f"{note} {table.note}".strip())
 
 
@@ -180,10 +180,11 @@ def _text(by_seed: Mapping[int, float], statistic: Statistic) -> str | None:
     return f"{spread.mean:.1f}" + ("" if spread.std is None else f" ±{spread.std:.1f}")
 
 
-def _seeds(results: Mapping[str, Sequence[TrialResult]]) -> str:
+def _seeds(made: Reproduction, results: Mapping[str, Sequence[TrialResult]]) -> str:
     seeds = sorted({result.seed for some in results.values() for result in some})
     if not seeds:
         return "nothing finished yet"
     if len(seeds) == 1:
         return f"one seed ({seeds[0]}), so there is no spread"
-    return f"mean ± standard deviation over {len(seeds)} seeds"
+    means = all(row.statistic == "mean" for row in made.table.rows)
+    return f"{'mean ± standard deviation over ' if means else ''}{len(seeds)} seeds"
