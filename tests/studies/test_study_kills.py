@@ -191,7 +191,7 @@ def test_a_worker_joins_and_ends_with_the_study(study_settings: Settings, tmp_pa
     assert process.returncode == 0, said
     assert joined.returncode == 0, of_joined
     assert_done(output, 8)
-    own = (output / "logs" / "worker-1.log").read_text().count(" starts ")
-    others = sum(path.read_text().count(" starts ") for path in (output / "logs").glob("*.log")) - own
+    own = (output / "logs" / "worker-1.log").read_text().count(" starts good/")
+    others = sum(path.read_text().count(" starts good/") for path in (output / "logs").glob("*.log")) - own
     assert own + others == 8
     assert others > 0
