@@ -107,5 +107,6 @@ def test_one_file_and_one_recipe(
 
     lines = [json.loads(line) for line in (result.output / "log.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss_made_up" in line]
-    assert logged and all(0 < line["loss_made_up"] < 1 and line["made_up_pooled_gap"] > 0 for line in logged)
+    assert logged
+    assert all(0 < line["loss_made_up"] < 1 and line["made_up_pooled_gap"] > 0 for line in logged)
     shutil.rmtree(result.output)
