@@ -65,7 +65,7 @@ def main() -> None:
     recipes = [
         name for name in recipe_names("distill") if name != "bilstm"
     ]  # that one has a student of its own
-    data = synthetic(600 if options.quick else 1024, TOKENS, model.config.vocab_size)
+    data = synthetic(600 if options.quick else 2048, TOKENS, model.config.vocab_size)
     names = [PLAIN, AGAIN, *recipes, f"tinybert{LIVE}", f"minilm{LIVE}"]
 
     with tempfile.TemporaryDirectory() as place:
