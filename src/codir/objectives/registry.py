@@ -18,6 +18,7 @@ _HELPERS = {
     "bank_storage",
     "base",
     "contrastive",
+    "matched_attention",
     "matched_states",
     "negative_sources",
     "progressive",
