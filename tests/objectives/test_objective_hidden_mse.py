@@ -183,8 +183,8 @@ def test_refusals() -> None:
         HiddenMSE.check(settings(), replace(context, aligned=False))
     with pytest.raises(ConfigError, match=r"hidden_mse\.matching: .*block 9 of the teacher"):
         HiddenMSE.check(settings(matching=[[1, 9]]), context)
-    with pytest.raises(ConfigError, match=r"hidden_mse\.matching: Unknown .*'sprea'.*did you mean 'spread'"):
-        HiddenMSE.check(settings(matching="sprea"), context)
+    with pytest.raises(ConfigError, match=r"hidden_mse\.matching='sprea'.*did you mean 'spread'"):
+        build_objectives({"hidden_mse": {"matching": "sprea"}}, context)
     with pytest.raises(
         ConfigError, match=r"have 6 numbers, the teacher's 8: set hidden_mse\.projection to auto"
     ):

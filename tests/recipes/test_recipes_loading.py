@@ -298,3 +298,9 @@ def test_build_checks_one_section() -> None:
     settings.set(("max_length",), 1, "--max-length")
     with pytest.raises(ConfigError, match="--max-length: max_length is 1"):
         build(DataConfig, settings)
+
+
+def test_an_unknown_matching_of_blocks_is_refused_where_it_stands(my_yaml: Any) -> None:
+    path = my_yaml("objectives:\n  attention_mse:\n    matching: spred\n")
+    with pytest.raises(ConfigError, match=r"yaml, line 3: .*'spred' \(did you mean 'spread'\?\)"):
+        distill(config=path)

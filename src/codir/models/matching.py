@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from codir.errors import ConfigError, nearest
 
-Matching = str | list[tuple[int, int]]
-
 NAMED_MATCHINGS = ("spread", "skip", "last", "top")
+
+
+def _known(spec: str | list[tuple[int, int]]) -> str | list[tuple[int, int]]:
+    """Refuses an unknown word when a recipe is read, where its line is known."""
+    if isinstance(spec, str) and spec.strip().lower() not in NAMED_MATCHINGS:
+        raise ValueError(_unknown(spec))
+    return spec
+
+
+def _unknown(word: str) -> str:
+    return (
+        f"unknown matching of blocks {word!r}{nearest(word, NAMED_MATCHINGS)}: choose one of "
+        f"{', '.join(NAMED_MATCHINGS)}, or pairs [[student, teacher], ...] counted from 1."
+    )
+
+
+Matching = Annotated[str | list[tuple[int, int]], AfterValidator(_known)]
 
 MATCHING_HELP = (
     "which blocks are matched: `spread` evenly, the last ones included; `skip`, the same without the last pair; "
@@ -51,10 +69,7 @@ def match_blocks(spec: Matching, student: int, teacher: int) -> tuple[tuple[int,
 
 def _named(word: str, student: int, teacher: int) -> list[tuple[int, int]]:
     if word not in NAMED_MATCHINGS:
-        raise ConfigError(
-            f"Unknown matching of blocks {word!r}{nearest(word, NAMED_MATCHINGS)}: choose one of "
-            f"{', '.join(NAMED_MATCHINGS)}, or pairs [[student, teacher], ...] counted from 1."
-        )
+        raise ConfigError(_unknown(word))
     if student > teacher:
         raise ConfigError(
             f"The student has {student} blocks and the teacher {teacher}: name the pairs yourself, or choose a "
