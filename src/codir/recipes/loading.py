@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +19,9 @@ from codir.recipes.library import ABOUT, load_recipe
 from codir.recipes.messages import explain
 from codir.recipes.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
+
+if TYPE_CHECKING:
+    from codir.objectives.base import ObjectiveSettings
 
 _SECTIONS = ("data", "student", "training", "objectives", "masking")
 Flags = Mapping[str, tuple[str, Any]]
@@ -44,6 +47,14 @@ class Settings:
             inner = inner.setdefault(key, {})
         inner[path[-1]] = value
         self.merge(nested, _Everywhere(place))
+
+    def set_given(self, overrides: Iterable[str], flags: Flags | None) -> None:
+        """Sets what the command line gives: `--set` first, the flags of their own over it."""
+        for override in overrides:
+            path, value = parse_override(override)
+            self.set(path, value, f"--set {override}")
+        for key, (flag, value) in (flags or {}).items():
+            self.set(tuple(key.split(".")), value, flag)
 
     def _merge(
         self, into: dict[str, Any], values: Mapping[str, Any], path: KeyPath, places: Mapping[KeyPath, str]
@@ -127,12 +138,12 @@ def complete_objectives(
 ) -> dict[str, dict[str, Any]]:
     """Checks the settings of each objective and fills in its defaults, so that a run folder names all of them.
 
+    Imports the objectives, and with them torch.
+
     Args:
         objectives: settings by name.
         places: where they stand.
         command: `distill` or `pretrain`: not every objective fits both.
-
-    Imports the objectives, and with them torch.
 
     Raises:
         ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands; for an
@@ -140,12 +151,12 @@ def complete_objectives(
     """
     from codir.objectives.registry import check_schedule, find_objective
 
-    complete: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, ObjectiveSettings] = {}
     problems: list[str] = []
     for name, values in objectives.items():
         path = ("objectives", name)
         try:
-            complete[name] = find_objective(name).Settings.model_validate(values).model_dump(mode="json")
+            chosen[name] = find_objective(name).Settings.model_validate(values)
         except ValidationError as error:
             model = find_objective(name).Settings
             problems.append(explain(error, model, values, places, path))
@@ -159,10 +170,8 @@ def complete_objectives(
                 )
     if problems:
         raise ConfigError("\n".join(problems))
-    check_schedule(
-        {name: find_objective(name).Settings.model_validate(each) for name, each in complete.items()}
-    )
-    return complete
+    check_schedule(chosen)
+    return {name: settings.model_dump(mode="json") for name, settings in chosen.items()}
 
 
 _INSTEAD = {
@@ -220,11 +229,7 @@ def _collect(
     settings = Settings()
     settings.merge(start.settings, start.places)
     settings.merge(own, own_places)
-    for override in overrides:
-        path, value = parse_override(override)
-        settings.set(path, value, f"--set {override}")
-    for key, (flag, value) in (flags or {}).items():
-        settings.set(tuple(key.split(".")), value, flag)
+    settings.set_given(overrides, flags)
     if command != "finetune":
         settings.set(("recipe",), start.name, "--recipe")
     if command != "pretrain":

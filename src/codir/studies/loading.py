@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from codir.errors import ConfigError, nearest
 from codir.recipes.config import DistillConfig, FinetuneConfig, TrainingConfig
 from codir.recipes.library import load_recipe, recipe_names
-from codir.recipes.loading import Flags, Settings, build, complete_objectives, parse_override, recipe_settings
+from codir.recipes.loading import Flags, Settings, build, complete_objectives, recipe_settings
 from codir.recipes.messages import explain
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spelt_out
@@ -78,11 +78,7 @@ def load_study(
         if content.pop("command", "study") != "study":
             raise ConfigError(f"{places[('command',)]}: this configuration is not for `codir study`")
         settings.merge(content, places)
-    for override in overrides:
-        path, value = parse_override(override)
-        settings.set(path, value, f"--set {override}")
-    for key, (flag, value) in (flags or {}).items():
-        settings.set(tuple(key.split(".")), value, flag)
+    settings.set_given(overrides, flags)
     settings.values = _spelt_out(settings)  # so that messages name the sections as they are
     loaded = build(StudyConfig, settings)
     _explain_training(loaded.training, settings)
