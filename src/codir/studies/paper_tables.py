@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from codir.errors import ConfigError, nearest
 from codir.recipes.config import Section
-from codir.recipes.loading import Settings, build, parse_override
+from codir.recipes.loading import Settings, build
 from codir.recipes.yaml_text import read_yaml
 
 ScaleName = Literal["paper", "small"]
@@ -132,7 +132,5 @@ def load_table(name: str, scale: ScaleName | None = None, overrides: Iterable[st
         return table
     own = Settings()
     own.merge(content["scales"][scale], {key[2:]: place for key, place in places.items() if len(key) > 2})
-    for override in overrides:
-        path, value = parse_override(override)
-        own.set(path, value, f"--set {override}")
+    own.set_given(overrides, None)
     return table.model_copy(update={"scales": {**table.scales, scale: build(Scale, own)}})
