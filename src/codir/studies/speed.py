@@ -21,7 +21,7 @@ from codir.studies.reproduction import Reproduction
 from codir.studies.side_by_side import OURS, PAPER
 from codir.studies.tables import Column, StudyTable, Value
 from codir.workflows.data import load_data
-from codir.workflows.timing import Text, Timing, measure
+from codir.workflows.timing import Text, Timing, measure, texts_of
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -107,12 +107,7 @@ def _texts(made: Reproduction) -> list[Text]:
         DataConfig(task=speed.task, data_dir=made.wanted.data_dir, limit_validation=made.scale.sequences),
         train=False,
     )
-    split = data.validation[data.main_split]
-    seconds = split["text_pair"] if "text_pair" in split.column_names else [None] * len(split)
-    return [
-        (first, second) if second is not None else first
-        for first, second in zip(split["text"], seconds, strict=True)
-    ]
+    return texts_of(data.validation[data.main_split])
 
 
 def _models(made: Reproduction) -> dict[str, Loaded]:

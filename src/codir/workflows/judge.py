@@ -15,7 +15,7 @@ from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.prepare import Distillation, main_role
 from codir.workflows.student_run import in_data_order
-from codir.workflows.timing import Timing, measure, model_size
+from codir.workflows.timing import Timing, measure, model_size, texts_of
 
 TIMED_SEQUENCES = 256
 
@@ -113,12 +113,7 @@ def compare(
 
 def _time(parts: Distillation, student: PreTrainedModel) -> dict[str, Timing]:
     split = parts.data.validation[parts.data.main_split]
-    chosen = split.select(range(min(TIMED_SEQUENCES, len(split))))
-    pairs = list(chosen["text_pair"]) if "text_pair" in chosen.column_names else [None] * len(chosen)
-    texts = [
-        (first, second) if second is not None else first
-        for first, second in zip(chosen["text"], pairs, strict=True)
-    ]
+    texts = texts_of(split, TIMED_SEQUENCES)
     models = {
         "teacher": (parts.teacher.model, parts.teacher_tokenizer or parts.tokenizer),
         "student": (student, parts.tokenizer),

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
+from codir.models.inference import evaluation_mode
 from codir.tasks.encoding import length_limit
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 Text = str | tuple[str, str | None]
+Inputs = dict[str, torch.Tensor]
+Model = Any
+"""A classifier of transformers, or a module that acts as one (`config`, `device`, `dtype`, keyword inputs)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,41 @@ class Timing:
         return cls(**{**values, "rounds": tuple(values["rounds"])})
 
 
+@dataclass(frozen=True)
+class RealLengths:
+    """Time one model takes for a request: a batch of texts at their real lengths, padded to its longest only.
+
+    Attributes:
+        batch_size: texts in a request.
+        requests: number of requests timed, all rounds together.
+        p50, p95: milliseconds that half and 95 % of these requests stay within.
+        mean: milliseconds of a request, over all of them.
+        sequences_per_second: median over the rounds of sequences / time.
+        speedup: median over the rounds of (time of the first model / time of this one); 1 for the first.
+        tokens: mean number of tokens of a text.
+    """
+
+    batch_size: int
+    requests: int
+    p50: float
+    p95: float
+    mean: float
+    sequences_per_second: float
+    speedup: float
+    tokens: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RealLengths:
+        """Restores what `to_dict` returned."""
+        return cls(**values)
+
+
 def measure(
-    models: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
     texts: Sequence[Text],
     batch_size: int = 32,
     max_length: int = 128,
@@ -67,6 +109,8 @@ def measure(
     device: str | torch.device = "cpu",
     pad_to_max_length: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    all_shapes: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Timing]:
     """Times the models on the same texts, in turns: each batch goes through every model before the next one.
 
@@ -82,6 +126,8 @@ def measure(
         device: where to measure.
         pad_to_max_length: pad all sequences to `max_length` instead of to the longest of their batch.
         clock: seconds, replaced in tests.
+        all_shapes: run one batch of every shape before, for engines that prepare themselves for each.
+        progress: called after each pass of a model with the tokens it had, padding included.
 
     Returns:
         One `Timing` for each name, in the order given.
@@ -89,42 +135,24 @@ def measure(
     Raises:
         DataError: there are no texts.
     """
-    if not texts:
-        raise DataError("There are no texts to measure the speed on: the validation split is empty.")
-    if rounds < 1 or batch_size < 1:
-        raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
     if not models:
         return {}
-    device = torch.device(device)
-    chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    batches = {
-        name: [_encode(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
-        for name, (model, tokenizer) in models.items()
-    }
-    before = {name: (model.training, model.device) for name, (model, _) in models.items()}
-    seconds = {name: [0.0] * rounds for name in models}
-    order = list(models)
-    try:
-        for model, _ in models.values():
-            model.eval().to(device)  # type: ignore[arg-type]
-        with torch.inference_mode():
-            for name, (model, _) in models.items():
-                _forward(model, batches[name][0], device, clock)
-            for round_ in range(rounds):
-                for number in range(len(chunks)):
-                    turn = (round_ + number) % len(order)
-                    for name in order[turn:] + order[:turn]:
-                        batch = batches[name][number]
-                        seconds[name][round_] += _forward(models[name][0], batch, device, clock)
-    finally:
-        for name, (model, _) in models.items():
-            was_training, was_on = before[name]
-            model.train(was_training).to(was_on)  # type: ignore[arg-type]
-    first = seconds[order[0]]
+    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length)
+    seconds = time_in_turns(
+        {name: model for name, (model, _) in models.items()},
+        batches,
+        rounds,
+        device=device,
+        clock=clock,
+        all_shapes=all_shapes,
+        progress=progress,
+    )
+    first = next(iter(seconds.values())).sum(axis=1)
     results = {}
     for name, (model, _) in models.items():
-        per_sequence = [1000 * total / len(texts) for total in seconds[name]]
-        ratios = [a / b if b > 0 else float("nan") for a, b in zip(first, seconds[name], strict=True)]
+        totals = seconds[name].sum(axis=1)
+        per_sequence = [1000 * float(total) / len(texts) for total in totals]
+        ratios = _ratios(first, totals)
         results[name] = Timing(
             ms_per_sequence=statistics.median(per_sequence),
             spread=(max(per_sequence) - min(per_sequence)) / 2,
@@ -136,20 +164,145 @@ def measure(
             batch_size=batch_size,
             max_length=max_length,
             padded=pad_to_max_length,
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            device=device_name(device),
             dtype=str(model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
         )
     return results
 
 
-def _encode(
-    model: PreTrainedModel,
+def measure_requests(
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
+    texts: Sequence[Text],
+    batch_size: int = 1,
+    max_length: int = 128,
+    rounds: int = 3,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, RealLengths]:
+    """Times single requests, as users run a model: the texts in their order, at their real lengths.
+
+    Models take turns as in `measure`. A batch of every shape is run before, untimed: a service that has been up for
+    a while has seen all lengths. Arguments and errors as for `measure`.
+    """
+    if not models:
+        return {}
+    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length=False)
+    seconds = time_in_turns(
+        {name: model for name, (model, _) in models.items()},
+        batches,
+        rounds,
+        device=device,
+        clock=clock,
+        all_shapes=True,
+        progress=progress,
+    )
+    first = next(iter(seconds.values())).sum(axis=1)
+    results = {}
+    for name in models:
+        totals = seconds[name].sum(axis=1)
+        requests = 1000 * seconds[name].ravel()
+        results[name] = RealLengths(
+            batch_size=batch_size,
+            requests=len(requests),
+            p50=float(np.percentile(requests, 50)),
+            p95=float(np.percentile(requests, 95)),
+            mean=float(requests.mean()),
+            sequences_per_second=statistics.median(
+                len(texts) / total if total > 0 else float("inf") for total in totals.tolist()
+            ),
+            speedup=statistics.median(_ratios(first, totals)),
+            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / len(texts),
+        )
+    return results
+
+
+def time_in_turns(
+    models: Mapping[str, Model],
+    batches: Mapping[str, Sequence[Inputs]],
+    rounds: int,
+    *,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    all_shapes: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs every batch through every model before the next batch, the first to go changing with each.
+
+    Args:
+        models: by name.
+        batches: of each model, its own inputs; equally many for all.
+        rounds: passes over the batches.
+        device: where to compute; models come back to where they were, in the mode they had.
+        clock: seconds, replaced in tests.
+        all_shapes: before the clock starts, run one batch of every shape instead of the first batch only.
+        progress: called after each pass of a model with the tokens it had, padding included.
+
+    Returns:
+        Seconds of each forward pass [rounds, batches] by name; copies to the device are not in them.
+    """
+    place = torch.device(device)
+    order = list(models)
+    number_of = len(batches[order[0]])
+    seconds = {name: np.zeros((rounds, number_of)) for name in order}
+    before = {name: model.device for name, model in models.items()}
+
+    def run(name: str, batch: Inputs) -> float:
+        taken = _forward(models[name], batch, place, clock)
+        if progress is not None:
+            progress(batch["input_ids"].numel())
+        return taken
+
+    with contextlib.ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluation_mode(model))
+        try:
+            for model in models.values():
+                model.to(place)
+            with torch.inference_mode():
+                for name in order:
+                    for batch in _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1]:
+                        run(name, batch)
+                for round_ in range(rounds):
+                    for number in range(number_of):
+                        turn = (round_ + number) % len(order)
+                        for name in order[turn:] + order[:turn]:
+                            seconds[name][round_, number] = run(name, batches[name][number])
+        finally:
+            for name, model in models.items():
+                model.to(before[name])
+    return seconds
+
+
+def _batches(
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
+    texts: Sequence[Text],
+    batch_size: int,
+    max_length: int,
+    rounds: int,
+    pad_to_max_length: bool,
+) -> dict[str, list[Inputs]]:
+    """Returns each model's own batches of the texts, in their order."""
+    if not texts:
+        raise DataError("There are no texts to measure the speed on: the validation split is empty.")
+    if rounds < 1 or batch_size < 1:
+        raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
+    chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    return {
+        name: [encode_batch(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
+        for name, (model, tokenizer) in models.items()
+    }
+
+
+def encode_batch(
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     max_length: int,
     pad_to_max_length: bool,
-) -> dict[str, torch.Tensor]:
+) -> Inputs:
+    """Returns a model's inputs for a batch, cut at `max_length` and at the model's own limit, whatever runs it."""
     limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
     seconds = [None if isinstance(text, str) else text[1] for text in texts]
@@ -165,9 +318,32 @@ def _encode(
     return dict(encoded)
 
 
-def _forward(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor], device: torch.device, clock: Callable[[], float]
-) -> float:
+def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
+    """Returns the texts of a split (its first `most`), pairs as tuples."""
+    chosen = split if most is None else split.select(range(min(most, len(split))))
+    pairs = chosen["text_pair"] if "text_pair" in chosen.column_names else [None] * len(chosen)
+    return [
+        (first, second) if second is not None else first
+        for first, second in zip(chosen["text"], pairs, strict=True)
+    ]
+
+
+def _one_of_each_shape(batches: Sequence[Inputs]) -> list[Inputs]:
+    return list({tuple(batch["input_ids"].shape): batch for batch in batches}.values())
+
+
+def _ratios(first: np.ndarray, other: np.ndarray) -> list[float]:
+    """Returns time of the first model / time of the other, round by round."""
+    return [a / b if b > 0 else float("nan") for a, b in zip(first.tolist(), other.tolist(), strict=True)]
+
+
+def device_name(device: str | torch.device) -> str:
+    """Returns what a device is called: `cpu`, or the GPU's name."""
+    place = torch.device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
+
+
+def _forward(model: Model, batch: Inputs, device: torch.device, clock: Callable[[], float]) -> float:
     """Runs one batch and returns the seconds it took, copies to the device excluded."""
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     if device.type == "cuda":
