@@ -44,8 +44,9 @@ def load_classifier(
     id2label: Mapping[int, str] | None = None,
     regression: bool = False,
     trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """Loads a sequence classifier in fp32 (a bf16 checkpoint would load, and train, as bf16).
+    """Loads a sequence classifier, in fp32 unless told otherwise (a bf16 checkpoint would load, and train, as bf16).
 
     Args:
         path_or_hub_id: a model folder (a run folder is one) or a Hub id.
@@ -55,6 +56,7 @@ def load_classifier(
         id2label: class names; by default what the config says.
         regression: one output, trained with the mean squared error.
         trust_remote_code: allows models whose code comes with them.
+        dtype: `torch.bfloat16` for inference in bf16.
 
     Returns:
         The model in eval mode.
@@ -66,7 +68,7 @@ def load_classifier(
     source = resolve(path_or_hub_id)
     config = load_config(source, trust_remote_code=trust_remote_code)
     set_labels(config, num_labels, id2label, regression)
-    model, report = _load(AutoModelForSequenceClassification, source, config, trust_remote_code)
+    model, report = _load(AutoModelForSequenceClassification, source, config, trust_remote_code, dtype)
     absent = _absent(source, model, report)
     if require_head and absent:
         _refuse_head(source, absent, report)
@@ -97,7 +99,11 @@ def load_pretrained(
 
 
 def _load(
-    auto: Any, source: str | Path, config: PretrainedConfig, trust_remote_code: bool
+    auto: Any,
+    source: str | Path,
+    config: PretrainedConfig,
+    trust_remote_code: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     if isinstance(source, Path):
         _check_weights(source)
@@ -106,7 +112,7 @@ def _load(
             return auto.from_pretrained(
                 str(source),
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,

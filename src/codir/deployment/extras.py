@@ -1,0 +1,57 @@
+"""Packages that only exporting needs: imported when used, named plainly when missing, kept off the network."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+from codir.errors import ConfigError
+
+_PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "openvino int8": ("openvino", "nncf"),
+    "onnxruntime": ("onnxruntime",),
+    "torch-bf16": (),
+    "torch": (),
+    "torch-compiled": (),
+}
+
+
+def require(what: str) -> None:
+    """Imports the packages of an engine or a format.
+
+    Args:
+        what: an engine's name, `onnx`, `openvino` or `openvino int8`.
+
+    Raises:
+        ConfigError: one of them is not installed, or cannot be imported; names the extra.
+    """
+    for name in _PACKAGES[what]:
+        load(name)
+
+
+def load(name: str) -> Any:
+    """Returns the module of a package of the extra; raises `ConfigError` where it cannot be imported."""
+    no_telemetry()
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        why = "is not installed" if missing else f"cannot be imported ({error})"
+        raise ConfigError(
+            f'The package {name} {why}. It comes with the extra: pip install "codir[export]"'
+        ) from error
+
+
+def no_telemetry() -> None:
+    """Hides the package openvino_telemetry: OpenVINO and NNCF then send nothing, as where it is not installed.
+
+    With it, the mere import of openvino sends an event over the network unless the user once opted out. Call this
+    before anything that imports openvino, `transformers.exporters` among it.
+    """
+    # None is Python's way to say that a module cannot be imported
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    logging.getLogger("nncf").setLevel(logging.ERROR)

@@ -1,0 +1,154 @@
+"""The exported folder: a manifest beside the model says what it is, and proves that every file is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codir.errors import ModelError, RunError
+from codir.storage import file_digest, human_bytes, read_json, write_json
+
+MANIFEST = "deployment.json"
+SCHEMA = 1
+# People edit it, and the Hub adds to it; nothing is computed from it.
+_FREE = frozenset({"README.md", MANIFEST})
+# Anything of these holds or describes weights; the rest (tokenizer, config) does not count as the model's size.
+_WEIGHTS = (".onnx", ".onnx.data", ".xml", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `deployment.json` says.
+
+    Attributes:
+        format: one of `formats.FORMATS`.
+        quantize: `none` or `int8`.
+        precision: `fp32`, `bf16` or `int8`: what the engine computes in.
+        engine: the engine that runs it (`formats.ENGINES`).
+        source: the model it was made from, as it was named.
+        source_digest: fingerprint of that model's weights.
+        inputs: names of the inputs the exported graph takes.
+        settings: what the engine is told when it loads the model (OpenVINO's precision hint).
+        task: the task it was checked on, None without one.
+        max_length: tokens the checks cut texts at (the training's limit, or the model's positions); None for no limit.
+        parameters, embedding_parameters: of the model it was made from.
+        versions: of the packages it was made with.
+        created: time in UTC.
+        command: the command that made it.
+        checks: the figures of the comparison with the source (`codir.workflows.export_checks`).
+        metrics_before, metrics_after: the task's metrics, by split, of the source in fp32 and of the export.
+        files: size in bytes and fingerprint of every file.
+        schema: version of this layout.
+    """
+
+    format: str
+    quantize: str
+    precision: str
+    engine: str
+    source: str
+    source_digest: str
+    inputs: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    task: str | None = None
+    max_length: int | None = None
+    parameters: int | None = None
+    embedding_parameters: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    command: str = ""
+    checks: dict[str, Any] = field(default_factory=dict)
+    metrics_before: dict[str, dict[str, float]] | None = None
+    metrics_after: dict[str, dict[str, float]] | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def bytes(self) -> int:
+        """Size of the graph and its weights, without tokenizer and configuration."""
+        return sum(entry["bytes"] for name, entry in self.files.items() if name.endswith(_WEIGHTS))
+
+    def write(self, folder: str | Path) -> Manifest:
+        """Fingerprints every file of the folder, writes `deployment.json` and returns what it says."""
+        folder = Path(folder)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _FREE)
+        files = {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "digest": file_digest(path)}
+            for path in paths
+        }
+        whole = dataclasses.replace(self, files=files)
+        write_json(folder / MANIFEST, dataclasses.asdict(whole))
+        return whole
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """Reads `deployment.json`; `check_files` says whether the files beside it are whole.
+
+        Raises:
+            ModelError: it is missing, damaged, or of a newer codir.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} is no exported folder: {MANIFEST} is missing. `codir export` makes one."
+            )
+        try:
+            values = read_json(path)
+            if not isinstance(values, dict):
+                raise ValueError("no JSON object")
+            schema = values.get("schema", SCHEMA)
+            if isinstance(schema, int) and schema > SCHEMA:
+                raise ModelError(
+                    f"{path} was written by a newer codir (layout {schema}; this one reads up to {SCHEMA}). "
+                    "Update codir, or export the model again with this version."
+                )
+            known = {each.name for each in dataclasses.fields(cls)}
+            manifest = cls(**{name: value for name, value in values.items() if name in known})
+            return dataclasses.replace(manifest, inputs=tuple(manifest.inputs), files=_files(manifest.files))
+        except (RunError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"{path} is damaged: {error}. Export the model again: `codir export`."
+            ) from error
+
+    def check_files(self, folder: str | Path) -> None:
+        """Raises `ModelError` unless every file the manifest lists is there, with its size and content."""
+        for name, entry in self.files.items():
+            path = Path(folder) / name
+            if not path.is_file():
+                raise ModelError(f"{path} is missing. {_AGAIN}")
+            size, expected = path.stat().st_size, entry["bytes"]
+            if size != expected:
+                what = "truncated" if size < expected else "changed"
+                raise ModelError(
+                    f"{path} is {what}: it has {human_bytes(size)} ({size:,} bytes) where {MANIFEST} says "
+                    f"{expected:,}. {_AGAIN}"
+                )
+            if file_digest(path) != entry["digest"]:
+                raise ModelError(f"{path} is damaged or was changed after the export. {_AGAIN}")
+
+
+_AGAIN = "Copy the folder again, or export the model again: `codir export`."
+
+
+def _files(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the list of files, each of them inside the folder; raises `ValueError` otherwise."""
+    if not entries:
+        raise ValueError("it lists no files")
+    for name, entry in entries.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"it lists a file outside of the folder, {name!r}")
+        if not isinstance(entry["bytes"], int) or not isinstance(entry["digest"], str):
+            raise ValueError(f"the entry of {name!r} has no size or no fingerprint")
+    return dict(entries)
+
+
+def is_deployed(folder: str | Path) -> bool:
+    """Says whether a path is an exported folder (one with a manifest; a Hub id never is)."""
+    return (Path(folder).expanduser() / MANIFEST).is_file()
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Returns those of the names that hold graph or weights."""
+    return [name for name in names if name.endswith(_WEIGHTS)]
