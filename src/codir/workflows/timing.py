@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
-from codir.models.inference import evaluation_mode
+from codir.models.inference import Progress, evaluation_mode
 from codir.tasks.encoding import length_limit
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def measure(
     pad_to_max_length: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     all_shapes: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Times the models on the same texts, in turns: each batch goes through every model before the next one.
 
@@ -127,7 +127,7 @@ def measure(
         pad_to_max_length: pad all sequences to `max_length` instead of to the longest of their batch.
         clock: seconds, replaced in tests.
         all_shapes: run one batch of every shape before, for engines that prepare themselves for each.
-        progress: called after each pass of a model with the tokens it had, padding included.
+        progress: called after each pass of a model with (passes done, passes in all).
 
     Returns:
         One `Timing` for each name, in the order given.
@@ -179,7 +179,7 @@ def measure_requests(
     rounds: int = 3,
     device: str | torch.device = "cpu",
     clock: Callable[[], float] = time.perf_counter,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, RealLengths]:
     """Times single requests, as users run a model: the texts in their order, at their real lengths.
 
@@ -226,7 +226,7 @@ def time_in_turns(
     device: str | torch.device = "cpu",
     clock: Callable[[], float] = time.perf_counter,
     all_shapes: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs every batch through every model before the next batch, the first to go changing with each.
 
@@ -237,7 +237,7 @@ def time_in_turns(
         device: where to compute; models come back to where they were, in the mode they had.
         clock: seconds, replaced in tests.
         all_shapes: before the clock starts, run one batch of every shape instead of the first batch only.
-        progress: called after each pass of a model with the tokens it had, padding included.
+        progress: called after each pass of a model with (passes done, passes in all).
 
     Returns:
         Seconds of each forward pass [rounds, batches] by name; copies to the device are not in them.
@@ -248,10 +248,15 @@ def time_in_turns(
     seconds = {name: np.zeros((rounds, number_of)) for name in order}
     before = {name: model.device for name, model in models.items()}
 
+    warm_up = {name: _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1] for name in order}
+    done, in_all = 0, sum(map(len, warm_up.values())) + rounds * number_of * len(order)
+
     def run(name: str, batch: Inputs) -> float:
+        nonlocal done
         taken = _forward(models[name], batch, place, clock)
+        done += 1
         if progress is not None:
-            progress(batch["input_ids"].numel())
+            progress(done, in_all)
         return taken
 
     with contextlib.ExitStack() as modes:
@@ -262,7 +267,7 @@ def time_in_turns(
                 model.to(place)
             with torch.inference_mode():
                 for name in order:
-                    for batch in _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1]:
+                    for batch in warm_up[name]:
                         run(name, batch)
                 for round_ in range(rounds):
                     for number in range(number_of):
