@@ -1,0 +1,191 @@
+"""What lies in a run folder, read without touching it: of any age, unfinished, or with damaged files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from codir.errors import RunError
+from codir.workflows.runfolder import RunFolder
+
+Command = Literal["distill", "finetune", "pretrain"]
+
+
+@dataclass
+class RunFiles:
+    """A run folder's files as plain values; what is missing is empty.
+
+    Attributes:
+        path: the folder.
+        command: which command made it.
+        config: the resolved configuration.
+        config_text: the same as it stands in `codir.yaml`.
+        metrics: `metrics.json`.
+        environment: `environment.json`.
+        status: `run.json`.
+        log: the main student's log entries.
+        missing: (part, why) of files that could not be read.
+    """
+
+    path: Path
+    command: Command
+    config: dict[str, Any]
+    config_text: str
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    status: dict[str, Any]
+    log: list[dict[str, Any]]
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """State of the run; a folder from before there was `run.json` is finished if it has its results."""
+        return str(self.status.get("state") or ("finished" if self.metrics else "running"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end and left its results."""
+        return self.state == "finished" and bool(self.metrics)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock time of all attempts that ended in order; None if unknown."""
+        total = 0.0
+        for attempt in _items(self.status.get("attempts")):
+            try:
+                ended = datetime.fromisoformat(attempt["ended"])
+                total += (ended - datetime.fromisoformat(attempt["started"])).total_seconds()
+            except (KeyError, TypeError, ValueError):
+                continue
+        return total or None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Returns a section of the configuration, empty where there is none."""
+        return mapping(self.config.get(name))
+
+    def find(self, path: str | Path) -> Path | None:
+        """Finds a path that the run names: as it stands, or, if relative, beside the run folder or above it.
+
+        A run is started from some folder and looked at from another one, or on another machine.
+        """
+        given = Path(path).expanduser()
+        if given.exists():
+            return given
+        if given.is_absolute():
+            return None
+        above = self.path.resolve()
+        return next((folder / given for folder in (above, *above.parents) if (folder / given).exists()), None)
+
+
+def read_run(path: Path) -> RunFiles:
+    """Reads a run folder.
+
+    Raises:
+        RunError: it is none.
+    """
+    _require_run(path)
+    missing: list[tuple[str, str]] = []
+    run = RunFolder(path)
+    config_text, config = _config(run.config, missing)
+    metrics = _json(run.metrics, "results", missing)
+    return RunFiles(
+        path=path,
+        command=_command(config, metrics),
+        config=config,
+        config_text=config_text,
+        metrics=metrics,
+        environment=_json(run.environment, "environment", missing),
+        status=_json(path / "run.json", "state of the run", missing),
+        log=read_log(run.log, missing),
+        missing=missing,
+    )
+
+
+def _require_run(path: Path) -> None:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.")
+    if RunFolder(path).is_run or (path / "metrics.json").is_file():
+        return
+    if path.parent.name == "comparison" and RunFolder(path.parent.parent).is_run:
+        raise RunError(
+            f"{path} is a student of comparison. Report the run: codir report {path.parent.parent}"
+        )
+    inside = sorted(entry.parent for entry in path.glob("*/codir.yaml"))[:3]
+    shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+    way = (
+        f"It holds runs: codir report {inside[0]}"
+        if inside
+        else "Give the --output of `codir distill`, `codir finetune`, `codir pretrain` or `codir study`."
+    )
+    raise RunError(f"{path} is neither a run nor a study: it holds {shown}. {way}")
+
+
+def _config(path: Path, missing: list[tuple[str, str]]) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        missing.append(("configuration", f"{path.name} is not there"))
+        return "", {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, mapping(yaml.safe_load(text))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        missing.append(("configuration", f"{path} is damaged: {error}"))
+        return "", {}
+
+
+def _json(path: Path, what: str, missing: list[tuple[str, str]]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return mapping(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        missing.append((what, f"{path} is damaged: {error}"))
+        return {}
+
+
+def read_log(path: Path, missing: list[tuple[str, str]] | None = None) -> list[dict[str, Any]]:
+    """Reads a `log.jsonl`; the last line may be half written, by a training that is under way or was killed."""
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        if missing is not None:
+            missing.append(("curves", f"{path} cannot be read: {error.strerror or error}"))
+        return []
+    entries, bad = [], 0
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            bad += 1
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    if bad > 1 and missing is not None:
+        missing.append(("curves", f"{bad} lines of {path} are damaged and left out"))
+    return entries
+
+
+def _command(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Command:
+    named = config.get("command")
+    if named in ("distill", "finetune", "pretrain"):
+        return named
+    if "corpus" in config or "scores" in metrics:
+        return "pretrain"
+    return "distill" if "teacher" in config or "comparison" in metrics else "finetune"
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Returns a mapping as it is and anything else as an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else []
