@@ -13,8 +13,8 @@ def patient_distance(student: Tensor, teacher: Tensor) -> Tensor:
     examples. In fp32, also inside autocast. A vector of zeros stays zero.
 
     Args:
-        student: [B, blocks, d] [CLS] states of the matched blocks.
-        teacher: [B, blocks, d] of the blocks matched with them; no gradient reaches it.
+        student: `[CLS]` states of the matched blocks, [B, blocks, d].
+        teacher: likewise, [B, blocks, d], of the blocks matched with them; no gradient reaches it.
 
     Returns:
         Scalar in [0, 4 * blocks], at least fp32.

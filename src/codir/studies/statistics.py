@@ -210,7 +210,7 @@ def ranking(names: Sequence[str], scores: Sequence[Sequence[float]]) -> Ranking:
 
     Args:
         names: [k] treatments, at least two.
-        scores: [N][k] score of each treatment in each block, higher is better, N at least two.
+        scores: `[N][k]` score of each treatment in each block, higher is better, N at least two.
 
     Raises:
         ValueError: fewer than two treatments or blocks, a ragged table, or values that are not finite.
