@@ -298,3 +298,58 @@ def test_describe_names_blocks_and_memory(context) -> None:
     assert "teacher blocks: 2, 4 of 1..4, embeddings excluded" in text
     assert "student blocks: 1, 2 of 1..2" in text
     assert "24 x 4, 384 B" in text
+
+
+@pytest.mark.parametrize("negatives", ["different-label", "in-batch-bank", "queue", "in-batch"])
+def test_what_is_kept_to_be_looked_at(context: ObjectiveContext, make_step: Any, negatives: str) -> None:
+    objective = build(context, negatives=negatives, **({"queue_size": 8} if negatives == "queue" else {}))
+    objective.train()
+    for ids in ([0, 1, 2, 3], [4, 5]):
+        step = make_step(ids, seed=ids[0])
+        objective(step)
+        objective.after_step()
+    before = torch.random.get_rng_state(), objective.extra_state()
+    before = before[0].clone(), {name: value.clone() for name, value in before[1].items()}
+    kept = objective.summary_tensors()
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    for name, value in objective.extra_state().items():
+        assert torch.equal(value, before[1][name])
+    for side, projection, blocks in (
+        ("teacher", objective.teacher_projection, [1, 2, 3, 4]),
+        ("student", objective.student_projection, [1, 2]),
+    ):
+        assert torch.equal(kept[f"{side}.weight"], projection.linear.weight)
+        assert torch.equal(kept[f"{side}.bias"], projection.linear.bias)
+        assert kept[f"{side}.blocks"].tolist() == blocks
+    if negatives == "in-batch":
+        assert "rows" not in kept
+        return
+    assert context.labels is not None
+    ids = kept["ids"]
+    assert torch.equal(kept["labels"], context.labels[ids])
+    if negatives == "queue":
+        assert sorted(ids.tolist()) == [0, 1, 2, 3, 4, 5]
+        assert torch.allclose(kept["rows"].norm(dim=1), torch.ones(6))
+    else:
+        assert ids.tolist() == list(range(context.examples))
+        assert torch.equal(kept["rows"], objective.bank.rows(ids))
+
+
+def test_of_a_large_bank_few_rows_are_kept_and_none_that_was_never_visited(
+    context: ObjectiveContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codir.functional.bank import MemoryBank
+    from codir.objectives import contrastive
+
+    monkeypatch.setattr(contrastive, "SUMMARY_ROWS", 10)
+    whole = MemoryBank(200, 4, seed=1)
+    kept = contrastive.bank_summary(whole, None)
+    assert kept["rows"].shape == (10, 4)
+    assert len(set(kept["ids"].tolist())) == 10
+    assert torch.equal(kept["ids"], contrastive.bank_summary(whole, None)["ids"])
+    assert torch.equal(kept["rows"], whole.rows(kept["ids"]))
+    assert "labels" not in kept
+    lazy = MemoryBank(50, 4, seed=1, start="lazy")
+    assert contrastive.bank_summary(lazy, None)["rows"].shape == (0, 4)
+    lazy.update(torch.tensor([3, 7]), torch.nn.functional.normalize(torch.ones(2, 4), dim=1))
+    assert contrastive.bank_summary(lazy, None)["ids"].tolist() == [3, 7]

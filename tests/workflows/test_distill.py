@@ -65,6 +65,23 @@ def test_the_student_loads_alone_and_holds_nothing_else(world: World, result: Di
     for role in ("finetune", "kd"):
         assert AutoModelForSequenceClassification.from_pretrained(run / "comparison" / role)
         assert not (run / "comparison" / role / "checkpoints").exists()
+        assert not (
+            run / "comparison" / role / "contrast.safetensors"
+        ).exists()  # nothing is contrasted there
+
+
+def test_what_is_left_of_the_contrast_is_kept_beside_the_student(world: World, result: DistillResult) -> None:
+    with safe_open(result.output / "contrast.safetensors", framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert kept["crd/teacher.weight"].shape == (8, 4 * 32)
+    assert kept["crd/student.weight"].shape == (8, 2 * 32)
+    assert kept["crd/rows"].shape == (96, 8)
+    assert kept["crd/ids"].tolist() == list(range(96))
+    assert set(kept["crd/labels"].tolist()) == {0, 1}
+    row = result.comparison.row("codir")
+    assert row is not None
+    # no part of the model: neither of its size
+    assert row.bytes == (result.output / "model.safetensors").stat().st_size
 
 
 def test_the_configuration_reloads_to_itself(world: World, result: DistillResult) -> None:

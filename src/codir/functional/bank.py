@@ -71,6 +71,12 @@ class Bank:
         rows = self._with_noise(rows, flat)
         return rows.view(*ids.shape, self.dim).to(self._wide)
 
+    def visited(self, ids: Tensor) -> Tensor:
+        """[B] False for rows [B] of a lazy bank that were never written, True for all others."""
+        if self._noise_seed is None:
+            return torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
+        return self.data.index_select(0, ids.to(self.data.device)).any(dim=1).to(ids.device)
+
     def chunk(self, start: int, stop: int) -> Tensor:
         """[stop - start, m] rows start..stop-1 as they are stored, for a pass over all. Not to be written to."""
         rows = self.data[start:stop]

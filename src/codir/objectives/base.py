@@ -241,3 +241,10 @@ class Objective(nn.Module):
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `extra_state` returned, bit for bit."""
+
+    def summary_tensors(self) -> dict[str, Tensor]:
+        """Returns what is kept of the objective to be looked at once its training is done: a few megabytes at most.
+
+        Called by the first process alone, after the last step. Nothing may be changed or drawn from torch's generators.
+        """
+        return {}

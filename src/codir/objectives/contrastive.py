@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Collection, Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from codir.errors import ConfigError, DataError, nearest
-from codir.functional.bank import MemoryBank
+from codir.functional.bank import Bank, MemoryBank
 from codir.functional.disk_bank import DiskBank
 from codir.functional.gather import gather_rows, processes
 from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
@@ -20,6 +21,8 @@ from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
 from codir.objectives.bank_storage import check_storage, choose_storage
 from codir.objectives.base import ObjectiveContext, ObjectiveSettings
+
+SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
 
 
 class ContrastiveSettings(ObjectiveSettings):
@@ -258,9 +261,35 @@ class BlockProjection(nn.Module):
             )
             return functional.normalize(projected, dim=1)
 
+    def summary(self, side: str) -> dict[str, Tensor]:
+        """Weight [m, chosen * d], bias [m] and chosen blocks, counted from 1, named `SIDE.weight` and so on."""
+        return {
+            f"{side}.weight": self.linear.weight.detach(),
+            f"{side}.bias": self.linear.bias.detach(),
+            f"{side}.blocks": torch.tensor(self.blocks),
+        }
+
     def describe(self) -> str:
         """Names the chosen blocks: `2, 4, 6 of 1..6, embeddings excluded`."""
         return f"{', '.join(map(str, self.blocks))} of 1..{self.total}, embeddings excluded"
+
+
+def bank_summary(bank: Bank, labels: Tensor | None) -> dict[str, Tensor]:
+    """Returns at most `SUMMARY_ROWS` rows of a bank, drawn the same every time, of those that were ever written.
+
+    Args:
+        bank: of the training.
+        labels: [N] of the examples; None where there are none.
+
+    Returns:
+        `ids` [R], `rows` [R, m] in fp32 and, with labels, `labels` [R].
+    """
+    # More than wanted, since a lazy bank may hold rows that were never visited.
+    drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, 10 * SUMMARY_ROWS), replace=False)
+    ids = torch.from_numpy(drawn)
+    ids = ids[bank.visited(ids).cpu()][:SUMMARY_ROWS].sort().values
+    found = {"ids": ids, "rows": bank.rows(ids).float()}
+    return found if labels is None else {**found, "labels": labels.cpu()[ids]}
 
 
 class PendingWrites:

@@ -133,6 +133,14 @@ class CRD(Objective):
         """The bank's rows or the queue, and the generator of the draws."""
         return self.source.state()
 
+    def summary_tensors(self) -> dict[str, Tensor]:
+        """Both projections, and some rows of the bank or the queue."""
+        return {
+            **self.teacher_projection.summary("teacher"),
+            **self.student_projection.summary("student"),
+            **self.source.summary(),
+        }
+
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores them; those of another size or of other negatives raise `RunError`."""
         self.source.load_state(state)

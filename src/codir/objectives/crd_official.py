@@ -21,6 +21,7 @@ from codir.objectives.contrastive import (
     BlockProjection,
     ContrastiveSettings,
     PendingWrites,
+    bank_summary,
     check_contrastive,
     make_sampler,
     number_of_negatives,
@@ -183,6 +184,14 @@ class OfficialCRD(Objective):
             "teacher_bank": self.teacher_bank.data,
             "log_constants": self._log_constants,
             "generator": self.sampler.state(),
+        }
+
+    def summary_tensors(self) -> dict[str, Tensor]:
+        """Both projections, and some rows of the student's bank."""
+        return {
+            **self.teacher_projection.summary("teacher"),
+            **self.student_projection.summary("student"),
+            **bank_summary(self.student_bank, self.context.labels),
         }
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:

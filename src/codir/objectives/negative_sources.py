@@ -22,8 +22,10 @@ from codir.functional.queue import EmbeddingQueue
 from codir.functional.similarity import group_similarity
 from codir.objectives.base import ObjectiveContext, Step, Term
 from codir.objectives.contrastive import (
+    SUMMARY_ROWS,
     ContrastiveSettings,
     PendingWrites,
+    bank_summary,
     check_contrastive,
     make_bank,
     make_sampler,
@@ -105,6 +107,10 @@ class NegativeSource:
     def rewind(self, step: int) -> None:
         """See `Objective.rewind`."""
 
+    def summary(self) -> dict[str, Tensor]:
+        """Some of what was remembered at the end: `ids` [R], `rows` [R, m] and, with labels, `labels` [R]."""
+        return {}
+
     def _counted(self, batch: int | None) -> str:
         """K in words, out of a batch of a known size."""
         if self.k != "all":
@@ -166,6 +172,10 @@ class BankSource(NegativeSource):
                 if key.startswith("bank")
             }
         )
+
+    def summary(self) -> dict[str, Tensor]:
+        """See the base class."""
+        return bank_summary(self.bank, self.context.labels)
 
     def checkpoint_saved(self, step: int, kept: Sequence[int]) -> None:
         """See `Objective.checkpoint_saved`."""
@@ -323,6 +333,14 @@ class QueueSource(NegativeSource):
             f"negatives: the last {self.queue.size:,} embeddings, {self._counted(None)}; "
             f"{human_bytes(self.queue.nbytes)} on {self.queue.data.device}"
         ]
+
+    def summary(self) -> dict[str, Tensor]:
+        """See the base class; slots in their order."""
+        slots = self.queue.filled.nonzero().squeeze(1)[:SUMMARY_ROWS]
+        ids = self.queue.ids[slots].cpu()
+        found = {"ids": ids, "rows": self.queue.data[slots]}
+        labels = self.context.labels
+        return found if labels is None else {**found, "labels": labels.cpu()[ids]}
 
     def state(self) -> dict[str, Tensor]:
         """The generator and the queue."""

@@ -210,6 +210,14 @@ class DistillationModel(nn.Module):
             for key, tensor in objective.extra_state().items()
         }
 
+    def summary_tensors(self) -> dict[str, Tensor]:
+        """Collects what the objectives keep to be looked at, named `objective/key`, on the CPU."""
+        return {
+            f"{name}/{key}": tensor.detach().cpu().contiguous()
+            for name, objective in self.objective_items()
+            for key, tensor in objective.summary_tensors().items()
+        }
+
     def load_extra_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Gives each objective back its part of `extra_state_tensors`."""
         for name, objective in self.objective_items():

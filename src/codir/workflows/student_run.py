@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
 from codir.recipes.config import OptimisationConfig, TrainingConfig
-from codir.storage import read_json, require_disk, write_json
+from codir.storage import read_json, require_disk, write_bytes, write_json
 from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
@@ -33,6 +34,7 @@ from codir.workflows.runfolder import RunFolder
 logger = logging.getLogger(__name__)
 
 MARKER = "trained.json"
+SUMMARY = "contrast.safetensors"  # projections and some bank rows, for `codir report`; no part of the model
 
 
 @dataclass
@@ -172,10 +174,17 @@ def train_and_publish(
     )
     if is_main():
         run.publish(trainer.student, tokenizer)
+        _keep_summary(run, trainer)
         write_json(run.path / MARKER, asdict(cost))
         tidy(run, training)
     barrier()
     return cost
+
+
+def _keep_summary(run: RunFolder, trainer: DistillationTrainer) -> None:
+    """Writes what the objectives keep to be looked at: the rest of them goes with the checkpoints."""
+    if tensors := trainer.distillation.summary_tensors():
+        write_bytes(run.path / SUMMARY, safetensors.torch.save(tensors))
 
 
 def trained_before(run: RunFolder, training: OptimisationConfig, console: Console, label: str) -> Cost | None:

@@ -309,9 +309,7 @@ def encode_batch(
 ) -> Inputs:
     """Returns a model's inputs for a batch, cut at `max_length` and at the model's own limit, whatever runs it."""
     limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)
-    firsts = [text if isinstance(text, str) else text[0] for text in texts]
-    seconds = [None if isinstance(text, str) else text[1] for text in texts]
-    pairs = [second or "" for second in seconds] if any(second is not None for second in seconds) else None
+    firsts, pairs = _columns(texts)
     encoded = tokenizer(
         firsts,
         pairs,
@@ -321,6 +319,19 @@ def encode_batch(
         return_tensors="pt",
     )
     return dict(encoded)
+
+
+def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
+    """Returns the number of tokens of each text, uncut."""
+    encoded = tokenizer(*_columns(texts), truncation=False, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]  # type: ignore[union-attr]
+
+
+def _columns(texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+    firsts = [text if isinstance(text, str) else text[0] for text in texts]
+    seconds = [None if isinstance(text, str) else text[1] for text in texts]
+    pairs = [second or "" for second in seconds] if any(second is not None for second in seconds) else None
+    return firsts, pairs
 
 
 def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
@@ -361,5 +372,5 @@ def _forward(model: Model, batch: Inputs, device: torch.device, clock: Callable[
 
 
 def model_size(folder: str | Path) -> int:
-    """Returns the bytes of the safetensors files in a model folder (0 where there are none)."""
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    """Returns the bytes of a model's safetensors files in its folder (0 where there are none)."""
+    return sum(path.stat().st_size for path in Path(folder).glob("model*.safetensors"))
