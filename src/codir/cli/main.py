@@ -14,6 +14,8 @@ import typer
 
 from codir import __version__
 from codir.cli import options as o
+from codir.cli.deployment import latency
+from codir.cli.publishing import publish
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
@@ -472,8 +474,10 @@ def submit(
         )
 
 
+app.command(name="latency")(latency)
 app.command(name="study")(study)
 app.command(name="reproduce")(reproduce)
+app.command(name="publish")(publish)
 
 
 @app.command()

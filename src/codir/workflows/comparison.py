@@ -154,8 +154,8 @@ class Comparison:
                     _number(row.score, 4),
                     _percent(self.share_kept(row)),
                     _number(row.agreement, 3),
-                    _count(row.parameters),
-                    _count(row.embedding_parameters),
+                    short_count(row.parameters),
+                    short_count(row.embedding_parameters),
                     _DASH if row.bytes is None else human_bytes(row.bytes),
                     _milliseconds(timing),
                     _DASH if timing is None else f"{timing.speedup:.2f}x",
@@ -331,7 +331,8 @@ def _milliseconds(timing: Timing | None) -> str:
     return f"{timing.ms_per_sequence:.{digits}f} ±{timing.spread:.{digits}f}"
 
 
-def _count(value: int | None) -> str:
+def short_count(value: int | None) -> str:
+    """Returns a count as tables show it: `22.7M`; `-` where it is not known."""
     if value is None:
         return _DASH
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
