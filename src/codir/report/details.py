@@ -72,8 +72,14 @@ def facts_of(run: RunFiles) -> list[tuple[str, str]]:
             for split, number in mapping(run.metrics.get("validation_examples")).items()
         ),
     ]
+    known = [(name, str(value)) for name, value in facts if value not in (None, "")]
+    return [*known, *environment_facts(environment), ("folder", str(run.path))]
+
+
+def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns machine, git state and versions of an `environment.json`, a line each."""
     machine = mapping(environment.get("machine"))
-    facts += [(title, machine.get(key)) for key, title in _MACHINE.items()]
+    facts: list[tuple[str, Any]] = [(title, machine.get(key)) for key, title in _MACHINE.items()]
     facts.append(("GPUs", ", ".join(map(str, machine.get("gpus") or ())) or None))
     git = mapping(environment.get("git"))
     if git.get("commit"):
@@ -81,7 +87,6 @@ def facts_of(run: RunFiles) -> list[tuple[str, str]]:
         facts.append(("git commit", f"{git['commit']}{dirty}"))
     versions = mapping(environment.get("versions"))
     facts.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value)))
-    facts.append(("folder", str(run.path)))
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 

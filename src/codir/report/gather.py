@@ -7,7 +7,9 @@ from pathlib import Path
 
 from codir.errors import ConfigError
 from codir.report.contents import Report
-from codir.report.gather_run import Wishes, gather_run
+from codir.report.gather_run import gather_run
+from codir.report.gather_study import gather_study, is_study
+from codir.report.wishes import Wishes
 
 
 def gather(
@@ -43,4 +45,4 @@ def gather(
         examples=examples,
         models=models,
     )
-    return gather_run(path, wishes)
+    return gather_study(path, wishes) if is_study(path) else gather_run(path, wishes)

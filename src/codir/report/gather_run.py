@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codir.errors import CodirError
+from codir.errors import CodirError, RunError
 from codir.report.contents import Panel, Report
 from codir.report.curves import curves_of
 from codir.report.details import costs_of, data_in_words, facts_of, task_name
+from codir.report.latency_lines import add_exports, add_latency, read_latency
 from codir.report.measured import blocks_in, finite, of_row
 from codir.report.outputs import Examples
 from codir.report.run_files import RunFiles, mapping, read_log, read_run
+from codir.report.single_model import single_panel
 from codir.report.views import Folders, add_views
+from codir.report.wishes import Wishes
 from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.comparison import TITLES, Comparison
 from codir.workflows.prepare import main_role
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a report is asked for beside the folder.
-
-    Attributes:
-        latency: file of `codir latency --output`.
-        exported: folders of `codir export`.
-        data_dir: folder of the task's data, instead of the one that the run names.
-        examples: validation examples that models are run over.
-        models: whether models are run at all.
-    """
-
-    latency: Path | None = None
-    exported: Sequence[Path] = ()
-    data_dir: Path | None = None
-    examples: int = 1000
-    models: bool = True
 
 
 def gather_run(folder: Path, wishes: Wishes) -> Report:
@@ -61,7 +45,8 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     comparison = _comparison(run, report)
     names = _names(run, comparison)
     report.costs = costs_of(run, names)
-    report.panels = _panels(run, comparison, report)
+    report.panels = _panels(run, comparison)
+    _add_times(run, comparison, wishes, report)
     report.words = _words(run, comparison)
     _add_curves(run, names, report)
     if run.command == "distill":
@@ -130,17 +115,48 @@ def _folders(run: RunFiles, names: dict[str, str]) -> Folders:
     )
 
 
-def _panels(run: RunFiles, comparison: Comparison | None, report: Report) -> list[Panel]:
+def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
     if comparison is None:
-        return _single_panel(run) if run.metrics else []
-    teacher = run.find(str(run.config.get("teacher") or ""))
+        return single_panel(run) if run.metrics else []
+    main = main_student(run)
     models = []
-    for row in comparison.rows:
-        folder = teacher if row.role == "teacher" else run.path
-        models.append(of_row(row, comparison, blocks_in(folder)))
-    if not any(model.milliseconds is not None for model in models):
-        report.missing.append(("times", _no_times(run)))
+    for row, folder in zip(comparison.rows, _model_folders(run, comparison), strict=True):
+        model = of_row(row, comparison, blocks_in(folder))
+        # `codir` is the run's own student, whatever it learned from
+        models.append(replace(model, role="codir") if row.role == main else model)
     return [Panel(task_name(run), comparison.main_metric, models, comparison.constant)]
+
+
+def _model_folders(run: RunFiles, comparison: Comparison) -> list[Path | None]:
+    """Returns the folder of each row's model, in their order; None where it is not here."""
+    found: list[Path | None] = []
+    for row in comparison.rows:
+        if row.role == "teacher":
+            teacher = run.config.get("teacher")
+            found.append(run.find(str(teacher)) if teacher else None)
+        else:
+            found.append(run.path if row.role == main_student(run) else run.path / "comparison" / row.role)
+    return found
+
+
+def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, report: Report) -> None:
+    """Adds what `codir latency` measured and what was exported."""
+    own = run.path / "latency.json"
+    path = wishes.latency or (own if own.is_file() else None)
+    if path is not None and report.panels:
+        folders = _model_folders(run, comparison) if comparison is not None else [run.path]
+        try:
+            report.panels = [add_latency(panel, read_latency(path), folders) for panel in report.panels]
+        except RunError as error:
+            if wishes.latency is not None:
+                raise
+            report.missing.append(("times", str(error)))
+    if wishes.exported:
+        report.panels = [add_exports(panel, wishes.exported) for panel in report.panels]
+    if report.panels and run.command != "pretrain":
+        models = report.panels[0].models
+        if not any(model.milliseconds is not None for model in models):
+            report.missing.append(("times", _no_times(run)))
 
 
 def _no_times(run: RunFiles) -> str:
@@ -149,45 +165,6 @@ def _no_times(run: RunFiles) -> str:
         "the run measured none: `codir latency "
         f"{teacher} {run.path} ... --output {run.path / 'latency.json'}` does, and the report picks it up"
     )
-
-
-def _single_panel(run: RunFiles) -> list[Panel]:
-    """The table of a fine-tuning or a pre-training."""
-    from codir.report.contents import ReportedModel
-
-    if run.command == "pretrain":
-        rows = mapping(run.metrics.get("scores")).get("rows") or []
-        models = [
-            ReportedModel(
-                name=str(row.get("name")),
-                role="teacher"
-                if row.get("name") == "teacher"
-                else "codir"
-                if row.get("name") == "student"
-                else "other",
-                group=str(row.get("name")),
-                score=finite(row.get("accuracy")),
-                metrics={key: row[key] for key in ("accuracy", "loss") if finite(row.get(key)) is not None},
-                agreement=finite(row.get("agreement")),
-                blocks=row.get("blocks"),
-                parameters=row.get("parameters"),
-                embedding_parameters=row.get("embedding_parameters"),
-            )
-            for row in map(mapping, rows)
-        ]
-        return [Panel(task_name(run), "accuracy", models)] if models else []
-    metric, metrics = str(run.metrics.get("main_metric") or ""), mapping(run.metrics.get("metrics"))
-    size = sum(path.stat().st_size for path in run.path.glob("model*.safetensors"))
-    model = ReportedModel(
-        name="fine-tuned model",
-        role="teacher",
-        group="fine-tuned model",
-        score=finite(metrics.get(metric)),
-        metrics={name: value for name, value in metrics.items() if finite(value) is not None},
-        blocks=blocks_in(run.path),
-        bytes=size or None,
-    )
-    return [Panel(task_name(run), metric, [model])]
 
 
 def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:

@@ -48,6 +48,7 @@ class Cell:
         steps: the numbers of optimiser steps that occur, ascending.
         epochs, best_epoch: mean of the passes made, and of those after which the kept weights stood; None if unknown.
         parameters: of the student.
+        results: the trials behind it.
     """
 
     metric: str
@@ -61,6 +62,7 @@ class Cell:
     epochs: float | None
     best_epoch: float | None
     parameters: int
+    results: tuple[TrialResult, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _cell(group: Sequence[TrialResult]) -> Cell:
         epochs=_mean([result.epochs for result in group]),
         best_epoch=_mean([result.best_epoch for result in group]),
         parameters=group[0].parameters,
+        results=tuple(group),
     )
 
 

@@ -61,7 +61,31 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     """
     output = Path(output)
     console = console or default_console()
-    results = read_results(output)
+    findings, results, config = read_findings(output, baseline)
+    files, notes = _contents(findings, results, config)
+    _write_together(output, files)
+    _show(findings, notes, output, console)
+    return findings
+
+
+def read_findings(
+    output: Path, baseline: str | None = None, damaged: list[str] | None = None
+) -> tuple[Findings, list[TrialResult], StudyConfig | None]:
+    """Reads a study's folder and brings its finished trials together.
+
+    Args:
+        output: the study's folder; it may be unfinished.
+        baseline: recipe to compare with, instead of the study's own.
+        damaged: gets a line for each finished trial that cannot be read; None refuses the first of them.
+
+    Returns:
+        What was found, the trials, and the study's configuration (None where only run folders are left).
+
+    Raises:
+        ConfigError: no trial of the baseline is finished, though others are.
+        RunError: there is no study in the folder, or a finished trial is damaged.
+    """
+    results = read_results(output, damaged)
     folder = StudyFolder(output)
     plan = Plan(folder) if folder.exists else None
     if plan is None and not results:
@@ -79,10 +103,7 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         planned=_planned(plan) if plan is not None else None,
         failed=_failed(plan) if plan is not None else {},
     )
-    files, notes = _contents(findings, results, config)
-    _write_together(output, files)
-    _show(findings, notes, output, console)
-    return findings
+    return findings, results, config
 
 
 def _planned(plan: Plan) -> list[tuple[str, str, str | None, int]]:

@@ -135,20 +135,30 @@ def _epochs(log: Path, best_step: int | None) -> tuple[float | None, float | Non
     return last, best
 
 
-def read_results(output: str | Path) -> list[TrialResult]:
+def read_results(output: str | Path, damaged: list[str] | None = None) -> list[TrialResult]:
     """Returns the results of all finished trials of a study, ordered by task, student, recipe, settings and seed.
 
     Args:
         output: the study's folder.
+        damaged: gets a line for each finished trial whose files are damaged.
 
     Raises:
-        RunError: a finished trial's files are damaged.
+        RunError: a finished trial's files are damaged, and no list for that was given.
     """
     from codir.studies.folder import Plan, StudyFolder
 
     output, folder = Path(output), StudyFolder(output)
-    found = [read_result(trial, output) for trial in read_trials(output)]
-    results = [result for result in found if result is not None]
+    results = []
+    for trial in read_trials(output):
+        try:
+            result = read_result(trial, output)
+        except RunError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+            continue
+        if result is not None:
+            results.append(result)
     if not folder.exists:
         return results
     # a search may have trained before what is now compared
