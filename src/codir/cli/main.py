@@ -14,7 +14,8 @@ import typer
 
 from codir import __version__
 from codir.cli import options as o
-from codir.cli.deployment import latency
+from codir.cli.deployment import export, latency
+from codir.cli.pages import report
 from codir.cli.publishing import publish
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
@@ -475,6 +476,8 @@ def submit(
 
 
 app.command(name="latency")(latency)
+app.command(name="report")(report)
+app.command(name="export")(export)
 app.command(name="study")(study)
 app.command(name="reproduce")(reproduce)
 app.command(name="publish")(publish)

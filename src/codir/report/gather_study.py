@@ -25,6 +25,7 @@ from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
 from codir.studies.trial import TRIALS
 from codir.studies.words import plain_words
+from codir.tasks import BUILT_IN
 from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.data import load_data
 from codir.workflows.timing import Timing
@@ -43,6 +44,7 @@ def gather_study(folder: Path, wishes: Wishes) -> Report:
     """
     damaged: list[str] = []
     findings, results, config = read_findings(folder, damaged=damaged)
+    findings = replace(findings, constants=_constants(findings, config))
     final = [result for result in results if result.phase == "final"]
     report = Report(
         title=folder.resolve().name,
@@ -110,10 +112,7 @@ def _panels(findings: Findings, results: Sequence[TrialResult], config: StudyCon
         for row in findings.rows:
             if (row, task) in findings.cells:
                 models.append(_model(row, findings.cells[row, task]))
-        constant = findings.constants.get(task)
-        if constant is None:
-            constant = _constant(task, metric, config)
-        panels.append(Panel(task, metric, models, constant))
+        panels.append(Panel(task, metric, models, findings.constants.get(task)))
     if len(findings.tasks) > 1:
         panels.append(_average(findings, panels))
     return panels
@@ -204,15 +203,23 @@ def _shape_of(model: ReportedModel, score: float | None, scores: tuple[float, ..
     return replace(model, score=score, scores=scores, kept=None, metrics={}, agreement=None)
 
 
-def _constant(task: str, metric: str, config: StudyConfig | None) -> float | None:
-    """What one answer to everything scores, from the labels: older trials do not say it."""
-    if config is None or task not in config.tasks or metric not in METRICS:
-        return None
-    try:
-        data = load_data(config.tasks[task], train=False)
-        return constant_score(metric, np.asarray(data.validation[data.main_split]["label"]))
-    except (CodirError, OSError, ValueError, KeyError):
-        return None
+def _constants(findings: Findings, config: StudyConfig | None) -> dict[str, float]:
+    """What one answer to everything scores, by task: older trials do not say it, but labels at hand do."""
+    found = dict(findings.constants)
+    for (_, task), cell in findings.cells.items():
+        data = config.tasks.get(task) if config is not None else None
+        # not from the Hub: a report waits for no network
+        here = data is not None and (data.data_dir is not None or data.task is None or data.task == BUILT_IN)
+        if task in found or data is None or not here or cell.metric not in METRICS:
+            continue
+        try:
+            loaded = load_data(data, train=False)
+            constant = constant_score(cell.metric, np.asarray(loaded.validation[loaded.main_split]["label"]))
+        except (CodirError, OSError, ValueError):
+            continue
+        if constant is not None:
+            found[task] = constant
+    return found
 
 
 def _differences(findings: Findings) -> list[PairedDifference]:
