@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from codir.tasks.task import Task
-from codir.workflows.card import CardInfo, looks_like_hub_id, model_card
+from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import Comparison, ModelRow
+from codir.workflows.lineage import looks_like_hub_id
 from codir.workflows.timing import Timing
 
 ENVIRONMENT = {
@@ -38,7 +39,7 @@ def info(**more: Any) -> CardInfo:
         "task": task,
         "source": "nyu-mll/glue/sst2",
         "metrics": {"accuracy": 0.88, "macro_f1": 0.87, "extra/accuracy": 0.5},
-        "config_yaml": "task: sst2\n",
+        "config_yaml": "task: sst2\nobjectives:\n  crd:\n    k: 4\n",
         "environment": ENVIRONMENT,
         "examples": {"train": 67349, "validation": 872},
         "recipe": "codir-fine",
@@ -68,9 +69,10 @@ def test_front_matter_is_read_by_the_hubs_own_parser() -> None:
     assert not {"license", "language"} & front.keys()
     results = cast(Any, ModelCard(text, ignore_metadata_errors=False).data).eval_results
     assert results is not None
-    assert [(r.metric_type, r.metric_value, r.dataset_type) for r in results] == [
-        ("accuracy", 0.88, "nyu-mll/glue"),
-        ("f1", 0.87, "nyu-mll/glue"),
+    assert [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_split) for r in results] == [
+        ("accuracy", 0.88, "nyu-mll/glue", "validation"),
+        ("f1", 0.87, "nyu-mll/glue", "validation"),
+        ("accuracy", 0.5, "nyu-mll/glue", "extra"),
     ]
 
 
@@ -89,7 +91,7 @@ def test_body_has_what_the_reader_needs() -> None:
         "- train: 67,349 examples",
         "- Of 10 rows 9 are used.",
         "```console\ncodir distill --teacher roberta-base\n```",
-        "```yaml\ntask: sst2\n```",
+        "```yaml\ntask: sst2\nobjectives:",
         "- torch 2.13.0",
         "with local changes",
         "- seed: 42",

@@ -6,21 +6,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from codir.errors import CodirError
+from codir.recipes.library import load_recipe
+from codir.tasks.glue import HUB, glue_task
 from codir.tasks.task import Task
+from codir.workflows.card_metadata import front_matter_text, metadata, result
 from codir.workflows.comparison import Comparison
+from codir.workflows.lineage import hub_ancestor
 
-# The Hub's names of our metrics.
-_HUB_METRICS = {
-    "matthews": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-    "macro_f1": "f1",
-}
+TEXT_CLASSIFICATION = "text-classification"
+NEEDS_CODIR = "import codir.models.bilstm  # the model's code\n"
 
 BIBTEX = """@inproceedings{sun2020codir,
   title = {Contrastive Distillation on Intermediate Representations for Language Model Compression},
@@ -44,10 +43,13 @@ class CardInfo:
         examples: numbers of examples by split.
         recipe: name of the recipe; None for plain fine-tuning.
         base_model: the teacher, or the encoder that was fine-tuned, as the user named it.
+        started_from: the model whose weights it started from, as the user named it; "" for random weights, None if
+            that is `base_model`.
         comparison: the table; None for plain fine-tuning.
         dataset_id: id of the data set on the Hub; None if it is not from there.
         max_length: tokens after which texts were cut.
         notes: sentences on the data or the run.
+        needs_codir: the model's code is codir's own, transformers alone does not know it.
     """
 
     name: str
@@ -59,16 +61,18 @@ class CardInfo:
     examples: Mapping[str, int] = field(default_factory=dict)
     recipe: str | None = None
     base_model: str | None = None
+    started_from: str | None = None
     comparison: Comparison | None = None
     dataset_id: str | None = None
     max_length: int | None = None
     notes: Sequence[str] = ()
+    needs_codir: bool = False
 
 
 def model_card(info: CardInfo) -> str:
     """Returns the whole card: YAML front matter, then Markdown."""
     parts = [
-        f"---\n{yaml.safe_dump(front_matter(info), sort_keys=False, allow_unicode=True)}---",
+        front_matter_text(front_matter(info)),
         f"# {inline(info.name)}",
         _summary(info),
         "## Results",
@@ -82,7 +86,7 @@ def model_card(info: CardInfo) -> str:
         "## Limits",
         _limits(info),
         "## Citation",
-        "The method is that of the paper:",
+        citation(info.recipe, contrastive(info.config_yaml)),
         fence(BIBTEX, "bibtex"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -90,47 +94,69 @@ def model_card(info: CardInfo) -> str:
 
 def front_matter(info: CardInfo) -> dict[str, Any]:
     """Returns the Hub's metadata; what is not known (language, licence) is left out."""
-    tags = ["codir"] + (["knowledge-distillation"] if info.recipe else [])
-    values: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": tags,
-    }
-    if info.base_model and looks_like_hub_id(info.base_model):
-        values["base_model"] = info.base_model
-    if info.dataset_id:
-        values["datasets"] = [info.dataset_id]
-    main = {name: value for name, value in info.metrics.items() if "/" not in name and math.isfinite(value)}
-    metrics = [
-        {"type": _HUB_METRICS.get(name, name), "name": name, "value": value} for name, value in main.items()
-    ]
-    if metrics:
-        values["metrics"] = list(dict.fromkeys(metric["type"] for metric in metrics))
-        dataset = {
-            "name": info.task.name,
-            "type": info.dataset_id or re.sub(r"[^\w.-]+", "-", info.task.name),
-            "split": "validation",
-        }
-        kind = {"type": "text-classification", "name": "Text Classification"}
-        result = {"task": kind, "dataset": dataset, "metrics": metrics}
-        values["model-index"] = [{"name": info.name, "results": [result]}]
-    return values
-
-
-def looks_like_hub_id(name: str) -> bool:
-    """Whether `name` is `model` or `owner/model` by the Hub's rules, and no folder here."""
-    part = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
-    return bool(re.fullmatch(rf"{part}(?:/{part})?", name)) and not Path(name).exists()
+    glue = info.dataset_id is None and glue_task(info.task.name) == info.task
+    dataset_id = HUB if glue else info.dataset_id
+    main_split = next((split for split in info.examples if split not in ("train", "training")), "validation")
+    results = []
+    for name, value in info.metrics.items():
+        split, _, metric = name.rpartition("/")
+        if math.isfinite(value):
+            results.append(
+                result(
+                    metric,
+                    value,
+                    task=TEXT_CLASSIFICATION,
+                    dataset=f"GLUE {info.task.name.upper()}" if glue else info.task.name,
+                    dataset_id=dataset_id,
+                    config=info.task.name if glue else None,
+                    split=split or main_split,
+                )
+            )
+    origin = info.base_model if info.started_from is None else info.started_from
+    return metadata(
+        info.name,
+        pipeline_tag=TEXT_CLASSIFICATION,
+        tags=["knowledge-distillation"] if info.recipe else [],
+        base_model=hub_ancestor(origin) if origin else None,
+        datasets=[dataset_id] if dataset_id else [],
+        results=results,
+    )
 
 
 def _summary(info: CardInfo) -> str:
     origin = f" from `{code(info.base_model)}`" if info.base_model else ""
     if info.recipe is None:
         return f"A text classifier for {inline(info.task.name)}, fine-tuned{origin} with codir."
+    method = (
+        "contrastive distillation on intermediate representations, " if contrastive(info.config_yaml) else ""
+    )
     return (
         f"A small text classifier for {inline(info.task.name)}, distilled{origin} with codir "
-        f"(contrastive distillation on intermediate representations, recipe `{code(info.recipe)}`)."
+        f"({method}recipe `{code(info.recipe)}`)."
     )
+
+
+def contrastive(config_yaml: str) -> bool:
+    """Whether a configuration has the paper's contrastive term, in either form."""
+    try:
+        objectives = (yaml.safe_load(config_yaml) or {}).get("objectives") or {}
+    except (yaml.YAMLError, AttributeError):
+        return False
+    terms = objectives if isinstance(objectives, Mapping) else {}
+    return any(terms.get(name) is not None for name in ("crd", "crd_official"))
+
+
+def citation(recipe: str | None, is_contrastive: bool) -> str:
+    """Returns the sentence before the paper's entry: whose method it is."""
+    if is_contrastive:
+        return "The method is that of the paper:"
+    if recipe is None:
+        return "codir implements the method of the paper:"
+    try:
+        source = f" That of the recipe `{code(recipe)}`: {inline(load_recipe(recipe).source)}."
+    except CodirError:  # a recipe of the user's own
+        source = ""
+    return f"codir implements the method of the paper below; this model was made with another one.{source}"
 
 
 def _results(info: CardInfo) -> str:
@@ -168,7 +194,8 @@ def _use(info: CardInfo) -> str:
     )
     limit = f", max_length={info.max_length}" if info.max_length else ""
     return fence(
-        f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        (NEEDS_CODIR if info.needs_codir else "")
+        + f"""from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 path = {info.name!r}  # this folder
 model = AutoModelForSequenceClassification.from_pretrained(path)
@@ -199,7 +226,8 @@ def how_made(environment: Mapping[str, Any], config_yaml: str) -> str:
     lines = [f"- {name} {version}" for name, version in versions.items() if version]
     if machine:
         gpus = ", ".join(machine.get("gpus") or []) or "no GPU"
-        lines.append(f"- machine: {machine.get('cpu')}, {machine.get('cores')} cores, {gpus}")
+        cpu = inline(str(machine.get("cpu")))
+        lines.append(f"- machine: {cpu}, {machine.get('cores')} cores, {inline(gpus)}")
     if git:
         lines.append(f"- git: {git.get('commit')}{' with local changes' if git.get('dirty') else ''}")
     for key in ("seed", "precision", "time"):

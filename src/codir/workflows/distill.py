@@ -22,6 +22,7 @@ from codir.workflows.card import CardInfo, model_card
 from codir.workflows.comparison import Comparison
 from codir.workflows.environment import environment
 from codir.workflows.judge import compare, teacher_on_validation
+from codir.workflows.lineage import started_from
 from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
 from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
@@ -169,9 +170,11 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         },
         recipe=config.recipe,
         base_model=config.teacher,
+        started_from=started_from(config.model_dump(mode="json")) or "",
         comparison=result.comparison,
         max_length=config.data.max_length,
         notes=parts.data.notes,
+        needs_codir=parts.student.config.model_type.startswith("codir-"),
     )
     write_text(run.card, model_card(info))
     if row is None or row.timing is None:

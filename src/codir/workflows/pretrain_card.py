@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from codir.recipes.loading import resolved_yaml
 from codir.recipes.pretraining import PretrainConfig
 from codir.storage import read_json
-from codir.workflows.card import BIBTEX, code, fence, how_made, inline, looks_like_hub_id
+from codir.workflows.card import BIBTEX, citation, code, contrastive, fence, how_made, inline
+from codir.workflows.card_metadata import front_matter_text, metadata, result
+from codir.workflows.lineage import hub_ancestor, started_from
 from codir.workflows.masked_scores import MaskedTable
 from codir.workflows.runfolder import RunFolder
 
@@ -17,42 +21,101 @@ if TYPE_CHECKING:
     from codir.corpora.corpus import Corpus
 
 
+FILL_MASK = "fill-mask"
+
+
+@dataclass(frozen=True)
+class PretrainingInfo:
+    """What the card tells.
+
+    Attributes:
+        name: of the model, for example the run folder's name.
+        table: the models side by side.
+        settings: the resolved configuration as plain values.
+        config_yaml: the same as text.
+        environment: what `codir.workflows.environment.environment` returned.
+        corpus: name of the corpus.
+        corpus_key: its fingerprint.
+        blocks: number of its blocks to train on.
+        block: most tokens of one.
+    """
+
+    name: str
+    table: MaskedTable
+    settings: Mapping[str, Any]
+    config_yaml: str
+    environment: Mapping[str, Any]
+    corpus: str
+    corpus_key: str
+    blocks: int
+    block: int
+
+
 def pretraining_card(run: RunFolder, table: MaskedTable, config: PretrainConfig, corpus: Corpus) -> str:
+    """Returns the whole card of a run: YAML front matter, then Markdown."""
+    return masked_model_card(
+        PretrainingInfo(
+            name=run.path.name,
+            table=table,
+            settings={"command": "pretrain", **config.model_dump(mode="json")},
+            config_yaml=resolved_yaml(config),
+            environment=read_json(run.environment),
+            corpus=corpus.name,
+            corpus_key=corpus.key,
+            blocks=len(corpus.train),
+            block=corpus.block,
+        )
+    )
+
+
+def pretraining_front_matter(info: PretrainingInfo) -> dict[str, Any]:
+    """Returns the Hub's metadata; what is not known (language, licence) is left out."""
+    student = next((row for row in info.table.rows if row.name == "student"), None)
+    scores = {"perplexity": student.perplexity, "accuracy": student.accuracy} if student is not None else {}
+    origin = started_from(info.settings)
+    return metadata(
+        info.name,
+        pipeline_tag=FILL_MASK,
+        tags=["knowledge-distillation"] if info.settings.get("teacher") else [],
+        base_model=hub_ancestor(origin) if origin else None,
+        results=[
+            result(name, value, task=FILL_MASK, dataset=info.corpus, split="validation")
+            for name, value in scores.items()
+            if value is not None and math.isfinite(value)
+        ],
+    )
+
+
+def masked_model_card(info: PretrainingInfo) -> str:
     """Returns the whole card: YAML front matter, then Markdown."""
-    name = run.path.name
-    front: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["codir", *(["knowledge-distillation"] if config.teacher else [])],
-    }
-    if config.teacher and looks_like_hub_id(config.teacher):
-        front["base_model"] = config.teacher
-    taught = f", distilled from `{code(config.teacher)}`" if config.teacher else ""
+    name, teacher = info.name, info.settings.get("teacher")
+    recipe = str(info.settings.get("recipe"))
+    taught = f", distilled from `{code(teacher)}`" if teacher else ""
     use = f"""from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 model = AutoModelForMaskedLM.from_pretrained({name!r})  # this folder
 tokenizer = AutoTokenizer.from_pretrained({name!r})"""
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        front_matter_text(pretraining_front_matter(info)),
         f"# {inline(name)}",
-        f"A small pre-trained encoder{taught}, made with codir (recipe `{code(config.recipe)}`). It is to be "
-        "fine-tuned; by itself it fills in masked tokens.",
+        f"A small pre-trained encoder{taught}, made with codir (recipe `{code(recipe)}`). It is to be fine-tuned; "
+        "by itself it fills in masked tokens.",
         "## Results",
-        table.to_markdown().rstrip(),
+        info.table.to_markdown().rstrip(),
         "## Use",
         fence(use, "python"),
-        fence(f"codir finetune --model {name} --task TASK --output DIR", "console"),
+        fence(f"codir finetune --model {shlex.quote(name)} --task TASK --output DIR", "console"),
         "## Data",
-        f"- corpus: {inline(corpus.name)}, {len(corpus.train):,} blocks of up to {corpus.block} tokens\n"
-        f"- fingerprint: {corpus.key}",
+        f"- corpus: {inline(info.corpus)}, {info.blocks:,} blocks of up to {info.block} tokens\n"
+        f"- fingerprint: {inline(info.corpus_key)}",
         "## How it was made",
-        how_made(read_json(run.environment), resolved_yaml(config)),
+        how_made(info.environment, info.config_yaml),
         "## Limits",
         "- The scores are those of one seed, on blocks of the same corpus that were held out.\n"
         "- How well it fine-tunes was not measured here.\n"
         "- It knows the kind of text in its corpus only, and takes over the biases of that and of its teacher.",
         "## Citation",
-        "The method is that of the paper:",
+        citation(recipe, contrastive(info.config_yaml)),
         fence(BIBTEX, "bibtex"),
     ]
     return "\n\n".join(parts) + "\n"
