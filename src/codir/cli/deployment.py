@@ -1,14 +1,134 @@
-"""`codir latency`: what a model gains where it runs."""
+"""`codir export` and `codir latency`: a model in the formats people deploy, and what it gains where it runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
+from codir.errors import ConfigError
+
+
+def _option(flag: str, help: str, metavar: str, panel: str = "Export", **more: Any) -> Any:
+    return typer.Option(flag, help=help, metavar=metavar, show_default=False, rich_help_panel=panel, **more)
+
+
+@reports_errors
+def export(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
+    format: Annotated[str, _option("--format", "onnx, openvino or torch-bf16", "NAME")],
+    output: Annotated[Path | None, _option("--output", "folder to make", "FOLDER")] = None,
+    quantize: Annotated[str | None, _option("--quantize", "int8 or none (default: none)", "NAME")] = None,
+    precision: Annotated[
+        str | None,
+        _option("--precision", "fp32 or bf16 (default: bf16 for openvino, fp32 for onnx)", "NAME"),
+    ] = None,
+    task: o.Task = None,
+    data_dir: o.DataDir = None,
+    train: o.Train = None,
+    validation: o.Validation = None,
+    text: o.TextColumn = None,
+    text_pair: o.TextPairColumn = None,
+    label: o.LabelColumn = None,
+    kind: o.KindOfLabels = None,
+    max_length: o.MaxLength = None,
+    limit_validation: o.LimitValidation = None,
+    calibration: Annotated[
+        int | None,
+        _option(
+            "--calibration",
+            "training examples that openvino's int8 takes its ranges from (default: 300)",
+            "N",
+            min=1,
+        ),
+    ] = None,
+    max_difference: Annotated[
+        float | None,
+        _option(
+            "--max-difference",
+            "largest difference of a logit (default: 1e-3 for fp32, none for bf16 and int8)",
+            "X",
+            "Limits",
+            min=0,
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        _option(
+            "--min-agreement", "least share of equal answers (default: 0.97)", "X", "Limits", min=0, max=1
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        _option(
+            "--max-drop",
+            "most points of the metric (of 100) that may be lost (default: 0.5)",
+            "POINTS",
+            "Limits",
+        ),
+    ] = None,
+    batch_size: o.EvaluationBatch = 32,
+) -> None:
+    """Export a model to ONNX, OpenVINO or bf16, and check that nothing was lost.
+
+    Example: codir export runs/student --format onnx --quantize int8 --task mrpc --output deploy/student
+    """
+    if output is None:
+        raise ConfigError("Where to? Add --output FOLDER.")
+    from codir.deployment.formats import Target
+
+    Target.of(format, quantize, precision)  # before anything heavy is imported
+    data = _data(o.given(ctx.params), max_length)
+    from codir.workflows import export as workflow
+    from codir.workflows.progress import quiet_libraries
+
+    quiet_libraries()
+    workflow.export(
+        model,
+        output,
+        format,
+        quantize=quantize,
+        precision=precision,
+        data=data,
+        max_length=max_length,
+        calibration=workflow.CALIBRATION if calibration is None else calibration,
+        max_difference=max_difference,
+        min_agreement=min_agreement,
+        max_drop=max_drop,
+        batch_size=batch_size,
+    )
+
+
+def _data(given: dict[str, tuple[str, Any]], max_length: int | None) -> Any:
+    """Returns the data section, None where no data are named.
+
+    Raises:
+        ConfigError: settings of data without data, or data that `DataConfig` refuses.
+    """
+    from codir.recipes.config import DataConfig
+    from codir.recipes.loading import Settings, build
+
+    settings = Settings()
+    for path, (flag, value) in given.items():
+        section, _, key = path.partition(".")
+        if section == "data":
+            settings.set((key,), value, flag)
+    named = settings.values.keys() & {"task", "train", "validation"}
+    if not named:
+        alone = [
+            flag for path, (flag, _) in given.items() if path.startswith("data.") and flag != "--max-length"
+        ]
+        if alone:
+            raise ConfigError(
+                f"{', '.join(alone)}: of which data? Add --task sst2, or --validation dev.csv --text review --label "
+                "stars."
+            )
+        return None
+    return build(DataConfig, settings)
 
 
 @reports_errors

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from codir.deployment import extras
@@ -24,7 +24,7 @@ OPENVINO_FILE = "openvino_model.xml"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
-def load_engine(path: str | Path, engine: str | None = None) -> nn.Module:
+def load_engine(path: str | Path, engine: str | None = None) -> Classifier:
     """Loads a classifier for inference, whatever it lies there as.
 
     Args:
@@ -62,7 +62,7 @@ def load_engine(path: str | Path, engine: str | None = None) -> nn.Module:
     return _compiled(model) if engine == "torch-compiled" else model
 
 
-def _load_exported(folder: Path, engine: str | None) -> nn.Module:
+def _load_exported(folder: Path, engine: str | None) -> Classifier:
     manifest = Manifest.read(folder)
     if manifest.engine not in ENGINES:
         raise ModelError(f"{folder} is for the engine {manifest.engine!r}, which this codir does not know.")
@@ -73,6 +73,11 @@ def _load_exported(folder: Path, engine: str | None) -> nn.Module:
         )
     extras.require(manifest.engine)
     manifest.check_files(folder)
+    return open_engine(folder, manifest)
+
+
+def open_engine(folder: Path, manifest: Manifest) -> Classifier:
+    """Loads an exported model as its manifest says, without asking whether the files are whole."""
     if manifest.engine == "torch-bf16":
         return load_classifier(folder, dtype=torch.bfloat16)
     kind = OnnxClassifier if manifest.engine == "onnxruntime" else OpenVinoClassifier
@@ -86,7 +91,7 @@ def _unfinished(folder: Path) -> str | None:
     return next((name for name in (ONNX_FILE, OPENVINO_FILE) if (folder / name).is_file()), None)
 
 
-def _compiled(model: Any) -> nn.Module:
+def _compiled(model: PreTrainedModel) -> PreTrainedModel:
     """Has torch.compile compile the model's forward; it does so in the first call of each shape."""
     try:
         from torch._inductor import cpp_builder
@@ -245,6 +250,10 @@ class OpenVinoClassifier(DeployedClassifier):
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return self.request.infer(feed, share_inputs=True, share_outputs=False)[self._logits]
+
+
+Classifier = PreTrainedModel | DeployedClassifier
+"""What the workflows that only run a model take."""
 
 
 def _first_line(error: Exception) -> str:

@@ -46,6 +46,19 @@ def load(name: str) -> Any:
         ) from error
 
 
+def exporters() -> Any:
+    """Returns `transformers.exporters`; raises `ConfigError` where transformers has none yet."""
+    no_telemetry()
+    try:
+        module = importlib.import_module("transformers.exporters")
+        getattr(module, "ExportedModel")  # noqa: B009 - which came last; transformers imports it when it is asked for
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            'This transformers has no exporters: it must be 5.23 or newer: pip install "codir[export]"'
+        ) from error
+    return module
+
+
 def no_telemetry() -> None:
     """Hides the package openvino_telemetry: OpenVINO and NNCF then send nothing, as where it is not installed.
 

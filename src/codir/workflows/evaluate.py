@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from codir.deployment.engines import Classifier, load_engine
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
-from codir.models.loading import class_names, load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_tokenizer
 from codir.recipes.config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
@@ -118,7 +119,7 @@ def evaluate(
     """Measures a model on every validation split of `data` and prints the table.
 
     Args:
-        model: folder or Hub id of a fine-tuned model.
+        model: folder or Hub id of a fine-tuned model, or an exported folder.
         data: the task, or files; training data are not read unless validation data are held out from them.
         batch_size: examples in a batch.
         device: where to compute; a GPU if there is one.
@@ -131,7 +132,7 @@ def evaluate(
         DataError: for everything wrong with the data.
     """
     one_process_only("codir evaluate")
-    classifier = load_classifier(model)
+    classifier = load_engine(model)
     tokenizer = load_tokenizer(model)
     names = list(class_names(classifier.config).values())
     kind: Kind = "regression" if len(names) == 1 else "classification"
@@ -154,7 +155,7 @@ def evaluate(
 
 
 def evaluate_model(
-    model: PreTrainedModel,
+    model: Classifier,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
     *,

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 import torch
 from scipy.special import softmax
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from codir.deployment.engines import Classifier, load_engine
 from codir.errors import ModelError, RunError
 from codir.models.inference import Progress, predict_logits
-from codir.models.loading import class_names, load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_tokenizer
 from codir.storage import require_writable
 from codir.tasks.encoding import encode_split
 from codir.tasks.files import load_texts
@@ -84,7 +85,7 @@ def predict(
     logits and predictions only for 64 batches at a time.
 
     Args:
-        model: folder or Hub id of a fine-tuned model.
+        model: folder or Hub id of a fine-tuned model, or an exported folder.
         input: `.txt` (one text a line; an empty line is an error, since each line gets one prediction), or CSV,
             TSV, JSON lines, JSON or Parquet.
         output: the file to write, JSON lines.
@@ -107,7 +108,7 @@ def predict(
     input, output = Path(input), Path(output)
     _check_output(input, output, overwrite)
     texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)
-    classifier = load_classifier(model)
+    classifier = load_engine(model)
     tokenizer = load_tokenizer(model)
     result = PredictionResult(output, len(texts))
     names = list(class_names(classifier.config).values())
@@ -139,7 +140,7 @@ def predict(
 
 
 def predict_texts(
-    model: PreTrainedModel,
+    model: Classifier,
     tokenizer: PreTrainedTokenizerBase,
     texts: Dataset,
     cut: Cut,
@@ -202,7 +203,7 @@ def _check_output(input: Path, output: Path, overwrite: bool) -> None:
 
 
 def _logits(
-    model: PreTrainedModel,
+    model: Classifier,
     tokenizer: PreTrainedTokenizerBase,
     part: Dataset,
     cut: Cut,

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, RunError, nearest
 from codir.storage import read_json
 from codir.tasks.glue import GLUE, glue_task
@@ -146,7 +147,10 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
-    """Returns what a run folder's codir.yaml says, nothing if it is no run folder."""
+    """Returns what a run folder's codir.yaml says, or an exported folder's manifest; nothing if it is neither."""
+    if is_deployed(folder):
+        manifest = Manifest.read(folder)
+        return {"data": {"task": manifest.task, "max_length": manifest.max_length}}
     path = RunFolder(folder).config
     if not path.is_file():
         return {}

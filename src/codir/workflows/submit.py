@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from codir.deployment.engines import load_engine
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names, load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_tokenizer
 from codir.storage import require_writable, write_bytes, write_text
 from codir.tasks.glue import GLUE
 from codir.tasks.glue_testset import find_test_file, read_test_file
@@ -179,7 +180,7 @@ def _predict_task(
     autocast: torch.dtype | None,
 ) -> list[FileResult]:
     """Returns the files that one model predicts."""
-    model = load_classifier(choice.model)
+    model = load_engine(choice.model)
     tokenizer = load_tokenizer(choice.model)
     task = GLUE[choice.task].task
     names = class_names(model.config)
