@@ -21,6 +21,9 @@ from codir.tasks.encoding import length_limit
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_TURN = 16
+"""Texts in a model's turn where requests are small."""
+
 Text = str | tuple[str, str | None]
 Inputs = dict[str, torch.Tensor]
 Model = Any
@@ -183,8 +186,9 @@ def measure_requests(
 ) -> dict[str, RealLengths]:
     """Times single requests, as users run a model: the texts in their order, at their real lengths.
 
-    Models take turns as in `measure`. A batch of every shape is run before, untimed: a service that has been up for
-    a while has seen all lengths. Arguments and errors as for `measure`.
+    Models take turns as in `measure`, small requests 16 texts at a time: request by request they would find the
+    caches full of each other's weights, which no service does. A batch of every shape is run before, untimed: a service
+    that has been up for a while has seen all lengths. Arguments and errors as for `measure`.
     """
     if not models:
         return {}
@@ -196,6 +200,7 @@ def measure_requests(
         device=device,
         clock=clock,
         all_shapes=True,
+        turn=max(1, _TURN // batch_size),
         progress=progress,
     )
     first = next(iter(seconds.values())).sum(axis=1)
@@ -226,6 +231,7 @@ def time_in_turns(
     device: str | torch.device = "cpu",
     clock: Callable[[], float] = time.perf_counter,
     all_shapes: bool = False,
+    turn: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs every batch through every model before the next batch, the first to go changing with each.
@@ -237,6 +243,8 @@ def time_in_turns(
         device: where to compute; models come back to where they were, in the mode they had.
         clock: seconds, replaced in tests.
         all_shapes: before the clock starts, run one batch of every shape instead of the first batch only.
+        turn: batches in a row that are one turn of a model. Where there are several, the turn's first batch is run once
+            more before, untimed: the model before has left the processor's caches full of its own weights.
         progress: called after each pass of a model with (passes done, passes in all).
 
     Returns:
@@ -249,7 +257,9 @@ def time_in_turns(
     before = {name: model.device for name, model in models.items()}
 
     warm_up = {name: _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1] for name in order}
-    done, in_all = 0, sum(map(len, warm_up.values())) + rounds * number_of * len(order)
+    turns = [range(start, min(start + turn, number_of)) for start in range(0, number_of, turn)]
+    passes = number_of + (len(turns) if turn > 1 else 0)
+    done, in_all = 0, sum(map(len, warm_up.values())) + rounds * passes * len(order)
 
     def run(name: str, batch: Inputs) -> float:
         nonlocal done
@@ -270,10 +280,13 @@ def time_in_turns(
                     for batch in warm_up[name]:
                         run(name, batch)
                 for round_ in range(rounds):
-                    for number in range(number_of):
-                        turn = (round_ + number) % len(order)
-                        for name in order[turn:] + order[:turn]:
-                            seconds[name][round_, number] = run(name, batches[name][number])
+                    for place_in_line, numbers in enumerate(turns):
+                        first = (round_ + place_in_line) % len(order)
+                        for name in order[first:] + order[:first]:
+                            if turn > 1:
+                                run(name, batches[name][numbers[0]])
+                            for number in numbers:
+                                seconds[name][round_, number] = run(name, batches[name][number])
         finally:
             for name, model in models.items():
                 model.to(before[name])
