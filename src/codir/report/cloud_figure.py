@@ -10,7 +10,7 @@ import numpy as np
 
 from codir.report.colours import named, series
 from codir.report.contents import Clouds, PointCloud
-from codir.report.escaping import clean, for_hover, for_plotly, shortened
+from codir.report.escaping import capital, clean, for_hover, for_plotly, shortened
 from codir.report.figures import Figure, axis, floats
 from codir.report.numbers import share
 
@@ -54,26 +54,31 @@ def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
     )
     figure = Figure(
         name=f"clouds-{number}",
-        title=shortened(clouds.space, 80),
+        title=capital(shortened(clouds.space, 80)),
         takeaway=(
-            f"The first two principal components (PCA) of {shortened(clouds.space, 80)}; they hold {share(first)} and "
-            f"{share(second)} of the variance: what lies apart here is apart, what lies together need not be. "
+            f"PCA of {shortened(clouds.space, 80)}: they hold {share(first)} and {share(second)} of the "
+            "variance. "
             + ", ".join(f"{shortened(cloud.name, 30)}: {len(cloud.points)} points" for cloud in clouds.clouds)
             + "."
         ),
         data=data,
         layout={
-            "xaxis": axis(f"component 1 ({share(first)} of the variance)", showticklabels=False),
-            "yaxis": axis(
-                f"component 2 ({share(second)})", showticklabels=False, scaleanchor="x", constrain="domain"
-            ),
+            "xaxis": _frame(f"component 1 ({share(first)} of the variance)"),
+            "yaxis": _frame(f"component 2 ({share(second)})", scaleanchor="x"),
             "margin": {"l": 32, "r": 8, "t": 8, "b": 36},
             "dragmode": "pan",
         },
-        height=520,
-        narrow_height=380,
+        height=470,
+        narrow_height=360,
+        wide=False,
     )
     return figure, switches
+
+
+def _frame(title: str, **settings: Any) -> dict[str, Any]:
+    """An axis without numbers: only distances mean something in this plane."""
+    more = {"showgrid": False, "showline": True, "mirror": True, "linecolor": named("rule")}
+    return axis(title, showticklabels=False, **more, **settings)
 
 
 def _classes(clouds: Sequence[PointCloud]) -> list[str]:

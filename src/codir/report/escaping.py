@@ -30,6 +30,11 @@ def shortened(text: object, length: int) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
+def capital(text: str) -> str:
+    """Returns `text` with its first letter large."""
+    return text[:1].upper() + text[1:]
+
+
 def for_plotly(text: object, length: int = 40) -> str:
     """Returns `text` for a plotly label, cut to `length`: plotly reads `<b>`, `<a href>` and entities in its texts."""
     return _DIRECTIONS.sub("", shortened(text, length)).translate(_HTML_IN_PLOTLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,15 +115,19 @@ def axis(title: str = "", **settings: Any) -> dict[str, Any]:
     }
 
 
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Returns the ticks 1, 2, 5, 10, ... of a logarithmic axis from `low` to `high`, written out."""
+    ticks = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        for digit in (1, 2, 5)
+    ]
+    ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
+    if len(ticks) > 12:
+        ticks = [tick for tick in ticks if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def floats(values: Any) -> np.ndarray:
     """Returns `values` as float32, which plotly embeds in base64 (four bytes a number)."""
     return np.asarray(values, dtype=np.float32)
-
-
-def nice_range(values: Sequence[float], margin: float = 0.08) -> list[float] | None:
-    """Returns the ends of an axis with some air around `values`; None if there are none."""
-    if not values:
-        return None
-    low, high = min(values), max(values)
-    air = (high - low) * margin or abs(high) * margin or 1.0
-    return [low - air, high + air]

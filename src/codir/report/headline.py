@@ -11,11 +11,12 @@ from codir.report.numbers import count, deviation, known, milliseconds, points, 
 
 @dataclass(frozen=True)
 class Tile:
-    """One large number, what it is, and what it compares with."""
+    """One large number, what it is, what it compares with, and its spread (small, beside it)."""
 
     value: str
     name: str
     note: str = ""
+    spread: str = ""
 
 
 def main_student(panel: Panel) -> ReportedModel | None:
@@ -108,8 +109,12 @@ def _study_tiles(report: Report) -> list[Tile]:
         note = shortened(best.name, 40)
         if teacher is not None and known(teacher.score):
             note += f"; the teacher's {points(teacher.score)}"
-        value = points(best.score) + (f" ± {points(spread)}" if spread is not None else "")
-        found.append(Tile(value, f"best {clean(panel.metric)} on {clean(panel.task)}", note))
+        name = (
+            "best average"
+            if panel.task == "average"
+            else f"best {clean(panel.metric)} on {clean(panel.task)}"
+        )
+        found.append(Tile(points(best.score), name, note, "" if spread is None else f"± {points(spread)}"))
     found = found[:3]
     if report.differences:
         shown = sum(item.shown for item in report.differences)

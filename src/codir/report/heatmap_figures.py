@@ -8,25 +8,75 @@ from typing import Any
 import numpy as np
 
 from codir.report.contents import BlockSimilarity, Confusion
-from codir.report.escaping import for_plotly, shortened
+from codir.report.escaping import capital, for_plotly, shortened
 from codir.report.figures import Figure, axis, floats
 from codir.report.numbers import share
 
 _PRINTED = 14  # up to so many rows or columns the values stand in the squares
-# Cividis (Nuñez, Anderton and Renslow, 2018): light and dark in the same order for every kind of colour vision.
-CIVIDIS = (
-    "#00224e",
-    "#123570",
-    "#3b496c",
-    "#575d6d",
-    "#707173",
-    "#8a8678",
-    "#a59c74",
-    "#c3b369",
-    "#e1cc55",
-    "#fee838",
+# Viridis (Smith and van der Walt, 2015): even steps from dark to light, for every colour vision.
+VIRIDIS = (
+    "#440154",
+    "#482878",
+    "#3e4a89",
+    "#31688e",
+    "#26828e",
+    "#1f9e89",
+    "#35b779",
+    "#6ece58",
+    "#b5de2b",
+    "#fde725",
 )
-SCALE = [[number / (len(CIVIDIS) - 1), colour] for number, colour in enumerate(CIVIDIS)]
+SCALE = [[number / (len(VIRIDIS) - 1), colour] for number, colour in enumerate(VIRIDIS)]
+_DARK_INK, _LIGHT_INK = "#000000", "#ffffff"
+
+
+def colour_at(part: float) -> str:
+    """Returns the scale's colour at `part`, 0..1, mixed as plotly does."""
+    place = min(1.0, max(0.0, part)) * (len(VIRIDIS) - 1)
+    below = min(int(place), len(VIRIDIS) - 2)
+    mixed = [
+        round(low + (place - below) * (high - low))
+        for low, high in zip(_channels(VIRIDIS[below]), _channels(VIRIDIS[below + 1]), strict=True)
+    ]
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def ink_on(colour: str) -> str:
+    """Returns black or white, whichever is read better on `colour` (WCAG's relative luminance): at least 4.5 to 1."""
+    return _DARK_INK if luminance(colour) > 0.179 else _LIGHT_INK
+
+
+def luminance(colour: str) -> float:
+    """Returns the relative luminance of `#rrggbb`, as WCAG 2 defines it."""
+    linear = [
+        channel / 255 / 12.92 if channel <= 10 else ((channel / 255 + 0.055) / 1.055) ** 2.4
+        for channel in _channels(colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+
+
+def _printed(
+    text: list[list[str]], parts: np.ndarray, x: Sequence[Any], y: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Returns a trace that writes `text` into the squares, in the ink that can be read on each colour."""
+    if max(len(x), len(y)) > _PRINTED:
+        return []
+    cells = [(row, column) for row in range(len(y)) for column in range(len(x)) if text[row][column]]
+    return [
+        {
+            "type": "scatter",
+            "mode": "text",
+            "x": [x[column] for _, column in cells],
+            "y": [y[row] for row, _ in cells],
+            "text": [text[row][column] for row, column in cells],
+            "textfont": {"color": [ink_on(colour_at(float(parts[cell]))) for cell in cells]},
+            "hoverinfo": "skip",
+        }
+    ]
 
 
 def similarity_range(similarities: Sequence[BlockSimilarity]) -> tuple[float, float]:
@@ -57,17 +107,18 @@ def _similarity(item: BlockSimilarity, number: int, low: float, high: float) -> 
         for row, line in enumerate(values)
     ]
     student, teacher = shortened(item.student, 30), shortened(item.teacher, 30)
+    across, down = [str(place + 1) for place in range(columns)], [str(place + 1) for place in range(rows)]
     height = 110 + min(44, max(22, 480 // max(rows, 1))) * rows
     return Figure(
         name=f"similarity-{number}",
-        title=f"{student} and {teacher}",
+        title=capital(f"{student} and {teacher}"),
         takeaway=_similarity_takeaway(values, best, student, item),
         data=[
             {
                 "type": "heatmap",
                 "z": floats(values),
-                "x": [str(column + 1) for column in range(columns)],
-                "y": [str(row + 1) for row in range(rows)],
+                "x": across,
+                "y": down,
                 "zmin": low,
                 "zmax": high,
                 "colorscale": SCALE,
@@ -75,8 +126,8 @@ def _similarity(item: BlockSimilarity, number: int, low: float, high: float) -> 
                 "xgap": 2,
                 "ygap": 2,
                 "hovertemplate": "student block %{y}, teacher block %{x}: %{z:.3f}<extra></extra>",
-                **({"text": text, "texttemplate": "%{text}"} if max(rows, columns) <= _PRINTED else {}),
-            }
+            },
+            *_printed(text, (values - low) / (high - low), across, down),
         ],
         layout={
             "xaxis": axis(f"block of {for_plotly(item.teacher, 30)}", type="category", showgrid=False),
@@ -144,7 +195,7 @@ def _confusion(item: Confusion, number: int) -> Figure:
     ticks: dict[str, Any] = {"tickvals": places, "ticktext": labels, "showgrid": False}
     return Figure(
         name=f"confusion-{number}",
-        title=shortened(item.name, 40),
+        title=capital(shortened(item.name, 40)),
         takeaway=_confusion_takeaway(item, counts, shares),
         data=[
             {
@@ -160,8 +211,8 @@ def _confusion(item: Confusion, number: int) -> Figure:
                 "ygap": 2 if classes <= 15 else 1,
                 "hovertext": hover,
                 "hoverinfo": "text",
-                **({"text": text, "texttemplate": "%{text}"} if classes <= _PRINTED else {}),
-            }
+            },
+            *_printed(text, shares, places, places),
         ],
         layout={
             "xaxis": axis("answered", **ticks, tickangle=0 if few and classes < 5 else -40),
@@ -196,4 +247,4 @@ def _confusion_takeaway(item: Confusion, counts: np.ndarray, shares: np.ndarray)
 
 def scale_css() -> str:
     """Returns the colour scale as a CSS gradient from left to right."""
-    return f"linear-gradient(to right, {', '.join(CIVIDIS)})"
+    return f"linear-gradient(to right, {', '.join(VIRIDIS)})"

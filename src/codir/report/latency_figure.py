@@ -10,10 +10,11 @@ from typing import Any
 from codir.report.colours import named, series, symbol
 from codir.report.contents import Panel, ReportedModel
 from codir.report.escaping import clean, for_hover, for_plotly, shortened
-from codir.report.figures import Figure, axis
+from codir.report.figures import Figure, axis, log_ticks
 from codir.report.numbers import deviation, known, milliseconds, points, share, times
 
 LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
+_NAME = 36
 _LABELLED = 14  # up to this many models the names stand beside the points
 
 
@@ -102,12 +103,12 @@ def _figure(
     if logarithmic:
         low, high = math.log10(min(times_of)), math.log10(max(times_of))
         x |= {"type": "log", "range": [low - 0.12 * (high - low), high + 0.16 * (high - low)]}
-        x |= _log_ticks(min(times_of), max(times_of))
+        x |= log_ticks(min(times_of), max(times_of))
     else:
         x |= {"range": [0, max(*(model.high or 0.0 for model in models), *times_of) * 1.16]}
     margin = max(0.14 * (ends[1] - ends[0]), 0.4)
     y = axis(f"{metric}, points", range=[ends[0] - margin, ends[1] + margin], nticks=7)
-    rows = math.ceil(len({model.group for model in models}) / 2)
+    entries = len({model.group for model in models}) + (len(front) > 1)
     return Figure(
         name=name,
         title="Score against latency" + (f": {clean(panel.task)}" if panel.task else ""),
@@ -117,16 +118,27 @@ def _figure(
             "xaxis": x,
             "yaxis": y,
             "showlegend": not labelled,
-            "legend": {"orientation": "h", "y": -0.18, "x": 0, "yanchor": "top", "xanchor": "left"},
+            "legend": _below(-0.18, entries // 4 + 1),
         },
         narrow={
             "showlegend": True,
-            "legend": {"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top", "xanchor": "left"},
+            "legend": _below(-0.22, entries),
             "margin": {"l": 48, "r": 8, "t": 8, "b": 48},
         },
-        height=440 if labelled else 460 + 9 * rows,
-        narrow_height=360 + 24 * rows,
+        height=440 if labelled else 440 + 20 * (entries // 4 + 1),
+        narrow_height=340 + 20 * entries,
     )
+
+
+def _below(y: float, rows: int) -> dict[str, Any]:
+    return {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": y,
+        "yanchor": "top",
+        "maxheight": 20 * rows + 20,
+    }
 
 
 def _points(
@@ -156,7 +168,7 @@ def _points(
     }
     if places is not None:
         trace |= {
-            "text": [for_plotly(model.name, 28) for model in members],
+            "text": [for_plotly(model.name, _NAME) for model in members],
             "textposition": [places[id(model)] for model in members],
             "textfont": {"size": 12, "color": named("text")},
         }
@@ -215,16 +227,6 @@ def _ends(models: list[ReportedModel]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _log_ticks(low: float, high: float) -> dict[str, Any]:
-    ticks = [
-        digit * 10.0**power
-        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-        for digit in (1, 2, 5)
-    ]
-    ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-
-
 def _label_places(models: list[ReportedModel], logarithmic: bool) -> dict[int, str]:
     """Puts each name where it covers the fewest points and names, on a plane of 900 x 380 pixels."""
     scale = math.log10 if logarithmic else float
@@ -240,7 +242,7 @@ def _label_places(models: list[ReportedModel], logarithmic: bool) -> dict[int, s
     taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots]
     places: dict[int, str] = {}
     for model, (x, y) in sorted(zip(models, spots, strict=True), key=lambda item: item[1]):
-        width = 7.0 * len(shortened(model.name, 28))
+        width = 7.0 * len(shortened(model.name, _NAME))
         boxes = {
             "top center": (x - width / 2, y + 9, x + width / 2, y + 26),
             "bottom center": (x - width / 2, y - 26, x + width / 2, y - 9),
@@ -269,15 +271,17 @@ def _covered(box: tuple[float, float, float, float], taken: list[tuple[float, fl
 
 def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured: str) -> str:
     fastest, best = front[0], front[-1]
-    if fastest is best:
-        text = f"{_name(best)} is both the best and the fastest of {len(models)}."
-        if len(models) == 1:
-            text = f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
+    if len(models) == 1:
+        text = (
+            f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
+        )
+    elif fastest is best:
+        text = f"Best and fastest of {len(models)}: {_name(best)}."
     else:
         text = (
-            f"{_name(best)} scores highest ({points(best.score)}), {_name(fastest)} is fastest "
-            f"({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)}); the dotted line joins the {len(front)} "
-            f"of {len(models)} models that no other beats in both."
+            f"Highest score: {_name(best)} ({points(best.score)}). Fastest: {_name(fastest)} "
+            f"({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)}). "
+            f"The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
         )
     return text + (f" Measured: {clean(measured).rstrip('.')}." if measured else "")
 

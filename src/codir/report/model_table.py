@@ -19,12 +19,14 @@ class Cell:
         note: smaller, after it.
         key: what the column is sorted by; None comes last.
         best: the best of the students.
+        beside: the note stands on the same line.
     """
 
     text: str
     note: str = ""
     key: float | None = None
     best: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class ModelTable:
     Attributes:
         headings: of the columns after the model's name.
         lines: one for each model.
+        explained: what the short headings mean.
     """
 
     headings: Sequence[str]
     lines: Sequence[Line]
+    explained: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class _Column:
     show: Callable[[float | None], str]
     note: Callable[[ReportedModel], str] = lambda model: ""
     better: int = 0  # 1: more is better, -1: less is, 0: neither
+    meaning: str = ""
+    beside: bool = False
 
 
 def model_table(panel: Panel) -> ModelTable:
@@ -82,11 +88,14 @@ def model_table(panel: Panel) -> ModelTable:
                     note=column.note(model) if finite else "",
                     key=value if finite else None,
                     best=finite and model.role != "teacher" and value == best[number],
+                    beside=column.beside,
                 )
             )
-        note = "" if model.engine in ("torch", model.name) else clean(model.engine)
+        engine = clean(model.engine)
+        note = "" if engine == "torch" or engine.lower() in model.name.lower() else engine
         lines.append(Line(clean(model.name), clean(model.role), note, cells))
-    return ModelTable([column.heading for column in columns], lines)
+    explained = "; ".join(f"{column.heading}: {column.meaning}" for column in columns if column.meaning)
+    return ModelTable([column.heading for column in columns], lines, explained)
 
 
 def _columns(panel: Panel) -> list[_Column]:
@@ -94,10 +103,12 @@ def _columns(panel: Panel) -> list[_Column]:
         dict.fromkeys(name for model in panel.models for name in model.metrics if name != panel.metric)
     )
     return [
-        _Column(clean(panel.metric), lambda model: model.score, points, _spread, 1),
-        _Column("of the teacher", lambda model: model.kept, share, better=1),
-        _Column("agreement", lambda model: model.agreement, share, better=1),
-        _Column("ms / sequence", lambda model: model.milliseconds, milliseconds, _rounds, -1),
+        _Column(clean(panel.metric), lambda model: model.score, points, _spread, 1, beside=True),
+        _Column("kept", lambda model: model.kept, share, better=1, meaning="share of the teacher's score"),
+        _Column(
+            "agrees", lambda model: model.agreement, share, better=1, meaning="answers as the teacher does"
+        ),
+        _Column("ms", lambda model: model.milliseconds, milliseconds, _rounds, -1, "median per sequence"),
         _Column("speed-up", lambda model: model.speedup, times, better=1),
         _Column("blocks", lambda model: model.blocks, count),
         _Column("parameters", lambda model: model.parameters, count, _embedding),
@@ -129,7 +140,7 @@ def _rounds(model: ReportedModel) -> str:
 
 
 def _embedding(model: ReportedModel) -> str:
-    return f"{count(model.embedding_parameters)} embedding" if known(model.embedding_parameters) else ""
+    return f"{count(model.embedding_parameters)} emb." if known(model.embedding_parameters) else ""
 
 
 def _best(values: list[float | None], better: int) -> float | None:

@@ -164,14 +164,12 @@ def forest_figure(differences: Sequence[PairedDifference], task: str, key: str) 
         takeaway=words,
         data=data,
         layout={
-            "xaxis": axis(
-                "difference in points, 95 % interval over seeds", range=[min(ends) - air, max(ends) + air]
-            ),
+            "xaxis": axis("points, with 95 % intervals", range=[min(ends) - air, max(ends) + air]),
             "yaxis": axis(
                 tickvals=list(range(len(rows))),
                 ticktext=_unique([for_plotly(item.name, _NAME) for item in rows]),
                 range=[len(rows) - 0.4, -0.6],
-                showgrid=False,
+                showgrid=True,
             ),
             "shapes": [_upright(0.0, named("text"), "solid")],
             "margin": {"l": 8, "r": 16, "t": 12, "b": 48},
@@ -203,7 +201,7 @@ def _upright(x: float, colour: str, dash: str) -> dict[str, Any]:
         "y0": 0,
         "y1": 1,
         "yref": "paper",
-        "layer": "below",
+        "layer": "between",
         "line": {"color": colour, "width": 1.2, "dash": dash},
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from codir.report.colours import series
 from codir.report.contents import Curve
 from codir.report.escaping import for_plotly, shortened
-from codir.report.figures import Figure, axis, floats
+from codir.report.figures import Figure, axis, floats, log_ticks
 from codir.report.numbers import known, milliseconds, points, share
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -76,7 +76,7 @@ def _figure(kind: str, curves: list[Curve], main: str, name: str) -> Figure:
     )
     y = axis(unit + (" (log scale)" if logarithmic else ""), nticks=6)
     if logarithmic:
-        y |= {"type": "log", "dtick": "D2", "exponentformat": "none"}
+        y |= {"type": "log", **log_ticks(min(values), max(values))}
     rows = len(data)
     return Figure(
         name=name,

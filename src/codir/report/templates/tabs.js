@@ -49,9 +49,8 @@
   const watcher = new IntersectionObserver(
     (entries) => {
       for (const { isIntersecting, target } of entries) {
-        if (!isIntersecting) continue;
-        for (const link of links.values()) link.removeAttribute("aria-current");
-        links.get(target.id)?.setAttribute("aria-current", "true");
+        if (isIntersecting) links.get(target.id)?.setAttribute("aria-current", "true");
+        else links.get(target.id)?.removeAttribute("aria-current");
       }
     },
     { rootMargin: "-20% 0px -75% 0px" },
