@@ -117,7 +117,7 @@ def _folders(run: RunFiles, names: dict[str, str]) -> Folders:
 
 def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
     if comparison is None:
-        return single_panel(run) if run.metrics else []
+        return single_panel(run) if run.metrics and run.command != "distill" else []
     main = main_student(run)
     models = []
     for row, folder in zip(comparison.rows, _model_folders(run, comparison), strict=True):

@@ -111,12 +111,12 @@ def _require_run(path: Path) -> None:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.")
-    if RunFolder(path).is_run or (path / "metrics.json").is_file():
-        return
     if path.parent.name == "comparison" and RunFolder(path.parent.parent).is_run:
         raise RunError(
             f"{path} is a student of comparison. Report the run: codir report {path.parent.parent}"
         )
+    if RunFolder(path).is_run or (path / "metrics.json").is_file():
+        return
     inside = sorted(entry.parent for entry in path.glob("*/codir.yaml"))[:3]
     shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     way = (
