@@ -6,9 +6,18 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 
 from codir.errors import DataError
-from codir.workflows.timing import Timing, measure, model_size
+from codir.workflows.timing import (
+    RealLengths,
+    Timing,
+    measure,
+    measure_requests,
+    model_size,
+    texts_of,
+    token_lengths,
+)
 
 TEXTS = ["the cat sees a dog"] * 5 + ["a bad film !", "good"]
 
@@ -109,3 +118,68 @@ def test_model_size_counts_safetensors_only(tmp_path, tiny_model_dir) -> None:
     (folder / "optimizer.bin").write_bytes(b"x" * 1000)
     assert model_size(folder) == (folder / "model.safetensors").stat().st_size
     assert model_size(tmp_path) == 0
+
+
+def test_requests_percentiles_rates_and_tokens(tiny_classifier, tiny_tokenizer) -> None:
+    clock, calls = SlowClock(), []
+    teacher, student = tiny_classifier(), tiny_classifier(layers=2)
+
+    def by_length(model, factor: float, name: str) -> None:
+        def hook(_: object, __: object, kwargs: dict, ___: object) -> None:
+            clock.now += factor * kwargs["input_ids"].shape[1]
+            calls.append(name)
+
+        model.register_forward_hook(hook, with_kwargs=True)
+
+    by_length(teacher, 0.004, "t")
+    by_length(student, 0.001, "s")
+    models = {"teacher": (teacher, tiny_tokenizer), "student": (student, tiny_tokenizer)}
+    # 18 texts of 4 tokens, 2 of 12: single requests of 16 and 48 ms
+    texts = ["a dog"] * 18 + ["dog " * 10] * 2
+    result = measure_requests(models, texts, batch_size=1, max_length=16, rounds=2, clock=clock)["teacher"]
+    assert (result.batch_size, result.requests) == (1, 40)
+    assert result.p50 == pytest.approx(16)
+    assert result.p95 == pytest.approx(48)
+    assert result.mean == pytest.approx((18 * 16 + 2 * 48) / 20)
+    assert result.sequences_per_second == pytest.approx(20 / (18 * 0.016 + 2 * 0.048))
+    assert result.tokens == pytest.approx((18 * 4 + 2 * 12) / 20)
+    # warmed up with one batch of each shape; then turns of 16 and 4 texts, each after one that is not timed
+    first, second = "t" * 17 + "s" * 17, "s" * 5 + "t" * 5
+    assert "".join(calls) == "tt" + "ss" + first + second + "s" * 17 + "t" * 17 + "t" * 5 + "s" * 5
+    student_result = measure_requests(models, texts, 4, 16, 1, clock=clock)["student"]
+    assert student_result.speedup == pytest.approx(4)
+    # batches are padded to their longest only: four of 4 tokens, one of 12
+    assert student_result.p50 == pytest.approx(4)
+    assert RealLengths.from_dict(json.loads(json.dumps(student_result.to_dict()))) == student_result
+
+
+def test_progress_counts_every_pass(tiny_classifier, tiny_tokenizer) -> None:
+    seen: list[tuple[int, int]] = []
+    models = {"a": (tiny_classifier(), tiny_tokenizer), "b": (tiny_classifier(layers=2), tiny_tokenizer)}
+
+    def note(done: int, in_all: int) -> None:
+        seen.append((done, in_all))
+
+    measure(models, TEXTS, batch_size=4, rounds=2, progress=note)
+    assert seen == [(number, 10) for number in range(1, 11)]
+    seen.clear()
+    measure_requests(models, TEXTS, rounds=1, progress=note)
+    assert seen[-1][0] == seen[-1][1] == len(seen)
+
+
+def test_warms_up_every_shape_if_asked(tiny_classifier, tiny_tokenizer) -> None:
+    shapes: list[tuple[int, ...]] = []
+    model = tiny_classifier()
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    measure({"m": (model, tiny_tokenizer)}, TEXTS, batch_size=4, rounds=1, all_shapes=True)
+    assert shapes[:2] == shapes[2:] == [(4, 7), (3, 7)]
+
+
+def test_texts_and_their_lengths(tiny_tokenizer) -> None:
+    pairs = Dataset.from_dict({"text": ["a dog", "good"], "text_pair": ["a cat", "bad"]})
+    assert texts_of(pairs) == [("a dog", "a cat"), ("good", "bad")]
+    assert texts_of(pairs.remove_columns("text_pair"), 1) == ["a dog"]
+    assert token_lengths(tiny_tokenizer, ["a dog", "dog " * 200]) == [4, 202]
+    assert token_lengths(tiny_tokenizer, [("a dog", "a cat")]) == [7]
