@@ -208,7 +208,7 @@ logits = model(**inputs).logits
 
 
 def _data(info: CardInfo) -> str:
-    lines = [f"- task: {inline(info.task.name)} ({info.task.kind})", f"- source: {inline(info.source)}"]
+    lines = [f"- task: {inline(info.task.name)} ({info.task.kind})", f"- source: {_source(info)}"]
     if info.task.labels:
         lines.append("- classes: " + ", ".join(inline(label) for label in info.task.labels))
     lines += [f"- {inline(split)}: {count:,} examples" for split, count in info.examples.items()]
@@ -216,6 +216,13 @@ def _data(info: CardInfo) -> str:
         lines.append(f"- texts are cut after {info.max_length} tokens")
     lines += [f"- {inline(note)}" for note in info.notes]
     return "\n".join(lines)
+
+
+def _source(info: CardInfo) -> str:
+    glue = f"{HUB}/{info.task.name}"
+    if glue_task(info.task.name) == info.task and info.source != glue:
+        return f"GLUE ({glue} on the Hub), read from {inline(info.source)}"
+    return inline(info.source)
 
 
 def how_made(environment: Mapping[str, Any], config_yaml: str) -> str:
@@ -235,7 +242,9 @@ def how_made(environment: Mapping[str, Any], config_yaml: str) -> str:
             lines.append(f"- {key}: {environment[key]}")
     parts = []
     if environment.get("command"):
-        parts.append(fence(str(environment["command"]), "console"))
+        # `python -m codir` calls itself by its file
+        command = re.sub(r"^__main__\.py\b", "codir", str(environment["command"]))
+        parts.append(fence(command, "console"))
     parts += ["The resolved configuration (`codir.yaml`):", fence(config_yaml.rstrip(), "yaml")]
     parts.append("\n".join(lines))
     return "\n\n".join(part for part in parts if part)

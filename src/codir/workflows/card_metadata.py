@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from codir.deployment.folder import Manifest
 from codir.errors import RunError
+from codir.tasks.glue import HUB, glue_task
+from codir.workflows.lineage import hub_ancestor
 
 # The Hub's names of our metrics; those it does not know keep ours, and are left out of its filter.
 HUB_METRICS = {
@@ -26,6 +31,8 @@ HUB_METRICS = {
 # What the Hub knows a model to be of another one. A distilled student whose weights come from its teacher's blocks is
 # a fine-tune of them in this sense; one that starts with random weights has no base model, only a teacher.
 RELATIONS = ("finetune", "quantized", "adapter", "merge")
+_TASKS = {"text-classification": "Text Classification", "fill-mask": "Fill-Mask"}
+_LIBRARIES = {"onnx": "onnx", "openvino": "openvino"}
 _LISTS = ("tags", "datasets", "metrics")
 
 
@@ -109,7 +116,7 @@ def result(
     """
     return EvalResult(
         task_type=task,
-        task_name=task.replace("-", " ").title(),
+        task_name=_TASKS.get(task, task),
         dataset_type=dataset_id or re.sub(r"[^\w.-]+", "-", dataset).strip("-") or "data",
         dataset_name=dataset,
         dataset_config=config,
@@ -117,6 +124,46 @@ def result(
         metric_type=HUB_METRICS.get(metric, metric),
         metric_name=metric,
         metric_value=value,
+    )
+
+
+def exported_metadata(name: str, manifest: Manifest, near: Path | None = None) -> dict[str, Any]:
+    """Returns the front matter of an exported model; what is not known (language, licence) is left out.
+
+    The Hub calls a model in another number format, and in practice in another file format, `quantized`. That it is of
+    the model it was made from; where that is a folder here, the model that one was fine-tuned from is named.
+
+    Args:
+        name: of the exported folder.
+        manifest: its manifest.
+        near: a folder beside which the source is looked for, too.
+    """
+    base = hub_ancestor(manifest.source, near)
+    task = glue_task(manifest.task) if manifest.task else None
+    results = []
+    for split, scores in (manifest.metrics_after or {}).items():
+        for metric, value in scores.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                results.append(
+                    result(
+                        metric,
+                        value,
+                        task="text-classification",
+                        dataset=f"GLUE {task.name.upper()}" if task else manifest.task or "data",
+                        dataset_id=HUB if task else None,
+                        config=task.name if task else None,
+                        split=split,
+                    )
+                )
+    return metadata(
+        name,
+        pipeline_tag="text-classification",
+        library_name=_LIBRARIES.get(manifest.format, "transformers"),
+        tags=list(dict.fromkeys([manifest.format, manifest.precision])),
+        base_model=base,
+        relation="quantized" if base == manifest.source else "finetune",
+        datasets=[HUB] if task else [],
+        results=results,
     )
 
 

@@ -205,8 +205,11 @@ class Redactor:
         if clean == words:
             return text
         becomes = shlex.join(clean)
-        self._known[text] = becomes
-        self._commands.add(text)
+        for start in ("", "__main__.py "):  # cards call it `codir`
+            if text.startswith(start):
+                form = f"codir {text[len(start) :]}" if start else text
+                self._known[form] = f"codir {becomes[len(start) :]}" if start else becomes
+                self._commands.add(form)
         return becomes
 
     def _on_this_machine(self, text: str) -> bool:

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codir.deployment.folder import Manifest
 from codir.errors import CodirError, ConfigError, RunError
 from codir.storage import human_bytes
-from codir.workflows.card import TEXT_CLASSIFICATION, code, fence, inline
+from codir.workflows.card import code, fence, inline
 from codir.workflows.card_again import card_again
-from codir.workflows.card_metadata import check_metadata, front_matter_text, metadata, result, split_card
+from codir.workflows.card_metadata import check_metadata, exported_metadata, front_matter_text, split_card
 from codir.workflows.lineage import hub_ancestor
 from codir.workflows.publish_files import CARD, Source
 
-_LIBRARIES = {"onnx": "onnx", "openvino": "openvino"}
 # What most models on the Hub have; another one is passed on with a note, for the Hub to judge.
 LICENSES = (
     "apache-2.0",
@@ -127,26 +125,6 @@ def finish_card(
     return f"{front_matter_text(values)}\n\n{body}", values
 
 
-def exported_metadata(name: str, manifest: Manifest, near: Path | None = None) -> dict[str, Any]:
-    """Returns the front matter of an exported model; what is not known (language, licence) is left out."""
-    scores = manifest.metrics_after or {}
-    base = hub_ancestor(manifest.source, near)
-    return metadata(
-        name,
-        pipeline_tag=TEXT_CLASSIFICATION,
-        library_name=_LIBRARIES.get(manifest.format, "transformers"),
-        tags=list(dict.fromkeys([manifest.format, manifest.precision])),
-        base_model=base,
-        relation="quantized" if manifest.precision == "int8" else "finetune",
-        results=[
-            result(metric, value, task=TEXT_CLASSIFICATION, dataset=manifest.task or "data", split=split)
-            for split, metrics in scores.items()
-            for metric, value in metrics.items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        ],
-    )
-
-
 def formats_section(repo: str, exported: Mapping[str, Source]) -> str:
     """Returns the Markdown on exported models that lie beside the main one: what they are and how they were checked."""
     rows = ["| folder | engine | precision | size | checked against the original | metric before | after |"]
@@ -181,14 +159,20 @@ def formats_section(repo: str, exported: Mapping[str, Source]) -> str:
 
 
 def checks_in_words(checks: Mapping[str, Any]) -> str:
-    """Returns the figures of an export's comparison with its source, such as `agreement 1.0`."""
+    """Returns the figures of an export's comparison with its source in one line; empty if there are none."""
     parts = []
-    for name, value in checks.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        number = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-        parts.append(f"{inline(name.replace('_', ' '))} {number}")
-    return ", ".join(parts)
+    inputs = f" of {checks['inputs']:,} inputs" if isinstance(checks.get("inputs"), int) else ""
+    if (agreement := _number(checks, "agreement")) is not None:
+        scores = checks.get("answers") == "scores"
+        parts.append(f"correlation {agreement:.4f}" if scores else f"same answer for {agreement:.2%}{inputs}")
+    if (largest := _number(checks, "largest_difference")) is not None:
+        parts.append(f"largest difference of a logit {largest:.2g}")
+    return "; ".join(parts)
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def with_section(body: str, name: str, section: str) -> str:

@@ -14,8 +14,9 @@ from codir.deployment.extras import load
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
 from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
-from codir.storage import file_digest, human_bytes, read_json
+from codir.storage import human_bytes, read_json
 from codir.workflows.card import TEXT_CLASSIFICATION
+from codir.workflows.export import weights_digest
 from codir.workflows.pretrain_card import FILL_MASK
 from codir.workflows.runfolder import RunFolder
 
@@ -183,9 +184,9 @@ def place_of(manifest: Manifest) -> str:
     return manifest.format if manifest.precision == plain else f"{manifest.format}-{manifest.precision}"
 
 
-def weights_digest(folder: Path) -> str:
-    """Returns the fingerprint of a model's weights as `Manifest.source_digest` has it."""
-    return file_digest(folder / "model.safetensors")
+def digest_of(folder: Path) -> str:
+    """Returns the fingerprint of a classifier's weights as `Manifest.source_digest` has it."""
+    return weights_digest(load_classifier(folder))
 
 
 def size_of(content: Path | bytes) -> int:

@@ -1,0 +1,61 @@
+"""What is to be published, on the terminal: files and sizes, what stays, the front matter, what was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from codir.storage import human_bytes
+from codir.workflows.card_metadata import front_matter_text
+from codir.workflows.hub import Remote
+from codir.workflows.publish_files import CARD, size_of
+from codir.workflows.publish_plan import Plan
+
+_SHOWN = 12
+
+
+def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequence[str] = ()) -> None:
+    """Prints what would be sent, what stays, the card's front matter, and what was replaced."""
+    state = "private" if plan.private else "public"
+    if remote is not None and remote.exists:
+        state = f"{'private' if remote.private else 'public'}, exists"
+    branch = f", branch {plan.revision}" if plan.revision != "main" else ""
+    table = Table(
+        title=Text(f"{plan.folder} to {plan.repo} ({state}{branch})"), title_justify="left", show_footer=True
+    )
+    table.add_column("file", footer=f"{len(plan.files)} files", overflow="fold")
+    table.add_column("size", footer=human_bytes(plan.bytes), justify="right")
+    table.add_column("", overflow="fold")
+    for name, content in plan.files.items():
+        origin = plan.origins[name].parent
+        remarks = [] if origin == plan.folder else [f"from {origin}"]
+        if name == CARD:
+            remarks.append("the card, under its new name")
+        elif isinstance(content, bytes):
+            remarks.append("changed: see below")
+        table.add_row(Text(name), human_bytes(size_of(content)), Text(", ".join(remarks)))
+    for name in stale:
+        table.add_row(Text(name), "-", "deleted: a left-over of the model there")
+    console.print(table)
+    for folder, names in plan.left.items():
+        console.print(Text(f"Stays in {folder}: {', '.join(names)}"))
+    console.print("\nFront matter of the card:")
+    console.print(Text(front_matter_text(plan.metadata)))
+    if plan.redactions:
+        table = Table(title="Replaced, because it tells of this machine", title_justify="left")
+        for heading in ("where", "stands here", "becomes"):
+            table.add_column(heading, overflow="fold")
+        for each in plan.redactions[:_SHOWN]:
+            place = each.file if each.line is None else f"{each.file}:{each.line}"
+            table.add_row(Text(place), Text(each.found), Text(each.becomes))
+        console.print()
+        console.print(table)
+        if len(plan.redactions) > _SHOWN:
+            console.print(f"... and {len(plan.redactions) - _SHOWN} more")
+    else:
+        console.print("\nNothing had to be replaced: no file names a path of this machine.")
+    for note in plan.notes:
+        console.print(Text(f"Note: {note}"))
