@@ -139,7 +139,7 @@ class LatencyResult:
         headings = [
             "model",
             "engine",
-            "precision",
+            "prec.",
             "blocks",
             "params",
             "embed.",
@@ -157,7 +157,7 @@ class LatencyResult:
                 short_count(row.embedding_parameters),
                 _bytes(row.bytes),
                 f"{_milliseconds(row.timing.ms_per_sequence)} ±{_milliseconds(row.timing.spread)}",
-                f"{row.timing.speedup:.2f}x",
+                f"{row.timing.speedup:.{2 if row.timing.speedup < 100 else 0}f}x",
             ]
             for row in self.rows
         ]
