@@ -143,16 +143,17 @@ def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, rep
     """Adds what `codir latency` measured and what was exported."""
     own = run.path / "latency.json"
     path = wishes.latency or (own if own.is_file() else None)
+    measured = None
     if path is not None and report.panels:
         folders = _model_folders(run, comparison) if comparison is not None else [run.path]
         try:
-            report.panels = [add_latency(panel, read_latency(path), folders) for panel in report.panels]
+            measured = read_latency(path)
+            report.panels = [add_latency(panel, measured, folders) for panel in report.panels]
         except RunError as error:
             if wishes.latency is not None:
                 raise
             report.missing.append(("times", str(error)))
-    if wishes.exported:
-        report.panels = [add_exports(panel, wishes.exported) for panel in report.panels]
+    report.panels = [add_exports(panel, wishes.exported, measured) for panel in report.panels]
     if report.panels and run.command != "pretrain":
         models = report.panels[0].models
         if not any(model.milliseconds is not None for model in models):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from codir.errors import CodirError, RunError
+from codir.errors import CodirError
 from codir.report.contents import Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.report.curves import curves_of
 from codir.report.details import duration, environment_facts
-from codir.report.latency_lines import add_exports, add_latency, read_latency
+from codir.report.latency_lines import add_exports
 from codir.report.measured import blocks_in, finite, with_timing
 from codir.report.run_files import mapping, read_log
+from codir.report.study_times import add_times
 from codir.report.wishes import Wishes
 from codir.storage import read_json
 from codir.studies.config import StudyConfig
@@ -60,11 +61,11 @@ def gather_study(folder: Path, wishes: Wishes) -> Report:
         config=_text(folder / "study.yaml"),
         missing=[("trials", line) for line in (*findings.missing, *damaged)],
     )
-    _add_times(report, folder, final, wishes)
-    if wishes.exported:
-        report.panels = [
-            add_exports(panel, wishes.exported) if panel.task != AVERAGE else panel for panel in report.panels
-        ]
+    measured = add_times(report, folder, final, config, wishes)
+    report.panels = [
+        panel if panel.task == AVERAGE else add_exports(panel, wishes.exported, measured)
+        for panel in report.panels
+    ]
     return report
 
 
@@ -293,61 +294,6 @@ def _facts(
             environment = {}
         facts += environment_facts(environment)
     return [*facts, ("folder", str(folder))]
-
-
-def _add_times(report: Report, folder: Path, results: Sequence[TrialResult], wishes: Wishes) -> None:
-    path = wishes.latency
-    own = folder / "latency.json"
-    if path is None and own.is_file():
-        path = own
-    if path is not None:
-        try:
-            latency = read_latency(path)
-        except RunError as error:
-            if wishes.latency is not None:
-                raise
-            report.missing.append(("times", str(error)))
-            return
-        named = {row.path for row in latency.rows}
-        report.panels = [
-            add_latency(panel, latency, _paths(panel, results, report, named)) for panel in report.panels
-        ]
-    if report.panels and not any(
-        model.milliseconds is not None for panel in report.panels for model in panel.models
-    ):
-        example = results[0].folder if results else folder / TRIALS / "..."
-        report.missing.append(
-            (
-                "times",
-                "the trials measured none: `codir latency TEACHER "
-                f"{example} --task {report.panels[0].task} --output times.json`, then `codir report {folder} --latency "
-                "times.json`; students of one shape take one time",
-            )
-        )
-
-
-def _paths(
-    panel: Panel, results: Sequence[TrialResult], report: Report, named: set[str]
-) -> list[Path | None]:
-    """Returns for each model of a panel the folder by which a latency row may mean it."""
-    wanted = {Path(path).expanduser().resolve() for path in named}
-    teachers = {
-        name.removeprefix("teacher of "): value
-        for name, value in report.facts
-        if name.startswith("teacher of ")
-    }
-    found: list[Path | None] = []
-    for model in panel.models:
-        if model.role == "teacher":
-            candidates = [Path(path) for task, path in teachers.items() if panel.task in (task, AVERAGE)]
-        else:
-            candidates = [
-                result.folder
-                for result in results
-                if result.recipe == model.role.partition(" [")[0] and panel.task in (result.task, AVERAGE)
-            ]
-        found.append(next((path for path in candidates if path.resolve() in wanted), None))
-    return found
 
 
 def _text(path: Path) -> str:

@@ -30,7 +30,9 @@ def read_latency(path: Path) -> LatencyResult:
         raise RunError(f"{path}: {error}") from error
 
 
-def add_latency(panel: Panel, result: LatencyResult, folders: Sequence[Path | None]) -> Panel:
+def add_latency(
+    panel: Panel, result: LatencyResult, folders: Sequence[Path | None], others: bool = True
+) -> Panel:
     """Puts measured times into the lines of the models they belong to, and adds a line for every other row.
 
     A row in plain PyTorch belongs to the model whose folder it names; models of the same shape as that one (blocks
@@ -40,6 +42,7 @@ def add_latency(panel: Panel, result: LatencyResult, folders: Sequence[Path | No
         panel: the table.
         result: of `codir latency`.
         folders: of the panel's models, in their order; None where unknown.
+        others: whether rows that belong to none of them become lines.
     """
     models = list(panel.models)
     extra: list[ReportedModel] = []
@@ -48,7 +51,7 @@ def add_latency(panel: Panel, result: LatencyResult, folders: Sequence[Path | No
     for row in result.rows:
         own = _own(row, folders)
         if own is None or row.engine != TORCH:
-            if not _same_shape(models, row):
+            if others and not _same_shape(models, row):
                 extra.append(_line(row, panel, models[own] if own is not None else None, where))
             continue
         models[own] = _timed(models[own], row, where)
@@ -62,13 +65,19 @@ def add_latency(panel: Panel, result: LatencyResult, folders: Sequence[Path | No
     return replace(panel, models=[*models, *extra])
 
 
-def add_exports(panel: Panel, folders: Sequence[Path]) -> Panel:
-    """Adds exported folders with their scores; one that a latency measurement has added already gets its score.
+def add_exports(panel: Panel, folders: Sequence[Path], latency: LatencyResult | None = None) -> Panel:
+    """Adds exported folders with their scores; the lines of those that were measured only get what they lack.
+
+    Args:
+        panel: the table, with the lines of `latency`.
+        folders: of `codir export`.
+        latency: what was measured.
 
     Raises:
         RunError: a folder is no exported one.
     """
     models = list(panel.models)
+    measured = {_resolved(row.path): row.name for row in latency.rows} if latency is not None else {}
     for folder in folders:
         if not is_deployed(folder):
             raise RunError(f"{folder} is no exported model: name a folder that `codir export` made.")
@@ -77,11 +86,15 @@ def add_exports(panel: Panel, folders: Sequence[Path]) -> Panel:
         except CodirError as error:
             raise RunError(str(error)) from error
         line = _exported(folder, manifest, panel)
-        known = next((n for n, model in enumerate(models) if model.name == line.name), None)
+        name = _name(measured.get(_resolved(folder), ""), manifest.engine, manifest.precision)
+        known = next((n for n, model in enumerate(models) if model.name == name), None)
         if known is None:
             models.append(line)
-        elif models[known].score is None:
-            models[known] = replace(models[known], score=line.score, metrics=line.metrics, kept=line.kept)
+        elif models[known].score is None or not models[known].metrics:
+            score = models[known].score if models[known].score is not None else line.score
+            models[known] = replace(
+                models[known], score=score, metrics=line.metrics, kept=_kept(score, panel)
+            )
     return replace(panel, models=models)
 
 
@@ -122,7 +135,7 @@ def _line(row: LatencyRow, panel: Panel, own: ReportedModel | None, where: str) 
     line = ReportedModel(
         name=row.name if plain else _name(own.name if own else row.name, row.engine, row.precision),
         role=own.role if own else "other",
-        group="other models" if plain else f"{row.engine} {row.precision}",
+        group="other models" if plain else _engine(row.engine, row.precision),
         score=score,
         kept=_kept(score, panel),
         blocks=row.blocks,
@@ -140,7 +153,7 @@ def _exported(folder: Path, manifest: Manifest, panel: Panel) -> ReportedModel:
     return ReportedModel(
         name=_name(folder.resolve().name, manifest.engine, manifest.precision),
         role="other",
-        group=f"{manifest.engine} {manifest.precision}",
+        group=_engine(manifest.engine, manifest.precision),
         score=score,
         metrics={name: value for name, value in metrics.items() if finite(value) is not None},
         kept=_kept(score, panel),
@@ -152,7 +165,12 @@ def _exported(folder: Path, manifest: Manifest, panel: Panel) -> ReportedModel:
 
 
 def _name(name: str, engine: str, precision: str) -> str:
-    return f"{name} ({engine}, {precision})"
+    return f"{name} ({_engine(engine, precision)})"
+
+
+def _engine(engine: str, precision: str) -> str:
+    """Names an engine with its precision, once: `torch-bf16`, `onnxruntime int8`."""
+    return engine if precision in engine else f"{engine} {precision}"
 
 
 def _kept(score: float | None, panel: Panel) -> float | None:
