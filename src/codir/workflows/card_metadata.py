@@ -139,7 +139,8 @@ def exported_metadata(name: str, manifest: Manifest, near: Path | None = None) -
         near: a folder beside which the source is looked for, too.
     """
     base = hub_ancestor(manifest.source, near)
-    task = glue_task(manifest.task) if manifest.task else None
+    # a file called mrpc.csv gives a task of that name, too
+    task = glue_task(manifest.task) if manifest.task and "--task" in manifest.command else None
     results = []
     for split, scores in (manifest.metrics_after or {}).items():
         for metric, value in scores.items():

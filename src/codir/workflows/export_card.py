@@ -16,10 +16,8 @@ from codir.errors import RunError
 from codir.models.loading import class_names
 from codir.storage import human_bytes, read_json
 from codir.workflows.card import code, fence, inline
-from codir.workflows.card_metadata import front_matter_text, metadata, result
-from codir.workflows.lineage import looks_like_hub_id
+from codir.workflows.card_metadata import exported_metadata, front_matter_text
 
-_LIBRARY = {"onnx": "onnx", "openvino": "openvino", "torch-bf16": "transformers"}
 _PACKAGES = {
     "onnx": "onnxruntime tokenizers numpy",
     "openvino": "openvino tokenizers numpy",
@@ -60,7 +58,7 @@ def export_card(card: ExportCard) -> str:
     """Returns the whole README."""
     manifest = card.manifest
     parts = [
-        front_matter_text(_front_matter(card)),
+        front_matter_text(exported_metadata(card.name, manifest)),
         f"# {inline(card.name)}",
         f"A text classifier for {manifest.engine} in {manifest.precision}, exported with codir from "
         f"`{code(manifest.source)}` ({human_bytes(card.bytes)}). Classes: "
@@ -171,27 +169,6 @@ def _torch_snippet(card: ExportCard) -> str:
 
 def _python(settings: Mapping[str, str]) -> str:
     return "{" + ", ".join(f'"{key}": "{value}"' for key, value in settings.items()) + "}"
-
-
-def _front_matter(card: ExportCard) -> dict[str, Any]:
-    manifest = card.manifest
-    results = []
-    for split, values in (manifest.metrics_after or {}).items():
-        for name, value in values.items():
-            results.append(
-                result(
-                    name, value, task="text-classification", dataset=manifest.task or "the task", split=split
-                )
-            )
-    return metadata(
-        card.name,
-        pipeline_tag="text-classification",
-        tags=[manifest.engine, manifest.precision],
-        library_name=_LIBRARY[manifest.format],
-        base_model=manifest.source if looks_like_hub_id(manifest.source) else None,
-        relation="quantized",
-        results=results,
-    )
 
 
 def _checks(card: ExportCard) -> str:
