@@ -80,7 +80,7 @@ def test_a_file_of_texts(calls) -> None:
     [
         (("runs/t", "--task", "mrpc", "--validation", "dev.csv"), "exclude each other"),
         (("runs/t", "--data-dir", "glue"), "--task"),
-        (("runs/t", "--task", "mrpc", "--batch", "many"), "many"),
+        (("runs/t", "--task", "mrpc", "--batch", "many"), "'--batch'"),
         ((), "Missing argument"),
     ],
 )

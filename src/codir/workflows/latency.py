@@ -278,7 +278,7 @@ def _export(
     require_disk(folder, 6 * total, f"Exporting {line.name} for the measurement")
     chunks = [texts[start : start + _CALIBRATION_BATCH] for start in range(0, len(texts), _CALIBRATION_BATCH)]
     batches = [encode_batch(model, tokenizer, chunk, max_length, False) for chunk in chunks]
-    sample = encode_batch(model, tokenizer, [*texts, *texts][: max(2, len(texts))], max_length, False)
+    sample = encode_batch(model, tokenizer, [*texts, *texts][:3], max_length, False)
     export_files(model, line.target, folder, sample, batches, line.path)
     Manifest(
         format=line.target.format,
