@@ -37,7 +37,7 @@ def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
     kind = "scattergl" if total > _GL_FROM else "scatter"
     data: list[dict[str, Any]] = []
     order = sorted(
-        range(len(clouds.clouds)), key=lambda place: clouds.clouds[place].name != "bank"
+        range(len(clouds.clouds)), key=lambda place: "bank" not in clouds.clouds[place].name.lower()
     )  # bank below
     shapes = _shapes(clouds.clouds)
     for place in order:
@@ -106,15 +106,21 @@ def _by_class(cloud: PointCloud, classes: list[str]) -> list[tuple[str, np.ndarr
 
 
 def _shapes(clouds: Sequence[PointCloud]) -> list[str]:
+    if len(clouds) == 1:
+        return ["circle"]
     more = iter(_MORE_SHAPES * len(clouds))
-    return [_SHAPES.get(cloud.name) or next(more) for cloud in clouds]
+    shapes: list[str] = []
+    for cloud in clouds:
+        wanted = next((shape for word, shape in _SHAPES.items() if word in cloud.name.lower()), None)
+        shapes.append(wanted if wanted is not None and wanted not in shapes else next(more))
+    return shapes
 
 
 def _trace(
     kind: str, cloud: PointCloud, members: np.ndarray, name: str, colour: str, shape: str, meta: list[int]
 ) -> dict[str, Any]:
     chosen = np.asarray(cloud.points)[members]
-    bank = cloud.name == "bank"
+    bank = "bank" in cloud.name.lower()
     title = " · ".join(part for part in (for_plotly(cloud.name, 30), for_plotly(name, 40)) if part)
     texts = [for_hover(cloud.texts[place], 140) for place in members] if len(cloud.texts) else None
     open_shape = shape.endswith("-thin")

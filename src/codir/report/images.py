@@ -18,7 +18,7 @@ from codir.report.escaping import shortened
 from codir.report.figures import log_ticks
 from codir.report.headline import main_student
 from codir.report.heatmap_figures import VIRIDIS, colour_at, ink_on, similarity_range
-from codir.report.latency_figure import LOG_FROM, group_colours, measured_models, pareto
+from codir.report.latency_figure import LOG_FROM, group_colours, label_places, measured_models, pareto
 from codir.report.numbers import deviation, known
 from codir.storage import write_bytes
 
@@ -39,6 +39,8 @@ _MARKERS = {
     "star": "*",
     "hexagon": "h",
 }
+_ACROSS = {"left": -8, "center": 0, "right": 8}  # printer's points from the marker to the name
+_UP = {"top": 6, "middle": 0, "bottom": -6}
 _NAME = 40
 
 
@@ -107,6 +109,8 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
     axes = figure.subplots()
     looks = group_colours(panel.models)
     times = [model.milliseconds or 1.0 for model in models]
+    logarithmic = max(times) / min(times) > LOG_FROM
+    places = label_places(models, logarithmic)
     front = pareto(models)
     if len(front) > 1:
         axes.step(
@@ -138,15 +142,18 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
             capsize=2.5,
             linestyle="none",
         )
+        up, across = places[id(model)].split()
         axes.annotate(
             _plain(model.name),
             (x, y),
-            xytext=(7, 6),
+            xytext=(_ACROSS[across], _UP[up]),
             textcoords="offset points",
+            ha={"left": "right", "center": "center", "right": "left"}[across],
+            va={"top": "bottom", "middle": "center", "bottom": "top"}[up],
             fontsize=8,
             color=LIGHT["text"],
         )
-    if max(times) / min(times) > LOG_FROM:
+    if logarithmic:
         axes.set_xscale("log")
         ticks = log_ticks(min(times), max(times))
         axes.set_xticks(ticks["tickvals"], ticks["ticktext"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from codir.report.colours import named, series, symbol
@@ -92,7 +93,7 @@ def _figure(
                 "name": "not beaten (Pareto)",
             }
         )
-    places = _label_places(models, logarithmic)
+    places = label_places(models, logarithmic)
     labelled = len(models) <= _LABELLED
     for group, (colour, shape) in looks.items():
         members = [model for model in models if model.group == group]
@@ -218,7 +219,7 @@ def _hover(model: ReportedModel, metric: str) -> str:
     return "<br>".join(lines)
 
 
-def _ends(models: list[ReportedModel]) -> tuple[float, float]:
+def _ends(models: Sequence[ReportedModel]) -> tuple[float, float]:
     values = [
         100 * ((model.score or 0.0) + sign * (deviation(model.scores) or 0.0))
         for model in models
@@ -227,8 +228,16 @@ def _ends(models: list[ReportedModel]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _label_places(models: list[ReportedModel], logarithmic: bool) -> dict[int, str]:
-    """Puts each name where it covers the fewest points and names, on a plane of 900 x 380 pixels."""
+def label_places(models: Sequence[ReportedModel], logarithmic: bool) -> dict[int, str]:
+    """Returns where each name covers the fewest points, names and lines, on a plane of 900 x 380 pixels.
+
+    Args:
+        models: with score and time.
+        logarithmic: whether the axis of time is.
+
+    Returns:
+        Plotly's `textposition` by the model's `id`.
+    """
     scale = math.log10 if logarithmic else float
     xs = [scale(model.milliseconds or 1.0) for model in models]
     left = min(xs) if logarithmic else 0.0
@@ -240,6 +249,10 @@ def _label_places(models: list[ReportedModel], logarithmic: bool) -> dict[int, s
         for x, model in zip(xs, models, strict=True)
     ]
     taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots]
+    at = {id(model): spot for model, spot in zip(models, spots, strict=True)}
+    front = [at[id(model)] for model in pareto(models)]
+    for (x, y), (next_x, next_y) in pairwise(front):
+        taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
     places: dict[int, str] = {}
     for model, (x, y) in sorted(zip(models, spots, strict=True), key=lambda item: item[1]):
         width = 7.0 * len(shortened(model.name, _NAME))
@@ -280,11 +293,12 @@ def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured:
     else:
         text = (
             f"Highest score: {_name(best)} ({points(best.score)}). Fastest: {_name(fastest)} "
-            f"({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)}). "
-            f"The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
+            f"({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)})."
         )
+        if len(front) < len(models):
+            text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
     return text + (f" Measured: {clean(measured).rstrip('.')}." if measured else "")
 
 
 def _name(model: ReportedModel) -> str:
-    return shortened(model.name, 40)
+    return shortened(model.name, 40) or "a model without a name"

@@ -111,7 +111,13 @@ def _columns(panel: Panel) -> list[_Column]:
         _Column("ms", lambda model: model.milliseconds, milliseconds, _rounds, -1, "median per sequence"),
         _Column("speed-up", lambda model: model.speedup, times, better=1),
         _Column("blocks", lambda model: model.blocks, count),
-        _Column("parameters", lambda model: model.parameters, count, _embedding),
+        _Column("parameters", lambda model: model.parameters, count),
+        _Column(
+            "embedding",
+            lambda model: model.embedding_parameters,
+            count,
+            meaning="parameters of the word embeddings",
+        ),
         _Column("on disk", lambda model: model.bytes, size, better=-1),
         *(_metric_column(name) for name in more),
     ]
@@ -137,10 +143,6 @@ def _rounds(model: ReportedModel) -> str:
     if not known(model.low) or not known(model.high):
         return ""
     return f"{milliseconds(model.low)} to {milliseconds(model.high)}"
-
-
-def _embedding(model: ReportedModel) -> str:
-    return f"{count(model.embedding_parameters)} emb." if known(model.embedding_parameters) else ""
 
 
 def _best(values: list[float | None], better: int) -> float | None:

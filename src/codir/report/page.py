@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("base.css", "parts.css", "disagreements.css", "print.css")
 SCRIPTS = ("theme.js", "figures.js", "tables.js", "tabs.js", "disagreements.js", "copy.js")
+_LABEL = 120  # characters of a class in the list of examples
 _KINDS = ("lost", "won", "both wrong", "far apart")
 
 
@@ -79,7 +80,7 @@ def render(report: Report) -> str:
     cloud_views = [cloud_figure(clouds, number) for number, clouds in enumerate(report.clouds)]
     figures = [
         *(figure for view in panels for figure in (*view.figures, *([view.forest] if view.forest else []))),
-        *(training := training_figures(report.curves, _main_name(report))),
+        *(training := training_figures(report.curves, "" if report.kind == "study" else _main_name(report))),
         *(similarities := similarity_figures(report.similarities)),
         *(figure for figure, _ in cloud_views),
         *(confusions := confusion_figures(report.confusions)),
@@ -210,7 +211,7 @@ def _switches(switches: Switches) -> dict[str, Any]:
 
 
 def _kinds(disagreements: Sequence[Disagreement]) -> list[tuple[str, int]]:
-    found = [item.kind for item in disagreements]
+    found = [shortened(item.kind, 40) for item in disagreements]
     order = [kind for kind in _KINDS if kind in found]
     order += [kind for kind in dict.fromkeys(found) if kind not in _KINDS]
     return [(kind, found.count(kind)) for kind in order]
@@ -223,12 +224,12 @@ def _disagreements(items: Sequence[Disagreement]) -> list[dict[str, Any]]:
             "n": item.number,
             "t": clean(item.text),
             "p": None if item.text_pair is None else clean(item.text_pair),
-            "l": clean(item.label),
-            "a": clean(item.teacher),
-            "b": clean(item.student),
+            "l": shortened(item.label, _LABEL),
+            "a": shortened(item.teacher, _LABEL),
+            "b": shortened(item.student, _LABEL),
             "c": _short(item.teacher_confidence),
             "d": _short(item.student_confidence),
-            "k": clean(item.kind),
+            "k": shortened(item.kind, 40),
             "w": _short(item.badness),
         }
         for item in sorted(items, key=lambda item: -(item.badness if known(item.badness) else float("-inf")))

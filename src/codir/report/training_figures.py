@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from codir.report.colours import series
+from codir.report.colours import SERIES, series
 from codir.report.contents import Curve
 from codir.report.escaping import for_plotly, shortened
 from codir.report.figures import Figure, axis, floats, log_ticks
@@ -21,11 +21,11 @@ _TITLES = {
 }
 
 
-def training_figures(curves: Sequence[Curve], main: str) -> list[Figure]:
-    """Returns one figure for each kind of curve that there is.
+def training_figures(curves: Sequence[Curve], main: str = "") -> list[Figure]:
+    """Returns one figure for each kind of curve that there is; in a study one for each kind and task.
 
     One colour is one loss term (in the other figures: one student); the main student's lines are solid, those of the
-    students it is compared with dashed.
+    students it is compared with dashed. Without a main student (in a study) all are equal.
 
     Args:
         curves: the curves.
@@ -33,14 +33,20 @@ def training_figures(curves: Sequence[Curve], main: str) -> list[Figure]:
     """
     kinds = [*_TITLES, *dict.fromkeys(curve.kind for curve in curves if curve.kind not in _TITLES)]
     figures = []
-    for number, kind in enumerate(kinds):
+    for kind in kinds:
         members = [curve for curve in curves if curve.kind == kind and len(curve.steps)]
-        if members:
-            figures.append(_figure(kind, members, main, f"training-{number}"))
+        names = dict.fromkeys(curve.name for curve in members) if kind != "loss" and not main else [""]
+        for name in names:
+            chosen = [curve for curve in members if curve.name == name or not name]
+            if chosen:
+                part = f"{len(figures)}"
+                figures.append(
+                    _figure(kind, chosen, main, f"training-{part}", name if len(names) > 1 else "")
+                )
     return figures
 
 
-def _figure(kind: str, curves: list[Curve], main: str, name: str) -> Figure:
+def _figure(kind: str, curves: list[Curve], main: str, name: str, part: str) -> Figure:
     title, unit = _TITLES.get(kind, (shortened(kind, 40), ""))
     models = list(dict.fromkeys(curve.model for curve in curves))
     models.sort(key=lambda model: model != main)  # the main student is solid
@@ -62,11 +68,11 @@ def _figure(kind: str, curves: list[Curve], main: str, name: str) -> Figure:
                 "y": floats([scale * value for value in curve.values]),
                 "line": {
                     "color": series(terms.index(curve.name) if by_term else place),
-                    "width": 2.2 if place == 0 else 1.5,
-                    "dash": _DASHES[place % len(_DASHES)],
+                    "width": 2.2 if place == 0 and main else 1.6,
+                    "dash": _DASHES[(place if main or by_term else place // SERIES) % len(_DASHES)],
                 },
                 "marker": {"size": 5},
-                "opacity": 1.0 if place == 0 else 0.85,
+                "opacity": 1.0 if place == 0 or not main else 0.85,
                 "hovertemplate": "%{fullData.name}<br>step %{x}: %{y:.4g}<extra></extra>",
             }
         )
@@ -80,7 +86,7 @@ def _figure(kind: str, curves: list[Curve], main: str, name: str) -> Figure:
     rows = len(data)
     return Figure(
         name=name,
-        title=title,
+        title=title + (f": {shortened(part, 60)}" if part else ""),
         takeaway=_takeaway(kind, curves, main),
         data=data,
         layout={
@@ -102,6 +108,10 @@ def _short_term(name: str) -> str:
 
 def _takeaway(kind: str, curves: list[Curve], main: str) -> str:
     words = {"loss": milliseconds, "score": points}.get(kind, share if kind in _TITLES else milliseconds)
+    if not main and kind == "score" and len(curves) > 1:
+        highest = max(curves, key=lambda curve: max(filter(known, curve.values), default=float("-inf")))
+        best = max(filter(known, highest.values), default=None)
+        return f"Highest of {len(curves)}: {shortened(highest.model, 40)} with {points(best)}."
     curve = next((curve for curve in curves if curve.model == main), curves[0])
     finite = [(step, value) for step, value in zip(curve.steps, curve.values, strict=True) if known(value)]
     if not finite:

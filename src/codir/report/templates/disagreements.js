@@ -61,7 +61,7 @@
     const name = element("bdi", right === null ? "" : right ? "right" : "wrong", ...marked(text));
     label.append(name);
     if (right !== null) label.append(element("span", "hidden", right ? " (right)" : " (wrong)"));
-    const number = element("dd", "", confidence === null ? "" : `${(100 * confidence).toFixed(0)} %`);
+    const number = element("dd", "number", confidence === null ? "" : `${(100 * confidence).toFixed(0)} %`);
     if (confidence !== null) {
       const bar = element("span");
       bar.style.width = `${100 * confidence}%`;
