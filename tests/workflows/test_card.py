@@ -161,3 +161,51 @@ def test_nothing_the_user_named_breaks_the_card() -> None:
 )
 def test_looks_like_hub_id(name: str, expected: bool) -> None:
     assert looks_like_hub_id(name) is expected
+
+
+def test_glue_is_named_as_the_hub_names_it_wherever_it_was_read_from() -> None:
+    from codir.tasks.glue import glue_task
+
+    task = glue_task("mrpc")
+    assert task is not None
+    mine = info(task=task, dataset_id=None, source="/data/MRPC", metrics={"f1": 0.8, "accuracy": 0.7})
+    front, body = parsed(model_card(mine))
+    assert front["datasets"] == ["nyu-mll/glue"]
+    dataset = front["model-index"][0]["results"][0]["dataset"]
+    assert dataset == {"name": "GLUE MRPC", "type": "nyu-mll/glue", "config": "mrpc", "split": "validation"}
+    assert "GLUE (nyu-mll/glue/mrpc on the Hub), read from /data/MRPC" in body
+    # a file that happens to be called mrpc.csv is not GLUE
+    mine.task = Task("mrpc", "classification", ("text",), "label", ("a", "b"), ("accuracy",), "accuracy")
+    front, _ = parsed(model_card(mine))
+    assert "datasets" not in front
+
+
+@pytest.mark.parametrize(
+    ("started", "base"), [(None, "textattack/roberta-base-SST-2"), ("a/student", "a/student"), ("", None)]
+)
+def test_the_base_model_is_what_the_weights_come_from(started: str | None, base: str | None) -> None:
+    front, body = parsed(model_card(info(started_from=started)))
+    assert front.get("base_model") == base
+    assert front.get("base_model_relation") == ("finetune" if base else None)
+    assert "distilled from `textattack/roberta-base-SST-2`" in body
+
+
+def test_only_a_contrastive_recipe_is_called_one() -> None:
+    _, body = parsed(model_card(info()))
+    assert "contrastive distillation" in body
+    assert "The method is that of the paper:" in body
+    _, body = parsed(
+        model_card(info(recipe="tinybert", config_yaml="objectives:\n  hidden_mse: {}\n  crd: null\n"))
+    )
+    assert "contrastive distillation on" not in body
+    assert "made with another one" in body
+    assert "That of the recipe `tinybert`: " in body
+    _, body = parsed(model_card(info(recipe="mine.yaml", config_yaml="a: [")))
+    assert "made with another one." in body
+
+
+def test_a_model_with_code_of_codirs_own_says_how_to_load_it() -> None:
+    _, body = parsed(model_card(info(needs_codir=True)))
+    code = body.partition("```python\n")[2].partition("\n```")[0]
+    compile(code, "card", "exec")
+    assert code.splitlines()[0].startswith("import codir.models.bilstm")
