@@ -26,6 +26,7 @@ from codir.studies.tables import (
     spread_table,
     trials_table,
 )
+from codir.studies.trial import read_trials
 from codir.studies.words import plain_words
 from codir.workflows.progress import default_console
 
@@ -101,7 +102,7 @@ def read_findings(
         recipes=list(config.recipes) if config is not None else (),
         tasks=list(config.tasks) if config is not None else (),
         planned=_planned(plan) if plan is not None else None,
-        failed=_failed(plan) if plan is not None else {},
+        failed=_failed(plan, damaged is not None) if plan is not None else {},
     )
     return findings, results, config
 
@@ -111,8 +112,18 @@ def _planned(plan: Plan) -> list[tuple[str, str, str | None, int]]:
     return [(group.recipe, group.task, group.student, seed) for group in groups for seed in plan.config.seeds]
 
 
-def _failed(plan: Plan) -> dict[str, str]:
-    return {key: outcome.error for key, outcome in plan.done.items() if outcome.state == "failed"}
+def _failed(plan: Plan, pass_damaged: bool) -> dict[str, str]:
+    errors = {}
+    for trial in read_trials(plan.folder.path):
+        try:
+            outcome = plan.done.get(trial.key)
+        except RunError:
+            if not pass_damaged:
+                raise
+            continue
+        if outcome is not None and outcome.state == "failed":
+            errors[trial.key] = outcome.error
+    return errors
 
 
 def _contents(

@@ -162,5 +162,11 @@ def read_results(output: str | Path, damaged: list[str] | None = None) -> list[T
     if not folder.exists:
         return results
     # a search may have trained before what is now compared
-    compared = {trial.key for trial in Plan(folder).trials() if trial.phase == "final"}
+    try:
+        compared = {trial.key for trial in Plan(folder).trials() if trial.phase == "final"}
+    except RunError as error:
+        if damaged is None:
+            raise
+        damaged.append(str(error))  # what a search goes on with cannot be told
+        return results
     return [replace(result, phase="final" if result.key in compared else "search") for result in results]
