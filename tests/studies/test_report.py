@@ -407,7 +407,7 @@ def test_nothing_to_draw():
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     def write(results, **options):
-        monkeypatch.setattr(report, "read_results", lambda output: list(results))
+        monkeypatch.setattr(report, "read_results", lambda output, damaged=None: list(results))
         console = Console(width=140, file=io.StringIO())
         findings = report.write_report(tmp_path, console, **options)
         return findings, console.file.getvalue()
