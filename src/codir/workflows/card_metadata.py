@@ -123,7 +123,7 @@ def result(
         dataset_split=split,
         metric_type=HUB_METRICS.get(metric, metric),
         metric_name=metric,
-        metric_value=value,
+        metric_value=round(value, 4),
     )
 
 

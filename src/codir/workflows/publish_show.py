@@ -14,8 +14,6 @@ from codir.workflows.hub import Remote
 from codir.workflows.publish_files import CARD, size_of
 from codir.workflows.publish_plan import Plan
 
-_SHOWN = 12
-
 
 def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequence[str] = ()) -> None:
     """Prints what would be sent, what stays, the card's front matter, and what was replaced."""
@@ -46,15 +44,16 @@ def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequ
     console.print(Text(front_matter_text(plan.metadata)))
     if plan.redactions:
         table = Table(title="Replaced, because it tells of this machine", title_justify="left")
-        for heading in ("where", "stands here", "becomes"):
+        for heading in ("stands here", "becomes", "where"):
             table.add_column(heading, overflow="fold")
-        for each in plan.redactions[:_SHOWN]:
+        places: dict[tuple[str, str], list[str]] = {}
+        for each in plan.redactions:
             place = each.file if each.line is None else f"{each.file}:{each.line}"
-            table.add_row(Text(place), Text(each.found), Text(each.becomes))
+            places.setdefault((each.found, each.becomes), []).append(place)
+        for (found, becomes), where in places.items():
+            table.add_row(Text(found), Text(becomes), Text(", ".join(where)))
         console.print()
         console.print(table)
-        if len(plan.redactions) > _SHOWN:
-            console.print(f"... and {len(plan.redactions) - _SHOWN} more")
     else:
         console.print("\nNothing had to be replaced: no file names a path of this machine.")
     for note in plan.notes:
