@@ -79,9 +79,12 @@ def export_files(
     except (KeyboardInterrupt, OSError):
         raise
     except Exception as error:
+        reason, elsewhere = explain_export(error)
+        other = "openvino" if target.format == "onnx" else "onnx"
+        ways = f"Try --format {other}; --format" if elsewhere else "--format"
         raise ModelError(
-            f"{name} ({type(model).__name__}) cannot be exported to {_ENGINE_NAMES[target.format]}: "
-            f"{explain_export(error)}. {_other_ways(target)}"
+            f"{name} ({type(model).__name__}) cannot be exported to {_ENGINE_NAMES[target.format]}: {reason}. {ways} "
+            "torch-bf16 and the model folder itself run whatever PyTorch runs."
         ) from error
 
 
@@ -132,41 +135,41 @@ def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: 
     return exported
 
 
-def _other_ways(target: Target) -> str:
-    other = "openvino" if target.format == "onnx" else "onnx"
-    return f"Try --format {other}; --format torch-bf16 and the model folder itself run whatever PyTorch runs."
+_OPERATOR = re.compile(
+    r"(?:torch\.ops\.|op='|operations: |function )((?:aten|prims|torchvision|\w+)(?:\.|::)\w+)"
+)
+_MISSING = (
+    "No ONNX function",
+    "No conversion rule",
+    "ConversionError",
+    "DispatchError",
+    "OpConversionFailure",
+)
 
 
-_OPERATOR = re.compile(r"\b((?:aten|torchvision|prims|torch)(?:::|\.)[\w.]+)")
+def explain_export(error: BaseException) -> tuple[str, bool]:
+    """Says why an export failed.
 
-
-def explain_export(error: BaseException) -> str:
-    """Returns one sentence, without its full stop, on why an export failed: the operator, or the exporter's reason."""
+    Returns:
+        reason: one sentence without its full stop: the operator, or the exporter's own words.
+        elsewhere: whether the other graph format may still take the model.
+    """
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
         current = current.__cause__ or current.__context__
-    text = "\n".join(str(each) for each in chain)
-    names = " ".join(type(each).__name__ for each in chain)
+    text = "\n".join(f"{type(each).__name__} {each}" for each in chain)
     place = _place(text)
-    if "DataDependent" in names or "data-dependent" in text.lower() or "Could not guard" in text:
-        return f"its forward decides by the values of a tensor (an if, a loop or a shape that depends on data){place}"
-    if "No ONNX function found" in text or "UnsupportedOperator" in text or "DispatchError" in names:
-        return f"the operator {_operator(text)} has no counterpart there{place}"
-    if (
-        "No conversion rule found" in text
-        or "OpConversionFailure" in names
-        or "NotImplementedFailure" in names
-    ):
-        return f"the operator {_operator(text)} has no counterpart there{place}"
-    lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
-    return f"{type(chain[-1]).__name__}: {lines[0][:300].rstrip('.') if lines else 'no reason given'}{place}"
-
-
-def _operator(text: str) -> str:
-    found = _OPERATOR.search(text)
-    return found[1].rstrip(".").replace("::", ".") if found else "(not named)"
+    if "data-dependent" in text or "DataDependent" in text:
+        what = "its forward decides by the values of a tensor (an if, a loop or a shape that depends on data)"
+        return f"{what}{place}", False
+    operator = _OPERATOR.search(text)
+    if operator is not None and any(word in text for word in _MISSING):
+        return f"the operator {operator[1].replace('::', '.')} has no counterpart there{place}", True
+    last = chain[-1]
+    lines = [line.strip() for line in str(last).splitlines() if line.strip()]
+    return f"{type(last).__name__}: {lines[0][:300].rstrip('.') if lines else 'no reason given'}{place}", True
 
 
 def _place(text: str) -> str:

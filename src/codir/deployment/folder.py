@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from codir.errors import ModelError, RunError
-from codir.storage import file_digest, human_bytes, read_json, write_json
+from codir.storage import exclusive, file_digest, human_bytes, read_json, require_writable, write_json
 
 MANIFEST = "deployment.json"
 SCHEMA = 1
@@ -127,6 +130,48 @@ class Manifest:
                 )
             if file_digest(path) != entry["digest"]:
                 raise ModelError(f"{path} is damaged or was changed after the export. {_AGAIN}")
+
+
+def require_new(output: Path) -> None:
+    """Raises `RunError` unless a folder can be made there: nothing, or an empty folder, may be in the way."""
+    if output.is_file():
+        raise RunError(f"{output} is a file, not a folder. Choose another --output.")
+    if output.is_dir() and any(output.iterdir()):
+        what = "already holds an exported model" if is_deployed(output) else "is not empty"
+        raise RunError(
+            f"{output} {what}, and codir export never overwrites. Choose another --output, or delete that folder "
+            "first."
+        )
+
+
+@contextlib.contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Yields a folder beside the output that gets its name if the block succeeds; else nothing is left.
+
+    Its name follows from the output's, so that a second process that exports to the same output is refused.
+    """
+    output = output.absolute()
+    require_writable(output.parent)
+    partial = output.parent / f".{output.name}.partial"
+    with exclusive(partial):
+        try:
+            require_new(output)  # again: another process may have finished in between
+            folder = partial / "folder"
+            if folder.exists():  # of a process that was killed here
+                shutil.rmtree(folder)
+            folder.mkdir()
+            yield folder
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o644)  # safetensors writes for its owner alone
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            require_new(output)  # and again: nothing is ever written over
+            if output.is_dir():
+                output.rmdir()
+            os.rename(folder, output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 _AGAIN = "Copy the folder again, or export the model again: `codir export`."

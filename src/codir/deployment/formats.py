@@ -70,6 +70,11 @@ class Target:
         """The precision as tables name it: `int8` if quantised, else `fp32` or `bf16`."""
         return "int8" if self.quantize == "int8" else self.precision
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether real inputs have to fix the ranges of the activations beforehand."""
+        return self.format == "openvino" and self.quantize == "int8"
+
     def __str__(self) -> str:
         return self.format if self.format == "torch-bf16" else f"{self.format} {self.kind}"
 

@@ -288,6 +288,11 @@ def _check_weights(folder: Path) -> None:
                 f"M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\"\n"
                 "copy the tokenizer's files over and use that folder."
             )
+        if (folder / "deployment.json").is_file():
+            raise ModelError(
+                f"{folder} is an exported model, which cannot be trained, distilled or exported again. Use the model "
+                f"it was made from{_origin(folder / 'deployment.json')}."
+            )
         raise ModelError(
             f"{folder} is no model folder: model.safetensors is missing; it holds {_listing(folder)}."
         )
@@ -306,6 +311,13 @@ def _check_weights(folder: Path) -> None:
                 f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {error}. "
                 "Download or save the model again."
             ) from error
+
+
+def _origin(manifest: Path) -> str:
+    try:
+        return f": {json.loads(manifest.read_text(encoding='utf-8'))['source']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _absent(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> list[str]:
