@@ -247,6 +247,10 @@ def test_a_fine_tuning_has_a_report(report_world: World) -> None:
     assert report.panels[0].models[0].score == score
     assert {curve.kind for curve in report.curves} == {"loss", "score"}
     assert dict(report.costs)["training of the model"]
+    assert [confusion.name for confusion in report.confusions] == ["fine-tuned model"]
+    assert report.panels[0].constant == 0.5
+    assert [cloud.name for clouds in report.clouds for cloud in clouds.clouds] == ["fine-tuned model"]
+    assert {"similarity", "disagreements", "times"} == {part for part, _ in report.missing}
 
 
 def test_what_is_no_run_is_refused_with_the_way_out(

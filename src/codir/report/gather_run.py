@@ -15,8 +15,8 @@ from codir.report.latency_lines import add_exports, add_latency, read_latency
 from codir.report.measured import blocks_in, finite, of_row
 from codir.report.outputs import Examples
 from codir.report.run_files import RunFiles, mapping, read_log, read_run
-from codir.report.single_model import single_panel
-from codir.report.views import Folders, add_views
+from codir.report.single_model import FINE_TUNED, single_panel
+from codir.report.views import ALL_VIEWS, Folders, add_views, add_views_of_one
 from codir.report.wishes import Wishes
 from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.comparison import TITLES, Comparison
@@ -49,11 +49,21 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     _add_times(run, comparison, wishes, report)
     report.words = _words(run, comparison)
     _add_curves(run, names, report)
-    if run.command == "distill":
-        folders = _folders(run, names)
-        seen = add_views(run, folders, wishes.examples if wishes.models else 0, wishes.data_dir, report)
-        _add_constant(seen, report)
+    _add_views(run, names, wishes, report)
     return report
+
+
+def _add_views(run: RunFiles, names: dict[str, str], wishes: Wishes, report: Report) -> None:
+    examples = wishes.examples if wishes.models else 0
+    if run.command == "pretrain":
+        why = "it is shown for runs of `codir distill`, on the validation data of a task"
+        report.missing += [(part, why) for part in ALL_VIEWS]
+        return
+    if run.command == "finetune":
+        seen = add_views_of_one(run, FINE_TUNED, examples, wishes.data_dir, report)
+    else:
+        seen = add_views(run, _folders(run, names), examples, wishes.data_dir, report)
+    _add_constant(seen, report)
 
 
 def _add_constant(examples: Examples | None, report: Report) -> None:
@@ -210,7 +220,7 @@ def _add_curves(run: RunFiles, names: dict[str, str], report: Report) -> None:
             role = path.parent.name
             report.curves += curves_of(read_log(path, report.missing), names.get(role, role), metric)
     else:
-        name = "student" if run.command == "pretrain" else "fine-tuned model"
+        name = "student" if run.command == "pretrain" else FINE_TUNED
         report.curves += curves_of(run.log, name, "accuracy" if run.command == "pretrain" else metric)
     if not report.curves:
         report.missing.append(("curves", f"{run.path / 'log.jsonl'} holds no steps"))

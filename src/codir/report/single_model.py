@@ -7,6 +7,8 @@ from codir.report.details import task_name
 from codir.report.measured import blocks_in, finite
 from codir.report.run_files import RunFiles, mapping
 
+FINE_TUNED = "fine-tuned model"
+
 
 def single_panel(run: RunFiles) -> list[Panel]:
     """Returns the table of a fine-tuning or a pre-training; none where its results are missing."""
@@ -34,9 +36,9 @@ def single_panel(run: RunFiles) -> list[Panel]:
     metric, metrics = str(run.metrics.get("main_metric") or ""), mapping(run.metrics.get("metrics"))
     size = sum(path.stat().st_size for path in run.path.glob("model*.safetensors"))
     model = ReportedModel(
-        name="fine-tuned model",
+        name=FINE_TUNED,
         role="teacher",
-        group="fine-tuned model",
+        group=FINE_TUNED,
         score=finite(metrics.get(metric)),
         metrics={name: value for name, value in metrics.items() if finite(value) is not None},
         blocks=blocks_in(run.path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,9 @@ from codir.report.similarity import similarity
 
 CONTRAST_FILE = "contrast.safetensors"
 _MOST_LISTED = 500
-_ALL = ("similarity", "representations", "confusions", "disagreements")
+_OF_ONE = ("representations", "confusions")
+_OF_TWO = ("similarity", "disagreements")
+ALL_VIEWS = (*_OF_TWO, *_OF_ONE)
 
 
 @dataclass(frozen=True)
@@ -52,36 +55,78 @@ def add_views(
     Returns:
         The examples; None if there are none.
     """
-    if not examples:
-        _miss(report, "models were not to be run (--no-models)", *_ALL)
+    chosen = _examples(run, folders.student, examples, data_dir, report)
+    if chosen is None:
         return None
-    if not (folders.student / "config.json").is_file():
-        _miss(report, f"{folders.student} holds no model yet", *_ALL)
-        return None
-    try:
-        chosen = load_examples(run, folders.student, examples, data_dir)
-    except (CodirError, OSError) as error:
-        _miss(report, f"the validation data cannot be read: {error}", *_ALL)
-        return None
-    report.facts.append(("examples that the models were run over", _how_many(chosen)))
     poolings = _poolings(run)
-    wanted: tuple[Pooling, ...] = tuple(
-        dict.fromkeys(["mean", *poolings.values()])
-    )  # "mean" for the similarity
+    # the similarity is of means
+    wanted: tuple[Pooling, ...] = tuple(dict.fromkeys(["mean", *poolings.values()]))
     teacher = _run(run, run.config.get("teacher"), "teacher", chosen, wanted, report)
     student = _run(run, folders.student, folders.student_name, chosen, wanted, report)
     plain = None
     if folders.undistilled is not None:
         plain = _run(run, folders.undistilled, folders.undistilled_name, chosen, wanted, report)
-    known = [each for each in (teacher, student, plain) if each is not None]
-    if chosen.task.labels is None:
-        _miss(report, "the task has scores, not classes", "confusions")
-    else:
-        report.confusions += [confusion(each, chosen) for each in known]
+    _add_confusions([each for each in (teacher, student, plain) if each is not None], chosen, report)
     _add_similarity(teacher, student, plain, report)
     _add_disagreements(teacher, student, chosen, report)
     _add_clouds(run, teacher, student, chosen, poolings, report)
     return chosen
+
+
+def add_views_of_one(
+    run: RunFiles, name: str, examples: int, data_dir: Path | None, report: Report
+) -> Examples | None:
+    """Runs a fine-tuned model over validation examples: it has no teacher to be compared with.
+
+    Args:
+        run: the run, which is the model.
+        name: what it is called.
+        examples: how many; 0 runs nothing.
+        data_dir: folder of the task's data, instead of the one that the run names.
+        report: gets the parts, or why they are missing.
+
+    Returns:
+        The examples; None if there are none.
+    """
+    _miss(report, "it compares a student with its teacher, and this model has none", *_OF_TWO)
+    chosen = _examples(run, run.path, examples, data_dir, report, _OF_ONE)
+    model = None if chosen is None else _run(run, run.path, name, chosen, ("mean",), report)
+    if chosen is None or model is None:
+        return chosen
+    _add_confusions([model], chosen, report)
+    report.clouds.append(own_plane(model, chosen))
+    return chosen
+
+
+def _examples(
+    run: RunFiles,
+    student: Path,
+    count: int,
+    data_dir: Path | None,
+    report: Report,
+    parts: tuple[str, ...] = ALL_VIEWS,
+) -> Examples | None:
+    """Loads the examples; says of `parts` why there are none."""
+    if not count:
+        _miss(report, "models were not to be run (--no-models)", *parts)
+        return None
+    if not (student / "config.json").is_file():
+        _miss(report, f"{student} holds no model yet", *parts)
+        return None
+    try:
+        chosen = load_examples(run, student, count, data_dir)
+    except (CodirError, OSError) as error:
+        _miss(report, f"the validation data cannot be read: {error}", *parts)
+        return None
+    report.facts.append(("examples that the models were run over", _how_many(chosen)))
+    return chosen
+
+
+def _add_confusions(models: Sequence[Outputs], examples: Examples, report: Report) -> None:
+    if examples.task.labels is None:
+        _miss(report, "the task has scores, not classes", "confusions")
+    else:
+        report.confusions += [confusion(each, examples) for each in models]
 
 
 def _how_many(examples: Examples) -> str:
