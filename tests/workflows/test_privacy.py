@@ -151,3 +151,12 @@ def test_what_cannot_be_replaced_is_refused() -> None:
     with pytest.raises(RunError, match=r"x\.md, line 2, names your home folder"):
         redactor().check("x.md", "a\nx/home/ann/y")
     redactor().check("x.md", "/home/anna and /home/ann-b")
+
+
+def test_a_page_says_it_without_brackets() -> None:
+    found = redactor()
+    found.yaml("codir.yaml", "train: /srv/it's here/a.csv\n")
+    page = '<p>/srv/it&#x27;s here/a.csv</p><script>x = "/srv/it\'s here/a.csv"; y = /a/b/g</script>'
+    assert found.literal("report.html", page) == (
+        '<p>(local path)/a.csv</p><script>x = "(local path)/a.csv"; y = /a/b/g</script>'
+    )

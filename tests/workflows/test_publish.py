@@ -431,7 +431,7 @@ def test_a_report_keeps_its_program(run: Path) -> None:
     (run / "report.html").write_text(f"<p>{HOME}/data/x.csv</p><script>s.replace(/a/b/g, '</p>')</script>")
     done, _ = look(run, report=True)
     assert (
-        content(done, "report.html") == "<p><local path>/x.csv</p><script>s.replace(/a/b/g, '</p>')</script>"
+        content(done, "report.html") == "<p>(local path)/x.csv</p><script>s.replace(/a/b/g, '</p>')</script>"
     )
 
 

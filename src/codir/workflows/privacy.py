@@ -6,6 +6,7 @@ whole; what was found there is then replaced in the model card too. In prose a p
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -136,7 +137,12 @@ class Redactor:
 
         For files with programs inside, where a slash may mean something else.
         """
-        return self._sure(text, self._noting(file, text))
+        clean = self._sure(text, self._noting(file, text))
+        # brackets would make a tag of it in HTML, their escaped form would be shown as it is in a program's data
+        for placeholder in (LOCAL, HOST, TOKEN):
+            if placeholder not in text:
+                clean = clean.replace(placeholder, f"({placeholder[1:-1]})")
+        return clean
 
     def check(self, file: str, text: str) -> None:
         """Raises `RunError` where the home folder is still named."""
@@ -234,7 +240,7 @@ class Redactor:
 
     def _sure(self, text: str, note: _Note) -> str:
         for known in sorted(self._known, key=len, reverse=True):
-            for form in dict.fromkeys((known, inline(known))):
+            for form in dict.fromkeys((known, inline(known), html.escape(known))):
                 if form in text:
                     if known in self._commands:
                         note("the command, as in environment.json", LOCAL)
