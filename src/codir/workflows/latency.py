@@ -391,8 +391,9 @@ def busy_words(
     if not signs:
         return []
     return [
-        f"The machine was busy ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, the "
-        "ratios more to be trusted. Measure again when nothing else runs."
+        f"The machine was busy ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, and "
+        "engines suffer unequally from that (PyTorch's threads wait for one another). Measure again when nothing else "
+        "runs."
     ]
 
 
