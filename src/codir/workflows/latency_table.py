@@ -239,7 +239,7 @@ def _rich(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], l
         width = max((len(cell) for cell in cells), default=0)
         justify: Literal["left", "right"] = "left" if number < left else "right"
         table.add_column(
-            heading, justify=justify, overflow="fold", min_width=min(width, 16) if not number else width
+            heading, justify=justify, overflow="fold", min_width=min(width, 12) if not number else width
         )
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))  # names come from the user: not markup
