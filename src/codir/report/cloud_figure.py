@@ -30,7 +30,10 @@ class Switches:
 
 
 def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
-    """Returns the figure and its switches; a trace's `meta` says [cloud, class] by their places in the switches."""
+    """Returns the figure and its switches; a trace's `meta` says [cloud, class] by their places in the switches.
+
+    Points of a cloud without labels, beside clouds that have some, are grey and belong to no class.
+    """
     classes = _classes(clouds.clouds)
     colours = [named("s0") if name == OTHERS else series(place) for place, name in enumerate(classes)]
     total = sum(len(cloud.points) for cloud in clouds.clouds)
@@ -45,7 +48,7 @@ def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
         for group, (name, members) in enumerate(_by_class(cloud, classes)):
             if not len(members):
                 continue
-            colour = colours[group] if classes else series(place)
+            colour = series(place) if not classes else colours[group] if group < len(classes) else named("s0")
             data.append(_trace(kind, cloud, members, name, colour, shapes[place], [place, group]))
     first, second = clouds.explained
     switches = Switches(
