@@ -77,6 +77,7 @@ def assert_same_result(one: Path, other: Path, log: bool = True) -> None:
             assert history(one / part) == history(other / part)
         assert not (other / part / "checkpoints").exists()
         assert not list((other / part).glob(".publish*"))
+    assert (one / "contrast.safetensors").read_bytes() == (other / "contrast.safetensors").read_bytes()
     tables = [json.loads((run / "metrics.json").read_text())["comparison"]["rows"] for run in (one, other)]
     for a, b in zip(*tables, strict=True):
         for key in ("role", "metrics", "agreement", "bytes", "parameters"):

@@ -152,6 +152,7 @@ def test_every_recipe_trains_and_saves_a_plain_model(here: Path, tmp_path: Path,
     assert content["recipe"] == recipe
     assert content["cost"]["steps"] == 30
     assert not (result.output / "checkpoints").exists()
+    assert (result.output / "contrast.safetensors").exists() == (recipe == "codir-pre")
     card = (result.output / "README.md").read_text()
     assert "fill-mask" in card
     assert "| student |" in card
@@ -321,6 +322,7 @@ def assert_same(one: Path, other: Path) -> None:
         mine, theirs = load_file(one / last / name), load_file(other / last / name)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+    assert (one / "contrast.safetensors").read_bytes() == (other / "contrast.safetensors").read_bytes()
     rows = [sorted((run / "checkpoints").rglob("*.rows")) for run in (one, other)]
     for mine, theirs in zip(*rows, strict=True):
         assert mine.read_bytes() == theirs.read_bytes()

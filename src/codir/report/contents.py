@@ -142,7 +142,8 @@ class Disagreement:
         label: the true class (or score, as text).
         teacher, student: their answers.
         teacher_confidence, student_confidence: probability each gives to its answer (None for scores).
-        kind: `lost` (teacher right, student wrong), `won` (the other way round), `both wrong`; for scores `far apart`.
+        kind: `lost` (teacher right, student wrong), `won` (the other way round), `both wrong`; for scores `far apart`
+            (by more than half a standard deviation of the labels).
         badness: the order, worst first: what the student loses of the true class's probability against the teacher;
             for scores how much further the student is from the truth.
     """

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from codir.errors import CodirError
+from codir.models.loading import load_config
+from codir.models.representations import EncoderShape
+from codir.objectives.registry import needs_of, views_of
+from codir.report.measured import blocks_in
 from codir.report.run_files import RunFiles, mapping
 from codir.storage import human_bytes
+from codir.teacher.cache import cache_bytes
 from codir.workflows.comparison import TITLES
 
 _MACHINE = {"platform": "system", "cpu": "processor", "cores": "cores", "threads": "threads", "cuda": "CUDA"}
@@ -41,17 +47,37 @@ def costs_of(run: RunFiles, names: Mapping[str, str]) -> list[tuple[str, str]]:
         if training and rest > 0 and run.command == "distill":
             lines.append(("of it the teacher's pass, encoding, judging and timing", duration(rest)))
     if run.command == "distill":
-        cached = run.config.get("cache", True)
-        lines.append(
-            (
-                "teacher",
-                "ran once over the training data, into a cache" if cached else "ran in every step (no cache)",
-            )
-        )
+        lines.append(("teacher", _teachers_pass(run)))
     weights = sum(path.stat().st_size for path in run.path.glob("model*.safetensors"))
     if weights:
         lines.append(("the model's weights on disk", human_bytes(weights)))
     return lines
+
+
+def _teachers_pass(run: RunFiles) -> str:
+    if not run.config.get("cache", True):
+        return "ran in every step (no cache)"
+    words = "ran once over the training data, into a cache"
+    folder = run.find(str(run.config.get("teacher") or ""))
+    examples = run.metrics.get("train_examples")
+    if folder is None or not isinstance(examples, int):
+        return words
+    try:
+        config = load_config(folder)
+        shape = EncoderShape(config.num_hidden_layers, config.hidden_size)
+        objectives = run.section("objectives")
+        needs = needs_of(objectives)
+        tokens = views_of(objectives, EncoderShape(blocks_in(run.path) or 1, shape.width), shape).teacher
+        outputs = config.num_labels or 1
+    except (
+        CodirError,
+        AttributeError,
+    ):  # gone, of a family that does not say, or objectives of another version
+        return words
+    size = human_bytes(cache_bytes(examples, outputs, shape, needs.pooled))
+    blocks = ", pooled blocks" if needs.pooled else ""
+    on_top = "; the vectors of single tokens that the recipe reads come on top" if tokens else ""
+    return f"{words} of {size} (logits{blocks}{on_top})"
 
 
 def facts_of(run: RunFiles) -> list[tuple[str, str]]:
