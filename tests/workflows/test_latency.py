@@ -448,6 +448,11 @@ def test_scores_of_run_folders(tiny_model_dir) -> None:
     assert score_of(line) is None
     write_json(folder / "metrics.json", {"main_metric": "f1", "metrics": {"f1": 0.8, "accuracy": 0.7}})
     assert score_of(line) == ("f1", 0.8)
+    # it was computed in fp32: nobody knows what 16 bits make of it
+    assert [score_of(each) for each in choose([folder], ["torch-compiled", "torch-bf16"])] == [
+        ("f1", 0.8),
+        None,
+    ]
     rows = [
         {"role": role, "metrics": {"f1": value}}
         for role, value in (("teacher", 0.9), ("finetune", 0.5), ("kd", 0.6), ("codir", 0.7))

@@ -194,8 +194,14 @@ def warm_imports(path: str | Path, engine: str | None) -> None:
 
 
 def score_of(line: Wanted) -> tuple[str, float] | None:
-    """Returns (main metric, value) of a run folder or an exported folder; None where it is not known."""
-    found = _exported_score(line.manifest) if line.manifest is not None else _run_score(Path(line.path))
+    """Returns (main metric, value) of an exported folder, or of a run folder in fp32; None where it is not known.
+
+    A run folder's scores were computed in fp32: what 16 bits or int8 make of them nobody has measured.
+    """
+    if line.manifest is not None:
+        found = _exported_score(line.manifest)
+    else:
+        found = _run_score(Path(line.path)) if line.precision == "fp32" else None
     return found if found is not None and math.isfinite(found[1]) else None
 
 
