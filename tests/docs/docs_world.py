@@ -20,8 +20,9 @@ from transformers import (
 
 from codir.tasks.glue import GLUE
 
-# Rows of every made-up data set; the paper takes up to 1000 negatives.
-TRAIN, DEV, TEST = 1010, 24, 6
+# Rows of every made-up data set. Recipes take 500 negatives, and a table of the paper, on MRPC from files, 1000.
+TRAIN, DEV, TEST = 510, 24, 6
+MRPC_TRAIN = 1010
 
 _TEXT = """
 the a an one this that good bad great awful film movie book song was is are were not never very quite
@@ -119,7 +120,10 @@ def write_glue(folder: Path) -> None:
         names = GLUE[name.lower().replace("-", "")].task.labels
         (folder / name).mkdir(parents=True)
         both = ("_matched", "_mismatched") if name == "MNLI" else ("",)
-        splits = [("train", TRAIN, header), *[(f"dev{each}", DEV, header) for each in both]]
+        splits = [
+            ("train", MRPC_TRAIN if name == "MRPC" else TRAIN, header),
+            *[(f"dev{each}", DEV, header) for each in both],
+        ]
         for split, count, columns in [*splits, *[(f"test{each}", TEST, test_header) for each in both]]:
             lines = (
                 []

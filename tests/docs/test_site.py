@@ -1,4 +1,4 @@
-"""The site builds without a warning and without a network: every page is in the navigation, every link leads somewhere."""
+"""The site builds without a warning or a network: every page is in the navigation, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from docs_pages import ROOT, pages, read
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Builds the site as `make docs` does; a link or anchor to nowhere, or a page outside the navigation, is an error."""
+    """Builds the site as `make docs` does; a link to nowhere, or a page outside the navigation, is an error."""
     pytest.importorskip("mkdocs")
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
