@@ -39,6 +39,7 @@ HOSTILE = (
     "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
     "emoji 👩‍👩‍👧 🎬 é\u0301",
     "var(--bad)",
+    "<b>b</b><a href='x:'>a</a>",
     "x" * 100_000,
     "",
 )
@@ -419,7 +420,7 @@ def hostile() -> Report:
         curves=[
             Curve(text, other, kind, [1, 2, 3], [3.0, float("nan"), 1.0])
             for text, other, kind in zip(
-                bad * 2, bad[3:] + bad + bad[:3], ("loss", "score", bad[0], "accuracy") * 7, strict=True
+                bad * 2, bad[3:] + bad + bad[:3], ("loss", "score", bad[0], "accuracy") * 8, strict=False
             )
         ],
         similarities=[BlockSimilarity(bad[0], bad[2], square[:2, :3], 4, bad[1])],
