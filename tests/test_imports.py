@@ -51,6 +51,7 @@ def imported_by(code: str) -> set[str]:
         "from codir.cli.main import app; app(['evaluate', '--help'])",
         "from codir.cli.main import app; app(['predict', '--help'])",
         "from codir.cli.main import app; app(['demo', '--help'])",
+        "from codir.cli.main import app; app(['export', '--help'])",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:

@@ -126,8 +126,10 @@ def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: 
         quantizer = exporters.NNCFOpenVINOQuantizer(
             exporters.NNCFQuantizationConfig(subset_size=len(batches)), calibration_dataset=batches
         )
+    # What is computed in bf16 is stored in 16 bits: half the size, the same speed, and fp16 keeps three bits more.
+    halved = target.kind == "bf16"
     exported = exporters.OpenVINOExporter().export(
-        model, inputs, exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer)
+        model, inputs, exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer, compress_to_fp16=halved)
     )
     # Also in the file, so that whoever loads it without these settings gets the precision that was checked.
     for key, value in engine_settings(target).items():

@@ -284,7 +284,6 @@ class _Job:
             tokenizer=tokenizer,
             limit=length_limit(None, model.config),
             pairs=task is not None and task.task.pairs,
-            main_metric=None if task is None else task.task.main_metric,
             commands=tuple(command for command in commands if command),
             bytes=size,
         )

@@ -38,7 +38,6 @@ class ExportCard:
         tokenizer: its tokenizer.
         limit: tokens that texts are cut to, None for no limit.
         pairs: whether the model reads pairs of texts (as far as the task says).
-        main_metric: of the task.
         commands: those by which the source and the export were made.
         bytes: of the folder's graph and weights.
     """
@@ -49,7 +48,6 @@ class ExportCard:
     tokenizer: PreTrainedTokenizerBase
     limit: int | None
     pairs: bool
-    main_metric: str | None
     commands: tuple[str, ...]
     bytes: int
 

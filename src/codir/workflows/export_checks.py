@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.deployment.engines import Classifier
+from codir.deployment.engines import Classifier, DeployedClassifier
 from codir.deployment.exporting import model_inputs
 from codir.deployment.formats import Target
 from codir.errors import ModelError
@@ -189,7 +189,7 @@ def compare_probes(
 
 
 def _logits(model: Classifier, batch: Batch) -> np.ndarray:
-    inputs = model_inputs(model, batch) if not hasattr(model, "manifest") else batch
+    inputs = batch if isinstance(model, DeployedClassifier) else model_inputs(model, batch)
     with torch.inference_mode():
         return model(**inputs).logits.float().cpu().numpy()
 
