@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -270,3 +271,32 @@ def test_what_is_no_run_is_refused_with_the_way_out(
             gather(path)
     with pytest.raises(ConfigError, match="--no-models"):
         gather(copy_of, examples=1)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Returns the path of everything inside a JSON value, inner nodes too."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [each for key, part in inner for each in ((*path, key), *leaves(part, (*path, key)))]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "environment.json", "codir.yaml"])
+def test_no_value_of_a_wrong_kind_stops_the_report(copy_of: Path, name: str) -> None:
+    """Each value in turn is replaced by some of another kind: of an older codir, a newer one, or a careless hand."""
+    path = copy_of / name
+    whole = yaml.safe_load(path.read_text()) if name.endswith("yaml") else json.loads(path.read_text())
+    odds = ("x", None, [1], {"a": 1}, -1.5, float("nan"))
+    for number, place in enumerate(leaves(whole)):
+        for odd in (odds[number % 6], odds[(number + 3) % 6]):  # all six would take long
+            content = copy.deepcopy(whole)
+            inner = content
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = odd
+            path.write_text(yaml.safe_dump(content) if name.endswith("yaml") else json.dumps(content))
+            try:
+                report = gather(copy_of, models=False)
+            except Exception as error:
+                raise AssertionError(f"{name}: {place} = {odd!r}") from error
+            assert report.words
+            for text in (report.title, report.subtitle, *report.words):
+                assert isinstance(text, str)

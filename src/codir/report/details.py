@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from codir.models.loading import load_config
 from codir.models.representations import EncoderShape
 from codir.objectives.registry import needs_of, views_of
 from codir.report.measured import blocks_in
-from codir.report.run_files import RunFiles, mapping
+from codir.report.run_files import RunFiles, items, mapping
 from codir.storage import human_bytes
 from codir.teacher.cache import cache_bytes
 from codir.workflows.comparison import TITLES
+from codir.workflows.timing import model_size
 
 _MACHINE = {"platform": "system", "cpu": "processor", "cores": "cores", "threads": "threads", "cuda": "CUDA"}
 
@@ -33,12 +35,13 @@ def costs_of(run: RunFiles, names: Mapping[str, str]) -> list[tuple[str, str]]:
     for role, cost in costs.items():
         cost = mapping(cost)
         seconds = cost.get("seconds")
-        if not isinstance(seconds, int | float):
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
             continue
         training += seconds
-        words = f"{duration(seconds)}, {cost.get('steps', 0):,} steps"
-        if cost.get("best_step") is not None:
-            words += f"; the weights kept are those of step {cost['best_step']:,}"
+        steps, best = cost.get("steps"), cost.get("best_step")
+        words = duration(seconds) + (f", {steps:,} steps" if isinstance(steps, int) else "")
+        if isinstance(best, int):
+            words += f"; the weights kept are those of step {best:,}"
         lines.append((f"training of the {names.get(role, TITLES.get(role, role))}", words))
     whole = run.seconds
     if whole is not None:
@@ -48,7 +51,7 @@ def costs_of(run: RunFiles, names: Mapping[str, str]) -> list[tuple[str, str]]:
             lines.append(("of it the teacher's pass, encoding, judging and timing", duration(rest)))
     if run.command == "distill":
         lines.append(("teacher", _teachers_pass(run)))
-    weights = sum(path.stat().st_size for path in run.path.glob("model*.safetensors"))
+    weights = model_size(run.path)
     if weights:
         lines.append(("the model's weights on disk", human_bytes(weights)))
     return lines
@@ -69,10 +72,8 @@ def _teachers_pass(run: RunFiles) -> str:
         needs = needs_of(objectives)
         tokens = views_of(objectives, EncoderShape(blocks_in(run.path) or 1, shape.width), shape).teacher
         outputs = config.num_labels or 1
-    except (
-        CodirError,
-        AttributeError,
-    ):  # gone, of a family that does not say, or objectives of another version
+    except (CodirError, AttributeError, TypeError, ValueError):
+        # gone, of a family that does not say, or objectives of another version
         return words
     size = human_bytes(cache_bytes(examples, outputs, shape, needs.pooled))
     blocks = ", pooled blocks" if needs.pooled else ""
@@ -106,7 +107,7 @@ def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns machine, git state and versions of an `environment.json`, a line each."""
     machine = mapping(environment.get("machine"))
     facts: list[tuple[str, Any]] = [(title, machine.get(key)) for key, title in _MACHINE.items()]
-    facts.append(("GPUs", ", ".join(map(str, machine.get("gpus") or ())) or None))
+    facts.append(("GPUs", ", ".join(map(str, items(machine.get("gpus")))) or None))
     git = mapping(environment.get("git"))
     if git.get("commit"):
         dirty = ", with changes that are not committed" if git.get("dirty") else ""

@@ -14,8 +14,8 @@ from codir.report.details import costs_of, data_in_words, facts_of, task_name
 from codir.report.latency_lines import add_exports, add_latency, read_latency
 from codir.report.measured import blocks_in, finite, of_row
 from codir.report.outputs import Examples
-from codir.report.run_files import RunFiles, mapping, read_log, read_run
-from codir.report.single_model import FINE_TUNED, single_panel
+from codir.report.run_files import RunFiles, items, mapping, read_log, read_run
+from codir.report.single_model import FINE_TUNED, masked_rows, single_panel
 from codir.report.views import ALL_VIEWS, Folders, add_views, add_views_of_one
 from codir.report.wishes import Wishes
 from codir.tasks.metrics import METRICS, constant_score
@@ -96,10 +96,18 @@ def _comparison(run: RunFiles, report: Report) -> Comparison | None:
     if content is None:
         return None
     try:
-        return Comparison.from_json(content)
-    except (CodirError, ValueError) as error:
-        report.missing.append(("table", f"{run.path / 'metrics.json'}: {error}"))
+        comparison = Comparison.from_json(content)
+        comparison.plain_words()
+        for row in comparison.rows:
+            of_row(row, comparison)
+            if row.role not in (*TITLES, "other"):
+                raise ValueError(f"there is no role {row.role!r}")
+    except (CodirError, ValueError, TypeError, AttributeError, KeyError) as error:
+        report.missing.append(
+            ("table", f"{run.path / 'metrics.json'} is not what this codir writes: {error}")
+        )
         return None
+    return comparison
 
 
 def _names(run: RunFiles, comparison: Comparison | None) -> dict[str, str]:
@@ -183,12 +191,10 @@ def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:
         return [_how_far(run), *(comparison.plain_words() if comparison is not None else [])]
     if comparison is not None:
         return comparison.plain_words()
-    metric, metrics = run.metrics.get("main_metric"), mapping(run.metrics.get("metrics"))
-    if metric in metrics and finite(metrics[metric]) is not None:
+    metric, metrics = str(run.metrics.get("main_metric")), mapping(run.metrics.get("metrics"))
+    if finite(metrics.get(metric)) is not None:
         return [f"The fine-tuned model scores {metrics[metric]:.4f} in {metric} on {task_name(run)}."]
-    rows = {
-        row.get("name"): row for row in map(mapping, mapping(run.metrics.get("scores")).get("rows") or [])
-    }
+    rows = {str(row.get("name")): row for row in masked_rows(run)}
     before, after = (finite(rows.get(name, {}).get("accuracy")) for name in ("student before", "student"))
     if before is not None and after is not None:
         return [
@@ -198,7 +204,7 @@ def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:
 
 
 def _how_far(run: RunFiles) -> str:
-    step = max((int(entry.get("step", 0)) for entry in run.log), default=0)
+    step = max((int(finite(entry.get("step")) or 0) for entry in run.log), default=0)
     state = {
         "running": "is under way (or was killed)",
         "interrupted": "was interrupted",
@@ -206,14 +212,15 @@ def _how_far(run: RunFiles) -> str:
         "new": "has not begun",
         "finished": "is finished, but its results are missing or damaged",
     }.get(run.state, run.state)
-    attempts: list[Any] = run.status.get("attempts") or [{}]
-    error = mapping(attempts[-1]).get("error")
+    attempts = items(run.status.get("attempts"))
+    error = mapping(attempts[-1]).get("error") if attempts else None
     why = f" ({error})" if error else ""
     return f"This run {state}{why}: its main student has logged up to step {step:,}. What there is so far is below."
 
 
 def _add_curves(run: RunFiles, names: dict[str, str], report: Report) -> None:
-    metric = run.metrics.get("main_metric") or _guessed_metric(run.log)
+    named = run.metrics.get("main_metric")
+    metric = named if isinstance(named, str) else _guessed_metric(run.log)
     if run.command == "distill":
         report.curves += curves_of(run.log, names[main_student(run)], metric)
         for path in sorted((run.path / "comparison").glob("*/log.jsonl")):

@@ -29,7 +29,7 @@ from codir.studies.words import plain_words
 from codir.tasks import BUILT_IN
 from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.data import load_data
-from codir.workflows.timing import Timing
+from codir.workflows.timing import Timing, model_size
 
 
 def is_study(folder: Path) -> bool:
@@ -125,7 +125,7 @@ def _teacher(
     known = finite(score)
     named = config.teachers.get(group[0].task) if config is not None and group else None
     folder = Path(named).expanduser() if named else None
-    weights = sum(path.stat().st_size for path in folder.glob("model*.safetensors")) if folder else 0
+    weights = model_size(folder) if folder else 0
     return ReportedModel(
         name="teacher",
         role="teacher",

@@ -18,17 +18,17 @@ _BLOCKS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 def of_row(row: ModelRow, comparison: Comparison, blocks: int | None = None) -> ReportedModel:
     """Returns a line of the report for one of a comparison."""
     line = ReportedModel(
-        name=row.name,
-        role=row.role,
-        group=row.name,
+        name=str(row.name),
+        role=str(row.role),
+        group=str(row.name),
         score=finite(row.score),
-        metrics={name: value for name, value in row.metrics.items() if math.isfinite(value)},
+        metrics=numbers(row.metrics),
         kept=comparison.share_kept(row),
         agreement=finite(row.agreement),
         blocks=blocks,
-        parameters=row.parameters,
-        embedding_parameters=row.embedding_parameters,
-        bytes=row.bytes,
+        parameters=whole(row.parameters),
+        embedding_parameters=whole(row.embedding_parameters),
+        bytes=whole(row.bytes),
     )
     return line if row.timing is None else with_timing(line, row.timing)
 
@@ -39,7 +39,7 @@ def with_timing(line: ReportedModel, timing: Timing, where: str = "") -> Reporte
 
     return replace(
         line,
-        milliseconds=timing.ms_per_sequence,
+        milliseconds=finite(timing.ms_per_sequence),
         low=min(timing.rounds, default=timing.ms_per_sequence),
         high=max(timing.rounds, default=timing.ms_per_sequence),
         speedup=finite(timing.speedup),
@@ -60,9 +60,20 @@ def conditions(timing: Timing) -> str:
     return f"batches of {timing.batch_size}, {length}, on {timing.device}{threads}"
 
 
-def finite(value: float | None) -> float | None:
+def finite(value: Any) -> float | None:
     """Returns None for what is not a finite number."""
-    return None if value is None or not math.isfinite(value) else float(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
+def whole(value: Any) -> int | None:
+    """Returns None for what is no count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns those of the metrics that are finite numbers."""
+    return {str(name): float(value) for name, value in metrics.items() if finite(value) is not None}
 
 
 def blocks_in(folder: Path | None) -> int | None:

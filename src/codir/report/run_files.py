@@ -57,7 +57,7 @@ class RunFiles:
     def seconds(self) -> float | None:
         """Wall-clock time of all attempts that ended in order; None if unknown."""
         total = 0.0
-        for attempt in _items(self.status.get("attempts")):
+        for attempt in items(self.status.get("attempts")):
             try:
                 ended = datetime.fromisoformat(attempt["ended"])
                 total += (ended - datetime.fromisoformat(attempt["started"])).total_seconds()
@@ -187,5 +187,6 @@ def mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _items(value: Any) -> list[Any]:
+def items(value: Any) -> list[Any]:
+    """Returns a list as it is and anything else as an empty one."""
     return list(value) if isinstance(value, list) else []

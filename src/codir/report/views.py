@@ -237,7 +237,7 @@ def _moved_on(run: RunFiles) -> str:
     """Says that the bank is younger than the student where the best weights were kept, not the last."""
     costs = [mapping(cost) for cost in mapping(run.metrics.get("costs")).values()]
     steps, best = next(((cost.get("steps"), cost.get("best_step")) for cost in costs), (None, None))
-    if best is None or steps is None or best == steps:
+    if not isinstance(best, int) or not isinstance(steps, int) or best == steps:
         return ""
     return f"; the student is that of step {best:,}, the bank that of the last step, {steps:,}"
 
