@@ -126,7 +126,7 @@ def latency(
     console = console or default_console()
     load_before = _load_average()
     with _threads(threads), contextlib.ExitStack() as stack:
-        lines, left_out = _prepare(stack, wanted, texts, batch, max_length)
+        lines, left_out = _prepare(stack, wanted, texts, batch, max_length, device)
         if not lines:
             raise RunError(
                 "Nothing could be measured.\n" + "\n".join(f"{n} in {e}: {why}" for n, e, why in left_out)
@@ -231,7 +231,12 @@ def _threads(threads: int | None) -> Iterator[None]:
 
 
 def _prepare(
-    stack: contextlib.ExitStack, wanted: Sequence[Wanted], texts: Sequence[Text], batch: int, max_length: int
+    stack: contextlib.ExitStack,
+    wanted: Sequence[Wanted],
+    texts: Sequence[Text],
+    batch: int,
+    max_length: int,
+    device: str,
 ) -> tuple[list[_Loaded], list[tuple[str, str, str]]]:
     """Loads everything, exporting what has to be; what cannot be exported or compiled is left out, and why is said.
 
@@ -247,8 +252,9 @@ def _prepare(
                     line.path if line.target is None else _export(stack, line, tokenizer, texts, max_length)
                 )
                 model = load(folder, line.engine)
+                inputs = encode_batch(model, tokenizer, texts[:batch], max_length, True)
                 with torch.inference_mode():
-                    model.eval()(**encode_batch(model, tokenizer, texts[:batch], max_length, True))
+                    model.to(device).eval()(**{name: each.to(device) for name, each in inputs.items()})
             except Exception as error:
                 # a model that torch cannot load or run is the user's mistake; an engine's limits are a result
                 if line.engine == "torch" or (line.target is None and line.engine != "torch-compiled"):
