@@ -24,14 +24,13 @@ SMALLER = {
     "corpus": "--block 32 --workers 1",
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 1",
-    "latency": "--sequences 32 --rounds 2 --no-memory",
+    "latency": "--sequences 32 --rounds 2 --no-memory",  # the memory takes a process for each model
     "reproduce": "--tasks mrpc --seeds 1 --set study.training.epochs=1 --set study.teacher_training.epochs=1",
 }
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
     "study study.yaml": "--seeds 1-2 --recipes kd,codir-fine",
     "study --recipes": "--seeds 1 --recipes kd",
-    "latency runs/teacher runs/student deploy/onnx": "--memory",  # once: each takes a process of its own
     "reproduce table4 --model": "--plan",  # at the paper's scale: hours, also for tiny models
     "reproduce table2 --model": "--plan",  # four pre-trainings first; tests/studies has the whole chain
 }

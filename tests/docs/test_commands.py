@@ -15,6 +15,7 @@ import pytest
 from docs_runner import DEPLOYING, run_page, with_something_to_run
 
 
+@pytest.mark.timeout(900)  # seconds each, unless the machine is busy
 @pytest.mark.parametrize("page", [page for page in with_something_to_run() if page not in DEPLOYING])
 def test_what_a_page_shows_runs(
     page: str, here: Path, made_before: Callable[[str], None], monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import pytest
 from docs_runner import DEPLOYING, run_page
 
 
+@pytest.mark.timeout(900)  # seconds each, unless the machine is busy
 @pytest.mark.parametrize("page", DEPLOYING)
 def test_what_a_page_shows_runs(
     page: str, here: Path, made_before: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
