@@ -22,8 +22,10 @@ from codir.report.heatmap_figures import (
     luminance,
     similarity_figures,
 )
-from codir.report.latency_figure import group_colours, latency_figures, pareto
+from codir.report.latency_figure import latency_figures
 from codir.report.model_table import model_table
+from codir.report.pareto import pareto
+from codir.report.point_names import NAMED, group_looks, label_places, models_to_name
 from codir.report.score_figures import forest_figure, score_figure
 from codir.report.training_figures import training_figures
 
@@ -109,11 +111,44 @@ def test_the_axis_is_logarithmic_where_times_lie_far_apart(slowest: float, kind:
 
 
 def test_forty_groups_look_different() -> None:
-    looks = group_colours(fakes.many_measured().panels[0].models)
+    looks = group_looks(fakes.many_measured().panels[0].models)
     assert len(looks) == 40
     assert len(set(looks.values())) == 40
     assert len({(series(number), symbol(number)) for number in range(40)}) == 40
     assert SERIES * len(SYMBOLS) >= 40
+
+
+def test_the_teacher_is_a_star_in_every_engine() -> None:
+    models = [
+        replace(model(f"{role} {engine}", 0.8, 10.0), role=role, engine=engine, group=engine)
+        for engine in ("openvino", "onnxruntime")
+        for role in ("teacher", "codir")
+    ]
+    for trace in latency_figures(Panel("t", "f1", models), "p")[0].data:
+        if "marker" in trace:
+            assert trace["marker"]["symbol"][1] == "star"  # students come first, for the legend
+            assert trace["marker"]["symbol"][0] != "star"
+            assert len({trace["marker"]["color"]}) == 1
+
+
+def test_of_many_models_the_line_and_those_in_torch_are_named() -> None:
+    models = [
+        model(str(place), 0.5 + 0.01 * (place % 5), 1.0 + place, engine="openvino") for place in range(20)
+    ]
+    models[7] = replace(models[7], engine="torch")
+    assert models_to_name(models) == [one for one in models if one in pareto(models) or one is models[7]]
+    assert len(models_to_name(models[:NAMED])) == NAMED
+    places = label_places(models, logarithmic=True)
+    assert set(places) == {id(one) for one in models_to_name(models)}
+    figure = latency_figures(Panel("t", "f1", models), "p")[0]
+    assert figure.layout["showlegend"]
+    assert sum(bool(text) for trace in figure.data for text in trace.get("text", [])) == len(places)
+
+
+def test_names_do_not_cover_each_other_where_there_is_room() -> None:
+    models = [model(f"a model called {place}", 0.8, 10.0 + 0.1 * place) for place in range(2)]
+    places = label_places(models, logarithmic=False)
+    assert len(set(places.values())) == 2
 
 
 def test_error_bars_are_the_rounds_and_the_seeds() -> None:

@@ -68,7 +68,6 @@ SYMBOLS = (
     "x",
     "triangle-down",
     "pentagon",
-    "star",
     "hexagon",
 )
 
@@ -84,7 +83,7 @@ def series(number: int) -> str:
 
 
 def symbol(number: int) -> str:
-    """Returns a marker's shape for the group `number`: together with `series` forty groups can be told apart."""
+    """Returns a marker's shape for the group `number`: together with `series` 72 groups can be told apart."""
     return SYMBOLS[number % len(SYMBOLS)]
 
 

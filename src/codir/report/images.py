@@ -18,8 +18,10 @@ from codir.report.escaping import shortened
 from codir.report.figures import log_ticks
 from codir.report.headline import main_student
 from codir.report.heatmap_figures import VIRIDIS, colour_at, ink_on, similarity_range
-from codir.report.latency_figure import LOG_FROM, group_colours, label_places, measured_models, pareto
+from codir.report.latency_figure import LOG_FROM
 from codir.report.numbers import deviation, known
+from codir.report.pareto import measured_models, pareto
+from codir.report.point_names import TEACHER, group_looks, label_places, symbol_of
 from codir.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def draw_images(report: Report) -> dict[str, dict[str, bytes]]:
 def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
     figure = _figure(7.2, 4.4)
     axes = figure.subplots()
-    looks = group_colours(panel.models)
+    looks = group_looks(panel.models)
     times = [model.milliseconds or 1.0 for model in models]
     logarithmic = max(times) / min(times) > LOG_FROM
     places = label_places(models, logarithmic)
@@ -123,7 +125,7 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
             zorder=1,
         )
     for model in models:
-        colour, shape = looks[model.group]
+        colour, shape = looks[model.group][0], symbol_of(model, looks)
         x, y = model.milliseconds or 0.0, 100 * (model.score or 0.0)
         spread = deviation(model.scores)
         sides = [
@@ -137,11 +139,13 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
             yerr=None if spread is None else 100 * spread,
             color=_plain_colour(colour),
             marker=_MARKERS[shape],
-            markersize=11 if shape == "star" else 8,
+            markersize=11 if shape == TEACHER else 8,
             linewidth=1.1,
             capsize=2.5,
             linestyle="none",
         )
+        if id(model) not in places:
+            continue
         up, across = places[id(model)].split()
         axes.annotate(
             _plain(model.name),

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from codir.report.colours import named, series, symbol
+from codir.report.colours import named
 from codir.report.contents import Panel, ReportedModel
 from codir.report.escaping import clean, for_hover, for_plotly, shortened
 from codir.report.figures import Figure, axis, log_ticks
 from codir.report.numbers import deviation, known, milliseconds, points, share, times
+from codir.report.pareto import measured_models, pareto
+from codir.report.point_names import NAME, TEACHER, group_looks, label_places, score_ends, symbol_of
 
 LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
-_NAME = 36
-_LABELLED = 14  # up to this many models the names stand beside the points
-
-
-def measured_models(panel: Panel) -> dict[str, list[ReportedModel]]:
-    """Returns the models that have a score and a time, by the conditions they were measured in, most models first."""
-    found = [m for m in panel.models if known(m.score) and known(m.milliseconds) and m.milliseconds > 0]
-    order = Counter(model.measured for model in found)
-    return {
-        measured: [model for model in found if model.measured == measured]
-        for measured, _ in order.most_common()
-    }
-
-
-def pareto(models: Sequence[ReportedModel]) -> list[ReportedModel]:
-    """Returns the models that no other equals in speed and score and beats in one of them, fastest first."""
-    front: list[ReportedModel] = []
-    for model in sorted(models, key=lambda m: (m.milliseconds or 0.0, -(m.score or 0.0))):
-        if not front or (model.score or 0.0) > (front[-1].score or 0.0):
-            front.append(model)
-    return front
-
-
-def group_colours(models: Sequence[ReportedModel]) -> dict[str, tuple[str, str]]:
-    """Returns colour and symbol of each group, in the order of their first models; the teacher is a grey star."""
-    looks: dict[str, tuple[str, str]] = {}
-    number = 0
-    for model in models:
-        if model.group in looks:
-            continue
-        if model.role == "teacher" and model.engine == "torch":
-            looks[model.group] = (named("s0"), "star")
-        else:
-            looks[model.group] = (series(number), symbol(number))
-            number += 1
-    return looks
 
 
 def latency_figures(panel: Panel, key: str) -> list[Figure]:
@@ -60,7 +23,7 @@ def latency_figures(panel: Panel, key: str) -> list[Figure]:
         panel: the models.
         key: part of the figures' ids.
     """
-    looks = group_colours(panel.models)
+    looks = group_looks(panel.models)
     groups = measured_models(panel)
     return [
         _figure(models, measured, panel, looks, f"{key}-latency-{number}")
@@ -94,12 +57,16 @@ def _figure(
             }
         )
     places = label_places(models, logarithmic)
-    labelled = len(models) <= _LABELLED
-    for group, (colour, shape) in looks.items():
-        members = [model for model in models if model.group == group]
+    all_named = len(places) == len(models)
+    for group, (colour, _) in looks.items():
+        # students first: the legend shows the first one's shape
+        members = sorted(
+            (model for model in models if model.group == group), key=lambda model: model.role == "teacher"
+        )
         if members:
-            data.append(_points(members, group, colour, shape, places if labelled else None, metric))
-    ends = _ends(models)
+            shapes = [symbol_of(model, looks) for model in members]
+            data.append(_points(members, group, colour, shapes, places, metric))
+    ends = score_ends(models)
     x = axis("milliseconds per sequence" + (" (log scale)" if logarithmic else ""))
     if logarithmic:
         low, high = math.log10(min(times_of)), math.log10(max(times_of))
@@ -118,7 +85,7 @@ def _figure(
         layout={
             "xaxis": x,
             "yaxis": y,
-            "showlegend": not labelled,
+            "showlegend": not all_named,
             "legend": _below(-0.18, entries // 4 + 1),
         },
         narrow={
@@ -126,7 +93,7 @@ def _figure(
             "legend": _below(-0.22, entries),
             "margin": {"l": 48, "r": 8, "t": 8, "b": 48},
         },
-        height=440 if labelled else 440 + 20 * (entries // 4 + 1),
+        height=440 if all_named else 440 + 20 * (entries // 4 + 1),
         narrow_height=340 + 20 * entries,
     )
 
@@ -146,33 +113,30 @@ def _points(
     members: list[ReportedModel],
     group: str,
     colour: str,
-    shape: str,
-    places: dict[int, str] | None,
+    shapes: list[str],
+    places: dict[int, str],
     metric: str,
 ) -> dict[str, Any]:
     spreads = [deviation(model.scores) for model in members]
     trace: dict[str, Any] = {
         "type": "scatter",
-        "mode": "markers" if places is None else "markers+text",
+        "mode": "markers+text",
         "name": for_plotly(group, 28),
         "x": [model.milliseconds for model in members],
         "y": [100 * (model.score or 0.0) for model in members],
         "marker": {
             "color": colour,
-            "symbol": shape,
-            "size": 15 if shape == "star" else 12,
+            "symbol": shapes,
+            "size": [15 if shape == TEACHER else 12 for shape in shapes],
             "line": {"width": 1, "color": named("paper")},
         },
         "cliponaxis": False,
         "hovertext": [_hover(model, metric) for model in members],
         "hoverinfo": "text",
+        "text": [for_plotly(model.name, NAME) if id(model) in places else "" for model in members],
+        "textposition": [places.get(id(model), "top center") for model in members],
+        "textfont": {"size": 12, "color": named("text")},
     }
-    if places is not None:
-        trace |= {
-            "text": [for_plotly(model.name, _NAME) for model in members],
-            "textposition": [places[id(model)] for model in members],
-            "textfont": {"size": 12, "color": named("text")},
-        }
     if any(known(spread) for spread in spreads):
         trace["error_y"] = {
             "type": "data",
@@ -217,69 +181,6 @@ def _hover(model: ReportedModel, metric: str) -> str:
         lines.append(f"{share(model.kept)} of the teacher kept")
     lines.append(for_plotly(model.engine))
     return "<br>".join(lines)
-
-
-def _ends(models: Sequence[ReportedModel]) -> tuple[float, float]:
-    values = [
-        100 * ((model.score or 0.0) + sign * (deviation(model.scores) or 0.0))
-        for model in models
-        for sign in (-1, 1)
-    ]
-    return min(values), max(values)
-
-
-def label_places(models: Sequence[ReportedModel], logarithmic: bool) -> dict[int, str]:
-    """Returns where each name covers the fewest points, names and lines, on a plane of 900 x 380 pixels.
-
-    Args:
-        models: with score and time.
-        logarithmic: whether the axis of time is.
-
-    Returns:
-        Plotly's `textposition` by the model's `id`.
-    """
-    scale = math.log10 if logarithmic else float
-    xs = [scale(model.milliseconds or 1.0) for model in models]
-    left = min(xs) if logarithmic else 0.0
-    wide = (max(xs) - left) * (1.28 if logarithmic else 1.16) or 1.0
-    low, high = _ends(models)
-    tall = (high - low) * 1.28 or 1.0
-    spots = [
-        (900 * (x - left) / wide, 380 * (100 * (model.score or 0.0) - low) / tall)
-        for x, model in zip(xs, models, strict=True)
-    ]
-    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots]
-    at = {id(model): spot for model, spot in zip(models, spots, strict=True)}
-    front = [at[id(model)] for model in pareto(models)]
-    for (x, y), (next_x, next_y) in pairwise(front):
-        taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
-    places: dict[int, str] = {}
-    for model, (x, y) in sorted(zip(models, spots, strict=True), key=lambda item: item[1]):
-        width = 7.0 * len(shortened(model.name, _NAME))
-        boxes = {
-            "top center": (x - width / 2, y + 9, x + width / 2, y + 26),
-            "bottom center": (x - width / 2, y - 26, x + width / 2, y - 9),
-            "middle right": (x + 10, y - 8, x + 10 + width, y + 8),
-            "middle left": (x - 10 - width, y - 8, x - 10, y + 8),
-            "top right": (x + 6, y + 8, x + 6 + width, y + 24),
-            "bottom right": (x + 6, y - 24, x + 6 + width, y - 8),
-            "top left": (x - 6 - width, y + 8, x - 6, y + 24),
-            "bottom left": (x - 6 - width, y - 24, x - 6, y - 8),
-        }
-        best = min(boxes, key=lambda place: _covered(boxes[place], taken))
-        places[id(model)] = best
-        taken.append(boxes[best])
-    return places
-
-
-def _covered(box: tuple[float, float, float, float], taken: list[tuple[float, float, float, float]]) -> float:
-    covered = 3000.0 * ((box[0] < -20) + (box[2] > 930))
-    for other in taken:
-        width = min(box[2], other[2]) - max(box[0], other[0])
-        height = min(box[3], other[3]) - max(box[1], other[1])
-        if width > 0 and height > 0:
-            covered += width * height
-    return covered
 
 
 def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured: str) -> str:

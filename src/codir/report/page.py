@@ -18,9 +18,10 @@ from codir.report.escaping import clean, for_script, shortened
 from codir.report.figures import Figure
 from codir.report.headline import main_student, tiles
 from codir.report.heatmap_figures import confusion_figures, scale_css, similarity_figures, similarity_range
-from codir.report.latency_figure import latency_figures, measured_models
+from codir.report.latency_figure import latency_figures
 from codir.report.model_table import ModelTable, model_table
 from codir.report.numbers import known
+from codir.report.pareto import measured_models
 from codir.report.score_figures import forest_figure, score_figure
 from codir.report.training_figures import training_figures
 from codir.storage import write_text
