@@ -10,6 +10,9 @@ Then the machine's own rate of matrix products (the model's shapes and large squ
 precision), the share of it that each engine reaches, and where the rest of the time goes, operator by operator.
 
     python benchmarks/bench_deployment.py --threads 2
+
+On a busy machine, `--threads 1 --processor-time`: with one thread the processor's time is what the clock would show on
+an idle one, caches apart.
 """
 
 from __future__ import annotations
@@ -329,7 +332,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=0, help="batches through each model (default: 3)")
     parser.add_argument("--engines", default=",".join(PRECISION), help="commas between")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="instead of the clock's (one thread only)"
+    )
     options = parser.parse_args()
+    if options.processor_time and options.threads != 1:
+        parser.error("--processor-time counts all threads together: add --threads 1")
+    clock = time.process_time if options.processor_time else time.perf_counter
     rounds = options.rounds or (2 if options.quick else 3)
     batch, length = (8, 64) if options.quick else (options.batch, options.length)
     engines = options.engines.split(",")
@@ -361,7 +370,7 @@ def main() -> None:
                 print(f"left out: {name} in {engine}: {error}")
         print(f"exported and loaded in {time.perf_counter() - started:.0f} s", flush=True)
         inputs = [tokens(teacher, batch, length, seed) for seed in range(rounds)]
-        seconds = time_in_turns(models, dict.fromkeys(models, inputs), 1)
+        seconds = time_in_turns(models, dict.fromkeys(models, inputs), 1, clock=clock)
         show_speed(seconds, engines, batch, length)
         best = rates(teacher, batch * length, options.threads, 0.05 if options.quick else 0.5, options.quick)
         show_shares(seconds, sources, best, batch, length)
