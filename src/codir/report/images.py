@@ -157,6 +157,14 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
             fontsize=8,
             color=LIGHT["text"],
         )
+    if len(places) < len(models):
+        for group in dict.fromkeys(
+            model.group for model in sorted(models, key=lambda m: m.role == "teacher")
+        ):
+            first = min((m for m in models if m.group == group), key=lambda m: m.role == "teacher")
+            colour, shape = _plain_colour(looks[group][0]), _MARKERS[symbol_of(first, looks)]
+            axes.plot([], [], shape, color=colour, label=_plain(group))
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     if logarithmic:
         axes.set_xscale("log")
         ticks = log_ticks(min(times), max(times))

@@ -128,6 +128,7 @@ def _points(
             "color": colour,
             "symbol": shapes,
             "size": [15 if shape == TEACHER else 12 for shape in shapes],
+            "opacity": 1,  # with sizes in a list plotly takes the points for bubbles, half transparent
             "line": {"width": 1, "color": named("paper")},
         },
         "cliponaxis": False,

@@ -50,7 +50,8 @@ def score_figure(panel: Panel, key: str) -> Figure | None:
             "marker": {
                 "color": [named("s0") if flag else named("accent") for flag in teacher],
                 "symbol": ["star" if flag else "circle" for flag in teacher],
-                "size": [15 if flag else 11 for flag in teacher],
+                "size": [15 if flag else 12 for flag in teacher],
+                "opacity": 1,
                 "line": {"width": 1, "color": named("paper")},
             },
             "hovertext": [
