@@ -53,7 +53,7 @@ def opened(browser: Any, written: Callable[..., Path], tmp_path: Path) -> Callab
     ) -> Iterator[Any]:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **settings)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         problems: list[str] = []
         requests: list[str] = []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)

@@ -99,6 +99,7 @@ def test_only_times_measured_alike_are_drawn_together() -> None:
     assert [line["x"] for line in lines] == [[5.0, 10.0], [0.5, 1.0]]
     assert all(line["line"]["shape"] == "hv" for line in lines)
     assert "cpu" in figures[0].takeaway
+    assert "2 more have a time but no score" in figures[0].takeaway
     assert "gpu" in figures[1].takeaway
 
 

@@ -80,7 +80,7 @@ def _figure(
     return Figure(
         name=name,
         title="Score against latency" + (f": {clean(panel.task)}" if panel.task else ""),
-        takeaway=_takeaway(models, front, measured),
+        takeaway=_takeaway(models, front, measured) + _without_score(panel, measured),
         data=data,
         layout={
             "xaxis": x,
@@ -200,6 +200,15 @@ def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured:
         if len(front) < len(models):
             text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
     return text + (f" Measured: {clean(measured).rstrip('.')}." if measured else "")
+
+
+def _without_score(panel: Panel, measured: str) -> str:
+    """Says how many models have a time, but no score to draw them at (an export that nobody has judged)."""
+    timed = [model for model in panel.models if known(model.milliseconds) and model.measured == measured]
+    many = sum(not known(model.score) for model in timed)
+    if not many:
+        return ""
+    return f" {many} more {'has' if many == 1 else 'have'} a time but no score: they are in the table only."
 
 
 def _name(model: ReportedModel) -> str:
