@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from docs_pages import ROOT, Block, blocks, commands, pages, read, spans
 from docs_runner import NOT_OURS, NOT_RUN
 
 from codir.cli.main import app
+from codir.recipes.config import DistillConfig
 from codir.recipes.library import recipe_names
+from codir.studies.config import StudyConfig
 
 GROUP: Any = typer.main.get_command(app)
 
@@ -89,6 +92,16 @@ def test_files_and_recipes_that_pages_name_exist(page: str) -> None:
             assert recipe in recipe_names(), f"{page}: {recipe}"
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", read("Makefile"), flags=re.MULTILINE), f"{page}: make {target}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_settings_in_yaml_exist(page: str) -> None:
+    """Files that a page names are run; of the other YAML at least the names are checked."""
+    for block in blocks(page):
+        if block.tag == "yaml":
+            keys = yaml.safe_load(block.text).keys()
+            known = DistillConfig if {"recipe", "objectives"} & keys else StudyConfig
+            assert keys <= {*known.model_fields, "recipe"}, block.place
 
 
 @pytest.mark.parametrize("start", [*NOT_RUN, *NOT_OURS])

@@ -38,6 +38,8 @@ def test_pages_load_nothing_from_a_network(site: Path) -> None:
     loads = re.compile(
         r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(https?:)?//|<link\b(?![^>]*canonical)[^>]*\bhref=[\"']?(https?:)?//"
     )
+    assert loads.search('<script src="https://example.org/x.js"></script>')
+    assert loads.search("<link rel=stylesheet href=//example.org/x.css>")
     found = list(site.rglob("*.html"))
     assert len(found) > 30
     for page in found:
