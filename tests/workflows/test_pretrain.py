@@ -323,6 +323,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
     assert (one / "contrast.safetensors").read_bytes() == (other / "contrast.safetensors").read_bytes()
+    assert [entry["step"] for entry in log(one)] == [entry["step"] for entry in log(other)]
     rows = [sorted((run / "checkpoints").rglob("*.rows")) for run in (one, other)]
     for mine, theirs in zip(*rows, strict=True):
         assert mine.read_bytes() == theirs.read_bytes()

@@ -382,7 +382,9 @@ class DistillationTrainer(ResumableTrainer):
             return super().evaluate(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.control.should_training_stop:
+        # A training that was stopped after its last step has none left; transformers would make one more.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
             return
         # Explicitly, since what transformers and accelerate do by themselves misses collators, and samplers that are
         # wrapped twice: by skipped batches and by the share of a process.
