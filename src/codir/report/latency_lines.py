@@ -9,7 +9,7 @@ from pathlib import Path
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
 from codir.report.contents import Panel, ReportedModel
-from codir.report.measured import finite, with_timing
+from codir.report.measured import blocks_in, finite, with_timing
 from codir.storage import read_json
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 
@@ -157,6 +157,7 @@ def _exported(folder: Path, manifest: Manifest, panel: Panel) -> ReportedModel:
         score=score,
         metrics={name: value for name, value in metrics.items() if finite(value) is not None},
         kept=_kept(score, panel),
+        blocks=blocks_in(folder),
         parameters=manifest.parameters,
         embedding_parameters=manifest.embedding_parameters,
         bytes=manifest.bytes,
