@@ -29,6 +29,7 @@ SMALLER = {
 }
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
+    "export runs/demo/student": "--limit-validation 200 --calibration 50",
     "study study.yaml": "--seeds 1-2 --recipes kd,codir-fine",
     "study --recipes": "--seeds 1 --recipes kd",
     "reproduce table4 --model": "--plan",  # at the paper's scale: hours, also for tiny models
