@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from codir.models.student import build_student
     from codir.recipes.config import DistillConfig, FinetuneConfig
     from codir.recipes.pretraining import PretrainConfig
+    from codir.reports.make import report
     from codir.studies.config import StudyConfig
     from codir.studies.loading import load_study
     from codir.studies.run import study
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from codir.training.trainer import DistillationTrainer
     from codir.workflows.distill import distill
     from codir.workflows.evaluate import evaluate
+    from codir.workflows.export import export
     from codir.workflows.finetune import finetune
+    from codir.workflows.latency import latency
     from codir.workflows.predict import predict
     from codir.workflows.pretrain import pretrain
+    from codir.workflows.publish import publish
 
 __version__ = "0.1.0"
 
@@ -41,12 +45,16 @@ __all__ = [
     "build_student",
     "distill",
     "evaluate",
+    "export",
     "finetune",
+    "latency",
     "load_study",
     "load_task",
     "open_corpus",
     "predict",
     "pretrain",
+    "publish",
+    "report",
     "study",
 ]
 
@@ -62,12 +70,16 @@ _HOMES = {
     "build_student": "codir.models.student",
     "distill": "codir.workflows.distill",
     "evaluate": "codir.workflows.evaluate",
+    "export": "codir.workflows.export",
     "finetune": "codir.workflows.finetune",
+    "latency": "codir.workflows.latency",
     "load_study": "codir.studies.loading",
     "load_task": "codir.tasks",
     "open_corpus": "codir.corpora.corpus",
     "predict": "codir.workflows.predict",
     "pretrain": "codir.workflows.pretrain",
+    "publish": "codir.workflows.publish",
+    "report": "codir.reports.make",
     "study": "codir.studies.run",
 }
 

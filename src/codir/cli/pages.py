@@ -68,7 +68,7 @@ def report(
 
     Example: codir report runs/student --open
     """
-    from codir.report.make import report as workflow
+    from codir.reports.make import report as workflow
     from codir.workflows.progress import quiet_libraries
 
     quiet_libraries()

@@ -1,0 +1,249 @@
+"""A run folder as a report: its table, curves, what its models show of themselves, costs and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codir.errors import CodirError, RunError
+from codir.reports.contents import Panel, Report
+from codir.reports.curves import curves_of
+from codir.reports.details import costs_of, data_in_words, facts_of, task_name
+from codir.reports.latency_lines import add_exports, add_latency, read_latency
+from codir.reports.measured import blocks_in, finite, of_row
+from codir.reports.outputs import Examples
+from codir.reports.run_files import RunFiles, items, mapping, read_log, read_run
+from codir.reports.single_model import FINE_TUNED, masked_rows, single_panel
+from codir.reports.views import ALL_VIEWS, Folders, add_views, add_views_of_one
+from codir.reports.wishes import Wishes
+from codir.tasks.metrics import METRICS, constant_score
+from codir.workflows.comparison import TITLES, Comparison
+from codir.workflows.prepare import main_role
+
+
+def gather_run(folder: Path, wishes: Wishes) -> Report:
+    """Brings together what a run folder holds and, unless not wanted, what its models say of validation data.
+
+    Nothing is written. What cannot be had is named in `Report.missing`; a run may be unfinished or under way.
+
+    Raises:
+        RunError: the folder is no run.
+    """
+    run = read_run(folder)
+    report = Report(
+        title=folder.resolve().name,
+        kind="run",
+        subtitle=_subtitle(run),
+        finished=run.finished,
+        costs=[],
+        facts=facts_of(run),
+        config=run.config_text,
+        missing=run.missing,
+    )
+    comparison = _comparison(run, report)
+    names = _names(run, comparison)
+    report.costs = costs_of(run, names)
+    report.panels = _panels(run, comparison)
+    _add_times(run, comparison, wishes, report)
+    report.words = _words(run, comparison)
+    _add_curves(run, names, report)
+    _add_views(run, names, wishes, report)
+    return report
+
+
+def _add_views(run: RunFiles, names: dict[str, str], wishes: Wishes, report: Report) -> None:
+    examples = wishes.examples if wishes.models else 0
+    if run.command == "pretrain":
+        why = "it is shown for runs of `codir distill`, on the validation data of a task"
+        report.missing += [(part, why) for part in ALL_VIEWS]
+        return
+    if run.command == "finetune":
+        seen = add_views_of_one(run, FINE_TUNED, examples, wishes.data_dir, report)
+    else:
+        seen = add_views(run, _folders(run, names), examples, wishes.data_dir, report)
+    _add_constant(seen, report)
+
+
+def _add_constant(examples: Examples | None, report: Report) -> None:
+    """Fills in what one answer to everything scores, which older runs do not say."""
+    for number, panel in enumerate(report.panels):
+        if panel.constant is not None:
+            continue
+        known = examples is not None and len(examples.numbers) == examples.whole and panel.metric in METRICS
+        if known and examples is not None:
+            constant = constant_score(panel.metric, examples.labels)
+            report.panels[number] = replace(panel, constant=constant)
+        else:
+            why = "the run does not say what answering one class to everything scores"
+            report.missing.append(("constant answer", why))
+
+
+def _subtitle(run: RunFiles) -> str:
+    recipe, teacher = run.config.get("recipe"), run.config.get("teacher")
+    made = {"distill": "distilled", "finetune": "fine-tuned", "pretrain": "pre-trained"}[run.command]
+    parts = [f"{made} with {recipe}" if recipe else made, f"on {data_in_words(run) or 'unknown data'}"]
+    if teacher:
+        parts.append(f"teacher {teacher}")
+    elif run.config.get("model"):
+        parts.append(f"from {run.config['model']}")
+    return ", ".join(parts)
+
+
+def _comparison(run: RunFiles, report: Report) -> Comparison | None:
+    content = run.metrics.get("comparison")
+    if content is None:
+        return None
+    try:
+        comparison = Comparison.from_json(content)
+        comparison.plain_words()
+        for row in comparison.rows:
+            of_row(row, comparison)
+            if row.role not in (*TITLES, "other"):
+                raise ValueError(f"there is no role {row.role!r}")
+    except (CodirError, ValueError, TypeError, AttributeError, KeyError) as error:
+        report.missing.append(
+            ("table", f"{run.path / 'metrics.json'} is not what this codir writes: {error}")
+        )
+        return None
+    return comparison
+
+
+def _names(run: RunFiles, comparison: Comparison | None) -> dict[str, str]:
+    """Returns what each student is called, by role."""
+    names = dict(TITLES)
+    if comparison is not None:
+        names |= {row.role: row.name for row in comparison.rows}
+    return names
+
+
+def main_student(run: RunFiles) -> str:
+    """Returns the role of the run's own student."""
+    return main_role(run.section("objectives")) if run.section("objectives") else "codir"
+
+
+def _folders(run: RunFiles, names: dict[str, str]) -> Folders:
+    undistilled = run.path / "comparison" / "finetune"
+    return Folders(
+        student=run.path,
+        student_name=names[main_student(run)],
+        undistilled=undistilled if (undistilled / "config.json").is_file() else None,
+        undistilled_name=names["finetune"],
+    )
+
+
+def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
+    if comparison is None:
+        return single_panel(run) if run.metrics and run.command != "distill" else []
+    main = main_student(run)
+    models = []
+    for row, folder in zip(comparison.rows, _model_folders(run, comparison), strict=True):
+        model = of_row(row, comparison, blocks_in(folder))
+        # `codir` is the run's own student, whatever it learned from
+        models.append(replace(model, role="codir") if row.role == main else model)
+    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant)]
+
+
+def _model_folders(run: RunFiles, comparison: Comparison) -> list[Path | None]:
+    """Returns the folder of each row's model, in their order; None where it is not here."""
+    found: list[Path | None] = []
+    for row in comparison.rows:
+        if row.role == "teacher":
+            teacher = run.config.get("teacher")
+            found.append(run.find(str(teacher)) if teacher else None)
+        else:
+            found.append(run.path if row.role == main_student(run) else run.path / "comparison" / row.role)
+    return found
+
+
+def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, report: Report) -> None:
+    """Adds what `codir latency` measured and what was exported."""
+    own = run.path / "latency.json"
+    path = wishes.latency or (own if own.is_file() else None)
+    measured = None
+    if path is not None and report.panels:
+        folders = _model_folders(run, comparison) if comparison is not None else [run.path]
+        try:
+            measured = read_latency(path)
+            report.panels = [add_latency(panel, measured, folders) for panel in report.panels]
+        except RunError as error:
+            if wishes.latency is not None:
+                raise
+            report.missing.append(("times", str(error)))
+    report.panels = [add_exports(panel, wishes.exported, measured) for panel in report.panels]
+    if report.panels and run.command != "pretrain":
+        models = report.panels[0].models
+        if not any(model.milliseconds is not None for model in models):
+            report.missing.append(("times", _no_times(run)))
+
+
+def _no_times(run: RunFiles) -> str:
+    teacher = run.config.get("teacher") or "TEACHER"
+    return (
+        "the run measured none: `codir latency "
+        f"{teacher} {run.path} ... --output {run.path / 'latency.json'}` does, and the report picks it up"
+    )
+
+
+def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:
+    if not run.finished:
+        return [_how_far(run), *(comparison.plain_words() if comparison is not None else [])]
+    if comparison is not None:
+        return comparison.plain_words()
+    metric, metrics = str(run.metrics.get("main_metric")), mapping(run.metrics.get("metrics"))
+    if finite(metrics.get(metric)) is not None:
+        return [f"The fine-tuned model scores {metrics[metric]:.4f} in {metric} on {task_name(run)}."]
+    rows = {str(row.get("name")): row for row in masked_rows(run)}
+    before, after = (finite(rows.get(name, {}).get("accuracy")) for name in ("student before", "student"))
+    if before is not None and after is not None:
+        return [
+            f"The student predicts {after:.1%} of the held-out masked tokens, {before:.1%} before its pre-training."
+        ]
+    return ["The run is finished; it has no scores to show."]
+
+
+def _how_far(run: RunFiles) -> str:
+    step = max((int(finite(entry.get("step")) or 0) for entry in run.log), default=0)
+    state = {
+        "running": "is under way (or was killed)",
+        "interrupted": "was interrupted",
+        "failed": "failed",
+        "new": "has not begun",
+        "finished": "is finished, but its results are missing or damaged",
+    }.get(run.state, run.state)
+    attempts = items(run.status.get("attempts"))
+    error = mapping(attempts[-1]).get("error") if attempts else None
+    why = f" ({error})" if error else ""
+    return f"This run {state}{why}: its main student has logged up to step {step:,}. What there is so far is below."
+
+
+def _add_curves(run: RunFiles, names: dict[str, str], report: Report) -> None:
+    named = run.metrics.get("main_metric")
+    metric = named if isinstance(named, str) else _guessed_metric(run.log)
+    if run.command == "distill":
+        report.curves += curves_of(run.log, names[main_student(run)], metric)
+        for path in sorted((run.path / "comparison").glob("*/log.jsonl")):
+            role = path.parent.name
+            report.curves += curves_of(read_log(path, report.missing), names.get(role, role), metric)
+    else:
+        name = "student" if run.command == "pretrain" else FINE_TUNED
+        report.curves += curves_of(run.log, name, "accuracy" if run.command == "pretrain" else metric)
+    if not report.curves:
+        report.missing.append(("curves", f"{run.path / 'log.jsonl'} holds no steps"))
+
+
+def _guessed_metric(log: Sequence[dict[str, Any]]) -> str | None:
+    """The main metric of a run without results: the first that its evaluations name."""
+    other = (
+        "eval_loss",
+        "eval_agreement",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    )
+    for entry in log:
+        for key in entry:
+            if key.startswith("eval_") and key not in other:
+                return key.removeprefix("eval_")
+    return None

@@ -1,0 +1,310 @@
+"""The page as text: well formed, complete, nothing from outside, everything escaped. No browser is needed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import fakes
+import pytest
+
+from codir.errors import ConfigError, RunError
+from codir.reports import page
+from codir.reports.contents import Report
+from codir.reports.page import render, write_page
+
+REPORTS: list[Callable[[], Report]] = [
+    fakes.full,
+    fakes.empty,
+    fakes.unfinished,
+    fakes.scores,
+    fakes.study,
+    fakes.many_models,
+    fakes.many_measured,
+    fakes.many_classes,
+    fakes.hostile,
+]
+VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+
+class Reader(HTMLParser):
+    """Reads a page into a list of elements and complains about what is not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.texts: list[str] = []
+        self.faults: list[str] = []
+        self.comments: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        if len(set(names)) != len(names):
+            self.faults.append(f"<{tag}> has an attribute twice")
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1] != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()} closes {self.open[-1:]}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        elif not (self.open and self.open[-1] == "style"):
+            self.texts.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+
+@lru_cache(maxsize=len(REPORTS))
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    return reader
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return {make.__name__: render(make()) for make in REPORTS}
+
+
+@pytest.fixture(params=[make.__name__ for make in REPORTS])
+def text(request: pytest.FixtureRequest, pages: dict[str, str]) -> str:
+    return pages[request.param]
+
+
+def test_elements_are_closed_in_order_and_ids_are_unique(text: str) -> None:
+    reader = read(text)
+    assert reader.faults == []
+    assert reader.open == []
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    for _, attributes in reader.elements:
+        for name in ("aria-labelledby", "data-copy"):
+            assert not attributes.get(name) or attributes[name] in ids
+        if (attributes.get("href") or "").startswith("#"):
+            assert (attributes["href"] or "")[1:] in ids
+
+
+def test_headings_are_in_order(text: str) -> None:
+    levels = [int(tag[1]) for tag, _ in read(text).elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_nothing_comes_from_outside_and_no_element_carries_code(text: str) -> None:
+    for tag, attributes in read(text).elements:
+        assert "src" not in attributes, tag
+        assert tag not in ("iframe", "object", "embed", "form", "base", "img")
+        assert not [name for name in attributes if name.startswith("on")], tag
+        if tag in ("a", "link"):
+            assert (attributes["href"] or "").startswith(("#", "data:,")), attributes
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_the_policy_knows_every_script_and_allows_no_request(text: str) -> None:
+    reader = read(text)
+    policy = next(
+        attributes["content"] or ""
+        for tag, attributes in reader.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+    run = [code for attributes, code in reader.scripts if attributes.get("type") != "application/json"]
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in run]
+    assert re.findall(r"'sha256-([^']+)'", policy) == digests
+    assert ("'unsafe-eval'" in policy) == ('"scattergl"' in "".join(code for _, code in reader.scripts if _))
+
+
+def test_every_figure_has_its_data_a_title_and_a_takeaway(text: str) -> None:
+    reader = read(text)
+    places = [attributes for _, attributes in reader.elements if "data-figure" in attributes]
+    specs = {
+        attributes["data-spec"]: code for attributes, code in reader.scripts if "data-spec" in attributes
+    }
+    assert [place["data-figure"] for place in places] == list(specs)
+    for place in places:
+        assert place["role"] == "img"
+        assert re.search(r"\w.*\. \S.*[.;)]", place["aria-label"] or "", flags=re.DOTALL), place
+    for code in specs.values():
+        spec = json.loads(code)
+        assert set(spec) == {"data", "layout", "narrow"}
+
+
+def test_plotly_is_there_once_and_only_if_something_is_drawn(pages: dict[str, str]) -> None:
+    for name, content in pages.items():
+        assert content.count("plotly.js v") == (0 if name == "empty" else 1), name
+    assert len(pages["empty"]) < 60_000
+    without_library = len(pages["full"]) - len(page._plotly_js())
+    assert without_library < 250_000
+
+
+def test_the_full_page_has_every_section(pages: dict[str, str]) -> None:
+    elements = read(pages["full"]).elements
+    sections = [attributes["id"] for tag, attributes in elements if tag == "section"]
+    assert sections == [
+        "summary", "results", "training", "similarity", "clouds", "confusions", "disagreements", "costs", "facts",
+    ]  # fmt: skip
+    words = " ".join(" ".join(read(pages["full"]).texts).split())
+    for expected in (
+        "95.4 %",
+        "2.00×",
+        "17.4 M",
+        "69.6 MB",
+        "80.5 %",
+        "up to 11.9× as openvino",
+    ):
+        assert expected in words
+    assert fakes.full().words[0] in words
+    assert "1 part is missing" in words
+
+
+def test_an_empty_report_says_what_is_missing_and_why(pages: dict[str, str]) -> None:
+    reader = read(pages["empty"])
+    assert "section" not in [tag for tag, _ in reader.elements]
+    words = " ".join(reader.texts)
+    for part, why in fakes.empty().missing:
+        assert part in words
+        assert why in words
+    assert ("details", {"class": "missing", "open": None}) in reader.elements
+
+
+def test_only_an_unfinished_run_has_the_banner(pages: dict[str, str]) -> None:
+    assert 'class="banner"' in pages["unfinished"]
+    assert 'class="banner"' not in pages["full"]
+    assert 'class="banner"' not in pages["study"]
+
+
+def test_a_study_has_a_panel_for_each_task(pages: dict[str, str]) -> None:
+    elements = read(pages["study"]).elements
+    assert [a["data-name"] for _, a in elements if a.get("class") == "panel"] == ["mrpc", "cola", "average"]
+    figures = [a["data-figure"] for _, a in elements if "data-figure" in a]
+    assert figures == [f"panel-{number}-{kind}" for number in range(3) for kind in ("scores", "forest")]
+
+
+def test_differences_without_a_table_have_a_panel_too() -> None:
+    report = fakes.study()
+    report.panels = report.panels[:2]
+    elements = read(render(report)).elements
+    assert [a["data-name"] for _, a in elements if a.get("class") == "panel"] == ["mrpc", "cola", "average"]
+
+
+def test_a_run_with_times_draws_them_and_one_without_draws_scores(pages: dict[str, str]) -> None:
+    assert 'data-figure="panel-0-latency-0"' in pages["full"]
+    assert 'data-figure="panel-0-scores"' not in pages["full"]
+    assert 'data-figure="panel-0-latency-1"' in pages["many_measured"]
+
+
+def test_the_worst_disagreement_is_first(pages: dict[str, str]) -> None:
+    code = next(
+        code
+        for attributes, code in read(pages["full"]).scripts
+        if attributes.get("id") == "disagreement-data"
+    )
+    listed = [item["w"] for item in json.loads(code)]
+    assert len(listed) == 79
+    assert listed == sorted(listed, reverse=True)
+
+
+def test_how_many_are_listed_of_how_many() -> None:
+    report = fakes.full()
+    report.disagreements_total = 1203
+    assert "The 79 worst of 1203." in render(report)
+
+
+def test_hostile_texts_make_no_element_no_script_and_no_comment(pages: dict[str, str]) -> None:
+    hostile, full = read(pages["hostile"]), read(pages["full"])
+    assert hostile.faults == []
+    assert hostile.comments == []
+    run = [code for attributes, code in hostile.scripts if not attributes]
+    assert run == [code for attributes, code in full.scripts if not attributes]
+    allowed = {tag for tag, _ in full.elements} | {"h4", "strong"}
+    assert {tag for tag, _ in hostile.elements} <= allowed
+    words = "".join(hostile.texts)
+    for bad in fakes.HOSTILE[:7]:
+        assert bad in words
+    assert "\x00" not in pages["hostile"]
+    assert "null␀byte" in words
+    assert pages["hostile"].encode("utf-8")
+
+
+def test_a_template_in_a_text_is_not_one(pages: dict[str, str]) -> None:
+    assert "{{ 7 * 7 }}" in "".join(read(pages["hostile"]).texts)
+
+
+def test_the_same_report_gives_the_same_page(pages: dict[str, str]) -> None:
+    assert render(fakes.full()) == pages["full"]
+
+
+def test_codir_recognises_its_own_page(pages: dict[str, str]) -> None:
+    assert '<meta name="generator" content="codir ' in pages["full"][:16_000]
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    write_page(fakes.empty(), path)
+    before = path.read_bytes()
+    assert before.startswith(b"<!doctype html>")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("codir.storage.os.replace", fail)
+    with pytest.raises(RunError, match=r"report\.html: No space left on device.*--output"):
+        write_page(fakes.unfinished(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("package", ["jinja2", "plotly.offline", "plotly.graph_objects"])
+def test_a_missing_package_is_named_with_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r'pip install "codir\[report\]"'):
+        render(fakes.unfinished())
+
+
+def test_importing_the_page_imports_neither_plotly_nor_jinja2() -> None:
+    code = (
+        "import sys, codir.reports.page, codir.reports.images\n"
+        "print([name for name in ('plotly', 'jinja2', 'matplotlib') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_wheel_holds_the_templates(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    root = Path(page.__file__).parents[3]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("codir is installed without its source tree")
+    built = next(iter(wheel.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])))
+    names = zipfile.ZipFile(built).namelist()
+    for file in page.TEMPLATES.iterdir():
+        assert f"codir/reports/templates/{file.name}" in names
+    assert {*page.STYLES, *page.SCRIPTS, "page.html", "macros.html"} <= {
+        file.name for file in page.TEMPLATES.iterdir()
+    }
