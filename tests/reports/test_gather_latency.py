@@ -15,7 +15,7 @@ from codir.errors import RunError
 from codir.reports.contents import ReportedModel
 from codir.reports.gather import gather
 from codir.workflows.latency_table import LatencyResult, LatencyRow
-from codir.workflows.timing import Timing
+from codir.workflows.timing import RealLengths, Timing
 
 
 def timing(milliseconds: float, speedup: float) -> Timing:
@@ -41,6 +41,10 @@ def write(path: Path, *rows: LatencyRow, task: str = "train") -> Path:
     result = LatencyResult(tuple(rows), {"cpu": "A Processor"}, {"batch": 16}, task)
     path.write_text(json.dumps(result.to_json()))
     return path
+
+
+def requests(texts: int, p50: float, p95: float) -> RealLengths:
+    return RealLengths(texts, 10, p50, p95, p50, 100.0, 1.0, 20.0)
 
 
 def by_name(models: Any) -> dict[str, ReportedModel]:
@@ -74,7 +78,12 @@ def test_measured_times_take_the_place_of_the_runs_own(
     write(
         copy_of / "latency.json",
         row(report_world.teacher, "torch", "fp32", 8.0, blocks=4, parameters=plain["teacher"].parameters),
-        row(copy_of, "torch", "fp32", 4.0, parameters=shape),
+        row(
+            *(copy_of, "torch", "fp32", 4.0),
+            parameters=shape,
+            real={"1": requests(1, 5.0, 9.0), "16": requests(16, 50.0, 70.0)},
+            peak_memory=1_000,
+        ),
         row(copy_of, "torch-bf16", "bf16", 2.0, score=0.8, metric="accuracy"),
         row(exported, "onnxruntime", "int8", 1.0, score=0.75, metric="accuracy", parameters=77),
         row(report_world.folder / "encoder", "torch", "fp32", 6.0, score=0.9, metric="f1"),
@@ -88,6 +97,10 @@ def test_measured_times_take_the_place_of_the_runs_own(
         assert (models[name].low, models[name].high) == (3.5, 5.0)
         assert models[name].speedup == 2.0
         assert models[name].score == plain[name].score
+    assert models["CoDIR student"].requests == {1: (5.0, 9.0), 16: (50.0, 70.0)}
+    assert models["CoDIR student"].peak_memory == 1_000
+    # the headline says what the table says
+    assert "at 2.00 times its speed" in report.words[0]
     assert len({model.measured for model in models.values()}) == 1
     assert "A Processor" in models["teacher"].measured
     assert "32 tokens" in models["teacher"].measured

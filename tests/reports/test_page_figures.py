@@ -285,6 +285,15 @@ def test_the_table_leaves_out_what_nobody_has_and_marks_the_best_student() -> No
     assert list(table.headings) == [
         "f1", "kept", "agrees", "ms", "speed-up", "blocks", "parameters", "embedding", "on disk", "accuracy",
     ]  # fmt: skip
+    assert not any("text" in heading for heading in table.headings)
+    asked = replace(fakes.full().panels[0].models[0], requests={1: (5.0, 9.0), 32: (50.0, 700.0)})
+    wide = model_table(Panel("t", "f1", [asked, fakes.full().panels[0].models[1]]))
+    place = wide.headings.index("one text, ms")
+    assert wide.headings[place + 1] == "32 texts, ms"
+    assert [(line.cells[place].text, line.cells[place].note) for line in wide.lines] == [
+        ("5", "95 % in 9"),
+        ("–", ""),
+    ]
     study = model_table(fakes.study().panels[0])
     assert list(study.headings) == ["f1", "kept"]
     panel = fakes.study().panels[0]

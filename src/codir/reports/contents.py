@@ -29,6 +29,8 @@ class ReportedModel:
         bytes: of its weights on disk.
         milliseconds: median time of a sequence; `low` and `high` over the rounds.
         speedup: against the first model that was measured.
+        requests: (median, 95th percentile) in milliseconds of a request at real lengths, by its number of texts.
+        peak_memory: bytes above an interpreter that has loaded the engine only.
         engine: where it was measured, `torch` or an exported format.
         measured: the conditions in words ("batches of 32, 128 tokens, ..."): only equal ones are drawn together.
     """
@@ -49,6 +51,8 @@ class ReportedModel:
     low: float | None = None
     high: float | None = None
     speedup: float | None = None
+    requests: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    peak_memory: int | None = None
     engine: str = "torch"
     measured: str = ""
 

@@ -47,7 +47,7 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     report.costs = costs_of(run, names)
     report.panels = _panels(run, comparison)
     _add_times(run, comparison, wishes, report)
-    report.words = _words(run, comparison)
+    report.words = _words(run, _as_shown(comparison, report.panels))
     _add_curves(run, names, report)
     _add_views(run, names, wishes, report)
     return report
@@ -176,6 +176,23 @@ def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, rep
         models = report.panels[0].models
         if not any(model.milliseconds is not None for model in models):
             report.missing.append(("times", _no_times(run)))
+
+
+def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Comparison | None:
+    """Returns the comparison with the speed-ups of the table, which `codir latency` may have measured anew."""
+    if comparison is None or not panels:
+        return comparison
+    speedups = {model.name: model.speedup for model in panels[0].models}
+    teacher = comparison.row("teacher")
+    if teacher is None or speedups.get(teacher.name) != 1.0:  # they are against something else
+        return comparison
+    rows = []
+    for row in comparison.rows:
+        speedup = speedups.get(row.name)
+        if row.timing is not None and speedup is not None:
+            row = replace(row, timing=replace(row.timing, speedup=speedup))
+        rows.append(row)
+    return replace(comparison, rows=rows)
 
 
 def _no_times(run: RunFiles) -> str:

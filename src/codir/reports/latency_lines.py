@@ -119,6 +119,8 @@ def _is_shaped(model: ReportedModel, row: LatencyRow) -> bool:
 def _timed(model: ReportedModel, row: LatencyRow, where: str) -> ReportedModel:
     return replace(
         with_timing(model, row.timing, where),
+        requests=_requests(row),
+        peak_memory=row.peak_memory,
         blocks=model.blocks if model.blocks is not None else row.blocks,
         parameters=model.parameters if model.parameters is not None else row.parameters,
         embedding_parameters=model.embedding_parameters
@@ -142,9 +144,15 @@ def _line(row: LatencyRow, panel: Panel, own: ReportedModel | None, where: str) 
         parameters=row.parameters,
         embedding_parameters=row.embedding_parameters,
         bytes=row.bytes,
+        requests=_requests(row),
+        peak_memory=row.peak_memory,
         engine=row.engine,
     )
     return with_timing(line, row.timing, where)
+
+
+def _requests(row: LatencyRow) -> dict[int, tuple[float, float]]:
+    return {times.batch_size: (times.p50, times.p95) for times in row.real.values()}
 
 
 def _exported(folder: Path, manifest: Manifest, panel: Panel) -> ReportedModel:

@@ -110,6 +110,14 @@ def _columns(panel: Panel) -> list[_Column]:
         ),
         _Column("ms", lambda model: model.milliseconds, milliseconds, _rounds, -1, "median per sequence"),
         _Column("speed-up", lambda model: model.speedup, times, better=1),
+        *(_request_column(texts) for texts in sorted({n for model in panel.models for n in model.requests})),
+        _Column(
+            "memory",
+            lambda model: model.peak_memory,
+            size,
+            better=-1,
+            meaning="at its peak, above the engine alone",
+        ),
         _Column("blocks", lambda model: model.blocks, count),
         _Column("parameters", lambda model: model.parameters, count),
         _Column(
@@ -121,6 +129,22 @@ def _columns(panel: Panel) -> list[_Column]:
         _Column("on disk", lambda model: model.bytes, size, better=-1),
         *(_metric_column(name) for name in more),
     ]
+
+
+def _request_column(texts: int) -> _Column:
+    what = "one text" if texts == 1 else f"{texts} texts"
+
+    def time(model: ReportedModel, which: int) -> float | None:
+        return model.requests[texts][which] if texts in model.requests else None
+
+    return _Column(
+        f"{what}, ms",
+        lambda model: time(model, 0),
+        milliseconds,
+        lambda model: f"95 % in {milliseconds(time(model, 1))}",
+        -1,
+        f"a request of {what} at real length, median",
+    )
 
 
 def _metric_column(name: str) -> _Column:
