@@ -177,6 +177,10 @@ def test_publish_loads_as_a_plain_model(tmp_path: Path, tiny_classifier, tiny_to
     names = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert not [n for n in names if n.endswith(".bin") or n.startswith(".publish-")]
+    # others than the owner may load it, too
+    assert all(
+        (tmp_path / name).stat().st_mode & 0o044 == 0o044 for name in ("config.json", "model.safetensors")
+    )
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     batch = AutoTokenizer.from_pretrained(tmp_path)(["the cat sees a dog"], return_tensors="pt")
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)

@@ -145,7 +145,7 @@ def check_contrastive(
     if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
         raise ConfigError(
             f"{name}.k={k} does not fit N={context.examples} training examples: choose K between 1 and "
-            f"{context.examples}, or k: all for every admissible one."
+            f"{context.examples}, or take every admissible one: --set objectives.{name}.k=all"
         )
     if context.examples < 2:
         raise DataError(

@@ -248,7 +248,7 @@ class RunFolder:
             tokenizer.save_pretrained(staging)
             names = sorted(path.name for path in staging.iterdir())
             for name in names:
-                _sync(staging / name)
+                _settle(staging / name)
             (self.path / "config.json").unlink(missing_ok=True)
             for old in self.path.glob("model*.safetensors*"):
                 old.unlink()
@@ -278,8 +278,9 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _sync(path: Path) -> None:
-    """Makes sure that a file's content is on the disk before its name is moved."""
+def _settle(path: Path) -> None:
+    """Makes sure that a file's content is on the disk before its name is moved, and that others may read it."""
     if path.is_file():
+        path.chmod(0o644)  # safetensors writes for its owner alone
         with open(path, "rb") as file:
             os.fsync(file.fileno())
