@@ -101,9 +101,10 @@ def require_writable(folder: str | Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".codir-probe-"):
             pass
     except OSError as error:
-        raise RunError(
-            f"Cannot write to the folder {folder}: {error.strerror or error}. Choose another one."
-        ) from error
+        place = Path(folder)
+        inside = next((each for each in (place, *place.parents) if each.is_file()), None)
+        why = f"{inside} is a file" if inside is not None else error.strerror or error
+        raise RunError(f"Cannot write to the folder {folder}: {why}. Choose another one.") from error
 
 
 _held: set[IO[str]] = set()

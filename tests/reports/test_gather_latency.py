@@ -53,19 +53,24 @@ def by_name(models: Any) -> dict[str, ReportedModel]:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    folder = tmp_path / "deploy"
+    return export(tmp_path / "deploy", str(tmp_path / "run"))
+
+
+def export(folder: Path, source: str, **values: Any) -> Path:
+    """Writes what is an exported folder to those who only read its manifest."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"12345")
-    Manifest(
+    settings = dict(
         format="onnx",
         quantize="int8",
         precision="int8",
         engine="onnxruntime",
-        source="run",
-        source_digest="0",
+        source=source,
+        source_digest="",
         parameters=77,
         metrics_after={"validation": {"accuracy": 0.75}},
-    ).write(folder)
+    )
+    Manifest(**{**settings, **values}).write(folder)
     return folder
 
 
@@ -110,7 +115,9 @@ def test_measured_times_take_the_place_of_the_runs_own(
     export = models["deploy (onnxruntime int8)"]
     assert (export.score, export.group, export.bytes) == (0.75, "onnxruntime int8", 5)
     assert export.kept == pytest.approx(0.75 / plain["teacher"].score)
-    assert models["encoder"].score is None  # of another metric
+    assert export.role == "codir"  # what it was made from
+    assert "encoder" not in models  # of no model of the run
+    assert "encoder" in dict(report.missing)["times"]
     assert report.panels[0].models[0].name == "teacher"
     # named once more, its line is there already
     again = gather(copy_of, models=False, exported=[exported])

@@ -16,12 +16,20 @@ def _option(flag: str, help: str, metavar: str, panel: str = "Export", **more: A
     return typer.Option(flag, help=help, metavar=metavar, show_default=False, rich_help_panel=panel, **more)
 
 
+NoData = Annotated[
+    bool,
+    typer.Option(
+        "--no-data", help="do not use the data the run was made with", rich_help_panel="Data", show_default=False
+    ),
+]
+
+
 @reports_errors
 def export(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
     format: Annotated[str, _option("--format", "onnx, openvino or torch-bf16", "NAME")],
-    output: Annotated[Path | None, _option("--output", "folder to make", "FOLDER")] = None,
+    output: Annotated[Path, _option("--output", "folder to make", "FOLDER")],
     quantize: Annotated[str | None, _option("--quantize", "int8 or none (default: none)", "NAME")] = None,
     precision: Annotated[
         str | None,
@@ -37,6 +45,7 @@ def export(
     kind: o.KindOfLabels = None,
     max_length: o.MaxLength = None,
     limit_validation: o.LimitValidation = None,
+    no_data: NoData = False,
     calibration: Annotated[
         int | None,
         _option(
@@ -75,14 +84,14 @@ def export(
 ) -> None:
     """Export a model to ONNX, OpenVINO or bf16, and check that nothing was lost.
 
-    Example: codir export runs/student --format onnx --quantize int8 --task mrpc --output deploy/student
+    The metric is on the data the run was made with, unless others are named.
+
+    Example: codir export runs/student --format onnx --quantize int8 --output deploy/student
     """
-    if output is None:
-        raise ConfigError("Where to? Add --output FOLDER.")
     from codir.deployment.formats import Target
 
     Target.of(format, quantize, precision)  # before anything heavy is imported
-    data = _data(o.given(ctx.params), max_length)
+    data = _data(o.given(ctx.params), no_data)
     from codir.workflows import export as workflow
     from codir.workflows.progress import quiet_libraries
 
@@ -94,6 +103,7 @@ def export(
         quantize=quantize,
         precision=precision,
         data=data,
+        use_run_data=not no_data,
         max_length=max_length,
         calibration=workflow.CALIBRATION if calibration is None else calibration,
         max_difference=max_difference,
@@ -103,11 +113,11 @@ def export(
     )
 
 
-def _data(given: dict[str, tuple[str, Any]], max_length: int | None) -> Any:
-    """Returns the data section, None where no data are named.
+def _data(given: dict[str, tuple[str, Any]], no_data: bool) -> Any:
+    """Returns the data section; where no data are named, the single settings, which win over those of the run.
 
     Raises:
-        ConfigError: settings of data without data, or data that `DataConfig` refuses.
+        ConfigError: data beside --no-data, or data that `DataConfig` refuses.
     """
     from codir.recipes.config import DataConfig
     from codir.recipes.loading import Settings, build
@@ -117,18 +127,11 @@ def _data(given: dict[str, tuple[str, Any]], max_length: int | None) -> Any:
         section, _, key = path.partition(".")
         if section == "data":
             settings.set((key,), value, flag)
-    named = settings.values.keys() & {"task", "train", "validation"}
-    if not named:
-        alone = [
-            flag for path, (flag, _) in given.items() if path.startswith("data.") and flag != "--max-length"
-        ]
-        if alone:
-            raise ConfigError(
-                f"{', '.join(alone)}: of which data? Add --task sst2, or --validation dev.csv --text review --label "
-                "stars."
-            )
-        return None
-    return build(DataConfig, settings)
+            if no_data and key != "max_length":
+                raise ConfigError(f"{flag} names data and --no-data leaves them out: give one of them.")
+    if settings.values.keys() & {"task", "train", "validation"}:
+        return build(DataConfig, settings)
+    return settings.values or None
 
 
 @reports_errors
@@ -157,6 +160,7 @@ def latency(
     validation: o.Validation = None,
     text: o.TextColumn = None,
     text_pair: o.TextPairColumn = None,
+    no_data: NoData = False,
     batch: Annotated[int, typer.Option("--batch", help="sequences in a batch", metavar="N")] = 32,
     max_length: Annotated[
         int, typer.Option("--max-length", help="tokens to pad to, and to cut at", metavar="TOKENS")
@@ -178,19 +182,14 @@ def latency(
 ) -> None:
     """Measure models and engines side by side: time, speed-up, throughput, memory, size.
 
-    Texts are the task's or the file's validation texts; without either, made-up sentences.
+    Texts are the task's or the file's validation texts; without either, those of the first run folder, else made-up
+    sentences.
 
     Example: codir latency runs/teacher runs/student --engines torch,openvino --task sst2 --output latency.json
     """
-    from codir.recipes.config import DataConfig
-    from codir.recipes.loading import Settings, build
-
-    settings = Settings()
-    for path, (flag, value) in o.given(ctx.params).items():
-        section, _, key = path.partition(".")
-        if section == "data" and key != "max_length":
-            settings.set((key,), value, flag)
-    data = build(DataConfig, settings) if settings.values else None
+    data = _data(
+        {path: each for path, each in o.given(ctx.params).items() if path != "data.max_length"}, no_data
+    )
     from codir.workflows import latency as workflow
     from codir.workflows.progress import quiet_libraries
 
@@ -199,6 +198,7 @@ def latency(
         models,
         data,
         engines.split(",") if engines is not None else None,
+        use_run_data=not no_data,
         batch=batch,
         max_length=max_length,
         rounds=rounds,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from codir.deployment import extras
 from codir.deployment.formats import Target
+from codir.deployment.graphs import strip_stack_traces
 from codir.deployment.quiet import silenced
 from codir.errors import ModelError
 
@@ -76,6 +77,8 @@ def export_files(
         with silenced(), torch.no_grad():
             exported = _export(model, target, model_inputs(model, sample), calibration)
             exported.save_pretrained(folder)
+            for graph in folder.glob("*.onnx"):
+                strip_stack_traces(graph)
     except (KeyboardInterrupt, OSError):
         raise
     except Exception as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codir.errors import ModelError, RunError
+from codir.errors import FolderInUseError, ModelError, RunError
 from codir.storage import exclusive, file_digest, human_bytes, read_json, require_writable, write_json
 
 MANIFEST = "deployment.json"
@@ -43,6 +43,9 @@ class Manifest:
         command: the command that made it.
         checks: the figures of the comparison with the source (`codir.workflows.export_checks`).
         metrics_before, metrics_after: the task's metrics, by split, of the source in fp32 and of the export.
+        main_metric: the one of them that counts.
+        examples: validation examples these are of, by split.
+        data: where those are from, in words.
         files: size in bytes and fingerprint of every file.
         schema: version of this layout.
     """
@@ -65,6 +68,9 @@ class Manifest:
     checks: dict[str, Any] = field(default_factory=dict)
     metrics_before: dict[str, dict[str, float]] | None = None
     metrics_after: dict[str, dict[str, float]] | None = None
+    main_metric: str | None = None
+    examples: dict[str, int] = field(default_factory=dict)
+    data: str | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -110,7 +116,9 @@ class Manifest:
             known = {each.name for each in dataclasses.fields(cls)}
             manifest = cls(**{name: value for name, value in values.items() if name in known})
             return dataclasses.replace(manifest, inputs=tuple(manifest.inputs), files=_files(manifest.files))
-        except (RunError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except RunError as error:  # names the file and what it is
+            raise ModelError(f"{error}. Export the model again: `codir export`.") from error
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(
                 f"{path} is damaged: {error}. Export the model again: `codir export`."
             ) from error
@@ -150,10 +158,16 @@ def new_folder(output: Path) -> Iterator[Path]:
 
     Its name follows from the output's, so that a second process that exports to the same output is refused.
     """
-    output = output.absolute()
+    named, output = output, output.absolute()
     require_writable(output.parent)
     partial = output.parent / f".{output.name}.partial"
-    with exclusive(partial):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(partial))
+        except FolderInUseError as error:
+            raise FolderInUseError(
+                f"Another process is exporting to {named}. Wait for it to end or choose another --output."
+            ) from error
         try:
             require_new(output)  # again: another process may have finished in between
             folder = partial / "folder"

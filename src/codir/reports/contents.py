@@ -33,6 +33,9 @@ class ReportedModel:
         peak_memory: bytes above an interpreter that has loaded the engine only.
         engine: where it was measured, `torch` or an exported format.
         measured: the conditions in words ("batches of 32, 128 tokens, ..."): only equal ones are drawn together.
+        error: standard error of a single run's score, for the examples it is of; None where it is not known.
+        examples: how many examples `error` is of.
+        folder: of an export, by which it is known again.
     """
 
     name: str
@@ -55,6 +58,9 @@ class ReportedModel:
     peak_memory: int | None = None
     engine: str = "torch"
     measured: str = ""
+    error: float | None = None
+    examples: int | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,14 +123,16 @@ class Clouds:
     """Point clouds that share one plane.
 
     Attributes:
-        space: in words: the contrast's shared space, or one model's last block.
+        space: a short heading: the contrast's shared space, or one model's last block.
         clouds: drawn into the same plane.
         explained: [2] share of the variance of each principal component.
+        about: a sentence or two on the space.
     """
 
     space: str
     clouds: Sequence[PointCloud]
     explained: tuple[float, float]
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,21 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A paired test of two models on the same examples.
+
+    Attributes:
+        names: of the two.
+        significant: whether the difference is more than chance on these examples explains.
+        words: the test in words.
+    """
+
+    names: frozenset[str]
+    significant: bool
+    words: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """What belongs to one task: a run has one panel, a study one for each task (and `average`).
 
@@ -192,12 +215,14 @@ class Panel:
         metric: the main metric's name.
         models: the lines of the table, the teacher first.
         constant: what answering one class to everything scores; None if unknown.
+        tests: paired tests of two of the models.
     """
 
     task: str
     metric: str
     models: Sequence[ReportedModel]
     constant: float | None = None
+    tests: Sequence[Tested] = ()
 
 
 @dataclass

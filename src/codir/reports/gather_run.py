@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import CodirError, RunError
-from codir.reports.contents import Panel, Report
+from codir.reports.contents import Panel, Report, Tested
 from codir.reports.curves import curves_of
 from codir.reports.details import costs_of, data_in_words, facts_of, task_name
-from codir.reports.latency_lines import add_exports, add_latency, read_latency
-from codir.reports.measured import blocks_in, finite, of_row
+from codir.reports.export_lines import add_exports
+from codir.reports.latency_lines import Measured, Placed, add_latency, name_strangers, read_latency
+from codir.reports.measured import blocks_in, finite, of_row, with_error
 from codir.reports.outputs import Examples
+from codir.reports.owners import Owners
 from codir.reports.run_files import RunFiles, items, mapping, read_log, read_run
 from codir.reports.single_model import FINE_TUNED, masked_rows, single_panel
 from codir.reports.views import ALL_VIEWS, Folders, add_views, add_views_of_one
@@ -139,10 +141,31 @@ def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
     main = main_student(run)
     models = []
     for row, folder in zip(comparison.rows, _model_folders(run, comparison), strict=True):
-        model = of_row(row, comparison, blocks_in(folder))
+        model = with_error(
+            of_row(row, comparison, blocks_in(folder)), comparison.main_metric, _main_examples(run)
+        )
         # `codir` is the run's own student, whatever it learned from
         models.append(replace(model, role="codir") if row.role == main else model)
-    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant)]
+    plain = comparison.row("finetune")
+    tests = [
+        Tested(frozenset((plain.name, name)), test.significant, test.in_words())
+        for name, test in comparison.tests.items()
+        if plain is not None
+    ]
+    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant, tests)]
+
+
+def _examples_by_split(run: RunFiles) -> dict[str, int]:
+    return {
+        split: many
+        for split, many in mapping(run.metrics.get("validation_examples")).items()
+        if isinstance(many, int)
+    }
+
+
+def _main_examples(run: RunFiles) -> int | None:
+    """How many examples the main metric is of: of the first split, which is the main one."""
+    return next(iter(_examples_by_split(run).values()), None)
 
 
 def _model_folders(run: RunFiles, comparison: Comparison) -> list[Path | None]:
@@ -161,21 +184,63 @@ def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, rep
     """Adds what `codir latency` measured and what was exported."""
     own = run.path / "latency.json"
     path = wishes.latency or (own if own.is_file() else None)
-    measured = None
     if path is not None and report.panels:
-        folders = _model_folders(run, comparison) if comparison is not None else [run.path]
         try:
-            measured = read_latency(path)
-            report.panels = [add_latency(panel, measured, folders) for panel in report.panels]
+            measured = Measured(
+                path, read_latency(path), wishes.exported, inside=path.resolve() == own.resolve()
+            )
         except RunError as error:
             if wishes.latency is not None:
                 raise
             report.missing.append(("times", str(error)))
-    report.panels = [add_exports(panel, wishes.exported, measured) for panel in report.panels]
+        else:
+            placed, owners = Placed(), _owners(run, comparison)
+            report.panels = [
+                add_latency(panel, measured, owners, placed, report.missing) for panel in report.panels
+            ]
+            have = " and ".join(str(folder) for folder in (*owners.teachers, run.path))
+            way = _measure(run, path)
+            name_strangers(measured, placed, "run", have, way, wishes.latency is not None, report.missing)
+    owners = _owners(run, comparison)
+    report.panels = [add_exports(panel, wishes.exported, owners, report.missing) for panel in report.panels]
     if report.panels and run.command != "pretrain":
         models = report.panels[0].models
         if not any(model.milliseconds is not None for model in models):
-            report.missing.append(("times", _no_times(run)))
+            why = f"the run measured none: `{_measure(run, own)}` does, and the report picks it up"
+            report.missing.append(("times", why))
+
+
+def _owners(run: RunFiles, comparison: Comparison | None) -> Owners:
+    teacher = run.config.get("teacher")
+    found = None if not teacher else run.find(str(teacher)) or Path(str(teacher))
+    if comparison is not None:
+        folders = [[] if folder is None else [folder] for folder in _model_folders(run, comparison)]
+        for row, each in zip(comparison.rows, folders, strict=True):
+            if row.role == "teacher" and not each and found is not None:
+                each.append(found)  # a name of the Hub, or a folder that is gone
+    elif run.command == "pretrain":
+        folders = [[run.path] if row.get("name") == "student" else [] for row in masked_rows(run)]
+    else:
+        folders = [[run.path]]
+    length = run.section("data").get("max_length")
+    return Owners(
+        page=run.path,
+        folders=folders,
+        teachers=[] if found is None else [found],
+        examples=_examples_by_split(run),
+        max_length=length if isinstance(length, int) else None,
+    )
+
+
+def _measure(run: RunFiles, output: Path) -> str:
+    """Returns the command that measures this run's models."""
+    data = run.section("data")
+    task = f" --task {data['task']}" if data.get("task") else ""
+    folder = f" --data-dir {data['data_dir']}" if task and data.get("data_dir") else ""
+    teacher = run.config.get("teacher")
+    models = " ".join(str(each) for each in (teacher, run.path) if each)
+    again = " --overwrite" if output.exists() else ""
+    return f"codir latency {models}{task}{folder} --output {output}{again}"
 
 
 def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Comparison | None:
@@ -193,14 +258,6 @@ def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Compari
             row = replace(row, timing=replace(row.timing, speedup=speedup))
         rows.append(row)
     return replace(comparison, rows=rows)
-
-
-def _no_times(run: RunFiles) -> str:
-    teacher = run.config.get("teacher") or "TEACHER"
-    return (
-        "the run measured none: `codir latency "
-        f"{teacher} {run.path} ... --output {run.path / 'latency.json'}` does, and the report picks it up"
-    )
 
 
 def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:

@@ -13,7 +13,6 @@ from codir.errors import CodirError
 from codir.reports.contents import Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.reports.curves import curves_of
 from codir.reports.details import duration, environment_facts
-from codir.reports.latency_lines import add_exports
 from codir.reports.measured import blocks_in, finite, with_timing
 from codir.reports.run_files import mapping, read_log
 from codir.reports.study_times import add_times
@@ -61,11 +60,7 @@ def gather_study(folder: Path, wishes: Wishes) -> Report:
         config=_text(folder / "study.yaml"),
         missing=[("trials", line) for line in (*findings.missing, *damaged)],
     )
-    measured = add_times(report, folder, final, config, wishes)
-    report.panels = [
-        panel if panel.task == AVERAGE else add_exports(panel, wishes.exported, measured)
-        for panel in report.panels
-    ]
+    add_times(report, folder, findings, final, config, wishes)
     return report
 
 

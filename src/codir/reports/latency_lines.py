@@ -1,19 +1,47 @@
-"""What `codir latency` measured and `codir export` made, as lines of the report's table."""
+"""What `codir latency` measured, as times of the page's models and lines of their other engines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
 from codir.reports.contents import Panel, ReportedModel
-from codir.reports.measured import blocks_in, finite, with_timing
+from codir.reports.export_lines import Missing, base_engine, engine_name, export_line, is_whole, kept, named
+from codir.reports.measured import finite, with_timing
+from codir.reports.owners import Owners, resolved
 from codir.storage import read_json
 from codir.workflows.latency_table import LatencyResult, LatencyRow
+from codir.workflows.timing import Timing
 
 TORCH = "torch"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement and where it was read.
+
+    Attributes:
+        path: the file.
+        result: its content.
+        asked: exported folders that the page shall show, whatever they were made from.
+        inside: the file lies in the page's own folder, so that rows of a folder that was moved may be known again.
+    """
+
+    path: Path
+    result: LatencyResult
+    asked: Sequence[Path] = ()
+    inside: bool = False
+
+
+@dataclass
+class Placed:
+    """Rows of a measurement that were found to be of the page, by number; shared by all its panels."""
+
+    rows: set[int] = field(default_factory=set)
 
 
 def read_latency(path: Path) -> LatencyResult:
@@ -27,84 +55,148 @@ def read_latency(path: Path) -> LatencyResult:
     try:
         return LatencyResult.from_json(read_json(path))
     except CodirError as error:
-        raise RunError(f"{path}: {error}") from error
+        text = str(error).partition(" Measure again")[0]  # said once, with the file
+        text += "" if text.endswith(".") else "."
+        again = f"Measure again: codir latency MODEL ... --output {path} --overwrite"
+        raise RunError(f"{text if str(path) in text else f'{path}: {text}'} {again}") from error
 
 
 def add_latency(
-    panel: Panel, result: LatencyResult, folders: Sequence[Path | None], others: bool = True
+    panel: Panel, measured: Measured, owners: Owners, placed: Placed, missing: Missing, lines: bool = True
 ) -> Panel:
-    """Puts measured times into the lines of the models they belong to, and adds a line for every other row.
+    """Puts measured times into the lines of the models they belong to, and adds lines for their other engines.
 
-    A row in plain PyTorch belongs to the model whose folder it names; models of the same shape as that one (blocks
-    and parameters) take the same time and get it, too.
+    A row belongs to the model whose folder it names. A row in plain PyTorch whose folder is of this run or study
+    lends its times, not its score, to models of the same shape (blocks and parameters) that were not measured. An
+    exported folder has a line if it was made from a model of the panel, or was asked for. All else is left out.
 
     Args:
         panel: the table.
-        result: of `codir latency`.
-        folders: of the panel's models, in their order; None where unknown.
-        others: whether rows that belong to none of them become lines.
+        measured: of `codir latency`.
+        owners: where the panel's models lie.
+        placed: gets the rows that belong to the page.
+        missing: gets what cannot be shown, and why.
+        lines: whether engines and exports become lines.
     """
     models = list(panel.models)
     extra: list[ReportedModel] = []
-    where = f"one run of codir latency on {result.machine.get('cpu') or 'this machine'}"
-    measured: set[int] = set()
-    for row in result.rows:
-        own = _own(row, folders)
-        if own is None or row.engine != TORCH:
-            if others and not _same_shape(models, row):
-                extra.append(_line(row, panel, models[own] if own is not None else None, where))
-            continue
-        models[own] = _timed(models[own], row, where)
-        measured.add(own)
-    for row in result.rows:
-        if row.engine == TORCH:
-            for number, model in enumerate(models):
-                if number not in measured and _is_shaped(model, row):
-                    models[number] = _timed(model, row, where)
-                    measured.add(number)
+    where = f"one run of codir latency on {measured.result.machine.get('cpu') or 'this machine'}"
+    owned = _owned(panel, measured, owners)
+    rows = measured.result.rows
+    exports = {n: _export(row, measured, owners) for n, row in enumerate(rows) if owned[n] is None}
+    here = {n for n, own in enumerate(owned) if own is not None}
+    here |= {n for n, manifest in exports.items() if manifest is not None or owners.is_here(rows[n].path)}
+    placed.rows |= here
+    timings = _timings(panel, rows, owned, here)
+    taken: set[int] = set()
+    for number, row in enumerate(rows):
+        own, manifest = owned[number], exports.get(number)
+        if own is not None and row.engine == TORCH:
+            if own not in taken:  # in a study several seeds may have been measured: the first stands for all
+                models[own] = _timed(models[own], row, timings[number], where)
+                taken.add(own)
+        elif own is not None and lines:
+            line = _engine_line(row, panel, models[own], measured.result.task)
+            if any(line.name == other.name for other in extra):
+                line = replace(line, name=named(f"{models[own].name}, {row.name}", row.engine, row.precision))
+            extra.append(with_timing(line, timings[number], where))
+        elif manifest is not None and lines and is_whole(manifest, Path(row.path), missing):
+            line = export_line(Path(row.path).expanduser(), manifest, panel, owners, missing, row.name)
+            extra.append(_timed(line, row, timings[number], where))
+    for number in sorted(here):
+        row = rows[number]
+        if row.engine == TORCH and owners.is_here(row.path):
+            for place, model in enumerate(models):
+                if place not in taken and _is_shaped(model, row):
+                    models[place] = _timed(model, row, timings[number], where)
+                    taken.add(place)
     return replace(panel, models=[*models, *extra])
 
 
-def add_exports(panel: Panel, folders: Sequence[Path], latency: LatencyResult | None = None) -> Panel:
-    """Adds exported folders with their scores; the lines of those that were measured only get what they lack.
+def name_strangers(
+    measured: Measured, placed: Placed, kind: str, have: str, way: str, required: bool, missing: Missing
+) -> None:
+    """Says what of a measurement is left out, for it is of other models.
 
     Args:
-        panel: the table, with the lines of `latency`.
-        folders: of `codir export`.
-        latency: what was measured.
+        measured: of `codir latency`.
+        placed: the rows that belong to the page.
+        kind: `run` or `study`.
+        have: what the page has, in words.
+        way: the command that measures it.
+        required: the file was named: it must have something to show.
+        missing: gets the sentence.
 
     Raises:
-        RunError: a folder is no exported one.
+        RunError: nothing of a file that was named belongs to the page.
     """
-    models = list(panel.models)
-    measured = {_resolved(row.path): row.name for row in latency.rows} if latency is not None else {}
-    for folder in folders:
-        if not is_deployed(folder):
-            raise RunError(f"{folder} is no exported model: name a folder that `codir export` made.")
-        try:
-            manifest = Manifest.read(folder)
-        except CodirError as error:
-            raise RunError(str(error)) from error
-        line = _exported(folder, manifest, panel)
-        name = _name(measured.get(_resolved(folder), ""), manifest.engine, manifest.precision)
-        known = next((n for n, model in enumerate(models) if model.name == name), None)
-        if known is None:
-            models.append(line)
-        elif models[known].score is None or not models[known].metrics:
-            score = models[known].score if models[known].score is not None else line.score
-            models[known] = replace(
-                models[known], score=score, metrics=line.metrics, kept=_kept(score, panel)
-            )
-    return replace(panel, models=models)
+    rows = measured.result.rows
+    strangers = [f"{row.path} ({row.engine})" for n, row in enumerate(rows) if n not in placed.rows]
+    if not strangers:
+        return
+    shown = ", ".join(strangers[:6]) + (f" and {len(strangers) - 6} more" if len(strangers) > 6 else "")
+    if required and not placed.rows:
+        raise RunError(
+            f"{measured.path} measured {shown}, and none of it is of this {kind}, which has {have}. Measure these: {way}"
+        )
+    missing.append(
+        ("times", f"{measured.path} measured models that are not of this {kind}: {shown}; they are left out")
+    )
 
 
-def _own(row: LatencyRow, folders: Sequence[Path | None]) -> int | None:
-    path = _resolved(row.path)
-    return next((n for n, folder in enumerate(folders) if folder and _resolved(folder) == path), None)
+def _owned(panel: Panel, measured: Measured, owners: Owners) -> list[int | None]:
+    """Returns for each row the number of the panel's model whose folder it names, or None."""
+    rows = measured.result.rows
+    owned = [owners.own(row.path) for row in rows]
+    if not measured.inside:
+        return owned
+    # The run was moved or copied with its measurement: its folder has another name now, its score tells which it is.
+    moved: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        gone = owned[number] is None and not Path(row.path).expanduser().exists()
+        if gone and row.engine == TORCH and row.metric == panel.metric and row.score is not None:
+            for place, model in enumerate(panel.models):
+                if model.score == row.score and model.parameters == row.parameters:
+                    moved.setdefault(row.path, place)
+    return [moved.get(row.path) if own is None else own for row, own in zip(rows, owned, strict=True)]
 
 
-def _same_shape(models: Sequence[ReportedModel], row: LatencyRow) -> bool:
-    return row.engine == TORCH and any(_is_shaped(model, row) for model in models)
+def _export(row: LatencyRow, measured: Measured, owners: Owners) -> Manifest | None:
+    """Returns the manifest of an exported folder that belongs to the page, or was asked for."""
+    folder = owners.resolved(row.path)
+    if not is_deployed(folder):
+        return None
+    try:
+        manifest = Manifest.read(folder)
+    except CodirError:
+        return None
+    asked = any(resolved(each) == folder for each in measured.asked)
+    return manifest if asked or owners.source(manifest) is not None else None
+
+
+def _timings(
+    panel: Panel, rows: Sequence[LatencyRow], owned: Sequence[int | None], here: set[int]
+) -> Mapping[int, Timing]:
+    """Returns the times of the rows that belong here; speed-ups are against one of them.
+
+    `codir latency` counts from the first row. Where that is a stranger, they are counted anew from the page's teacher,
+    or else from the first row that belongs here: the median over the rounds, as there.
+    """
+    if 0 in here or not here:
+        return {number: rows[number].timing for number in here}
+    teachers = [
+        n
+        for n in sorted(here)
+        if (own := owned[n]) is not None and panel.models[own].role == "teacher" and rows[n].engine == TORCH
+    ]
+    first = rows[(teachers or sorted(here))[0]].timing
+    found = {}
+    for number in here:
+        timing = rows[number].timing
+        ratios = [a / b for a, b in zip(first.rounds, timing.rounds, strict=False) if b > 0]
+        speedup = statistics.median(ratios) if ratios else first.ms_per_sequence / timing.ms_per_sequence
+        found[number] = replace(timing, speedup=speedup)
+    return found
 
 
 def _is_shaped(model: ReportedModel, row: LatencyRow) -> bool:
@@ -116,9 +208,9 @@ def _is_shaped(model: ReportedModel, row: LatencyRow) -> bool:
     )
 
 
-def _timed(model: ReportedModel, row: LatencyRow, where: str) -> ReportedModel:
+def _timed(model: ReportedModel, row: LatencyRow, timing: Timing, where: str) -> ReportedModel:
     return replace(
-        with_timing(model, row.timing, where),
+        with_timing(model, timing, where),
         requests=_requests(row),
         peak_memory=row.peak_memory,
         blocks=model.blocks if model.blocks is not None else row.blocks,
@@ -130,62 +222,25 @@ def _timed(model: ReportedModel, row: LatencyRow, where: str) -> ReportedModel:
     )
 
 
-def _line(row: LatencyRow, panel: Panel, own: ReportedModel | None, where: str) -> ReportedModel:
-    """A line of its own: an export, another engine, or a model that is no part of the run."""
-    plain = row.engine == TORCH and own is None
-    score = finite(row.score) if row.metric in (None, panel.metric) else None
-    line = ReportedModel(
-        name=row.name if plain else _name(own.name if own else row.name, row.engine, row.precision),
-        role=own.role if own else "other",
-        group="other models" if plain else _engine(row.engine, row.precision),
+def _engine_line(row: LatencyRow, panel: Panel, own: ReportedModel, task: str) -> ReportedModel:
+    """The line of another engine of one of the panel's models; its score counts where it is of this task and metric."""
+    same = task.lower() == panel.task.lower() and row.metric == panel.metric
+    score = finite(row.score) if same else None
+    return ReportedModel(
+        name=named(own.name, row.engine, row.precision),
+        role=own.role,
+        group=engine_name(row.engine, row.precision),
         score=score,
-        kept=_kept(score, panel),
+        kept=kept(score, panel),
         blocks=row.blocks,
         parameters=row.parameters,
         embedding_parameters=row.embedding_parameters,
         bytes=row.bytes,
         requests=_requests(row),
         peak_memory=row.peak_memory,
-        engine=row.engine,
+        engine=base_engine(row.engine),
     )
-    return with_timing(line, row.timing, where)
 
 
 def _requests(row: LatencyRow) -> dict[int, tuple[float, float]]:
     return {times.batch_size: (times.p50, times.p95) for times in row.real.values()}
-
-
-def _exported(folder: Path, manifest: Manifest, panel: Panel) -> ReportedModel:
-    metrics = next(iter((manifest.metrics_after or {}).values()), {})
-    score = finite(metrics.get(panel.metric))
-    return ReportedModel(
-        name=_name(folder.resolve().name, manifest.engine, manifest.precision),
-        role="other",
-        group=_engine(manifest.engine, manifest.precision),
-        score=score,
-        metrics={name: value for name, value in metrics.items() if finite(value) is not None},
-        kept=_kept(score, panel),
-        blocks=blocks_in(folder),
-        parameters=manifest.parameters,
-        embedding_parameters=manifest.embedding_parameters,
-        bytes=manifest.bytes,
-        engine=manifest.engine,
-    )
-
-
-def _name(name: str, engine: str, precision: str) -> str:
-    return f"{name} ({_engine(engine, precision)})"
-
-
-def _engine(engine: str, precision: str) -> str:
-    """Names an engine with its precision, once: `torch-bf16`, `onnxruntime int8`."""
-    return engine if precision in engine else f"{engine} {precision}"
-
-
-def _kept(score: float | None, panel: Panel) -> float | None:
-    teacher = next((model.score for model in panel.models if model.role == "teacher"), None)
-    return score / teacher if score is not None and teacher is not None and teacher > 0 else None
-
-
-def _resolved(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()

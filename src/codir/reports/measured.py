@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from codir.reports.contents import ReportedModel
 from codir.workflows.comparison import Comparison, ModelRow
 from codir.workflows.timing import Timing
 
+_SHARES = ("accuracy",)
 _BLOCKS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 
 
@@ -35,8 +37,6 @@ def of_row(row: ModelRow, comparison: Comparison, blocks: int | None = None) -> 
 
 def with_timing(line: ReportedModel, timing: Timing, where: str = "") -> ReportedModel:
     """Returns the line with what was measured; `where` is added to the conditions."""
-    from dataclasses import replace
-
     return replace(
         line,
         milliseconds=finite(timing.ms_per_sequence),
@@ -45,6 +45,16 @@ def with_timing(line: ReportedModel, timing: Timing, where: str = "") -> Reporte
         speedup=finite(timing.speedup),
         measured=conditions(timing) + (f", {where}" if where else ""),
     )
+
+
+def with_error(line: ReportedModel, metric: str, examples: int | None) -> ReportedModel:
+    """Returns the line with the standard error of its score, sqrt(p (1 - p) / n).
+
+    Only of an accuracy: it is a share of independent examples; F1 and correlations are none.
+    """
+    if metric not in _SHARES or not examples or line.score is None or not 0 <= line.score <= 1:
+        return line
+    return replace(line, error=math.sqrt(line.score * (1 - line.score) / examples), examples=examples)
 
 
 def conditions(timing: Timing) -> str:

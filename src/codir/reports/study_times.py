@@ -5,80 +5,110 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from codir.errors import RunError
+from codir.errors import CodirError, RunError
 from codir.reports.contents import Panel, Report
-from codir.reports.latency_lines import add_latency, read_latency
+from codir.reports.export_lines import add_exports
+from codir.reports.latency_lines import Measured, Placed, add_latency, name_strangers, read_latency
+from codir.reports.owners import Owners
+from codir.reports.run_files import mapping
 from codir.reports.wishes import Wishes
+from codir.storage import read_json
 from codir.studies.config import StudyConfig
-from codir.studies.findings import AVERAGE
+from codir.studies.findings import AVERAGE, Findings
 from codir.studies.results import TrialResult
 from codir.studies.trial import TRIALS
-from codir.workflows.latency_table import LatencyResult
 
 
 def add_times(
-    report: Report, folder: Path, results: Sequence[TrialResult], config: StudyConfig | None, wishes: Wishes
-) -> LatencyResult | None:
-    """Puts measured times into all tables; one student of a shape stands for all of it.
-
-    Returns:
-        What was measured, if there is anything.
+    report: Report,
+    folder: Path,
+    findings: Findings,
+    results: Sequence[TrialResult],
+    config: StudyConfig | None,
+    wishes: Wishes,
+) -> None:
+    """Puts measured times into all tables, one student of a shape standing for all of it, and adds exports.
 
     Raises:
-        RunError: the file that was named cannot be used.
+        RunError: the file that was named cannot be used, or measured nothing of this study.
     """
     own = folder / "latency.json"
     path = wishes.latency or (own if own.is_file() else None)
-    latency = None
-    if path is not None:
+    owners = [_owners(panel, folder, findings, results, config) for panel in report.panels]
+    if path is not None and report.panels:
         try:
-            latency = read_latency(path)
+            measured = Measured(path, read_latency(path), wishes.exported)
         except RunError as error:
             if wishes.latency is not None:
                 raise
             report.missing.append(("times", str(error)))
-            return None
-        report.panels = [_timed(panel, latency, results, config) for panel in report.panels]
+        else:
+            placed = Placed()
+            report.panels = [
+                add_latency(panel, measured, each, placed, report.missing, lines=panel.task != AVERAGE)
+                for panel, each in zip(report.panels, owners, strict=True)
+            ]
+            teachers = ", ".join(map(str, owners[0].teachers))
+            have = f"the trials in {folder / TRIALS}" + (f" and the teachers {teachers}" if teachers else "")
+            way = _measure(report.panels[0].task, path, folder, results, config)
+            name_strangers(measured, placed, "study", have, way, wishes.latency is not None, report.missing)
+    report.panels = [
+        panel if panel.task == AVERAGE else add_exports(panel, wishes.exported, each, report.missing)
+        for panel, each in zip(report.panels, owners, strict=True)
+    ]
     if report.panels and not any(
         model.milliseconds is not None for panel in report.panels for model in panel.models
     ):
-        report.missing.append(("times", _way_out(report.panels[0].task, folder, results, config)))
-    return latency
+        way = _measure(report.panels[0].task, Path("times.json"), folder, results, config)
+        report.missing.append(
+            (
+                "times",
+                f"the trials measured none: `{way}`, then `codir report {folder} --latency times.json`; students of "
+                "one shape take one time",
+            )
+        )
 
 
-def _timed(
-    panel: Panel, latency: LatencyResult, results: Sequence[TrialResult], config: StudyConfig | None
-) -> Panel:
-    # models of their own belong to the task whose texts they were measured on, if to any
-    others = panel.task.lower() == latency.task.lower()
-    return add_latency(panel, latency, _folders(panel, latency, results, config), others)
-
-
-def _folders(
-    panel: Panel, latency: LatencyResult, results: Sequence[TrialResult], config: StudyConfig | None
-) -> list[Path | None]:
-    """Returns for each model of a panel the folder by which a row of the measurement may mean it."""
-    measured = {Path(row.path).expanduser().resolve() for row in latency.rows}
+def _owners(
+    panel: Panel,
+    folder: Path,
+    findings: Findings,
+    results: Sequence[TrialResult],
+    config: StudyConfig | None,
+) -> Owners:
+    """Returns the folders of a panel's models: a recipe's are those of all its seeds."""
     teachers = config.teachers if config is not None else {}
-    found: list[Path | None] = []
-    for model in panel.models:
-        if model.role == "teacher":
-            candidates = [Path(path) for task, path in teachers.items() if panel.task in (task, AVERAGE)]
-        else:
-            recipe = model.role.partition(" [")[0]
-            candidates = [
-                result.folder
-                for result in results
-                if result.recipe == recipe and panel.task in (result.task, AVERAGE)
-            ]
-        found.append(next((path for path in candidates if path.resolve() in measured), None))
-    return found
+    cells: dict[str, list[Path]] = {}
+    for (row, task), cell in findings.cells.items():
+        if panel.task in (task, AVERAGE):
+            cells.setdefault(str(row), []).extend(result.folder for result in cell.results)
+    own_teachers = [Path(path) for task, path in teachers.items() if panel.task in (task, AVERAGE)]
+    found = [own_teachers if model.role == "teacher" else cells.get(model.name, []) for model in panel.models]
+    of_task = [result for result in results if result.task == panel.task]
+    data = config.tasks.get(panel.task) if config is not None else None
+    return Owners(
+        page=folder,
+        folders=found,
+        teachers=[Path(path) for path in teachers.values()],
+        examples=_examples(of_task[0].folder) if of_task else {},
+        max_length=None if data is None else data.max_length,
+    )
 
 
-def _way_out(task: str, folder: Path, results: Sequence[TrialResult], config: StudyConfig | None) -> str:
+def _examples(folder: Path) -> dict[str, int]:
+    try:
+        metrics = mapping(read_json(folder / "metrics.json"))
+    except (CodirError, OSError):
+        return {}
+    splits = mapping(metrics.get("validation_examples"))
+    return {split: many for split, many in splits.items() if isinstance(many, int)}
+
+
+def _measure(
+    task: str, output: Path, folder: Path, results: Sequence[TrialResult], config: StudyConfig | None
+) -> str:
+    """Returns the command that measures a teacher and a student of this study."""
     teacher = config.teachers.get(task, "TEACHER") if config is not None else "TEACHER"
     student = next((result.folder for result in results if result.task == task), folder / TRIALS / "...")
-    return (
-        f"the trials measured none: `codir latency {teacher} {student} --task {task} --output times.json`, then `codir "
-        f"report {folder} --latency times.json`; students of one shape take one time"
-    )
+    again = " --overwrite" if output.exists() else ""
+    return f"codir latency {teacher} {student} --task {task} --output {output}{again}"

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from codir.deployment.exporting import (
 )
 from codir.deployment.folder import Manifest, is_deployed, new_folder, require_new, weight_files
 from codir.deployment.formats import Target
-from codir.errors import ConfigError, ModelError
+from codir.errors import ConfigError, DataError, ModelError
 from codir.models.loading import class_names, count_parameters, load_classifier, load_tokenizer, resolve
 from codir.recipes.config import DataConfig
 from codir.storage import require_disk, write_text
@@ -43,12 +43,15 @@ from codir.workflows.export_data import (
     CALIBRATION,
     Text,
     calibration_batches,
+    cut_words,
+    cuts_unsaid,
     probe_texts,
     tracing_sample,
     validation_data,
 )
 from codir.workflows.export_result import ExportResult, print_result
-from codir.workflows.progress import progress_bar
+from codir.workflows.progress import default_console, progress_bar
+from codir.workflows.run_data import Chosen, choose_data, describe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +66,8 @@ def export(
     *,
     quantize: str | None = None,
     precision: str | None = None,
-    data: DataConfig | None = None,
+    data: DataConfig | Mapping[str, Any] | None = None,
+    use_run_data: bool = True,
     max_length: int | None = None,
     calibration: int = CALIBRATION,
     max_difference: float | None = None,
@@ -84,7 +88,10 @@ def export(
         format: `onnx`, `openvino` or `torch-bf16`.
         quantize: `int8`, or `none` (the default).
         precision: `fp32` or `bf16` for what is not quantised; OpenVINO's default is bf16.
-        data: a task or files: for the metric before and after, and for OpenVINO's int8 to calibrate on.
+        data: a task or files: for the metric before and after, and for OpenVINO's int8 to calibrate on. By default
+            those a run folder was made with, so that the metric is on the same examples as the run's own; single
+            settings (a mapping without task and files) win over the run's.
+        use_run_data: False: no data but those named.
         max_length: texts are cut to this many tokens in checks and calibration, where `data` does not say it.
         calibration: number of training examples that OpenVINO's int8 takes its ranges from.
         max_difference: largest difference of a logit; by default 1e-3 for fp32, no limit for bf16 and int8.
@@ -107,10 +114,14 @@ def export(
         raise ConfigError(f"calibration must be at least 1 example, not {calibration}.")
     output = Path(output)
     require_new(output)
-    if target.needs_data and data is None:
+    if max_length is not None and not isinstance(data, DataConfig):
+        data = {"max_length": max_length, **(data or {})}
+    chosen = choose_data([model], data, use_run_data)
+    if target.needs_data and chosen.config is None:
         raise ConfigError(
             "OpenVINO's int8 is calibrated on real inputs, so it needs data: add --task sst2, or --train train.csv "
             "--text review --label stars. Without data: --format onnx --quantize int8, or leave out --quantize."
+            + (f" {chosen.words}" if chosen.words else "")
         )
     if is_deployed(model):
         manifest = Manifest.read(Path(model).expanduser())
@@ -120,9 +131,11 @@ def export(
         )
     require_packages(target)
     resolve(model)
+    if chosen.words and not quiet:
+        (console or default_console()).print(chosen.words, highlight=False, markup=False, soft_wrap=True)
     with new_folder(output) as folder:
         job = _Job(str(model), target, limits, folder, output, batch_size)
-        result = job.run(data, max_length, calibration)
+        result = job.run(chosen, max_length, calibration)
     if not quiet:
         print_result(result, console)
     return result
@@ -140,13 +153,18 @@ class _Job:
     batch_size: int
     notes: list[str] = field(default_factory=list)
 
-    def run(self, data: DataConfig | None, max_length: int | None, calibration: int) -> ExportResult:
+    def run(self, chosen: Chosen, max_length: int | None, calibration: int) -> ExportResult:
+        with cuts_unsaid():
+            return self._run(chosen, max_length, calibration)
+
+    def _run(self, chosen: Chosen, max_length: int | None, calibration: int) -> ExportResult:
+        data = chosen.config
         model = load_classifier(self.source)
         tokenizer = load_tokenizer(self.source)
         refuse_family(model, self.target, self.source)
         asked = max_length if data is None else data.max_length
         limit = length_limit(asked, model.config)
-        task = None if data is None else validation_data(model, data)
+        task = None if data is None else self._load(model, chosen)
         self.notes += task.notes if task is not None else []
         examples: list[Batch] = []
         calibrated = None
@@ -169,6 +187,7 @@ class _Job:
         if task is not None:
             before = self._evaluate(model, tokenizer, task, asked, "source")
             after = self._evaluate(engine, tokenizer, task, asked, "export")
+            self.notes += cut_words(before)
         figures = self._compare(model, engine, texts, tokenizer, asked, before, after)
         if calibrated is not None:
             figures["calibration"] = calibrated
@@ -178,10 +197,32 @@ class _Job:
             checks=figures,
             metrics_before=before.metrics if before else None,
             metrics_after=after.metrics if after else None,
+            main_metric=before.task.main_metric if before else None,
+            examples={split: len(labels) for split, labels in before.labels.items()} if before else {},
+            data=describe(data) if data is not None and before else None,
         )
         del engine  # OpenVINO maps its weights
         manifest = self._finish(manifest, model, tokenizer, task)
         return ExportResult(self.output, self.target, manifest, size, before, after, self.notes)
+
+    def _load(self, model: PreTrainedModel, chosen: Chosen) -> TaskData | None:
+        """Loads the validation data; those of the run may be gone, which is no mistake where none are needed."""
+        assert chosen.config is not None
+        try:
+            return validation_data(model, chosen.config)
+        except (DataError, ConfigError) as error:
+            if chosen.run is None:
+                raise
+            if self.target.needs_data:
+                raise DataError(
+                    f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate on: "
+                    f"{error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
+                ) from error
+            self.notes.append(
+                f"No metric was measured: the data of {chosen.run} cannot be read any more ({_first_line(error)}). Name "
+                "them anew by --task or --validation, or leave them out by --no-data."
+            )
+            return None
 
     def _manifest(self, model: PreTrainedModel, task: TaskData | None, limit: int | None) -> Manifest:
         total, embedding = count_parameters(model)
@@ -240,6 +281,7 @@ class _Job:
         if before is not None and after is not None:
             checks.compare_results(before, after, comparison)
         figures = comparison.figures()
+        figures["judged"] = f"{figures['answered']:,} " + ("validation examples" if before else "inputs")
         figures |= {
             "answers": "scores" if len(class_names(model.config)) == 1 else "classes",
             "shortest": min(comparison.lengths),
@@ -282,7 +324,8 @@ class _Job:
             manifest=manifest,
             config=model.config,
             tokenizer=tokenizer,
-            limit=length_limit(None, model.config),
+            limit=manifest.max_length,
+            positions=length_limit(None, model.config),
             pairs=task is not None and task.task.pairs,
             commands=tuple(command for command in commands if command),
             bytes=size,
@@ -298,6 +341,10 @@ def weights_digest(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
 
 
 def _package_versions() -> dict[str, str]:

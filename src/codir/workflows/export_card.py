@@ -36,7 +36,8 @@ class ExportCard:
         manifest: its manifest.
         config: the model's config.
         tokenizer: its tokenizer.
-        limit: tokens that texts are cut to, None for no limit.
+        limit: tokens that texts are cut to, as in the checks; None for no limit.
+        positions: tokens the model could take, None for no limit.
         pairs: whether the model reads pairs of texts (as far as the task says).
         commands: those by which the source and the export were made.
         bytes: of the folder's graph and weights.
@@ -47,6 +48,7 @@ class ExportCard:
     config: Any
     tokenizer: PreTrainedTokenizerBase
     limit: int | None
+    positions: int | None
     pairs: bool
     commands: tuple[str, ...]
     bytes: int
@@ -65,7 +67,12 @@ def export_card(card: ExportCard) -> str:
         f"In this folder, with `pip install {_PACKAGES[manifest.format]}`:",
         fence(snippet(card), "python"),
         "Or with codir, from anywhere:",
-        fence(f"codir predict {card.name} --input texts.txt --output predictions.jsonl", "console"),
+        fence(
+            f"codir predict {card.name} --input texts.txt --output predictions.jsonl"
+            + (f" --max-length {card.limit}" if card.limit is not None else ""),
+            "console",
+        ),
+        _cut(card),
         "## Checks",
         _checks(card),
         "## How it was made",
@@ -73,6 +80,15 @@ def export_card(card: ExportCard) -> str:
         "\n".join(f"- {name} {version}" for name, version in manifest.versions.items() if version),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cut(card: ExportCard) -> str:
+    if card.limit is None:
+        return ""
+    more = f"; the model itself takes up to {card.positions:,}" if card.positions not in (None, card.limit) else ""
+    return (
+        f"Both cut texts at {card.limit:,} tokens, as codir did when it measured what is below{more}."
+    )
 
 
 def snippet(card: ExportCard) -> str:
@@ -114,7 +130,7 @@ def _tokenizer_lines(card: ExportCard) -> list[str]:
     tokenizer = card.tokenizer
     lines = ['tokenizer = Tokenizer.from_file("tokenizer.json")']
     if card.limit is not None:
-        lines.append(f"tokenizer.enable_truncation(max_length={card.limit})")
+        lines.append(f"tokenizer.enable_truncation(max_length={card.limit})  # as in the checks")
     else:
         lines.append("tokenizer.no_truncation()")
     side = f', direction="{tokenizer.padding_side}"' if tokenizer.padding_side != "right" else ""
@@ -176,6 +192,7 @@ def _checks(card: ExportCard) -> str:
         f"correlation of the scores {figures['agreement']:.4f}"
         if regression
         else f"the same answer on {figures['agreement']:.2%}"
+        + (f" of {figures['judged']} ({figures['changed']:,} differ)" if "judged" in figures else "")
     )
     lines = [
         f"Against the source in fp32 with PyTorch, on {figures['inputs']:,} inputs of {figures['shortest']} to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from codir.workflows.evaluate import EvaluationResult
 MAX_DIFFERENCE = 1e-3  # of the logits, in fp32; bf16 and int8 have no limit of their own, their answers have
 MIN_AGREEMENT = 0.97
 MAX_DROP = 0.5  # points of the main metric, on a scale of 100
+UNDECIDED = 0.1  # the source's two best probabilities are closer than this
 _LONGEST_WITHOUT_POSITIONS = 512
 
 Batch = dict[str, Tensor]
@@ -33,7 +35,8 @@ class Limits:
 
     Attributes:
         difference: largest difference of a logit; None for no limit.
-        agreement: least share of inputs with the same answer (of a regression: correlation of the scores).
+        agreement: least share of the task's examples (without a task: of the made-up inputs) with the same answer; of a
+            regression: correlation of the scores.
         drop: points of the main metric, on any split, that may be lost.
     """
 
@@ -66,15 +69,20 @@ class Comparison:
         before, after: [n, C] each.
         lengths: tokens of each input, padding included.
         batches: sizes of the batches that were run.
+        real: for each array of logits, whether its inputs are examples of the task and not made up.
     """
 
     before: list[np.ndarray] = field(default_factory=list)
     after: list[np.ndarray] = field(default_factory=list)
+    real: list[bool] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
 
-    def add(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Adds the logits [b, C] of both for the same inputs; raises `ModelError` if the shapes differ."""
+    def add(self, before: np.ndarray, after: np.ndarray, real: bool = False) -> None:
+        """Adds the logits [b, C] of both for the same inputs; raises `ModelError` if the shapes differ.
+
+        `real`: the inputs are examples of the task.
+        """
         if before.shape != after.shape:
             raise ModelError(
                 f"The exported model gives outputs of the shape {list(after.shape)} where the source gives "
@@ -82,31 +90,53 @@ class Comparison:
             )
         self.before.append(before)
         self.after.append(after)
+        self.real.append(real)
 
     def figures(self) -> dict[str, Any]:
         """Returns the figures for the manifest.
 
-        `inputs`; `largest_difference`, `mean_difference` of the logits; `agreement`, the share of inputs with the same
-        answer (regression: Pearson's correlation of the scores, 1 if both are constant); `changed`, inputs whose answer
-        changed; `finite`.
+        Over all inputs: `inputs`; `largest_difference`, `mean_difference` of the logits; `finite`. Over the task's
+        examples, or over all inputs where there are none: `answered`, how many; `agreement`, the share with the same
+        answer (regression: Pearson's correlation of the scores, 1 if both are constant); `changed`, how many got
+        another one; `undecided`, how many of these the source was itself undecided about.
+
+        Made-up inputs (pieces of texts, joined to a length) show what a graph does at every shape, but users never send
+        them, and models are less sure of them than of whole texts: one input in a hundred changes its answer for no
+        reason that matters.
         """
         before, after = np.concatenate(self.before), np.concatenate(self.after)
         finite = bool(np.isfinite(after).all())
         with np.errstate(invalid="ignore"):
             difference = np.abs(after.astype(np.float64) - before)
+        if any(self.real):
+            before, after = (
+                np.concatenate([each for each, real in zip(logits, self.real, strict=True) if real])
+                for logits in (self.before, self.after)
+            )
+        undecided = 0
         if before.shape[1] == 1:
             agreement, changed = _correlation(before[:, 0], after[:, 0]), 0
         else:
             same = before.argmax(axis=1) == after.argmax(axis=1)
             agreement, changed = float(same.mean()), int((~same).sum())
+            undecided = int((margins(before[~same]) < UNDECIDED).sum())
         return {
-            "inputs": len(before),
+            "inputs": sum(map(len, self.before)),
             "largest_difference": float(difference.max()),
             "mean_difference": float(difference.mean()),
             "agreement": agreement if finite else 0.0,
+            "answered": len(before),
             "changed": changed,
+            "undecided": undecided,
             "finite": finite,
         }
+
+
+def margins(logits: np.ndarray) -> np.ndarray:
+    """Returns [n]: how far apart the two best probabilities of logits [n, C] are."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    best = np.sort(exponentials / exponentials.sum(axis=1, keepdims=True), axis=1)[:, -2:]
+    return best[:, 1] - best[:, 0]
 
 
 def _correlation(before: np.ndarray, after: np.ndarray) -> float:
@@ -197,7 +227,7 @@ def _logits(model: Classifier, batch: Batch) -> np.ndarray:
 def compare_results(before: EvaluationResult, after: EvaluationResult, into: Comparison) -> None:
     """Adds the logits of all validation splits."""
     for split in before.logits:
-        into.add(before.logits[split], after.logits[split])
+        into.add(before.logits[split], after.logits[split], real=True)
 
 
 def drops(before: EvaluationResult, after: EvaluationResult) -> dict[str, float]:
@@ -228,16 +258,26 @@ def over_limits(
             "(--max-difference)"
         )
     if figures["agreement"] < limits.agreement:
-        found.append(
-            f"the answers agree on {figures['agreement']:.2%} of {figures['inputs']:,} inputs, the limit is "
-            f"{limits.agreement:.2%} (--min-agreement)"
-        )
+        found.append(_disagreement(figures, limits.agreement))
     for split, points in dropped.items():
         if points > limits.drop:
             found.append(
                 f"{metric} on {split} falls by {points:.2f} points, the limit is {limits.drop:g} (--max-drop)"
             )
     return found
+
+
+def _disagreement(figures: dict[str, Any], limit: float) -> str:
+    agreement = figures["agreement"]
+    accepts = f"--min-agreement {max(0.0, math.floor(100 * agreement) / 100):.2f} accepts that"
+    if figures["answers"] == "scores":
+        return f"the scores of {figures['judged']} correlate by {agreement:.4f}, the limit is {limit:.4f} ({accepts})"
+    unsure = figures["undecided"]
+    return (
+        f"{figures['changed']:,} of {figures['judged']} get another answer (agreement {agreement:.2%}, the limit is "
+        f"{limit:.2%}); about {unsure:,} of these {figures['changed']:,} the source was itself undecided (its two best "
+        f"probabilities less than {UNDECIDED:g} apart); {accepts}"
+    )
 
 
 def ways_on(target: Target, calibration: int | None) -> str:

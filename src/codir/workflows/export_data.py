@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +20,7 @@ from codir.tasks.encoding import encode_split
 from codir.tasks.task import Kind, TaskData
 from codir.workflows import export_checks as checks
 from codir.workflows.data import load_data
+from codir.workflows.evaluate import EvaluationResult
 
 CALIBRATION = 300  # examples; 1,200 gave the same differences on real students, 64 slightly larger ones
 _CALIBRATION_BATCH = (
@@ -28,7 +33,33 @@ Text = tuple[str, str | None]
 def validation_data(model: PreTrainedModel, data: DataConfig) -> TaskData:
     """Loads the validation data, as `codir evaluate` does."""
     labels, kind = _labels(model)
-    return load_data(data, train=False, labels=labels, kind=kind)
+    loaded = load_data(data, train=False, labels=labels, kind=kind)
+    if data.task is None and data.train is not None:
+        # a run is named after its training file: one name for the same data
+        loaded = replace(loaded, task=replace(loaded.task, name=Path(data.train).stem))
+    return loaded
+
+
+@contextlib.contextmanager
+def cuts_unsaid() -> Iterator[None]:
+    """Keeps the encoder from warning of cut texts: the same texts are encoded for the source, the export, int8."""
+    logger = logging.getLogger("codir.tasks.encoding")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def cut_words(result: EvaluationResult) -> list[str]:
+    """Returns a sentence on each split of which texts were cut."""
+    return [
+        f"{count:,} of {len(result.labels[split]):,} {split} examples {'is' if count == 1 else 'are'} longer than "
+        f"{result.max_length} tokens and {'was' if count == 1 else 'were'} cut, for source and export alike."
+        for split, count in result.truncated.items()
+        if count
+    ]
 
 
 def calibration_batches(

@@ -97,6 +97,13 @@ def print_result(result: ExportResult, console: Console | None = None) -> None:
     console.print(line, highlight=False, markup=False)
     if figures.get("calibration"):
         console.print(f"Calibrated on {figures['calibration']}.", highlight=False, markup=False)
+    if figures["answers"] != "scores" and figures["changed"]:
+        changed, unsure = figures["changed"], figures["undecided"]
+        line = (
+            f"Of {figures['judged']} {changed:,} {'gets' if changed == 1 else 'get'} another answer; about {unsure:,} of "
+            "these the source was itself undecided."
+        )
+        console.print(line, highlight=False, markup=False)
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     console.print(

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from codir.deployment.extras import load
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
 from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
-from codir.storage import human_bytes, read_json
+from codir.storage import read_json
 from codir.workflows.card import TEXT_CLASSIFICATION
 from codir.workflows.export import weights_digest
 from codir.workflows.pretrain_card import FILL_MASK
@@ -192,31 +191,3 @@ def digest_of(folder: Path) -> str:
 def size_of(content: Path | bytes) -> int:
     """Returns a number of bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def without_stack_traces(path: Path) -> bytes | None:
-    """Returns an ONNX graph without the exporter's notes on source files, or None if it has none.
-
-    torch notes for every operator the file and line it came from, with the path of the virtual environment.
-    """
-    if b'File "' not in path.read_bytes():
-        return None
-    onnx = load("onnx")
-    try:
-        model = onnx.load_model(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors have no base of their own
-        raise ModelError(
-            f"{path} ({human_bytes(path.stat().st_size)}) is no readable ONNX graph: {error}"
-        ) from error
-    for graph in [model.graph, *model.functions]:
-        _strip(graph)
-    return model.SerializeToString()
-
-
-def _strip(graph: object) -> None:
-    for node in graph.node:  # type: ignore[attr-defined]
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _strip(attribute.g)

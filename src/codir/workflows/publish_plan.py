@@ -11,6 +11,7 @@ from typing import Any
 import xxhash
 
 from codir.deployment.folder import MANIFEST
+from codir.deployment.graphs import without_stack_traces
 from codir.errors import ConfigError, RunError
 from codir.workflows.privacy import Redaction, Redactor
 from codir.workflows.publish_card import check_languages, check_license, finish_card, read_card
@@ -21,7 +22,6 @@ from codir.workflows.publish_files import (
     look_at,
     place_of,
     size_of,
-    without_stack_traces,
 )
 
 _MODEL_JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
