@@ -20,7 +20,7 @@ from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.recipes.config import DataConfig
 from codir.storage import write_json
 from codir.workflows import latency as latency_module
-from codir.workflows import latency_models, memory
+from codir.workflows import latency_loading, latency_models, memory
 from codir.workflows.latency import LatencyResult, LatencyRow, busy_words, latency
 from codir.workflows.latency_models import choose, score_of, short_names
 from codir.workflows.timing import RealLengths, Timing
@@ -146,7 +146,7 @@ def test_threads_hold_for_the_block_only(two) -> None:
 
 def test_sequences_are_padded_then_as_long_as_they_are(two, monkeypatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    real = latency_module.load
+    real = latency_loading.load
 
     def load(*arguments: Any) -> Any:
         model = real(*arguments)
@@ -155,7 +155,7 @@ def test_sequences_are_padded_then_as_long_as_they_are(two, monkeypatch) -> None
         )
         return model
 
-    monkeypatch.setattr(latency_module, "load", load)
+    monkeypatch.setattr(latency_loading, "load", load)
     latency(two[:1], **{**FAST, "rounds": 1}, quiet=True)
     # a batch to see that it runs, one to warm up, two timed; then requests, never padded to 16 on principle
     assert shapes[:4] == [(4, 16)] * 4
@@ -204,14 +204,14 @@ def test_a_file_with_columns_needs_no_labels(two, tmp_path) -> None:
 
 
 def test_what_an_engine_cannot_do_is_left_out_and_said(two, monkeypatch) -> None:
-    real = latency_module.load
+    real = latency_loading.load
 
     def load(path: str, engine: str) -> Any:
         if engine == "torch-compiled":
             raise ConfigError("The engine torch-compiled needs a C++ compiler, and there is none.\nMore.")
         return real(path, engine)
 
-    monkeypatch.setattr(latency_module, "load", load)
+    monkeypatch.setattr(latency_loading, "load", load)
     console = quiet()
     found = latency(two[:1], None, ["torch-compiled", "torch"], **FAST, console=console)
     assert [each.engine for each in found.rows] == ["torch"]
@@ -227,7 +227,7 @@ def test_a_model_that_torch_cannot_run_is_an_error(two, monkeypatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(latency_module, "load", broken)
+    monkeypatch.setattr(latency_loading, "load", broken)
     with pytest.raises(ModelError, match="does not run in torch: mat1"):
         latency(two[:1], **FAST, quiet=True)
 
@@ -235,21 +235,21 @@ def test_a_model_that_torch_cannot_run_is_an_error(two, monkeypatch) -> None:
 @exports
 def test_exported_for_the_measurement_and_gone_afterwards(two, monkeypatch, tmp_path) -> None:
     made: list[Path] = []
-    real = latency_module.export_files
+    real = latency_loading.export_files
 
     def export_files(model: Any, target: Any, folder: str, *rest: Any) -> None:
         made.append(Path(folder))
         real(model, target, folder, *rest)
 
     loaded: list[Any] = []
-    real_load = latency_module.load
+    real_load = latency_loading.load
 
     def load(*arguments: Any) -> Any:
         loaded.append(real_load(*arguments))
         return loaded[-1]
 
-    monkeypatch.setattr(latency_module, "export_files", export_files)
-    monkeypatch.setattr(latency_module, "load", load)
+    monkeypatch.setattr(latency_loading, "export_files", export_files)
+    monkeypatch.setattr(latency_loading, "load", load)
     found = latency(two[1:], None, ["torch", "onnxruntime", "openvino-fp32"], **FAST, threads=2, quiet=True)
     # the same threads for all
     assert [each.timing.threads for each in found.rows] == [2, 2, 2]
@@ -273,7 +273,7 @@ def test_an_export_that_fails_is_left_out(two, monkeypatch) -> None:
     def refuse(*_: Any) -> None:
         raise ModelError("m cannot be exported to ONNX: the operator aten.x has no counterpart there.")
 
-    monkeypatch.setattr(latency_module, "export_files", refuse)
+    monkeypatch.setattr(latency_loading, "export_files", refuse)
     found = latency(two[:1], None, ["torch", "onnxruntime"], **FAST, quiet=True)
     assert [each[1:] for each in found.left_out] == [
         ("onnxruntime", "m cannot be exported to ONNX: the operator aten.x has no counterpart there.")
@@ -356,7 +356,7 @@ def test_folders_that_are_no_models(tmp_path) -> None:
 
 
 def test_output_is_checked_before_anything_runs(two, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(latency_module, "load", None)  # nothing is loaded
+    monkeypatch.setattr(latency_loading, "load", None)  # nothing is loaded
     there = tmp_path / "latency.json"
     there.write_text("{}")
     with pytest.raises(RunError, match=r"exists already.*--overwrite"):

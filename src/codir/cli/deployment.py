@@ -19,7 +19,10 @@ def _option(flag: str, help: str, metavar: str, panel: str = "Export", **more: A
 NoData = Annotated[
     bool,
     typer.Option(
-        "--no-data", help="do not use the data the run was made with", rich_help_panel="Data", show_default=False
+        "--no-data",
+        help="do not use the data the run was made with",
+        rich_help_panel="Data",
+        show_default=False,
     ),
 ]
 

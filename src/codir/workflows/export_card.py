@@ -85,10 +85,12 @@ def export_card(card: ExportCard) -> str:
 def _cut(card: ExportCard) -> str:
     if card.limit is None:
         return ""
-    more = f"; the model itself takes up to {card.positions:,}" if card.positions not in (None, card.limit) else ""
-    return (
-        f"Both cut texts at {card.limit:,} tokens, as codir did when it measured what is below{more}."
+    more = (
+        f"; the model itself takes up to {card.positions:,}"
+        if card.positions not in (None, card.limit)
+        else ""
     )
+    return f"Both cut texts at {card.limit:,} tokens, as codir did when it measured what is below{more}."
 
 
 def snippet(card: ExportCard) -> str:

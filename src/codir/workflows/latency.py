@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from codir.deployment.exporting import engine_settings, export_files
-from codir.deployment.folder import Manifest
-from codir.errors import CodirError, ConfigError, ModelError, RunError
-from codir.models.loading import count_parameters, load_classifier, load_tokenizer
+from codir.errors import ConfigError, DataError, RunError
+from codir.models.loading import count_parameters
 from codir.recipes.config import DataConfig
-from codir.storage import require_disk, require_writable, write_json
+from codir.storage import require_writable, write_json
 from codir.tasks import BUILT_IN
 from codir.tasks.encoding import length_limit
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
 from codir.workflows.data import DEFAULT_TEXT, load_data
 from codir.workflows.environment import machine, versions
-from codir.workflows.latency_models import Wanted, choose, load, score_of
+from codir.workflows.latency_loading import Loaded, prepare
+from codir.workflows.latency_models import choose, score_of
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 from codir.workflows.memory import peak_memory
 from codir.workflows.progress import default_console, progress_bar
+from codir.workflows.run_data import Chosen, choose_data
 from codir.workflows.timing import (
-    Model,
     RealLengths,
     Text,
     Timing,
@@ -45,32 +42,22 @@ from codir.workflows.timing import (
 )
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from rich.console import Console
 
 __all__ = ["LatencyResult", "LatencyRow", "latency"]
 
 SEQUENCES = 256
 _BUSY_SPREAD = 0.1
-_CALIBRATION_BATCH = 8
 _ENGINE_PACKAGES = ("onnxruntime", "openvino", "nncf", "onnx")
-
-
-@dataclass
-class _Loaded:
-    """A line of the table, ready to run."""
-
-    wanted: Wanted
-    folder: str
-    model: Model
-    tokenizer: PreTrainedTokenizerBase
-    manifest: Manifest | None
 
 
 def latency(
     models: Sequence[str | Path],
-    data: DataConfig | None = None,
+    data: DataConfig | Mapping[str, Any] | None = None,
     engines: Sequence[str] | None = None,
     *,
+    use_run_data: bool = True,
     batch: int = 32,
     max_length: int = 128,
     rounds: int = 3,
@@ -93,11 +80,12 @@ def latency(
     Args:
         models: model folders (run folders), Hub ids, or folders that `codir export` made; the first is what the
             others' speed-ups are against.
-        data: a task whose validation texts are used, or a `validation` file; sentences of the built-in task by
-            default.
+        data: a task whose validation texts are used, or a `validation` file; by default what the first run folder was
+            made with, and where none is named, sentences of the built-in task.
         engines: for the model folders, of `codir.workflows.latency_models.ENGINES`; `torch` by default. For ONNX
             Runtime and OpenVINO a model folder is exported into a temporary folder first. Exported folders run in
             their own engine.
+        use_run_data: False: no data but those named.
         batch: sequences in a batch.
         max_length: tokens to which sequences are padded, and cut.
         rounds: passes over the texts.
@@ -122,11 +110,11 @@ def latency(
     if output is not None:
         check_output(Path(output), overwrite)
     length_limit(max_length, None)
-    task, source, texts, notes = _texts(data, batch, sequences)
+    task, source, texts, notes = _texts(choose_data(models, data, use_run_data), batch, sequences)
     console = console or default_console()
     load_before = _load_average()
     with _threads(threads), contextlib.ExitStack() as stack:
-        lines, left_out = _prepare(stack, wanted, texts, batch, max_length, device)
+        lines, left_out = prepare(stack, wanted, texts, batch, max_length, device)
         if not lines:
             raise RunError(
                 "Nothing could be measured.\n" + "\n".join(f"{n} in {e}: {why}" for n, e, why in left_out)
@@ -150,6 +138,8 @@ def latency(
         )
         for line in lines
     )
+    rows, more = same_examples(rows)
+    notes += more
     first = next(iter(real.values()))[lines[0].wanted.key]
     conditions = {
         "batch": batch,
@@ -194,9 +184,33 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ConfigError(f"--{name} {value} must be at least 1.")
 
 
-def _texts(data: DataConfig | None, batch: int, sequences: int) -> tuple[str, str, list[Text], list[str]]:
+def _texts(chosen: Chosen, batch: int, sequences: int) -> tuple[str, str, list[Text], list[str]]:
     """Returns the task's name, where its texts are from, the texts in whole batches, and what to know of them."""
-    data = data or DataConfig(task=BUILT_IN)
+    notes = [chosen.words] if chosen.words and chosen.run is None else []
+    try:
+        task, source, split = _split(chosen.config or DataConfig(task=BUILT_IN), sequences)
+        if chosen.run is not None:
+            source += f", as in {chosen.run}"
+    except (DataError, ConfigError) as error:
+        if chosen.run is None:
+            raise
+        notes.append(
+            f"The data of {chosen.run} cannot be read any more ({str(error).splitlines()[0].rstrip('.')}). Name them "
+            "anew by --task or --validation."
+        )
+        task, source, split = _split(DataConfig(task=BUILT_IN), sequences)
+    texts = texts_of(split, sequences)
+    if not texts:
+        return task, source, texts, notes
+    if len(texts) < batch:
+        notes.append(f"There are only {len(texts)} texts: they were repeated to fill a batch of {batch}.")
+        texts = (texts * (batch // len(texts) + 1))[:batch]
+    # a last batch that is smaller would be another shape, for which some engines prepare themselves anew
+    return task, source, texts[: len(texts) // batch * batch], notes
+
+
+def _split(data: DataConfig, sequences: int) -> tuple[str, str, Dataset]:
+    """Returns the task's name, where its texts are from, and the examples."""
     if data.task is not None:
         # the built-in task generates as many as asked for; elsewhere a limit draws a fixed random subset
         loaded = load_data(data.model_copy(update={"limit_validation": sequences}), train=False)
@@ -209,14 +223,7 @@ def _texts(data: DataConfig | None, batch: int, sequences: int) -> tuple[str, st
         assert path is not None  # the configuration makes sure
         split = load_texts(path, text=data.text or DEFAULT_TEXT, text_pair=data.text_pair)
         task, source = Path(path).stem, path
-    texts, notes = texts_of(split, sequences), []
-    if not texts:
-        return task, source, texts, notes
-    if len(texts) < batch:
-        notes.append(f"There are only {len(texts)} texts: they were repeated to fill a batch of {batch}.")
-        texts = (texts * (batch // len(texts) + 1))[:batch]
-    # a last batch that is smaller would be another shape, for which some engines prepare themselves anew
-    return task, source, texts[: len(texts) // batch * batch], notes
+    return task, source, split
 
 
 @contextlib.contextmanager
@@ -230,83 +237,7 @@ def _threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(
-    stack: contextlib.ExitStack,
-    wanted: Sequence[Wanted],
-    texts: Sequence[Text],
-    batch: int,
-    max_length: int,
-    device: str,
-) -> tuple[list[_Loaded], list[tuple[str, str, str]]]:
-    """Loads everything, exporting what has to be; what cannot be exported or compiled is left out, and why is said.
-
-    Every line runs a batch here, so that an engine that cannot run the model is found before the measurement.
-    """
-    lines: list[_Loaded] = []
-    left_out: list[tuple[str, str, str]] = []
-    with progress_bar("loading, exporting, compiling", len(wanted)) as progress:
-        for number, line in enumerate(wanted):
-            tokenizer = load_tokenizer(line.path)
-            try:
-                folder = (
-                    line.path if line.target is None else _export(stack, line, tokenizer, texts, max_length)
-                )
-                model = load(folder, line.engine)
-                inputs = encode_batch(model, tokenizer, texts[:batch], max_length, True)
-                with torch.inference_mode():
-                    model.to(device).eval()(**{name: each.to(device) for name, each in inputs.items()})
-            except Exception as error:
-                # a model that torch cannot load or run is the user's mistake; an engine's limits are a result
-                if line.engine == "torch" or (line.target is None and line.engine != "torch-compiled"):
-                    if isinstance(error, CodirError):
-                        raise
-                    raise ModelError(f"{line.path} does not run in {line.engine}: {error}") from error
-                left_out.append((line.name, line.engine, _why(error)))
-            else:
-                manifest = Manifest.read(folder) if line.target is not None else line.manifest
-                lines.append(_Loaded(line, str(folder), model, tokenizer, manifest))
-            progress(number + 1, len(wanted))
-    return lines, left_out
-
-
-def _export(
-    stack: contextlib.ExitStack,
-    line: Wanted,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[Text],
-    max_length: int,
-) -> str:
-    """Exports a model folder into a temporary one, which lives as long as `stack`, and returns that."""
-    assert line.target is not None
-    model = load_classifier(line.path)
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="codir-latency-"))
-    total, embedding = count_parameters(model)
-    require_disk(folder, 6 * total, f"Exporting {line.name} for the measurement")
-    chunks = [texts[start : start + _CALIBRATION_BATCH] for start in range(0, len(texts), _CALIBRATION_BATCH)]
-    batches = [encode_batch(model, tokenizer, chunk, max_length, False) for chunk in chunks]
-    sample = encode_batch(model, tokenizer, [*texts, *texts][:3], max_length, False)
-    export_files(model, line.target, folder, sample, batches, line.path)
-    Manifest(
-        format=line.target.format,
-        quantize=line.target.quantize,
-        precision=line.target.kind,
-        engine=line.target.engine,
-        source=line.path,
-        source_digest="",
-        settings=engine_settings(line.target),
-        parameters=total,
-        embedding_parameters=embedding,
-    ).write(folder)
-    return folder
-
-
-def _why(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    return first if isinstance(error, CodirError) else f"{type(error).__name__}: {first}"
-
-
-def _notes_on_length(lines: Sequence[_Loaded], texts: Sequence[Text], max_length: int) -> list[str]:
+def _notes_on_length(lines: Sequence[Loaded], texts: Sequence[Text], max_length: int) -> list[str]:
     notes = []
     for line in {line.wanted.path: line for line in lines}.values():
         limit = (
@@ -319,13 +250,14 @@ def _notes_on_length(lines: Sequence[_Loaded], texts: Sequence[Text], max_length
         cut = sum(length > limit for length in token_lengths(line.tokenizer, texts))
         if cut:
             notes.append(
-                f"{cut} of {len(texts)} texts are longer than {limit} tokens for {line.wanted.name} and were cut."
+                f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'} longer than {limit} tokens for "
+                f"{line.wanted.name} and {'was' if cut == 1 else 'were'} cut."
             )
     return notes
 
 
 def _peaks(
-    lines: Sequence[_Loaded], texts: Sequence[Text], max_length: int, device: str, notes: list[str]
+    lines: Sequence[Loaded], texts: Sequence[Text], max_length: int, device: str, notes: list[str]
 ) -> dict[str, int]:
     peaks = {}
     with progress_bar("memory", len(lines)) as progress:
@@ -341,7 +273,7 @@ def _peaks(
     return peaks
 
 
-def _row(line: _Loaded, padded: Timing, real: dict[str, RealLengths], peaks: dict[str, int]) -> LatencyRow:
+def _row(line: Loaded, padded: Timing, real: dict[str, RealLengths], peaks: dict[str, int]) -> LatencyRow:
     manifest = line.manifest
     if manifest is not None and manifest.parameters is not None:
         parameters, embedding = manifest.parameters, manifest.embedding_parameters
@@ -368,9 +300,36 @@ def _row(line: _Loaded, padded: Timing, real: dict[str, RealLengths], peaks: dic
         timing=padded,
         real=real,
         peak_memory=peaks.get(line.wanted.key),
-        score=score[1] if score else None,
-        metric=score[0] if score else None,
+        score=score.value if score else None,
+        metric=score.metric if score else None,
+        examples=score.examples if score else None,
     )
+
+
+def same_examples(rows: Sequence[LatencyRow]) -> tuple[tuple[LatencyRow, ...], list[str]]:
+    """Keeps the scores that are on as many examples as the first one and by the same metric; says which are not.
+
+    A number of examples that is not known (of an export from before it was noted) is no match.
+    """
+    scored = [row for row in rows if row.score is not None]
+    if not scored:
+        return tuple(rows), []
+    first = scored[0]
+    others = [row for row in scored if (row.examples, row.metric) != (first.examples, first.metric)]
+    if not others:
+        return tuple(rows), []
+    named = "; ".join(f"{row.name} in {row.engine}: {_basis(row)}" for row in others)
+    note = (
+        f"Scores that cannot be compared are left out: {first.name}'s is {_basis(first)}, but {named}. Export with the "
+        "data of the run (the default of codir export) to have them on the same examples."
+    )
+    kept = tuple(dataclasses.replace(row, score=None, metric=None) if row in others else row for row in rows)
+    return kept, [note]
+
+
+def _basis(row: LatencyRow) -> str:
+    count = "an unknown number of" if row.examples is None else f"{row.examples:,}"
+    return f"{row.metric} on {count} examples"
 
 
 def busy_words(

@@ -193,8 +193,23 @@ def warm_imports(path: str | Path, engine: str | None) -> None:
     nn.functional.linear(torch.ones(8, 8), torch.ones(8, 8))
 
 
-def score_of(line: Wanted) -> tuple[str, float] | None:
-    """Returns (main metric, value) of an exported folder, or of a run folder in fp32; None where it is not known.
+@dataclass(frozen=True)
+class Score:
+    """What a run folder or an export says of its quality.
+
+    Attributes:
+        metric: the main metric.
+        value: on the main validation split.
+        examples: how many that split has; None where the folder does not say.
+    """
+
+    metric: str
+    value: float
+    examples: int | None
+
+
+def score_of(line: Wanted) -> Score | None:
+    """Returns the score of an exported folder, or of a run folder in fp32; None where it is not known.
 
     A run folder's scores were computed in fp32: what 16 bits or int8 make of them nobody has measured.
     """
@@ -202,10 +217,10 @@ def score_of(line: Wanted) -> tuple[str, float] | None:
         found = _exported_score(line.manifest)
     else:
         found = _run_score(Path(line.path)) if line.precision == "fp32" else None
-    return found if found is not None and math.isfinite(found[1]) else None
+    return found if found is not None and math.isfinite(found.value) else None
 
 
-def _run_score(folder: Path) -> tuple[str, float] | None:
+def _run_score(folder: Path) -> Score | None:
     """Reads `metrics.json`: of a distillation the row of its main student, which is what lies in the folder."""
     path = folder.expanduser() / "metrics.json"
     if not path.is_file():
@@ -218,16 +233,22 @@ def _run_score(folder: Path) -> tuple[str, float] | None:
             metrics = next(rows[role] for role in ("codir", "kd", "finetune") if role in rows)
         else:
             metrics = content["metrics"]
-        return str(metric), float(metrics[metric])
+        return Score(str(metric), float(metrics[metric]), _first_count(content.get("validation_examples")))
     except (RunError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
         return None  # written by another tool, or by an older version: the score is an extra here
 
 
-def _exported_score(manifest: Manifest) -> tuple[str, float] | None:
+def _exported_score(manifest: Manifest) -> Score | None:
     splits = manifest.metrics_after
     if not splits:
         return None
     metrics = next(iter(splits.values()))
     task = glue_task(manifest.task or "")
-    name = task.main_metric if task is not None else next(iter(metrics), "")
-    return (name, float(metrics[name])) if name in metrics else None
+    name = manifest.main_metric or (task.main_metric if task is not None else next(iter(metrics), ""))
+    return Score(name, float(metrics[name]), _first_count(manifest.examples)) if name in metrics else None
+
+
+def _first_count(examples: Any) -> int | None:
+    """Returns the number of the main split's examples, which comes first."""
+    count = next(iter(examples.values()), None) if isinstance(examples, dict) else None
+    return count if isinstance(count, int) else None

@@ -38,6 +38,7 @@ class LatencyRow:
             (`codir.workflows.memory`); None if it could not be measured.
         score: the main metric, where run folder or export know it.
         metric: its name.
+        examples: validation examples it is of; None where that is not known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LatencyRow:
     peak_memory: int | None = None
     score: float | None = None
     metric: str | None = None
+    examples: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values for JSON."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from codir.errors import RunError
@@ -26,6 +27,7 @@ from codir.errors import RunError
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _TIMEOUT = 900
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
 def peak_memory(
@@ -48,28 +50,39 @@ def peak_memory(
     Raises:
         RunError: the process failed, with the last line it wrote.
     """
-    with tempfile.TemporaryDirectory(prefix="codir-memory-") as folder:
-        inputs = Path(folder) / "batch.npz"
-        np.savez(inputs, **{name: tensor.cpu().numpy() for name, tensor in batch.items()})  # type: ignore[arg-type]
-        order = {
-            "path": str(path),
-            "engine": engine,
-            "inputs": str(inputs),
-            "threads": threads or torch.get_num_threads(),
-            "device": device,
-            "answer": str(Path(folder) / "answer.json"),
-        }
-        command = [sys.executable, "-m", __name__, json.dumps(order)]
+    order = {
+        "path": str(path),
+        "engine": engine,
+        "inputs": {name: tensor.cpu().tolist() for name, tensor in batch.items()},
+        "threads": threads or torch.get_num_threads(),
+        "device": device,
+    }
+    command = [sys.executable, "-m", __name__]
+    # errors go into a file without a name: a full pipe would stop the process, and nothing is left of it after a kill
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+        ) as process,
+    ):
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it failed at once; its last line says why
+                rest = memoryview(json.dumps(order).encode() + b"\n")
+                while rest:
+                    rest = rest[process.stdin.write(rest) :]
+            process.wait(_TIMEOUT)  # with its input open: it ends when that does
+            if process.returncode == 0:
+                return int(json.loads(process.stdout.readline())["bytes"])
         except subprocess.TimeoutExpired as error:
             raise RunError(f"{path} did not load and run in {_TIMEOUT} s.") from error
-        if ended.returncode:
-            lines = [line for line in ended.stderr.splitlines() if line.strip()]
-            why = lines[-1].strip() if lines else f"exit code {ended.returncode}"
-            raise RunError(f"The process that measures the memory of {path} failed: {why}")
-        answer = json.loads(Path(order["answer"]).read_text(encoding="utf-8"))
-    return int(answer["bytes"])
+        finally:
+            process.kill()
+        errors.seek(0)
+        lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+        why = lines[-1].strip() if lines else f"exit code {process.returncode}"
+        raise RunError(f"The process that measures the memory of {path} failed: {why}")
 
 
 def _measure(order: Mapping[str, Any]) -> int:
@@ -77,7 +90,7 @@ def _measure(order: Mapping[str, Any]) -> int:
     from codir.workflows.latency_models import load, warm_imports
 
     torch.set_num_threads(order["threads"])
-    batch = {name: torch.from_numpy(values) for name, values in np.load(order["inputs"]).items()}
+    batch = {name: torch.tensor(values) for name, values in order["inputs"].items()}
     warm_imports(order["path"], order["engine"])
     cuda = order["device"] == "cuda"
     if cuda:
@@ -127,13 +140,30 @@ def _max_resident() -> int:
 
 
 def main() -> None:
-    """Does what the only argument, JSON, says; for `peak_memory` alone."""
-    order = json.loads(sys.argv[1])
+    """Does what the first line of standard input, JSON, says; for `peak_memory` alone."""
+    end_with_parent()
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what engines print is no answer
     value = _measure(order)
-    Path(order["answer"]).write_text(json.dumps({"bytes": value}), encoding="utf-8")
+    os.write(answer, json.dumps({"bytes": value}).encode() + b"\n")
     # engines end their threads slowly, and some not at all
-    sys.stdout.flush()
     os._exit(0)
+
+
+def end_with_parent() -> None:
+    """Asks Linux to kill this process when the one that started it is gone, however busy this one is."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def _end_with_input() -> None:
+    """Ends this process when its input ends, which it does with the process that holds the other side."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":
