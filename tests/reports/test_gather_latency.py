@@ -139,13 +139,141 @@ def test_an_export_measured_without_a_score_gets_it(copy_of: Path, exported: Pat
     assert (line.milliseconds, line.score) == (1.0, 0.75)
 
 
+def test_an_export_is_one_line_whatever_its_engine_is_called(copy_of: Path, tmp_path: Path) -> None:
+    folder = export(tmp_path / "int8", str(copy_of), format="openvino", engine="openvino")
+    # `codir latency` calls it openvino-int8
+    file = write(tmp_path / "times.json", row(folder, "openvino-int8", "int8", 1.0, peak_memory=5))
+    report = gather(copy_of, models=False, latency=file, exported=[tmp_path / "x" / ".." / "int8"])
+    lines = [model for model in report.panels[0].models if "int8" in model.name]
+    assert [line.name for line in lines] == ["int8 (openvino int8)"]
+    line = lines[0]
+    assert (line.milliseconds, line.peak_memory, line.score, line.engine) == (1.0, 5, 0.75, "openvino")
+
+
+def test_an_export_of_another_model_is_shown_only_if_named(copy_of: Path, tmp_path: Path) -> None:
+    folder = export(tmp_path / "int8", str(tmp_path / "another"))
+    own = row(copy_of, "torch", "fp32", 4.0)
+    file = write(tmp_path / "times.json", own, row(folder, "onnxruntime-int8", "int8", 1.0))
+    report = gather(copy_of, models=False, latency=file)
+    assert "int8" not in "".join(model.name for model in report.panels[0].models)
+    assert str(folder) in dict(report.missing)["times"]
+    report = gather(copy_of, models=False, latency=file, exported=[folder])
+    line = report.panels[0].models[-1]
+    assert (line.name, line.role, line.milliseconds) == ("int8 (onnxruntime int8)", "other", 1.0)
+
+
+def test_an_export_is_known_by_the_weights_it_was_made_from(copy_of: Path, tmp_path: Path) -> None:
+    from codir.workflows.publish_files import digest_of
+
+    folder = export(tmp_path / "int8", "/moved/student", source_digest=digest_of(copy_of))
+    file = write(tmp_path / "times.json", row(folder, "onnxruntime-int8", "int8", 1.0))
+    report = gather(copy_of, models=False, latency=file)
+    assert report.panels[0].models[-1].role == "codir"
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"examples": {"validation": 1000}}, "1,000 validation examples, and this page's scores are of 40"),
+        ({"task": "another"}, "checked on another"),
+        ({"max_length": 7}, "cut at 7 tokens"),
+    ],
+)
+def test_a_score_of_other_examples_is_not_put_beside(
+    copy_of: Path, tmp_path: Path, values: dict[str, Any], why: str
+) -> None:
+    folder = export(tmp_path / "int8", str(copy_of), **values)
+    file = write(tmp_path / "times.json", row(folder, "onnxruntime-int8", "int8", 1.0))
+    for report in (
+        gather(copy_of, models=False, exported=[folder]),
+        gather(copy_of, models=False, exported=[folder], latency=file),
+    ):
+        line = report.panels[0].models[-1]
+        assert line.name == "int8 (onnxruntime int8)"
+        assert (line.score, line.kept, dict(line.metrics)) == (None, None, {})
+        assert why in dict(report.missing)["score of int8"]
+    assert line.milliseconds == 1.0
+
+
+def test_a_score_of_the_runs_examples_is(copy_of: Path, tmp_path: Path) -> None:
+    task = gather(copy_of, models=False).panels[0].task
+    folder = export(tmp_path / "int8", str(copy_of), task=task, examples={"validation": 40})
+    line = gather(copy_of, models=False, exported=[folder]).panels[0].models[-1]
+    assert (line.score, line.examples) == (0.75, 40)
+
+
+def test_a_truncated_export_is_named_and_left_out(copy_of: Path, exported: Path, tmp_path: Path) -> None:
+    (exported / "model.onnx").write_bytes(b"123")
+    plain = gather(copy_of, models=False)
+    file = write(tmp_path / "times.json", row(exported, "onnxruntime", "int8", 1.0))
+    for latency in (None, file):
+        report = gather(copy_of, models=False, exported=[exported], latency=latency)
+        assert len(report.panels[0].models) == len(plain.panels[0].models)
+        assert "truncated" in dict(report.missing)["deploy"]
+
+
+def test_a_file_of_other_models_is_refused(copy_of: Path, report_world: World, tmp_path: Path) -> None:
+    plain = by_name(gather(copy_of, models=False).panels[0].models)
+    stranger = row(
+        *(tmp_path / "another", "torch", "fp32", 4.0),
+        parameters=plain["teacher"].parameters,
+        blocks=4,
+        score=0.99,
+        metric="accuracy",
+    )
+    file = write(tmp_path / "times.json", stranger)
+    with pytest.raises(RunError) as caught:
+        gather(copy_of, models=False, latency=file)
+    for part in (str(file), str(tmp_path / "another"), str(report_world.teacher), str(copy_of)):
+        assert part in str(caught.value)
+    assert f"codir latency {report_world.teacher} {copy_of}" in str(caught.value)
+    # only lying there it is named, and the run's own times stand
+    report = gather(copy_of, models=False)
+    write(copy_of / "latency.json", stranger)
+    again = gather(copy_of, models=False)
+    assert again.panels == report.panels
+    assert "not of this run" in dict(again.missing)["times"]
+
+
+def test_a_score_of_an_engine_is_of_the_task_and_metric(copy_of: Path, tmp_path: Path) -> None:
+    task = gather(copy_of, models=False).panels[0].task
+    for named, metric, expected in (
+        (task, "accuracy", 0.9),
+        ("another", "accuracy", None),
+        (task, "f1", None),
+    ):
+        line = row(copy_of, "torch-compiled", "fp32", 4.0, score=0.9, metric=metric)
+        file = write(tmp_path / "times.json", line, task=named)
+        report = gather(copy_of, models=False, latency=file)
+        assert report.panels[0].models[-1].score == expected
+
+
+def test_a_run_that_was_moved_knows_its_own_measurement(
+    copy_of: Path, report_world: World, tmp_path: Path
+) -> None:
+    plain = by_name(gather(copy_of, models=False).panels[0].models)["CoDIR student"]
+    values = {"parameters": plain.parameters, "score": plain.score, "metric": "accuracy"}
+    rows = [row(tmp_path / "before", "torch", "fp32", 4.25, **values)]
+    rows.append(row(tmp_path / "before", "onnxruntime", "fp32", 2.0, parameters=plain.parameters))
+    write(copy_of / "latency.json", *rows)
+    models = by_name(gather(copy_of, models=False).panels[0].models)
+    assert models["CoDIR student"].milliseconds == 4.25
+    assert models["CoDIR student (onnxruntime fp32)"].milliseconds == 2.0
+
+
 def test_a_named_file_must_be_one(copy_of: Path, tmp_path: Path, exported: Path) -> None:
     with pytest.raises(RunError, match="is no file"):
         gather(copy_of, models=False, latency=tmp_path / "none.json")
     other = tmp_path / "other.json"
     other.write_text(json.dumps(asdict(timing(1.0, 1.0))))
-    with pytest.raises(RunError, match=r"other\.json"):
-        gather(copy_of, models=False, latency=other)
+    other_sizes = ('{"kind": ', json.dumps(asdict(timing(1.0, 1.0))))
+    for text in other_sizes:
+        other.write_text(text)
+        with pytest.raises(RunError) as caught:
+            gather(copy_of, models=False, latency=other)
+        assert f"Measure again: codir latency MODEL ... --output {other} --overwrite" in str(caught.value)
+        assert str(caught.value).count("Measure again") == 1
+        assert str(caught.value).count(str(other)) == 2  # the file and the way out
     with pytest.raises(RunError, match="is no exported model"):
         gather(copy_of, models=False, exported=[copy_of])
     (exported / "deployment.json").write_text("{")

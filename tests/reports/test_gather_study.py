@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from small_world import TRAINING, World, quiet
-from test_gather_latency import row, write
+from test_gather_latency import export, row, write
 
+from codir.errors import RunError
 from codir.reports.contents import Report
 from codir.reports.gather import gather
+from codir.reports.headline import tiles
 from codir.studies.findings import find
 from codir.studies.results import read_results
 
@@ -177,13 +179,12 @@ def test_trials_alone_are_a_study(copied: Path) -> None:
 def test_one_measured_student_stands_for_its_shape(copied: Path, report_world: World, tmp_path: Path) -> None:
     plain = gather(copied)
     teacher, student = plain.panels[0].models[:2]
+    trial = copied / "trials" / "good" / "kd" / "seed-1"
     file = write(
         tmp_path / "times.json",
         row(report_world.teacher, "torch", "fp32", 8.0, blocks=4, parameters=teacher.parameters),
-        row(
-            copied / "trials" / "good" / "kd" / "seed-1", "torch", "fp32", 4.0, parameters=student.parameters
-        ),
-        row(tmp_path / "deploy", "onnxruntime", "int8", 1.0, score=0.7, metric="accuracy", parameters=3),
+        row(trial, "torch", "fp32", 4.0, parameters=student.parameters),
+        row(export(tmp_path / "deploy", str(trial)), "onnxruntime-int8", "int8", 1.0, parameters=77),
         task="good",
     )
     report = gather(copied, latency=file)
@@ -194,6 +195,41 @@ def test_one_measured_student_stands_for_its_shape(copied: Path, report_world: W
         # an export was made of one task's student
         assert ("deploy (onnxruntime int8)" in models) == (panel.task == "good")
     assert "times" not in dict(report.missing)
+    # an engine of a student is no trained student, and no candidate for the best
+    assert [(tile.value, tile.note) for tile in tiles(report)] == [(t.value, t.note) for t in tiles(plain)]
+
+
+def test_times_of_another_runs_models_stay_out(copied: Path, tmp_path: Path) -> None:
+    plain = gather(copied)
+    teacher, student = plain.panels[0].models[:2]
+    elsewhere = tmp_path / "elsewhere"
+    strangers = [
+        row(elsewhere / "teacher", "torch", "fp32", 8.0, blocks=4, parameters=teacher.parameters),
+        row(
+            *(elsewhere / "student", "torch", "fp32", 4.0),
+            parameters=student.parameters,
+            score=0.99,
+            metric="accuracy",
+        ),
+    ]
+    file = write(tmp_path / "times.json", *strangers, task="good")
+    with pytest.raises(RunError) as caught:
+        gather(copied, latency=file)
+    for part in (str(file), str(elsewhere / "student"), str(copied), "codir latency"):
+        assert part in str(caught.value)
+    trial = copied / "trials" / "good" / "kd" / "seed-1"
+    mixed = row(trial, "torch", "fp32", 3.0, parameters=student.parameters)
+    file = write(tmp_path / "mixed.json", *strangers, mixed, task="good")
+    report = gather(copied, latency=file)
+    for panel, before in zip(report.panels, plain.panels, strict=True):
+        assert [model.name for model in panel.models] == [model.name for model in before.models]
+        assert [model.score for model in panel.models] == [model.score for model in before.models]
+        assert panel.models[0].milliseconds is None
+        assert {model.milliseconds for model in panel.models[1:]} == {3.0}
+        assert {model.speedup for model in panel.models[1:]} == {1.0}  # not against a stranger
+    why = dict(report.missing)["times"]
+    assert f"{file} measured models that are not of this study" in why
+    assert str(elsewhere / "teacher") in why
 
 
 def test_no_model_is_run(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

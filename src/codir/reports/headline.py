@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from codir.reports.contents import Panel, Report, ReportedModel
 from codir.reports.escaping import clean, shortened
-from codir.reports.numbers import count, deviation, known, milliseconds, points, share, size, times
+from codir.reports.numbers import count, deviation, known, milliseconds, plural, points, share, size, times
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tile:
 
 def main_student(panel: Panel) -> ReportedModel | None:
     """Returns the run's main student: the first of the role `codir`, else `kd`, else the first that is no teacher."""
-    students = [model for model in panel.models if model.role != "teacher"]
+    students = trained(panel) or [model for model in panel.models if model.role != "teacher"]
     for role in ("codir", "kd"):
         for model in students:
             if model.role == role:
@@ -32,6 +32,11 @@ def main_student(panel: Panel) -> ReportedModel | None:
 def teacher_of(panel: Panel) -> ReportedModel | None:
     """Returns the teacher, if there is one."""
     return next((model for model in panel.models if model.role == "teacher"), None)
+
+
+def trained(panel: Panel) -> list[ReportedModel]:
+    """Returns the students as they were trained: neither the teacher, nor exports, other engines or other models."""
+    return [m for m in panel.models if m.role not in ("teacher", "other") and m.engine == "torch"]
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -100,7 +105,7 @@ def _fast_note(panel: Panel, student: ReportedModel) -> str:
 def _study_tiles(report: Report) -> list[Tile]:
     found = []
     for panel in report.panels:
-        students = [model for model in panel.models if model.role != "teacher" and known(model.score)]
+        students = [model for model in trained(panel) if known(model.score)]
         if not students:
             continue
         best = max(students, key=lambda model: model.score or 0.0)
@@ -120,21 +125,23 @@ def _study_tiles(report: Report) -> list[Tile]:
         shown = sum(item.shown for item in report.differences)
         found.append(
             Tile(
-                f"{shown} of {len(report.differences)}", "differences shown", "beyond noise, after correction"
+                f"{shown} of {len(report.differences)}",
+                plural(len(report.differences), "difference", number_shown=False) + " shown",
+                "beyond noise, after correction",
             )
         )
     runs = sum(
         max(1, len(model.scores))
         for panel in report.panels
-        for model in panel.models
-        if model.role != "teacher" and known(model.score) and panel.task != "average"
+        for model in trained(panel)
+        if known(model.score) and panel.task != "average"
     )
     if runs:
         found.append(
             Tile(
                 str(runs),
-                "trained students",
-                f"{len([p for p in report.panels if p.task != 'average'])} tasks",
+                plural(runs, "trained student", number_shown=False),
+                plural(len([panel for panel in report.panels if panel.task != "average"]), "task"),
             )
         )
     return found

@@ -58,6 +58,12 @@ def times(value: float | None) -> str:
     return f"{value:.2f}×" if known(value) and value < 10 else f"{value:.1f}×" if known(value) else DASH
 
 
+def plural(number: int, what: str, *, number_shown: bool = True) -> str:
+    """Returns `1 task`, `2 tasks`; without the number `task`, `tasks`."""
+    word = what if number == 1 else f"{what}s"
+    return f"{number:,} {word}" if number_shown else word
+
+
 def deviation(scores: tuple[float, ...]) -> float | None:
     """Returns the sample standard deviation of the finite `scores`; None for fewer than two."""
     values = [score for score in scores if math.isfinite(score)]
