@@ -35,6 +35,7 @@ def test_defaults(calls: list[Any]) -> None:
         "quantize": None,
         "precision": None,
         "data": None,
+        "use_run_data": True,
         "max_length": None,
         "calibration": 300,
         "max_difference": None,
@@ -68,14 +69,14 @@ def test_files_and_a_length_alone(calls: list[Any]) -> None:
     assert run(*COMMAND, "--max-length", "40").exit_code == 0
     data = calls[0][1]["data"]
     assert (data.train, data.validation, data.text, data.label) == ("a.csv", "b.csv", "review", "stars")
-    assert calls[1][1]["data"] is None
+    assert calls[1][1]["data"] == {"max_length": 40}  # over what the run says
     assert calls[1][1]["max_length"] == 40
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "m", "--format", "onnx"], "Add --output FOLDER"),
+        (["export", "m", "--format", "onnx"], "Missing option '--output'"),
         (["export", "m", "--format", "onxx", "--output", "o"], "did you mean 'onnx'"),
         ([*COMMAND, "--quantize", "int4"], "did you mean 'int8'"),
         ([*COMMAND, "--precision", "bf16"], "onnx has no bf16"),
@@ -83,7 +84,7 @@ def test_files_and_a_length_alone(calls: list[Any]) -> None:
             ["export", "m", "--format", "torch-bf16", "--quantize", "int8", "--output", "o"],
             "torch-bf16 has no int8",
         ),
-        ([*COMMAND, "--text", "review"], "--text: of which data?"),
+        ([*COMMAND, "--task", "mrpc", "--no-data"], "--task names data and --no-data leaves them out"),
         ([*COMMAND, "--task", "mrpc", "--train", "a.csv"], "exclude each other"),
     ],
 )

@@ -34,6 +34,7 @@ def test_defaults_are_the_paper_s(calls) -> None:
     (((models, data, engines), settings),) = calls
     assert (models, data, engines) == (["runs/teacher"], None, None)
     assert settings == {
+        "use_run_data": True,
         "batch": 32,
         "max_length": 128,
         "rounds": 3,
@@ -56,6 +57,7 @@ def test_every_flag(calls) -> None:
     assert (data.task, data.data_dir) == ("mrpc", Path("glue"))
     assert engines == ["torch", "openvino-int8"]
     assert settings == {
+        "use_run_data": True,
         "batch": 8,
         "max_length": 64,
         "rounds": 5,
@@ -79,7 +81,7 @@ def test_a_file_of_texts(calls) -> None:
     ("arguments", "expected"),
     [
         (("runs/t", "--task", "mrpc", "--validation", "dev.csv"), "exclude each other"),
-        (("runs/t", "--data-dir", "glue"), "--task"),
+        (("runs/t", "--task", "mrpc", "--no-data"), "--no-data"),
         (("runs/t", "--task", "mrpc", "--batch", "many"), "'--batch'"),
         ((), "Missing argument"),
     ],

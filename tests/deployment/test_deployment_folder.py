@@ -75,8 +75,9 @@ def test_damage_to_a_file_is_found(folder: Path, damage: Callable[[Path], object
 )
 def test_a_damaged_manifest_is_said_to_be(folder: Path, text: str, message: str) -> None:
     (folder / MANIFEST).write_text(text)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         Manifest.read(folder)
+    assert str(caught.value).count("damaged") == 1  # said once
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../outside"])
@@ -148,6 +149,16 @@ def test_something_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in output.iterdir()] == ["precious"]
 
 
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    for output in ("afile/x", "afile/x/y"):
+        with (
+            pytest.raises(RunError, match=r"afile is a file\. Choose another"),
+            new_folder(tmp_path / output),
+        ):
+            pass
+
+
 def test_two_processes_do_not_write_the_same_folder(tmp_path: Path) -> None:
     output = tmp_path / "student"
     program = (
@@ -158,7 +169,10 @@ def test_two_processes_do_not_write_the_same_folder(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(FolderInUseError, match="Another process"), new_folder(output):
+        with (
+            pytest.raises(FolderInUseError, match=rf"exporting to {output}\. .*--output"),
+            new_folder(output),
+        ):
             pass
         other.kill()  # leaves what it had
     assert [path.name for path in tmp_path.iterdir()] == [".student.partial"]

@@ -143,6 +143,7 @@ def test_an_export_is_one_line_whatever_its_engine_is_called(copy_of: Path, tmp_
     folder = export(tmp_path / "int8", str(copy_of), format="openvino", engine="openvino")
     # `codir latency` calls it openvino-int8
     file = write(tmp_path / "times.json", row(folder, "openvino-int8", "int8", 1.0, peak_memory=5))
+    (tmp_path / "x").mkdir()
     report = gather(copy_of, models=False, latency=file, exported=[tmp_path / "x" / ".." / "int8"])
     lines = [model for model in report.panels[0].models if "int8" in model.name]
     assert [line.name for line in lines] == ["int8 (openvino int8)"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from small_world import World, quiet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -24,6 +25,7 @@ from codir.workflows.evaluate import evaluate
 from codir.workflows.export import export
 from codir.workflows.export_data import calibration_batches, probe_texts, validation_data
 from codir.workflows.predict import predict
+from codir.workflows.run_data import choose_data
 from codir.workflows.submission_models import choose_models
 
 # name: format, quantize, precision
@@ -78,7 +80,7 @@ def test_the_folder_and_its_manifest(exports: dict[str, Path], world: World, nam
     format, quantize, _ = FORMATS[name]
     assert (manifest.format, manifest.quantize) == (format, quantize or "none")
     assert manifest.source == str(world.teacher)
-    assert (manifest.task, manifest.max_length) == ("dev", 32)
+    assert (manifest.task, manifest.max_length) == ("train", 32)  # as in the run's own card
     assert manifest.parameters == sum(
         parameter.numel()
         for parameter in AutoModelForSequenceClassification.from_pretrained(world.teacher).parameters()
@@ -104,7 +106,11 @@ def test_the_folder_and_its_manifest(exports: dict[str, Path], world: World, nam
         assert stored < 0.6 * 4 * manifest.parameters  # 16 bits for each, not 32
     assert manifest.metrics_before is not None
     assert manifest.metrics_before["validation"]["accuracy"] > 0.8
-    assert figures.get("calibration") == ("64 training examples of dev" if name == "openvino-int8" else None)
+    assert figures.get("calibration") == (
+        "64 training examples of train" if name == "openvino-int8" else None
+    )
+    assert (manifest.examples, manifest.main_metric) == ({"validation": 40}, "accuracy")
+    assert "dev.csv, texts cut at 32 tokens" in (manifest.data or "")
     leftovers = [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
     assert not leftovers
 
@@ -124,7 +130,7 @@ def test_evaluate_and_predict_take_the_folder(
         rows[what] = read(tmp_path / f"{what}.jsonl")
         # one text is longer than the positions: cut, counted and said the same way in every engine
         assert (done.truncated, done.max_length) == (1, 64)
-        assert "Warning: 1 texts are longer than 64 tokens and were cut." in console.file.getvalue()  # type: ignore[attr-defined]
+        assert "Warning: 1 text is longer than 64 tokens and was cut." in console.file.getvalue()  # type: ignore[attr-defined]
     bound = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.2}[manifest.precision]
     for before, after in zip(rows["source"], rows["export"], strict=True):
         assert after["label"] == before["label"]
@@ -177,12 +183,17 @@ def test_the_readmes_python_predicts_from_the_folder_alone(
     assert text.startswith("---\n")
     assert "finetune" in text or "pytest" in text  # the commands by which it was made
     assert "| validation | accuracy |" in text
+    # it cuts where codir cut when it measured, not at the model's 64 positions
+    assert "max_length=32" in code
+    assert "max_length=64" not in code
+    assert "--max-length 32" in text
+    assert "Both cut texts at 32 tokens" in text
 
 
 def test_the_readmes_python_of_a_regression(exports: dict[str, Path], tmp_path: Path) -> None:
     printed = run_snippet(exports["regression"], repr(TEXTS))
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n")
-    predict(exports["regression"], tmp_path / "in.txt", tmp_path / "o.jsonl", quiet=True)
+    predict(exports["regression"], tmp_path / "in.txt", tmp_path / "o.jsonl", max_length=32, quiet=True)
     expected = [row["score"] for row in read(tmp_path / "o.jsonl")]
     assert json.loads(printed) == pytest.approx(expected, abs=1e-5)
     manifest = Manifest.read(exports["regression"])
@@ -211,14 +222,20 @@ def test_pairs_without_data_and_the_snippet_for_pairs(world: World, tmp_path: Pa
     expected = []
     for pair in pairs:
         with torch.no_grad():
-            inputs = tokenizer(*pair, truncation=True, max_length=64, return_tensors="pt")
+            inputs = tokenizer(*pair, truncation=True, max_length=32, return_tensors="pt")
             expected.append(["neg", "pos"][int(model(**inputs).logits.argmax())])
     assert printed.strip() == str(expected)
 
 
 def test_without_data_built_in_texts_do(world: World, tmp_path: Path) -> None:
     result = export(
-        world.teacher, tmp_path / "plain", "torch-bf16", min_agreement=0.5, max_length=20, quiet=True
+        world.teacher,
+        tmp_path / "plain",
+        "torch-bf16",
+        use_run_data=False,
+        min_agreement=0.5,
+        max_length=20,
+        quiet=True,
     )
     assert result.manifest.task is None
     assert result.manifest.metrics_before is None
@@ -265,7 +282,7 @@ def test_refusals(world: World, exports: dict[str, Path], tmp_path: Path) -> Non
     with pytest.raises(
         ConfigError, match=r"int8 is calibrated on real inputs, so it needs data.*--format onnx"
     ):
-        export(world.teacher, tmp_path / "o", "openvino", quantize="int8")
+        export(world.teacher, tmp_path / "o", "openvino", quantize="int8", use_run_data=False)
     with pytest.raises(ConfigError, match=r"is an exported model already.*Export the model it was made from"):
         export(exports["onnx"], tmp_path / "o", "openvino")
     with pytest.raises(ModelError, match=r"config\.json is missing"):
@@ -299,7 +316,7 @@ def test_calibration_without_training_data_is_said(world: World) -> None:
     both = DataConfig(**world.data())
     task = validation_data(model, both)
     batches, words, note = calibration_batches(model, tokenizer, both, task, 20)
-    assert (words, note) == ("20 training examples of dev", None)
+    assert (words, note) == ("20 training examples of train", None)
     # none of them is a validation example
     held = {tuple(tokenizer(text)["input_ids"]) for text in task.validation["validation"]["text"]}
     for batch in batches:
@@ -321,6 +338,111 @@ def test_submit_takes_task_and_length_of_an_export(
         choose_models([str(exports["onnx"])])  # its task is a file
 
 
+# --- the run's own data ---------------------------------------------------------------------------------------------
+
+
+def moved(world: World, place: Path, **changes: Any) -> Path:
+    """Copies the teacher's run folder; `changes` are of the data section of its `codir.yaml`."""
+    run = Path(shutil.copytree(world.teacher, place))
+    content = yaml.safe_load((run / "codir.yaml").read_text())
+    content["data"].update(changes)
+    (run / "codir.yaml").write_text(yaml.safe_dump(content))
+    return run
+
+
+def test_a_run_is_measured_on_its_own_data(world: World, tmp_path: Path) -> None:
+    console = quiet()
+    result = export(world.teacher, tmp_path / "o", "torch-bf16", console=console)
+    own = json.loads((world.teacher / "metrics.json").read_text())
+    assert result.before is not None
+    assert result.before.score == own["metrics"]["accuracy"]
+    manifest = Manifest.read(tmp_path / "o")
+    assert (manifest.task, manifest.max_length, manifest.examples) == (own["task"], 32, {"validation": 40})
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert f"Data: as in {world.teacher}/codir.yaml: " in printed
+    # single settings win over the run's, whole data replace them
+    few = export(
+        world.teacher,
+        tmp_path / "few",
+        "torch-bf16",
+        data={"limit_validation": 10},
+        max_length=16,
+        max_drop=100,
+        min_agreement=0,
+        quiet=True,
+    )
+    assert (few.manifest.examples, few.manifest.max_length) == ({"validation": 10}, 16)
+
+
+def test_the_run_s_files_are_looked_for_beside_it(world: World, tmp_path: Path) -> None:
+    shutil.copy(world.dev, tmp_path / "dev.csv")
+    run = moved(world, tmp_path / "runs" / "teacher", train=None, validation="dev.csv")
+    result = export(run, tmp_path / "o", "torch-bf16", quiet=True)
+    assert result.manifest.examples == {"validation": 40}
+
+
+def test_data_that_are_gone(world: World, tmp_path: Path) -> None:
+    run = moved(world, tmp_path / "run", train="gone.csv", validation="gone.csv")
+    result = export(run, tmp_path / "o", "torch-bf16", min_agreement=0.5, quiet=True)
+    assert result.before is None
+    assert result.manifest.max_length == 32  # what the run was cut at is known all the same
+    (note,) = result.notes
+    assert "No metric was measured" in note
+    assert "gone.csv" in note
+    assert "--no-data" in note
+    with pytest.raises(DataError, match=r"cannot be read any more.*gone\.csv.*Name them anew"):
+        export(run, tmp_path / "p", "openvino", quantize="int8")
+    assert not (tmp_path / "p").exists()
+    (run / "codir.yaml").write_text("data: [")
+    chosen = choose_data([run], None)
+    assert chosen.config is None
+    assert "codir.yaml are not used: the file is damaged" in (chosen.words or "")
+
+
+def test_which_data_are_chosen(world: World, exports: dict[str, Path], tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for models in (
+        [world.teacher],
+        [plain, world.teacher],
+        [exports["onnx"]],
+        [world.teacher / "comparison" / "kd"],
+    ):
+        chosen = choose_data(models, {"limit_validation": 7})
+        assert chosen.run == world.teacher / "codir.yaml"
+        assert chosen.config is not None
+        assert (chosen.config.validation, chosen.config.limit_validation) == (str(world.dev), 7)
+    assert choose_data([world.teacher], None, use_run=False).config is None
+    named = choose_data([world.teacher], {"task": "acceptability"})
+    assert (named.config, named.run) == (DataConfig(task="acceptability"), None)
+    with pytest.raises(ConfigError, match="--text: of which data"):
+        choose_data([plain], {"text": "review"})
+
+
+def test_cut_texts_are_told_of_once(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = export(
+        world.teacher,
+        tmp_path / "o",
+        "openvino",
+        quantize="int8",
+        max_length=8,
+        calibration=64,
+        min_agreement=0,
+        max_drop=100,
+        quiet=True,
+    )
+    assert "longer than" not in caplog.text
+    (note,) = [note for note in result.notes if "longer than" in note]
+    assert re.match(r"\d+ of 40 validation examples are longer than 8 tokens and were cut", note)
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnx-int8"])
+def test_the_graph_names_nothing_of_the_machine(exports: dict[str, Path], name: str) -> None:
+    graph = (exports[name] / "model.onnx").read_bytes()
+    assert b'File "' not in graph
+    assert sys.prefix.encode() not in graph
+
+
 # --- the checks alone ------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +458,30 @@ def test_figures_against_plain_arithmetic() -> None:
     assert (figures["changed"], figures["finite"]) == (1, True)
     with pytest.raises(ModelError, match=r"shape \[1, 2\] where the source gives \[3, 2\]"):
         comparison.add(np.zeros((3, 2)), np.zeros((1, 2)))
+
+
+def test_answers_are_judged_on_the_task_s_examples() -> None:
+    comparison = checks.Comparison()
+    # made up: both answers change, and one difference is large
+    comparison.add(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[9.0, 1.0], [2.0, 1.0]]))
+    logits = np.array([[0.0, 0.1], [0.0, 3.0], [2.0, 0.0], [1.0, 0.0]])
+    comparison.add(logits, np.array([[0.1, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]), real=True)
+    figures = comparison.figures()
+    assert (figures["inputs"], figures["largest_difference"]) == (6, 9.0)
+    assert (figures["answered"], figures["changed"], figures["agreement"]) == (4, 2, 0.5)
+    # a difference of the logits of 0.1 is one of the probabilities of tanh(0.05) = 0.05
+    assert figures["undecided"] == 1
+    assert checks.margins(logits)[0] == pytest.approx(np.tanh(0.05))
+    from codir.deployment.formats import Target
+
+    figures |= {"answers": "classes", "judged": "4 validation examples"}
+    (words,) = checks.over_limits(figures, {}, checks.Limits(None, 0.97, 1), Target.of("onnx", "int8"), None)
+    assert "2 of 4 validation examples get another answer (agreement 50.00%, the limit is 97.00%)" in words
+    assert "about 1 of these the source was itself undecided" in words
+    assert words.endswith("--min-agreement 0.50 accepts that")
+    figures["agreement"] = 186 / 192
+    (words,) = checks.over_limits(figures, {}, checks.Limits(None, 0.97, 1), Target.of("onnx", "int8"), None)
+    assert words.endswith("--min-agreement 0.96 accepts that")
 
 
 def test_figures_of_scores_and_of_nan() -> None:

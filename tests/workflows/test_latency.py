@@ -7,12 +7,19 @@ import importlib
 import importlib.util
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_world import quiet
+from killing import begin, die, end, needs_fork
+from small_world import World, quiet
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from codir.deployment.folder import MANIFEST, Manifest
@@ -20,9 +27,9 @@ from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.recipes.config import DataConfig
 from codir.storage import write_json
 from codir.workflows import latency as latency_module
-from codir.workflows import latency_loading, latency_models, memory
+from codir.workflows import latency_loading, latency_models, memory, scratch
 from codir.workflows.latency import LatencyResult, LatencyRow, busy_words, latency
-from codir.workflows.latency_models import choose, score_of, short_names
+from codir.workflows.latency_models import Score, choose, score_of, short_names
 from codir.workflows.timing import RealLengths, Timing
 
 FAST: dict[str, Any] = {
@@ -439,7 +446,7 @@ def test_real_exported_folder(two, tmp_path, tiny_classifier, tiny_tokenizer) ->
     assert (exported.name, exported.engine, exported.precision) == ("deployed", "onnxruntime", "fp32")
     assert (exported.parameters, exported.blocks) == (7, 2)
     assert exported.bytes == sum(each.stat().st_size for each in folder.glob("*.onnx*"))
-    assert (exported.metric, exported.score) == ("f1", 0.5)
+    assert (exported.metric, exported.score) == Score("f1", 0.5, 408)
     assert found.rows[0].score is None
 
 
@@ -459,25 +466,112 @@ def test_scores_of_run_folders(tiny_model_dir) -> None:
     (line,) = choose([folder])
     assert score_of(line) is None
     write_json(folder / "metrics.json", {"main_metric": "f1", "metrics": {"f1": 0.8, "accuracy": 0.7}})
-    assert score_of(line) == ("f1", 0.8)
+    assert score_of(line) == Score("f1", 0.8, None)
     # it was computed in fp32: nobody knows what 16 bits make of it
     assert [score_of(each) for each in choose([folder], ["torch-compiled", "torch-bf16"])] == [
-        ("f1", 0.8),
+        Score("f1", 0.8, None),
         None,
     ]
     rows = [
         {"role": role, "metrics": {"f1": value}}
         for role, value in (("teacher", 0.9), ("finetune", 0.5), ("kd", 0.6), ("codir", 0.7))
     ]
+    counts = {"validation_examples": {"validation": 408, "other": 3}}
     write_json(folder / "metrics.json", {"main_metric": "f1", "comparison": {"rows": rows}})
-    assert score_of(line) == ("f1", 0.7)
-    write_json(folder / "metrics.json", {"main_metric": "f1", "comparison": {"rows": rows[:2]}})
-    assert score_of(line) == ("f1", 0.5)
+    assert score_of(line) == Score("f1", 0.7, None)
+    write_json(folder / "metrics.json", {"main_metric": "f1", "comparison": {"rows": rows[:2]}, **counts})
+    assert score_of(line) == Score("f1", 0.5, 408)
     for foreign in ({"accuracy": 1}, [], {"main_metric": "f1", "metrics": {"f1": None}}):
         write_json(folder / "metrics.json", foreign)
         assert score_of(line) is None
     (folder / "metrics.json").write_text("{")
     assert score_of(line) is None
+
+
+def test_a_run_s_own_score_and_an_export_s_are_on_the_same_examples() -> None:
+    run = row("student", score=0.8150, metric="f1", examples=408)
+    same = row("same", score=0.8169, metric="f1", examples=408)
+    assert latency_module.same_examples([row("plain", score=None), run, same]) == (
+        (row("plain", score=None), run, same),
+        [],
+    )
+    fewer = row("fewer", score=0.9, metric="f1", examples=50)
+    other = row("other", score=0.7, metric="accuracy", examples=408)
+    older = row("older", score=0.6, metric="f1", examples=None)
+    rows, (note,) = latency_module.same_examples([run, same, fewer, other, older])
+    assert [each.score for each in rows] == [0.8150, 0.8169, None, None, None]
+    assert "student's is f1 on 408 examples" in note
+    assert "fewer in torch: f1 on 50 examples" in note
+    assert "other in torch: accuracy on 408 examples" in note
+    assert "older in torch: f1 on an unknown number of examples" in note
+
+
+def test_the_run_s_own_texts_and_score(world: World, tmp_path: Path) -> None:
+    found = latency([world.teacher], **FAST, quiet=True)
+    assert found.conditions["texts"] == f"{world.dev}, as in {world.teacher}/codir.yaml"
+    own = json.loads((world.teacher / "metrics.json").read_text())["metrics"]["accuracy"]
+    assert (found.rows[0].score, found.rows[0].metric, found.rows[0].examples) == (own, "accuracy", 40)
+    assert (
+        "made-up"
+        in latency([world.teacher], None, use_run_data=False, **FAST, quiet=True).conditions["texts"]
+    )
+    run = Path(shutil.copytree(world.teacher, tmp_path / "run"))
+    text = (run / "codir.yaml").read_text()
+    (run / "codir.yaml").write_text(text.replace(str(world.dev), "gone.csv"))
+    found = latency([run], **FAST, quiet=True)
+    assert "made-up" in found.conditions["texts"]
+    assert any("cannot be read any more" in note and "gone.csv" in note for note in found.notes)
+
+
+# --- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
+def test_the_memory_s_process_ends_with_its_parent(tiny_model_dir) -> None:
+    program = (
+        "import sys, torch\n"
+        "from codir.workflows import memory\n"
+        "memory.peak_memory(sys.argv[1], 'torch', {'input_ids': torch.ones(1, 4, dtype=torch.long)})\n"
+    )
+    before = set(Path(tempfile.gettempdir()).glob("codir-memory-*"))
+    with subprocess.Popen([sys.executable, "-c", program, str(tiny_model_dir())]) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        until = time.monotonic() + 60
+        while not (found := children.read_text().split()) and time.monotonic() < until:
+            time.sleep(0.02)
+        (child,) = found
+        time.sleep(0.3)  # it is on its way: importing torch
+        parent.kill()
+    until = time.monotonic() + 20
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _runs(child)
+    assert set(Path(tempfile.gettempdir()).glob("codir-memory-*")) == before
+
+
+def _runs(process: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+@needs_fork
+def test_folders_of_a_killed_process_are_swept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def work() -> None:
+        with scratch.scratch_folder("codir-latency-") as folder:
+            (folder / "model.onnx").write_text("weights")
+            die()
+
+    assert end(begin(work)) == -signal.SIGKILL
+    (left,) = tmp_path.glob("codir-latency-*")
+    with scratch.scratch_folder("codir-latency-") as one, scratch.scratch_folder("codir-latency-") as two:
+        assert not left.exists()
+        assert one.is_dir()  # in use: not swept by the second
+        assert not list(two.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 # --- the file and the tables ----------------------------------------------------------------------------------------

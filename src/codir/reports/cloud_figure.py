@@ -12,7 +12,7 @@ from codir.reports.colours import named, series
 from codir.reports.contents import Clouds, PointCloud
 from codir.reports.escaping import capital, clean, for_hover, for_plotly, shortened
 from codir.reports.figures import Figure, axis, floats
-from codir.reports.numbers import share
+from codir.reports.numbers import plural, share
 
 _SHAPES = {"teacher": "circle", "student": "triangle-up", "bank": "cross-thin"}
 _MORE_SHAPES = ("square", "diamond", "x", "pentagon")
@@ -57,11 +57,15 @@ def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
     )
     figure = Figure(
         name=f"clouds-{number}",
-        title=capital(shortened(clouds.space, 80)),
+        title=capital(clean(clouds.space)),
         takeaway=(
-            f"PCA of {shortened(clouds.space, 80)}: they hold {share(first)} and {share(second)} of the "
-            "variance. "
-            + ", ".join(f"{shortened(cloud.name, 30)}: {len(cloud.points)} points" for cloud in clouds.clouds)
+            (f"{clean(clouds.about)} " if clouds.about else "")
+            + f"The two principal components hold {share(first)} and {share(second)} of the variance. "
+            + capital(
+                ", ".join(
+                    f"{clean(cloud.name)}: {plural(len(cloud.points), 'point')}" for cloud in clouds.clouds
+                )
+            )
             + "."
         ),
         data=data,

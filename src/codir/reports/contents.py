@@ -233,6 +233,7 @@ class Report:
         title: the run folder's or the study's name.
         kind: `run` or `study`.
         subtitle: one line: recipe, task, teacher.
+        recipe: its name, where there is one.
         finished: False while the run or study is under way.
         words: what came out, a sentence each; the first is the headline.
         panels: tables and points of score against latency.
@@ -262,3 +263,4 @@ class Report:
     facts: list[tuple[str, str]] = field(default_factory=list)
     config: str = ""
     missing: list[tuple[str, str]] = field(default_factory=list)
+    recipe: str = ""

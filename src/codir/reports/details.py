@@ -87,7 +87,7 @@ def facts_of(run: RunFiles) -> list[tuple[str, str]]:
     facts: list[tuple[str, Any]] = [
         ("command", environment.get("command")),
         ("state", run.state),
-        ("started", run.status.get("started") or environment.get("time")),
+        ("started", run.started),
         ("recipe", run.config.get("recipe")),
         ("teacher", run.config.get("teacher")),
         ("data", data_in_words(run)),

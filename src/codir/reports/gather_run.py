@@ -43,6 +43,7 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
         facts=facts_of(run),
         config=run.config_text,
         missing=run.missing,
+        recipe=str(run.config.get("recipe") or ""),
     )
     comparison = _comparison(run, report)
     names = _names(run, comparison)
@@ -148,7 +149,7 @@ def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
         models.append(replace(model, role="codir") if row.role == main else model)
     plain = comparison.row("finetune")
     tests = [
-        Tested(frozenset((plain.name, name)), test.significant, test.in_words())
+        Tested(frozenset((str(plain.name), str(name))), test.significant, test.in_words())
         for name, test in comparison.tests.items()
         if plain is not None
     ]
@@ -249,11 +250,11 @@ def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Compari
         return comparison
     speedups = {model.name: model.speedup for model in panels[0].models}
     teacher = comparison.row("teacher")
-    if teacher is None or speedups.get(teacher.name) != 1.0:  # they are against something else
+    if teacher is None or speedups.get(str(teacher.name)) != 1.0:  # they are against something else
         return comparison
     rows = []
     for row in comparison.rows:
-        speedup = speedups.get(row.name)
+        speedup = speedups.get(str(row.name))
         if row.timing is not None and speedup is not None:
             row = replace(row, timing=replace(row.timing, speedup=speedup))
         rows.append(row)
@@ -299,7 +300,9 @@ def _add_curves(run: RunFiles, names: dict[str, str], report: Report) -> None:
         report.curves += curves_of(run.log, names[main_student(run)], metric)
         for path in sorted((run.path / "comparison").glob("*/log.jsonl")):
             role = path.parent.name
-            report.curves += curves_of(read_log(path, report.missing), names.get(role, role), metric)
+            report.curves += curves_of(
+                read_log(path, report.missing, run.finished), names.get(role, role), metric
+            )
     else:
         name = "student" if run.command == "pretrain" else FINE_TUNED
         report.curves += curves_of(run.log, name, "accuracy" if run.command == "pretrain" else metric)

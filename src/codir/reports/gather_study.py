@@ -14,6 +14,7 @@ from codir.reports.contents import Curve, PairedDifference, Panel, Report, Repor
 from codir.reports.curves import curves_of
 from codir.reports.details import duration, environment_facts
 from codir.reports.measured import blocks_in, finite, with_timing
+from codir.reports.numbers import plural
 from codir.reports.run_files import mapping, read_log
 from codir.reports.study_times import add_times
 from codir.reports.wishes import Wishes
@@ -68,7 +69,10 @@ def _subtitle(findings: Findings) -> str:
     recipes = len({row.recipe for row in findings.rows})
     seeds = len({seed for cell in findings.cells.values() for seed in cell.scores})
     tasks = ", ".join(findings.tasks)
-    return f"{recipes} recipes on {tasks or 'no task yet'}, {seeds} seeds, {findings.trials} trials finished"
+    return (
+        f"{plural(recipes, 'recipe')} on {tasks or 'no task yet'}, {plural(seeds, 'seed')}, "
+        f"{plural(findings.trials, 'trial')} finished"
+    )
 
 
 def _headline(findings: Findings) -> list[str]:
@@ -92,10 +96,11 @@ def _headline(findings: Findings) -> list[str]:
     tested = [each for each in findings.differences.values() if each.has_interval]
     if tested:
         shown = sum(each.shown for each in tested)
-        line += (
-            f"; {shown or 'none'} of {len(tested)} differences from {findings.baseline} is more than noise"
-        )
-        line = line.replace(" is more", " are more") if shown > 1 else line
+        if len(tested) == 1:
+            line += f"; its difference from {findings.baseline} is {'' if shown else 'not '}more than noise"
+        else:
+            verb = "is" if shown == 1 else "are"
+            line += f"; {shown or 'none'} of {len(tested)} differences from {findings.baseline} {verb} more than noise"
     return [f"{line}."]
 
 
@@ -257,10 +262,13 @@ def _costs(findings: Findings) -> list[tuple[str, str]]:
         trials = sum(len(cell.scores) + len(cell.undefined) for cell in cells)
         total += seconds
         each = f", {duration(seconds / trials)} each" if trials else ""
-        lines.append((f"training {row}", f"{duration(seconds)} in {trials} trials{each}"))
+        lines.append((f"training {row}", f"{duration(seconds)} in {plural(trials, 'trial')}{each}"))
     if findings.search_trials:
         lines.append(
-            ("search on top", f"{duration(findings.search_seconds)} in {findings.search_trials} trials")
+            (
+                "search on top",
+                f"{duration(findings.search_seconds)} in {plural(findings.search_trials, 'trial')}",
+            )
         )
         total += findings.search_seconds
     return [("training in all, on the wall clock", duration(total)), *lines] if lines else []

@@ -19,9 +19,10 @@ from codir.reports.figures import log_ticks
 from codir.reports.headline import main_student
 from codir.reports.heatmap_figures import VIRIDIS, colour_at, ink_on, similarity_range
 from codir.reports.latency_figure import LOG_FROM
-from codir.reports.numbers import deviation, known
+from codir.reports.numbers import known, spread
 from codir.reports.pareto import measured_models, pareto
-from codir.reports.point_names import TEACHER, group_looks, label_places, symbol_of
+from codir.reports.point_names import TEACHER, Looks, label_places, page_looks, symbol_of
+from codir.reports.training_figures import curve_colours, term_colours
 from codir.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -87,29 +88,31 @@ def draw_images(report: Report) -> dict[str, dict[str, bytes]]:
             plain += "-more"
         pictures[plain] = _rendered(draw())
 
+    looks = page_looks(report)
     for panel in report.panels:
         measured = [models for models in measured_models(panel).values() if len(models) > 1]
         for models in measured:
-            add(f"latency-{panel.task}", lambda panel=panel, models=models: _latency(panel, models))
+            add(f"latency-{panel.task}", lambda panel=panel, models=models: _latency(panel, models, looks))
         if not measured and sum(known(model.score) for model in panel.models) > 1:
-            add(f"scores-{panel.task}", lambda panel=panel: _scores(panel))
+            add(f"scores-{panel.task}", lambda panel=panel: _scores(panel, looks))
     for task in dict.fromkeys(item.task for item in report.differences):
         rows = [item for item in report.differences if item.task == task and known(item.mean)]
         if rows:
             add(f"differences-{task}", lambda rows=rows, task=task: _differences(rows, task))
     main = main_student(report.panels[0]) if report.panels else None
+    name = main.name if main else ""
+    colours = curve_colours(report.curves, name, looks)
     for kind in dict.fromkeys(curve.kind for curve in report.curves if len(curve.steps)):
         curves = [curve for curve in report.curves if curve.kind == kind and len(curve.steps)]
-        add(kind, lambda curves=curves, kind=kind: _curves(curves, kind, main.name if main else ""))
+        add(kind, lambda curves=curves, kind=kind: _curves(curves, kind, name, colours))
     if report.similarities:
         add("similarity", lambda: _similarities(report.similarities))
     return pictures
 
 
-def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
+def _latency(panel: Panel, models: list[ReportedModel], looks: Looks) -> Figure:
     figure = _figure(7.2, 4.4)
     axes = figure.subplots()
-    looks = group_looks(panel.models)
     times = [model.milliseconds or 1.0 for model in models]
     logarithmic = max(times) / min(times) > LOG_FROM
     places = label_places(models, logarithmic)
@@ -127,7 +130,7 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
     for model in models:
         colour, shape = looks[model.group][0], symbol_of(model, looks)
         x, y = model.milliseconds or 0.0, 100 * (model.score or 0.0)
-        spread = deviation(model.scores)
+        wide = spread(model)
         sides = [
             [max(0.0, x - model.low) if known(model.low) else 0.0],
             [max(0.0, model.high - x) if known(model.high) else 0.0],
@@ -136,7 +139,7 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
             x,
             y,
             xerr=sides,
-            yerr=None if spread is None else 100 * spread,
+            yerr=None if wide is None else 100 * wide,
             color=_plain_colour(colour),
             marker=_MARKERS[shape],
             markersize=11 if shape == TEACHER else 8,
@@ -181,19 +184,19 @@ def _latency(panel: Panel, models: list[ReportedModel]) -> Figure:
     return figure
 
 
-def _scores(panel: Panel) -> Figure:
+def _scores(panel: Panel, looks: Looks) -> Figure:
     models = [model for model in panel.models if known(model.score)]
     figure = _figure(6.6, 1.0 + 0.28 * len(models))
     axes = figure.subplots()
     for place, model in enumerate(models):
-        colour = LIGHT["s0"] if model.role == "teacher" else LIGHT["accent"]
+        colour = _plain_colour(looks[model.group][0])
         values = [100 * score for score in model.scores if known(score)]
         axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.3, markersize=4, linestyle="none")
-        spread = deviation(model.scores)
+        wide = spread(model)
         axes.errorbar(
             100 * (model.score or 0.0),
             place,
-            xerr=None if spread is None else 100 * spread,
+            xerr=None if wide is None else 100 * wide,
             color=colour,
             marker="*" if model.role == "teacher" else "o",
             markersize=9 if model.role == "teacher" else 6,
@@ -238,16 +241,16 @@ def _differences(rows: list[PairedDifference], task: str) -> Figure:
     return figure
 
 
-def _curves(curves: list[Curve], kind: str, main: str) -> Figure:
+def _curves(curves: list[Curve], kind: str, main: str, colours: dict[str, str]) -> Figure:
     figure = _figure(6.6, 3.6)
     axes = figure.subplots()
     models = sorted(dict.fromkeys(curve.model for curve in curves), key=lambda model: model != main)
     terms = list(dict.fromkeys(curve.name for curve in curves))
     by_term = kind == "loss" or len(terms) > 1
     scale = 1.0 if kind == "loss" else 100.0
+    free = term_colours(colours)
     for curve in curves:
         place = models.index(curve.model)
-        number = terms.index(curve.name) if by_term else place
         label = ", ".join(
             part
             for part, wanted in ((curve.name, by_term), (curve.model, len(models) > 1 or not by_term))
@@ -256,7 +259,9 @@ def _curves(curves: list[Curve], kind: str, main: str) -> Figure:
         axes.plot(
             list(curve.steps),
             [scale * value if known(value) else math.nan for value in curve.values],
-            color=LIGHT[f"s{number % 8 + 1}"],
+            color=_plain_colour(
+                free[terms.index(curve.name) % len(free)] if by_term else colours[curve.model]
+            ),
             linestyle=("-", "--", ":", "-.")[place % 4],
             linewidth=1.8 if place == 0 else 1.2,
             label=_plain(label),

@@ -7,23 +7,24 @@ from typing import Any
 
 from codir.reports.colours import named
 from codir.reports.contents import Panel, ReportedModel
-from codir.reports.escaping import clean, for_hover, for_plotly, shortened
+from codir.reports.escaping import capital, clean, for_hover, for_plotly, shortened
 from codir.reports.figures import Figure, axis, log_ticks
-from codir.reports.numbers import deviation, known, milliseconds, points, share, times
+from codir.reports.numbers import deviation, known, milliseconds, points, share, spread, times
 from codir.reports.pareto import measured_models, pareto
-from codir.reports.point_names import NAME, TEACHER, group_looks, label_places, score_ends, symbol_of
+from codir.reports.point_names import NAME, TEACHER, Looks, group_looks, label_places, score_ends, symbol_of
 
 LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
 
 
-def latency_figures(panel: Panel, key: str) -> list[Figure]:
+def latency_figures(panel: Panel, key: str, looks: Looks | None = None) -> list[Figure]:
     """Returns one figure for each set of conditions; only times measured in the same way are drawn together.
 
     Args:
         panel: the models.
         key: part of the figures' ids.
+        looks: of the whole page (`page_looks`); by default of this panel alone.
     """
-    looks = group_looks(panel.models)
+    looks = looks or group_looks(panel.models)
     groups = measured_models(panel)
     return [
         _figure(models, measured, panel, looks, f"{key}-latency-{number}")
@@ -36,7 +37,7 @@ def _figure(
     models: list[ReportedModel],
     measured: str,
     panel: Panel,
-    looks: dict[str, tuple[str, str]],
+    looks: Looks,
     name: str,
 ) -> Figure:
     metric = for_plotly(panel.metric)
@@ -80,7 +81,7 @@ def _figure(
     return Figure(
         name=name,
         title="Score against latency" + (f": {clean(panel.task)}" if panel.task else ""),
-        takeaway=_takeaway(models, front, measured) + _without_score(panel, measured),
+        takeaway=_takeaway(models, front, panel, measured) + _without_score(panel, measured),
         data=data,
         layout={
             "xaxis": x,
@@ -117,7 +118,7 @@ def _points(
     places: dict[int, str],
     metric: str,
 ) -> dict[str, Any]:
-    spreads = [deviation(model.scores) for model in members]
+    spreads = [spread(model) for model in members]
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers+text",
@@ -168,11 +169,12 @@ def _points(
 
 
 def _hover(model: ReportedModel, metric: str) -> str:
-    spread = deviation(model.scores)
+    seeds = deviation(model.scores)
     lines = [f"<b>{for_hover(model.name, 80)}</b>"]
     lines.append(
         f"{metric} {points(model.score)}"
-        + (f" ± {points(spread)} ({len(model.scores)} seeds)" if spread is not None else "")
+        + (f" ± {points(seeds)} ({len(model.scores)} seeds)" if seeds is not None else "")
+        + (f" ± {points(model.error)} ({model.examples} examples)" if seeds is None and model.error else "")
     )
     time = f"{milliseconds(model.milliseconds)} ms"
     if known(model.low) and known(model.high):
@@ -184,14 +186,14 @@ def _hover(model: ReportedModel, metric: str) -> str:
     return "<br>".join(lines)
 
 
-def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured: str) -> str:
+def _takeaway(models: list[ReportedModel], front: list[ReportedModel], panel: Panel, measured: str) -> str:
     fastest, best = front[0], front[-1]
     if len(models) == 1:
         text = (
             f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
         )
     elif fastest is best:
-        text = f"Best and fastest of {len(models)}: {_name(best)}."
+        text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
         text = (
             f"Highest score: {_name(best)} ({points(best.score)}). Fastest: {_name(fastest)} "
@@ -199,7 +201,37 @@ def _takeaway(models: list[ReportedModel], front: list[ReportedModel], measured:
         )
         if len(front) < len(models):
             text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
+    if len(models) > 1:
+        text += _how_sure(best, models, panel) + _whiskers(models)
     return text + (f" Measured: {clean(measured).rstrip('.')}." if measured else "")
+
+
+def _how_sure(best: ReportedModel, models: list[ReportedModel], panel: Panel) -> str:
+    """Says what the lead of the best model over the next one is worth, where anything is known of that."""
+    second = max((model for model in models if model is not best), key=lambda model: model.score or 0.0)
+    lead = (best.score or 0.0) - (second.score or 0.0)
+    if not lead:
+        return f" {capital(_name(second))} has the same score."
+    test = next((each for each in panel.tests if each.names == {best.name, second.name}), None)
+    over = f"The lead of {points(lead)} points over {_name(second)}"
+    if test is not None:
+        what = "is more than chance on these examples explains" if test.significant else "is within noise"
+        return f" {over} {what} ({clean(test.words)})."
+    errors = [spread(model) for model in (best, second)]
+    if all(known(error) for error in errors):
+        # the two are of the same examples, so this is a careful bound, no test
+        wide = math.hypot(*(error for error in errors if known(error)))
+        return f" {over} is within the whiskers." if lead < wide else ""
+    return f" {over} is that of one run each: no test says whether it is more than noise."
+
+
+def _whiskers(models: list[ReportedModel]) -> str:
+    """Explains the upright whiskers of single runs."""
+    many = {model.examples for model in models if not model.scores and known(model.error)}
+    if not many:
+        return ""
+    counts = " or ".join(f"{number:,}" for number in sorted(number or 0 for number in many))
+    return f" Upright whiskers: one standard error of an accuracy on {counts} examples."
 
 
 def _without_score(panel: Panel, measured: str) -> str:

@@ -150,14 +150,15 @@ def _owned(panel: Panel, measured: Measured, owners: Owners) -> list[int | None]
     owned = [owners.own(row.path) for row in rows]
     if not measured.inside:
         return owned
-    # The run was moved or copied with its measurement: its folder has another name now, its score tells which it is.
+    # The run was moved or copied with its measurement: its folder has another name now, its score tells it.
+    main = next((n for n, model in enumerate(panel.models) if model.role == "codir"), 0)
+    model = panel.models[main]
     moved: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        gone = owned[number] is None and not Path(row.path).expanduser().exists()
-        if gone and row.engine == TORCH and row.metric == panel.metric and row.score is not None:
-            for place, model in enumerate(panel.models):
-                if model.score == row.score and model.parameters == row.parameters:
-                    moved.setdefault(row.path, place)
+    for row, own in zip(rows, owned, strict=True):
+        gone = own is None and not Path(row.path).expanduser().exists()
+        same = row.metric == panel.metric and row.score is not None and row.score == model.score
+        if gone and same and row.engine == TORCH and model.parameters in (None, row.parameters):
+            moved[row.path] = main
     return [moved.get(row.path) if own is None else own for row, own in zip(rows, owned, strict=True)]
 
 

@@ -71,9 +71,7 @@ def model_table(panel: Panel) -> ModelTable:
         column for column in _columns(panel) if any(known(column.value(model)) for model in panel.models)
     ]
     best = {
-        number: _best(
-            [column.value(model) for model in panel.models if model.role != "teacher"], column.better
-        )
+        number: _best([column.value(model) for model in panel.models if _is_student(model)], column.better)
         for number, column in enumerate(columns)
     }
     lines = []
@@ -87,7 +85,7 @@ def model_table(panel: Panel) -> ModelTable:
                     text=column.show(value),
                     note=column.note(model) if finite else "",
                     key=value if finite else None,
-                    best=finite and model.role != "teacher" and value == best[number],
+                    best=finite and _is_student(model) and value == best[number],
                     beside=column.beside,
                 )
             )
@@ -96,6 +94,11 @@ def model_table(panel: Panel) -> ModelTable:
         lines.append(Line(clean(model.name), clean(model.role), note, cells))
     explained = "; ".join(f"{column.heading}: {column.meaning}" for column in columns if column.meaning)
     return ModelTable([column.heading for column in columns], lines, explained)
+
+
+def _is_student(model: ReportedModel) -> bool:
+    """Whether a model is of the page's students, in any engine: neither a teacher nor a model from elsewhere."""
+    return model.role not in ("teacher", "other")
 
 
 def _columns(panel: Panel) -> list[_Column]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
+from codir.reports.contents import ReportedModel
+
 from codir.storage import human_bytes
 
 DASH = "–"
@@ -71,3 +73,9 @@ def deviation(scores: tuple[float, ...]) -> float | None:
         return None
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def spread(model: ReportedModel) -> float | None:
+    """Returns how far a score may be off: the deviation over seeds, or a single run's standard error; None if unknown."""
+    over_seeds = deviation(model.scores)
+    return over_seeds if over_seeds is not None else model.error if known(model.error) else None

@@ -22,6 +22,7 @@ from codir.reports.latency_figure import latency_figures
 from codir.reports.model_table import ModelTable, model_table
 from codir.reports.numbers import known
 from codir.reports.pareto import measured_models
+from codir.reports.point_names import Looks, page_looks
 from codir.reports.score_figures import forest_figure, score_figure
 from codir.reports.training_figures import training_figures
 from codir.storage import write_text
@@ -77,11 +78,13 @@ def render(report: Report) -> str:
     library = _plotly_js()
     head = _read("theme_at_once.js")
     code = "\n".join(_read(name) for name in SCRIPTS)
-    panels = _panel_views(report)
+    looks = page_looks(report)
+    panels = _panel_views(report, looks)
     cloud_views = [cloud_figure(clouds, number) for number, clouds in enumerate(report.clouds)]
+    main = "" if report.kind == "study" else _main_name(report)
     figures = [
         *(figure for view in panels for figure in (*view.figures, *([view.forest] if view.forest else []))),
-        *(training := training_figures(report.curves, "" if report.kind == "study" else _main_name(report))),
+        *(training := training_figures(report.curves, main, looks)),
         *(similarities := similarity_figures(report.similarities)),
         *(figure for figure, _ in cloud_views),
         *(confusions := confusion_figures(report.confusions)),
@@ -90,6 +93,7 @@ def render(report: Report) -> str:
     low, high = similarity_range(report.similarities) if report.similarities else (0.0, 1.0)
     return environment.get_template("page.html").render(
         report=report,
+        title=_title(report),
         policy=_policy(scripts, any(_needs_eval(figure) for figure in figures)),
         styles=_styles(),
         head=head,
@@ -109,6 +113,13 @@ def render(report: Report) -> str:
         version=__version__,
         sections=_sections(report, panels),
     )
+
+
+def _title(report: Report) -> str:
+    """Returns the page's title: the folder's name, and what it is of, by which open pages and files are told apart."""
+    tasks = [panel.task for panel in report.panels if panel.task != "average"]
+    about = [report.recipe, " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")]
+    return " – ".join([report.title, *filter(None, [", ".join(filter(None, about))])])
 
 
 def _environment() -> Environment:
@@ -178,8 +189,10 @@ def _main_name(report: Report) -> str:
     return report.curves[0].model if report.curves else ""
 
 
-def _panel_views(report: Report) -> list[PanelView]:
-    views = [_panel_view(panel, report, f"panel-{number}") for number, panel in enumerate(report.panels)]
+def _panel_views(report: Report, looks: Looks) -> list[PanelView]:
+    views = [
+        _panel_view(panel, report, f"panel-{number}", looks) for number, panel in enumerate(report.panels)
+    ]
     tasks = {panel.task for panel in report.panels}
     for task in dict.fromkeys(item.task for item in report.differences):
         if task not in tasks:  # the average of all tasks has differences, and perhaps no table
@@ -188,14 +201,14 @@ def _panel_views(report: Report) -> list[PanelView]:
     return views
 
 
-def _panel_view(panel: Panel, report: Report, key: str) -> PanelView:
+def _panel_view(panel: Panel, report: Report, key: str, looks: Looks) -> PanelView:
     figures: list[Figure] = []
     measured = measured_models(panel)
     if sum(map(len, measured.values())) > 1:
-        figures = latency_figures(panel, key)
+        figures = latency_figures(panel, key, looks)
     several = any(len(model.scores) > 1 for model in panel.models)
     if not figures or several:
-        scores = score_figure(panel, key)
+        scores = score_figure(panel, key, looks)
         students = sum(known(model.score) for model in panel.models)
         if scores is not None and students > 1:
             figures.append(scores)

@@ -101,7 +101,7 @@ def shared_plane(
         teacher: its outputs.
         student: the student's.
         examples: of both.
-        note: said of the space on top.
+        note: a sentence said of the space on top.
 
     Raises:
         ValueError: the projections do not fit the models.
@@ -127,10 +127,9 @@ def shared_plane(
         for (name, label, text), plane in zip(sides, planes, strict=True)
         if len(plane)
     ]
-    space = (
-        f"the space that the objective {contrast.name} contrasts in ({len(contrast.teacher.bias)} dimensions)"
-    )
-    return Clouds(f"{space}{note}", clouds, explained)
+    space = f"the contrast's space: {contrast.name}"
+    about = f"This is the space that the objective {contrast.name} contrasts in, of {len(contrast.teacher.bias)} dimensions."
+    return Clouds(space, clouds, explained, f"{about} {note}".strip())
 
 
 def own_plane(outputs: Outputs, examples: Examples, pooling: Pooling = "mean") -> Clouds:

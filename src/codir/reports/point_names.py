@@ -7,22 +7,38 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from codir.reports.colours import named, series, symbol
-from codir.reports.contents import ReportedModel
+from codir.reports.contents import Report, ReportedModel
 from codir.reports.escaping import shortened
-from codir.reports.numbers import deviation, known
+from codir.reports.headline import main_student
+from codir.reports.numbers import known, spread
 from codir.reports.pareto import pareto
 
 NAME = 36  # characters of a name beside its point
 NAMED = 12  # up to so many models all are named
 TEACHER = "star"
+Looks = dict[str, tuple[str, str]]  # colour and symbol by group
 
 
-def group_looks(models: Sequence[ReportedModel]) -> dict[str, tuple[str, str]]:
+def page_looks(report: Report) -> Looks:
+    """Returns colour and symbol of all groups of a page: one model has one colour in all figures.
+
+    The main student is the first; students that only have curves (of an unfinished run) come last.
+    """
+    first = [main for panel in report.panels[:1] if (main := main_student(panel)) is not None]
+    looks = group_looks([*first, *(model for panel in report.panels for model in panel.models)])
+    for name in dict.fromkeys(curve.model for curve in report.curves):
+        if name not in looks:
+            number = sum(colour != named("s0") for colour, _ in looks.values())
+            looks[name] = (series(number), symbol(number))
+    return looks
+
+
+def group_looks(models: Sequence[ReportedModel]) -> Looks:
     """Returns colour and symbol of each group, in the order of their first models.
 
     The teacher as it came is grey; teachers are stars, whatever their group (`symbol_of`).
     """
-    looks: dict[str, tuple[str, str]] = {}
+    looks: Looks = {}
     number = 0
     for model in models:
         if model.group in looks:
@@ -35,7 +51,7 @@ def group_looks(models: Sequence[ReportedModel]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def symbol_of(model: ReportedModel, looks: dict[str, tuple[str, str]]) -> str:
+def symbol_of(model: ReportedModel, looks: Looks) -> str:
     """Returns the marker's shape of one model."""
     return TEACHER if model.role == "teacher" else looks[model.group][1]
 
@@ -52,9 +68,7 @@ def models_to_name(models: Sequence[ReportedModel]) -> list[ReportedModel]:
 def score_ends(models: Sequence[ReportedModel]) -> tuple[float, float]:
     """Returns the lowest and the highest score in points, spreads included."""
     values = [
-        100 * ((model.score or 0.0) + sign * (deviation(model.scores) or 0.0))
-        for model in models
-        for sign in (-1, 1)
+        100 * ((model.score or 0.0) + sign * (spread(model) or 0.0)) for model in models for sign in (-1, 1)
     ]
     return min(values), max(values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,10 @@ import yaml
 from codir.errors import RunError
 from codir.workflows.runfolder import RunFolder
 
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NO_HUB = (
+    "The report is made of what a training left on this machine: a model's name on the Hub is not enough."
+)
 Command = Literal["distill", "finetune", "pretrain"]
 
 
@@ -65,6 +70,15 @@ class RunFiles:
                 continue
         return total or None
 
+    @property
+    def started(self) -> str | None:
+        """When the attempt began that the results are of: the last that finished, else the last."""
+        attempts = [mapping(each) for each in items(self.status.get("attempts"))]
+        finished = [each for each in attempts if each.get("state") == "finished"]
+        times = [each["started"] for each in (*attempts, *finished) if isinstance(each.get("started"), str)]
+        last = times[-1] if times else self.status.get("started") or self.environment.get("time")
+        return last if isinstance(last, str) else None
+
     def section(self, name: str) -> dict[str, Any]:
         """Returns a section of the configuration, empty where there is none."""
         return mapping(self.config.get(name))
@@ -94,6 +108,7 @@ def read_run(path: Path) -> RunFiles:
     run = RunFolder(path)
     config_text, config = _config(run.config, missing)
     metrics = _json(run.metrics, "results", missing)
+    status = _json(path / "run.json", "state of the run", missing)
     return RunFiles(
         path=path,
         command=_command(config, metrics),
@@ -101,8 +116,8 @@ def read_run(path: Path) -> RunFiles:
         config_text=config_text,
         metrics=metrics,
         environment=_json(run.environment, "environment", missing),
-        status=_json(path / "run.json", "state of the run", missing),
-        log=read_log(run.log, missing),
+        status=status,
+        log=read_log(run.log, missing, status.get("state", "finished") == "finished"),
         missing=missing,
     )
 
@@ -110,7 +125,8 @@ def read_run(path: Path) -> RunFiles:
 def _require_run(path: Path) -> None:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.")
+        hub = "" if path.exists() or not _HUB_NAME.fullmatch(str(path)) else f" {_NO_HUB}"
+        raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.{hub}")
     if path.parent.name == "comparison" and RunFolder(path.parent.parent).is_run:
         raise RunError(
             f"{path} is a student of comparison. Report the run: codir report {path.parent.parent}"
@@ -149,8 +165,13 @@ def _json(path: Path, what: str, missing: list[tuple[str, str]]) -> dict[str, An
         return {}
 
 
-def read_log(path: Path, missing: list[tuple[str, str]] | None = None) -> list[dict[str, Any]]:
-    """Reads a `log.jsonl`; the last line may be half written, by a training that is under way or was killed."""
+def read_log(
+    path: Path, missing: list[tuple[str, str]] | None = None, finished: bool = True
+) -> list[dict[str, Any]]:
+    """Reads a `log.jsonl`; lines that cannot be read are named in `missing`.
+
+    The last line may be half written by a training that is under way or was killed: no damage unless `finished`.
+    """
     if not path.is_file():
         return []
     try:
@@ -159,18 +180,28 @@ def read_log(path: Path, missing: list[tuple[str, str]] | None = None) -> list[d
         if missing is not None:
             missing.append(("curves", f"{path} cannot be read: {error.strerror or error}"))
         return []
-    entries, bad = [], 0
-    for line in lines:
+    entries, bad = [], []
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
         except ValueError:
-            bad += 1
+            bad.append(number)
             continue
         if isinstance(entry, dict):
             entries.append(entry)
-    if bad > 1 and missing is not None:
-        missing.append(("curves", f"{bad} lines of {path} are damaged and left out"))
+    if bad == [len(lines)] and not finished:
+        bad = []
+    if bad and missing is not None:
+        missing.append(("curves", _bad_lines(path, bad, len(lines))))
     return entries
+
+
+def _bad_lines(path: Path, bad: list[int], lines: int) -> str:
+    if bad == [lines]:
+        return f"line {lines} of {path}, its last, is cut off and left out: the file was not copied whole"
+    shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+    which = f"line {shown} of {path} is" if len(bad) == 1 else f"lines {shown} of {path} are"
+    return f"{which} damaged and left out"
 
 
 def _command(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Command:

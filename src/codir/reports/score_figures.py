@@ -6,24 +6,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from codir.reports.colours import named
-from codir.reports.contents import PairedDifference, Panel
+from codir.reports.contents import PairedDifference, Panel, ReportedModel
 from codir.reports.escaping import clean, for_hover, for_plotly, shortened
 from codir.reports.figures import Figure, axis
-from codir.reports.numbers import deviation, known, points, signed_points
+from codir.reports.headline import trained
+from codir.reports.numbers import known, plural, points, signed_points, spread
+from codir.reports.point_names import Looks, group_looks
 
 _NAME = 30
 
 
-def score_figure(panel: Panel, key: str) -> Figure | None:
+def score_figure(panel: Panel, key: str, looks: Looks | None = None) -> Figure | None:
     """Returns the models' scores as dots: large the mean, small and faint the seeds; None if no score is known."""
     models = [model for model in panel.models if known(model.score)]
     if not models:
         return None
+    looks = looks or group_looks(panel.models)
+    colours = [looks[model.group][0] for model in models]
     rows = list(range(len(models)))
     names = _unique([for_plotly(model.name, _NAME) for model in models])
     seeds = [(100 * s, row) for row, model in enumerate(models) for s in model.scores if known(s)]
     teacher = [model.role == "teacher" for model in models]
-    spreads = [deviation(model.scores) for model in models]
+    spreads = [spread(model) for model in models]
     metric = for_plotly(panel.metric)
     data: list[dict[str, Any]] = [
         {
@@ -31,7 +35,7 @@ def score_figure(panel: Panel, key: str) -> Figure | None:
             "mode": "markers",
             "x": [x for x, _ in seeds],
             "y": [y for _, y in seeds],
-            "marker": {"color": named("accent"), "size": 7, "opacity": 0.35},
+            "marker": {"color": [colours[row] for _, row in seeds], "size": 7, "opacity": 0.35},
             "hovertemplate": "one seed: %{x:.1f}<extra></extra>",
             "name": "one seed",
         },
@@ -43,12 +47,12 @@ def score_figure(panel: Panel, key: str) -> Figure | None:
             "error_x": {
                 "type": "data",
                 "array": [100 * (spread or 0.0) for spread in spreads],
-                "color": named("accent"),
+                "color": named("edge"),
                 "thickness": 1.5,
                 "width": 4,
             },
             "marker": {
-                "color": [named("s0") if flag else named("accent") for flag in teacher],
+                "color": colours,
                 "symbol": ["star" if flag else "circle" for flag in teacher],
                 "size": [15 if flag else 12 for flag in teacher],
                 "opacity": 1,
@@ -56,8 +60,8 @@ def score_figure(panel: Panel, key: str) -> Figure | None:
             },
             "hovertext": [
                 f"<b>{for_hover(model.name, 80)}</b><br>{metric} {points(model.score)}"
-                + (f" ± {points(spread)}, {len(model.scores)} seeds" if spread is not None else "")
-                for model, spread in zip(models, spreads, strict=True)
+                + (f" ± {points(wide)}, {_of_what(model)}" if wide is not None else "")
+                for model, wide in zip(models, spreads, strict=True)
             ],
             "hoverinfo": "text",
             "name": "mean",
@@ -153,10 +157,13 @@ def forest_figure(differences: Sequence[PairedDifference], task: str, key: str) 
     height = 92 + 30 * len(rows)
     shown_rows = [item for item in rows if item.shown]
     words = (
-        f"{len(shown_rows)} of {len(rows)} differences are shown beyond noise (filled): "
+        f"{len(shown_rows)} of {plural(len(rows), 'difference')} {'is' if len(shown_rows) == 1 else 'are'} shown beyond "
+        "noise (filled): "
         + "; ".join(f"{shortened(item.name, 40)} {signed_points(item.mean)}" for item in shown_rows[:4])
         + (" and others." if len(shown_rows) > 4 else ".")
         if shown_rows
+        else "The one difference is not shown beyond noise: no filled dot."
+        if len(rows) == 1
         else f"None of the {len(rows)} differences is shown beyond noise: no filled dot."
     )
     return Figure(
@@ -207,6 +214,10 @@ def _upright(x: float, colour: str, dash: str) -> dict[str, Any]:
     }
 
 
+def _of_what(model: ReportedModel) -> str:
+    return f"{len(model.scores)} seeds" if len(model.scores) > 1 else f"{model.examples} examples"
+
+
 def _unique(names: list[str]) -> list[str]:
     """Keeps two long names that were cut to the same text apart."""
     seen: dict[str, int] = {}
@@ -218,14 +229,17 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _scores_takeaway(panel: Panel) -> str:
-    students = [model for model in panel.models if known(model.score) and model.role != "teacher"]
+    students = [model for model in trained(panel) if known(model.score)]
     teacher = next((m for m in panel.models if m.role == "teacher" and known(m.score)), None)
     if not students:
         return f"Only the teacher has a score: {points(teacher.score if teacher else None)}."
     best = max(students, key=lambda model: model.score or 0.0)
-    text = f"The highest mean of a student is {shortened(best.name, 40)}'s with {points(best.score)}"
+    several = any(len(model.scores) > 1 for model in students)
+    text = f"The highest {'mean' if several else 'score'} of a student is {shortened(best.name, 40)}'s with {points(best.score)}"
     if teacher is not None:
         text += f", the teacher has {points(teacher.score)}"
-    if any(len(model.scores) > 1 for model in students):
+    if several:
         text += "; large dots are means with one standard deviation, faint dots single seeds"
+    elif errors := [model for model in students if known(model.error)]:
+        text += f"; whiskers are one standard error of an accuracy on {errors[0].examples:,} examples"
     return text + "."

@@ -10,6 +10,7 @@ from codir.reports.contents import Curve
 from codir.reports.escaping import for_plotly, shortened
 from codir.reports.figures import Figure, axis, floats, log_ticks
 from codir.reports.numbers import known, milliseconds, points, share
+from codir.reports.point_names import Looks
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _LOG_FROM = 20.0
@@ -21,16 +22,19 @@ _TITLES = {
 }
 
 
-def training_figures(curves: Sequence[Curve], main: str = "") -> list[Figure]:
+def training_figures(curves: Sequence[Curve], main: str = "", looks: Looks | None = None) -> list[Figure]:
     """Returns one figure for each kind of curve that there is; in a study one for each kind and task.
 
-    One colour is one loss term (in the other figures: one student); the main student's lines are solid, those of the
-    students it is compared with dashed. Without a main student (in a study) all are equal.
+    One colour is one student, the same as elsewhere on the page; where lines are told apart by their loss terms, the
+    terms have colours that no student has. The main student's lines are solid, those of the students it is compared
+    with dashed. Without a main student (in a study) all are equal.
 
     Args:
         curves: the curves.
         main: name of the main student.
+        looks: of the whole page (`page_looks`); by default of these students alone.
     """
+    colours = curve_colours(curves, main, looks)
     kinds = [*_TITLES, *dict.fromkeys(curve.kind for curve in curves if curve.kind not in _TITLES)]
     figures = []
     for kind in kinds:
@@ -41,18 +45,36 @@ def training_figures(curves: Sequence[Curve], main: str = "") -> list[Figure]:
             if chosen:
                 part = f"{len(figures)}"
                 figures.append(
-                    _figure(kind, chosen, main, f"training-{part}", name if len(names) > 1 else "")
+                    _figure(kind, chosen, main, colours, f"training-{part}", name if len(names) > 1 else "")
                 )
     return figures
 
 
-def _figure(kind: str, curves: list[Curve], main: str, name: str, part: str) -> Figure:
+def curve_colours(curves: Sequence[Curve], main: str, looks: Looks | None) -> dict[str, str]:
+    """Returns the colour of each student that has a curve."""
+    models = sorted(dict.fromkeys(curve.model for curve in curves), key=lambda model: model != main)
+    return {
+        model: looks[model][0] if looks is not None and model in looks else series(place)
+        for place, model in enumerate(models)
+    }
+
+
+def term_colours(students: dict[str, str]) -> list[str]:
+    """Returns the colours that no student has."""
+    every = [series(number) for number in range(SERIES)]
+    return [colour for colour in every if colour not in students.values()] or every
+
+
+def _figure(
+    kind: str, curves: list[Curve], main: str, colours: dict[str, str], name: str, part: str
+) -> Figure:
     title, unit = _TITLES.get(kind, (shortened(kind, 40), ""))
     models = list(dict.fromkeys(curve.model for curve in curves))
     models.sort(key=lambda model: model != main)  # the main student is solid
     terms = list(dict.fromkeys(curve.name for curve in sorted(curves, key=lambda curve: curve.model != main)))
     by_term = kind == "loss" or len(terms) > 1
     scale = 1.0 if kind == "loss" or kind not in _TITLES else 100.0
+    free = term_colours(colours)
     data: list[dict[str, Any]] = []
     for curve in sorted(curves, key=lambda curve: (models.index(curve.model), terms.index(curve.name))):
         place = models.index(curve.model)
@@ -67,7 +89,7 @@ def _figure(kind: str, curves: list[Curve], main: str, name: str, part: str) -> 
                 "x": floats(curve.steps),
                 "y": floats([scale * value for value in curve.values]),
                 "line": {
-                    "color": series(terms.index(curve.name) if by_term else place),
+                    "color": free[terms.index(curve.name) % len(free)] if by_term else colours[curve.model],
                     "width": 2.2 if place == 0 and main else 1.6,
                     "dash": _DASHES[(place if main or by_term else place // SERIES) % len(_DASHES)],
                 },

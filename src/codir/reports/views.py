@@ -239,7 +239,7 @@ def _moved_on(run: RunFiles) -> str:
     steps, best = next(((cost.get("steps"), cost.get("best_step")) for cost in costs), (None, None))
     if not isinstance(best, int) or not isinstance(steps, int) or best == steps:
         return ""
-    return f"; the student is that of step {best:,}, the bank that of the last step, {steps:,}"
+    return f"The student is that of step {best:,}, the bank that of the last step, {steps:,}."
 
 
 def _miss(report: Report, why: str, *parts: str) -> None:

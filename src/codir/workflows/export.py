@@ -215,12 +215,12 @@ class _Job:
                 raise
             if self.target.needs_data:
                 raise DataError(
-                    f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate on: "
-                    f"{error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
+                    f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate "
+                    f"on: {error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
                 ) from error
             self.notes.append(
-                f"No metric was measured: the data of {chosen.run} cannot be read any more ({_first_line(error)}). Name "
-                "them anew by --task or --validation, or leave them out by --no-data."
+                f"No metric was measured: the data of {chosen.run} cannot be read any more ({_first_line(error)}). "
+                "Name them anew by --task or --validation, or leave them out by --no-data."
             )
             return None
 

@@ -272,11 +272,11 @@ def _disagreement(figures: dict[str, Any], limit: float) -> str:
     accepts = f"--min-agreement {max(0.0, math.floor(100 * agreement) / 100):.2f} accepts that"
     if figures["answers"] == "scores":
         return f"the scores of {figures['judged']} correlate by {agreement:.4f}, the limit is {limit:.4f} ({accepts})"
-    unsure = figures["undecided"]
+    changed = figures["changed"]
     return (
-        f"{figures['changed']:,} of {figures['judged']} get another answer (agreement {agreement:.2%}, the limit is "
-        f"{limit:.2%}); about {unsure:,} of these {figures['changed']:,} the source was itself undecided (its two best "
-        f"probabilities less than {UNDECIDED:g} apart); {accepts}"
+        f"{changed:,} of {figures['judged']} {'gets' if changed == 1 else 'get'} another answer (agreement "
+        f"{agreement:.2%}, the limit is {limit:.2%}); about {figures['undecided']:,} of these the source was itself "
+        f"undecided (its two best probabilities less than {UNDECIDED:g} apart); {accepts}"
     )
 
 

@@ -100,8 +100,8 @@ def print_result(result: ExportResult, console: Console | None = None) -> None:
     if figures["answers"] != "scores" and figures["changed"]:
         changed, unsure = figures["changed"], figures["undecided"]
         line = (
-            f"Of {figures['judged']} {changed:,} {'gets' if changed == 1 else 'get'} another answer; about {unsure:,} of "
-            "these the source was itself undecided."
+            f"Of {figures['judged']} {changed:,} {'gets' if changed == 1 else 'get'} another answer; about "
+            f"{unsure:,} of these the source was itself undecided."
         )
         console.print(line, highlight=False, markup=False)
     for note in result.notes:

@@ -162,7 +162,8 @@ def end_with_parent() -> None:
 
 def _end_with_input() -> None:
     """Ends this process when its input ends, which it does with the process that holds the other side."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by sys.stdin, whose lock would be held when Python ends
+        pass
     os._exit(1)
 
 

@@ -271,5 +271,8 @@ def print_result(result: PredictionResult, console: Console | None = None) -> No
     line = f"{result.rows:,} predictions in {result.output}" + (f": {classes}" if classes else "")
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result.truncated:
-        line = f"Warning: {result.truncated:,} texts are longer than {result.max_length} tokens and were cut."
+        one = result.truncated == 1
+        counted = f"{result.truncated:,} {'text is' if one else 'texts are'}"
+        past = "was" if one else "were"
+        line = f"Warning: {counted} longer than {result.max_length} tokens and {past} cut."
         console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")

@@ -1,4 +1,5 @@
-// Figures are drawn when they come near the screen, in the page's colours, and again when colours or width change.
+// Figures are drawn when they come near the screen, the others one by one when the browser has nothing else to do (a
+// screenshot or a print of a page that nobody has scrolled has them all), and again when colours or width change.
 (() => {
   "use strict";
   if (typeof Plotly === "undefined") return;
@@ -94,6 +95,17 @@
   );
   for (const place of all) watcher.observe(place);
 
+  // A figure in a closed tab has no size yet: it is drawn when its tab is opened, or on paper.
+  const idle = window.requestIdleCallback ? (work) => requestIdleCallback(work, { timeout: 500 }) : (work) => setTimeout(work, 50);
+  function drawNext() {
+    const next = all.find((place) => !drawn.has(place) && place.offsetParent !== null);
+    if (!next) return;
+    draw(next);
+    idle(drawNext);
+  }
+  if (document.readyState === "complete") idle(drawNext);
+  else window.addEventListener("load", () => idle(drawNext));
+
   const redraw = () => {
     for (const place of drawn.keys()) again(place);
   };
@@ -101,6 +113,7 @@
   narrow.addEventListener("change", redraw);
   document.addEventListener("panelshown", () => {
     for (const place of drawn.keys()) if (place.offsetParent !== null) Plotly.Plots.resize(place);
+    idle(drawNext);
   });
   window.addEventListener("beforeprint", () => {
     for (const place of all) {

@@ -1,3 +1,17 @@
+// A table that is wider than the screen has a shadow at the side where more of it is.
+(() => {
+  "use strict";
+  for (const region of document.querySelectorAll(".scroll")) {
+    const look = () => {
+      const hidden = region.scrollWidth - region.clientWidth;
+      region.parentElement.classList.toggle("more-right", hidden > 2 && region.scrollLeft < hidden - 2);
+      region.parentElement.classList.toggle("more-left", hidden > 2 && region.scrollLeft > 2);
+    };
+    region.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(region);
+    look();
+  }
+})();
 // Tables sort by the column whose heading is pressed: numbers from the largest, names from A; then the other way round.
 (() => {
   "use strict";
