@@ -193,8 +193,41 @@ def test_damaged_lines_of_the_log_are_counted(copy_of: Path) -> None:
     log = copy_of / "log.jsonl"
     log.write_text("garbage\n\x00\x01\n" + log.read_text() + '[1, 2]\n{"loss_task": "high", "step": 1}\n')
     report = gather(copy_of, models=False)
-    assert "2 lines" in parts(report.missing)["curves"]
+    assert parts(report.missing)["curves"] == f"lines 1, 2 of {log} are damaged and left out"
     assert report.curves
+
+
+def test_a_log_that_was_cut_is_named_with_its_line(copy_of: Path) -> None:
+    log = copy_of / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:3], lines[3][:9]]))
+    report = gather(copy_of, models=False)
+    assert f"line 4 of {log}, its last, is cut off" in parts(report.missing)["curves"]
+    assert report.curves
+
+
+def test_the_start_is_that_of_the_attempt_with_the_results(copy_of: Path) -> None:
+    def refused_before(content: dict[str, Any]) -> None:
+        own = content["attempts"][0]
+        own["started"] = "2026-05-05T05:05:05+00:00"
+        failed = {
+            "started": "2020-01-01T00:00:00+00:00",
+            "ended": "2020-01-01T00:00:01+00:00",
+            "state": "failed",
+        }
+        content.update(started=failed["started"], attempts=[failed, own])
+
+    edit(copy_of / "run.json", refused_before)
+    assert parts(gather(copy_of, models=False).facts)["started"] == "2026-05-05T05:05:05+00:00"
+
+
+def test_a_name_of_the_hub_is_told_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="on the Hub is not enough"):
+        gather("user/some-model")
+    with pytest.raises(RunError) as caught:
+        gather(tmp_path / "none")
+    assert "Hub" not in str(caught.value)
 
 
 def test_a_truncated_contrast_is_named(copy_of: Path) -> None:

@@ -60,16 +60,16 @@ def export(folder: Path, source: str, **values: Any) -> Path:
     """Writes what is an exported folder to those who only read its manifest."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"12345")
-    settings = dict(
-        format="onnx",
-        quantize="int8",
-        precision="int8",
-        engine="onnxruntime",
-        source=source,
-        source_digest="",
-        parameters=77,
-        metrics_after={"validation": {"accuracy": 0.75}},
-    )
+    settings = {
+        "format": "onnx",
+        "quantize": "int8",
+        "precision": "int8",
+        "engine": "onnxruntime",
+        "source": source,
+        "source_digest": "",
+        "parameters": 77,
+        "metrics_after": {"validation": {"accuracy": 0.75}},
+    }
     Manifest(**{**settings, **values}).write(folder)
     return folder
 

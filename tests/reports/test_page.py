@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -92,6 +93,14 @@ def pages() -> dict[str, str]:
 @pytest.fixture(params=[make.__name__ for make in REPORTS])
 def text(request: pytest.FixtureRequest, pages: dict[str, str]) -> str:
     return pages[request.param]
+
+
+def test_the_title_tells_open_pages_apart() -> None:
+    report = replace(fakes.full(), recipe="codir-fine")
+    text = render(report)
+    title = text[text.index("<title>") + 7 : text.index("</title>")]
+    for part in (report.title, "codir-fine", report.panels[0].task):
+        assert part in title
 
 
 def test_elements_are_closed_in_order_and_ids_are_unique(text: str) -> None:

@@ -397,6 +397,38 @@ def test_on_paper_everything_is_open_and_light(opened: Callable[..., Any]) -> No
         assert luminance(page, "body", "backgroundColor") < 60
 
 
+def test_figures_draw_without_scrolling(opened: Callable[..., Any]) -> None:
+    with opened(fakes.full) as page:
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('[data-figure]')].every(e => 'drawn' in e.dataset)"
+        )
+        assert page.evaluate("window.scrollY") == 0
+        assert page.locator("[data-figure]").count() > 5
+
+
+def test_a_print_of_a_page_that_was_never_scrolled_has_all_figures(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    with opened(fakes.study) as page:
+        page.pdf(path=str(tmp_path / "page.pdf"))
+        # those of tabs that nobody has opened, too
+        assert page.evaluate(
+            "[...document.querySelectorAll('[data-figure]')].every(e => e.querySelector('.main-svg'))"
+        )
+
+
+def test_a_table_that_goes_on_says_so(opened: Callable[..., Any]) -> None:
+    with opened(fakes.full, PHONE) as page:
+        sides, region = page.locator(".sides").first, page.locator(".scroll").first
+        region.scroll_into_view_if_needed()
+        page.wait_for_function("() => document.querySelector('.sides').classList.contains('more-right')")
+        assert page.locator(".wider").first.is_visible()
+        assert region.get_attribute("tabindex") == "0"
+        region.evaluate("each => { each.scrollLeft = each.scrollWidth; }")
+        page.wait_for_function("() => !document.querySelector('.sides').classList.contains('more-right')")
+        assert "more-left" in (sides.get_attribute("class") or "")
+
+
 def test_without_scripts_tables_and_facts_are_there(opened: Callable[..., Any]) -> None:
     with opened(fakes.study, java_script_enabled=False) as page:
         assert page.get_by_text("codir-fine (half)").first.is_visible()

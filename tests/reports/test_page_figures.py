@@ -13,7 +13,8 @@ import pytest
 
 from codir.reports.cloud_figure import OTHERS, cloud_figure
 from codir.reports.colours import DARK, LIGHT, SERIES, SYMBOLS, series, symbol
-from codir.reports.contents import Clouds, Panel, PointCloud, Report, ReportedModel
+from codir.reports.contents import Clouds, PairedOutcome, Panel, PointCloud, Report, ReportedModel
+from codir.reports.headline import tiles
 from codir.reports.heatmap_figures import (
     SCALE,
     colour_at,
@@ -23,9 +24,10 @@ from codir.reports.heatmap_figures import (
     similarity_figures,
 )
 from codir.reports.latency_figure import latency_figures
+from codir.reports.measured import with_error
 from codir.reports.model_table import model_table
 from codir.reports.pareto import pareto
-from codir.reports.point_names import NAMED, group_looks, label_places, models_to_name
+from codir.reports.point_names import NAMED, group_looks, label_places, models_to_name, page_looks
 from codir.reports.score_figures import forest_figure, score_figure
 from codir.reports.training_figures import training_figures
 
@@ -203,6 +205,84 @@ def test_one_colour_a_term_and_dashes_for_the_students_compared_with() -> None:
     assert task["color"] != looks["crd, CoDIR student"]["color"]
     assert task["dash"] == "solid"
     assert kd["dash"] != "solid"
+
+
+def test_a_model_has_one_colour_on_the_whole_page() -> None:
+    report = fakes.full()
+    panel, looks = report.panels[0], page_looks(report)
+    curves = training_figures(report.curves, "CoDIR student", looks)
+    expected = {model.name: looks[model.group][0] for model in panel.models if model.engine == "torch"}
+    assert len(set(expected.values())) == len(expected)
+    assert expected["CoDIR student"] == "var(--s1)"
+    found = {trace["name"]: trace["line"]["color"] for trace in curves[-1].data}
+    assert found == {name: expected[name] for name in found}
+    students = {looks[curve.model][0] for curve in report.curves}
+    assert not students & {trace["line"]["color"] for trace in curves[0].data}  # loss terms
+    for figure in latency_figures(panel, "p", looks):
+        for trace in figure.data:
+            if trace["name"] in expected:
+                assert trace["marker"]["color"] == expected[trace["name"]]
+    dots = score_figure(panel, "p", looks)
+    assert dots is not None
+    models = [model for model in panel.models if model.score is not None]
+    assert dots.data[1]["marker"]["color"] == [looks[model.group][0] for model in models]
+
+
+def test_a_lead_of_one_run_is_said_with_care() -> None:
+    best = replace(model("undistilled", 0.8, 1.0), error=0.02, examples=400)
+    other = replace(model("student", 0.7975, 2.0), error=0.02, examples=400)
+    figure = latency_figures(Panel("t", "accuracy", [best, other]), "p")[0]
+    assert "Highest score and least time of the 2 measured: undistilled (80.0)." in figure.takeaway
+    assert "within the whiskers" in figure.takeaway
+    assert "one standard error of an accuracy on 400 examples" in figure.takeaway
+    bars = [trace["error_y"]["array"] for trace in figure.data if "error_y" in trace]
+    assert bars == [[pytest.approx(2.0)], [pytest.approx(2.0)]]
+    test = PairedOutcome(
+        frozenset(("undistilled", "student")), False, "McNemar exact test, p = 1.000, 400 examples"
+    )
+    figure = latency_figures(Panel("t", "accuracy", [best, other], tests=[test]), "p")[0]
+    assert "is within noise (McNemar exact test, p = 1.000, 400 examples)" in figure.takeaway
+    plain = [replace(each, error=None, examples=None) for each in (best, other)]
+    figure = latency_figures(Panel("t", "f1", plain), "p")[0]
+    assert "no test says whether it is more than noise" in figure.takeaway
+    assert "whiskers" not in figure.takeaway
+    assert not any("error_y" in trace for trace in figure.data)
+
+
+def test_only_an_accuracy_of_known_examples_has_an_error() -> None:
+    line = model("a", 0.8, 1.0)
+    assert with_error(line, "accuracy", 400).error == pytest.approx(0.02)
+    assert with_error(line, "f1", 400).error is None
+    assert with_error(line, "accuracy", None).error is None
+
+
+def test_a_plane_has_a_short_heading_and_nothing_is_cut() -> None:
+    about = "This is the space that the objective crd contrasts in, of 128 dimensions. " + "It is long. " * 20
+    clouds = replace(fakes.clouds()[0], space="the contrast's space: crd", about=about)
+    figure, _ = cloud_figure(clouds, 0)
+    assert figure.title == "The contrast's space: crd"
+    assert about.strip() in figure.takeaway
+    assert "…" not in figure.takeaway
+
+
+def test_an_export_or_a_stranger_is_no_trained_student() -> None:
+    students = [
+        model("kd", 0.7, None),
+        model("stranger", 0.9, None),
+        model("kd (onnxruntime int8)", 0.95, None),
+    ]
+    students = [
+        replace(students[0], role="kd"),
+        replace(students[1], role="other"),
+        replace(students[2], role="kd", engine="onnxruntime"),
+    ]
+    found = tiles(Report("study", "study", panels=[Panel("t", "accuracy", students)]))
+    assert [(tile.value, tile.name, tile.note) for tile in found] == [
+        ("70.0", "best accuracy on t", "kd"),
+        ("1", "trained student", "1 task"),
+    ]
+    best = [line.name for line in model_table(Panel("t", "accuracy", students)).lines if line.cells[0].best]
+    assert best == ["kd (onnxruntime int8)"]
 
 
 def test_a_study_has_a_figure_of_scores_for_each_task() -> None:

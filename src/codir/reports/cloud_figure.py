@@ -10,7 +10,7 @@ import numpy as np
 
 from codir.reports.colours import named, series
 from codir.reports.contents import Clouds, PointCloud
-from codir.reports.escaping import capital, clean, for_hover, for_plotly, shortened
+from codir.reports.escaping import capital, clean, for_hover, for_plotly
 from codir.reports.figures import Figure, axis, floats
 from codir.reports.numbers import plural, share
 
@@ -60,7 +60,7 @@ def cloud_figure(clouds: Clouds, number: int) -> tuple[Figure, Switches]:
         title=capital(clean(clouds.space)),
         takeaway=(
             (f"{clean(clouds.about)} " if clouds.about else "")
-            + f"The two principal components hold {share(first)} and {share(second)} of the variance. "
+            + f"PCA: the two components hold {share(first)} and {share(second)} of the variance. "
             + capital(
                 ", ".join(
                     f"{clean(cloud.name)}: {plural(len(cloud.points), 'point')}" for cloud in clouds.clouds

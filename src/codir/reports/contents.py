@@ -192,7 +192,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class Tested:
+class PairedOutcome:
     """A paired test of two models on the same examples.
 
     Attributes:
@@ -222,7 +222,7 @@ class Panel:
     metric: str
     models: Sequence[ReportedModel]
     constant: float | None = None
-    tests: Sequence[Tested] = ()
+    tests: Sequence[PairedOutcome] = ()
 
 
 @dataclass

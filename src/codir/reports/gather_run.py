@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from codir.errors import CodirError, RunError
-from codir.reports.contents import Panel, Report, Tested
+from codir.reports.contents import PairedOutcome, Panel, Report
 from codir.reports.curves import curves_of
 from codir.reports.details import costs_of, data_in_words, facts_of, task_name
 from codir.reports.export_lines import add_exports
@@ -147,13 +148,16 @@ def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
         )
         # `codir` is the run's own student, whatever it learned from
         models.append(replace(model, role="codir") if row.role == main else model)
-    plain = comparison.row("finetune")
-    tests = [
-        Tested(frozenset((str(plain.name), str(name))), test.significant, test.in_words())
-        for name, test in comparison.tests.items()
-        if plain is not None
-    ]
-    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant, tests)]
+    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant, _tests(comparison))]
+
+
+def _tests(comparison: Comparison) -> list[PairedOutcome]:
+    plain, found = comparison.row("finetune"), []
+    for name, test in comparison.tests.items() if plain is not None else ():
+        with contextlib.suppress(TypeError, ValueError):  # of another version: the page does without
+            names = frozenset((str(plain.name), str(name)))
+            found.append(PairedOutcome(names, bool(test.significant), test.in_words()))
+    return found
 
 
 def _examples_by_split(run: RunFiles) -> dict[str, int]:

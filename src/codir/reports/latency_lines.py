@@ -137,7 +137,8 @@ def name_strangers(
     shown = ", ".join(strangers[:6]) + (f" and {len(strangers) - 6} more" if len(strangers) > 6 else "")
     if required and not placed.rows:
         raise RunError(
-            f"{measured.path} measured {shown}, and none of it is of this {kind}, which has {have}. Measure these: {way}"
+            f"{measured.path} measured {shown}, and none of it is of this {kind}, which has {have}. Measure "
+            f"these: {way}"
         )
     missing.append(
         ("times", f"{measured.path} measured models that are not of this {kind}: {shown}; they are left out")

@@ -6,7 +6,6 @@ import math
 from typing import TypeGuard
 
 from codir.reports.contents import ReportedModel
-
 from codir.storage import human_bytes
 
 DASH = "–"
@@ -76,6 +75,6 @@ def deviation(scores: tuple[float, ...]) -> float | None:
 
 
 def spread(model: ReportedModel) -> float | None:
-    """Returns how far a score may be off: the deviation over seeds, or a single run's standard error; None if unknown."""
+    """Returns how far a score may be off: over seeds, or the standard error of a single run; None if unknown."""
     over_seeds = deviation(model.scores)
     return over_seeds if over_seeds is not None else model.error if known(model.error) else None

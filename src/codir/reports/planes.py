@@ -128,7 +128,8 @@ def shared_plane(
         if len(plane)
     ]
     space = f"the contrast's space: {contrast.name}"
-    about = f"This is the space that the objective {contrast.name} contrasts in, of {len(contrast.teacher.bias)} dimensions."
+    dimensions = len(contrast.teacher.bias)
+    about = f"This is the space that the objective {contrast.name} contrasts in, of {dimensions} dimensions."
     return Clouds(space, clouds, explained, f"{about} {note}".strip())
 
 

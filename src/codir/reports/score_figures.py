@@ -157,8 +157,8 @@ def forest_figure(differences: Sequence[PairedDifference], task: str, key: str) 
     height = 92 + 30 * len(rows)
     shown_rows = [item for item in rows if item.shown]
     words = (
-        f"{len(shown_rows)} of {plural(len(rows), 'difference')} {'is' if len(shown_rows) == 1 else 'are'} shown beyond "
-        "noise (filled): "
+        f"{len(shown_rows)} of {plural(len(rows), 'difference')} {'is' if len(shown_rows) == 1 else 'are'} shown "
+        "beyond noise (filled): "
         + "; ".join(f"{shortened(item.name, 40)} {signed_points(item.mean)}" for item in shown_rows[:4])
         + (" and others." if len(shown_rows) > 4 else ".")
         if shown_rows
@@ -235,7 +235,8 @@ def _scores_takeaway(panel: Panel) -> str:
         return f"Only the teacher has a score: {points(teacher.score if teacher else None)}."
     best = max(students, key=lambda model: model.score or 0.0)
     several = any(len(model.scores) > 1 for model in students)
-    text = f"The highest {'mean' if several else 'score'} of a student is {shortened(best.name, 40)}'s with {points(best.score)}"
+    what = "mean" if several else "score"
+    text = f"The highest {what} of a student is {shortened(best.name, 40)}'s with {points(best.score)}"
     if teacher is not None:
         text += f", the teacher has {points(teacher.score)}"
     if several:
