@@ -84,7 +84,7 @@ def test_longer_texts_are_cut_and_counted(caplog):
     assert (cut.truncated, cut.max_length) == (1, 5)
     assert cut.dataset[2]["input_ids"] == [2, 7, 8, 9, 3]
     assert cut.dataset[0]["input_ids"] == [2, 4, 5, 6, 3]  # exactly 5 tokens: nothing lost
-    assert "1 of 3 texts are longer than 5 tokens" in caplog.text
+    assert "1 of 3 texts is longer than 5 tokens and was cut" in caplog.text
     pairs = encode_split(PAIRS, tokenizer(), max_length=6)
     assert pairs.truncated == 1
     assert pairs.dataset[1]["input_ids"] == [2, 6, 3, 8, 9, 3]  # the longer text loses

@@ -100,6 +100,7 @@ def test_the_folder_and_its_manifest(exports: dict[str, Path], world: World, nam
     else:
         assert figures["largest_difference"] > 1e-4  # it really computes in something else
     if manifest.precision == "bf16":
+        assert manifest.parameters is not None
         stored = sum(
             (folder / name).stat().st_size for name in manifest.files if name.endswith((".bin", "tensors"))
         )
@@ -256,7 +257,7 @@ def test_without_data_built_in_texts_do(world: World, tmp_path: Path) -> None:
     ],
 )
 def test_over_a_limit_nothing_is_left(
-    world: World, tmp_path: Path, limits: dict[str, float], message: str
+    world: World, tmp_path: Path, limits: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         export(world.teacher, tmp_path / "d" / "o", "torch-bf16", data=DataConfig(**world.data()), **limits)

@@ -486,6 +486,13 @@ def test_what_stays_is_not_in_the_manifest_that_goes(run: Path, tmp_path: Path) 
     assert done.plan.left[str(folder)] == ("export.json",)
     files = json.loads(api.sent["deployment.json"])["files"]
     assert files.keys() == api.sent.keys() - {"deployment.json", "README.md"}
+    # what the table calls changed is told of, and only that
+    words = " ".join(look(folder)[1].split())
+    said = "deployment.json lists the files as they are sent: without export.json, which stays here."
+    assert said in words
+    (folder / "export.json").unlink()
+    Manifest.read(export_of(run, tmp_path / "whole"))
+    assert "lists the files as they are sent" not in look(tmp_path / "whole")[1]
 
 
 def test_an_exported_folder_alone(run: Path, tmp_path: Path) -> None:

@@ -163,7 +163,13 @@ def encode_split(
     ):
         if count:
             logger.warning(
-                "%d of %d texts are longer than %s tokens and were cut%s.", count, len(split), limit, whose
+                "%d of %d texts %s longer than %s tokens and %s cut%s.",
+                count,
+                len(split),
+                "is" if count == 1 else "are",
+                limit,
+                "was" if count == 1 else "were",
+                whose,
             )
     dataset = Dataset.from_dict(columns, features=Features(features))
     return EncodedSplit(dataset, longest, truncated, teacher_longest, teacher_truncated)

@@ -162,6 +162,8 @@ def checks_in_words(checks: Mapping[str, Any]) -> str:
     """Returns the figures of an export's comparison with its source in one line; empty if there are none."""
     parts = []
     inputs = f" of {checks['inputs']:,} inputs" if isinstance(checks.get("inputs"), int) else ""
+    if isinstance(checks.get("judged"), str):
+        inputs = f" of {checks['judged']}"
     if (agreement := _number(checks, "agreement")) is not None:
         scores = checks.get("answers") == "scores"
         parts.append(f"correlation {agreement:.4f}" if scores else f"same answer for {agreement:.2%}{inputs}")

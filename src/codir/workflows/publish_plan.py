@@ -42,6 +42,7 @@ class Plan:
         left: what stays here, by the folder it is in.
         metadata: the card's front matter.
         redactions: what was replaced.
+        relisted: by a manifest's name in the repository, what its list of files says otherwise.
         notes: sentences the user should read.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     redactions: list[Redaction] = field(default_factory=list)
+    relisted: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -135,7 +137,9 @@ def _take(plan: Plan, source: Source, prefix: str, redactor: Redactor, card: str
             source.folder / name, prefix + name, redactor, card if name == CARD else None
         )
     if MANIFEST in contents:
-        contents[MANIFEST] = _as_sent(source.folder / MANIFEST, contents)
+        contents[MANIFEST], words = _as_sent(source.folder / MANIFEST, contents)
+        if words:
+            plan.relisted[prefix + MANIFEST] = words
     for name in names:
         plan.files[prefix + name] = contents[name]
         plan.origins[prefix + name] = source.folder / name
@@ -172,8 +176,11 @@ def _method(name: str, redactor: Redactor) -> Callable[[str, str], str] | None:
     return None  # weights, vocabularies, pictures
 
 
-def _as_sent(path: Path, contents: dict[str, Path | bytes]) -> Path | bytes:
-    """Returns the manifest for the files as they are sent: sizes, fingerprints, and none that stays here."""
+def _as_sent(path: Path, contents: dict[str, Path | bytes]) -> tuple[Path | bytes, str]:
+    """Returns the manifest for the files as they are sent, and in words what its list of files says otherwise.
+
+    Sizes and fingerprints are those of what is sent; what stays here is not listed.
+    """
     content = contents[MANIFEST]
     values = json.loads(content if isinstance(content, bytes) else path.read_bytes())
     files: dict[str, Any] = {}
@@ -184,8 +191,16 @@ def _as_sent(path: Path, contents: dict[str, Path | bytes]) -> Path | bytes:
         elif each is not None:
             files[name] = entry
     if files == values["files"]:
-        return content
-    return (json.dumps({**values, "files": files}, indent=2, ensure_ascii=False) + "\n").encode()
+        return content, ""
+    gone = [name for name in values["files"] if name not in files]
+    anew = [name for name, entry in files.items() if entry != values["files"][name]]
+    parts = []
+    if gone:
+        parts.append(f"without {', '.join(gone)}, which {'stays' if len(gone) == 1 else 'stay'} here")
+    if anew:
+        parts.append(f"new size and fingerprint of {', '.join(anew)}")
+    text = json.dumps({**values, "files": files}, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(), "; ".join(parts)
 
 
 def _text(path: Path) -> str:

@@ -56,5 +56,7 @@ def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequ
         console.print(table)
     else:
         console.print("\nNothing had to be replaced: no file names a path of this machine.")
+    for name, words in plan.relisted.items():
+        console.print(Text(f"{name} lists the files as they are sent: {words}."))
     for note in plan.notes:
         console.print(Text(f"Note: {note}"))
