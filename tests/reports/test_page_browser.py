@@ -374,7 +374,7 @@ def test_it_is_used_from_the_keyboard_alone(opened: Callable[..., Any]) -> None:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
         reached = set()
-        for _ in range(80):
+        for _ in range(220):  # every figure is drawn, with its buttons
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
         assert {"theme", "scroll", "chip", "search", "next"} <= reached
