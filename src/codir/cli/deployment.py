@@ -71,7 +71,12 @@ def export(
     min_agreement: Annotated[
         float | None,
         _option(
-            "--min-agreement", "least share of equal answers (default: 0.97)", "X", "Limits", min=0, max=1
+            "--min-agreement",
+            "least share of equal answers on the validation examples (default: 0.97)",
+            "X",
+            "Limits",
+            min=0,
+            max=1,
         ),
     ] = None,
     max_drop: Annotated[

@@ -95,7 +95,8 @@ def export(
         max_length: texts are cut to this many tokens in checks and calibration, where `data` does not say it.
         calibration: number of training examples that OpenVINO's int8 takes its ranges from.
         max_difference: largest difference of a logit; by default 1e-3 for fp32, no limit for bf16 and int8.
-        min_agreement: least share of equal answers; 0.97 by default.
+        min_agreement: least share of equal answers, on the validation examples where there are any, else on made-up
+            inputs; 0.97 by default.
         max_drop: most points of the main metric (of 100) that may be lost on any validation split; 0.5 by default.
         batch_size: examples in a batch of the validation data.
         console: where to print; standard output by default.

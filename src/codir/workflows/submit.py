@@ -219,7 +219,8 @@ def _predict_task(
             )
         if cut.truncated:
             mine.append(
-                f"{name}: {cut.truncated:,} texts are longer than {cut.max_length} tokens and were cut."
+                f"{name}: {cut.truncated:,} {'text is' if cut.truncated == 1 else 'texts are'} longer than "
+                f"{cut.max_length} tokens and {'was' if cut.truncated == 1 else 'were'} cut."
             )
         results.append(FileResult(file, choice.model, words, mine))
     return results
