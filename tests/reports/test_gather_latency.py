@@ -13,6 +13,7 @@ from small_world import World
 from codir.deployment.folder import Manifest
 from codir.errors import RunError
 from codir.reports.contents import ReportedModel
+from codir.reports.export_lines import named
 from codir.reports.gather import gather
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 from codir.workflows.timing import RealLengths, Timing
@@ -228,6 +229,7 @@ def test_a_file_of_other_models_is_refused(copy_of: Path, report_world: World, t
     for part in (str(file), str(tmp_path / "another"), str(report_world.teacher), str(copy_of)):
         assert part in str(caught.value)
     assert f"codir latency {report_world.teacher} {copy_of}" in str(caught.value)
+    assert "--output times.json" in str(caught.value)  # not over the other run's measurement
     # only lying there it is named, and the run's own times stand
     report = gather(copy_of, models=False)
     write(copy_of / "latency.json", stranger)
@@ -258,7 +260,7 @@ def test_a_run_that_was_moved_knows_its_own_measurement(
     rows.append(row(tmp_path / "before", "onnxruntime", "fp32", 2.0, parameters=plain.parameters))
     write(copy_of / "latency.json", *rows)
     models = by_name(gather(copy_of, models=False).panels[0].models)
-    assert models["CoDIR student"].milliseconds == 4.25
+    assert models["CoDIR student"].milliseconds == models["undistilled student"].milliseconds == 4.25
     assert models["CoDIR student (onnxruntime fp32)"].milliseconds == 2.0
 
 
@@ -287,3 +289,10 @@ def test_a_damaged_file_that_only_lies_there_is_named(copy_of: Path) -> None:
     report = gather(copy_of, models=False)
     assert "latency.json" in dict(report.missing)["times"]
     assert report.panels[0].models[0].milliseconds is not None  # the run's own
+
+
+def test_an_engine_is_not_named_twice() -> None:
+    assert named("openvino-int8", "openvino-int8", "int8") == "openvino-int8"
+    assert named("torch-bf16", "torch-bf16", "bf16") == "torch-bf16"
+    assert named("deploy", "openvino", "int8") == "deploy (openvino int8)"
+    assert named("onnx-int8", "onnxruntime", "int8") == "onnx-int8 (onnxruntime int8)"

@@ -204,7 +204,7 @@ def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, rep
                 add_latency(panel, measured, owners, placed, report.missing) for panel in report.panels
             ]
             have = " and ".join(str(folder) for folder in (*owners.teachers, run.path))
-            way = _measure(run, path)
+            way = _measure(run, Path("times.json"))  # not over a file of other models
             name_strangers(measured, placed, "run", have, way, wishes.latency is not None, report.missing)
     owners = _owners(run, comparison)
     report.panels = [add_exports(panel, wishes.exported, owners, report.missing) for panel in report.panels]

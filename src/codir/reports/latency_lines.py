@@ -105,7 +105,7 @@ def add_latency(
             extra.append(_timed(line, row, timings[number], where))
     for number in sorted(here):
         row = rows[number]
-        if row.engine == TORCH and owners.is_here(row.path):
+        if row.engine == TORCH and (owned[number] is not None or owners.is_here(row.path)):
             for place, model in enumerate(models):
                 if place not in taken and _is_shaped(model, row):
                     models[place] = _timed(model, row, timings[number], where)

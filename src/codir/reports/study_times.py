@@ -50,7 +50,7 @@ def add_times(
             ]
             teachers = ", ".join(map(str, owners[0].teachers))
             have = f"the trials in {folder / TRIALS}" + (f" and the teachers {teachers}" if teachers else "")
-            way = _measure(report.panels[0].task, path, folder, results, config)
+            way = _measure(report.panels[0].task, Path("times.json"), folder, results, config)
             name_strangers(measured, placed, "study", have, way, wishes.latency is not None, report.missing)
     report.panels = [
         panel if panel.task == AVERAGE else add_exports(panel, wishes.exported, each, report.missing)
