@@ -152,8 +152,11 @@ def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
 
 
 def _tests(comparison: Comparison) -> list[PairedOutcome]:
-    plain, found = comparison.row("finetune"), []
-    for name, test in comparison.tests.items() if plain is not None else ():
+    plain = comparison.row("finetune")
+    found: list[PairedOutcome] = []
+    if plain is None:
+        return found
+    for name, test in comparison.tests.items():
         with contextlib.suppress(TypeError, ValueError):  # of another version: the page does without
             names = frozenset((str(plain.name), str(name)))
             found.append(PairedOutcome(names, bool(test.significant), test.in_words()))
