@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from codir.errors import RunError
+from codir.workflows.run_data import find_near
 from codir.workflows.runfolder import RunFolder
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -88,13 +89,7 @@ class RunFiles:
 
         A run is started from some folder and looked at from another one, or on another machine.
         """
-        given = Path(path).expanduser()
-        if given.exists():
-            return given
-        if given.is_absolute():
-            return None
-        above = self.path.resolve()
-        return next((folder / given for folder in (above, *above.parents) if (folder / given).exists()), None)
+        return find_near(self.path, path)
 
 
 def read_run(path: Path) -> RunFiles:
