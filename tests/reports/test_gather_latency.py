@@ -12,8 +12,8 @@ from small_world import World
 
 from codir.deployment.folder import Manifest
 from codir.errors import RunError
+from codir.reports import export_lines
 from codir.reports.contents import ReportedModel
-from codir.reports.export_lines import named
 from codir.reports.gather import gather
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 from codir.workflows.timing import RealLengths, Timing
@@ -292,7 +292,7 @@ def test_a_damaged_file_that_only_lies_there_is_named(copy_of: Path) -> None:
 
 
 def test_an_engine_is_not_named_twice() -> None:
-    assert named("openvino-int8", "openvino-int8", "int8") == "openvino-int8"
-    assert named("torch-bf16", "torch-bf16", "bf16") == "torch-bf16"
-    assert named("deploy", "openvino", "int8") == "deploy (openvino int8)"
-    assert named("onnx-int8", "onnxruntime", "int8") == "onnx-int8 (onnxruntime int8)"
+    assert export_lines.named("openvino-int8", "openvino-int8", "int8") == "openvino-int8"
+    assert export_lines.named("torch-bf16", "torch-bf16", "bf16") == "torch-bf16"
+    assert export_lines.named("deploy", "openvino", "int8") == "deploy (openvino int8)"
+    assert export_lines.named("onnx-int8", "onnxruntime", "int8") == "onnx-int8 (onnxruntime int8)"

@@ -285,6 +285,25 @@ def test_an_export_or_a_stranger_is_no_trained_student() -> None:
     assert best == ["kd (onnxruntime int8)"]
 
 
+def test_students_of_one_shape_have_one_time_and_the_figure_says_so() -> None:
+    common = {"milliseconds": 8.0, "low": 7.0, "high": 9.0, "measured": "here"}
+    teacher = ReportedModel("teacher", "teacher", "teacher", score=0.9, **{**common, "milliseconds": 16.0})
+    students = [
+        ReportedModel(name, name, name, score=score, scores=(score, score), **common)
+        for name, score in (("kd", 0.8), ("pkd", 0.85))
+    ]
+    (figure,) = latency_figures(Panel("t", "accuracy", [teacher, *students]), "p")
+    said = (
+        "All 2 students take 8 ms: they have one shape. The highest of them is pkd (85.0); teacher has 90.0."
+    )
+    assert figure.takeaway.startswith(said)
+    assert "lead" not in figure.takeaway
+    # one that is faster ends that
+    faster = replace(students[0], milliseconds=4.0)
+    (figure,) = latency_figures(Panel("t", "accuracy", [teacher, faster, students[1]]), "p")
+    assert "Fastest: kd" in figure.takeaway
+
+
 def test_a_study_has_a_figure_of_scores_for_each_task() -> None:
     curves = [
         replace(curve, name=name, model=student)

@@ -130,8 +130,9 @@ def _first(owners: Owners, manifest: Manifest) -> int | None:
 
 
 def named(name: str, engine: str, precision: str) -> str:
-    """Returns a model's name with its engine."""
-    return f"{name} ({engine_name(engine, precision)})"
+    """Returns a model's name with its engine, unless the name says it, as that of a folder `openvino-int8` does."""
+    said = engine_name(engine, precision)
+    return name if set(said.split()) <= {name, *name.split("-")} else f"{name} ({said})"
 
 
 def engine_name(engine: str, precision: str) -> str:

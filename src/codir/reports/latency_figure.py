@@ -192,6 +192,13 @@ def _takeaway(models: list[ReportedModel], front: list[ReportedModel], panel: Pa
         text = (
             f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
         )
+    elif (students := _of_one_time(models)) is not None:
+        top = max(students, key=lambda model: model.score or 0.0)
+        text = (
+            f"All {len(students)} students take {milliseconds(top.milliseconds)} ms: they have one shape. The highest "
+            f"of them is {_name(top)} ({points(top.score)})"
+        )
+        text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
     elif fastest is best:
         text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
@@ -206,6 +213,13 @@ def _takeaway(models: list[ReportedModel], front: list[ReportedModel], panel: Pa
     return text + (f" Measured: {clean(measured).rstrip('.')}." if measured else "")
 
 
+def _of_one_time(models: list[ReportedModel]) -> list[ReportedModel] | None:
+    """Returns the students if there are several and all have the same time."""
+    students = [model for model in models if model.role != "teacher"]
+    times = {model.milliseconds for model in students}
+    return students if len(students) > 1 and len(times) == 1 else None
+
+
 def _how_sure(best: ReportedModel, models: list[ReportedModel], panel: Panel) -> str:
     """Says what the lead of the best model over the next one is worth, where anything is known of that."""
     second = max((model for model in models if model is not best), key=lambda model: model.score or 0.0)
@@ -217,6 +231,8 @@ def _how_sure(best: ReportedModel, models: list[ReportedModel], panel: Panel) ->
     if test is not None:
         what = "is more than chance on these examples explains" if test.significant else "is within noise"
         return f" {over} {what} ({clean(test.words)})."
+    if len(best.scores) > 1 or len(second.scores) > 1:
+        return ""  # the paired differences say it
     errors = [spread(model) for model in (best, second)]
     if all(known(error) for error in errors):
         # the two are of the same examples, so this is a careful bound, no test
