@@ -195,7 +195,7 @@ def test_picture(tmp_path) -> None:
 def test_picture_without_matplotlib_names_the_extra(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"] + ["matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=r"pip install 'codir\[plots\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "codir\[plots\]"'):
         four().to_png(tmp_path / "a.png")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codir.errors import ConfigError, RunError
+from codir.errors import RunError
 from codir.reports.colours import LIGHT
 from codir.reports.contents import BlockSimilarity, Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.reports.escaping import shortened
@@ -24,12 +23,12 @@ from codir.reports.pareto import measured_models, pareto
 from codir.reports.point_names import TEACHER, Looks, label_places, page_looks, symbol_of
 from codir.reports.training_figures import curve_colours, term_colours
 from codir.storage import write_bytes
+from codir.workflows.drawing import new_figure, plain, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
 _MARKERS = {
     "circle": "o",
     "square": "s",
@@ -86,7 +85,7 @@ def draw_images(report: Report) -> dict[str, dict[str, bytes]]:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "picture"
         while plain in pictures:
             plain += "-more"
-        pictures[plain] = _rendered(draw())
+        pictures[plain] = rendered(draw(), dpi=200)
 
     looks = page_looks(report)
     for panel in report.panels:
@@ -111,7 +110,7 @@ def draw_images(report: Report) -> dict[str, dict[str, bytes]]:
 
 
 def _latency(panel: Panel, models: list[ReportedModel], looks: Looks) -> Figure:
-    figure = _figure(7.2, 4.4)
+    figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
     times = [model.milliseconds or 1.0 for model in models]
     logarithmic = max(times) / min(times) > LOG_FROM
@@ -186,7 +185,7 @@ def _latency(panel: Panel, models: list[ReportedModel], looks: Looks) -> Figure:
 
 def _scores(panel: Panel, looks: Looks) -> Figure:
     models = [model for model in panel.models if known(model.score)]
-    figure = _figure(6.6, 1.0 + 0.28 * len(models))
+    figure = new_figure(6.6, 1.0 + 0.28 * len(models))
     axes = figure.subplots()
     for place, model in enumerate(models):
         colour = _plain_colour(looks[model.group][0])
@@ -220,7 +219,7 @@ def _scores(panel: Panel, looks: Looks) -> Figure:
 
 
 def _differences(rows: list[PairedDifference], task: str) -> Figure:
-    figure = _figure(6.6, 1.0 + 0.28 * len(rows))
+    figure = new_figure(6.6, 1.0 + 0.28 * len(rows))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     for place, row in enumerate(rows):
@@ -242,7 +241,7 @@ def _differences(rows: list[PairedDifference], task: str) -> Figure:
 
 
 def _curves(curves: list[Curve], kind: str, main: str, colours: dict[str, str]) -> Figure:
-    figure = _figure(6.6, 3.6)
+    figure = new_figure(6.6, 3.6)
     axes = figure.subplots()
     models = sorted(dict.fromkeys(curve.model for curve in curves), key=lambda model: model != main)
     terms = list(dict.fromkeys(curve.name for curve in curves))
@@ -286,7 +285,7 @@ def _similarities(items: Any) -> Figure:
     colours = LinearSegmentedColormap.from_list("codir", list(VIRIDIS))
     columns = sum(max(2.2, 0.5 * np.asarray(item.values).shape[1]) for item in items)
     rows = max(np.asarray(item.values).shape[0] for item in items)
-    figure = _figure(min(14.0, 1.6 + columns), max(2.2, 1.2 + 0.42 * rows))
+    figure = new_figure(min(14.0, 1.6 + columns), max(2.2, 1.2 + 0.42 * rows))
     grid = figure.subplots(1, len(items), squeeze=False)[0]
     image = None
     for axes, item in zip(grid, items, strict=True):
@@ -329,33 +328,9 @@ def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('The pictures need matplotlib: pip install "codir[plots]"') from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: no window, no global state
-    return figure
-
-
-def _rendered(figure: Figure) -> dict[str, bytes]:
-    import matplotlib
-
-    rendered = {}
-    with matplotlib.rc_context({"svg.hashsalt": "codir"}):  # the same report gives the same file
-        for form in FORMATS:
-            file = io.BytesIO()
-            figure.savefig(file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
-            rendered[form] = file.getvalue()
-    return rendered
-
-
 def _plain_colour(name: str) -> str:
     return LIGHT[name.removeprefix("var(--").removesuffix(")")]
 
 
 def _plain(text: str, length: int = _NAME) -> str:
-    """Keeps matplotlib from reading a name as mathematics."""
-    return shortened(text, length).replace("$", r"\$")
+    return plain(shortened(text, length))

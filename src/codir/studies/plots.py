@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from codir.errors import ConfigError
 from codir.studies.findings import AVERAGE, Findings
 from codir.studies.statistics import PairedDifference, Ranking
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from codir.workflows.drawing import new_figure, plain, rendered
 
 _ABOVE, _BELOW, _UNDECIDED, _BASE = "#08519c", "#b2182b", "#7f7f7f", "#bdbdbd"
 _PANELS_A_ROW = 4
-FORMATS = ("png", "svg")
 
 
 def draw_differences(findings: Findings) -> dict[str, bytes]:
@@ -39,7 +34,7 @@ def draw_differences(findings: Findings) -> dict[str, bytes]:
     columns = min(len(panels), _PANELS_A_ROW)
     lines = math.ceil(len(panels) / columns)
     longest = max(len(str(row)) for row in rows)
-    figure = _figure(
+    figure = new_figure(
         width=min(2.9 * columns, 11.5) + 0.075 * longest + 0.3, height=lines * (0.95 + 0.27 * len(rows)) + 0.8
     )
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
@@ -52,8 +47,8 @@ def draw_differences(findings: Findings) -> dict[str, bytes]:
         for place, row in enumerate(rows):
             if (difference := findings.differences.get((row, panel))) is not None and difference.n:
                 _draw_difference(axes, place, difference)
-        axes.set_title(AVERAGE if panel is None else _plain(panel), fontsize=10)
-        axes.set_yticks(range(len(rows)), [_plain(str(row)) for row in rows], fontsize=9)
+        axes.set_title(AVERAGE if panel is None else plain(panel), fontsize=10)
+        axes.set_yticks(range(len(rows)), [plain(str(row)) for row in rows], fontsize=9)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -62,10 +57,10 @@ def draw_differences(findings: Findings) -> dict[str, bytes]:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.margins(x=0.08)
     figure.suptitle(
-        f"Difference from {_plain(str(findings.baseline))}, points, 95 % intervals over seeds", fontsize=11
+        f"Difference from {plain(str(findings.baseline))}, points, 95 % intervals over seeds", fontsize=11
     )
     figure.supxlabel("blue, red: shown beyond noise (after Holm's correction); grey: not shown", fontsize=8)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def _draw_difference(axes: Any, place: int, difference: PairedDifference) -> None:
@@ -95,7 +90,7 @@ def draw_ranks(findings: Findings) -> dict[str, bytes]:
     bars = len(ranks.groups)
     first_label = 0.55 + 0.28 * bars
     depth = first_label + 0.42 * on_left
-    figure = _figure(width=8.5, height=1.6 + 0.62 * depth)
+    figure = new_figure(width=8.5, height=1.6 + 0.62 * depth)
     axes = figure.subplots()
     axes.set_axis_off()
     span = k - 1
@@ -120,7 +115,7 @@ def draw_ranks(findings: Findings) -> dict[str, bytes]:
         height = first_label + 0.42 * (number if left else k - 1 - number)
         end = 1 - 0.06 * span if left else k + 0.06 * span
         axes.plot([rank, rank, end], [0, height, height], color="black", linewidth=0.8)
-        text = f"{_plain(name)}  {rank:.2f}" if left else f"{rank:.2f}  {_plain(name)}"
+        text = f"{plain(name)}  {rank:.2f}" if left else f"{rank:.2f}  {plain(name)}"
         shift = -0.01 * span if left else 0.01 * span
         axes.text(end + shift, height, text, ha="right" if left else "left", va="center", fontsize=9)
     for number, (first, last) in enumerate(ranks.groups):
@@ -134,7 +129,7 @@ def draw_ranks(findings: Findings) -> dict[str, bytes]:
             solid_capstyle="butt",
         )
     axes.set_title(_ranks_title(ranks), fontsize=10)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def _ranks_title(ranks: Ranking) -> str:
@@ -144,28 +139,3 @@ def _ranks_title(ranks: Ranking) -> str:
     p = "p < 0.001" if ranks.p_value < 0.001 else f"p = {ranks.p_value:.3f}"
     verdict = "bars join what Nemenyi's test does not tell apart" if ranks.shown else "no difference shown"
     return f"{blocks}\nFriedman {p}: {verdict}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("The pictures need matplotlib: pip install 'codir[plots]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: no window, no global state
-    return figure
-
-
-def _rendered(figure: Figure) -> dict[str, bytes]:
-    rendered = {}
-    for form in FORMATS:
-        file = io.BytesIO()
-        figure.savefig(file, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-        rendered[form] = file.getvalue()
-    return rendered
-
-
-def _plain(text: str) -> str:
-    """Keeps matplotlib from reading a name as mathematics."""
-    return " ".join(text.split()).replace("$", r"\$")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,17 @@ logger = logging.getLogger(__name__)
 
 _TEACHER = "teacher_"
 _BATCH = 1000
+
+
+@contextlib.contextmanager
+def cuts_unsaid() -> Iterator[None]:
+    """Keeps `encode_split` from warning of cut texts, for callers who encode in parts, or twice, and say it once."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @dataclass

@@ -32,7 +32,7 @@ from codir.errors import ConfigError, DataError, ModelError
 from codir.models.loading import class_names, count_parameters, load_classifier, load_tokenizer, resolve
 from codir.recipes.config import DataConfig
 from codir.storage import require_disk, write_text
-from codir.tasks.encoding import length_limit
+from codir.tasks.encoding import cuts_unsaid, length_limit
 from codir.tasks.task import TaskData
 from codir.training.processes import one_process_only
 from codir.workflows import export_checks as checks
@@ -44,7 +44,6 @@ from codir.workflows.export_data import (
     Text,
     calibration_batches,
     cut_words,
-    cuts_unsaid,
     probe_texts,
     tracing_sample,
     validation_data,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +36,6 @@ def validation_data(model: PreTrainedModel, data: DataConfig) -> TaskData:
         # a run is named after its training file: one name for the same data
         loaded = replace(loaded, task=replace(loaded.task, name=Path(data.train).stem))
     return loaded
-
-
-@contextlib.contextmanager
-def cuts_unsaid() -> Iterator[None]:
-    """Keeps the encoder from warning of cut texts: the same texts are encoded for the source, the export, int8."""
-    logger = logging.getLogger("codir.tasks.encoding")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def cut_words(result: EvaluationResult) -> list[str]:

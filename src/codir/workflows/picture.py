@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codir.errors import ConfigError, RunError
+from codir.errors import RunError
+from codir.workflows.drawing import new_figure
 
 if TYPE_CHECKING:
     from codir.workflows.comparison import Comparison
@@ -24,14 +25,8 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
         ConfigError: matplotlib is not installed.
         RunError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("The picture needs matplotlib: pip install 'codir[plots]'") from error
     rows = list(reversed(comparison.rows))  # bars are drawn from below
-    figure = Figure(figsize=(9, 1.1 + 0.55 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: no window, no global state
+    figure = new_figure(9, 1.1 + 0.55 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True)
     places = list(range(len(rows)))
     names = [row.name.replace("$", r"\$") for row in rows]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from codir.errors import ModelError, RunError
 from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names, load_tokenizer
 from codir.storage import require_writable
-from codir.tasks.encoding import encode_split
+from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
 from codir.workflows.data import DEFAULT_TEXT
@@ -212,7 +211,7 @@ def _logits(
     **settings: Any,
 ) -> np.ndarray:
     """Returns [n, C] for one chunk and adds what was cut to `cut`."""
-    with _counted_once():
+    with cuts_unsaid():  # the summary says it once, for all chunks
         encoded = encode_split(part, tokenizer, max_length, config=model.config)
     cut.truncated += encoded.truncated
     cut.max_length = encoded.max_length
@@ -227,18 +226,6 @@ def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any
     for row in softmax(logits.astype(np.float64), axis=1):
         scores = {name: round(float(p), 6) for name, p in zip(names, row, strict=True)}
         yield {"label": names[int(row.argmax())], "scores": scores}
-
-
-@contextlib.contextmanager
-def _counted_once() -> Iterator[None]:
-    """Keeps the encoder from warning of cut texts chunk by chunk: the summary says it once, for all."""
-    logger = logging.getLogger("codir.tasks.encoding")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager
