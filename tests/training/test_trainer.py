@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -308,7 +307,7 @@ def test_a_signal_at_any_moment_of_a_step_saves_before_it_stops(tmp_path, models
 
     def send(self, args, state, control, **kwargs):
         if state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     setattr(Signal, moment, send)
     trainer = make_trainer(tmp_path, models, callbacks=[Signal()], **ONE_EPOCH)
@@ -322,7 +321,7 @@ def test_a_signal_at_any_moment_of_a_step_saves_before_it_stops(tmp_path, models
 def test_a_signal_after_the_last_step_is_not_lost(tmp_path, models):
     class Signal(TrainerCallback):
         def on_train_end(self, args, state, control, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     trainer = make_trainer(tmp_path, models, callbacks=[Signal()], **ONE_EPOCH)
     with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM at the end of the training"):
