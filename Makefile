@@ -16,9 +16,7 @@ demo: $(STAMP)  ## fine-tune a teacher, distil a half-depth student, print the t
 	$(BIN)/codir demo --output runs/demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/deployment
-	# in processes of their own: after these, a training in the same process has been seen to crash (native libraries)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/deployment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

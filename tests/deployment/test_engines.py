@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,29 @@ def test_openvino_computes_as_the_manifest_says_not_as_the_machine_likes(folders
         assert used.get_type_name() in ({"f32"} if hint == "f32" else {"bf16", "f32"})
         assert engine.dtype == {"f32": torch.float32, "bf16": torch.bfloat16}[hint]
         assert f'value="{hint}"' in (folders[name] / "openvino_model.xml").read_text(encoding="utf-8")
+
+
+_CTRL_C = """
+import gc, signal, sys
+from codir.deployment.engines import load_engine
+engines = [load_engine(folder) for folder in sys.argv[1:]]
+while engines:
+    engines.pop(0)
+    gc.collect()
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append("Ctrl-C"))
+signal.raise_signal(signal.SIGINT)
+print(*seen)
+"""
+
+
+def test_ctrl_c_is_survived_after_openvino_engines_have_come_and_gone(folders: dict[str, Path]) -> None:
+    both = [str(folders[name]) for name in ("openvino", "openvino-bf16")]
+    # a process of its own: where this fails, it ends by a segmentation fault
+    ended = subprocess.run(
+        [sys.executable, "-c", _CTRL_C, *both], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout.split()) == (0, ["Ctrl-C"]), ended.stderr[-500:]
 
 
 def test_a_deployed_model_acts_like_the_one_it_was(folders: dict[str, Path]) -> None:

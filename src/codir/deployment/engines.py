@@ -15,6 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from codir.deployment import extras
 from codir.deployment.folder import Manifest, is_deployed
 from codir.deployment.formats import ENGINES
+from codir.deployment.openvino_core import openvino_core
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.loading import load_classifier, load_config, resolve
 from codir.models.positions import position_limit
@@ -233,7 +234,7 @@ class OpenVinoClassifier(DeployedClassifier):
             **manifest.settings,
         }
         try:
-            core = openvino.Core()
+            core = openvino_core()
             self.compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         except Exception as error:
             raise ModelError(

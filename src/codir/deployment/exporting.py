@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from codir.deployment import extras
 from codir.deployment.formats import Target
 from codir.deployment.graphs import strip_stack_traces
+from codir.deployment.openvino_core import openvino_core
 from codir.deployment.quiet import silenced
 from codir.errors import ModelError
 
@@ -73,6 +74,8 @@ def export_files(
         _save_bf16(model, folder)
         return
     refuse_family(model, target, name)
+    if target.format == "openvino":
+        openvino_core()
     try:
         with silenced(), torch.no_grad():
             exported = _export(model, target, model_inputs(model, sample), calibration)
