@@ -101,6 +101,13 @@ class DataConfig(Section):
         default=None,
         description="what the labels are: classification or regression (default: as the task says)",
     )
+    holdout: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="validate on this share of the training data, the same rows for every seed, and leave the task's "
+        "validation data unopened: to choose settings by",
+    )
     max_length: int = Field(default=128, ge=4, description="texts are cut to this many tokens")
     limit_train: int | None = Field(default=None, ge=1, description="use only this many training examples")
     limit_validation: int | None = Field(
@@ -119,6 +126,11 @@ class DataConfig(Section):
             raise ValueError(
                 "nothing is set: name a task (for example --task sst2) or give files (for example "
                 "--train train.csv --validation dev.csv --text review --label stars)"
+            )
+        if self.holdout is not None and self.validation is not None:
+            raise ValueError(
+                f"holdout ({self.holdout:g}) takes the validation data out of the training data, and validation names "
+                f"{self.validation}: leave one of the two out"
             )
         if self.task is not None:
             columns = [

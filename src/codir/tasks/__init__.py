@@ -24,6 +24,7 @@ def load_task(
     data_dir: str | Path | None = None,
     *,
     train: bool = True,
+    validation: bool = True,
     train_size: int | None = None,
     validation_size: int | None = None,
     seed: int | None = None,
@@ -34,6 +35,7 @@ def load_task(
         name: `acceptability` (built in) or a GLUE task; case and hyphens do not matter.
         data_dir: for GLUE: a local folder in its own format; None: the Hub.
         train: also load the training split.
+        validation: GLUE only: also load the validation splits; without it their files are not opened.
         train_size: built-in task only: number of training sentences.
         validation_size: built-in task only: number of validation sentences.
         seed: built-in task only: seeds the sentences.
@@ -51,7 +53,7 @@ def load_task(
             raise ConfigError(
                 f"{name} has a fixed size: train_size, validation_size and seed are for {BUILT_IN!r} only."
             )
-        return load_glue(name, data_dir, train=train)
+        return load_glue(name, data_dir, train=train, validation=validation)
     if name.lower() == BUILT_IN:
         from codir.tasks.grammar import load_builtin
 

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from codir.errors import ConfigError, DataError
 from codir.tasks.labels import class_ids, class_names, detect_kind, require_labels, scores
 from codir.tasks.reading import FORMATS, Rows, plain_lines, read_rows, read_utf8, require_columns
-from codir.tasks.task import Kind, Task, TaskData, make_split
+from codir.tasks.task import Kind, Task, TaskData, hold_out, make_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_HOLDOUT = 0.1  # share of the training rows, where nobody says more
 DEFAULT_METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": ("pearson", "spearman", "pearson_spearman"),
@@ -37,7 +36,7 @@ def load_files(
     name: str | None = None,
     metrics: Sequence[str] | None = None,
     main_metric: str | None = None,
-    holdout: float = 0.1,
+    holdout: float = DEFAULT_HOLDOUT,
     seed: int = 0,
     delimiter: str | None = None,
     hub_config: str | None = None,
@@ -127,7 +126,7 @@ def load_files(
         validation_split = split(validation_rows)
     else:
         assert train_split is not None
-        train_split, validation_split = _hold_out(train_split, kind, holdout, seed)
+        train_split, validation_split = hold_out(train_split, kind, holdout, seed)
         notes.append(
             f"No validation split was given: {len(validation_split)} of {len(train_split) + len(validation_split)} "
             f"training rows were held out{' (stratified by class' if kind == 'classification' else ' (at random'}, "
@@ -199,26 +198,6 @@ def _fault(value: Any) -> str:
         return "empty"
     # JSON can spell half a surrogate pair, which no encoding can write
     return "" if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value) else "not valid Unicode"
-
-
-def _hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Splits off `share` of the rows (at least one), of each class where there are classes; order is kept."""
-    if len(split) < 10:
-        raise DataError(f"{len(split)} training rows are too few to hold some out. Give a validation file.")
-    random = np.random.default_rng(seed)
-    labels = np.asarray(split["label"])
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    if kind == "regression":
-        groups = [np.arange(len(split))]
-    held = np.zeros(len(split), dtype=bool)
-    for group in groups:
-        held[random.permutation(group)[: round(len(group) * share)]] = True
-    if not held.any():  # every class is tiny: take one row of the largest
-        held[random.choice(max(groups, key=len))] = True
-    return (
-        split.select(np.flatnonzero(~held), keep_in_memory=True),
-        split.select(np.flatnonzero(held), keep_in_memory=True),
-    )
 
 
 def _is_hub(source: str | Path) -> bool:

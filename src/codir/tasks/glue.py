@@ -115,7 +115,9 @@ def glue_task(name: str) -> Task | None:
     return entry.task if entry else None
 
 
-def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = True) -> TaskData:
+def load_glue(
+    name: str, data_dir: str | Path | None = None, *, train: bool = True, validation: bool = True
+) -> TaskData:
     """Loads a GLUE task.
 
     Args:
@@ -123,6 +125,7 @@ def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = Tr
         data_dir: a local folder in GLUE's own format: the one that holds `CoLA/`, `SST-2/`, ... or the task's own;
             None: the Hub.
         train: also load the training split.
+        validation: also load the validation splits; without it their files are not opened.
 
     Raises:
         ConfigError: no such task.
@@ -132,7 +135,7 @@ def load_glue(name: str, data_dir: str | Path | None = None, *, train: bool = Tr
     if entry is None:
         raise ConfigError(f"GLUE has no task {name!r}{nearest(_key(name), GLUE)}. It has {', '.join(GLUE)}.")
     mnli = entry.task.name == "mnli"
-    suffixes = ("_matched", "_mismatched") if mnli else ("",)
+    suffixes = (("_matched", "_mismatched") if mnli else ("",)) if validation else ()
     data = TaskData(entry.task, None, {})
     if data_dir is None:
         data.source = f"{HUB}/{entry.task.name}"

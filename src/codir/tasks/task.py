@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from codir.errors import ConfigError
+from codir.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,3 +122,34 @@ def limit(split: Dataset, n: int | None, seed: int = 0) -> Dataset:
         return split
     rows = np.random.default_rng(seed).choice(len(split), size=n, replace=False)
     return split.select(sorted(rows.tolist()), keep_in_memory=True)
+
+
+def hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Splits off `share` of the rows (at least one), of each class where there are classes; order is kept.
+
+    The draw depends on the labels, `share` and `seed` only: it is the same for every training seed.
+
+    Returns:
+        The rest, and the rows that were split off.
+
+    Raises:
+        DataError: fewer than 10 rows.
+    """
+    import numpy as np
+
+    if len(split) < 10:
+        raise DataError(f"{len(split)} training rows are too few to hold some out. Give a validation file.")
+    random = np.random.default_rng(seed)
+    labels = np.asarray(split["label"])
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if kind == "regression":
+        groups = [np.arange(len(split))]
+    held = np.zeros(len(split), dtype=bool)
+    for group in groups:
+        held[random.permutation(group)[: round(len(group) * share)]] = True
+    if not held.any():  # every class is tiny: take one row of the largest
+        held[random.choice(max(groups, key=len))] = True
+    return (
+        split.select(np.flatnonzero(~held), keep_in_memory=True),
+        split.select(np.flatnonzero(held), keep_in_memory=True),
+    )

@@ -8,8 +8,8 @@ from dataclasses import replace
 from codir.errors import ConfigError
 from codir.recipes.config import DataConfig
 from codir.tasks import BUILT_IN, load_task
-from codir.tasks.files import load_files
-from codir.tasks.task import Kind, TaskData, limit
+from codir.tasks.files import DEFAULT_HOLDOUT, load_files
+from codir.tasks.task import Kind, TaskData, hold_out, limit
 
 DEFAULT_TEXT, DEFAULT_LABEL = "text", "label"
 
@@ -39,11 +39,18 @@ def load_data(
     if data.task is not None and data.task.lower() == BUILT_IN:
         if data.data_dir is not None:
             raise ConfigError(f"The task {BUILT_IN} is generated: leave out data_dir ({data.data_dir}).")
+        if data.holdout is not None:
+            made = load_task(BUILT_IN, train_size=data.limit_train, validation_size=data.limit_validation)
+            return _held_out(made, data.holdout, train)
         return load_task(
             BUILT_IN, train=train, train_size=data.limit_train, validation_size=data.limit_validation
         )
     if data.task is not None:
-        return _limited(load_task(data.task, data.data_dir, train=train), data)
+        if data.holdout is None:
+            return _limited(load_task(data.task, data.data_dir, train=train), data)
+        return _limited(
+            _held_out(load_task(data.task, data.data_dir, validation=False), data.holdout, train), data
+        )
     # Without a validation file a part of the training data is held out, so that has to be read in any case.
     only_validation = not train and data.validation is not None
     loaded = load_files(
@@ -54,8 +61,22 @@ def load_data(
         label=data.label or DEFAULT_LABEL,
         kind=data.kind or kind,
         labels=labels if (data.kind or kind) != "regression" else None,
+        holdout=data.holdout or DEFAULT_HOLDOUT,
     )
     return _limited(loaded if train else replace(loaded, train=None), data)
+
+
+def _held_out(loaded: TaskData, share: float, train: bool) -> TaskData:
+    """Puts a share of the training split in the place of the validation splits."""
+    assert loaded.train is not None, "load_task gives a training split unless asked not to"
+    rest, held = hold_out(loaded.train, loaded.task.kind, share, seed=0)
+    note = (
+        f"{len(held):,} of the {len(loaded.train):,} training examples are held out and validate; the task's own "
+        "validation data are not opened."
+    )
+    return replace(
+        loaded, train=rest if train else None, validation={"holdout": held}, notes=[*loaded.notes, note]
+    )
 
 
 def _limited(loaded: TaskData, data: DataConfig) -> TaskData:
