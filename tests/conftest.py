@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,16 +27,6 @@ cat dog bird man woman child sees saw likes liked hates and or but of in on with
 yes no question answer same other long short red blue green old new
 """
 WORDS = _TEXT.split()
-
-
-@pytest.fixture(autouse=True)
-def loggers_that_speak() -> None:
-    """Undoes what libraries did to logging in an earlier test of this process: codir's warnings are heard."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.split(".")[0] == "codir" and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

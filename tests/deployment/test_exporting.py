@@ -116,6 +116,8 @@ def test_an_operator_that_cannot_be_exported_is_named(
     with pytest.raises(ModelError, match=message):
         export_files(model, Target.of(format), tmp_path, batch(3, 9), name="toy")
     assert not list(tmp_path.iterdir())
+    # the conversion sets the root logger's level, and does not put it back when it fails
+    assert logging.getLogger("codir.tasks.metrics").isEnabledFor(logging.WARNING)
 
 
 def test_unknown_failures_keep_the_exporters_words() -> None:

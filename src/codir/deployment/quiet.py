@@ -15,7 +15,7 @@ from transformers.utils import logging as hf_logging
 def silenced() -> Iterator[None]:
     """Swallows what Python code prints, logs below errors, or warns of in the block; errors pass."""
     level, disabled = hf_logging.get_verbosity(), logging.root.manager.disable
-    handlers = list(logging.root.handlers)
+    handlers, root_level = list(logging.root.handlers), logging.root.level
     hf_logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     try:
@@ -31,3 +31,5 @@ def silenced() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         # ONNX Runtime's quantiser logs to the root, which gives that a handler of its own (on the swallowed output)
         logging.root.handlers[:] = handlers
+        # OpenVINO's conversion, when it fails, leaves the root at ERROR: no warning of anybody's would be heard again
+        logging.root.setLevel(root_level)
