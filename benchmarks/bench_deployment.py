@@ -39,6 +39,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from codir.deployment.engines import OPENVINO_FILE, load_engine
 from codir.deployment.exporting import engine_settings, export_files
 from codir.deployment.folder import Manifest
+from codir.deployment.openvino_core import openvino_core
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
 from codir.workflows.environment import machine
@@ -159,7 +160,7 @@ def openvino_product(m: int, k: int, n: int, precision: str, threads: int) -> Ca
     model: Any = cast(Any, ov.Model)([op.reduce_max(product, op.constant(np.int64(1)), True)], [x], "product")
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
     data = np.random.default_rng(1).standard_normal((m, k), dtype=np.float32)
     return lambda: request.infer([data], share_inputs=True, share_outputs=True)
 
@@ -256,9 +257,8 @@ def openvino_profile(
     folder: Path, settings: dict[str, str], batch: Inputs, rounds: int, threads: int
 ) -> dict[str, float]:
     """Milliseconds of each kind of operator in a forward pass."""
-    import openvino as ov
 
-    core = ov.Core()
+    core = openvino_core()
     options = {
         "PERF_COUNT": "YES",
         "PERFORMANCE_HINT": "LATENCY",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from codir.reports.contents import Confusion, Disagreement
@@ -45,7 +47,13 @@ def disagreements(
     texts = examples.texts
     describe = _score if examples.task.labels is None else _class
     return [
-        describe(int(row), teacher, student, examples, texts[row], float(badness[row]))
+        Disagreement(
+            number=int(examples.numbers[row]),
+            text=texts[row][0],
+            text_pair=texts[row][1],
+            badness=float(badness[row]),
+            **describe(int(row), teacher, student, examples),
+        )
         for row in order[:most]
     ], len(order)
 
@@ -63,52 +71,29 @@ def _far_apart(teacher: Outputs, student: Outputs, examples: Examples) -> tuple[
     return np.flatnonzero(np.abs(ours - theirs) > APART * truth.std()), badness
 
 
-def _class(
-    row: int,
-    teacher: Outputs,
-    student: Outputs,
-    examples: Examples,
-    texts: tuple[str, str | None],
-    badness: float,
-) -> Disagreement:
+def _class(row: int, teacher: Outputs, student: Outputs, examples: Examples) -> dict[str, Any]:
+    """What is said of an example whose answers are classes."""
     labels = examples.task.labels
     assert labels is not None
-    truth, theirs, ours = (
-        int(examples.labels[row]),
-        int(teacher.logits[row].argmax()),
-        int(student.logits[row].argmax()),
-    )
-    return Disagreement(
-        number=int(examples.numbers[row]),
-        text=texts[0],
-        text_pair=texts[1],
-        label=labels[truth],
-        teacher=labels[theirs],
-        student=labels[ours],
-        teacher_confidence=float(teacher.probabilities[row, theirs]),
-        student_confidence=float(student.probabilities[row, ours]),
-        kind="lost" if theirs == truth else "won" if ours == truth else "both wrong",
-        badness=badness,
-    )
+    truth = int(examples.labels[row])
+    theirs, ours = int(teacher.logits[row].argmax()), int(student.logits[row].argmax())
+    return {
+        "label": labels[truth],
+        "teacher": labels[theirs],
+        "student": labels[ours],
+        "teacher_confidence": float(teacher.probabilities[row, theirs]),
+        "student_confidence": float(student.probabilities[row, ours]),
+        "kind": "lost" if theirs == truth else "won" if ours == truth else "both wrong",
+    }
 
 
-def _score(
-    row: int,
-    teacher: Outputs,
-    student: Outputs,
-    examples: Examples,
-    texts: tuple[str, str | None],
-    badness: float,
-) -> Disagreement:
-    return Disagreement(
-        number=int(examples.numbers[row]),
-        text=texts[0],
-        text_pair=texts[1],
-        label=f"{float(examples.labels[row]):.3g}",
-        teacher=f"{float(teacher.logits[row, 0]):.2f}",
-        student=f"{float(student.logits[row, 0]):.2f}",
-        teacher_confidence=None,
-        student_confidence=None,
-        kind="far apart",
-        badness=badness,
-    )
+def _score(row: int, teacher: Outputs, student: Outputs, examples: Examples) -> dict[str, Any]:
+    """What is said of an example whose answers are scores."""
+    return {
+        "label": f"{float(examples.labels[row]):.3g}",
+        "teacher": f"{float(teacher.logits[row, 0]):.2f}",
+        "student": f"{float(student.logits[row, 0]):.2f}",
+        "teacher_confidence": None,
+        "student_confidence": None,
+        "kind": "far apart",
+    }
