@@ -13,7 +13,7 @@ from small_world import World, quiet
 from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
-from codir.storage import exclusive
+from codir.storage import exclusive, read_json, write_json
 from codir.studies.results import read_results
 from codir.studies.run import show_status, study
 from codir.workflows.runfolder import RunFolder
@@ -103,6 +103,25 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(
         study(**changed, console=quiet())
     assert named in str(refused.value)
     assert here == []
+
+
+def test_a_study_goes_on_after_an_objective_got_a_new_setting(
+    study_settings: Settings, tmp_path: Path, here: list[str]
+) -> None:
+    study(**study_settings(tmp_path / "s", seeds=[1], recipes=["kd"]), console=quiet())
+    path = tmp_path / "s" / "recipes.json"
+    recipes = read_json(path)
+    del recipes["kd"]["objectives"]["kd"]["squared"]  # as an older version wrote it
+    del recipes["kd"]["training"]["adam_epsilon"]
+    write_json(path, recipes)
+    more = {"seeds": [1], "recipes": ["kd", "finetune"], "resume": True}
+    here.clear()
+    study(**study_settings(tmp_path / "s", **more), console=quiet())
+    assert here == ["good/finetune/seed-1"]
+    recipes["kd"]["objectives"]["kd"]["squared"] = True  # and what it was is not its default
+    write_json(path, recipes)
+    with pytest.raises(RunError, match=r"recipe kd, objectives\.kd\.squared: True there, False now"):
+        study(**study_settings(tmp_path / "s", **more), console=quiet())
 
 
 def test_a_folder_in_use_or_of_others_is_refused(

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codir.errors import ConfigError, RunError
+from pydantic import ValidationError
+
+from codir.errors import CodirError, ConfigError, RunError
+from codir.recipes.config import TrainingConfig
+from codir.recipes.loading import complete_objectives
 from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig, dotted
 from codir.studies.loading import ResolvedRecipe, load_study, study_yaml
@@ -118,7 +123,7 @@ class StudyFolder:
         """
         before, recipes_before = self.load()
         lines = _differences(before, config)
-        for name, recipe in recipes_before.items():
+        for name, recipe in ((name, _completed(each)) for name, each in recipes_before.items()):
             now = recipes.get(name)
             if now is None:
                 continue  # `_differences` has named it, or a strategy no longer needs it
@@ -142,6 +147,21 @@ class StudyFolder:
                 + "\nRecipes, tasks, students, seeds and trials may be added; anything else makes another study: "
                 "choose another --output."
             )
+
+
+def _completed(recipe: ResolvedRecipe) -> ResolvedRecipe:
+    """Returns a recipe that an older version wrote with the settings that came since, at their defaults.
+
+    A new setting's default is what was done before there was one, so that the trials stay those of one study.
+    """
+    try:
+        return replace(
+            recipe,
+            objectives=complete_objectives(recipe.objectives, {}),
+            training=TrainingConfig.model_validate(recipe.training).model_dump(mode="json"),
+        )
+    except (CodirError, ValidationError):  # a setting that is gone: the comparison names it
+        return recipe
 
 
 def notes_of(recipes: Mapping[str, ResolvedRecipe]) -> list[str]:
