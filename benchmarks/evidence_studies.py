@@ -1,0 +1,113 @@
+"""The study files of benchmarks/evidence: their paths filled in, and `codir study` started or resumed with them.
+
+A study file names folders of the machine it runs on as `$data_dir`, `$teachers`, `$encoder` or any `$name` that
+`--path name=FOLDER` gives; `$here` is benchmarks/evidence itself (recipes of one's own lie there).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from types import SimpleNamespace
+from typing import Any
+
+from codir.errors import ConfigError, nearest
+from codir.recipes.yaml_text import dump_yaml, read_yaml_file
+from codir.storage import write_text
+
+STUDIES = Path(__file__).resolve().parent / "evidence"
+_FLAGS = {"data_dir": "--data-dir", "teachers": "--teachers"}
+
+
+def study_names() -> list[str]:
+    """Returns the names of all study files."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def study_file(name: str) -> Path:
+    """Returns the file of a study; raises `ConfigError` if there is none of that name."""
+    path = STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        known = study_names()
+        raise ConfigError(
+            f"There is no study {name!r}{nearest(name, known)} in {STUDIES}: there are {', '.join(known)}."
+        )
+    return path
+
+
+def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the settings of a study with its paths filled in.
+
+    Args:
+        name: of the study.
+        paths: value of each placeholder, without the `$`.
+
+    Raises:
+        ConfigError: there is no such study, or a placeholder has no value; names the file, the line and the flag.
+    """
+    path = study_file(name)
+    content, places = read_yaml_file(path)
+    known = {"here": str(STUDIES), **paths}
+
+    def fill(value: Any, where: tuple[Any, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(inner, (*where, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [fill(inner, (*where, place)) for place, inner in enumerate(value)]
+        if not isinstance(value, str) or "$" not in value:
+            return value
+        try:
+            return Template(value).substitute(known)
+        except KeyError as error:
+            missing = str(error.args[0])
+            flag = _FLAGS.get(missing, f"--path {missing}=FOLDER")
+            place = next(
+                (places[where[:end]] for end in range(len(where), 0, -1) if where[:end] in places), path
+            )
+            raise ConfigError(f"{place}: {value} needs {flag}.") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: {value}: {error}. A placeholder is `$name`, a dollar `$$`.") from None
+
+    return fill(content, ())
+
+
+def run_study(name: str, output: Path, paths: Mapping[str, str], more: Sequence[str] = ()) -> int:
+    """Starts a study, or goes on with it; returns what `codir study` returned.
+
+    Args:
+        name: of the study.
+        output: its folder; the filled study file is written beside it as `OUTPUT.yaml`.
+        paths: value of each placeholder.
+        more: further arguments of `codir study`, such as `--workers 2`.
+    """
+    file = Path(f"{output}.yaml")
+    write_text(file, f"# benchmarks/evidence/{name}.yaml, filled in\n" + dump_yaml(filled(name, paths)))
+    resume = ["--resume"] if (output / "study.yaml").is_file() else []
+    command = ["study", str(file), "--output", str(output), *resume, *more]
+    print("$ codir", *command, flush=True)
+    return subprocess.run([sys.executable, "-m", "codir", *command], check=False).returncode
+
+
+def make_teachers(tasks: Sequence[str], output: Path, data_dir: Path) -> None:
+    """Fine-tunes the teachers as benchmarks/glue_results.py does, OUTPUT/TASK/teacher; those there are stay."""
+    from glue_results import BUDGETS, teacher
+
+    for task in tasks or list(BUDGETS):
+        if task not in BUDGETS:
+            raise ConfigError(
+                f"There is no budget for a teacher of {task!r}{nearest(task, BUDGETS)}: {', '.join(BUDGETS)}."
+            )
+        teacher(task, SimpleNamespace(output=output, data_dir=data_dir))  # type: ignore[arg-type]
+
+
+def encoder() -> str | None:
+    """Returns the folder of the pretrained encoder from PyPI, or None if it is not installed."""
+    from glue_results import encoder as installed
+
+    try:
+        return installed()
+    except ImportError:
+        return None
