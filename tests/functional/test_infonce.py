@@ -32,6 +32,15 @@ def test_against_plain_loops(batch: int, k: int, tau: float) -> None:
         result = info_nce(positive, negatives, tau, used)
         assert result.loss.item() == pytest.approx(loss, rel=1e-9, abs=1e-12)
         assert result.accuracy.item() == pytest.approx(accuracy)
+        counted = [
+            value
+            for b, row in enumerate(negatives.tolist())
+            for j, value in enumerate(row)
+            if used is None or used[b, j]
+        ]
+        mean = sum(counted) / len(counted) if counted else 0.0
+        assert result.negative.item() == pytest.approx(mean, rel=1e-9, abs=1e-12)
+        assert result.positive.item() == pytest.approx(sum(positive.tolist()) / batch, rel=1e-9)
 
 
 def test_collapsed_representations_do_not_look_perfect() -> None:
@@ -105,6 +114,33 @@ def test_streamed_gradcheck() -> None:
         return streamed_info_nce(a, p, bank, lambda i, j: allowed[:, i:j], 0.3, chunk=4).loss
 
     assert torch.autograd.gradcheck(loss, (anchor, positive))
+
+
+def test_the_gradient_of_the_temperature() -> None:
+    bank = normalize(torch.randn(11, 4, dtype=torch.float64), dim=1)
+    allowed = torch.rand(3, 11) < 0.7
+    allowed[1] = False  # an anchor without any negative
+    anchor = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def dense(a: torch.Tensor, p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return info_nce(p, a @ bank.T, t, allowed).loss
+
+    def streamed(a: torch.Tensor, p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return streamed_info_nce(a, p, bank, lambda i, j: allowed[:, i:j], t, chunk=4).loss
+
+    for loss in (dense, streamed):
+        assert torch.autograd.gradcheck(loss, (anchor, positive, tau))
+        slopes = torch.autograd.grad(loss(anchor, positive, tau), (anchor, positive, tau))
+        still = torch.autograd.grad(loss(anchor, positive, tau.detach()), (anchor, positive))
+        for one, other in zip(slopes, still, strict=False):
+            torch.testing.assert_close(one, other)
+    fixed = streamed_info_nce(anchor, positive, bank, lambda i, j: allowed[:, i:j], 0.3, chunk=4)
+    learned = streamed_info_nce(anchor, positive, bank, lambda i, j: allowed[:, i:j], tau, chunk=4)
+    for one, other in zip(fixed, learned, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not any(each.requires_grad for each in learned[1:])
 
 
 def test_streamed_backward_does_not_need_the_bank_any_more() -> None:

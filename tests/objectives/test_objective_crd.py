@@ -85,17 +85,22 @@ def test_several_steps_against_plain_loops(context, make_step, settings: dict[st
             project(row.detach().double(), s_blocks, objective.student_projection.linear)
             for row in step.student.pooled[how]
         ]
-        loss, first = 0.0, 0
+        loss, first, right, wrong = 0.0, 0, [], []
         for b in range(len(ids)):
             positive = dot(teacher[b], student[b])
             others = [dot(teacher[b], bank[i]) for i in negatives[b]]
             total = math.exp(positive / 0.07) + sum(math.exp(value / 0.07) for value in others)
             loss -= math.log(math.exp(positive / 0.07) / total) / len(ids)
             first += all(positive > value for value in others)
+            right.append(positive)
+            wrong += others
         before = objective.bank.data.clone()
         term = objective(step)
         assert term.loss.item() == pytest.approx(loss, rel=1e-4, abs=1e-5)
         assert term.metrics["accuracy"].item() == pytest.approx(first / len(ids))
+        assert term.metrics["positive"].item() == pytest.approx(sum(right) / len(right), rel=1e-4, abs=1e-5)
+        assert term.metrics["negative"].item() == pytest.approx(sum(wrong) / len(wrong), rel=1e-4, abs=1e-5)
+        assert set(term.metrics) == {"accuracy", "positive", "negative"}
         term.loss.backward()
         optimizer.step()
         optimizer.zero_grad()

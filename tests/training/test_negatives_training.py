@@ -23,6 +23,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "live": {"negatives": "in-batch", "negatives_gradient": True},
     "queue": {"negatives": "queue", "queue_size": 40},
 }
+LEARNED: dict[str, dict[str, Any]] = {
+    "learned": {"k": 20, "learn_temperature": True},
+    "learned-all": {"k": "all", "learn_temperature": True},
+}
 
 
 def trainer_of(folder: Path, models: Path, crd: dict[str, Any], **settings: Any) -> DistillationTrainer:
@@ -95,14 +99,35 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path, models, 
         torch.testing.assert_close(after[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*SETTINGS, *LEARNED])
 def test_resumed_it_goes_on_bit_for_bit(tmp_path, models, name: str) -> None:
-    whole = trainer_of(tmp_path / "run", models, SETTINGS[name], max_steps=6, save_steps=3)
+    crd = {**SETTINGS, **LEARNED}[name]
+    whole = trainer_of(tmp_path / "run", models, crd, max_steps=6, save_steps=3)
     whole.train()
-    resumed = trainer_of(tmp_path / "run", models, SETTINGS[name], max_steps=6, save_steps=3)
+    resumed = trainer_of(tmp_path / "run", models, crd, max_steps=6, save_steps=3)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     expected = final(whole)
     assert all(torch.equal(value, expected[key]) for key, value in final(resumed).items())
+
+
+def test_a_learned_temperature_is_trained_and_not_decayed(tmp_path, models) -> None:
+    trainer = trainer_of(
+        tmp_path, models, LEARNED["learned"], max_steps=4, save_strategy="no", weight_decay=0.1
+    )
+    trainer.train()
+    logged = [entry["crd_temperature"] for entry in trainer.state.log_history if "crd_temperature" in entry]
+    assert logged[0] == pytest.approx(0.07, rel=1e-6)
+    assert logged[-1] != pytest.approx(0.07, rel=1e-3)
+    names = {id(parameter): name for name, parameter in trainer.distillation.named_parameters()}
+    assert trainer.optimizer is not None
+    decay = {
+        names[id(parameter)]: group["weight_decay"]
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert decay.keys() == set(names.values())
+    assert decay["objectives.crd.learned_temperature.shift"] == 0
+    assert decay["objectives.crd.teacher_projection.linear.weight"] == 0.1
 
 
 def test_a_batch_of_one_example_is_refused_before_training(tmp_path, models) -> None:

@@ -32,14 +32,19 @@ class ContrastiveResult(NamedTuple):
         loss: scalar, mean over the batch, at least fp32.
         accuracy: scalar without gradient: how often the positive ranks before every negative. A tie counts as
             lost, so that representations that have collapsed to one point do not look perfect.
+        positive: scalar without gradient: mean similarity of the anchors and their positives.
+        negative: scalar without gradient: mean similarity over all pairs of an anchor and a negative that counts;
+            0 where there is none.
     """
 
     loss: Tensor
     accuracy: Tensor
+    positive: Tensor
+    negative: Tensor
 
 
 def info_nce(
-    positive: Tensor, negatives: Tensor, temperature: float, mask: Tensor | None = None
+    positive: Tensor, negatives: Tensor, temperature: float | Tensor, mask: Tensor | None = None
 ) -> ContrastiveResult:
     """InfoNCE on similarities (Eq. 4), with log-sum-exp in fp32 also inside autocast.
 
@@ -49,18 +54,24 @@ def info_nce(
     Args:
         positive: [B] similarity s_0 of each anchor and its positive.
         negatives: [B, K] similarities s_1..s_K of each anchor and its negatives, K >= 1.
-        temperature: tau > 0.
+        temperature: tau > 0; a scalar tensor gets a gradient.
         mask: [B, K] True where a negative counts; all count by default. An anchor without any has loss 0.
     """
     with torch.autocast(positive.device.type, enabled=False):
         wide = torch.promote_types(positive.dtype, torch.float32)
-        right = positive.to(wide) / temperature  # [B]
-        wrong = negatives.to(wide) / temperature  # [B, K]
+        positive, negatives = positive.to(wide), negatives.to(wide)
+        right = positive / temperature  # [B]
+        wrong = negatives / temperature  # [B, K]
         if mask is not None:
             wrong = wrong.masked_fill(~mask, -torch.inf)
         loss = (torch.logaddexp(right, torch.logsumexp(wrong, dim=1)) - right).mean()
         accuracy = (right.detach() > wrong.detach().amax(dim=1)).to(wide).mean()
-    return ContrastiveResult(loss, accuracy)
+        if mask is None:
+            similarity = negatives.detach().mean()
+        else:
+            counted = mask.expand_as(negatives)
+            similarity = (negatives.detach() * counted).sum() / counted.sum().clamp_min(1)
+    return ContrastiveResult(loss, accuracy, positive.detach().mean(), similarity)
 
 
 def streamed_info_nce(
@@ -68,7 +79,7 @@ def streamed_info_nce(
     positive: Tensor,
     bank: Tensor | Rows,
     admissible: Admissible,
-    temperature: float,
+    temperature: float | Tensor,
     chunk: int = 16384,
 ) -> ContrastiveResult:
     """InfoNCE with every admissible row of the bank as a negative: the exact softmax, a chunk at a time.
@@ -82,34 +93,43 @@ def streamed_info_nce(
         positive: [B] similarity of each anchor and its live positive. Gradient goes to `anchor` and `positive` only.
         bank: [N, m] unit vectors, of any type and on any device, or something that gives them a chunk at a time.
         admissible: says which rows of a chunk count for each anchor.
-        temperature: tau > 0.
+        temperature: tau > 0; a scalar tensor gets a gradient, through the anchor and the positive that it divides.
         chunk: rows at a time; the memory needed is a few times B * chunk numbers.
     """
     with torch.autocast(anchor.device.type, enabled=False):
         wide = torch.promote_types(anchor.dtype, torch.float32)
-        right = positive.to(wide) / temperature
-        wrong, hardest = _StreamedLogSumExp.apply(anchor.to(wide), bank, admissible, temperature, chunk)
+        anchor, positive = anchor.to(wide), positive.to(wide)
+        right = positive / temperature
+        if isinstance(temperature, Tensor):  # <a, m> / tau is <a / tau, m>, and autograd does the rest
+            anchor, divisor, unit = anchor / temperature, 1.0, temperature.detach().to(wide)
+        else:
+            divisor = unit = temperature
+        wrong, hardest, similarity = _StreamedLogSumExp.apply(anchor, bank, admissible, divisor, chunk)
         loss = (torch.logaddexp(right, wrong) - right).mean()
         accuracy = (right.detach() > hardest).to(wide).mean()
-    return ContrastiveResult(loss, accuracy)
+    return ContrastiveResult(loss, accuracy, positive.detach().mean(), similarity * unit)
 
 
 class _StreamedLogSumExp(torch.autograd.Function):
-    """[B] log sum_j exp(<a_b, m_j> / tau) over the admissible rows, and [B] the largest <a_b, m_j> / tau."""
+    """Of <a_b, m_j> / tau over the admissible rows: [B] log-sum-exp, [B] the largest, and the mean over all b and j."""
 
     @staticmethod
     def forward(
         ctx: Any, anchor: Tensor, bank: Tensor | Rows, admissible: Admissible, temperature: float, chunk: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         top = anchor.new_full((anchor.shape[0],), -torch.inf)
         total = torch.zeros_like(top)
         weighted = torch.zeros_like(anchor)  # sum_j exp(s_j / tau - top) m_j
+        summed, counted = anchor.new_zeros(()), 0
         size = bank.shape[0] if isinstance(bank, Tensor) else bank.size
         for start in range(0, size, chunk):
             stop = min(start + chunk, size)
             rows = (bank[start:stop] if isinstance(bank, Tensor) else bank.chunk(start, stop)).to(anchor)
             logits = (anchor @ rows.T).div_(temperature)
-            logits.masked_fill_(~admissible(start, stop), -torch.inf)
+            refused = ~admissible(start, stop)
+            summed = summed + logits.masked_fill_(refused, 0.0).sum()
+            counted = counted + refused.numel() - refused.sum()
+            logits.masked_fill_(refused, -torch.inf)
             top, before = torch.maximum(top, logits.amax(dim=1)), top
             finite = torch.where(top.isfinite(), top, torch.zeros_like(top))  # no admissible row so far: -inf
             rescale = torch.exp(before - finite)
@@ -120,8 +140,9 @@ class _StreamedLogSumExp(torch.autograd.Function):
         ctx.save_for_backward(
             weighted / (total.clamp_min(torch.finfo(total.dtype).tiny) * temperature).unsqueeze(1)
         )
-        ctx.mark_non_differentiable(top)
-        return top + torch.log(total), top
+        mean = summed / torch.as_tensor(counted, device=summed.device).clamp_min(1)
+        ctx.mark_non_differentiable(top, mean)
+        return top + torch.log(total), top, mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,6 +15,7 @@ from codir.models.representations import Pooling, Representations
 from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.objectives.contrastive import BlockProjection, untouched
 from codir.objectives.negative_sources import BankDraws, BankSource, SourceSettings, check_source, make_source
+from codir.objectives.temperature import LearnedTemperature
 
 
 class CRDSettings(SourceSettings):
@@ -29,8 +30,10 @@ class CRD(Objective):
     beside it. Both projections are trained. Rows are written (Eq. 5) once the optimiser has stepped, from training
     batches only. Everything from the projections on is fp32: exp(cos / 0.07) overflows half precision.
 
-    Metric `accuracy`: how often the positive ranks before every negative; `negatives`, where their number is not
-    fixed: how many an anchor has on average.
+    Metrics: `accuracy`, how often the positive ranks before every negative; `positive` and `negative`, the mean cosine
+    of anchors with their positives and with the negatives that count (a loss that falls while both rise tells no
+    examples apart: the representations drift to one point); `negatives`, where their number is not fixed: how many an
+    anchor has on average; `temperature`, where it is learned.
     """
 
     name = "crd"
@@ -48,6 +51,9 @@ class CRD(Objective):
             settings.student_blocks, context.student, settings.dim, context.seed + 1
         )
         self.source = make_source(settings, context)
+        self.learned_temperature = None
+        if settings.learn_temperature:
+            self.learned_temperature = LearnedTemperature(settings.temperature, settings.temperature_rate)
         self.to(context.device)
 
     @property
@@ -87,9 +93,14 @@ class CRD(Objective):
             torch.autocast(anchor.device.type, enabled=False),
             untouched(self.source.generator, not self.training),
         ):
-            term = self.source.contrast(step, anchor, live)
+            tau = (
+                self._settings.temperature if self.learned_temperature is None else self.learned_temperature()
+            )
+            term = self.source.contrast(step, anchor, live, tau)
         if self.training:
             self.source.remember(step.ids, live)
+        if isinstance(tau, Tensor):
+            term.metrics["temperature"] = tau.detach()
         return term
 
     @classmethod
@@ -106,15 +117,19 @@ class CRD(Objective):
         self.source.prefill(ids, self.student_projection(student.pooled[self._settings.pooling]))
 
     def describe(self) -> list[str]:
-        """The chosen blocks, the negatives and what they take of memory."""
+        """The chosen blocks, the negatives and what they take of memory; the temperature if it is learned."""
+        learned = [] if self.learned_temperature is None else [self.learned_temperature.describe()]
         return [
             f"teacher blocks: {self.teacher_projection.describe()} ({self._settings.pooling} pooling)",
             f"student blocks: {self.student_projection.describe()} ({self._settings.pooling} pooling)",
             *self.source.describe(),
+            *learned,
         ]
 
     def after_step(self) -> None:
-        """Writes the rows of the step's examples (Eq. 5)."""
+        """Writes the rows of the step's examples (Eq. 5) and keeps a learned temperature in its range."""
+        if self.learned_temperature is not None:
+            self.learned_temperature.clamp()
         self.source.after_step()
 
     def discard_step(self) -> None:

@@ -17,7 +17,7 @@ from codir.errors import ConfigError, RunError
 from codir.functional.bank import Bank
 from codir.functional.draws import draw_allowed
 from codir.functional.gather import align_generator, gather_rows, gather_with_grad
-from codir.functional.infonce import info_nce, streamed_info_nce
+from codir.functional.infonce import ContrastiveResult, info_nce, streamed_info_nce
 from codir.functional.queue import EmbeddingQueue
 from codir.functional.similarity import group_similarity
 from codir.objectives.base import ObjectiveContext, Step, Term
@@ -32,6 +32,7 @@ from codir.objectives.contrastive import (
     negatives_name,
     number_of_negatives,
 )
+from codir.objectives.temperature import HIGHEST, LOWEST
 from codir.storage import human_bytes
 
 
@@ -46,6 +47,19 @@ class SourceSettings(ContrastiveSettings):
         default=False, description="in-batch: whether the student is also trained through the negatives"
     )
     queue_size: int = Field(default=4096, ge=2, description="queue: how many past embeddings are kept")
+    learn_temperature: bool = Field(
+        default=False, description="tau is trained, starting at `temperature`, within [0.01, 1]"
+    )
+    temperature_rate: float = Field(
+        default=100.0, gt=0.0, description="learn_temperature: log(1/tau) learns at so many learning rates"
+    )
+
+
+def _term(result: ContrastiveResult, **more: Tensor) -> Term:
+    return Term(
+        result.loss,
+        {"accuracy": result.accuracy, "positive": result.positive, "negative": result.negative, **more},
+    )
 
 
 class NegativeSource:
@@ -60,10 +74,13 @@ class NegativeSource:
         self.k: int | Literal["all"] = number_of_negatives(settings, context)
         self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
 
-    def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
+    def contrast(
+        self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
+    ) -> Term:
         """InfoNCE (Eq. 4) of the anchors [B, m] and the student's live representations [B, m], their positives.
 
         Both are unit vectors in fp32, in order of `step.ids`. Called by every process, outside of autocast.
+        `temperature`: tau; a scalar tensor gets a gradient; None for that of the settings.
         """
         raise NotImplementedError
 
@@ -117,14 +134,19 @@ class NegativeSource:
             return f"K = {self.k}, {self.settings.sharing}"
         return "K = all" if batch is None else f"K = all {batch - 1:,}"
 
-    def _nce(self, anchor: Tensor, live: Tensor, rows: Tensor, allowed: Tensor) -> Term:
+    def _tau(self, given: float | Tensor | None) -> float | Tensor:
+        return self.settings.temperature if given is None else given
+
+    def _nce(
+        self, anchor: Tensor, live: Tensor, rows: Tensor, allowed: Tensor, temperature: float | Tensor | None
+    ) -> Term:
         """Contrasts with those of the rows [G, m] that are allowed [B, G], or K of them."""
         if self.k != "all":
             allowed = draw_allowed(allowed, self.k, self.settings.sharing == "shared", self.generator)
         positive = (anchor * live).sum(dim=1)
-        result = info_nce(positive, anchor @ rows.T, self.settings.temperature, allowed)
+        result = info_nce(positive, anchor @ rows.T, self._tau(temperature), allowed)
         count = allowed.sum(dim=1, dtype=torch.float32).mean()
-        return Term(result.loss, {"accuracy": result.accuracy, "negatives": count})
+        return _term(result, negatives=count)
 
 
 class BankSource(NegativeSource):
@@ -195,9 +217,11 @@ class BankDraws(BankSource):
         self.sampler = make_sampler(settings, context)
         self.generator = self.sampler.generator
 
-    def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
+    def contrast(
+        self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
+    ) -> Term:
         """See the base class."""
-        tau, positive = self.settings.temperature, (anchor * live).sum(dim=1)
+        tau, positive = self._tau(temperature), (anchor * live).sum(dim=1)
         if self.k == "all":
             result = streamed_info_nce(anchor, positive, self.bank, self.sampler.admissible(step.ids), tau)
         else:
@@ -205,7 +229,7 @@ class BankDraws(BankSource):
             similarity = group_similarity(anchor, self.bank.rows(negatives.ids), negatives.group)  # [B, K]
             mask = None if negatives.mask is None else negatives.mask[negatives.group]
             result = info_nce(positive, similarity, tau, mask)
-        return Term(result.loss, {"accuracy": result.accuracy})
+        return _term(result)
 
     def describe(self) -> list[str]:
         """The sampler and the bank's memory."""
@@ -229,7 +253,9 @@ class MiniBatchBank(BankSource):
         # one step read the same rows, and no row changes before its end.
         self._read: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
+    def contrast(
+        self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
+    ) -> Term:
         """See the base class."""
         given = step.batch_ids
         if given is None or self._read is None or self._read[0] is not given:
@@ -237,7 +263,7 @@ class MiniBatchBank(BankSource):
             unique = torch.unique(batch.to(anchor.device))
             self._read = batch, unique, self.bank.rows(unique).to(anchor)
         _, batch, rows = self._read
-        return self._nce(anchor, live, rows, batch != step.ids.to(anchor.device).unsqueeze(1))
+        return self._nce(anchor, live, rows, batch != step.ids.to(anchor.device).unsqueeze(1), temperature)
 
     def after_step(self) -> None:
         """See the base class."""
@@ -271,7 +297,9 @@ class LiveMiniBatch(NegativeSource):
 
     name = "in-batch"
 
-    def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
+    def contrast(
+        self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
+    ) -> Term:
         """See the base class."""
         own = step.ids.to(anchor.device)
         if self.settings.negatives_gradient:
@@ -279,7 +307,7 @@ class LiveMiniBatch(NegativeSource):
         else:
             ids, rows = gather_rows(own, live.detach())
         again = (ids.unsqueeze(1) == ids).triu(diagonal=1).any(dim=1)  # [G] occurs once more, further on
-        return self._nce(anchor, live, rows, (ids != own.unsqueeze(1)) & ~again)
+        return self._nce(anchor, live, rows, (ids != own.unsqueeze(1)) & ~again, temperature)
 
     def describe(self) -> list[str]:
         """How many, and whether they are trained."""
@@ -301,10 +329,12 @@ class QueueSource(NegativeSource):
         self.queue = EmbeddingQueue(settings.queue_size, settings.dim, context.device)
         self._pending = PendingWrites(settings.dim, context.device)
 
-    def contrast(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
+    def contrast(
+        self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
+    ) -> Term:
         """See the base class; while the queue is empty the loss is 0."""
         allowed = self.queue.filled & (self.queue.ids != step.ids.to(anchor.device).unsqueeze(1))
-        return self._nce(anchor, live, self.queue.data, allowed)
+        return self._nce(anchor, live, self.queue.data, allowed, temperature)
 
     def remember(self, ids: Tensor, live: Tensor) -> None:
         """See the base class."""
@@ -368,6 +398,11 @@ def check_source(name: str, settings: SourceSettings, context: ObjectiveContext)
         context: to be checked against.
     """
     check_contrastive(name, settings, context, SOURCES)
+    if settings.learn_temperature and not LOWEST <= settings.temperature <= HIGHEST:
+        raise ConfigError(
+            f"{name}.temperature={settings.temperature:g} with learn_temperature: a trained temperature stays between "
+            f"{LOWEST} and {HIGHEST:g}. Start it there, or drop learn_temperature."
+        )
     negatives = negatives_name(settings, context)
     if settings.negatives_gradient and negatives != "in-batch":
         raise ConfigError(

@@ -24,6 +24,7 @@ _HELPERS = {
     "progressive",
     "registry",
     "state_projections",
+    "temperature",
     "token_checks",
     "weighted_sum",
 }

@@ -266,6 +266,11 @@ class DistillationTrainer(ResumableTrainer):
             parameter.grad = None  # and not zero: Adam would still decay the weight and move by its momentum
         return loss
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As transformers' Trainer, without scalars: a learned temperature is no weight that should be small."""
+        scalars = {name for name, parameter in model.named_parameters() if parameter.dim() == 0}
+        return [name for name in super().get_decay_parameter_names(model) if name not in scalars]
+
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
