@@ -14,9 +14,11 @@ import typer
 
 from codir import __version__
 from codir.cli import options as o
+from codir.cli.augmentation import augment
 from codir.cli.deployment import export, latency
 from codir.cli.pages import report
 from codir.cli.publishing import publish
+from codir.cli.recommending import recommend
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
@@ -475,12 +477,14 @@ def submit(
         )
 
 
+app.command(name="augment")(augment)
 app.command(name="latency")(latency)
 app.command(name="report")(report)
 app.command(name="export")(export)
 app.command(name="study")(study)
 app.command(name="reproduce")(reproduce)
 app.command(name="publish")(publish)
+app.command(name="recommend")(recommend)
 
 
 @app.command()

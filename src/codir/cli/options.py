@@ -26,6 +26,7 @@ SETTINGS = {
     "text_pair": "data.text_pair",
     "label": "data.label",
     "kind": "data.kind",
+    "holdout": "data.holdout",
     "max_length": "data.max_length",
     "limit_train": "data.limit_train",
     "limit_validation": "data.limit_validation",
@@ -98,6 +99,7 @@ TextColumn = Annotated[str | None, _option("text", metavar="COLUMN")]
 TextPairColumn = Annotated[str | None, _option("text_pair", metavar="COLUMN")]
 LabelColumn = Annotated[str | None, _option("label", metavar="COLUMN")]
 KindOfLabels = Annotated[str | None, _option("kind", metavar="KIND")]
+Holdout = Annotated[float | None, _option("holdout", metavar="SHARE")]
 MaxLength = Annotated[int | None, _option("max_length", metavar="TOKENS")]
 LimitTrain = Annotated[int | None, _option("limit_train", metavar="N")]
 LimitValidation = Annotated[int | None, _option("limit_validation", metavar="N")]

@@ -1,0 +1,96 @@
+"""Words of a text that can be exchanged for others, and the words a tokenizer knows as one token."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+# Letters, perhaps with digits; what follows an apostrophe within belongs to it.
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+# English endings that stay when the word before them is exchanged, also where a text writes them apart: it 's.
+_ENDINGS = ("s", "m", "d", "re", "ve", "ll")
+_ENDING = re.compile(rf"['’](?:{'|'.join(_ENDINGS)})$", flags=re.IGNORECASE)
+_PLAIN = re.compile(r"[^\W\d_]+")
+
+
+def find_words(text: str) -> list[tuple[int, int]]:
+    """Returns where the words of a text stand: (start, end), in order, not overlapping.
+
+    A word is a run of letters and digits with at least one letter. Numbers are none. "don't" is one word; of "Bob's",
+    "it's" and "it 's" the ending stays outside.
+    """
+    found: list[tuple[int, int]] = []
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        word = match[0]
+        if start and text[start - 1] in "'’" and word.lower() in _ENDINGS:
+            continue
+        if ending := _ENDING.search(word):
+            end -= len(ending[0])
+        if any(letter.isalpha() for letter in text[start:end]):
+            found.append((start, end))
+    return found
+
+
+def written_like(candidate: str, word: str, *, first: bool) -> str:
+    """Gives a lower-cased candidate the first letter's case of the word whose place it takes.
+
+    Args:
+        candidate: of a tokenizer that knows no capitals.
+        word: what stands in the text.
+        first: the word is the text's first. Elsewhere a single capital ("I") says nothing about its successor.
+    """
+    if word[0].isupper() and (first or len(word) > 1):
+        return candidate[0].upper() + candidate[1:]
+    return candidate
+
+
+@dataclass(frozen=True)
+class WholeWords:
+    """The tokens of a tokenizer that are a word by themselves.
+
+    Attributes:
+        ids: their token ids, ascending.
+        texts: the words, in the same order.
+        cased: whether the tokenizer tells capitals from small letters.
+    """
+
+    ids: list[int]
+    texts: list[str]
+    cased: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> WholeWords:
+        """Reads them off a tokenizer.
+
+        A token is a whole word if it is nothing but letters and if its text, behind a space, becomes this token again.
+        That leaves out pieces that go on a word (`##ing`), special and unused tokens, punctuation and numbers, in every
+        family of tokenizers.
+        """
+        special = set(tokenizer.all_special_ids)
+        ids = [number for number in range(len(tokenizer)) if number not in special]
+        texts = [str(tokenizer.decode([number])).strip() for number in ids]
+        plain = [(number, text) for number, text in zip(ids, texts, strict=True) if _PLAIN.fullmatch(text)]
+        again = (
+            tokenizer([f" {text}" for _, text in plain], add_special_tokens=False)["input_ids"]
+            if plain
+            else []
+        )
+        kept = [
+            (number, text)
+            for (number, text), tokens in zip(plain, again, strict=True)
+            if list(tokens) == [number]
+        ]
+        cased = (
+            tokenizer("A", add_special_tokens=False)["input_ids"]
+            != (tokenizer("a", add_special_tokens=False)["input_ids"])
+        )
+        return cls([number for number, _ in kept], [text for _, text in kept], cased)
+
+    @cached_property
+    def folded(self) -> list[str]:
+        """The words without their case, to compare them."""
+        return [text.casefold() for text in self.texts]

@@ -1,0 +1,321 @@
+"""More texts for the teacher to label: copies of the training texts with words replaced (Jiao et al. 2020)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from codir.errors import ConfigError, DataError, RunError
+from codir.models.candidates import Texts, WordCandidates
+from codir.models.loading import load_tokenizer
+from codir.models.masked_lm import load_masked_lm
+from codir.recipes.config import DataConfig
+from codir.storage import exclusive, require_writable
+from codir.tasks.files import load_texts
+from codir.tasks.reading import read_rows
+from codir.tasks.task import limit
+from codir.teacher.key import model_digest, tokenizer_digest
+from codir.training.precision import Precision, resolve_precision
+from codir.training.processes import one_process_only
+from codir.workflows.candidate_parts import PART, CandidateParts, texts_digest
+from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, load_data
+from codir.workflows.progress import default_console, progress_bar
+from codir.workflows.replacement import changed_words, copies_of, count_words
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SHOWN = 3
+
+
+@dataclass
+class Augmentation:
+    """What was made.
+
+    Attributes:
+        output: the file.
+        examples: training examples it was made from.
+        words: words in them that could be replaced.
+        copies: copies in the file.
+        unchanged: copies left out because no word of them was replaced.
+        repeated: copies left out because they equal another copy or a training example.
+        replaced: words replaced in the copies of the file.
+        seconds: what the candidates and the copies took.
+        shown: a few examples, each with a copy of it.
+        notes: sentences on the data.
+    """
+
+    output: Path
+    examples: int
+    words: int
+    copies: int = 0
+    unchanged: int = 0
+    repeated: int = 0
+    replaced: int = 0
+    seconds: float = 0.0
+    shown: list[tuple[Texts, Texts]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def augment(
+    model: str | Path,
+    data: DataConfig,
+    output: str | Path,
+    *,
+    copies: int = 20,
+    probability: float = 0.4,
+    candidates: int = 15,
+    together: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    precision: Precision = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> Augmentation:
+    """Writes copies of the training texts with words replaced, as JSON lines for `--unlabeled`, whole or not at all.
+
+    Algorithm 1 of Jiao et al. 2020: every word of a copy is replaced with probability p by one of its K candidates, the
+    most probable whole words a masked language model finds at its place. (The paper takes neighbours in GloVe for words
+    of several pieces; here such a word is masked as one token, so that no vectors of another vocabulary are needed.)
+    A line is `{"text": ..., "text_pair": ..., "source": row}`; `source` counts the training examples from 0.
+
+    The candidates of a text are computed once for all its copies and kept in `OUTPUT.parts` until the file is written:
+    with `resume` an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
+
+    Args:
+        model: folder or Hub id of a masked language model, with its head.
+        data: the training examples: exactly those that a training with these settings would use (`holdout`,
+            `limit_train`). A file without labels is taken whole.
+        output: the file to write, .jsonl.
+        copies: N of the paper, of each example; those without a change and repeats are left out.
+        probability: p of the paper.
+        candidates: K of the paper.
+        together: share of an example's words masked in one pass (see `WordCandidates`).
+        seed: of the draws.
+        batch_size: inputs run at a time.
+        precision: of the model; `auto` is bf16 where the hardware has it.
+        resume: goes on with an interrupted run.
+        overwrite: replaces an existing output.
+        device: where to compute; a GPU if there is one.
+        console: where to print the summary; standard output by default.
+        quiet: prints nothing.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        RunError: the output exists or cannot be written, or an interrupted run is in the way.
+        DataError: the data cannot be read, or not a single copy is new.
+        ModelError: the model has no head or no mask token, or gives NaN.
+    """
+    one_process_only("codir augment")
+    output = Path(output)
+    _check(output, overwrite, copies, probability)
+    texts, pairs, notes = training_texts(data)
+    if not any(map(count_words, texts)):
+        raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
+    chosen = resolve_precision(precision)
+    tokenizer = load_tokenizer(model)
+    masked = load_masked_lm(model)
+    cast(nn.Module, masked).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    proposer = WordCandidates(
+        masked,
+        tokenizer,
+        most=candidates,
+        together=together,
+        max_length=data.max_length,
+        batch_size=batch_size,
+        autocast=_AUTOCAST[chosen],
+    )
+    settings = {
+        "texts": texts_digest(texts),
+        "model": model_digest(masked),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "candidates": candidates,
+        "together": together,
+        "max_length": proposer.max_length,
+        "batch_size": batch_size,
+        "precision": chosen,
+        "part": PART,
+    }
+    result = Augmentation(output, len(texts), sum(map(count_words, texts)), notes=notes)
+    started = time.monotonic()
+    folder = output.with_name(f"{output.name}.parts")
+    with exclusive(folder):
+        parts = CandidateParts(folder, settings, resume=resume)
+        with progress_bar("finding candidates (words)", result.words) as progress:
+            parts.compute(proposer, texts, progress)
+        with _whole_file(output) as file:
+            _write(file, parts, texts, proposer, result, pairs, copies, probability, seed)
+        parts.remove()
+    result.seconds = time.monotonic() - started
+    if not quiet:
+        print_result(result, console)
+    return result
+
+
+def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
+    """Returns the training examples that settings name, whether they are pairs, and what there is to say of them.
+
+    With labels (a task, or a file with its label column) these are the rows that a training would get: without those
+    held out for validation. A file without labels is taken whole.
+
+    Raises:
+        ConfigError, DataError: as `load_data` and `load_texts`.
+    """
+    if data.task is not None or _labelled(data):
+        loaded = load_data(data)
+        assert loaded.train is not None
+        split, notes = loaded.train, loaded.notes
+    else:
+        assert data.train is not None
+        whole = load_texts(data.train, text=data.text or DEFAULT_TEXT, text_pair=data.text_pair)
+        split = limit(whole, data.limit_train)
+        notes = [f"{data.train} has no labels: its {len(split):,} rows are all taken."]
+    pairs = "text_pair" in split.column_names
+    return _rows(split, pairs), pairs, notes
+
+
+def _rows(split: Dataset, pairs: bool) -> list[Texts]:
+    columns = ("text", "text_pair") if pairs else ("text",)
+    return list(zip(*(split[name][:] for name in columns), strict=True))
+
+
+def _labelled(data: DataConfig) -> bool:
+    """Whether a file is to be read with its labels: because settings say so, or because the column is there."""
+    if data.train is None:
+        raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
+    if data.label is not None or data.holdout is not None or data.validation is not None:
+        return True
+    path = Path(data.train)
+    if path.suffix.lower() == ".txt":
+        return False
+    if not path.is_file():
+        return True  # the Hub, or a message on what is missing
+    try:
+        read_rows(path, [DEFAULT_LABEL])
+    except DataError:
+        return False
+    return True
+
+
+def _check(output: Path, overwrite: bool, copies: int, probability: float) -> None:
+    """Refuses what cannot be written or drawn before anything is loaded."""
+    if copies < 1:
+        raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
+    if not 0.0 < probability <= 1.0:
+        raise ConfigError(
+            f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}."
+        )
+    if output.suffix.lower() != ".jsonl":
+        raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
+    if output.is_dir():
+        raise RunError(f"{output} is a folder. Give the name of the file to write.")
+    if output.exists() and not overwrite:
+        raise RunError(f"{output} exists already. Choose another --output, or allow it with --overwrite.")
+    require_writable(output.parent)
+
+
+def _write(
+    file: TextIO,
+    parts: CandidateParts,
+    examples: Sequence[Texts],
+    proposer: WordCandidates,
+    result: Augmentation,
+    pairs: bool,
+    copies: int,
+    probability: float,
+    seed: int,
+) -> None:
+    """Draws and writes the copies, row by row."""
+    seen = set(examples)
+    wanted = [len(examples) * (2 * number + 1) // (2 * _SHOWN) for number in range(_SHOWN)]
+    with progress_bar("writing copies (texts)", len(examples)) as progress:
+        for row, (texts, candidates) in enumerate(parts.read(examples)):
+            drawn = copies_of(
+                texts, candidates, proposer.words, copies=copies, probability=probability, seed=seed
+            )
+            for copy in drawn:
+                if copy == texts:
+                    result.unchanged += 1
+                    continue
+                if copy in seen:
+                    result.repeated += 1
+                    continue
+                seen.add(copy)
+                result.copies += 1
+                result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
+                if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
+                    result.shown.append((texts, copy))
+                line: dict[str, Any] = {"text": copy[0]}
+                if pairs:
+                    line["text_pair"] = copy[1]
+                file.write(json.dumps({**line, "source": row}, ensure_ascii=False) + "\n")
+            progress(row + 1, len(examples))
+    if not result.copies:
+        raise DataError(
+            f"None of the copies of {len(examples):,} texts is new. Go on with --resume and more --copies or a "
+            "higher --probability."
+        )
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """Yields a file that gets the name `path` if the block succeeds and is deleted otherwise."""
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise
+
+
+def print_result(result: Augmentation, console: Console | None = None) -> None:
+    """Prints what was made and a few texts beside a copy of them, new words in bold."""
+    console = console or default_console()
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("text")
+    table.add_column("copy")
+    for texts, copy in result.shown:
+        for original, changed in zip(texts, copy, strict=True):
+            shown = Text(changed)
+            for start, end in changed_words(original, changed):
+                shown.stylize("bold", start, end)
+            table.add_row(Text(original), shown)
+    console.print(table)
+    console.print(
+        f"{result.copies:,} copies of {result.examples:,} texts in {result.output} after {result.seconds:,.0f} s: "
+        f"{result.replaced / result.copies:.1f} words replaced in each. Left out: {result.unchanged:,} without a "
+        f"change, {result.repeated:,} repeats.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
