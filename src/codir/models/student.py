@@ -28,13 +28,16 @@ def spread_blocks(teacher_blocks: int, layers: int) -> list[int]:
     return [step * teacher_blocks // layers for step in range(1, layers + 1)]
 
 
-def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation) -> list[int]:
+def chosen_blocks(
+    teacher_blocks: int, layers: int | None, init: Initialisation, whose: str = "the teacher"
+) -> list[int]:
     """Returns the teacher's blocks (1-based) that a student starts from; for `random` those it would be compared with.
 
     Args:
         teacher_blocks: T.
         layers: S; by default half of T, or the length of the list.
         init: `spread`, `first`, `last`, `random` or an increasing list of 1-based block numbers.
+        whose: what messages call the model that the blocks are taken from.
 
     Raises:
         ConfigError: an unknown name, or a list that is not increasing, or disagrees with `layers`.
@@ -49,7 +52,7 @@ def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation)
         layers = max(1, teacher_blocks // 2) if layers is None else layers
         if layers < 1:
             raise ConfigError(f"A student needs at least one block, not {layers}.")
-        require_depth(layers, teacher_blocks)
+        require_depth(layers, teacher_blocks, whose)
         if init == "first":
             return list(range(1, layers + 1))
         if init == "last":
@@ -58,7 +61,7 @@ def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation)
     blocks = [int(number) for number in init]
     if not blocks or any(b <= a for a, b in pairwise(blocks)) or blocks[0] < 1:
         raise ConfigError(
-            f"The student's blocks {blocks} must be an increasing list of the teacher's blocks, counted from 1."
+            f"The student's blocks {blocks} must be an increasing list of the blocks of {whose}, counted from 1."
         )
     if layers is not None and layers != len(blocks):
         raise ConfigError(
@@ -66,13 +69,18 @@ def chosen_blocks(teacher_blocks: int, layers: int | None, init: Initialisation)
         )
     if blocks[-1] > teacher_blocks:
         raise ModelError(
-            f"The student is to start from block {blocks[-1]}, but the teacher has {teacher_blocks}."
+            f"The student is to start from block {blocks[-1]}, but {whose} has {teacher_blocks}."
         )
     return blocks
 
 
-def require_depth(layers: int, teacher_blocks: int) -> None:
-    """Raises `ModelError` for a student that is deeper than its teacher."""
+def require_depth(layers: int, teacher_blocks: int, whose: str = "the teacher") -> None:
+    """Raises `ModelError` for a student that is deeper than its teacher, or than the model it is cut out of."""
+    if layers > teacher_blocks and whose != "the teacher":
+        raise ModelError(
+            f"A student of {layers} blocks cannot be cut out of {whose}, which has {teacher_blocks}. "
+            f"Choose at most {teacher_blocks}."
+        )
     if layers > teacher_blocks:
         raise ModelError(
             f"A student of {layers} blocks is deeper than its teacher, which has {teacher_blocks}. "

@@ -108,11 +108,23 @@ class DataConfig(Section):
         description="validate on this share of the training data, the same rows for every seed, and leave the task's "
         "validation data unopened: to choose settings by",
     )
+    unlabeled: list[Path] | None = Field(
+        default=None,
+        description="texts without labels, which the teacher labels: a .txt file (a text a line), or .csv, .tsv, .jsonl, "
+        ".parquet with the task's text columns; may be repeated",
+        examples=["more.txt"],
+    )
     max_length: int = Field(default=128, ge=4, description="texts are cut to this many tokens")
     limit_train: int | None = Field(default=None, ge=1, description="use only this many training examples")
+    limit_unlabeled: int | None = Field(default=None, ge=1, description="use only this many unlabelled texts")
     limit_validation: int | None = Field(
         default=None, ge=1, description="use only this many validation examples"
     )
+
+    @field_validator("unlabeled", mode="before")
+    @classmethod
+    def _one_file_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value or None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -131,6 +143,11 @@ class DataConfig(Section):
             raise ValueError(
                 f"holdout ({self.holdout:g}) takes the validation data out of the training data, and validation names "
                 f"{self.validation}: leave one of the two out"
+            )
+        if self.limit_unlabeled is not None and not self.unlabeled:
+            raise ValueError(
+                f"limit_unlabeled is {self.limit_unlabeled}, and there are no unlabelled texts: name their file with "
+                "unlabeled"
             )
         if self.task is not None:
             columns = [
@@ -171,6 +188,15 @@ class StudentConfig(Section):
         default="random",
         description="word embeddings of a student built from a config: `random`, or a copy of the `teacher`'s",
     )
+    origin: str | None = Field(
+        default=None,
+        description="take blocks and embeddings from this model of the teacher's family (folder or Hub id) instead of "
+        "from the teacher; layers, init, width and intermediate choose from it, the classifier stays the teacher's",
+    )
+    freeze: list[Literal["embeddings"] | int] | None = Field(
+        default=None,
+        description="what is never trained: `embeddings`, and numbers of the student's blocks, counted from 1",
+    )
 
     @field_validator("config")
     @classmethod
@@ -178,6 +204,37 @@ class StudentConfig(Section):
         if isinstance(value, dict) and not value.get("model_type"):
             raise ValueError("the config does not name its family: add model_type: bert (or roberta, ...)")
         return value
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _list_of_parts(cls, value: Any) -> Any:
+        """Lets `embeddings,1,2` on the command line, and a single number, mean a list."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value]
+        if isinstance(value, str):
+            value = value.split(",")
+        if not isinstance(value, list | tuple):
+            return value
+        if any(isinstance(part, bool) for part in value):
+            raise ValueError(
+                "true and false are not allowed here: name `embeddings` or the numbers of blocks"
+            )
+        parts = [part.strip() if isinstance(part, str) else part for part in value]
+        return [int(part) if isinstance(part, str) and part.isdigit() else part for part in parts]
+
+    @field_validator("freeze")
+    @classmethod
+    def _each_part_once(
+        cls, value: list[Literal["embeddings"] | int] | None
+    ) -> list[Literal["embeddings"] | int] | None:
+        for part in value or []:
+            if isinstance(part, int) and part < 1:
+                raise ValueError(
+                    f"{part} is no block: they are counted from 1, and below them are `embeddings`"
+                )
+        if value and len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(map(str, value))}: a part is named twice")
+        return value or None
 
     @field_validator("init", mode="before")
     @classmethod
@@ -207,12 +264,16 @@ class StudentConfig(Section):
             )
         if self.model is not None or self.config is not None:
             other = "model" if self.model is not None else "config"
-            if self.layers is not None or self.init != "spread":
-                wrong = "layers" if self.layers is not None else "init"
+            cut = [name for name in ("layers", "origin") if getattr(self, name) is not None]
+            if cut or self.init != "spread":
                 raise ValueError(
-                    f"{wrong} says how to build the student from the teacher's blocks, but {other} says to "
-                    f"take {self.model or config_name(self.config)}: leave out one of the two"
+                    f"{[*cut, 'init'][0]} says how to build the student from another model's blocks, but {other} says "
+                    f"to take {self.model or config_name(self.config)}: leave out one of the two"
                 )
+        if self.origin is not None and self.init == "random":
+            raise ValueError(
+                f"origin says to take the weights of {self.origin}, but init says random: leave out one of the two"
+            )
         if self.embeddings == "teacher" and self.config is None:
             raise ValueError(
                 "embeddings: teacher is for a student that is built from a config; one cut out of the teacher has its "
@@ -363,6 +424,15 @@ class FinetuneConfig(RunConfig):
 
     model: str = Field(description="encoder to fine-tune: a folder or a Hub id", examples=["roberta-base"])
 
+    @model_validator(mode="after")
+    def _only_labelled_texts(self) -> Self:
+        if self.data.unlabeled:
+            raise ValueError(
+                f"data.unlabeled names {', '.join(map(str, self.data.unlabeled))}, and fine-tuning learns from labels "
+                "alone: leave it out here and give it to `codir distill`, whose teacher labels the texts"
+            )
+        return self
+
 
 class DistillConfig(RunConfig):
     """A run of `codir distill`: a fine-tuned teacher in, a smaller student out."""
@@ -398,4 +468,14 @@ class DistillConfig(RunConfig):
     def _something_to_learn(self) -> Self:
         if not self.objectives:
             raise ValueError("objectives is empty: name at least one term of the loss, for example task")
+        return self
+
+    @model_validator(mode="after")
+    def _something_of_unlabeled_texts(self) -> Self:
+        if self.data.unlabeled and set(self.objectives) == {"task"}:
+            raise ValueError(
+                f"the loss is task alone, which learns from labels, and data.unlabeled names "
+                f"{', '.join(map(str, self.data.unlabeled))}, which has none: leave the file out, or take a recipe "
+                "that learns from the teacher (kd, codir-fine)"
+            )
         return self

@@ -101,3 +101,14 @@ class PretrainConfig(Section):
         if not self.objectives:
             raise ValueError("objectives is empty: name at least one term of the loss, for example mlm")
         return self
+
+    @model_validator(mode="after")
+    def _student_without_a_task(self) -> Self:
+        if self.student.origin is not None:
+            raise ValueError(
+                "student.origin is for distilling on a task; in a pre-training take that model as the student "
+                f"(student.model={self.student.origin}), or cut it to fewer blocks by naming it as the teacher"
+            )
+        if self.student.freeze and self.trained == "head":
+            raise ValueError("trained: head keeps the whole encoder as it is: leave student.freeze out")
+        return self

@@ -111,13 +111,18 @@ def _absolute(config: StudyConfig) -> StudyConfig:
 
     tasks = {
         name: data.model_copy(
-            update={key: there(getattr(data, key)) for key in ("data_dir", "train", "validation")}
+            update={
+                **{key: there(getattr(data, key)) for key in ("data_dir", "train", "validation")},
+                "unlabeled": data.unlabeled and [there(path) for path in data.unlabeled],
+            }
         )
         for name, data in config.tasks.items()
     }
 
     def student(each: Any) -> Any:
-        return each.model_copy(update={key: there(getattr(each, key)) for key in ("model", "config")})
+        return each.model_copy(
+            update={key: there(getattr(each, key)) for key in ("model", "config", "origin")}
+        )
 
     recipes = {
         name: choice.model_copy(
@@ -280,7 +285,7 @@ def teacher_config(config: StudyConfig, task: str, resume: bool = False) -> Fine
     assert config.model is not None
     return FinetuneConfig(
         model=config.model,
-        data=config.tasks[task],
+        data=config.tasks[task].model_copy(update={"unlabeled": None, "limit_unlabeled": None}),
         training=config.teacher_training,
         output=Path(teacher_folder(config, task)),
         resume=resume,

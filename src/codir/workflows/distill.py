@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
-from codir.workflows.card import CardInfo, model_card
+from codir.workflows.card import UNLABELLED, CardInfo, model_card
 from codir.workflows.comparison import Comparison
 from codir.workflows.environment import environment
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.lineage import started_from
-from codir.workflows.prepare import Distillation, main_role, prepare, student_lines
+from codir.workflows.prepare import Distillation, main_role, prepare
 from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
@@ -98,10 +98,13 @@ def _distill(
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
     run.save_config(resolved_yaml(config))
     write_json(
-        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
+        run.environment,
+        environment(
+            config.training.seed, resolve_precision(config.training.precision), **_unlabeled(config, parts)
+        ),
     )
     table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
-    for what, value in student_lines(config, parts.student, parts.teacher.model):
+    for what, value in parts.lines:
         table.add_row(f"  {what}", value)
     console.print(table)
 
@@ -129,7 +132,10 @@ def _distill(
                 parts.fresh_student(),
                 objectives,
                 config.training,
-                encoded,
+                # the same number of steps for all: one that learns from labels alone sees the labelled rows more often
+                replace(encoded, train=parts.labelled, budget=len(parts.train))
+                if set(objectives) == {"task"}
+                else encoded,
                 console,
                 parts.title(role),
                 teacher=teachers[role],
@@ -144,6 +150,14 @@ def _distill(
     return result
 
 
+def _unlabeled(config: DistillConfig, parts: Distillation) -> dict[str, Any]:
+    """What environment and metrics say of unlabelled texts; nothing where there are none."""
+    if parts.data.unlabeled is None:
+        return {}
+    files = [str(path) for path in config.data.unlabeled or ()]
+    return {"unlabeled": {"examples": len(parts.data.unlabeled), "files": files}}
+
+
 def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: Distillation) -> None:
     content = {
         "task": parts.task.name,
@@ -151,7 +165,8 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         "seed": config.training.seed,
         "comparison": result.comparison.to_json(),
         "costs": {role: asdict(cost) for role, cost in result.costs.items()},
-        "train_examples": len(parts.train),
+        "train_examples": len(parts.labelled),
+        **_unlabeled(config, parts),
         "validation_examples": {name: len(split) for name, split in parts.validation.items()},
     }
     write_json(run.metrics, content)
@@ -165,8 +180,9 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         config_yaml=resolved_yaml(config),
         environment=read_json(run.environment),
         examples={
-            "training": len(parts.train),
+            "training": len(parts.labelled),
             **{name: len(split) for name, split in parts.validation.items()},
+            **({UNLABELLED: len(parts.data.unlabeled)} if parts.data.unlabeled is not None else {}),
         },
         recipe=config.recipe,
         base_model=config.teacher,

@@ -62,8 +62,8 @@ def started_from(settings: Mapping[str, Any]) -> str | None:
         return _text(settings.get("model"))
     student = settings.get("student")
     student = student if isinstance(student, Mapping) else {}
-    if student.get("model"):
-        return _text(student["model"])
+    if source := student.get("model") or student.get("origin"):
+        return _text(source)
     if student.get("config") or student.get("init") == "random":
         return None
     return _text(settings.get("teacher"))

@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,28 +15,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
 from codir.models.classes import match_classes, require_regression
-from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
+from codir.models.loading import class_names, encoder_shape, load_classifier, load_tokenizer
 from codir.models.representations import Pooling, TokenView
-from codir.models.student import (
-    build_student,
-    chosen_blocks,
-    class_names,
-    student_from_model,
-)
-from codir.models.student_config import student_from_config
 from codir.objectives.base import ObjectiveContext, Views
 from codir.objectives.registry import check_objectives, needs_of, views_of
-from codir.recipes.config import DistillConfig, StudentConfig, config_name
+from codir.recipes.config import DistillConfig
 from codir.recipes.library import load_recipe
 from codir.tasks.encoding import encode, same_tokenizer
 from codir.tasks.task import Task, TaskData
+from codir.tasks.unlabeled import united
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.token_cache import open_token_cache, too_large
+from codir.training.missing_labels import without_gaps
 from codir.training.views import check_views, require_tokens
 from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
+from codir.workflows.make_student import make_student, student_lines
 from codir.workflows.progress import progress_bar
 
 
@@ -52,11 +47,12 @@ class Distillation:
         teacher_tokenizer: None where both sides tokenise alike.
         tokenizer: the student's.
         student: as initialised; all students start from it.
-        train: encoded training split; `example_id` numbers its rows.
+        train: encoded training split; `example_id` numbers its rows. Unlabelled texts come after the labelled ones.
         validation: encoded validation splits.
         objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
         label_ids: the students' class id for each of the data's classes; None for regression.
         views: by role, the vectors of single tokens that the objectives read.
+        lines: about the student and where its weights come from, for the table printed before training.
         live: says why the teacher runs live for the objectives over single tokens although the rest is cached; None
             where it does not.
     """
@@ -72,7 +68,14 @@ class Distillation:
     objectives: dict[Role, dict[str, Any]]
     label_ids: tuple[int, ...] | None = None
     views: dict[Role, Views] = field(default_factory=dict)
+    lines: list[tuple[str, str]] = field(default_factory=list)
     live: str | None = None
+
+    @property
+    def labelled(self) -> Dataset:
+        """The labelled rows of the training split: what students that learn from labels alone see."""
+        assert self.data.train is not None
+        return self.train if self.data.unlabeled is None else self.train.select(range(len(self.data.train)))
 
     @property
     def task(self) -> Task:
@@ -148,10 +151,12 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     for note in data.notes:
         console.print(note, highlight=False)
     # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
-    to_arguments(config.training, config.output, data.task.main_metric, len(data.train))
+    examples = len(data.train) + len(data.unlabeled or ())
+    to_arguments(config.training, config.output, data.task.main_metric, examples)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pairs = "text_pair" in data.train.column_names
-    student, tokenizer = _student(config.student, model, teacher_tokenizer, config.training.seed, pairs)
+    made = make_student(config.student, model, teacher_tokenizer, config.training.seed, pairs)
+    student, tokenizer = made.model, made.tokenizer
     label_ids, logit_order = _match(data.task, student, model)
     teacher = FrozenTeacher(model, logit_order).to(device)
 
@@ -170,7 +175,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
             teacher_config=model.config,
         )
 
-    train = encoded(data.train)
+    train = encoded(united(data.train, data.unlabeled, data.task.kind))
     objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
     if config.kd and "kd" not in objectives:
         objectives["kd"] = load_recipe("kd").settings["objectives"]
@@ -189,6 +194,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         objectives=objectives,
         label_ids=label_ids,
         views=views,
+        lines=student_lines(config.teacher, made, model),
         live=live,
     )
 
@@ -209,44 +215,6 @@ def main_role(objectives: Mapping[str, Any]) -> Role:
     if set(objectives) == {"task"}:
         return "finetune"
     return "kd" if set(objectives) <= {"task", "kd"} else "codir"
-
-
-def _student(
-    wanted: StudentConfig,
-    teacher: PreTrainedModel,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    pairs: bool = False,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if wanted.model is not None:
-        return student_from_model(wanted.model, teacher, seed=seed), load_tokenizer(wanted.model)
-    if wanted.config is not None:
-        tokenizer = _beside(wanted.config) or teacher_tokenizer
-        if wanted.embeddings == "teacher" and not same_tokenizer(tokenizer, teacher_tokenizer):
-            raise ConfigError(
-                f"student.embeddings is `teacher`, and beside {config_name(wanted.config)} lies another tokenizer than "
-                "the teacher's, whose tokens these embeddings stand for: leave out one of the two."
-            )
-        student = student_from_config(
-            wanted.config, teacher, seed=seed, tokenizer=tokenizer, embeddings=wanted.embeddings, pairs=pairs
-        )
-        if student.config.vocab_size < len(tokenizer):
-            raise ConfigError(
-                f"{config_name(wanted.config)} has a vocabulary of {student.config.vocab_size}, and the tokenizer "
-                f"{len(tokenizer)} tokens. Put the student's own tokenizer beside the config, or set vocab_size to the "
-                "tokenizer's."
-            )
-        return student, tokenizer
-    return build_student(teacher, wanted.layers, wanted.init, seed=seed), teacher_tokenizer
-
-
-def _beside(config: Path | Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer that lies in the folder of a config file, if there is one."""
-    if isinstance(config, Mapping):
-        return None
-    folder = config if config.is_dir() else config.parent
-    has_own = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return load_tokenizer(folder) if has_own else None
 
 
 def _match(
@@ -276,7 +244,8 @@ def _check(
     config: DistillConfig,
 ) -> tuple[dict[Role, Views], str | None]:
     """Checks the objectives of every student; returns what they read of single tokens, see `Distillation`."""
-    labels = torch.tensor(train["labels"][:])
+    labels, unlabeled = without_gaps(torch.tensor(train["labels"][:]))
+    assert labels is not None, "the task's own training split is labelled"
     regression = labels.is_floating_point()
     context = ObjectiveContext(
         student=encoder_shape(student),
@@ -287,6 +256,7 @@ def _check(
         num_classes=1 if regression else len(class_names(student.config)),
         teacher_space=(lambda pooling: None) if config.cache else None,
         aligned="teacher_input_ids" not in train.column_names,
+        unlabeled=unlabeled,
     )
     views: dict[Role, Views] = {}
     for role, settings in objectives.items():
@@ -305,29 +275,3 @@ def _check(
                 except ConfigError as error:
                     raise ConfigError(f"{error} {live} Raise it to have the cache.") from None
     return views, live
-
-
-def student_lines(
-    config: DistillConfig, student: PreTrainedModel, teacher: PreTrainedModel
-) -> list[tuple[str, str]]:
-    """Describes where the student's weights come from, for the table printed before training."""
-    shape, of_teacher = encoder_shape(student), encoder_shape(teacher)
-    lines = [
-        ("teacher", f"{config.teacher} ({of_teacher.blocks} blocks, {of_teacher.width} wide)"),
-        ("student", f"{shape.blocks} blocks, {shape.width} wide"),
-    ]
-    if config.student.model is not None:
-        lines.append(("starts from", config.student.model))
-    elif config.student.config is not None or config.student.init == "random":
-        copied = ", but for the teacher's word embeddings" if config.student.embeddings == "teacher" else ""
-        lines.append(("starts from", f"random weights{copied}"))
-    else:
-        blocks = chosen_blocks(of_teacher.blocks, config.student.layers, config.student.init)
-        lines.append(("block 0", "the embeddings: copied, never matched (Eq. 3 starts at block 1)"))
-        lines += [
-            (f"block {i}", f"copied from the teacher's block {block}")
-            for i, block in enumerate(blocks, start=1)
-        ]
-    names = class_names(student.config)
-    lines.append(("classes", ", ".join(names.values()) if len(names) > 1 else "none: one score"))
-    return lines

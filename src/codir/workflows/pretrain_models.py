@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from codir.corpora.corpus import Corpus, tokenizer_digest
 from codir.errors import ConfigError, ModelError
+from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
 from codir.models.positions import position_limit
@@ -59,6 +60,9 @@ def load_models(config: PretrainConfig, corpus: Corpus) -> PretrainingModels:
         _fits(teacher.config, corpus, f"The teacher {config.teacher}")
     student, origin = _student(config, corpus, teacher)
     _fits(student.config, corpus, "The student")
+    if config.student.freeze:
+        freeze(student, config.student.freeze)
+        origin.append(("frozen", describe_frozen(student, config.student.freeze)))
     if config.trained == "head":
         _freeze_encoder(student)
         origin.append(("trained", "the head that predicts tokens; the encoder stays as it is"))

@@ -217,7 +217,8 @@ class RunFolder:
         differing = [
             f"  {key}: {there.get(key, '(not set)')!r} there, {now.get(key, '(not set)')!r} now"
             for key in sorted(there.keys() | now.keys())
-            if there.get(key, _MISSING) != now.get(key, _MISSING)
+            if there.get(key)
+            != now.get(key)  # null, and not there (a setting of a later version), are the same
             and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
         ]
         if differing:
@@ -263,9 +264,6 @@ class RunFolder:
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
-
-
-_MISSING = object()
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
