@@ -1,0 +1,311 @@
+"""Which of the evidence speaks to a case, what it says of each recipe, and what it leaves open. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from codir.recipes.evidence import Entry, Interval
+
+SIZE_FACTOR = 4.0
+"""Data sets whose sizes differ by no more than this factor count as of one size."""
+_SHARE = 0.101  # shares of depth (and of width) that differ by no more are one
+REFERENCE = "kd"
+UNDISTILLED = "finetune"
+"""Learns from no teacher: it is shown beside the others and never chosen."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a recipe is wanted for.
+
+    Attributes:
+        kind: `classification` or `regression`.
+        examples: N, labelled training examples.
+        teacher_blocks, teacher_width: of the teacher.
+        layers: of the student; None where it is not settled yet.
+        width: of the student; None: the teacher's.
+    """
+
+    kind: str
+    examples: int
+    teacher_blocks: int
+    teacher_width: int
+    layers: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the evidence says of one recipe.
+
+    Attributes:
+        recipe: its name.
+        settings: what was set in it, by dotted keys.
+        entries: what it rests on.
+        kept: percent of the teacher's score, mean over the tasks.
+        gain: points over `kd` at an equal budget, mean over the tasks; None where nothing was paired.
+        cost: seconds a step, in those of `kd` in the same study; None where that was not measured.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any] = field(hash=False)
+    entries: tuple[Entry, ...]
+    kept: float
+    gain: Interval | None
+    cost: float | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that it was tried on."""
+        return tuple(dict.fromkeys(entry.task for entry in self.entries))
+
+    @property
+    def seeds(self) -> int:
+        """Fewest seeds behind one of its entries."""
+        return min(entry.seeds for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Recipes by what the evidence says of them for a case.
+
+    Attributes:
+        standings: best first; those that were not tried on enough of the tasks come last.
+        entries: all evidence that was taken.
+        caveats: sentences on how the case differs from the evidence.
+        trusted: names of the recipes that were tried on enough tasks to be chosen.
+    """
+
+    standings: tuple[Standing, ...]
+    entries: tuple[Entry, ...]
+    caveats: tuple[str, ...]
+    trusted: frozenset[str]
+
+    @property
+    def best(self) -> Standing:
+        """The first that distils."""
+        return next(each for each in self.standings if each.recipe != UNDISTILLED)
+
+    def of(self, recipe: str) -> Standing | None:
+        """Returns a recipe's standing, None if there is none."""
+        return next((each for each in self.standings if each.recipe == recipe), None)
+
+    def equals(self) -> list[Standing]:
+        """Returns the recipes that the evidence cannot tell from the best one, that one first."""
+        best = self.best
+        rest = (each for each in self.standings if each is not best and each.recipe in self.trusted)
+        return [best, *(each for each in rest if each.recipe != UNDISTILLED and not _below(each, best))]
+
+    def undistilled_as_good(self) -> bool:
+        """Whether the evidence cannot tell the best recipe from plain fine-tuning of the same student."""
+        plain = self.of(UNDISTILLED)
+        return plain is not None and not _below(plain, self.best)
+
+
+def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = None) -> Ranking:
+    """Ranks recipes for a case by their mean gain over `kd`, on the evidence that is nearest to it.
+
+    Entries with settings of their own (arms of an ablation) are left out: a command gives the recipe as it is. Evidence
+    on the same kind of labels, a like share of the blocks and of the width and a like number of examples is taken where
+    it has two recipes and two tasks; else the conditions are dropped one after the other, and a caveat says which.
+
+    The mean over tasks of gains g_t with half intervals h_t has the half interval sqrt(sum h_t^2) / T: tasks are
+    independent, seeds within a task are not.
+
+    Args:
+        entries: the evidence, not empty.
+        case: what is wanted.
+        recipes: only these.
+
+    Raises:
+        ValueError: nothing is left of the evidence.
+    """
+    wanted = None if recipes is None else {*recipes, UNDISTILLED}
+    plain = [each for each in entries if not each.settings and (wanted is None or each.recipe in wanted)]
+    if all(each.recipe == UNDISTILLED for each in plain):
+        raise ValueError("no evidence on these recipes")
+    chosen = _nearest(plain, case)
+    by_recipe: dict[str, list[Entry]] = {}
+    for entry in chosen:
+        by_recipe.setdefault(entry.recipe, []).append(entry)
+    standings = [_standing(recipe, each, chosen) for recipe, each in by_recipe.items()]
+    most = max(len(each.tasks) for each in standings)
+    trusted = frozenset(each.recipe for each in standings if 2 * len(each.tasks) >= most)
+    paired = any(each.gain is not None for each in standings)
+
+    def place(each: Standing) -> tuple[bool, bool, float]:
+        measure = each.gain.mean if each.gain is not None else each.kept if not paired else -math.inf
+        return each.recipe not in trusted, paired and each.gain is None, -measure
+
+    ordered = tuple(sorted(standings, key=place))
+    return Ranking(ordered, tuple(chosen), tuple(_caveats(chosen, case)), trusted)
+
+
+def in_a_sentence(standing: Standing) -> str:
+    """Says what was measured of a recipe, with the numbers it rests on."""
+    entries = standing.entries
+    parts = [
+        f"on {_tasks(standing.tasks)} of {_range([each.examples for each in entries], '{:,}')} examples",
+        f"{_depths(entries)}",
+        f"`{standing.recipe}` kept {standing.kept:.1f} % of the teacher "
+        f"({_range([each.seeds for each in entries])} seeds, {_range([each.epochs for each in entries])} epochs)",
+    ]
+    sentence = ", ".join(parts)
+    if standing.recipe == REFERENCE:
+        return f"{sentence}; it is what the others are compared with."
+    if standing.gain is None:
+        return f"{sentence}; it was not paired with `{REFERENCE}`."
+    return f"{sentence}; paired gain over `{REFERENCE}` {show_gain(standing.gain)}: {verdict(standing.gain)}."
+
+
+def show_gain(gain: Interval | None) -> str:
+    """Returns `+0.8 [-0.1, +1.7]`, in points."""
+    return "-" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+
+
+def verdict(gain: Interval) -> str:
+    """Says what an interval allows to say."""
+    if gain.low > 0:
+        return "beyond noise"
+    return "worse, beyond noise" if gain.high < 0 else "within noise"
+
+
+def budgets(entries: Sequence[Entry], recipe: str) -> dict[float, float]:
+    """Returns percent kept by the number of epochs, over the tasks and depths that all of the budgets were tried on."""
+    own = [each for each in entries if each.recipe == recipe and not each.settings]
+    by_epochs: dict[float, dict[tuple[str, int, int], list[float]]] = {}
+    for each in own:
+        by_epochs.setdefault(each.epochs, {}).setdefault((each.task, each.layers, each.width), []).append(
+            each.kept
+        )
+    if not by_epochs:
+        return {}
+    # of several budgets, those that share the most with others; one that shares nothing says nothing beside them
+    largest = max(by_epochs.values(), key=len).keys()
+    common = set(largest)
+    kept = {epochs: found for epochs, found in by_epochs.items() if common & found.keys()}
+    for found in kept.values():
+        common &= found.keys()
+    if not common:
+        kept, common = {max(by_epochs, key=lambda each: len(by_epochs[each])): {}}, set(largest)
+        kept = {epochs: by_epochs[epochs] for epochs in kept}
+    return {epochs: fmean(value for key in common for value in kept[epochs][key]) for epochs in sorted(kept)}
+
+
+# ---- what is near ------------------------------------------------------------------------------------------------
+
+
+def _nearest(entries: list[Entry], case: Case) -> list[Entry]:
+    kind: Callable[[Entry], bool] = lambda each: each.kind == case.kind  # noqa: E731
+    shape: Callable[[Entry], bool] = lambda each: _alike(each, case)  # noqa: E731
+    size: Callable[[Entry], bool] = lambda each: _of_one_size(each, case)  # noqa: E731
+    for conditions in ((kind, shape, size), (kind, shape), (kind, size), (kind,), (shape,)):
+        found = [each for each in entries if all(holds(each) for holds in conditions)]
+        if len({each.recipe for each in found}) > 1 and len({each.task for each in found}) > 1:
+            return found
+    same_kind = [each for each in entries if kind(each)]
+    return same_kind if len({each.recipe for each in same_kind}) > 1 else list(entries)
+
+
+def _alike(entry: Entry, case: Case) -> bool:
+    depth = case.layers is None or abs(entry.depth - case.layers / case.teacher_blocks) < _SHARE
+    width = (case.width or case.teacher_width) / case.teacher_width
+    return depth and abs(entry.narrowness - width) < _SHARE
+
+
+def _of_one_size(entry: Entry, case: Case) -> bool:
+    return 1 / SIZE_FACTOR <= entry.examples / case.examples <= SIZE_FACTOR
+
+
+def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
+    found = []
+    if not any(each.kind == case.kind for each in entries):
+        found.append(f"There is no evidence on {case.kind}: what follows was measured on {entries[0].kind}.")
+    sizes = [each.examples for each in entries]
+    if not any(_of_one_size(each, case) for each in entries):
+        found.append(
+            f"Your data has {case.examples:,} training examples, the evidence {_range(sizes, '{:,}')}: with more data "
+            "the distances between recipes shrink as a rule, with less they and the noise grow."
+        )
+    if case.layers is not None and not any(_alike(each, case) for each in entries):
+        narrower = f", {case.width} wide" if case.width else ""
+        found.append(
+            f"No student of {case.layers} of {case.teacher_blocks} blocks{narrower} was measured, only "
+            f"{_depths(entries)}: shallower and narrower students keep less."
+        )
+    teachers = sorted({(each.teacher_blocks, each.teacher_width) for each in entries})
+    if (case.teacher_blocks, case.teacher_width) not in teachers:
+        seen = ", ".join(f"{blocks} blocks x {width}" for blocks, width in teachers)
+        found.append(
+            f"Your teacher has {case.teacher_blocks} blocks x {case.teacher_width}, those measured {seen}: whether "
+            "the order of the recipes holds for yours is not known."
+        )
+    few = min(each.seeds for each in entries)
+    if few < 3:
+        found.append(f"Some of it rests on {few} seed{'s' * (few > 1)}: their differences mean little.")
+    if len({each.task for each in entries}) == 1:
+        found.append(f"All of it is from one task, {entries[0].task}.")
+    return found
+
+
+# ---- what it says ------------------------------------------------------------------------------------------------
+
+
+def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry]) -> Standing:
+    tasks = list(dict.fromkeys(each.task for each in entries))
+    kept = fmean(fmean(each.kept for each in entries if each.task == task) for task in tasks)
+    gains = []
+    for task in tasks:
+        own = [each.over_kd for each in entries if each.task == task and each.over_kd is not None]
+        if own:
+            half = fmean((each.high - each.low) / 2 for each in own)
+            gains.append((fmean(each.mean for each in own), half))
+    gain = None
+    if recipe == REFERENCE:
+        gain = Interval(0.0, 0.0, 0.0)
+    elif gains:
+        mean = fmean(each for each, _ in gains)
+        half = math.sqrt(sum(half**2 for _, half in gains)) / len(gains)
+        gain = Interval(mean, mean - half, mean + half)
+    return Standing(recipe, {}, tuple(entries), kept, gain, _cost(entries, all_entries))
+
+
+def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | None:
+    reference = {
+        (each.study, each.task, each.layers, each.width, each.epochs): each.seconds / max(each.steps, 1)
+        for each in all_entries
+        if each.recipe == REFERENCE and each.seconds
+    }
+    ratios = [
+        each.seconds / max(each.steps, 1) / other
+        for each in entries
+        if each.seconds
+        and (other := reference.get((each.study, each.task, each.layers, each.width, each.epochs)))
+    ]
+    return fmean(ratios) if ratios else None
+
+
+def _below(one: Standing, other: Standing) -> bool:
+    """Whether one recipe is worse than another beyond noise; their intervals are taken as independent."""
+    if one.gain is None or other.gain is None:
+        return False
+    half = math.hypot((one.gain.high - one.gain.low) / 2, (other.gain.high - other.gain.low) / 2)
+    return other.gain.mean - one.gain.mean > half
+
+
+def _tasks(names: Sequence[str]) -> str:
+    return f"{len(names)} tasks ({', '.join(names)})" if len(names) > 1 else f"one task ({names[0]})"
+
+
+def _depths(entries: Sequence[Entry]) -> str:
+    shapes = sorted({(each.layers, each.teacher_blocks) for each in entries})
+    return " and ".join(f"{layers} of {blocks} blocks" for layers, blocks in shapes)
+
+
+def _range(values: Sequence[float], pattern: str = "{:g}") -> str:
+    low, high = pattern.format(min(values)), pattern.format(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,106 @@
+"""Shows a recommendation in the terminal: what was timed, what the evidence says, what is proposed and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from codir.workflows.comparison import short_count
+from codir.workflows.recommend_cost import show_hours
+from codir.workflows.recommend_ranking import UNDISTILLED, show_gain, verdict
+
+if TYPE_CHECKING:
+    from codir.workflows.recommend import Recommendation
+    from codir.workflows.recommend_student import Choice
+
+
+def show(found: Recommendation, console: Console) -> None:
+    """Prints everything."""
+    console.print()
+    console.print(_students(found.choice))
+    console.print()
+    console.print(_recipes(found))
+    console.print()
+    table = Table(title="Proposed", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    values = {
+        "student": f"{found.choice.chosen.layers} of {found.choice.teacher.layers} blocks",
+        "recipe": found.config.recipe,
+        "budget": f"{found.config.training.epochs:g} epochs, learning rate {found.config.training.learning_rate:g}",
+    }
+    for what, why in found.why.items():
+        head = f"[bold]{escape(values[what])}[/bold]\n" if what in values else ""
+        table.add_row(f"  {what}  ", head + escape(why))
+    console.print(table)
+    for line in found.choice.otherwise:
+        console.print(f"- {line}", highlight=False, markup=False)
+    if found.caveats:
+        console.print("\nWhat this does not know:", highlight=False)
+        for line in found.caveats:
+            console.print(f"- {line}", highlight=False, markup=False)
+    for name, why in found.left_out.items():
+        console.print(f"- `{name}` is left out: {why}", highlight=False, markup=False)
+    console.print("\nThe command:", highlight=False)
+    console.print(found.command, highlight=False, markup=False, soft_wrap=True, style="bold")
+
+
+def _students(choice: Choice) -> Table:
+    table = Table(title="Students", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("blocks", "width", "params", "MB", "int8 MB", "p50 ms", "p95 ms", "speed-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in (choice.teacher, *choice.options):
+        name = "teacher" if each is choice.teacher else "-> proposed" if each is choice.chosen else "cut"
+        time = each.time
+        table.add_row(
+            name,
+            str(each.layers),
+            str(each.width),
+            short_count(each.parameters),
+            f"{each.bytes / 1e6:.1f}",
+            f"{each.int8_bytes / 1e6:.1f}",
+            "-" if time is None else f"{time.p50:.2f}",
+            "-" if time is None else f"{time.p95:.2f}",
+            "-" if time is None else f"{time.speedup:.2f}x",
+            style="bold" if each is choice.chosen else None,
+        )
+    return table
+
+
+def _recipes(found: Recommendation) -> Table:
+    table = Table(
+        title="What the evidence nearest to your case says",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("tasks")
+    for name in ("seeds", "kept %", "points over kd"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for name in ("cost of kd", "time here"):
+        table.add_column(name, justify="right", no_wrap=True)
+    here = {each.recipe: each.hours.total for each in found.candidates}
+    for each in found.ranking.standings:
+        chosen = each.recipe == found.config.recipe
+        word = verdict(each.gain) if each.gain is not None and each.recipe != "kd" else ""
+        if each.recipe not in found.ranking.trusted:
+            word = "too few tasks"
+        table.add_row(
+            f"{'-> ' * chosen}{each.recipe}{' (undistilled)' * (each.recipe == UNDISTILLED)}",
+            ", ".join(each.tasks),
+            str(each.seeds),
+            f"{each.kept:.1f}",
+            "-" if each.recipe == "kd" else show_gain(each.gain),
+            word,
+            "-" if each.cost is None else f"{each.cost:.2f}x",
+            show_hours(here[each.recipe]) if each.recipe in here else "-",
+            style="bold" if chosen else None,
+        )
+    return table

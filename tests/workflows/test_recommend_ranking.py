@@ -1,0 +1,171 @@
+"""What the evidence says for a case: which of it is taken, how it is pooled, what cannot be told apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from codir.recipes.evidence import Entry, Interval
+from codir.workflows.recommend_ranking import Case, budgets, in_a_sentence, rank, verdict
+
+CASE = Case("classification", 5000, 6, 384, 3)
+
+
+def entry(
+    recipe: str, task: str = "mrpc", gain: float | None = None, half: float = 1.0, **more: Any
+) -> Entry:
+    values: dict[str, Any] = {
+        "study": "s",
+        "recipe": recipe,
+        "settings": {},
+        "task": task,
+        "kind": "classification",
+        "metric": "f1",
+        "examples": 4000,
+        "teacher_blocks": 6,
+        "teacher_width": 384,
+        "teacher_score": 0.8,
+        "layers": 3,
+        "width": 384,
+        "parameters": 17_000_000,
+        "epochs": 3.0,
+        "steps": 300,
+        "seeds": 5,
+        "mean": 0.76,
+        "deviation": 0.01,
+        "kept": 95.0 + (gain or 0.0),
+        "over_kd": None if gain is None else Interval(gain, gain - half, gain + half),
+        "seconds": 100.0,
+        "learning_rate": 5e-5,
+    }
+    return Entry(**{**values, **more})
+
+
+def both(recipe: str, gain: float | None, half: float = 1.0, **more: Any) -> list[Entry]:
+    return [entry(recipe, task, gain, half, **more) for task in ("mrpc", "cola")]
+
+
+def test_recipes_stand_by_their_mean_gain_over_kd() -> None:
+    found = rank([*both("kd", None), *both("pkd", 2.0), *both("sid", -3.0), *both("minilm", 0.5)], CASE)
+    assert [each.recipe for each in found.standings] == ["pkd", "minilm", "kd", "sid"]
+    assert found.best.recipe == "pkd"
+
+
+def test_gains_of_tasks_are_pooled_as_independent() -> None:
+    entries = [*both("kd", None), entry("pkd", "mrpc", 1.0, 0.6), entry("pkd", "cola", 3.0, 0.8)]
+    gain = rank(entries, CASE).best.gain
+    assert gain is not None
+    # naive: mean (1 + 3) / 2, half sqrt(0.36 + 0.64) / 2
+    assert math.isclose(gain.mean, 2.0)
+    assert math.isclose(gain.high - gain.mean, 0.5)
+    assert verdict(gain) == "beyond noise"
+
+
+def test_what_cannot_be_told_from_the_best() -> None:
+    entries = [*both("kd", None), *both("pkd", 2.0, 1.0), *both("minilm", 1.2, 1.0), *both("sid", -2.0, 1.0)]
+    # two tasks: halves of 0.71; pkd - kd = 2 > 0.71, pkd - minilm = 0.8 < hypot(0.71, 0.71)
+    assert [each.recipe for each in rank(entries, CASE).equals()] == ["pkd", "minilm"]
+
+
+def test_plain_fine_tuning_is_shown_and_never_chosen() -> None:
+    found = rank([*both("kd", None), *both("finetune", 0.5)], CASE)
+    assert found.standings[0].recipe == "finetune"
+    assert found.best.recipe == "kd"
+    assert [each.recipe for each in found.equals()] == ["kd"]
+    assert found.undistilled_as_good()
+    assert not rank([*both("kd", None), *both("finetune", -5.0)], CASE).undistilled_as_good()
+
+
+def test_a_recipe_of_few_tasks_is_not_trusted() -> None:
+    tasks = ("a", "b", "c")
+    entries = [entry(name, task, gain) for task in tasks for name, gain in (("kd", None), ("pkd", 1.0))]
+    found = rank([*entries, entry("sid", "a", 9.0)], CASE)
+    assert found.best.recipe == "pkd"
+    assert found.trusted == {"kd", "pkd"}
+    assert "sid" not in [each.recipe for each in found.equals()]
+
+
+def test_near_evidence_wins_over_far_evidence() -> None:
+    near = [*both("kd", None), *both("pkd", 1.0)]
+    far = [
+        *both("kd", None, layers=1),
+        *both("sid", 9.0, layers=1),
+        *both("minilm", 9.0, examples=400_000),
+        *both("tinybert", 9.0, kind="regression"),
+        *both("mobilebert", 9.0, width=128),
+    ]
+    assert [each.recipe for each in rank([*near, *far], CASE).standings] == ["pkd", "kd"]
+    assert rank([*near, *far], CASE).caveats == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "word"),
+    [
+        (Case("regression", 5000, 6, 384, 3), "no evidence on regression"),
+        (Case("classification", 400_000, 6, 384, 3), "400,000 training examples"),
+        (Case("classification", 5000, 6, 384, 1), "No student of 1 of 6 blocks"),
+        (Case("classification", 5000, 6, 384, 3, 128), "128 wide"),
+        (Case("classification", 5000, 12, 768, 6), "12 blocks x 768"),
+    ],
+)
+def test_what_the_evidence_does_not_cover_is_said(case: Case, word: str) -> None:
+    found = rank([*both("kd", None), *both("pkd", 1.0)], case)
+    assert found.best.recipe == "pkd"
+    assert any(word in line for line in found.caveats)
+
+
+def test_few_seeds_and_one_task_are_said() -> None:
+    found = rank([entry("kd", seeds=1), entry("pkd", gain=1.0, seeds=1)], CASE)
+    assert any("1 seed:" in line for line in found.caveats)
+    assert any("one task, mrpc" in line for line in found.caveats)
+
+
+def test_arms_with_settings_and_other_recipes_are_left_out() -> None:
+    entries = [*both("kd", None), *both("crd", 5.0, settings={"objectives.crd.k": 100}), *both("pkd", 1.0)]
+    assert [each.recipe for each in rank(entries, CASE).standings] == ["pkd", "kd"]
+    assert [each.recipe for each in rank(entries, CASE, ["kd"]).standings] == ["kd"]
+    with pytest.raises(ValueError, match="no evidence"):
+        rank(entries, CASE, ["sid"])
+
+
+def test_without_pairs_the_share_kept_decides() -> None:
+    entries = [entry("pkd", kept=90.0), entry("sid", kept=95.0)]
+    found = rank(entries, CASE)
+    assert found.best.recipe == "sid"
+    assert "was not paired" in in_a_sentence(found.best)
+
+
+def test_cost_is_a_step_against_a_step_of_kd() -> None:
+    entries = [*both("kd", None, seconds=50.0, steps=100), *both("pkd", 1.0, seconds=150.0, steps=200)]
+    standing = rank(entries, CASE).of("pkd")
+    assert standing is not None
+    assert standing.cost is not None
+    assert math.isclose(standing.cost, 1.5)
+
+
+def test_the_sentence_names_what_it_rests_on() -> None:
+    entries = [
+        *both("kd", None),
+        entry("pkd", "mrpc", 1.0, 0.6),
+        entry("pkd", "cola", 3.0, 0.8, examples=8551),
+    ]
+    text = in_a_sentence(rank(entries, CASE).best)
+    for part in ("2 tasks (mrpc, cola)", "4,000 to 8,551 examples", "3 of 6 blocks", "`pkd` kept 97.0 %"):
+        assert part in text
+    assert "(5 seeds, 3 epochs)" in text
+    assert "+2.0 [+1.5, +2.5]: beyond noise" in text
+
+
+def test_budgets_are_compared_on_the_tasks_they_share() -> None:
+    entries = [
+        *both("kd", None, kept=90.0),
+        entry("kd", "mrpc", kept=96.0, epochs=10.0),
+        entry("kd", "sst2", kept=99.0),
+    ]
+    assert budgets(entries, "kd") == {3.0: 90.0, 10.0: 96.0}
+    assert budgets(entries, "pkd") == {}
+    # two budgets that share no task: the one with more tasks
+    apart = [*both("kd", None, kept=90.0), entry("kd", "sst2", kept=99.0, epochs=10.0)]
+    assert budgets(apart, "kd") == {3.0: 90.0}
