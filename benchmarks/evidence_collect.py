@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codir.errors import ConfigError, RunError
+import numpy as np
+
+from codir.errors import CodirError, ConfigError, RunError
 from codir.recipes.config import DataConfig, StudentConfig, TrainingConfig
 from codir.recipes.yaml_text import read_yaml_file
 from codir.storage import read_json, write_text
 from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
 from codir.tasks.glue import glue_task
+from codir.tasks.metrics import constant_score
+from codir.workflows.data import load_data
 from codir.workflows.runfolder import RunFolder
 
 LARGEST = 300_000  # bytes of a file of results
@@ -44,7 +48,7 @@ def collect(name: str, folders: Sequence[Path], file: Path) -> dict[str, Any]:
     """
     parts = [_Part(folder) for folder in folders]
     content: dict[str, Any] = {"study": name}
-    for key in ("arms", "tasks", "students"):
+    for key in ("arms", "tasks", "students", "constants"):
         content[key] = _merged(key, [getattr(part, key) for part in parts], folders)
     content |= {
         "baseline": parts[0].baseline,
@@ -52,6 +56,7 @@ def collect(name: str, folders: Sequence[Path], file: Path) -> dict[str, Any]:
         "planned": sum(part.planned for part in parts),
         "finished": sum(len(part.results) for part in parts),
         "failed": sorted({key for part in parts for key in part.failed}),
+        "missing": [line for part in parts for line in part.missing],
         "teachers": {},
         "environments": [],
     }
@@ -102,6 +107,12 @@ class _Part:
         }
         self.planned = len(config.recipes) * len(config.tasks) * len(students) * len(config.seeds)
         self.failed = [line.split(": failed")[0] for line in findings.missing if ": failed:" in line]
+        self.missing = [line.splitlines()[0][:200] for line in findings.missing]
+        self.constants = {
+            name: _constant(data, result)
+            for name, data in config.tasks.items()
+            if (result := next((each for each in self.results if each.task == name), None)) is not None
+        }
 
 
 def _arm(recipe: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
@@ -121,6 +132,18 @@ def _kind(data: Any) -> str:
         return str(data.kind)
     task = glue_task(data.task) if data.task is not None else None
     return str(task.kind) if task is not None else "classification"
+
+
+def _constant(data: DataConfig, result: TrialResult) -> float | None:
+    """Returns what one answer for everything scores: as the trial says, else (older trials) from the labels."""
+    if result.constant_score is not None:
+        return _short(result.constant_score, 6)
+    try:
+        loaded = load_data(data, train=False)
+    except CodirError:  # the data are not on this machine
+        return None
+    split = next(iter(loaded.validation.values()))
+    return _short(constant_score(result.metric, np.asarray(split["label"][:])), 6)
 
 
 def _differs(values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
@@ -161,7 +184,8 @@ def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[st
     metrics, config = read_json(run.metrics), read_yaml_file(result.folder / "codir.yaml")[0]
     shape = read_json(result.folder / "config.json") if (result.folder / "config.json").is_file() else {}
     split = next(iter(metrics["validation_examples"]))
-    teacher = content["teachers"].setdefault(result.task, _teacher(config["teacher"], result))
+    in_table = next(row for row in metrics["comparison"]["rows"] if row["role"] == "teacher")["metrics"]
+    teacher = content["teachers"].setdefault(result.task, _teacher(config["teacher"], result, in_table))
     score = _short(result.teacher_score, 8)
     if score not in (others := teacher.get("other_scores", [])) and score != teacher["score"]:
         teacher["other_scores"] = [*others, score]
@@ -174,7 +198,6 @@ def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[st
         "metric": result.metric,
         "score": _short(result.score, 8),
         "metrics": {key: _short(value, 6) for key, value in result.metrics.items()},
-        "constant": _short(result.constant_score, 6),
         "teacher_score": _short(result.teacher_score, 8),
         "agreement": _short(result.agreement, 5),
         "split": split,
@@ -196,7 +219,7 @@ def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[st
     }
 
 
-def _teacher(folder: str, result: TrialResult) -> dict[str, Any]:
+def _teacher(folder: str, result: TrialResult, metrics: Mapping[str, float]) -> dict[str, Any]:
     """Returns the teacher's shape, from its own folder where that is on this machine."""
     path = Path(folder) / "config.json"
     shape = read_json(path) if path.is_file() else {}
@@ -207,6 +230,7 @@ def _teacher(folder: str, result: TrialResult) -> dict[str, Any]:
         "parameters": result.teacher_parameters,
         "metric": result.metric,
         "score": _short(result.teacher_score, 8),
+        "metrics": {key: _short(value, 6) for key, value in metrics.items()},
     }
 
 

@@ -1,0 +1,90 @@
+"""Makes `evidence.json`, which `codir recommend` reads: one entry for each recipe, task and student of a study."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from codir.studies.findings import Row
+from evidence_data import Chosen, EvidenceTrial, Study, choose
+
+
+def entries_text(studies: Sequence[Study]) -> str:
+    """Returns the file's text; an entry a line."""
+    entries = [entry for study in studies for entry in _entries(study)]
+    versions: dict[str, Any] = {}
+    for study in studies:
+        for each in study.content["environments"]:
+            for name, version in each["versions"].items():
+                known = versions.setdefault(name, [])
+                if version not in known:
+                    known.append(version)
+    joined = {name: ", ".join(map(str, known)) for name, known in sorted(versions.items())}
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    return f'{{"entries": [\n{lines}\n],\n"versions": {json.dumps(joined)}}}\n'
+
+
+def _entries(study: Study) -> list[dict[str, Any]]:
+    chosen = choose([study])
+    if chosen is None:
+        return []
+    found = []
+    for row in chosen.findings.rows:
+        for task in chosen.findings.tasks:
+            trials = [trial for trial in chosen.by_row[row] if trial.result.task == task]
+            if trials and (entry := _entry(study, chosen, row, task, trials)) is not None:
+                found.append(entry)
+    return found
+
+
+def _entry(
+    study: Study, chosen: Chosen, row: Row, task: str, trials: Sequence[EvidenceTrial]
+) -> dict[str, Any] | None:
+    """Returns an entry; None where the shape of teacher or student is not known, or no score is a number."""
+    first = trials[0]
+    values, teacher = first.values, study.content["teachers"][first.values["task"]]
+    cell = chosen.findings.cells[row, task]
+    if not teacher["blocks"] or not values["layers"] or cell.spread is None or cell.kept is None:
+        return None
+    settings = dict(first.arm["settings"])
+    for key, value in first.conditions["student"].items():
+        if key not in ("layers", "width", "intermediate"):
+            settings[f"student.{key}"] = value
+    for key in ("unlabeled", "limit_unlabeled"):
+        if key in first.conditions["data"]:
+            settings[f"data.{key}"] = first.conditions["data"][key]
+    over = chosen.findings.differences.get((row, task)) if chosen.findings.baseline == "kd" else None
+    return {
+        "study": study.name,
+        "arm": first.result.recipe,
+        "recipe": first.arm["recipe"],
+        "settings": settings,
+        "task": task,
+        "kind": first.conditions["data"]["kind"],
+        "metric": cell.metric,
+        "split": values["split"],
+        "train_examples": values["train_examples"],
+        "teacher": {key: teacher[key] for key in ("blocks", "width", "score", "parameters")},
+        "student": {key: values[key] for key in ("layers", "width", "parameters")},
+        "epochs": round(statistics.fmean(trial.result.epochs or 0 for trial in trials), 3),
+        "steps": round(statistics.median(trial.result.steps for trial in trials)),
+        "batch_size": values["batch_size"],
+        "learning_rate": values["learning_rate"],
+        "seeds": cell.spread.n,
+        "scores": [round(score, 6) for _, score in sorted(cell.scores.items())],
+        "mean": round(cell.spread.mean, 6),
+        "sd": None if cell.spread.std is None else round(cell.spread.std, 6),
+        "kept": round(100 * cell.kept, 2),
+        "over_kd": (
+            None
+            if over is None or over.low is None or over.high is None
+            else {
+                "mean": round(100 * over.difference, 3),
+                "low": round(100 * over.low, 3),
+                "high": round(100 * over.high, 3),
+            }
+        ),
+        "seconds": round(statistics.median(trial.result.seconds for trial in trials), 1),
+    }

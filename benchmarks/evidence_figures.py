@@ -1,0 +1,423 @@
+"""The figures of the evidence: one function a figure, from chosen trials to a matplotlib figure. Readable in grey."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from codir.studies.findings import Row
+from codir.studies.statistics import PairedDifference
+from codir.workflows.drawing import new_figure, plain
+from evidence_data import Chosen, EvidenceTrial, interval, spearman
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Groups = Mapping[str, Sequence[str]]
+
+_INK, _GREY, _LIGHT, _BAND = "#08306b", "#7f7f7f", "#d9d9d9", "#f2f2f2"
+_GRID: dict[str, Any] = {"color": "#e5e5e5", "linewidth": 0.6}
+# dark to light, and each with a dash and a mark of its own: told apart without colours, too
+_LINES: tuple[dict[str, Any], ...] = (
+    {"color": "#08306b", "linestyle": "-", "marker": "o"},
+    {"color": "#b2182b", "linestyle": (0, (5, 1.5)), "marker": "s"},
+    {"color": "#2a8a57", "linestyle": (0, (1, 1)), "marker": "^"},
+    {"color": "#e08214", "linestyle": (0, (5, 1.5, 1, 1.5)), "marker": "D"},
+    {"color": "#7b5aa6", "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": "#8c8c8c", "linestyle": (0, (8, 2)), "marker": "x"},
+)
+AVERAGE = "average of the tasks"
+
+
+def draw_kept(chosen: Chosen) -> Figure:
+    """Draws what each row keeps of its teacher, in percent: a panel for the average and one for each task, sorted."""
+    rows, panels = chosen.order(), chosen.panels
+    figure, grid = _panels(rows, panels, unit=0.3)
+    for axes, task in zip(grid, panels, strict=True):
+        axes.axvline(100, color="black", linewidth=1)
+        reference = [
+            spread
+            for row in rows
+            if row.recipe == chosen.findings.baseline and (spread := chosen.kept(row, task)) is not None
+        ]
+        for spread in reference[:1]:
+            axes.axvline(spread.mean, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)))
+        if task is not None and (constant := chosen.findings.constants.get(task)):
+            axes.axvline(
+                100 * constant / chosen.findings.teachers[task], color="#b2182b", linewidth=1, linestyle=":"
+            )
+        for place, row in enumerate(rows):
+            spread = chosen.kept(row, task)
+            if spread is None:
+                continue
+            if task is not None:
+                seeds = [trial.kept for trial in chosen.by_row[row] if trial.result.task == task]
+                axes.plot(seeds, [place] * len(seeds), "|", color="#9e9e9e", markersize=7, markeredgewidth=1)
+            _dot(axes, place, spread.mean, interval(spread), filled=True)
+            if task == panels[0]:
+                axes.annotate(
+                    f"{spread.mean:.1f}",
+                    (1, place),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color=_INK,
+                )
+        axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
+    figure.supxlabel("kept of the teacher's score, %  (teacher: black line at 100)", fontsize=9)
+    return figure
+
+
+def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
+    """Draws the paired differences from the baseline with their intervals; filled where shown beyond noise."""
+    findings = chosen.findings
+    differences = findings.differences
+    panels = chosen.panels
+
+    def place_of(row: Row) -> float:
+        found = [differences.get((row, panel)) for panel in panels]
+        return -next((each.difference for each in found if each is not None and each.n), 0.0)
+
+    rows = sorted(
+        {row for row, _ in differences}, key=lambda row: ((row, None) not in differences, place_of(row))
+    )
+    if not rows:
+        return None
+    figure, grid = _panels(rows, panels, unit=0.28)
+    for axes, task in zip(grid, panels, strict=True):
+        axes.axvline(0, color="black", linewidth=1)
+        for place, row in enumerate(rows):
+            difference = differences.get((row, task))
+            if difference is not None and difference.n:
+                _dot(
+                    axes,
+                    place,
+                    100 * difference.difference,
+                    _hundredfold(difference),
+                    filled=difference.shown,
+                )
+        axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
+    against = plain(label or f"paired difference from {findings.baseline}")
+    figure.supxlabel(
+        f"{against}, points, 95 % intervals  (filled: beyond noise after Holm's correction)", fontsize=9
+    )
+    return figure
+
+
+def draw_costs(chosen: Chosen) -> Figure:
+    """Draws what is kept against the time of a training: one point a row, names beside the panel."""
+    tasks = chosen.findings.tasks
+    points = []
+    for row in chosen.findings.rows:
+        spread = chosen.kept(row, chosen.panels[0])
+        if spread is not None:
+            points.append((row, minutes(chosen, row), spread))
+    figure = new_figure(7.6, max(3.6, 0.24 * len(points) + 1.4))
+    axes = figure.subplots()
+    for _, time, spread in points:
+        if (ends := interval(spread)) is not None:
+            axes.plot([time, time], ends, color="#b0b0b0", linewidth=1.2, zorder=1)
+        axes.plot([time], [spread.mean], "o", color=_INK, markersize=6, zorder=3)
+    by_name: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for row, time, spread in points:
+        by_name.setdefault((row.recipe.split(" [")[0], row.student), []).append((time, spread.mean))
+    for group in by_name.values():
+        if len(group) > 1:  # one recipe with several budgets
+            ordered = sorted(group)
+            axes.plot([x for x, _ in ordered], [y for _, y in ordered], color=_INK, linewidth=0.9, zorder=2)
+    times = [time for _, time, _ in points]
+    if max(times) / min(times) > 3:
+        axes.set_xscale("log")
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.06, y=0.06)
+    _names_beside(axes, [(time, spread.mean, plain(str(row))) for row, time, spread in points])
+    axes.set_xlabel("minutes of a training (median over the seeds, mean over the tasks)", fontsize=9)
+    axes.set_ylabel("kept of the teacher's score, %" + (", average" if len(tasks) > 1 else ""), fontsize=9)
+    axes.grid(**_GRID)
+    _bare(axes)
+    return figure
+
+
+def minutes(chosen: Chosen, row: Row) -> float:
+    """Returns the minutes of a training: median over the seeds, mean over the tasks."""
+    of_task = [
+        statistics.median(each.result.seconds for each in chosen.by_row[row] if each.result.task == task)
+        for task in chosen.findings.tasks
+        if any(each.result.task == task for each in chosen.by_row[row])
+    ]
+    return statistics.mean(of_task) / 60
+
+
+# what is logged of a contrastive term, and how it is shown
+_DYNAMICS = (
+    ("loss_crd", "contrastive loss", True),
+    ("crd_accuracy", "accuracy", False),
+    ("crd_positive", "cosine to the positive", False),
+    ("crd_negative", "cosine to negatives", False),
+    ("crd_temperature", "temperature", False),
+)
+
+
+def draw_dynamics(chosen: Chosen, groups: Groups) -> Figure | None:
+    """Draws how the contrastive term moves: a column for each group of recipes, a row for each thing logged."""
+    task = chosen.findings.tasks[0]
+    recipes = {row.recipe for row in chosen.findings.rows}
+    trials = [trial for trial in chosen.trials if trial.result.task == task]
+    columns = {
+        name: found
+        for name, members in groups.items()
+        if (found := [each for each in members if each in recipes and _lines(trials, each, "loss_crd")])
+    }
+    shown = [
+        each
+        for each in _DYNAMICS
+        if any(_lines(trials, recipe, each[0]) for some in columns.values() for recipe in some)
+    ]
+    if not columns or not shown:
+        return None
+    counts = Counter(recipe for some in columns.values() for recipe in some)
+    reference = max(counts, key=lambda recipe: counts[recipe])  # looks the same in every column
+    columns = {name: sorted(some, key=lambda each: each != reference) for name, some in columns.items()}
+    most = max(map(len, columns.values()))
+    figure = new_figure(0.5 + 2.35 * len(columns), 0.5 + 1.55 * len(shown) + 0.16 * most)
+    grid = figure.subplots(len(shown), len(columns), squeeze=False, sharex=True, sharey="row")
+    for column, (name, members) in enumerate(columns.items()):
+        for line, (key, label, logarithmic) in enumerate(shown):
+            axes = grid[line][column]
+            for number, recipe in enumerate(members, start=0 if reference in members else 1):
+                _draw_lines(axes, _lines(trials, recipe, key), plain(recipe), number)
+            if logarithmic:
+                axes.set_yscale("log")
+            if key == "crd_accuracy":
+                axes.set_ylim(-0.03, 1.05)
+            if column == 0:
+                axes.set_ylabel(label, fontsize=8.5)
+            axes.grid(**_GRID)
+            axes.tick_params(labelsize=7.5)
+            _bare(axes)
+        grid[0][column].set_title(plain(name), fontsize=9.5)
+        grid[-1][column].set_xlabel("optimiser step", fontsize=8.5)
+        grid[-1][column].legend(
+            *grid[0][column].get_legend_handles_labels(),
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.36),
+            fontsize=7.5,
+            frameon=False,
+            handlelength=3.2,
+        )
+    return figure
+
+
+def _lines(trials: Sequence[EvidenceTrial], recipe: str, key: str) -> list[tuple[list[int], list[float]]]:
+    found = [trial.curve(key) for trial in trials if trial.result.recipe == recipe]
+    return [each for each in found if each[0]]
+
+
+def _draw_lines(axes: Any, lines: Sequence[tuple[list[int], list[float]]], name: str, number: int) -> None:
+    """Draws the mean over the seeds, and from the lowest to the highest of them as a band."""
+    if not lines:
+        return
+    shortest = min(lines, key=lambda line: len(line[0]))[0]
+    values = [[line[1][place] for line in lines] for place in range(len(shortest))]
+    means = [statistics.fmean(each) for each in values]
+    style = _LINES[number % len(_LINES)]
+    if len(lines) > 1:
+        low, high = [min(each) for each in values], [max(each) for each in values]
+        axes.fill_between(shortest, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    every = max(1, len(shortest) // 6)
+    axes.plot(
+        shortest, means, label=name, markersize=3.5, linewidth=1.4, markevery=(number % every, every), **style
+    )
+
+
+def draw_ends(chosen: Chosen, key: str = "loss_crd") -> Figure | None:
+    """Draws what is kept against where the contrastive loss stands at the end: a point a trial, a ring a recipe."""
+    tasks = [
+        task
+        for task in chosen.findings.tasks
+        if any(trial.result.task == task and trial.end_of(key) is not None for trial in chosen.trials)
+    ]
+    if not tasks:
+        return None
+    rows = {
+        task: [
+            row
+            for row in chosen.findings.rows
+            if any(each.result.task == task and each.end_of(key) for each in chosen.by_row[row])
+        ]
+        for task in tasks
+    }
+    most = max(map(len, rows.values()))
+    figure = new_figure(0.4 + 4.6 * len(tasks), max(3.4, 0.21 * most + 1.3))
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        named = []
+        for row in rows[task]:
+            ends = ends_of(chosen, row, task, key)
+            axes.plot(
+                [x for x, _ in ends], [y for _, y in ends], ".", color="#8a8a8a", markersize=4, zorder=2
+            )
+            middle = (
+                math.exp(statistics.fmean(math.log(x) for x, _ in ends)),
+                statistics.fmean(y for _, y in ends),
+            )
+            axes.plot([middle[0]], [middle[1]], "o", color=_INK, markersize=6.5, zorder=3)
+            named.append((*middle, plain(str(row))))
+        for row in chosen.findings.rows:
+            spread = chosen.kept(row, task)
+            if row.recipe == chosen.findings.baseline and spread is not None:
+                axes.axhline(spread.mean, color="black", linewidth=0.9, linestyle=(0, (4, 2)))
+                if (band := interval(spread)) is not None:
+                    axes.axhspan(*band, color=_BAND, zorder=0)
+        axes.set_xscale("log")
+        axes.margins(x=0.08, y=0.08)
+        _names_beside(axes, named)
+        axes.set_title(plain(task), fontsize=9.5)
+        axes.set_xlabel("contrastive loss over the last fifth of the training", fontsize=8.5)
+        axes.set_ylabel("kept of the teacher's score, %", fontsize=8.5)
+        axes.tick_params(labelsize=8)
+        axes.grid(**_GRID)
+        _bare(axes)
+    return figure
+
+
+def ends_of(chosen: Chosen, row: Row, task: str, key: str = "loss_crd") -> list[tuple[float, float]]:
+    """Returns (loss at the end, % kept) of a row's trials on a task."""
+    return [
+        (end, trial.kept)
+        for trial in chosen.by_row[row]
+        if trial.result.task == task and (end := trial.end_of(key)) is not None and end > 0
+    ]
+
+
+def ends_correlation(chosen: Chosen, task: str, key: str = "loss_crd") -> tuple[int, float | None]:
+    """Returns the number of trials with a contrastive loss, and Spearman's correlation of its end with the score."""
+    pairs = [pair for row in chosen.findings.rows for pair in ends_of(chosen, row, task, key)]
+    return len(pairs), spearman(pairs)
+
+
+def draw_epochs(chosen: Chosen) -> Figure:
+    """Draws the score after each epoch, mean over the seeds: a panel for each task, the teacher as a line."""
+    tasks = chosen.findings.tasks
+    rows = chosen.order()
+    figure = new_figure(0.6 + 3.4 * len(tasks), 3.1 + 0.17 * math.ceil(len(rows) / 2))
+    grid = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(grid, tasks, strict=True):
+        axes.axhline(100 * chosen.findings.teachers[task], color="black", linewidth=1)
+        for number, row in enumerate(rows):
+            lines = [
+                (
+                    each.values["evaluations"]["epoch"],
+                    [100 * score for score in each.values["evaluations"]["score"]],
+                )
+                for each in chosen.by_row[row]
+                if each.result.task == task and each.values["evaluations"]["epoch"]
+            ]
+            _draw_lines(axes, lines, plain(str(row)), number)
+        axes.set_title(plain(task), fontsize=9.5)
+        axes.set_xlabel("epoch", fontsize=8.5)
+        axes.tick_params(labelsize=8)
+        axes.grid(**_GRID)
+        _bare(axes)
+    grid[0].set_ylabel("score (teacher: black line)", fontsize=8.5)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False, handlelength=3.2
+    )
+    return figure
+
+
+# ---- what figures share ----------------------------------------------------------------------------------------------
+
+
+def _panels(rows: Sequence[Row], panels: Sequence[str | None], unit: float) -> tuple[Figure, list[Any]]:
+    """Makes panels side by side that share their rows; names on the left, every second row shaded."""
+    longest = max(len(str(row)) for row in rows)
+    figure = new_figure(
+        0.3 + 0.075 * longest + sum(_width(panel) for panel in panels), 1.0 + unit * len(rows)
+    )
+    ratios = [_width(panel) for panel in panels]
+    grid = list(figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=ratios)[0])
+    for axes in grid:
+        axes.set_yticks(range(len(rows)), [plain(str(row)) for row in rows], fontsize=9)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        for place in range(0, len(rows), 2):
+            axes.axhspan(place - 0.5, place + 0.5, color=_BAND, zorder=0, linewidth=0)
+        axes.grid(axis="x", color="#dcdcdc", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.08)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure, grid
+
+
+def _width(panel: str | None) -> float:
+    return 3.1 if panel is None else 2.4
+
+
+def _panel_name(chosen: Chosen, task: str | None) -> str:
+    if task is None:
+        return AVERAGE
+    metric = next(cell.metric for (_, name), cell in chosen.findings.cells.items() if name == task)
+    return f"{task} ({metric.replace('_', ' ')})"
+
+
+def _dot(axes: Any, place: int, value: float, ends: tuple[float, float] | None, *, filled: bool) -> None:
+    if ends is not None:
+        axes.plot(ends, [place, place], color=_INK, linewidth=1.8, zorder=3, solid_capstyle="butt")
+    face = _INK if filled else "white"
+    axes.plot([value], [place], "o", markerfacecolor=face, markeredgecolor=_INK, markersize=6, zorder=4)
+
+
+def _hundredfold(difference: PairedDifference) -> tuple[float, float] | None:
+    if difference.low is None or difference.high is None:
+        return None
+    return 100 * difference.low, 100 * difference.high
+
+
+def _names_beside(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Writes names in a column to the right of a panel, each joined to its point by a thin line."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    axes.set_xlim(axes.get_xlim())
+    places = _apart([(y - low) / (high - low) for _, y, _ in points], 0.95 / max(len(points), 12))
+    for (x, y, name), place in zip(points, places, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.03, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#c4c4c4", "linewidth": 0.6, "shrinkB": 3, "zorder": 1},
+        )
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Returns heights in the order given, moved as little as it takes to stand at least `gap` from each other."""
+    order = sorted(range(len(places)), key=lambda each: places[each])
+    groups: list[list[float]] = []  # [sum of (height - rank * gap), members]
+    for rank, each in enumerate(order):
+        groups.append([places[each] - rank * gap, 1])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
+            total, members = groups.pop()
+            groups[-1][0] += total
+            groups[-1][1] += members
+    lowest = [total / members for total, members in groups for _ in range(int(members))]
+    found = [0.0] * len(places)
+    for rank, each in enumerate(order):
+        found[each] = lowest[rank] + rank * gap
+    return found
+
+
+def _bare(axes: Any) -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
