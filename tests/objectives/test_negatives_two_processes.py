@@ -25,6 +25,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "live": {"negatives": "in-batch"},
     "live-gradient": {"negatives": "in-batch", "negatives_gradient": True},
     "queue": {"negatives": "queue", "queue_size": 13},
+    "blocks": {"contrast": "blocks", "negatives": "in-batch-bank", "learn_temperature": True},
+    "blocks-k": {"contrast": "blocks", "negatives": "in-batch-bank", "k": 3},
+    "blocks-live": {"contrast": "blocks", "negatives": "in-batch", "negatives_gradient": True},
+    "blocks-queue": {"contrast": "blocks", "negatives": "queue", "queue_size": 13},
 }
 # Mini-batches of 8, the halves of which belong to the processes; some examples occur twice.
 BATCHES = [[0, 1, 2, 3, 4, 5, 6, 7], [8, 3, 9, 10, 3, 11, 0, 12], [13, 13, 4, 1, 7, 15, 14, 9]]

@@ -23,9 +23,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "live": {"negatives": "in-batch", "negatives_gradient": True},
     "queue": {"negatives": "queue", "queue_size": 40},
 }
-LEARNED: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"k": 20, "learn_temperature": True},
     "learned-all": {"k": "all", "learn_temperature": True},
+    "blocks": {"contrast": "blocks", "k": 20, "learn_temperature": True},
+    "blocks-all": {"contrast": "blocks", "k": "all"},
+    "blocks-queue": {
+        "contrast": "blocks",
+        "negatives": "queue",
+        "queue_size": 40,
+        "matching": [[1, 4], [2, 1]],
+    },
 }
 
 
@@ -99,9 +107,9 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path, models, 
         torch.testing.assert_close(after[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, *LEARNED])
+@pytest.mark.parametrize("name", [*SETTINGS, *VARIANTS])
 def test_resumed_it_goes_on_bit_for_bit(tmp_path, models, name: str) -> None:
-    crd = {**SETTINGS, **LEARNED}[name]
+    crd = {**SETTINGS, **VARIANTS}[name]
     whole = trainer_of(tmp_path / "run", models, crd, max_steps=6, save_steps=3)
     whole.train()
     resumed = trainer_of(tmp_path / "run", models, crd, max_steps=6, save_steps=3)
@@ -112,14 +120,14 @@ def test_resumed_it_goes_on_bit_for_bit(tmp_path, models, name: str) -> None:
 
 def test_a_learned_temperature_is_trained_and_not_decayed(tmp_path, models) -> None:
     trainer = trainer_of(
-        tmp_path, models, LEARNED["learned"], max_steps=4, save_strategy="no", weight_decay=0.1
+        tmp_path, models, VARIANTS["learned"], max_steps=4, save_strategy="no", weight_decay=0.1
     )
     trainer.train()
     logged = [entry["crd_temperature"] for entry in trainer.state.log_history if "crd_temperature" in entry]
     assert logged[0] == pytest.approx(0.07, rel=1e-6)
     assert logged[-1] != pytest.approx(0.07, rel=1e-3)
     names = {id(parameter): name for name, parameter in trainer.distillation.named_parameters()}
-    assert trainer.optimizer is not None
+    assert isinstance(trainer.optimizer, torch.optim.Optimizer)
     decay = {
         names[id(parameter)]: group["weight_decay"]
         for group in trainer.optimizer.param_groups

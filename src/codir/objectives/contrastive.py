@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -195,6 +196,21 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
     )
 
 
+def storage_of(
+    settings: ContrastiveSettings, context: ObjectiveContext, banks: int = 1
+) -> Literal["auto", "gpu", "cpu", "disk"]:
+    """Resolves `bank_storage: auto` of a corpus by the size of so many banks; of a task it stays: with the training."""
+    if settings.bank_storage != "auto" or context.kind != "masked-lm":
+        return settings.bank_storage
+    item = 2 if settings.bank_dtype == "float16" else 4
+    nbytes = banks * context.examples * settings.dim * item
+    return choose_storage(nbytes, context.device, _bank_folder(context))
+
+
+def _bank_folder(context: ObjectiveContext) -> Path | None:
+    return None if context.folder is None else context.folder / "bank"
+
+
 def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> MemoryBank | DiskBank:
     """Opens or makes the bank of the settings: one row for each training example.
 
@@ -207,10 +223,7 @@ def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Memor
     """
     dtype = torch.float16 if settings.bank_dtype == "float16" else torch.float32
     seed, corpus = context.seed + 3, context.kind == "masked-lm"
-    folder = None if context.folder is None else context.folder / "bank"
-    storage = settings.bank_storage
-    if storage == "auto" and corpus:
-        storage = choose_storage(context.examples * settings.dim * dtype.itemsize, context.device, folder)
+    storage, folder = storage_of(settings, context), _bank_folder(context)
     if storage == "disk" and folder is not None:
         return DiskBank(
             folder, context.examples, settings.dim, settings.momentum, seed, dtype, context.data_key

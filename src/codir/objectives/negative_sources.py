@@ -18,6 +18,7 @@ from codir.functional.bank import Bank
 from codir.functional.draws import draw_allowed
 from codir.functional.gather import align_generator, gather_rows, gather_with_grad
 from codir.functional.infonce import ContrastiveResult, info_nce, streamed_info_nce
+from codir.functional.negatives import NegativeSampler
 from codir.functional.queue import EmbeddingQueue
 from codir.functional.similarity import group_similarity
 from codir.objectives.base import ObjectiveContext, Step, Term
@@ -212,9 +213,11 @@ class BankSource(NegativeSource):
 class BankDraws(BankSource):
     """Rows of the whole bank, chosen by a sampler (`codir.functional.negatives`): the paper's in fine-tuning."""
 
-    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
+    def __init__(
+        self, settings: SourceSettings, context: ObjectiveContext, sampler: NegativeSampler | None = None
+    ):
         super().__init__(settings, context)
-        self.sampler = make_sampler(settings, context)
+        self.sampler = make_sampler(settings, context) if sampler is None else sampler
         self.generator = self.sampler.generator
 
     def contrast(
@@ -438,6 +441,9 @@ def check_source(name: str, settings: SourceSettings, context: ObjectiveContext)
         )
 
 
-def make_source(settings: SourceSettings, context: ObjectiveContext) -> NegativeSource:
-    """Builds the source of the settings, which have been checked."""
-    return SOURCES.get(negatives_name(settings, context), BankDraws)(settings, context)
+def make_source(
+    settings: SourceSettings, context: ObjectiveContext, sampler: NegativeSampler | None = None
+) -> NegativeSource:
+    """Builds the source of the settings, which have been checked; `sampler` is another source's, to be shared."""
+    source = SOURCES.get(negatives_name(settings, context))
+    return BankDraws(settings, context, sampler) if source is None else source(settings, context)

@@ -17,6 +17,7 @@ from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveS
 _HELPERS = {
     "bank_storage",
     "base",
+    "contrast",
     "contrastive",
     "matched_attention",
     "matched_states",
