@@ -75,7 +75,7 @@ def test_a_damaged_file_says_where(tmp_path: Path, content: Any, message: str) -
 
 
 def test_a_missing_file_says_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="does not exist.*--evidence FILE"):
+    with pytest.raises(RunError, match=r"does not exist.*--evidence FILE"):
         load_evidence(tmp_path / "none.json")
 
 

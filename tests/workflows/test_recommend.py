@@ -1,0 +1,199 @@
+"""`codir recommend` as a whole, on a tiny teacher and a tiny file of evidence."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import World, quiet
+from typer.testing import CliRunner
+
+from codir.cli.main import app
+from codir.errors import ConfigError
+from codir.recipes.config import DataConfig
+from codir.workflows import recommend as module
+from codir.workflows.recommend import Recommendation, recommend
+from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
+from codir.workflows.recommend_student import Wish
+
+
+def entries(**gains: float | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "study": "s",
+            "recipe": recipe.replace("_", "-"),
+            "settings": {},
+            "task": task,
+            "kind": "classification",
+            "metric": "accuracy",
+            "train_examples": 100,
+            "teacher": {"blocks": 4, "width": 32, "score": 0.9},
+            "student": {"layers": 2, "width": 32, "parameters": 1000},
+            "epochs": 3,
+            "steps": 30,
+            "seeds": 5,
+            "scores": [0.8],
+            "mean": 0.8,
+            "sd": 0.01,
+            "kept": 90.0 + (gain or 0.0),
+            "over_kd": None if gain is None else {"mean": gain, "low": gain - 1, "high": gain + 1},
+            "seconds": 10.0,
+            "learning_rate": 3e-3,
+        }
+        for recipe, gain in gains.items()
+        for task in ("a", "b")
+    ]
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Path:
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps({"entries": entries(kd=None, pkd=0.5, distilbert=-9.0), "versions": {}}))
+    return path
+
+
+@pytest.fixture
+def ask(world: World, evidence: Path) -> Callable[..., Recommendation]:
+    def make(**settings: Any) -> Recommendation:
+        values: dict[str, Any] = {
+            "evidence": evidence,
+            "batch_size": 8,
+            "precision": "fp32",
+            "console": quiet(),
+        }
+        return recommend(str(world.teacher), DataConfig(**world.data()), **{**values, **settings})
+
+    return make
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a tenth of a second, the teacher a hundredth of one for an example."""
+    monkeypatch.setattr(
+        module, "measure_step", lambda config: StepCost(config.recipe, 0.1, 0.01, config.training.batch_size)
+    )
+
+
+def test_a_recommendation(ask: Callable[..., Recommendation], tmp_path: Path, world: World) -> None:
+    console = quiet()
+    found = ask(json_file=tmp_path / "r.json", console=console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert found.config.recipe == "pkd"
+    assert (found.config.student.layers, found.config.training.epochs) == (2, 3)
+    assert found.config.training.learning_rate == 3e-3
+    assert [each.recipe for each in found.candidates] == ["pkd", "kd"]
+    assert all(each.cost.step > 0 and each.cost.teacher > 0 for each in found.candidates)
+    assert "paired gain over `kd` +0.5" in found.why["recipe"]
+    for part in ("Students", "What the evidence nearest", "Proposed", found.command, "-> pkd"):
+        assert part in shown
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert content["recipe"] == "pkd"
+    assert content["command"] == found.command
+    assert content["student"]["layers"] == 2
+    assert content["hours"]["total"] > 0
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_command_is_the_configuration(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codir.workflows import distill
+
+    found = ask(output="runs/mine")
+    given: list[Any] = []
+    monkeypatch.setattr(distill, "distill", given.append)
+    done = CliRunner().invoke(app, shlex.split(found.command)[1:])
+    assert done.exit_code == 0, done.output
+    assert given == [found.config]
+
+
+@pytest.mark.usefixtures("fast")
+def test_hours_leave_out_the_baseline_then_epochs(ask: Callable[..., Recommendation], world: World) -> None:
+    whole = ask()
+    cost = whole.best.hours
+    assert whole.config.baseline
+    assert cost.baseline > 0
+    tight = ask(most_hours=cost.total - cost.baseline / 2)
+    assert not tight.config.baseline
+    assert tight.config.training.epochs == 3
+    assert "--no-baseline" in tight.command
+    short = ask(most_hours=cost.teacher + cost.student * 0.7)
+    assert short.config.training.epochs == 2
+    assert "only 2 of 3 epochs fit" in short.why["cost"]
+    none = ask(most_hours=cost.teacher / 100)
+    assert "Not even one epoch" in none.why["cost"]
+
+
+def test_hours_add_up() -> None:
+    cost = StepCost("kd", step=2.0, teacher=0.5, batch=10)
+    # 30 steps of 2 s; 3 evaluations of 20 examples at a third of 0.2 s each; the teacher for 120 examples
+    found = hours(cost, 100, 3, 20, baseline=cost)
+    assert found.steps == 30
+    assert found.student * 3600 == pytest.approx(30 * 2 + 3 * 20 * 0.2 / 3)
+    assert found.baseline == found.student
+    assert found.teacher * 3600 == pytest.approx(60)
+    assert found.total == pytest.approx(found.teacher + 2 * found.student)
+    assert [show_hours(each) for each in (2.46, 0.5, 0.01)] == ["2.5 h", "30 min", "36 s"]
+
+
+def test_a_measured_step_leaves_the_teacher_out(world: World, tmp_path: Path) -> None:
+    from codir.recipes.loading import load_distill
+
+    settings = world.settings(tmp_path / "run")
+    config = load_distill(recipe="kd", flags={key: (key, value) for key, value in settings.items()})
+    found = measure_step(config, steps=4)
+    assert found.step > 0
+    assert found.teacher > 0
+    assert found.batch == 8
+    assert not (tmp_path / "run").exists()
+    plain = measure_step(config.model_copy(update={"objectives": {"task": {}}}), steps=3)
+    assert plain.teacher == 0
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_recipe_that_cannot_be_used_is_left_out(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(config: Any) -> StepCost:
+        if config.recipe == "pkd":
+            raise ConfigError("pkd needs something else.")
+        return StepCost(config.recipe, 0.1, 0.01, 8)
+
+    monkeypatch.setattr(module, "measure_step", measured)
+    found = ask()
+    assert found.config.recipe == "kd"
+    assert found.left_out == {"pkd": "pkd needs something else."}
+    with pytest.raises(ConfigError, match=r"None of the recipes.*\n.*pkd needs"):
+        ask(recipes=["pkd"])
+
+
+@pytest.mark.usefixtures("fast")
+def test_bad_input(ask: Callable[..., Recommendation]) -> None:
+    with pytest.raises(ConfigError, match="--speedup 0"):
+        ask(wish=Wish(speedup=0))
+    with pytest.raises(ConfigError, match=r"'pdk'.*did you mean 'pkd'"):
+        ask(recipes=["pdk"])
+
+
+def test_the_command_line(world: World, evidence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def noted(*args: Any, **settings: Any) -> None:
+        given.append((args, settings))
+
+    monkeypatch.setattr(module, "recommend", noted)
+    files = ["--train", str(world.train), "--text", "review", "--label", "stars"]
+    more = ["--speedup", "2", "--hours", "3", "--recipes", "kd,pkd", "--evidence", str(evidence)]
+    done = CliRunner().invoke(app, ["recommend", "runs/t", *files, *more])
+    assert done.exit_code == 0, done.output
+    (((teacher, data), settings),) = given
+    assert teacher == "runs/t"
+    assert (data.train, data.holdout) == (str(world.train), None)
+    assert settings["wish"] == Wish(speedup=2.0)
+    assert settings["recipes"] == ["kd", "pkd"]
+    assert settings["most_hours"] == 3.0
+    assert CliRunner().invoke(app, ["recommend", "runs/t"]).exit_code == 2
