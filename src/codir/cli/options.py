@@ -30,6 +30,8 @@ SETTINGS = {
     "max_length": "data.max_length",
     "limit_train": "data.limit_train",
     "limit_validation": "data.limit_validation",
+    "unlabeled": "data.unlabeled",
+    "limit_unlabeled": "data.limit_unlabeled",
     "student_layers": "student.layers",
     "student_init": "student.init",
     "student": "student.model",
@@ -63,7 +65,7 @@ def given(parameters: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     return {
         path: (_flag_name(name, parameters[name]), parameters[name])
         for name, path in SETTINGS.items()
-        if parameters.get(name) is not None
+        if parameters.get(name) not in (None, [])  # a flag that may be repeated and was not given is a list
     }
 
 
@@ -99,10 +101,12 @@ TextColumn = Annotated[str | None, _option("text", metavar="COLUMN")]
 TextPairColumn = Annotated[str | None, _option("text_pair", metavar="COLUMN")]
 LabelColumn = Annotated[str | None, _option("label", metavar="COLUMN")]
 KindOfLabels = Annotated[str | None, _option("kind", metavar="KIND")]
-Holdout = Annotated[float | None, _option("holdout", metavar="SHARE")]
 MaxLength = Annotated[int | None, _option("max_length", metavar="TOKENS")]
 LimitTrain = Annotated[int | None, _option("limit_train", metavar="N")]
 LimitValidation = Annotated[int | None, _option("limit_validation", metavar="N")]
+Holdout = Annotated[float | None, _option("holdout", metavar="SHARE")]
+Unlabeled = Annotated[list[Path] | None, _option("unlabeled", metavar="FILE")]
+LimitUnlabeled = Annotated[int | None, _option("limit_unlabeled", metavar="N")]
 
 StudentLayers = Annotated[int | None, _option("student_layers", metavar="N")]
 StudentInit = Annotated[str | None, _option("student_init", metavar="HOW")]

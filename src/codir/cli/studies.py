@@ -29,6 +29,8 @@ _SETTINGS = {
     "max_length": "data.max_length",
     "limit_train": "data.limit_train",
     "limit_validation": "data.limit_validation",
+    "holdout": "data.holdout",
+    "unlabeled": "data.unlabeled",
     "strategy": "strategy",
     "trials": "trials",
     "baseline": "baseline",
@@ -80,6 +82,8 @@ def study(
     max_length: Annotated[int | None, _option("max_length", "TOKENS")] = None,
     limit_train: Annotated[int | None, _option("limit_train", "N")] = None,
     limit_validation: Annotated[int | None, _option("limit_validation", "N")] = None,
+    holdout: Annotated[float | None, _option("holdout", "SHARE")] = None,
+    unlabeled: Annotated[list[Path] | None, _option("unlabeled", "FILE")] = None,
     strategy: Annotated[str | None, _option("strategy", "NAME")] = None,
     trials: Annotated[int | None, _option("trials", "N")] = None,
     baseline: Annotated[str | None, _option("baseline", "RECIPE")] = None,
@@ -117,7 +121,7 @@ def study(
     flags = {
         path: (f"--{name.replace('_', '-')}", given[name])
         for name, path in _SETTINGS.items()
-        if given[name] is not None
+        if given[name] not in (None, [])
     }
     for task, teacher in _pairs(teachers):
         flags[f"teachers.{task}"] = ("--teachers", teacher)

@@ -48,7 +48,9 @@ class ObjectiveContext:
         student: depth and width of the student.
         teacher: depth and width of the teacher, or None when there is none (plain fine-tuning).
         examples: N, the number of training examples; example ids are 0..N-1.
-        labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled.
+        labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled. Of single examples without
+            a label they are the teacher's class or score.
+        unlabeled: how many examples have no label.
         kind: classification, regression, or the prediction of masked tokens.
         num_classes: C (1 for regression, the size of the vocabulary for masked tokens).
         seed: seeds whatever the objective draws.
@@ -76,6 +78,7 @@ class ObjectiveContext:
     batch: int | None = None
     micro_batch: int | None = None
     aligned: bool = True
+    unlabeled: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,15 @@ class Step:
 
     Attributes:
         ids: [B] ids of the examples.
-        labels: [B] class ids or scores, None if unlabelled.
+        labels: [B] class ids or scores, None if unlabelled; -100, or NaN as a score, of single examples without one.
         student: live, with gradient.
         teacher: frozen, without gradient; None where no objective needs it.
         batch_ids: [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all
             processes, the same in each of them; None where `ids` is all there is.
         progress: share of the optimiser steps that are done, in [0, 1); the same for all batches of one step.
+        labelled: labelled examples that a sum over those of this batch is divided by: the number in the whole
+            mini-batch of the optimiser step times this batch's share of it, so that the sum over all its parts is the
+            mean over the labelled examples; 0 in a step without any. None: the batch's own number.
     """
 
     ids: Tensor
@@ -127,6 +133,7 @@ class Step:
     teacher: Representations | None
     batch_ids: Tensor | None = None
     progress: float = 0.0
+    labelled: float | None = None
 
 
 @dataclass
@@ -136,10 +143,13 @@ class Term:
     Attributes:
         loss: scalar, fp32, not yet weighted.
         metrics: detached scalars to log beside it, without prefix.
+        empty: the optimiser step holds nothing to compute it from: it is zero, and the log's mean leaves the step out.
+            The same for all parts of a step.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    empty: bool = False
 
 
 @dataclass

@@ -110,8 +110,8 @@ class DataConfig(Section):
     )
     unlabeled: list[Path] | None = Field(
         default=None,
-        description="texts without labels, which the teacher labels: a .txt file (a text a line), or .csv, .tsv, .jsonl, "
-        ".parquet with the task's text columns; may be repeated",
+        description="texts without labels, which the teacher labels: a .txt file (a text a line), or .csv, .tsv, "
+        ".jsonl, .parquet with the task's text columns; may be repeated",
         examples=["more.txt"],
     )
     max_length: int = Field(default=128, ge=4, description="texts are cut to this many tokens")
@@ -193,6 +193,18 @@ class StudentConfig(Section):
         description="take blocks and embeddings from this model of the teacher's family (folder or Hub id) instead of "
         "from the teacher; layers, init, width and intermediate choose from it, the classifier stays the teacher's",
     )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="hidden size of a narrower student, a multiple of the size of a head: the dimensions and heads with "
+        "the largest weights are kept (default: as wide as what it is cut out of)",
+    )
+    intermediate: int | None = Field(
+        default=None,
+        ge=1,
+        description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: in "
+        "proportion to width)",
+    )
     freeze: list[Literal["embeddings"] | int] | None = Field(
         default=None,
         description="what is never trained: `embeddings`, and numbers of the student's blocks, counted from 1",
@@ -264,7 +276,11 @@ class StudentConfig(Section):
             )
         if self.model is not None or self.config is not None:
             other = "model" if self.model is not None else "config"
-            cut = [name for name in ("layers", "origin") if getattr(self, name) is not None]
+            cut = [
+                name
+                for name in ("layers", "origin", "width", "intermediate")
+                if getattr(self, name) is not None
+            ]
             if cut or self.init != "spread":
                 raise ValueError(
                     f"{[*cut, 'init'][0]} says how to build the student from another model's blocks, but {other} says "

@@ -132,7 +132,7 @@ def encode_split(
     """Tokenises a split in memory, without padding, in the order of its rows; nothing is cached on disk.
 
     Args:
-        split: columns `text`, (`text_pair`), (`label`).
+        split: columns `text`, (`text_pair`), (`label`); a label that is None becomes -100, a score that is None NaN.
         tokenizer: the student's (or only) tokenizer.
         max_length: longer inputs lose their end, of pairs the longer text first; None: only the model's limit.
         label_ids: the model's class id for each of the data's class ids; None: they are the same.
@@ -147,6 +147,8 @@ def encode_split(
     """
     from datasets import Dataset, Features, Value
     from datasets import Sequence as ListOf
+
+    from codir.functional.labels import UNLABELED
 
     longest = length_limit(max_length, config)
     columns, truncated = _tokenize(split, tokenizer, longest)
@@ -163,10 +165,11 @@ def encode_split(
     kinds = {name: "int32" if name.endswith("input_ids") else "int8" for name in columns}
     features: dict[str, Any] = {name: ListOf(Value(kind)) for name, kind in kinds.items()}
     if "label" in split.column_names:
-        columns["labels"] = _labels(list(split["label"]), label_ids)
-        features["labels"] = Value(
-            "float32" if split.features["label"].dtype.startswith("float") else "int64"
+        regression = split.features["label"].dtype.startswith("float")
+        columns["labels"] = _labels(
+            list(split["label"]), label_ids, float("nan") if regression else UNLABELED
         )
+        features["labels"] = Value("float32" if regression else "int64")
     columns["example_id"] = list(range(len(split)))
     features["example_id"] = Value("int64")
     for count, limit, whose in (
@@ -191,15 +194,15 @@ def _fits(columns: dict[str, list[Any]], limit: int | None) -> bool:
     return limit is None or all(len(ids) <= limit for ids in columns["input_ids"])
 
 
-def _labels(labels: list[Any], label_ids: Sequence[int] | None) -> list[Any]:
+def _labels(labels: list[Any], label_ids: Sequence[int] | None, missing: float) -> list[Any]:
     if label_ids is None:
-        return labels
-    highest = max((int(label) for label in labels), default=0)
+        return [missing if label is None else label for label in labels]
+    highest = max((int(label) for label in labels if label is not None), default=0)
     if highest >= len(label_ids):
         raise DataError(
             f"The data have a class {highest}, but only {len(label_ids)} classes are matched to the model's."
         )
-    return [label_ids[int(label)] for label in labels]
+    return [missing if label is None else label_ids[int(label)] for label in labels]
 
 
 def _tokenize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -71,6 +72,7 @@ class TaskData:
         validation: one or more named validation splits; the first one is the main one.
         notes: sentences the user should read: rows that were left out, a validation split that was held out.
         source: where the data came from, for the run folder.
+        unlabeled: further training texts without labels (no column `label`), or None.
     """
 
     task: Task
@@ -78,6 +80,7 @@ class TaskData:
     validation: dict[str, Dataset]
     notes: list[str] = field(default_factory=list)
     source: str = ""
+    unlabeled: Dataset | None = None
 
     @property
     def main_split(self) -> str:
@@ -89,12 +92,15 @@ def make_split(
     kind: Kind | None,
     text: list[str],
     text_pair: list[str] | None = None,
-    label: list[int] | list[float] | None = None,
+    label: Sequence[int | None] | Sequence[float | None] | None = None,
 ) -> Dataset:
-    """Builds one split in memory: columns `text`, `text_pair` and `label` as `TaskData` describes them."""
+    """Builds one split in memory: columns `text`, `text_pair` and `label` as `TaskData` describes them.
+
+    A label that is None is that of an unlabelled example.
+    """
     from datasets import Dataset, Features, Value
 
-    columns: dict[str, list] = {"text": text}
+    columns: dict[str, Sequence] = {"text": text}
     features: dict = {"text": Value("string")}
     if text_pair is not None:
         columns["text_pair"], features["text_pair"] = text_pair, Value("string")

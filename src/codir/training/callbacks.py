@@ -153,6 +153,17 @@ class LogFile(TrainerCallback):
             file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
+class EvaluateAtEnd(TrainerCallback):
+    """Evaluates and saves after the last step too, where that is no multiple of the steps between evaluations."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """As in transformers."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
 class EarlyStopping(EarlyStoppingCallback):
     """Early stopping whose verdict outlives a kill between the verdict and the end of the run."""
 

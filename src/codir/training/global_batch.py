@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from codir.functional.gather import gather_rows, processes
+from codir.functional.labels import has_label
 from codir.training.masking import IGNORED
 from codir.training.processes import rank
 
@@ -77,6 +78,7 @@ class Part:
         batch_ids: [G] ids of all examples of the step, in their order, the same in every process.
         positions: masked positions that the batch stands for: the step's number of them times the batch's share of
             the examples; None where no tokens are predicted.
+        labelled: labelled examples that the batch stands for, likewise; None where all examples of the step are.
     """
 
     share: float
@@ -84,6 +86,7 @@ class Part:
     accumulated: int
     batch_ids: Tensor
     positions: float | None
+    labelled: float | None = None
 
 
 def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
@@ -97,26 +100,28 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
     world, rounds = processes(), len(batches)
     own = [batch["example_id"] for batch in batches]
     predicted = [_predicted(batch) for batch in batches]
+    with_label = torch.stack([_labelled(batch) for batch in batches])
     ids = torch.cat(own)
     counted = torch.stack([count for count in predicted if count is not None] or [ids.new_zeros(())]).sum()
     sizes = [len(each) for each in own]
     if world > 1:
-        facts = torch.cat([ids.new_tensor(sizes), counted.view(1)])
+        facts = torch.cat([ids.new_tensor(sizes), with_label.to(ids), counted.view(1)])
         (ids,), (facts,) = gather_rows(ids), gather_rows(facts)
-        table = facts.view(world, rounds + 1).tolist()
+        table = facts.view(world, 2 * rounds + 1).tolist()
     else:
-        table = [[*sizes, int(counted)]]
-    chunks = iter(ids.split([size for row in table for size in row[:-1]]))
+        table = [[*sizes, *with_label.tolist(), int(counted)]]
+    chunks = iter(ids.split([size for row in table for size in row[:rounds]]))
     parts = [[next(chunks) for _ in range(rounds)] for _ in range(world)]  # [process][round]
     in_order: list[Tensor] = []
     counted_sizes: list[int] = []  # examples of this process's batches that count
-    mine = rank()
+    mine, labelled = rank(), 0
     for turn in range(rounds):
         column = [row[turn] for row in parts]
         for number, chunk in enumerate(column):
             copy = number > 0 and _is_copy(chunk, column[number - 1])
             if not copy:
                 in_order.append(chunk)
+                labelled += table[number][rounds + turn]
             if number == mine:
                 counted_sizes.append(0 if copy else len(chunk))
     batch_ids = torch.cat(in_order)
@@ -128,14 +133,21 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
             accumulated=rounds,
             batch_ids=batch_ids,
             positions=positions * size / examples if count is not None else None,
+            # of a copy, which has no weight, the number that its own size gives: it is 0 for all parts or for none
+            labelled=None if labelled == examples else labelled * own_size / examples,
         )
-        for size, count in zip(counted_sizes, predicted, strict=True)
+        for size, own_size, count in zip(counted_sizes, sizes, predicted, strict=True)
     ]
 
 
 def _predicted(batch: dict[str, Any]) -> Tensor | None:
     labels = batch.get("labels")
     return (labels != IGNORED).sum() if labels is not None and labels.dim() == 2 else None
+
+
+def _labelled(batch: dict[str, Any]) -> Tensor:
+    labels, ids = batch.get("labels"), batch["example_id"]
+    return has_label(labels).sum() if labels is not None and labels.dim() == 1 else ids.new_tensor(len(ids))
 
 
 def _is_copy(chunk: Tensor, before: Tensor) -> bool:

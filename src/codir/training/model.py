@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codir.functional.vocabulary import chunked_loss, token_cross_entropy
+from codir.models.freezing import parameters_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.student import blocks_prefix
 from codir.objectives.base import Objective, Step, Term, TokenChunk
 from codir.objectives.weighted_sum import weighted_sum
 from codir.training.masking import IGNORED
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationModel(nn.Module):
@@ -45,6 +49,7 @@ class DistillationModel(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         self.poolings = poolings
         self.tokens = tokens
+        self._without_gradient: set[frozenset[str]] = set()
         for objective in objectives.values():  # a student whose blocks cannot be told apart is refused now
             self.frozen_parameters(objective.settings.start)
 
@@ -61,6 +66,7 @@ class DistillationModel(nn.Module):
         batch_ids: Tensor | None = None,
         positions: float | None = None,
         progress: float = 0.0,
+        labelled: float | None = None,
     ) -> dict[str, Any]:
         """Runs the student once and, in training, every objective.
 
@@ -74,6 +80,7 @@ class DistillationModel(nn.Module):
                 data-parallel training the mean number of a batch makes the mean over the batches the mean over all
                 positions.
             progress: share of the optimiser steps that are done; terms that do not count there are not computed.
+            labelled: see `Step`.
 
         Returns:
             In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}`, without labels `{"logits"}`.
@@ -87,7 +94,7 @@ class DistillationModel(nn.Module):
             return self._score(inputs, labels, chosen)
         assert example_id is not None, "training batches carry example ids"
         student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
-        step = Step(example_id, labels, student, teacher, batch_ids, progress)
+        step = Step(example_id, labels, student, teacher, batch_ids, progress, labelled)
         counting = {
             name: objective
             for name, objective in self.objective_items()
@@ -103,7 +110,22 @@ class DistillationModel(nn.Module):
             token_terms, sum_of_tokens = self._predict(step, labels[chosen], weights, positions)
             loss = loss + sum_of_tokens
             terms = {**token_terms, **terms}
+        if not loss.requires_grad:
+            # All that counts now is frozen (`student.freeze`). A sum without a gradient cannot be differentiated; with
+            # this one nothing gets a gradient, and the optimiser leaves all as it is.
+            self._say_nothing_learns(terms)
+            loss = loss + loss.new_zeros((), requires_grad=True)
         return {"loss": loss, "logits": student.logits, "terms": terms}
+
+    def _say_nothing_learns(self, terms: Mapping[str, Term]) -> None:
+        names = frozenset(terms)
+        if torch.is_grad_enabled() and names not in self._without_gradient:
+            self._without_gradient.add(names)
+            logger.warning(
+                "Nothing is trained while %s alone counts: all that it compares is frozen. Freeze less "
+                "(student.freeze), or leave the term out.",
+                " and ".join(sorted(names)) or "no term",
+            )
 
     def _predict(
         self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: float | None
@@ -184,19 +206,8 @@ class DistillationModel(nn.Module):
         )
         if not blocks:
             return []
-        prefix = blocks_prefix(self.student)
-        inner = prefix.split(".")[0] + "."
-        frozen: list[nn.Parameter] = []
-        for name, parameter in self.student.named_parameters():
-            if name.startswith(prefix):
-                number = int(name.removeprefix(prefix).partition(".")[0]) + 1
-            elif name.startswith(f"{inner}embeddings"):
-                number = 0
-            else:
-                continue
-            if number in blocks:
-                frozen.append(parameter)
-        return frozen
+        blocks_prefix(self.student)  # raises even while the embeddings alone are meant
+        return parameters_of(self.student, blocks)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""

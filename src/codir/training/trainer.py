@@ -32,6 +32,7 @@ from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
 from codir.training.global_batch import Part, ProcessBatches, plan_step
 from codir.training.masking import IGNORED
+from codir.training.missing_labels import filled, live_logits, without_gaps
 from codir.training.model import DistillationModel
 from codir.training.processes import rank, total
 from codir.training.resumable import ResumableTrainer
@@ -53,7 +54,8 @@ class DistillationTrainer(ResumableTrainer):
         objectives: settings by objective name, for example `{"task": {}, "kd": {"weight": 0.7}}`.
         args: see `DistillationArguments`.
         train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id`
-            (see `codir.tasks.encoding.encode`).
+            (see `codir.tasks.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
+            leaves it out, and where objectives choose negatives by class it has the teacher's.
         eval_dataset: the same for evaluation, or several by name.
         processing_class: the student's tokenizer.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
@@ -153,6 +155,13 @@ class DistillationTrainer(ResumableTrainer):
                         )
                         outputs = outputs.with_tokens(tokens)
 
+        if context.unlabeled and teacher is not None:
+            logits = outputs.logits if outputs is not None else None
+            if logits is None and isinstance(teacher, FrozenTeacher):
+                logits = live_logits(teacher, train_dataset, teacher_tokenizer or processing_class)
+            if logits is not None:
+                labels = filled(torch.tensor(train_dataset["labels"][:]), logits)
+                context = replace(context, labels=labels)
         if outputs is not None:
             context = replace(context, teacher_space=outputs.space)
         built = build_objectives(objectives, context)
@@ -199,6 +208,9 @@ class DistillationTrainer(ResumableTrainer):
     ) -> ObjectiveContext:
         labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
         regression = labels is not None and labels.is_floating_point()
+        unlabeled = 0
+        if labels is not None:
+            labels, unlabeled = without_gaps(labels)
         classes = 1 if regression else int(student.config.num_labels or 1)
         if kind == "masked-lm":
             classes = int(student.config.vocab_size)
@@ -217,6 +229,7 @@ class DistillationTrainer(ResumableTrainer):
             batch=args.train_batch_size * args.gradient_accumulation_steps * processes(),
             micro_batch=args.train_batch_size * processes(),
             aligned="teacher_input_ids" not in examples.column_names,
+            unlabeled=unlabeled,
         )
 
     # ---- the step ----------------------------------------------------------------------------------------------
@@ -248,6 +261,7 @@ class DistillationTrainer(ResumableTrainer):
             batch_ids=part.batch_ids if part else None,
             positions=part.positions if part else None,
             progress=self._done(),
+            labelled=part.labelled if part else None,
         )
         weight = part.weight if part else 1.0
         loss = outputs["loss"] if weight == 1.0 else outputs["loss"] * weight
@@ -281,6 +295,8 @@ class DistillationTrainer(ResumableTrainer):
 
     def _watch(self, outputs: dict[str, Any], part: Part | None) -> None:
         for name, term in outputs["terms"].items():
+            if term.empty:
+                continue
             self._add(f"loss_{name}", term.loss.detach(), part)
             for metric, value in term.metrics.items():
                 self._add(f"{name}_{metric}", value.detach(), part)

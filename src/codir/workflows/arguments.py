@@ -19,7 +19,7 @@ from codir.training.precision import resolve_precision
 
 
 def to_arguments(
-    training: TrainingConfig, folder: Path, main_metric: str, examples: int
+    training: TrainingConfig, folder: Path, main_metric: str, examples: int, budget: int | None = None
 ) -> DistillationArguments:
     """Builds the arguments of one training.
 
@@ -28,6 +28,8 @@ def to_arguments(
         folder: where the checkpoints go.
         main_metric: name by which the best checkpoint is chosen; larger is better.
         examples: number of training examples, from which the logging interval follows.
+        budget: number of examples of another training, of which this one gets the optimiser steps and the evaluations;
+            None: its own epochs.
 
     Raises:
         ConfigError: `training.arguments` names something transformers does not know, or a value it refuses; a logger
@@ -37,7 +39,18 @@ def to_arguments(
     if training.evaluate_every != "epoch":
         steps = training.evaluate_every
         every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
-    steps_per_epoch = math.ceil(examples / (training.batch_size * training.gradient_accumulation))
+    steps_per_epoch = math.ceil((budget or examples) / (training.batch_size * training.gradient_accumulation))
+    if budget is not None and budget != examples:
+        steps = max(1, math.ceil(training.epochs * steps_per_epoch))
+        every |= {"max_steps": steps}
+        if training.evaluate_every == "epoch":
+            often = min(steps, steps_per_epoch)
+            every |= {
+                "eval_strategy": "steps",
+                "save_strategy": "steps",
+                "eval_steps": often,
+                "save_steps": often,
+            }
     settings: dict[str, Any] = {
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": max(training.batch_size, 32),

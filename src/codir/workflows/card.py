@@ -19,6 +19,7 @@ from codir.workflows.comparison import Comparison
 from codir.workflows.lineage import hub_ancestor
 
 TEXT_CLASSIFICATION = "text-classification"
+UNLABELLED = "unlabelled texts, which the teacher labelled"
 NEEDS_CODIR = "import codir.models.bilstm  # the model's code\n"
 
 BIBTEX = """@inproceedings{sun2020codir,
@@ -96,7 +97,9 @@ def front_matter(info: CardInfo) -> dict[str, Any]:
     """Returns the Hub's metadata; what is not known (language, licence) is left out."""
     glue = info.dataset_id is None and glue_task(info.task.name) == info.task
     dataset_id = HUB if glue else info.dataset_id
-    main_split = next((split for split in info.examples if split not in ("train", "training")), "validation")
+    main_split = next(
+        (split for split in info.examples if split not in ("train", "training", UNLABELLED)), "validation"
+    )
     results = []
     for name, value in info.metrics.items():
         split, _, metric = name.rpartition("/")

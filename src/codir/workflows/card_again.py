@@ -14,7 +14,7 @@ from codir.tasks import BUILT_IN
 from codir.tasks.glue import HUB, glue_task
 from codir.tasks.grammar import TASK
 from codir.tasks.task import Task
-from codir.workflows.card import CardInfo, model_card
+from codir.workflows.card import UNLABELLED, CardInfo, model_card
 from codir.workflows.comparison import Comparison
 from codir.workflows.lineage import started_from
 from codir.workflows.masked_scores import MaskedTable
@@ -63,6 +63,7 @@ def _classifier(
     data = settings.get("data") or {}
     task = _task(data, content, metrics, config)
     distilled = comparison is not None
+    unlabeled = content.get("unlabeled")
     return CardInfo(
         name=folder.absolute().name,
         task=task,
@@ -70,13 +71,18 @@ def _classifier(
         metrics={name: float("nan") if value is None else value for name, value in metrics.items()},
         config_yaml=text,
         environment=made_by,
-        examples={"training": content["train_examples"], **content["validation_examples"]},
+        examples={
+            "training": content["train_examples"],
+            **content["validation_examples"],
+            **({UNLABELLED: unlabeled["examples"]} if unlabeled else {}),
+        },
         recipe=str(settings.get("recipe")) if distilled else None,
         base_model=settings.get("teacher" if distilled else "model"),
         started_from=started_from(settings) or "",
         comparison=comparison,
         max_length=data.get("max_length"),
         needs_codir=config.model_type.startswith("codir-"),
+        notes=[f"the unlabelled texts are from {', '.join(unlabeled['files'])}"] if unlabeled else [],
     )
 
 

@@ -10,8 +10,9 @@ from codir.recipes.config import DataConfig
 from codir.tasks import BUILT_IN, load_task
 from codir.tasks.files import DEFAULT_HOLDOUT, load_files
 from codir.tasks.task import Kind, TaskData, hold_out, limit
+from codir.tasks.unlabeled import load_unlabeled
 
-DEFAULT_TEXT, DEFAULT_LABEL = "text", "label"
+DEFAULT_TEXT, DEFAULT_TEXT_PAIR, DEFAULT_LABEL = "text", "text_pair", "label"
 
 
 def load_data(
@@ -21,7 +22,7 @@ def load_data(
     labels: Sequence[str] | None = None,
     kind: Kind | None = None,
 ) -> TaskData:
-    """Loads what a `DataConfig` asks for, cut down to its limits.
+    """Loads what a `DataConfig` asks for, cut down to its limits; unlabelled texts only with the training split.
 
     The built-in task generates as many sentences as the limits say (more than its default size, too); elsewhere a
     limit draws a fixed subset, the same for every training seed, and says so in `notes`.
@@ -36,7 +37,30 @@ def load_data(
         ConfigError: an unknown task, or settings that do not fit together.
         DataError: for everything wrong with the data, with file and line.
     """
-    if data.task is not None and data.task.lower() == BUILT_IN:
+    whole = _whole(data, train, labels, kind)
+    loaded = whole if _is_built_in(data) else _limited(whole, data)
+    if not data.unlabeled or loaded.train is None:
+        return loaded
+    found = load_unlabeled(
+        data.unlabeled,
+        loaded.train,
+        whole.validation,
+        text=data.text or DEFAULT_TEXT,
+        text_pair=(data.text_pair or DEFAULT_TEXT_PAIR) if loaded.task.pairs else None,
+        most=data.limit_unlabeled,
+    )
+    return replace(loaded, unlabeled=found.split, notes=[*loaded.notes, *found.notes])
+
+
+def _is_built_in(data: DataConfig) -> bool:
+    return data.task is not None and data.task.lower() == BUILT_IN
+
+
+def _whole(
+    data: DataConfig, train: bool, labels: Sequence[str] | None = None, kind: Kind | None = None
+) -> TaskData:
+    """Loads all that there is; the built-in task, which is made to measure, within its limits."""
+    if _is_built_in(data):
         if data.data_dir is not None:
             raise ConfigError(f"The task {BUILT_IN} is generated: leave out data_dir ({data.data_dir}).")
         if data.holdout is not None:
@@ -47,10 +71,8 @@ def load_data(
         )
     if data.task is not None:
         if data.holdout is None:
-            return _limited(load_task(data.task, data.data_dir, train=train), data)
-        return _limited(
-            _held_out(load_task(data.task, data.data_dir, validation=False), data.holdout, train), data
-        )
+            return load_task(data.task, data.data_dir, train=train)
+        return _held_out(load_task(data.task, data.data_dir, validation=False), data.holdout, train)
     # Without a validation file a part of the training data is held out, so that has to be read in any case.
     only_validation = not train and data.validation is not None
     loaded = load_files(
@@ -63,7 +85,7 @@ def load_data(
         labels=labels if (data.kind or kind) != "regression" else None,
         holdout=data.holdout or DEFAULT_HOLDOUT,
     )
-    return _limited(loaded if train else replace(loaded, train=None), data)
+    return loaded if train else replace(loaded, train=None)
 
 
 def _held_out(loaded: TaskData, share: float, train: bool) -> TaskData:

@@ -117,7 +117,11 @@ def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
         section = content["data"]
         if content.get("command") == "pretrain" or not any(section.get(name) for name in _SOURCES):
             return Chosen()
-        settings = {name: value for name, value in section.items() if value is not None}
+        # what is measured later is measured on validation data: unlabelled texts are not looked for
+        skipped = ("unlabeled", "limit_unlabeled")
+        settings = {
+            name: value for name, value in section.items() if value is not None and name not in skipped
+        }
         for name in _PLACES:
             if name in settings and (place := find_near(folder, settings[name])) is not None:
                 settings[name] = str(place)

@@ -24,7 +24,7 @@ from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
-from codir.training.callbacks import EarlyStopping, LogFile
+from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile
 from codir.training.processes import barrier, first_says, is_main
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
@@ -65,6 +65,7 @@ class TrainingData:
         tokenizer: the student's.
         teacher_logits: [n, C] the teacher's on the validation split, for the agreement; None without a teacher.
         label_ids: the student's class id for each of the data's classes; None if they are the same.
+        budget: trains for as many optimiser steps as a training on this many examples; None: on its own.
     """
 
     task: Task
@@ -73,6 +74,7 @@ class TrainingData:
     tokenizer: PreTrainedTokenizerBase
     teacher_logits: np.ndarray | None = None
     label_ids: tuple[int, ...] | None = None
+    budget: int | None = None
 
 
 def in_data_order(logits: np.ndarray, label_ids: Sequence[int] | None) -> np.ndarray:
@@ -126,10 +128,12 @@ def train_into(
             scores["agreement"] = agreement(own, teachers, data.task.kind == "regression")
         return scores
 
-    args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train))
+    args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train), data.budget)
     # `FrozenTeacher` reaches this place only where no cache is wanted.
     args.cache_teacher = False
     watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
+    if data.budget is not None and training.evaluate_every == "epoch":
+        watching.append(EvaluateAtEnd())
     if training.early_stopping is not None:
         watching.append(EarlyStopping(early_stopping_patience=training.early_stopping))
     trainer = DistillationTrainer(

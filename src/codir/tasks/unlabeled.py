@@ -1,0 +1,115 @@
+"""Texts without labels beside a task's training split: which of them are used, and how both become one split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codir.errors import DataError
+from codir.tasks.files import load_texts
+from codir.tasks.task import Kind, limit, make_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Key = tuple[str, ...]
+
+
+@dataclass
+class Unlabeled:
+    """Texts without labels that are used.
+
+    Attributes:
+        split: columns `text` and, for pairs, `text_pair`.
+        notes: sentences the user should read: how many there are, how many were left out and why.
+    """
+
+    split: Dataset
+    notes: list[str] = field(default_factory=list)
+
+
+def load_unlabeled(
+    files: Sequence[str | Path],
+    train: Dataset,
+    validation: Mapping[str, Dataset],
+    *,
+    text: str = "text",
+    text_pair: str | None = None,
+    most: int | None = None,
+) -> Unlabeled:
+    """Reads texts without labels; of the files only the text columns are looked at.
+
+    Left out are texts that also stand in a validation split, however they are spelt (upper or lower case, blanks; of
+    pairs in either order), since a teacher's answer to them would be trained on; texts that repeat a training text
+    exactly, which has its label; and repeats of each other.
+
+    Args:
+        files: `.txt` (a text a line, not for pairs), or files with columns.
+        train: the training split, as it is used.
+        validation: all validation splits, whole.
+        text: column of the text.
+        text_pair: column of the second text; None for single texts.
+        most: use a fixed random subset of this many.
+
+    Raises:
+        DataError: a file cannot be read, lacks a column, holds an empty text (with file and line); nothing is left.
+    """
+    held = {_plain(key) for split in validation.values() for key in _keys(split)}
+    seen = set(_keys(train))
+    texts: list[Key] = []
+    notes: list[str] = []
+    for path in files:
+        found = list(_keys(load_texts(path, text=text, text_pair=text_pair)))
+        kept: list[Key] = []
+        in_validation = repeated = 0
+        for key in found:
+            if _plain(key) in held:
+                in_validation += 1
+            elif key in seen:
+                repeated += 1
+            else:
+                seen.add(key)
+                kept.append(key)
+        reasons = [
+            f"{count:,} {why}"
+            for count, why in (
+                (in_validation, "that stand in the validation data"),
+                (repeated, "that repeat a training text or each other"),
+            )
+            if count
+        ]
+        if not kept:
+            raise DataError(
+                f"{path}: none of its {len(found):,} texts can be used: {' and '.join(reasons)} are left out. "
+                "Give other texts, or leave the file out."
+            )
+        without = f" without {' and '.join(reasons)}" if reasons else ""
+        notes.append(f"{len(kept):,} unlabelled texts of {path}{without}: the teacher labels them.")
+        texts += kept
+    split = make_split(None, [key[0] for key in texts], [key[1] for key in texts] if text_pair else None)
+    used = limit(split, most)
+    if len(used) < len(split):
+        notes.append(f"Of {len(split):,} unlabelled texts {len(used):,} are used (a fixed random subset).")
+    return Unlabeled(used, notes)
+
+
+def united(train: Dataset, unlabeled: Dataset | None, kind: Kind) -> Dataset:
+    """Returns one split, labelled rows first; the label of the others is None."""
+    if unlabeled is None:
+        return train
+    columns = [name for name in ("text", "text_pair") if name in train.column_names]
+    texts = {name: [*train[name], *unlabeled[name]] for name in columns}
+    labels = [*train["label"], *[None] * len(unlabeled)]
+    return make_split(kind, texts["text"], texts.get("text_pair"), labels)
+
+
+def _keys(split: Dataset) -> Iterator[Key]:
+    columns = [list(split[name]) for name in ("text", "text_pair") if name in split.column_names]
+    return zip(*columns, strict=True)
+
+
+def _plain(key: Key) -> Key:
+    """Returns what is the same for texts that differ in case, blanks or, of pairs, in order only."""
+    return tuple(sorted(" ".join(text.casefold().split()) for text in key))
