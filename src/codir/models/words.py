@@ -13,6 +13,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 # English endings that stay when the word before them is exchanged, also where a text writes them apart: it 's.
 _ENDINGS = ("s", "m", "d", "re", "ve", "ll")
 _ENDING = re.compile(rf"['’](?:{'|'.join(_ENDINGS)})$", flags=re.IGNORECASE)
+# What a model has learnt as a token by itself because it follows an apostrophe ("don ' t"), or as an initial.
+_NO_WORD = re.compile(rf"{'|'.join(_ENDINGS)}|[b-df-hj-np-tv-xz]", flags=re.IGNORECASE | re.ASCII)
 _PLAIN = re.compile(r"[^\W\d_]+")
 
 
@@ -68,12 +70,16 @@ class WholeWords:
 
         A token is a whole word if it is nothing but letters and if its text, behind a space, becomes this token again.
         That leaves out pieces that go on a word (`##ing`), special and unused tokens, punctuation and numbers, in every
-        family of tokenizers.
+        family of tokenizers. Single consonants (a to z) and English endings (`ll`, `ve`) are left out, too.
         """
         special = set(tokenizer.all_special_ids)
         ids = [number for number in range(len(tokenizer)) if number not in special]
         texts = [str(tokenizer.decode([number])).strip() for number in ids]
-        plain = [(number, text) for number, text in zip(ids, texts, strict=True) if _PLAIN.fullmatch(text)]
+        plain = [
+            (number, text)
+            for number, text in zip(ids, texts, strict=True)
+            if _PLAIN.fullmatch(text) and not _NO_WORD.fullmatch(text)
+        ]
         again = (
             tokenizer([f" {text}" for _, text in plain], add_special_tokens=False)["input_ids"]
             if plain
