@@ -24,6 +24,7 @@ def found(text: str) -> list[str]:
         ("well-known in 1999, the 2nd snake_case", ["well", "known", "in", "the", "2nd", "snake", "case"]),
         ("Čeština für alle", ["Čeština", "für", "alle"]),
         ("'quoted' rock 'n' roll", ["quoted", "rock", "n", "roll"]),
+        ("J. Doe of the U.S. said so. A man did.", ["Doe", "of", "the", "said", "so", "A", "man", "did"]),
         ("12 % ... !", []),
         ("", []),
     ],

@@ -21,8 +21,8 @@ _PLAIN = re.compile(r"[^\W\d_]+")
 def find_words(text: str) -> list[tuple[int, int]]:
     """Returns where the words of a text stand: (start, end), in order, not overlapping.
 
-    A word is a run of letters and digits with at least one letter. Numbers are none. "don't" is one word; of "Bob's",
-    "it's" and "it 's" the ending stays outside.
+    A word is a run of letters and digits with at least one letter. Numbers are none, nor are the letters of "U.S." and
+    "J. Doe". "don't" is one word; of "Bob's", "it's" and "it 's" the ending stays outside.
     """
     found: list[tuple[int, int]] = []
     for match in _WORD.finditer(text):
@@ -32,6 +32,8 @@ def find_words(text: str) -> list[tuple[int, int]]:
             continue
         if ending := _ENDING.search(word):
             end -= len(ending[0])
+        if end - start == 1 and "." in (text[start - 1 : start], text[end : end + 1]):
+            continue
         if any(letter.isalpha() for letter in text[start:end]):
             found.append((start, end))
     return found
