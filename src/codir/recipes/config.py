@@ -196,14 +196,14 @@ class StudentConfig(Section):
     width: int | None = Field(
         default=None,
         ge=1,
-        description="hidden size of a narrower student, a multiple of the size of a head: the dimensions and heads with "
-        "the largest weights are kept (default: as wide as what it is cut out of)",
+        description="hidden size of a narrower student, a multiple of the size of a head: the dimensions and heads "
+        "with the largest weights are kept (default: as wide as what it is cut out of)",
     )
     intermediate: int | None = Field(
         default=None,
         ge=1,
-        description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: in "
-        "proportion to width)",
+        description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: "
+        "in proportion to width)",
     )
     freeze: list[Literal["embeddings"] | int] | None = Field(
         default=None,

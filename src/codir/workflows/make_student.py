@@ -12,8 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from codir.errors import ConfigError, ModelError
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import class_names, encoder_shape, load_tokenizer
+from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.origins import load_origin
-from codir.models.student import build_student, chosen_blocks, student_from_model
+from codir.models.student import (
+    build_student,
+    chosen_blocks,
+    fresh_model,
+    shallower_config,
+    student_from_model,
+)
 from codir.models.student_config import student_from_config
 from codir.recipes.config import StudentConfig, config_name
 from codir.tasks.encoding import same_tokenizer
@@ -113,16 +120,26 @@ def _cut_out(
         raise ModelError(
             f"A student of {len(blocks)} blocks is deeper than its teacher, which has {depth}. Choose at most {depth}."
         )
-    student = build_student(source, layers, wanted.init, seed=seed)
+    narrower = wanted.width is not None or wanted.intermediate is not None
     if wanted.init == "random":
-        return MadeStudent(student, tokenizer, [("starts from", "random weights")])
+        config = shallower_config(source.config, blocks)
+        if narrower:
+            config = narrow_config(config, wanted.width, wanted.intermediate)
+        return MadeStudent(
+            fresh_model(type(source), config, seed), tokenizer, [("starts from", "random weights")]
+        )
+    student = build_student(source, layers, wanted.init, seed=seed)
+    head = _head(student, teacher)
     lines = [("block 0", "the embeddings: copied, never matched (Eq. 3 starts at block 1)")]
     lines += [
         (f"block {number}", f"copied from {_of(whose)} block {block}")
         for number, block in enumerate(blocks, start=1)
     ]
+    if narrower:
+        student, kept = narrow_student(student, wanted.width, wanted.intermediate)
+        lines.append(("narrower", kept.describe()))
     if wanted.origin is not None:
-        lines.insert(0, ("starts from", f"{wanted.origin} ({_head(student, teacher)})"))
+        lines.insert(0, ("starts from", f"{wanted.origin} ({head})"))
     return MadeStudent(student, tokenizer, lines)
 
 

@@ -13,6 +13,7 @@ from codir.errors import ConfigError, ModelError
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
+from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.positions import position_limit
 from codir.models.student import build_student, chosen_blocks, shallower_config
 from codir.models.student_config import config_defaults, read_config
@@ -94,6 +95,7 @@ def _student(
     config: PretrainConfig, corpus: Corpus, teacher: PreTrainedModel | None
 ) -> tuple[PreTrainedModel, list[tuple[str, str]]]:
     wanted, seed = config.student, config.training.seed
+    narrower = wanted.width is not None or wanted.intermediate is not None
     if wanted.model is not None:
         student = load_masked_lm(wanted.model, require_head=False, seed=seed)
         return student, [("starts from", wanted.model)]
@@ -108,15 +110,21 @@ def _student(
         student = build_student(teacher, wanted.layers, wanted.init, seed=seed)
         blocks = chosen_blocks(encoder_shape(teacher).blocks, wanted.layers, wanted.init)
         copied = ", ".join(map(str, blocks))
-        return student, [("starts from", f"the embeddings, the head and the blocks {copied} of the teacher")]
+        origin = [("starts from", f"the embeddings, the head and the blocks {copied} of the teacher")]
+        if narrower:
+            student, kept = narrow_student(student, wanted.width, wanted.intermediate)
+            origin.append(("narrower", kept.describe()))
+        return student, origin
     if isinstance(wanted.init, list) or wanted.init in ("first", "last"):
         raise ConfigError(
             f"student.init={wanted.init!r} takes blocks from a teacher and none is named: add --teacher MODEL."
         )
     base = teacher.config if teacher is not None else _config_of(corpus)
     depth = int(base.num_hidden_layers)
-    blocks = chosen_blocks(depth, wanted.layers, "random")
-    return masked_lm_from_config(shallower_config(base, blocks), seed), [("starts from", "random weights")]
+    cut = shallower_config(base, chosen_blocks(depth, wanted.layers, "random"))
+    if narrower:
+        cut = narrow_config(cut, wanted.width, wanted.intermediate)
+    return masked_lm_from_config(cut, seed), [("starts from", "random weights")]
 
 
 def _config_of(corpus: Corpus) -> PretrainedConfig:

@@ -1,0 +1,368 @@
+"""Cuts a narrower model out of a wider one: the dimensions, heads and neurons with the largest weights are kept.
+
+No data are read. In this order, each choice within what the ones before it left:
+
+1. Dimensions of the hidden states: by the sum of the squares of all their weights in the embeddings and in all blocks.
+   They are the same everywhere, because what a block adds, it adds to the same vector (a rotation into a few principal
+   directions would not pass through the layer norms).
+2. Heads, of each block by itself: by |W_O W_V|_F, the norm of what a head can write of what it reads.
+3. Feed-forward neurons, of each block by itself: by |w_in| |w_out|; likewise the neurons inside the classifier's
+   head (BERT's pooler).
+
+What is kept stays in its order, with its weights as they were: a model cut to its own size is that model, bit for bit.
+The layer norms then take their means over fewer dimensions, so what a narrower student computes at first is only near
+to what it was cut from; training has to repair it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from codir.errors import ConfigError
+from codir.models.student import blocks_prefix, fresh_model
+
+# What the axes of each weight stand for, by the name of its module; a bias has the first of them. d: the hidden
+# states, a: all heads side by side, f: feed-forward neurons, c: neurons of the head, h: heads, .: stays as it is.
+_BLOCK = {
+    "attention.self.query": "ad",
+    "attention.self.key": "ad",
+    "attention.self.value": "ad",
+    "attention.output.dense": "da",
+    "attention.output.LayerNorm": "d",
+    "intermediate.dense": "fd",
+    "output.dense": "df",
+    "output.LayerNorm": "d",
+}
+_EMBEDDINGS = {
+    "embeddings.word_embeddings": ".d",
+    "embeddings.position_embeddings": ".d",
+    "embeddings.token_type_embeddings": ".d",
+    "embeddings.LayerNorm": "d",
+}
+_TWO_LAYERS = {"classifier.dense": "cd", "classifier.out_proj": ".c"}
+_LM_HEAD = {"lm_head.dense": "dd", "lm_head.layer_norm": "d", "lm_head.decoder": ".d", "lm_head": "."}
+_ROBERTA = {**_EMBEDDINGS, **_TWO_LAYERS, **_LM_HEAD}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How a family names its parts.
+
+    Attributes:
+        block: axes of the modules of a block.
+        rest: of all others, without the name of the encoder.
+        values, output, inner, outer: modules of a block that make the values, map the heads' results back, and the
+            two of the feed-forward network.
+        feed_forward: the config's name of the number of neurons.
+    """
+
+    block: Mapping[str, str]
+    rest: Mapping[str, str]
+    values: str = "attention.self.value"
+    output: str = "attention.output.dense"
+    inner: str = "intermediate.dense"
+    outer: str = "output.dense"
+    feed_forward: str = "intermediate_size"
+
+
+_BERT_HEADS = {
+    "pooler.dense": "cd",
+    "classifier": ".c",
+    "cls.predictions": ".",
+    "cls.predictions.transform.dense": "dd",
+    "cls.predictions.transform.LayerNorm": "d",
+    "cls.predictions.decoder": ".d",
+}
+_FAMILIES: dict[str, _Family] = {
+    "bert": _Family(_BLOCK, {**_EMBEDDINGS, **_BERT_HEADS}),
+    "roberta": _Family(_BLOCK, _ROBERTA),
+    "xlm-roberta": _Family(_BLOCK, _ROBERTA),
+    "camembert": _Family(_BLOCK, _ROBERTA),
+    "electra": _Family(_BLOCK, {**_EMBEDDINGS, **_TWO_LAYERS}),
+    "distilbert": _Family(
+        {
+            "attention.q_lin": "ad",
+            "attention.k_lin": "ad",
+            "attention.v_lin": "ad",
+            "attention.out_lin": "da",
+            "sa_layer_norm": "d",
+            "ffn.lin1": "fd",
+            "ffn.lin2": "df",
+            "output_layer_norm": "d",
+        },
+        {
+            **_EMBEDDINGS,
+            "pre_classifier": "cd",
+            "classifier": ".c",
+            "vocab_transform": "dd",
+            "vocab_layer_norm": "d",
+            "vocab_projector": ".d",
+        },
+        "attention.v_lin",
+        "attention.out_lin",
+        "ffn.lin1",
+        "ffn.lin2",
+        "hidden_dim",
+    ),
+    "mpnet": _Family(
+        {
+            "attention.attn.q": "ad",
+            "attention.attn.k": "ad",
+            "attention.attn.v": "ad",
+            "attention.attn.o": "da",
+            "attention.LayerNorm": "d",
+            "intermediate.dense": "fd",
+            "output.dense": "df",
+            "output.LayerNorm": "d",
+        },
+        {**_EMBEDDINGS, **_TWO_LAYERS, **_LM_HEAD, "encoder.relative_attention_bias": ".h"},
+        "attention.attn.v",
+        "attention.attn.o",
+    ),
+}
+# A table of positions that all blocks share gives each head its own bias: all blocks keep the same heads.
+_SHARED_HEADS = ("mpnet",)
+# Where the embeddings have a width of their own, they keep it, and their map to the blocks' width is cut.
+_OWN_WIDTH = {
+    **{name: axes.replace("d", ".") for name, axes in _EMBEDDINGS.items()},
+    "embeddings_project": "d.",
+}
+
+
+class _Weight(NamedTuple):
+    """A tensor of a model: its name, that inside its block or the encoder, its axes and its block (from 0)."""
+
+    name: str
+    local: str
+    tensor: Tensor
+    axes: str
+    block: int | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a narrower model keeps of the wider one; all numbers from 0, in increasing order.
+
+    Attributes:
+        dimensions: of the hidden states.
+        heads: of each block.
+        neurons: of the feed-forward network of each block.
+        head_neurons: of the hidden layer inside the classifier's head; empty where there is none.
+        width, total_heads, intermediate: of the wider model.
+    """
+
+    dimensions: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+    neurons: tuple[tuple[int, ...], ...]
+    head_neurons: tuple[int, ...]
+    width: int
+    total_heads: int
+    intermediate: int
+
+    def describe(self) -> str:
+        """Says how much is kept: `192 of 384 dimensions, 6 of 12 heads and 768 of 1,536 neurons of each block`."""
+        return (
+            f"{len(self.dimensions):,} of {self.width:,} dimensions, {len(self.heads[0])} of {self.total_heads} heads "
+            f"and {len(self.neurons[0]):,} of {self.intermediate:,} feed-forward neurons of each block: those with the "
+            "largest weights"
+        )
+
+
+def narrow_config(
+    config: PretrainedConfig, width: int | None = None, intermediate: int | None = None
+) -> PretrainedConfig:
+    """Returns a copy of a config for a narrower model; the heads keep their size.
+
+    Args:
+        config: of a BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT or MPNet model.
+        width: hidden size, a multiple of the size of a head; by default as it is.
+        intermediate: feed-forward neurons; by default in proportion to the width.
+
+    Raises:
+        ConfigError: another family; a size that is larger than the model's, or no multiple of the size of a head.
+    """
+    family = _family(config)
+    old, heads, neurons = _sizes(config)
+    size = old // heads
+    width = old if width is None else width
+    intermediate = max(1, neurons * width // old) if intermediate is None else intermediate
+    if not 0 < width <= old:
+        raise ConfigError(
+            f"student.width is {width}, and the model it is cut out of is {old} wide: choose at most {old}."
+        )
+    if width % size:
+        near = sorted({max(size, width // size * size), min(old, (width // size + 1) * size)})
+        raise ConfigError(
+            f"student.width is {width}, and a head of the model it is cut out of has {size} dimensions: a width must "
+            f"be a multiple of that, for example {' or '.join(map(str, near))}."
+        )
+    if not 0 < intermediate <= neurons:
+        raise ConfigError(
+            f"student.intermediate is {intermediate}, and the model it is cut out of has {neurons} feed-forward "
+            f"neurons: choose at most {neurons}."
+        )
+    cut = copy.deepcopy(config)
+    cut.hidden_size, cut.num_attention_heads = width, width // size
+    setattr(cut, family.feed_forward, intermediate)
+    own = getattr(config, "embedding_size", old)
+    if own == old and hasattr(config, "embedding_size"):
+        cut.embedding_size = width
+    elif own == width != old:
+        raise ConfigError(
+            f"student.width is {width}, which is the width of the embeddings of this {config.model_type} model. They "
+            "would need no map to the blocks' width then, and there is one: choose another width."
+        )
+    return cut
+
+
+def narrow_student(
+    model: PreTrainedModel, width: int | None = None, intermediate: int | None = None
+) -> tuple[PreTrainedModel, Kept]:
+    """Cuts a narrower model out of `model`; see the module for what is kept.
+
+    Args:
+        model: a classifier or masked language model of a family that `narrow_config` knows; it is not changed.
+        width, intermediate: see `narrow_config`.
+
+    Returns:
+        The narrower model, fp32, on the CPU, in eval mode, sharing nothing with `model`; and what was kept.
+
+    Raises:
+        ConfigError: see `narrow_config`; or the model has parameters that are not the family's own.
+    """
+    config = narrow_config(model.config, width, intermediate)
+    kept = choose_kept(model, config)
+    narrower = fresh_model(type(model), config, seed=0)  # every weight is replaced
+    narrower.load_state_dict({weight.name: _cut(weight, kept) for weight in _weights(model)})
+    return narrower, kept
+
+
+@torch.no_grad()
+def choose_kept(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
+    """Chooses what a model of the narrower `config` keeps of `model`; see the module."""
+    family = _family(model.config)
+    width, heads, neurons = _sizes(model.config)
+    size = width // heads
+    fewer, fewer_heads, fewer_neurons = _sizes(config)
+    depth = int(model.config.num_hidden_layers)
+    squares = torch.zeros(width, dtype=torch.float64)
+    blocks: list[dict[str, Tensor]] = [{} for _ in range(depth)]
+    rest: list[tuple[Tensor, str]] = []
+    for weight in _weights(model):
+        tensor = weight.tensor.double().cpu()
+        if weight.block is not None:
+            blocks[weight.block][weight.local] = tensor
+        elif "c" in weight.axes and len(weight.axes) == 2:
+            rest.append((tensor, weight.axes))
+        if "d" in weight.axes and (weight.block is not None or weight.local.startswith("embeddings")):
+            others = [axis for axis, letter in enumerate(weight.axes) if letter != "d"]
+            squares += tensor.square().sum(dim=others) if others else tensor.square()
+    dimensions = _largest(squares, fewer)
+    of_heads, of_neurons = [], []
+    for block in blocks:
+        values = block[f"{family.values}.weight"][:, dimensions].reshape(heads, size, -1)
+        output = block[f"{family.output}.weight"][dimensions].reshape(-1, heads, size).permute(1, 0, 2)
+        # |O V|_F^2 = tr(O^T O V V^T), without the d x d products
+        inner = (output.transpose(1, 2) @ output) * (values @ values.transpose(1, 2))
+        of_heads.append(inner.sum(dim=(1, 2)).clamp(min=0).sqrt())
+        incoming = block[f"{family.inner}.weight"][:, dimensions].norm(dim=1)
+        of_neurons.append(incoming * block[f"{family.outer}.weight"][dimensions].norm(dim=0))
+    if model.config.model_type in _SHARED_HEADS:
+        of_heads = [torch.stack(of_heads).sum(dim=0)] * depth
+    return Kept(
+        tuple(dimensions),
+        tuple(tuple(_largest(scores, fewer_heads)) for scores in of_heads),
+        tuple(tuple(_largest(scores, fewer_neurons)) for scores in of_neurons),
+        tuple(_head_neurons(rest, dimensions, width, fewer)),
+        width,
+        heads,
+        neurons,
+    )
+
+
+def _head_neurons(
+    rest: Iterable[tuple[Tensor, str]], dimensions: list[int], width: int, fewer: int
+) -> list[int]:
+    """Chooses of the classifier's hidden layer as of feed-forward neurons; there is none where nothing is given."""
+    scores = torch.ones(width, dtype=torch.float64)
+    found = False
+    for tensor, axes in rest:
+        found = True
+        scores *= tensor[:, dimensions].norm(dim=1) if axes == "cd" else tensor.norm(dim=0)
+    return _largest(scores, fewer) if found else []
+
+
+def _largest(scores: Tensor, count: int) -> list[int]:
+    """Returns the places of the largest scores, in increasing order; of equal ones the first."""
+    return sorted(torch.sort(scores, descending=True, stable=True).indices[:count].tolist())
+
+
+def _cut(weight: _Weight, kept: Kept) -> Tensor:
+    size, tensor = kept.width // kept.total_heads, weight.tensor.detach()
+    of_block = weight.block or 0
+    heads = kept.heads[of_block]
+    chosen: dict[str, Sequence[int]] = {
+        "d": kept.dimensions,
+        "a": [head * size + place for head in heads for place in range(size)],
+        "f": kept.neurons[of_block],
+        "c": kept.head_neurons,
+        "h": heads,
+    }
+    for axis, letter in enumerate(weight.axes):
+        if letter in chosen:
+            tensor = tensor.index_select(axis, torch.tensor(chosen[letter], device=tensor.device))
+    return tensor.float().cpu().clone()
+
+
+def _weights(model: PreTrainedModel) -> list[_Weight]:
+    family, prefix = _family(model.config), blocks_prefix(model)
+    width = _sizes(model.config)[0]
+    rest = dict(family.rest)
+    if getattr(model.config, "embedding_size", width) != width:
+        rest |= _OWN_WIDTH
+    found = []
+    for name, tensor in model.state_dict().items():
+        block, local = None, name.removeprefix(f"{model.base_model_prefix}.")
+        if name.startswith(prefix):
+            number, _, local = name.removeprefix(prefix).partition(".")
+            block = int(number)
+        module, _, kind = local.rpartition(".")
+        axes = (rest if block is None else family.block).get(module)
+        if axes is None:
+            raise ConfigError(
+                f"{type(model).__name__} has the parameter {name}, of which it is not known how it becomes narrower. "
+                "Build the student from a config of its own (student.config), or leave student.width and "
+                "student.intermediate out."
+            )
+        axes = axes[0] if kind == "bias" else axes
+        if len(axes) != tensor.dim():
+            raise ConfigError(f"{name} has the shape {list(tensor.shape)}, which is not its family's.")
+        found.append(_Weight(name, local, tensor, axes, block))
+    return found
+
+
+def _family(config: PretrainedConfig) -> _Family:
+    family = _FAMILIES.get(config.model_type)
+    if family is None:
+        raise ConfigError(
+            f"A narrower student (student.width, student.intermediate) cannot be cut out of a {config.model_type} "
+            f"model, only out of {', '.join(sorted(_FAMILIES))}. Build it from a config of its own instead "
+            "(student.config), which starts with random weights."
+        )
+    return family
+
+
+def _sizes(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Returns width, heads and feed-forward neurons."""
+    return (
+        int(config.hidden_size),
+        int(config.num_attention_heads),
+        int(getattr(config, _family(config).feed_forward)),
+    )
