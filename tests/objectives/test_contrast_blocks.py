@@ -93,7 +93,7 @@ class NaivePair:
         teacher = [
             self.project("teacher", row[self.other - 1].double()) for row in step.teacher.pooled["mean"]
         ]
-        losses, first, right, wrong = [], 0, 0.0, []
+        losses, first, right, wrong, count = [], 0, 0.0, 0.0, 0
         for b, rows in enumerate(self.negatives(step, student)):
             cosines = [teacher[b] @ row for row in rows]
             positive = teacher[b] @ student[b]
@@ -101,16 +101,17 @@ class NaivePair:
             losses.append(torch.log(total) - positive / 0.07)
             first += all(bool(positive > each) for each in cosines)
             right += positive.item()
-            wrong += [each.item() for each in cosines]
+            wrong += sum(each.item() for each in cosines) / max(len(cosines), 1)
+            count += len(cosines)
         self.kept = {i: h.detach() for i, h in zip(step.ids.tolist(), student, strict=True)}
         metrics = {
             "accuracy": first / len(student),
             "positive": right / len(student),
-            "negative": sum(wrong) / max(len(wrong), 1),
+            "negative": wrong / len(student),
         }
         if isinstance(self.source, BankDraws):
             return torch.stack(losses).mean(), metrics
-        return torch.stack(losses).mean(), {**metrics, "negatives": len(wrong) / len(student)}
+        return torch.stack(losses).mean(), {**metrics, "negatives": count / len(student)}
 
     def after_step(self) -> None:
         beta = self.settings.get("momentum", 0.5)

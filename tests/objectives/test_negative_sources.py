@@ -74,13 +74,13 @@ class Naive:
             first += all(bool(positive > value) for value in others)
             counts += len(rows)
             right += (teacher[b] @ student[b]).item()
-            wrong += sum((teacher[b] @ row).item() for row in rows)
+            wrong += sum((teacher[b] @ row).item() for row in rows) / max(len(rows), 1)
         self.kept += [(i, h.detach()) for i, h in zip(ids, student, strict=True)]
         metrics = {
             "accuracy": first / len(ids),
             "negatives": counts / len(ids),
             "positive": right / len(ids),
-            "negative": wrong / max(counts, 1),
+            "negative": wrong / len(ids),
         }
         return torch.stack(losses).mean(), metrics, leaf
 

@@ -118,12 +118,14 @@ def test_the_stock_forward_pass_is_what_pytorch_counts(family: str) -> None:
     assert counter.get_total_flops() == expected
 
 
+@pytest.mark.parametrize("contrasted", ["concatenated", "blocks"])
 @pytest.mark.parametrize("negatives", ["in-batch-bank", "in-batch", "queue"])
-def test_a_real_step_is_what_pytorch_counts(negatives: str) -> None:
+def test_a_real_step_is_what_pytorch_counts(negatives: str, contrasted: str) -> None:
     """Student forward and backward, teacher, both heads at the masked positions, projections, contrast: exactly."""
     student_config, teacher_config = tiny("bert", num_hidden_layers=2), tiny("bert", num_hidden_layers=4)
     gradient = negatives == "in-batch"
     crd = {"negatives": negatives, "dim": 8, "k": "all", "queue_size": 12, "negatives_gradient": gradient}
+    crd["contrast"] = contrasted
     objectives: dict[str, dict[str, Any]] = {"mlm": {}, "kd": {"weight": 0.1}, "crd": crd}
     student, teacher = masked_lm_from_config(student_config), masked_lm_from_config(teacher_config)
     for each in (student, teacher):
@@ -151,8 +153,9 @@ def test_a_real_step_is_what_pytorch_counts(negatives: str) -> None:
         model(inputs, labels, numbers, taught, numbers)["loss"].backward()
     contrast = Contrast(
         dim=8,
-        teacher_inputs=4 * 32,
+        teacher_inputs=(2 if contrasted == "blocks" else 4) * 32,
         student_inputs=2 * 32,
+        pairs=2 if contrasted == "blocks" else 1,
         compared=12 if negatives == "queue" else BATCH,
         through_negatives=gradient,
     )
@@ -261,6 +264,11 @@ def test_bytes_by_hand() -> None:
     assert footprint.undo_bytes(planned) == 64 * 30 * (16 + 8)
     assert footprint.network_bytes(planned) == 7 * 5208 + 8 * 7 * (4 * 8 + 8)
     assert footprint.network_bytes(replace(planned, processes=1)) == 0
+    pairs = replace(planned, contrast=replace(contrast, pairs=3))
+    assert pairs.trained == planned.trained + 8 * 4
+    assert footprint.bank_bytes(pairs) == 3 * 16_000_000
+    assert footprint.undo_bytes(pairs) == 3 * 64 * 30 * (16 + 8)
+    assert footprint.network_bytes(pairs) == 7 * (5208 + 4 * 8) + 3 * 8 * 7 * (4 * 8 + 8)
     assert footprint.teacher_activation_bytes(planned) == 4 * 128 * 4 * 4
     assert footprint.stock_logits_bytes(planned) == 2 * 4 * 128 * 1000
     assert footprint.logits_bytes(planned) == 4 * 1000 * 19  # 15 % of 128 are fewer than a chunk

@@ -99,6 +99,23 @@ def test_negatives(negatives: str, compared: int, bank: int) -> None:
     assert (contrast.compared, contrast.bank_item) == (compared, bank)
 
 
+def test_a_contrast_for_each_pair_of_blocks() -> None:
+    whole, pairs, top = (
+        planned(overrides=overrides, gpus=8).stages[0].setting.contrast
+        for overrides in (
+            [],
+            ["objectives.crd.contrast=blocks"],
+            ["objectives.crd.contrast=blocks", "objectives.crd.matching=top"],
+        )
+    )
+    assert whole is not None
+    assert pairs is not None
+    assert top is not None
+    assert (whole.pairs, pairs.pairs, top.pairs) == (1, 6, 1)
+    assert (whole.teacher_inputs, pairs.teacher_inputs, top.teacher_inputs) == (12 * 768, 6 * 768, 768)
+    assert (whole.student_inputs, pairs.student_inputs, top.student_inputs) == (6 * 768, 6 * 768, 768)
+
+
 def test_a_student_of_its_own_and_configs_in_files(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     tiny = AutoConfig.for_model(

@@ -33,8 +33,8 @@ class ContrastiveResult(NamedTuple):
         accuracy: scalar without gradient: how often the positive ranks before every negative. A tie counts as
             lost, so that representations that have collapsed to one point do not look perfect.
         positive: scalar without gradient: mean similarity of the anchors and their positives.
-        negative: scalar without gradient: mean similarity over all pairs of an anchor and a negative that counts;
-            0 where there is none.
+        negative: scalar without gradient: mean over the batch of an anchor's mean similarity to the negatives that
+            count; 0 for one without any.
     """
 
     loss: Tensor
@@ -70,7 +70,7 @@ def info_nce(
             similarity = negatives.detach().mean()
         else:
             counted = mask.expand_as(negatives)
-            similarity = (negatives.detach() * counted).sum() / counted.sum().clamp_min(1)
+            similarity = ((negatives.detach() * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)).mean()
     return ContrastiveResult(loss, accuracy, positive.detach().mean(), similarity)
 
 
@@ -107,11 +107,11 @@ def streamed_info_nce(
         wrong, hardest, similarity = _StreamedLogSumExp.apply(anchor, bank, admissible, divisor, chunk)
         loss = (torch.logaddexp(right, wrong) - right).mean()
         accuracy = (right.detach() > hardest).to(wide).mean()
-    return ContrastiveResult(loss, accuracy, positive.detach().mean(), similarity * unit)
+    return ContrastiveResult(loss, accuracy, positive.detach().mean(), similarity.mean() * unit)
 
 
 class _StreamedLogSumExp(torch.autograd.Function):
-    """Of <a_b, m_j> / tau over the admissible rows: [B] log-sum-exp, [B] the largest, and the mean over all b and j."""
+    """Of <a_b, m_j> / tau over the admissible rows: [B] log-sum-exp, [B] the largest, [B] the mean."""
 
     @staticmethod
     def forward(
@@ -120,15 +120,16 @@ class _StreamedLogSumExp(torch.autograd.Function):
         top = anchor.new_full((anchor.shape[0],), -torch.inf)
         total = torch.zeros_like(top)
         weighted = torch.zeros_like(anchor)  # sum_j exp(s_j / tau - top) m_j
-        summed, counted = anchor.new_zeros(()), 0
+        summed = torch.zeros_like(top)
+        refusals = torch.zeros_like(top, dtype=torch.long)
         size = bank.shape[0] if isinstance(bank, Tensor) else bank.size
         for start in range(0, size, chunk):
             stop = min(start + chunk, size)
             rows = (bank[start:stop] if isinstance(bank, Tensor) else bank.chunk(start, stop)).to(anchor)
             logits = (anchor @ rows.T).div_(temperature)
             refused = ~admissible(start, stop)
-            summed = summed + logits.masked_fill_(refused, 0.0).sum()
-            counted = counted + refused.numel() - refused.sum()
+            summed += logits.masked_fill_(refused, 0.0).sum(dim=1)
+            refusals += refused.sum(dim=1)
             logits.masked_fill_(refused, -torch.inf)
             top, before = torch.maximum(top, logits.amax(dim=1)), top
             finite = torch.where(top.isfinite(), top, torch.zeros_like(top))  # no admissible row so far: -inf
@@ -140,7 +141,7 @@ class _StreamedLogSumExp(torch.autograd.Function):
         ctx.save_for_backward(
             weighted / (total.clamp_min(torch.finfo(total.dtype).tiny) * temperature).unsqueeze(1)
         )
-        mean = summed / torch.as_tensor(counted, device=summed.device).clamp_min(1)
+        mean = summed / (size - refusals).clamp_min(1)
         ctx.mark_non_differentiable(top, mean)
         return top + torch.log(total), top, mean
 

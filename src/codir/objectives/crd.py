@@ -55,7 +55,7 @@ class CRD(Objective):
     metrics are the means over the pairs.
 
     Metrics: `accuracy`, how often the positive ranks before every negative; `positive` and `negative`, the mean cosine
-    of anchors with their positives and with the negatives that count (a loss that falls while both rise tells no
+    of an anchor with its positive and with the negatives that count for it (a loss that falls while both rise tells no
     examples apart: the representations drift to one point); `negatives`, where their number is not fixed: how many an
     anchor has on average; `temperature`, where it is learned; `block_S`, where there are several pairs: the loss of
     each of the student's blocks.

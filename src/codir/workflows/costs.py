@@ -53,13 +53,14 @@ class Contrast:
 
     Attributes:
         dim: m, length of a projected representation.
-        teacher_inputs: numbers that the teacher's projection reads for an example, chosen blocks x width.
+        teacher_inputs: numbers that the teacher's projections read for an example, chosen blocks x width.
         student_inputs: likewise the student's.
         compared: rows that an anchor is compared with.
         through_negatives: whether the gradient also reaches the negatives.
         bank_item: bytes of one number in the memory bank; 0 without a bank.
         bank_storage: `auto`, `gpu`, `cpu` or `disk`.
         queue: rows of the queue; 0 without one.
+        pairs: of blocks that have projections, negatives and a bank or queue each; 1 for all blocks together.
     """
 
     dim: int
@@ -70,11 +71,12 @@ class Contrast:
     bank_item: int = 0
     bank_storage: str = "auto"
     queue: int = 0
+    pairs: int = 1
 
     @property
     def parameters(self) -> int:
-        """Both projections with their biases: m x (inputs + 1) each."""
-        return self.dim * (self.teacher_inputs + self.student_inputs + 2)
+        """Both projections with their biases: m x (inputs + 1) each, of every pair."""
+        return self.dim * (self.teacher_inputs + self.student_inputs + 2 * self.pairs)
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,12 @@ def projection_flops(contrast: Contrast, examples: int) -> int:
 
 
 def contrast_flops(contrast: Contrast, examples: int) -> int:
-    """Forward and backward of the similarities (Eq. 4): 2 x 2 x examples x rows compared x m.
+    """Forward and backward of the similarities (Eq. 4): 2 x 2 x examples x rows compared x m, for each pair.
 
     Rows of a bank or a queue take no gradient; live negatives that do add a third product.
     """
-    return 2 * examples * contrast.compared * contrast.dim * (3 if contrast.through_negatives else 2)
+    products = 3 if contrast.through_negatives else 2
+    return 2 * examples * contrast.compared * contrast.dim * products * contrast.pairs
 
 
 @dataclass(frozen=True)

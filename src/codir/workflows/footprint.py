@@ -112,11 +112,12 @@ def stock_logits_bytes(setting: Setting) -> int:
 
 
 def bank_bytes(setting: Setting) -> int:
-    """N x m x bytes of a number; of a queue, its rows and their ids: rows x (4 m + 8)."""
+    """N x m x bytes of a number; of a queue, its rows and their ids: rows x (4 m + 8). For each pair of blocks."""
     contrast = setting.contrast
     if contrast is None:
         return 0
-    return setting.blocks * contrast.dim * contrast.bank_item + contrast.queue * (4 * contrast.dim + 8)
+    one = setting.blocks * contrast.dim * contrast.bank_item + contrast.queue * (4 * contrast.dim + 8)
+    return contrast.pairs * one
 
 
 def bank_place(setting: Setting, gpu_memory: int | None) -> str:
@@ -171,7 +172,7 @@ def undo_bytes(setting: Setting) -> int:
     if contrast is None or not contrast.bank_item:
         return 0
     rows = setting.batch * min(setting.save_every * (setting.kept + 1), setting.steps)
-    return rows * (contrast.dim * contrast.bank_item + 8)
+    return contrast.pairs * rows * (contrast.dim * contrast.bank_item + 8)
 
 
 def network_bytes(setting: Setting) -> int:
@@ -180,5 +181,6 @@ def network_bytes(setting: Setting) -> int:
     With the contrastive term also ids and embeddings of its blocks to the others: batch / n x (n - 1) x (4 m + 8).
     """
     n = setting.processes
-    rows = setting.batch * (n - 1) * (4 * setting.contrast.dim + 8) // n if setting.contrast else 0
+    contrast = setting.contrast
+    rows = contrast.pairs * setting.batch * (n - 1) * (4 * contrast.dim + 8) // n if contrast else 0
     return 2 * (n - 1) * 4 * setting.trained // n + rows

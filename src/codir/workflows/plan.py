@@ -15,6 +15,8 @@ from codir.corpora.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, DataError, ModelError
 from codir.models.blocks import choose_blocks
 from codir.models.loading import load_tokenizer
+from codir.models.matching import match_blocks
+from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit
 from codir.models.student import chosen_blocks, shallower_config
 from codir.models.student_config import read_config
@@ -139,6 +141,11 @@ def plan(
             defaults={"corpus": _NOWHERE, "output": _NOWHERE},
         )
         stages.append(_stage(loaded, machine, gpus, blocks, block))
+        if loaded.student.freeze:
+            notes.append(
+                f"{loaded.recipe}: student.freeze keeps {', '.join(map(str, loaded.student.freeze))} as they are. The "
+                "plan counts them as trained, so memory and time are at most as said."
+            )
     result = Plan(stages, _on_other_numbers(stages, machine), notes + _warnings(stages, machine))
     result.show(console or default_console())
     if json_file is not None:
@@ -261,9 +268,10 @@ def _student_config(
             "Nothing says what the student looks like: add --teacher MODEL (the student is cut out of it), --student "
             "MODEL, or --student-config config.json."
         )
-    return shallower_config(
-        teacher, chosen_blocks(int(teacher.num_hidden_layers), wanted.layers, wanted.init)
-    )
+    cut = shallower_config(teacher, chosen_blocks(int(teacher.num_hidden_layers), wanted.layers, wanted.init))
+    if wanted.width is None and wanted.intermediate is None:
+        return cut
+    return narrow_config(cut, wanted.width, wanted.intermediate)
 
 
 def _same_tokenizer(
@@ -305,15 +313,24 @@ def _contrast(
     else:
         compared = 500 if settings["k"] in ("auto", "all") else int(settings["k"])
     bank = name == "in-batch-bank" or name not in SOURCES
+    if settings["contrast"] == "blocks":
+        pairs = of_teacher = of_student = len(
+            match_blocks(settings["matching"], student_blocks, teacher.blocks)
+        )
+    else:
+        pairs = 1
+        of_teacher = len(choose_blocks(settings["teacher_blocks"], teacher.blocks))
+        of_student = len(choose_blocks(settings["student_blocks"], student_blocks))
     return Contrast(
         dim=settings["dim"],
-        teacher_inputs=len(choose_blocks(settings["teacher_blocks"], teacher.blocks)) * teacher.width,
-        student_inputs=len(choose_blocks(settings["student_blocks"], student_blocks)) * student_width,
+        teacher_inputs=of_teacher * teacher.width,
+        student_inputs=of_student * student_width,
         compared=compared,
         through_negatives=bool(settings["negatives_gradient"]),
         bank_item=(2 if settings["bank_dtype"] == "float16" else 4) if bank else 0,
         bank_storage=settings["bank_storage"],
         queue=settings["queue_size"] if name == "queue" else 0,
+        pairs=pairs,
     )
 
 
