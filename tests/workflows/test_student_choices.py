@@ -9,16 +9,20 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from small_world import TRAINING, World, quiet
+from small_world import TRAINING, World, quiet, sentences
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
 
 from codir import distill
+from codir.corpora.build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.recipes.config import StudentConfig
 from codir.recipes.loading import load_distill
+from codir.recipes.pretraining import PretrainConfig
 from codir.workflows import student_run
+from codir.workflows.plan import plan
 from codir.workflows.prepare import prepare
+from codir.workflows.pretrain import pretrain
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -275,3 +279,81 @@ def test_freeze_as_it_may_be_written(given: Any, meant: Any) -> None:
 def test_choices_that_make_no_sense(student: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StudentConfig.model_validate(student)
+
+
+@pytest.fixture(scope="module")
+def corpus(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [". ".join(row["review"] for row in sentences(8, seed)) + "." for seed in range(12)]
+    (folder / "text.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    build_corpus(
+        [str(folder / "text.txt")],
+        str(encoder),
+        folder / "corpus",
+        block=16,
+        documents="line",
+        validation=0.1,
+        workers=1,
+    )
+    return folder / "corpus"
+
+
+PRETRAINING: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 8,
+    "micro_batch": 8,
+    "learning_rate": 3e-3,
+    "precision": "fp32",
+    "save_every": 2,
+}
+
+
+def test_a_narrower_and_partly_frozen_student_in_pretraining(
+    encoder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    console = quiet()
+    pretrain(
+        recipe="codir-pre",
+        corpus=str(corpus),
+        teacher=str(encoder),
+        student={"layers": 2, "width": 16, "freeze": ["embeddings"]},
+        training=PRETRAINING,
+        objectives={"crd": {"dim": 8}},
+        output=str(tmp_path / "run"),
+        console=console,
+    )
+    student, words = weights(tmp_path / "run"), "bert.embeddings.word_embeddings.weight"
+    teachers = weights(encoder)[words]
+    assert student[words].shape == (teachers.shape[0], 16)
+    assert all(bool((teachers == student[words][:, [place]]).all(dim=0).any()) for place in range(16))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "16 of 32 dimensions" in said
+    assert "parameters are never trained" in said
+
+
+def test_what_pretraining_refuses() -> None:
+    values: dict[str, Any] = {"corpus": "c", "output": "o"}
+    with pytest.raises(ValueError, match=r"student\.model=m"):
+        PretrainConfig.model_validate({**values, "student": {"origin": "m"}})
+    with pytest.raises(ValueError, match=r"leave student\.freeze out"):
+        PretrainConfig.model_validate({**values, "student": {"freeze": [1]}, "trained": "head"})
+
+
+def test_a_plan_of_a_narrower_student(encoder: Path, corpus: Path) -> None:
+    whole, narrow = (
+        plan(
+            recipes="mlm-pre",
+            flags={
+                "teacher": ("--teacher", str(encoder)),
+                "corpus": ("--corpus", str(corpus)),
+                "student": ("s", student),
+            },
+            device="a100",
+            console=quiet(),
+        )
+        for student in ({"layers": 2}, {"layers": 2, "width": 16, "freeze": [1]})
+    )
+    assert narrow.stages[0].setting.student.width == 16
+    assert narrow.stages[0].setting.student.parameters < whole.stages[0].setting.student.parameters
+    assert any("student.freeze keeps 1 as they are" in note for note in narrow.notes)
+    assert not any("student.freeze" in note for note in whole.notes)

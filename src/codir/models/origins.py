@@ -19,7 +19,7 @@ def load_origin(
     """Loads a model of the teacher's family as a classifier that a student can be cut out of, as out of the teacher.
 
     Embeddings, blocks and the pooler are the model's. What stands outside of the encoder (the classifier) is the
-    teacher's where it has the teacher's shape, and new otherwise, also where the model had been trained for other
+    teacher's where the two are equally wide, and new otherwise, also where the model had been trained for other
     classes; so is a pooler that the model lacks (masked language models have none).
 
     Args:
@@ -51,11 +51,8 @@ def load_origin(
     inside = f"{model.base_model_prefix}."
     fresh = fresh_model(type(model), copy.deepcopy(model.config), seed).state_dict()
     of_teacher = teacher.state_dict()
-    replaced: dict[str, torch.Tensor] = {}
-    for name, new in fresh.items():
-        if name.startswith(inside) and name not in absent:
-            continue
-        theirs = of_teacher.get(name)
-        replaced[name] = theirs if theirs is not None and theirs.shape == new.shape else new
-    model.load_state_dict(replaced, strict=False)
+    replaced = [name for name in fresh if name in absent or not name.startswith(inside)]
+    # all of it or nothing: a bias that happens to fit belongs to weights that do not
+    fits = all(name in of_teacher and of_teacher[name].shape == fresh[name].shape for name in replaced)
+    model.load_state_dict({name: (of_teacher if fits else fresh)[name] for name in replaced}, strict=False)
     return model

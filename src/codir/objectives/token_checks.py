@@ -58,7 +58,7 @@ def equal_heads(name: str, context: ObjectiveContext) -> int:
     if own != other:
         raise ConfigError(
             f"The objective {name!r} compares head by head, and the student has {own} heads, the teacher {other}: "
-            "choose a student with the teacher's heads, or use 'relations' with relation_heads, which cuts both into "
-            "the same number."
+            "choose a student with the teacher's heads (student.width takes heads away, student.intermediate does "
+            "not), or use 'relations' with relation_heads, which cuts both into the same number."
         )
     return own

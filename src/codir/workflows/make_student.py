@@ -153,14 +153,9 @@ def _head(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
     outside = {
         name: tensor.shape for name, tensor in student.state_dict().items() if not name.startswith(inside)
     }
-    fitting = [name for name, shape in outside.items() if name in theirs and theirs[name].shape == shape]
-    if len(fitting) == len(outside):
+    if all(name in theirs and theirs[name].shape == shape for name, shape in outside.items()):
         return "the classifier is the teacher's"
-    return (
-        "the classifier is new: the teacher's has another width"
-        if not fitting
-        else "part of the classifier is new"
-    )
+    return "the classifier is new: the teacher's has another width"
 
 
 def _tokenizer_of(
