@@ -47,9 +47,11 @@ def test_an_entry_is_read(tmp_path: Path) -> None:
     assert entry.narrowness == 1.0
     assert entry.over_kd is not None
     assert entry.over_kd.high == 1.7
-    # the learning rate is no deviation from the recipe, or every entry of a study would be one
-    assert entry.learning_rate == 5e-5
-    assert entry.settings == {}
+    # a learning rate makes no other recipe of it
+    assert (entry.learning_rate, entry.settings, entry.tuned) == (5e-5, {}, True)
+    plain = {**ENTRY, "settings": {}, "learning_rate": 2e-5, "split": "holdout"}
+    (entry,) = load_evidence(write(tmp_path / "p.json", {"entries": [plain]})).entries
+    assert (entry.learning_rate, entry.tuned, entry.split) == (2e-5, False, "holdout")
     assert found.recipes == ("pkd",)
 
 

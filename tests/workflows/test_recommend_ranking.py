@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codir.recipes.evidence import Entry, Interval
-from codir.workflows.recommend_ranking import Case, budgets, in_a_sentence, rank, verdict
+from codir.workflows.recommend_ranking import Budget, Case, budgets, in_a_sentence, rank, verdict
 
 CASE = Case("classification", 5000, 6, 384, 3)
 
@@ -162,10 +162,23 @@ def test_budgets_are_compared_on_the_tasks_they_share() -> None:
     entries = [
         *both("kd", None, kept=90.0),
         entry("kd", "mrpc", kept=96.0, epochs=10.0),
+        entry("kd", "mrpc", kept=93.0, learning_rate=1e-4),
         entry("kd", "sst2", kept=99.0),
     ]
-    assert budgets(entries, "kd") == {3.0: 90.0, 10.0: 96.0}
+    assert budgets(entries, "kd") == {
+        Budget(3.0, 5e-5): 90.0,
+        Budget(3.0, 1e-4): 93.0,
+        Budget(10.0, 5e-5): 96.0,
+    }
     assert budgets(entries, "pkd") == {}
     # two budgets that share no task: the one with more tasks
     apart = [*both("kd", None, kept=90.0), entry("kd", "sst2", kept=99.0, epochs=10.0)]
-    assert budgets(apart, "kd") == {3.0: 90.0}
+    assert budgets(apart, "kd") == {Budget(3.0, 5e-5): 90.0}
+
+
+def test_chosen_by_scores_and_few_seeds_count_only_where_there_is_nothing_better() -> None:
+    weak = [*both("sid", 9.0, seeds=1), *both("minilm", 9.0, split="holdout"), *both("pkd", 9.0, tuned=True)]
+    found = rank([*both("kd", None), *both("tinybert", 1.0), *weak], CASE)
+    assert [each.recipe for each in found.standings] == ["tinybert", "kd"]
+    assert rank(both("sid", 9.0, seeds=1), CASE).best.recipe == "sid"
+    assert rank(both("minilm", 9.0, split="holdout"), CASE).best.recipe == "minilm"

@@ -104,6 +104,8 @@ def recommend(
             "For which data? Add --task sst2, or --train train.csv --text review --label stars."
         )
     rates = _numbers(learning_rates)
+    if resume and not (trial or run):
+        raise ConfigError("--resume goes on with a trial or a run: add --trial, --run or both.")
     data = build(DataConfig, settings)
     from codir.studies import recommend_trial
     from codir.workflows import recommend as workflow
@@ -112,36 +114,39 @@ def recommend(
 
     quiet_libraries()
     folder = output or Path("runs/recommended")
-    if trial or run:
-        recommend_trial.check_folder(folder, resume)
-    found = workflow.recommend(
-        teacher,
-        data,
-        wish=Wish(speedup, max_ms, max_mb),
-        layers=student_layers,
-        width=student_width,
-        most_hours=hours,
-        recipes=[each.strip() for each in recipes.split(",") if each.strip()] if recipes else None,
-        request=request,
-        batch_size=batch_size,
-        precision=precision,
-        evidence=evidence,
-        output=folder / "student",
-        json_file=json_file,
-    )
-    if trial:
-        found = recommend_trial.trial(
-            found,
-            folder,
-            learning_rates=rates,
-            examples=trial_examples,
-            holdout=share,
-            workers=workers,
-            resume=resume,
+    if resume and run and (begun := recommend_trial.begun(folder)) is not None:
+        recommend_trial.run(begun)
+        return
+    if resume:
+        competition = recommend_trial.Trial.read(folder)
+    else:
+        if trial or run:
+            recommend_trial.check_folder(folder)
+        found = workflow.recommend(
+            teacher,
+            data,
+            wish=Wish(speedup, max_ms, max_mb),
+            layers=student_layers,
+            width=student_width,
+            most_hours=hours,
+            recipes=[each.strip() for each in recipes.split(",") if each.strip()] if recipes else None,
+            request=request,
+            batch_size=batch_size,
+            precision=precision,
+            evidence=evidence,
+            output=folder / "student",
             json_file=json_file,
         )
+        if not trial:
+            if run:
+                recommend_trial.run(found.config)
+            return
+        competition = recommend_trial.plan_trial(
+            found, learning_rates=rates, examples=trial_examples, holdout=share
+        )
+    config = recommend_trial.compete(competition, folder, workers=workers, json_file=json_file)
     if run:
-        recommend_trial.run(found, resume)
+        recommend_trial.run(config)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -55,6 +55,8 @@ class Entry:
             None where the study has no such trials.
         seconds: of a training, on the machine of the study.
         learning_rate: of the trials; None where the file does not say it.
+        tuned: the study set the learning rate for this recipe alone, so that a gain is not the recipe's.
+        split: what the scores are of; `holdout`: settings were chosen by them.
     """
 
     study: str
@@ -79,6 +81,8 @@ class Entry:
     over_kd: Interval | None
     seconds: float | None
     learning_rate: float | None
+    tuned: bool = False
+    split: str = "validation"
 
     @property
     def depth(self) -> float:
@@ -144,7 +148,8 @@ def load_evidence(path: str | Path | None = None) -> Evidence:
 def _entry(values: Mapping[str, Any]) -> Entry:
     teacher, student = values["teacher"], values["student"]
     settings = dict(values.get("settings") or {})
-    rate = settings.pop("training.learning_rate", values.get("learning_rate"))
+    own_rate = settings.pop("training.learning_rate", None)
+    rate = values.get("learning_rate", own_rate)
     over = values.get("over_kd")
     seeds = values["seeds"]
     entry = Entry(
@@ -170,6 +175,8 @@ def _entry(values: Mapping[str, Any]) -> Entry:
         over_kd=None if over is None else Interval(*(float(over[key]) for key in ("mean", "low", "high"))),
         seconds=None if values.get("seconds") is None else float(values["seconds"]),
         learning_rate=None if rate is None else float(rate),
+        tuned=own_rate is not None,
+        split=str(values.get("split") or "validation"),
     )
     numbers = (entry.mean, entry.kept, entry.epochs)
     if min(entry.examples, entry.teacher_blocks, entry.layers, entry.teacher_width, entry.seeds) < 1:

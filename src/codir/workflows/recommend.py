@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from codir.errors import CodirError, ConfigError, nearest
 from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
 from codir.recipes.config import DataConfig, DistillConfig
-from codir.recipes.evidence import Entry, Evidence, load_evidence
+from codir.recipes.evidence import Evidence, load_evidence
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import load_distill
 from codir.storage import write_json
@@ -48,14 +47,18 @@ class Candidate:
     """A recipe that could be taken.
 
     Attributes:
+        config: of the proposed run with it.
         standing: what the evidence says of it.
         cost: of a step, measured here.
-        hours: of the proposed run with it.
+        hours: of that run.
+        rates: learning rates that a trial should try, the proposed one first.
     """
 
+    config: DistillConfig
     standing: Standing
     cost: StepCost
     hours: Hours
+    rates: tuple[float, ...] = ()
 
     @property
     def recipe(self) -> str:
@@ -232,10 +235,10 @@ def recommend(
     for standing in ranking.equals():
         if len(configs) == CANDIDATES:
             break
-        epochs, _ = _epochs(ranking, standing.recipe)
+        epochs, rate, _ = _budget(ranking, standing.recipe)
         console.print(f"Timing a few training steps of {standing.recipe} ...", highlight=False)
         try:
-            config = settings(standing.recipe, epochs, _learning_rate(standing, epochs))
+            config = settings(standing.recipe, epochs, rate)
             costs[standing.recipe] = measure_step(config)
         except CodirError as error:
             left_out[standing.recipe] = str(error).splitlines()[0]
@@ -254,20 +257,23 @@ def recommend(
         )
     )
     validation = len(loaded.validation[loaded.main_split])
-    epochs, why_epochs = _epochs(ranking, chosen)
+    epochs, _, why_epochs = _budget(ranking, chosen)
     budget = _Budget(costs[chosen], plain, len(loaded.train), validation, epochs)
     epochs, with_baseline, why_hours = budget.within(most_hours)
     standings = {each.recipe: each for each in ranking.standings}
-    candidates = [
-        Candidate(
-            standings[name],
-            costs[name],
-            hours(costs[name], len(loaded.train), epochs, validation, plain if with_baseline else None),
+    candidates = []
+    for name, config in configs.items():
+        training = config.training.model_copy(update={"epochs": epochs})
+        candidates.append(
+            Candidate(
+                config.model_copy(update={"training": training, "baseline": with_baseline}),
+                standings[name],
+                costs[name],
+                hours(costs[name], len(loaded.train), epochs, validation, plain if with_baseline else None),
+                _rates(known, name, training.learning_rate),
+            )
         )
-        for name in configs
-    ]
-    training = configs[chosen].training.model_copy(update={"epochs": epochs})
-    config = configs[chosen].model_copy(update={"training": training, "baseline": with_baseline})
+    config = candidates[0].config
     result = Recommendation(
         config=config,
         command=command_of(config),
@@ -381,31 +387,31 @@ def _choosable(recipes: Sequence[str] | None, known: Evidence) -> list[str]:
     return list(recipes) if recipes else there
 
 
-def _epochs(ranking: Ranking, recipe: str) -> tuple[float, str]:
-    """Returns the number of epochs that did best, and why."""
+def _budget(ranking: Ranking, recipe: str) -> tuple[float, float, str]:
+    """Returns epochs and learning rate that did best with a recipe, and why."""
     found = budgets(ranking.entries, recipe)
-    best = max(found, key=lambda epochs: found[epochs])
+    best = max(found, key=lambda budget: found[budget])
+    rate = best.rate
+    if rate is None:
+        rate = float(load_recipe(recipe).settings.get("training", {}).get("learning_rate", 2e-5))
     if len(found) == 1:
         return (
-            best,
-            f"{best:g} epochs, as in the evidence on `{recipe}`; no other budget was measured with it.",
+            best.epochs,
+            rate,
+            f"{best}, as in the evidence on `{recipe}`; no other budget was measured with it.",
         )
-    others = ", ".join(f"{epochs:g} epochs {kept:.1f} %" for epochs, kept in found.items())
-    return best, f"{best:g} epochs kept most of the teacher with `{recipe}`: {others}."
+    others = ", ".join(f"{budget}: {kept:.1f} %" for budget, kept in found.items())
+    return best.epochs, rate, f"{best} kept most of the teacher with `{recipe}` ({others})."
 
 
-def _learning_rate(standing: Standing, epochs: float) -> float:
-    """Returns the learning rate of the evidence; where that does not say it, the recipe's own."""
-    rates: Counter[float] = Counter(
-        each.learning_rate for each in _of_budget(standing.entries, epochs) if each.learning_rate is not None
-    )
-    if rates:
-        return rates.most_common(1)[0][0]
-    return float(load_recipe(standing.recipe).settings.get("training", {}).get("learning_rate", 2e-5))
-
-
-def _of_budget(entries: Sequence[Entry], epochs: float) -> list[Entry]:
-    return [each for each in entries if each.epochs == epochs] or list(entries)
+def _rates(known: Evidence, recipe: str, first: float) -> tuple[float, float]:
+    """Returns the proposed learning rate and the best other one in all evidence on the recipe, else twice as much."""
+    others = {
+        each.learning_rate: each.kept
+        for each in sorted(known.entries, key=lambda each: each.kept)
+        if each.recipe == recipe and each.learning_rate not in (None, first)
+    }
+    return first, next(reversed(others), None) or 2 * first
 
 
 def _why_recipe(ranking: Ranking, chosen: Standing) -> str:

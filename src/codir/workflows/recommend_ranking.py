@@ -13,6 +13,9 @@ from codir.recipes.evidence import Entry, Interval
 SIZE_FACTOR = 4.0
 """Data sets whose sizes differ by no more than this factor count as of one size."""
 _SHARE = 0.101  # shares of depth (and of width) that differ by no more are one
+ENOUGH_SEEDS = 3
+"""Where there are entries with so many seeds, those with fewer do not count."""
+HOLDOUT = "holdout"
 REFERENCE = "kd"
 UNDISTILLED = "finetune"
 """Learns from no teacher: it is shown beside the others and never chosen."""
@@ -109,9 +112,11 @@ class Ranking:
 def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = None) -> Ranking:
     """Ranks recipes for a case by their mean gain over `kd`, on the evidence that is nearest to it.
 
-    Entries with settings of their own (arms of an ablation) are left out: a command gives the recipe as it is. Evidence
-    on the same kind of labels, a like share of the blocks and of the width and a like number of examples is taken where
-    it has two recipes and two tasks; else the conditions are dropped one after the other, and a caveat says which.
+    Entries with settings of their own (arms of an ablation, a learning rate for one recipe alone) are left out: a
+    command gives the recipe as it is. So are scores that settings were chosen by, and few seeds, where there is
+    better. Evidence on the same kind of labels, a like share of the blocks and of the width and a like number of
+    examples is taken where it has two recipes and two tasks; else the conditions are dropped one after the other, and a
+    caveat says which.
 
     The mean over tasks of gains g_t with half intervals h_t has the half interval sqrt(sum h_t^2) / T: tasks are
     independent, seeds within a task are not.
@@ -126,6 +131,10 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     """
     wanted = None if recipes is None else {*recipes, UNDISTILLED}
     plain = [each for each in entries if not each.settings and (wanted is None or each.recipe in wanted)]
+    for better in (lambda each: not each.tuned, lambda each: each.split != HOLDOUT):
+        plain = [each for each in plain if better(each)] or plain
+    if any(each.seeds >= ENOUGH_SEEDS for each in plain):
+        plain = [each for each in plain if each.seeds >= ENOUGH_SEEDS]
     if all(each.recipe == UNDISTILLED for each in plain):
         raise ValueError("no evidence on these recipes")
     chosen = _nearest(plain, case)
@@ -174,26 +183,38 @@ def verdict(gain: Interval) -> str:
     return "worse, beyond noise" if gain.high < 0 else "within noise"
 
 
-def budgets(entries: Sequence[Entry], recipe: str) -> dict[float, float]:
-    """Returns percent kept by the number of epochs, over the tasks and depths that all of the budgets were tried on."""
-    own = [each for each in entries if each.recipe == recipe and not each.settings]
-    by_epochs: dict[float, dict[tuple[str, int, int], list[float]]] = {}
-    for each in own:
-        by_epochs.setdefault(each.epochs, {}).setdefault((each.task, each.layers, each.width), []).append(
-            each.kept
-        )
-    if not by_epochs:
+@dataclass(frozen=True)
+class Budget:
+    """Epochs and learning rate (None: not known) that a recipe was tried with."""
+
+    epochs: float
+    rate: float | None
+
+    def __str__(self) -> str:
+        return f"{self.epochs:g} epochs" + ("" if self.rate is None else f" at {self.rate:g}")
+
+
+def budgets(entries: Sequence[Entry], recipe: str) -> dict[Budget, float]:
+    """Returns percent kept by budget, over the tasks and shapes that all of the budgets were tried on.
+
+    Of budgets that share nothing only the one with most is returned: beside each other they say nothing.
+    """
+    by_budget: dict[Budget, dict[tuple[str, int, int], list[float]]] = {}
+    for each in entries:
+        if each.recipe == recipe and not each.settings:
+            found = by_budget.setdefault(Budget(each.epochs, each.learning_rate), {})
+            found.setdefault((each.task, each.layers, each.width), []).append(each.kept)
+    if not by_budget:
         return {}
-    # of several budgets, those that share the most with others; one that shares nothing says nothing beside them
-    largest = max(by_epochs.values(), key=len).keys()
-    common = set(largest)
-    kept = {epochs: found for epochs, found in by_epochs.items() if common & found.keys()}
-    for found in kept.values():
-        common &= found.keys()
+    most = max(by_budget, key=lambda each: len(by_budget[each]))
+    common = set(by_budget[most])
+    kept = [budget for budget, found in by_budget.items() if common & found.keys()]
+    for budget in kept:
+        common &= by_budget[budget].keys()
     if not common:
-        kept, common = {max(by_epochs, key=lambda each: len(by_epochs[each])): {}}, set(largest)
-        kept = {epochs: by_epochs[epochs] for epochs in kept}
-    return {epochs: fmean(value for key in common for value in kept[epochs][key]) for epochs in sorted(kept)}
+        kept, common = [most], set(by_budget[most])
+    means = {budget: fmean(fmean(by_budget[budget][key]) for key in common) for budget in kept}
+    return dict(sorted(means.items(), key=lambda each: (each[0].epochs, each[0].rate or 0.0)))
 
 
 # ---- what is near ------------------------------------------------------------------------------------------------
