@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir.errors import InterruptedRunError, RunError
+from codir.recipes.loading import complete_objectives
 from codir.workflows.runfolder import RunFolder
 
 CONFIG = "task: sst2\ntraining:\n  learning_rate: 1.0e-05\n  epochs: 3\noutput: a\n"
@@ -158,6 +160,22 @@ def test_check_same_names_every_differing_key(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="another configuration"):
         run.save_config(changed)
     assert run.config.read_text() == CONFIG
+
+
+def test_a_run_of_a_version_with_fewer_settings_of_an_objective_goes_on(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    old = "command: distill\nobjectives:\n  kd:\n    weight: 0.5\n  crd:\n    k: 100\n"
+    run.config.write_text(old)
+    now = yaml.safe_load(old)
+    now["objectives"] = complete_objectives(now["objectives"], {})
+    assert now["objectives"]["crd"]["contrast"] == "concatenated"
+    run.check_same(yaml.safe_dump(now))
+    now["objectives"]["crd"]["contrast"] = "blocks"
+    with pytest.raises(RunError, match=r"objectives\.crd\.contrast: 'concatenated' there, 'blocks' now"):
+        run.check_same(yaml.safe_dump(now))
+    run.config.write_text(old.replace("k: 100", "gone: 1"))
+    with pytest.raises(RunError, match=r"objectives\.crd\.gone: 1 there, '\(not set\)' now"):
+        run.check_same(yaml.safe_dump(now))
 
 
 def test_damaged_config_and_status(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from codir.errors import InterruptedRunError, RunError
+from codir.errors import CodirError, InterruptedRunError, RunError
+from codir.recipes.loading import complete_objectives
 from codir.storage import (
     exclusive,
     human_bytes,
@@ -213,7 +214,7 @@ class RunFolder:
             before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config} is damaged, so the run cannot be resumed: {error}") from error
-        there, now = _flatten(before), _flatten(yaml.safe_load(resolved_yaml))
+        there, now = _flatten(_completed(before)), _flatten(yaml.safe_load(resolved_yaml))
         differing = [
             f"  {key}: {there.get(key, '(not set)')!r} there, {now.get(key, '(not set)')!r} now"
             for key in sorted(there.keys() | now.keys())
@@ -264,6 +265,24 @@ class RunFolder:
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
+
+
+def _completed(content: Any) -> Any:
+    """Returns what an older version wrote with the objectives' settings that came since, at their defaults.
+
+    A new setting's default is what was done before there was one.
+    """
+    objectives = content.get("objectives") if isinstance(content, dict) else None
+    if not isinstance(objectives, dict):
+        return content
+    try:
+        completed = complete_objectives(objectives, {}, content.get("command", "distill"))
+    except (
+        CodirError,
+        TypeError,
+    ):  # a setting that is gone, or a file that was edited: the comparison names it
+        return content
+    return {**content, "objectives": completed}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
