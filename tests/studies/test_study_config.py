@@ -147,7 +147,8 @@ def test_what_is_wrong_is_named_with_the_way_out(changes: dict[str, Any], messag
         ({"recipes": "kd,codir-fin"}, r"There is no recipe 'codir-fin' \(did you mean 'codir-fine'\?\)"),
         ({"recipes": "codir-pre"}, r"'codir-pre' is for `codir pretrain`"),
         ({"settings": {"kd": {"training.epochs": 3}}}, r"training.epochs is part of the budget"),
-        ({"settings": {"kd": {"data.max_length": 3}}}, r"only training.\* and objectives.\* can"),
+        ({"settings": {"kd": {"data.max_length": 3}}}, r"only training.\*, objectives.\*, student.\*"),
+        ({"settings": {"kd": {"training.steps": 3}}}, r"training.steps is part of the budget"),
         (
             {"settings": {"kd": {"objectives.kd.wieght": 3}}},
             r"settings.kd.objectives.kd.wieght.*did you mean 'weight'",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_world import World, quiet
+import yaml
+from small_world import World, quiet, sentences
 from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
@@ -71,6 +72,44 @@ def test_seeds_and_recipes_may_be_added(study_settings: Settings, tmp_path: Path
     assert sorted(here) == ["good/finetune/seed-1", "good/finetune/seed-2", "good/kd/seed-2"]
     assert len(result.results) == 4
     assert before.items() <= contents(tmp_path / "s").items()
+
+
+def test_a_recipe_may_have_a_start_and_unlabelled_texts_of_its_own_at_the_same_number_of_steps(
+    study_settings: Settings, tmp_path: Path, here: list[str]
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("".join(row["review"] + "\n" for row in sentences(30, seed=5)), encoding="utf-8")
+    settings = study_settings(
+        tmp_path / "s",
+        seeds=[1],
+        recipes=[
+            "kd",
+            {"more": {"recipe": "kd", "settings": {"data.unlabeled": [str(more)]}}},
+            {"low": "kd"},
+        ],
+        settings={"low": {"student.init": [1, 2]}},
+        training={**study_settings(tmp_path)["training"], "steps": 5},
+    )
+    study(**settings, console=quiet())
+    found = {each.recipe: each for each in read_results(tmp_path / "s")}
+    assert {name: each.steps for name, each in found.items()} == {"kd": 5, "more": 5, "low": 5}
+    configs = {name: yaml.safe_load((each.folder / "codir.yaml").read_text()) for name, each in found.items()}
+    assert {name: each["data"]["unlabeled"] for name, each in configs.items()} == {
+        "kd": None,
+        "more": [str(more)],
+        "low": None,
+    }
+    assert {name: each["student"]["init"] for name, each in configs.items()} == {
+        "kd": "spread",
+        "more": "spread",
+        "low": [1, 2],
+    }
+    here.clear()
+    study(**{**settings, "resume": True}, console=quiet())
+    assert here == []
+    changed = {**settings, "settings": {"low": {"student.init": [2, 3]}}, "resume": True}
+    with pytest.raises(RunError, match=r"recipe low, changes\.student\.init: \[1, 2\] there, \[2, 3\] now"):
+        study(**changed, console=quiet())
 
 
 @pytest.mark.parametrize(

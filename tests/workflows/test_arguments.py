@@ -49,6 +49,18 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
     assert given.output_dir == str(tmp_path)
 
 
+def test_a_budget_in_steps_is_the_same_for_data_of_any_size(tmp_path: Path) -> None:
+    for examples in (100, 10_000):
+        given = to_arguments(TrainingConfig(precision="fp32", steps=45), tmp_path, "accuracy", examples)
+        assert (given.max_steps, given.eval_steps, given.save_steps) == (45, 5, 5)
+        assert (given.eval_strategy, given.save_strategy) == ("steps", "steps")
+    given = arguments(tmp_path, steps=45, evaluate_every=9)
+    assert (given.max_steps, given.eval_steps) == (45, 9)
+    assert to_arguments(TrainingConfig(precision="fp32", steps=3), tmp_path, "accuracy", 8, 99).max_steps == 3
+    with pytest.raises(ValueError, match=r"arguments.max_steps is set by codir: use training.steps"):
+        TrainingConfig(arguments={"max_steps": 3})
+
+
 def test_the_best_checkpoint(tmp_path: Path) -> None:
     given = arguments(tmp_path)
     assert (given.load_best_model_at_end, given.metric_for_best_model) == (True, "eval_accuracy")

@@ -382,6 +382,7 @@ class TrainingConfig(OptimisationConfig):
         **SET_BY_US,
         "per_device_train_batch_size": "training.batch_size",
         "num_train_epochs": "training.epochs",
+        "max_steps": "training.steps",
         "gradient_accumulation_steps": "training.gradient_accumulation",
         "group_by_length": "training.group_by_length",
         "train_sampling_strategy": "training.group_by_length",
@@ -396,6 +397,12 @@ class TrainingConfig(OptimisationConfig):
         default=32, ge=1, description="examples per step and device (the paper: 16 or 32)"
     )
     epochs: float = Field(default=10.0, gt=0, description="passes over the training data")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimiser steps instead of epochs, evaluated ten times unless evaluate_every says otherwise: the "
+        "same budget for data sets of different sizes",
+    )
     gradient_accumulation: int = Field(default=1, ge=1, description="batches added up for one optimiser step")
     group_by_length: bool = Field(default=True, description="put texts of similar length into one batch")
     evaluate_every: Literal["epoch"] | int = Field(

@@ -159,11 +159,11 @@ def _check_task(
     for name, configs in kinds.items():
         for kind in configs:
             kind = kind.model_copy(update={"teacher": teacher})
-            student = f"{kind.student}"
+            what = f"{kind.student} {kind.data}"
             try:
-                parts = prepared.get(student)
+                parts = prepared.get(what)
                 if parts is None:
-                    parts = prepared[student] = prepare(kind, quiet)
+                    parts = prepared[what] = prepare(kind, quiet)
                 else:
                     check_for(parts, kind)
             except CodirError as error:

@@ -20,6 +20,7 @@ PruningName = Literal["none", "median", "halving"]
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
 BUDGET = (
     "epochs",
+    "steps",
     "batch_size",
     "gradient_accumulation",
     "evaluate_every",

@@ -129,7 +129,12 @@ class StudyFolder:
                 continue  # `_differences` has named it, or a strategy no longer needs it
             there, here = (
                 dotted(
-                    {"objectives": each.objectives, "training": each.training, "student": each.student or {}}
+                    {
+                        "objectives": each.objectives,
+                        "training": each.training,
+                        "student": each.student or {},
+                        "changes": each.changes,
+                    }
                 )
                 for each in (recipe, now)
             )

@@ -6,7 +6,7 @@ the budget holds even where the study leaves it at its defaults), what the strat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from codir.studies.trial import Trial
 
 FINETUNE = "finetune"
 # What a study's own sections say; of these a recipe may only choose a student of another kind.
+_UNLABELLED = ("data.unlabeled", "data.limit_unlabeled")
 _OF_THE_STUDY = ("data", "teacher", "output", "resume", "cache_dir", "baseline", "kd")
 
 
@@ -39,6 +40,8 @@ class ResolvedRecipe:
         options: what else it says of how the teacher is kept (`cache`, ...).
         student: the recipe's own student, if it is of another kind than the study's; else None.
         notes: what it wanted otherwise than the study.
+        changes: what the study sets for this recipe beside the objectives and the training, dotted keys: of its
+            student (`student.init`), and the unlabelled texts it learns from (`data.unlabeled`).
     """
 
     name: str
@@ -48,6 +51,7 @@ class ResolvedRecipe:
     options: dict[str, Any] = field(default_factory=dict)
     student: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -126,7 +130,10 @@ def _absolute(config: StudyConfig) -> StudyConfig:
 
     recipes = {
         name: choice.model_copy(
-            update={"recipe": there(choice.recipe) if _is_file(choice.recipe) else choice.recipe}
+            update={
+                "recipe": there(choice.recipe) if _is_file(choice.recipe) else choice.recipe,
+                "settings": _paths(choice.settings, there),
+            }
         )
         for name, choice in config.recipes.items()
     }
@@ -136,6 +143,7 @@ def _absolute(config: StudyConfig) -> StudyConfig:
             "tasks": tasks,
             "data_dir": there(config.data_dir),
             "model": there(config.model),
+            "settings": {name: _paths(each, there) for name, each in config.settings.items()},
             "teachers": {name: there(teacher) for name, teacher in config.teachers.items()},
             "student": student(config.student),
             "students": {name: student(each) for name, each in config.students.items()},
@@ -143,6 +151,16 @@ def _absolute(config: StudyConfig) -> StudyConfig:
             "output": Path(config.output).expanduser().absolute(),
         }
     )
+
+
+def _paths(settings: Mapping[str, Any], there: Callable[[Any], Any]) -> dict[str, Any]:
+    """Returns a recipe's settings with those that are paths made absolute."""
+
+    def absolute(value: Any) -> Any:
+        return [there(each) for each in value] if isinstance(value, list) else there(value)
+
+    named = ("data.unlabeled", "student.model", "student.origin", "student.config")
+    return {key: absolute(value) if key in named else value for key, value in settings.items()}
 
 
 def _is_file(recipe: str) -> bool:
@@ -196,8 +214,11 @@ def resolve_recipe(name: str, choice: RecipeChoice, config: StudyConfig) -> Reso
         if settings.values.get(key) not in (None, {})
     ]
     own = {**choice.settings, **config.settings.get(name, {})}
+    changes: dict[str, Any] = {}
     for key, value in own.items():
-        _fixed_setting(key)
+        if _fixed_setting(key):
+            changes[key] = value
+            continue
         settings.set(tuple(key.split(".")), value, f"settings.{name}.{key}")
 
     wanted = dict(settings.values.get("training") or {})
@@ -224,7 +245,9 @@ def resolve_recipe(name: str, choice: RecipeChoice, config: StudyConfig) -> Reso
     else:
         notes.append(f"student: {of_its_own}, its own kind of student, not the study's")
     base = choice.recipe if not _is_file(choice.recipe) else str(values.get("recipe"))
-    return ResolvedRecipe(name, base, objectives, training, _options(values), of_its_own or None, notes)
+    return ResolvedRecipe(
+        name, base, objectives, training, _options(values), of_its_own or None, notes, changes
+    )
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,17 +275,22 @@ def _start(recipe: str) -> Settings:
     return recipe_settings(recipe)
 
 
-def _fixed_setting(key: str) -> None:
+def _fixed_setting(key: str) -> bool:
+    """Says whether a setting for one recipe is one of `ResolvedRecipe.changes`; raises for those that cannot be."""
     section, _, name = key.partition(".")
+    if (section == "student" and name) or key in _UNLABELLED:
+        return True
     if section not in ("training", "objectives") or not name:
         raise ConfigError(
-            f"settings: {key} cannot be set for one recipe: only training.* and objectives.* can."
+            f"settings: {key} cannot be set for one recipe: only training.*, objectives.*, student.*, "
+            f"{' and '.join(_UNLABELLED)} can."
         )
     if section == "training" and (name in BUDGET or name == "seed"):
         raise ConfigError(
             f"settings: {key} is part of the budget, which is the same for all recipes: set it in the study's "
             f"`training`{' (or search it with `grid`)' if name == 'batch_size' else ''}."
         )
+    return False
 
 
 def _build_part(model: Any, values: Mapping[str, Any], settings: Settings, section: str) -> dict[str, Any]:
@@ -321,6 +349,8 @@ def distill_config(
     }
     for key, value in fixed.items():
         settings.set((key,), value, "the study")
+    for key, value in recipe.changes.items():
+        settings.set(tuple(key.split(".")), value, f"settings.{recipe.name}.{key}")
     settings.set(("training", "seed"), trial.seed, "the study")
     loaded = build(DistillConfig, settings)
     return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})

@@ -17,6 +17,8 @@ from codir.recipes.pretraining import PretrainingConfig
 from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
 
+_EVALUATIONS = 10  # of a training whose length is given in steps
+
 
 def to_arguments(
     training: TrainingConfig, folder: Path, main_metric: str, examples: int, budget: int | None = None
@@ -40,11 +42,12 @@ def to_arguments(
         steps = training.evaluate_every
         every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
     steps_per_epoch = math.ceil((budget or examples) / (training.batch_size * training.gradient_accumulation))
-    if budget is not None and budget != examples:
-        steps = max(1, math.ceil(training.epochs * steps_per_epoch))
+    counted = training.steps is not None or (budget is not None and budget != examples)
+    if counted:
+        steps = training.steps or max(1, math.ceil(training.epochs * steps_per_epoch))
+        often = math.ceil(steps / _EVALUATIONS) if training.steps is not None else min(steps, steps_per_epoch)
         every |= {"max_steps": steps}
         if training.evaluate_every == "epoch":
-            often = min(steps, steps_per_epoch)
             every |= {
                 "eval_strategy": "steps",
                 "save_strategy": "steps",
