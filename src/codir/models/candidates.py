@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, ModelError
 from codir.models.inference import evaluation_mode, precision
@@ -149,7 +150,8 @@ class WordCandidates:
         """Returns the rows of the output embedding that belong to whole words, and their biases."""
         head: Any = self.model.get_output_embeddings()
         ids = torch.tensor(self.words.ids, device=head.weight.device)
-        return head.weight[ids], None if head.bias is None else head.bias[ids]
+        dtype = self.autocast or head.weight.dtype  # once, not in each batch
+        return head.weight[ids].to(dtype), None if head.bias is None else head.bias[ids].to(dtype)
 
     def _queries(self, examples: Sequence[Texts]) -> list[tuple[dict[str, Any], list[int]]]:
         """Returns the masked inputs, each with the rows of the words it asks for, in the order of its masks."""
@@ -183,7 +185,7 @@ class WordCandidates:
         queries: list[tuple[dict[str, Any], list[int]]] = []
         for number, rows in enumerate(asked):
             tokens = {name: values[number] for name, values in encoded.items()}
-            kept = self._kept(rows, tokens["input_ids"], lambda number=number: encoded.sequence_ids(number))
+            kept = self._kept(rows, tokens["input_ids"], partial(_sequences, encoded, number))
             if kept:
                 queries.append((tokens, kept))
         return queries
@@ -214,3 +216,8 @@ class WordCandidates:
             count = sum(of[position] == number for position in found)
             kept += each[:count] if self.tokenizer.truncation_side == "right" else each[len(each) - count :]
         return kept
+
+
+def _sequences(encoded: BatchEncoding, number: int) -> list[int | None]:
+    """Returns which text each token of an input comes from; nothing is known of a tokenizer written in Python."""
+    return encoded.sequence_ids(number) if encoded.is_fast else [None] * len(encoded["input_ids"][number])

@@ -187,7 +187,8 @@ def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
         assert data.train is not None
         whole = load_texts(data.train, text=data.text or DEFAULT_TEXT, text_pair=data.text_pair)
         split = limit(whole, data.limit_train)
-        notes = [f"{data.train} has no labels: its {len(split):,} rows are all taken."]
+        taken = "all" if len(split) == len(whole) else f"{len(split):,} (a fixed random subset)"
+        notes = [f"{data.train} is read without labels: of its {len(whole):,} rows {taken} are taken."]
     pairs = "text_pair" in split.column_names
     return _rows(split, pairs), pairs, notes
 

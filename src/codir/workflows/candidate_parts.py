@@ -17,8 +17,8 @@ from codir.models.candidates import Texts, WordCandidates
 from codir.storage import read_json, write_bytes, write_json
 from codir.workflows.replacement import count_words
 
-PART = 512
-"""Examples of a part: what an interruption costs at most."""
+PART = 4096
+"""Words of a part, about: what an interruption costs at most, and what is tokenised at a time."""
 
 _MANIFEST = "candidates.json"
 _NAMES = {
@@ -43,7 +43,7 @@ def texts_digest(examples: Sequence[Texts]) -> str:
 
 
 class CandidateParts:
-    """A folder with the candidates of every `PART` examples in a file of its own, each whole or not there.
+    """A folder with the candidates of about `PART` words in each of its files, which are whole or not there.
 
     Args:
         folder: made if missing. It must be locked by the caller (`codir.storage.exclusive`).
@@ -86,10 +86,9 @@ class CandidateParts:
             examples: all examples.
             progress: called with (words done, words in all).
         """
-        counts = [sum(map(count_words, part)) for part in _parts(examples)]
-        done, in_all = 0, sum(counts)
-        for number, (part, count) in enumerate(zip(_parts(examples), counts, strict=True)):
-            if not self._good(number):
+        done, in_all = 0, sum(map(count_words, examples))
+        for number, (part, count) in enumerate(_parts(examples)):
+            if not self._path(number).exists():
                 found = proposer.propose(part, lambda words, _, done=done: progress(done + words, in_all))
                 content = io.BytesIO()
                 np.save(content, found, allow_pickle=False)
@@ -99,7 +98,7 @@ class CandidateParts:
 
     def read(self, examples: Sequence[Texts]) -> Iterator[tuple[Texts, np.ndarray]]:
         """Yields every example with the candidates [words, K] of its words; one part at a time is in memory."""
-        for number, part in enumerate(_parts(examples)):
+        for number, (part, _) in enumerate(_parts(examples)):
             found = np.load(self._path(number), allow_pickle=False)
             start = 0
             for texts in part:
@@ -114,10 +113,16 @@ class CandidateParts:
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.npy"
 
-    def _good(self, number: int) -> bool:
-        return self._path(number).exists()
 
-
-def _parts(examples: Sequence[Texts]) -> Iterator[Sequence[Texts]]:
-    for start in range(0, len(examples), PART):
-        yield examples[start : start + PART]
+def _parts(examples: Sequence[Texts]) -> Iterator[tuple[list[Texts], int]]:
+    """Yields examples until they have `PART` words together, and the number of their words."""
+    part: list[Texts] = []
+    words = 0
+    for texts in examples:
+        part.append(texts)
+        words += count_words(texts)
+        if words >= PART:
+            yield part, words
+            part, words = [], 0
+    if part:
+        yield part, words
