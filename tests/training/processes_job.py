@@ -4,7 +4,8 @@ python processes_job.py FOLDER MODELS ACTION [key=value ...]
 torchrun --nproc_per_node 2 processes_job.py FOLDER MODELS ACTION [key=value ...]
 together(2, FOLDER, MODELS, ACTION, key=value, ...)     the same without torchrun, in forks that need import nothing
     ACTION: none | kill:RANK:STEP (SIGKILL) | term:RANK:STEP (SIGTERM) | nan:RANK:STEP (its weights become NaN)
-    examples=N  kind=classification|masked-lm  crd={...}  dropout=true|false  resume=true|false; the rest are arguments
+    examples=N  labelled=N (the others are not)  kind=classification|masked-lm  crd={...}  dropout=true|false
+    resume=true|false; the rest are arguments
     of the Trainer
 
 Every process writes FOLDER/final-RANK.pt: weights, heads, banks; the first one also the log.
@@ -78,6 +79,7 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
     torch.set_num_threads(1)
     dropout = settings.pop("dropout", False)
     count, kind = settings.pop("examples", 60), settings.pop("kind", "classification")
+    labelled = settings.pop("labelled", None)
     crd, resume = {**CRD, **settings.pop("crd", {})}, settings.pop("resume", False)
     arguments = {
         "output_dir": str(folder),
@@ -114,7 +116,7 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
             data_key="blocks",
         )
     else:
-        data = examples(count)
+        data = examples(count, labelled)
         trainer = DistillationTrainer(
             AutoModelForSequenceClassification.from_pretrained(models / "student"),
             {"task": {}, "kd": {"weight": 0.7}, "crd": crd},

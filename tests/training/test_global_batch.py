@@ -55,6 +55,34 @@ def test_together_they_are_the_global_batches_in_order(count, size, processes):
             assert {len(part) for part in parts} == {1}
 
 
+@pytest.mark.parametrize("missing", [-100, math.nan])
+def test_labelled_examples_are_counted_over_the_step(missing):
+    labels = [[1.0, missing, 0.0, missing], [missing] * 4, [1.0]]
+    if missing == -100:
+        labels = [[int(label) for label in each] for each in labels]
+    ids = torch.arange(9).split([4, 4, 1])
+    parts = plan_step(
+        [{"example_id": own, "labels": torch.tensor(each)} for own, each in zip(ids, labels, strict=True)]
+    )
+    assert [part.labelled for part in parts] == pytest.approx([3 * 4 / 9, 3 * 4 / 9, 3 * 1 / 9])
+    # sum over the parts of share * (sum of the part's losses / labelled) is the mean over the three
+    sums = [2.0, 0.0, 7.0]
+    total = sum(
+        part.share * each / part.labelled for part, each in zip(parts, sums, strict=True) if part.labelled
+    )
+    assert total == pytest.approx(9 / 3)
+
+
+def test_without_unlabelled_examples_there_is_nothing_to_divide_by():
+    ids = torch.arange(4).split(2)
+    for labels in ({}, {"labels": torch.tensor([0, 1])}, {"labels": torch.tensor([0.5, 1.0])}):
+        assert [part.labelled for part in plan_step([{"example_id": own, **labels} for own in ids])] == [
+            None
+        ] * 2
+    none = [{"example_id": own, "labels": torch.tensor([-100, -100])} for own in ids]
+    assert [part.labelled for part in plan_step(none)] == [0.0, 0.0]
+
+
 def test_incomplete_batches_can_be_left_out():
     for own in batches(23, 4, 2, drop_last=True):
         assert [len(batch) for batch in own] == [4, 4]

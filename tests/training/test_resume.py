@@ -43,6 +43,7 @@ def uninterrupted(models: Path, **settings) -> Path:
         (12, {}),  # in the middle of an epoch, two steps after a checkpoint
         (13, {"save_steps": 8}),  # resumes at an epoch's beginning
         (7, {"gradient_accumulation_steps": 2, "save_steps": 3, "train_sampling_strategy": "random"}),
+        (12, {"labelled": 11}),
         (12, {"bf16": True, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5}),
     ],
 )

@@ -66,6 +66,7 @@ CASES = {
     "one-left": {"examples": 57},
     "by-length": {"train_sampling_strategy": "group_by_length", "examples": 61},
     "negatives-of-the-batch": {"crd": {"negatives": "in-batch-bank"}, "examples": 57},
+    "few-labels": {"examples": 57, "labelled": 7},
     "masked-lm": {"kind": "masked-lm", "examples": 59},
 }
 

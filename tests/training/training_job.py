@@ -25,8 +25,8 @@ from codir.training.trainer import DistillationTrainer
 OBJECTIVES = {"task": {}, "kd": {"weight": 0.7}, "crd": {"weight": 0.5, "k": 10, "dim": 8}}
 
 
-def examples(count: int = 60) -> Dataset:
-    """Returns encoded examples of different lengths, labelled by their first word."""
+def examples(count: int = 60, labelled: int | None = None, scores: bool = False) -> Dataset:
+    """Returns encoded examples of different lengths, labelled by their first word; those after `labelled` are not."""
     generator = torch.Generator().manual_seed(3)
     rows = []
     for number in range(count):
@@ -37,11 +37,18 @@ def examples(count: int = 60) -> Dataset:
             {
                 "input_ids": ids,
                 "attention_mask": [1] * len(ids),
-                "labels": int(words[0] > 32),
+                "labels": label(words[0], scores, labelled is None or number < labelled),
                 "example_id": number,
             }
         )
     return Dataset.from_list(rows)
+
+
+def label(word: int, scores: bool, known: bool) -> float:
+    """Returns a class or a score; -100 or NaN where it is not known."""
+    if scores:
+        return word / 30 if known else float("nan")
+    return int(word > 32) if known else -100
 
 
 class Stop(TrainerCallback):
@@ -58,7 +65,8 @@ class Stop(TrainerCallback):
 def make_trainer(
     folder: Path, models: Path, objectives=OBJECTIVES, callbacks=(), **settings
 ) -> DistillationTrainer:
-    """Builds the trainer that every test here uses."""
+    """Builds the trainer that every test here uses; `labelled` and `scores` are settings of `examples`."""
+    settings_of_data = {key: settings.pop(key) for key in ("labelled", "scores") if key in settings}
     arguments = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -78,7 +86,7 @@ def make_trainer(
         "seed": 5,
         **settings,
     }
-    data = examples()
+    data = examples(labelled=settings_of_data.get("labelled"), scores=settings_of_data.get("scores", False))
     return DistillationTrainer(
         AutoModelForSequenceClassification.from_pretrained(models / "student"),
         objectives,

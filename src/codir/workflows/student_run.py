@@ -132,7 +132,7 @@ def train_into(
     # `FrozenTeacher` reaches this place only where no cache is wanted.
     args.cache_teacher = False
     watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
-    if data.budget is not None and training.evaluate_every == "epoch":
+    if training.evaluate_every == "epoch" and args.eval_strategy == "steps":  # so many steps, whatever the epochs
         watching.append(EvaluateAtEnd())
     if training.early_stopping is not None:
         watching.append(EarlyStopping(early_stopping_patience=training.early_stopping))
