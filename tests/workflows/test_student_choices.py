@@ -11,8 +11,10 @@ import yaml
 from safetensors import safe_open
 from small_world import TRAINING, World, quiet, sentences
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
+from typer.testing import CliRunner
 
 from codir import distill
+from codir.cli.main import app
 from codir.corpora.build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
@@ -20,6 +22,7 @@ from codir.recipes.config import StudentConfig
 from codir.recipes.loading import load_distill
 from codir.recipes.pretraining import PretrainConfig
 from codir.workflows import student_run
+from codir.workflows.card_again import card_again
 from codir.workflows.plan import plan
 from codir.workflows.prepare import prepare
 from codir.workflows.pretrain import pretrain
@@ -357,3 +360,32 @@ def test_a_plan_of_a_narrower_student(encoder: Path, corpus: Path) -> None:
     assert narrow.stages[0].setting.student.parameters < whole.stages[0].setting.student.parameters
     assert any("student.freeze keeps 1 as they are" in note for note in narrow.notes)
     assert not any("student.freeze" in note for note in whole.notes)
+
+
+def test_the_flags_and_the_card(world: World, encoder: Path, tmp_path: Path) -> None:
+    arguments = [
+        "distill",
+        "--recipe",
+        "kd",
+        "--teacher",
+        str(world.teacher),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    for name, value in world.data().items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    arguments += ["--student-origin", str(encoder), "--student-layers", "2", "--student-width", "16"]
+    arguments += ["--student-intermediate", "24", "--student-freeze", "embeddings,2", "--no-baseline"]
+    arguments += ["--epochs", "0.2", "--cache-dir", str(world.cache)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    values = yaml.safe_load((tmp_path / "run" / "codir.yaml").read_text())["student"]
+    assert (values["origin"], values["width"], values["intermediate"]) == (str(encoder), 16, 24)
+    assert values["freeze"] == ["embeddings", 2]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"Its embeddings and blocks started from `{encoder}`, not from the teacher." in card
+    assert (
+        "It is narrower than the model it was cut out of (16 dimensions and 24 feed-forward neurons)." in card
+    )
+    assert "Never trained: embeddings, block 2." in card
+    assert "Never trained: embeddings, block 2." in card_again(tmp_path / "run")

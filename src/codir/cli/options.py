@@ -36,6 +36,10 @@ SETTINGS = {
     "student_init": "student.init",
     "student": "student.model",
     "student_config": "student.config",
+    "student_origin": "student.origin",
+    "student_width": "student.width",
+    "student_intermediate": "student.intermediate",
+    "student_freeze": "student.freeze",
     "epochs": "training.epochs",
     "steps": "training.steps",
     "micro_batch": "training.micro_batch",
@@ -112,6 +116,10 @@ StudentLayers = Annotated[int | None, _option("student_layers", metavar="N")]
 StudentInit = Annotated[str | None, _option("student_init", metavar="HOW")]
 StudentModel = Annotated[str | None, _option("student", metavar="MODEL")]
 StudentConfigFile = Annotated[Path | None, _option("student_config", metavar="FILE")]
+StudentOrigin = Annotated[str | None, _option("student_origin", metavar="MODEL")]
+StudentWidth = Annotated[int | None, _option("student_width", metavar="N")]
+StudentIntermediate = Annotated[int | None, _option("student_intermediate", metavar="N")]
+StudentFreeze = Annotated[str | None, _option("student_freeze", metavar="PARTS")]
 
 Epochs = Annotated[float | None, _option("epochs", metavar="N")]
 BatchSize = Annotated[int | None, _option("batch_size", metavar="N")]

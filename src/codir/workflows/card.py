@@ -135,8 +135,29 @@ def _summary(info: CardInfo) -> str:
     )
     return (
         f"A small text classifier for {inline(info.task.name)}, distilled{origin} with codir "
-        f"({method}recipe `{code(info.recipe)}`)."
+        f"({method}recipe `{code(info.recipe)}`).{_of_the_student(info.config_yaml)}"
     )
+
+
+def _of_the_student(config_yaml: str) -> str:
+    """Says what is not usual about the student: weights of another model, a narrower shape, frozen parts."""
+    try:
+        student = (yaml.safe_load(config_yaml) or {}).get("student")
+    except (yaml.YAMLError, AttributeError):
+        return ""
+    if not isinstance(student, Mapping):
+        return ""
+    text = ""
+    if origin := student.get("origin"):
+        text += f" Its embeddings and blocks started from `{code(str(origin))}`, not from the teacher."
+    sizes = [("width", "dimensions"), ("intermediate", "feed-forward neurons")]
+    if cut := [f"{student[name]} {what}" for name, what in sizes if student.get(name)]:
+        text += f" It is narrower than the model it was cut out of ({' and '.join(cut)})."
+    frozen = student.get("freeze")
+    if isinstance(frozen, list) and frozen:
+        parts = ", ".join(f"block {part}" if isinstance(part, int) else inline(str(part)) for part in frozen)
+        text += f" Never trained: {parts}."
+    return text
 
 
 def contrastive(config_yaml: str) -> bool:
