@@ -15,6 +15,7 @@ from codir.cli.main import app
 from codir.errors import ConfigError, InterruptedRunError, RunError
 from codir.recipes.config import DataConfig
 from codir.studies import halving, recommend_trial
+from codir.studies.halving import Rung
 from codir.studies.recommend_trial import Trial, check_folder, compete, plan_trial
 from codir.workflows import recommend as workflow
 from codir.workflows.recommend import Recommendation, recommend
@@ -95,6 +96,10 @@ def test_a_trial_from_start_to_end(
 ) -> None:
     folder, console = tmp_path / "out", quiet()
     check_folder(folder)
+    trial = plan_trial(found)
+    trial.arms, trial.plan = trial.arms[:3], [Rung(3, 1, 1), Rung(2, 2, 1)]  # what a test has time for
+    without = {"baseline": False}
+    trial.configs = {name: each.model_copy(update=without) for name, each in trial.configs.items()}
     stop = halving.study
     calls: list[int] = []
 
@@ -106,14 +111,14 @@ def test_a_trial_from_start_to_end(
 
     monkeypatch.setattr(halving, "study", stopped_once)
     with pytest.raises(InterruptedRunError, match="rung 2 of 2"):
-        compete(plan_trial(found), folder, console=console)
+        compete(trial, folder, console=console)
     trained = list(here)
-    assert len(trained) == 4
+    assert len(trained) == 3
     with pytest.raises(RunError, match="--resume"):
         check_folder(folder)
 
     config = compete(Trial.read(folder), folder, json_file=tmp_path / "r.json", console=console)
-    assert len(here) == 4 + 4  # nothing of the first rung again; two arms with two seeds
+    assert len(here) == 3 + 2  # nothing of the first rung again
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "held-out score" in shown
     assert "wins by" in shown
@@ -122,7 +127,7 @@ def test_a_trial_from_start_to_end(
     assert content["recipe"] == config.recipe
     assert content["learning_rate"] == config.training.learning_rate
     assert content["command"] in shown.replace("\n", "")
-    assert len(content["trial"]["standings"]) == 4
+    assert len(content["trial"]["standings"]) == 3
     best = max(content["trial"]["standings"][:2], key=lambda each: each["score"])
     assert (best["recipe"], best["learning_rate"]) == (config.recipe, config.training.learning_rate)
     # the long run is on the user's own validation data again

@@ -149,6 +149,7 @@ def test_a_measured_step_leaves_the_teacher_out(world: World, tmp_path: Path) ->
     assert found.step > 0
     assert found.teacher > 0
     assert found.batch == 8
+    assert 0 < found.share <= 1
     assert not (tmp_path / "run").exists()
     plain = measure_step(config.model_copy(update={"objectives": {"task": {}}}), steps=3)
     assert plain.teacher == 0
@@ -169,6 +170,14 @@ def test_a_recipe_that_cannot_be_used_is_left_out(
     assert found.left_out == {"pkd": "pkd needs something else."}
     with pytest.raises(ConfigError, match=r"None of the recipes.*\n.*pkd needs"):
         ask(recipes=["pkd"])
+
+
+def test_other_work_on_the_machine_is_said(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = StepCost("pkd", 0.1, 0.01, 8, share=0.4)
+    monkeypatch.setattr(module, "measure_step", lambda config: cost)
+    assert any("got 40% of its threads" in line for line in ask().caveats)
 
 
 @pytest.mark.usefixtures("fast")

@@ -191,7 +191,12 @@ def compete(
         return {
             "tasks": {_TASK: trial.data},
             "teachers": {_TASK: _absolute(first.teacher)},
-            "student": first.student.model_dump(mode="json", exclude_none=True),
+            # depth and width are what was recommended; where the weights come from is each recipe's own
+            "student": {
+                key: value
+                for key in ("layers", "width")
+                if (value := getattr(first.student, key)) is not None
+            },
             "training": {
                 "epochs": rung.epochs,
                 "batch_size": training.batch_size,

@@ -22,7 +22,7 @@ from codir.storage import write_json
 from codir.tasks.task import limit
 from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
-from codir.workflows.recommend_cost import Hours, StepCost, hours, measure_step, show_hours
+from codir.workflows.recommend_cost import BUSY, Hours, StepCost, hours, measure_step, show_hours
 from codir.workflows.recommend_ranking import (
     REFERENCE,
     UNDISTILLED,
@@ -286,7 +286,11 @@ def recommend(
             "budget": why_epochs,
             "cost": why_hours,
         },
-        caveats=[*ranking.caveats, *_more_caveats(ranking, standings[chosen], case)],
+        caveats=[
+            *ranking.caveats,
+            *_more_caveats(ranking, standings[chosen], case),
+            *_busy(costs[chosen], candidates[0].hours),
+        ],
         examples=len(loaded.train),
         evidence=known.path,
         left_out=left_out,
@@ -311,8 +315,8 @@ def command_of(config: DistillConfig) -> str:
     own = load_recipe(config.recipe).settings.get("training", {})
     parts = ["codir", "distill", "--teacher", str(config.teacher), *data_flags(config.data)]
     parts += ["--student-layers", str(config.student.layers), "--recipe", config.recipe]
-    if getattr(config.student, "width", None) is not None:
-        parts += ["--set", f"student.width={getattr(config.student, 'width')}"]  # noqa: B009
+    if config.student.width is not None:
+        parts += ["--student-width", str(config.student.width)]
     training = config.training
     flags = [("epochs", "--epochs"), ("batch_size", "--batch-size"), ("learning_rate", "--learning-rate")]
     for name, flag in flags:
@@ -348,6 +352,9 @@ _FLAGS = {
     "text_pair",
     "label",
     "kind",
+    "holdout",
+    "unlabeled",
+    "limit_unlabeled",
     "max_length",
     "limit_train",
     "limit_validation",
@@ -374,7 +381,8 @@ def _choosable(recipes: Sequence[str] | None, known: Evidence) -> list[str]:
     there = [
         name
         for name in recipe_names("distill")
-        if name in known.recipes and "student" not in load_recipe(name).settings
+        if name in known.recipes
+        and not {"model", "config"} & (load_recipe(name).settings.get("student") or {}).keys()
     ]
     for name in recipes or ():
         if name not in there:
@@ -443,6 +451,16 @@ def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
     if all(each.learning_rate is None for each in chosen.entries):
         found.append("The evidence does not say its learning rate; the recipe's own is proposed.")
     return found
+
+
+def _busy(cost: StepCost, found: Hours) -> list[str]:
+    """Says where the clock has measured other work, too."""
+    if cost.share >= BUSY:
+        return []
+    return [
+        f"Other work ran while the steps were timed: this process got {cost.share:.0%} of its threads. With the "
+        f"machine to itself the run takes about {show_hours(found.total * cost.share)}."
+    ]
 
 
 @dataclass

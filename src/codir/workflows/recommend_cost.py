@@ -26,6 +26,8 @@ STEPS = 8
 """Optimiser steps that are run, the first two untimed."""
 _UNTIMED = 2
 _EXAMPLES = 1024  # the steps draw their batches from so many
+BUSY = 0.7
+"""A smaller share of the threads than this says more about the others."""
 _FORWARD = 1 / 3  # of a step on the same examples: the backward pass takes about twice the forward pass
 
 
@@ -38,12 +40,14 @@ class StepCost:
         step: seconds of an optimiser step, the teacher's part left out; mean, as phases differ.
         teacher: seconds of the teacher for an example; 0 where the recipe has no teacher.
         batch: examples in a step.
+        share: on a CPU, processor time / (threads x wall-clock time) of the steps: below `BUSY` others worked, too.
     """
 
     recipe: str
     step: float
     teacher: float
     batch: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def measure_step(
             per_example = before / len(parts.train)
         else:
             per_example = statistics.median(taught for _, taught in timed) / batch
-        return StepCost(config.recipe, statistics.fmean(own), per_example, batch)
+        return StepCost(config.recipe, statistics.fmean(own), per_example, batch, watch.share)
 
 
 def hours(
@@ -198,7 +202,8 @@ class _Watch(TrainerCallback):
         self.clock = clock
         self.steps: list[tuple[float, float]] = []
         self.teacher_seconds = 0.0
-        self._taught = self._started = self._teacher = 0.0
+        self._taught = self._started = self._teacher = self._processor = 0.0
+        self._worked = 0.0
 
     def now(self) -> float:
         if torch.cuda.is_available():
@@ -214,10 +219,18 @@ class _Watch(TrainerCallback):
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock."""
         self._started, self._taught = self.now(), self.teacher_seconds
+        self._processor = time.process_time()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stops it."""
+        self._worked += time.process_time() - self._processor
         self.steps.append((self.now() - self._started, self.teacher_seconds - self._taught))
+
+    @property
+    def share(self) -> float:
+        """Share of its threads that this process got during the steps; 1 where a GPU does the work."""
+        wall = sum(step for step, _ in self.steps) * torch.get_num_threads()
+        return 1.0 if torch.cuda.is_available() or wall <= 0 else min(1.0, self._worked / wall)
 
 
 def _silent() -> Console:

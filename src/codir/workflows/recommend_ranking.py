@@ -191,7 +191,9 @@ class Budget:
     rate: float | None
 
     def __str__(self) -> str:
-        return f"{self.epochs:g} epochs" + ("" if self.rate is None else f" at {self.rate:g}")
+        return f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}" + (
+            "" if self.rate is None else f" at {self.rate:g}"
+        )
 
 
 def budgets(entries: Sequence[Entry], recipe: str) -> dict[Budget, float]:

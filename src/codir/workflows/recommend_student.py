@@ -5,7 +5,6 @@ Weights do not matter for either: a matrix product takes as long with random num
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import count_parameters, encoder_shape
+from codir.models.narrowing import narrow_config
 from codir.models.student import fresh_model, shallower_config, spread_blocks
 from codir.workflows.timing import RealLengths, Text, measure_requests
 
@@ -152,7 +152,7 @@ def choose_student(
         measure: replaced in tests.
 
     Raises:
-        ConfigError: a depth or width that the teacher cannot be cut to.
+        ConfigError: a depth or width that the teacher cannot be cut to, a family that cannot be made narrower.
         ModelError: the family does not say its shape.
     """
     shape = encoder_shape(teacher)
@@ -165,7 +165,7 @@ def choose_student(
         return measure_requests(models, texts, batch_size, max_length, rounds, device)
 
     clock = measure or timed
-    config = teacher.config if width is None else narrower_config(teacher.config, width)
+    config = teacher.config if width is None else narrow_config(teacher.config, width)
     cut = _Cut(teacher, config)
     total, _ = count_parameters(teacher)
     own = Option(shape.blocks, shape.width, total, 4 * total)
@@ -225,31 +225,6 @@ class _Cut:
 
     def model(self, depth: int) -> PreTrainedModel:
         return fresh_model(self.kind, self.config_of(depth), seed=0)
-
-
-def narrower_config(config: PretrainedConfig, width: int) -> PretrainedConfig:
-    """Returns a copy of a config for hidden states of `width`: fewer heads of the same size, a feed-forward in step.
-
-    Raises:
-        ConfigError: the width is no multiple of the head size, or not below the teacher's.
-        ModelError: the family does not name its heads.
-    """
-    heads, whole = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
-    if not isinstance(heads, int) or not isinstance(whole, int):
-        raise ModelError(f"A {config.model_type} model does not name its heads and width.")
-    size = whole // heads
-    if width % size or not size <= width <= whole:
-        raise ConfigError(
-            f"--student-width {width}: heads of this teacher are {size} wide, so choose a multiple of {size} up to "
-            f"{whole}, for example {max(size, whole // 2 // size * size)}."
-        )
-    cut = copy.deepcopy(config)
-    for name, value in (("hidden_size", width), ("num_attention_heads", width // size)):
-        setattr(cut, name, value)
-    for name in ("intermediate_size", "hidden_dim"):
-        if isinstance(getattr(config, name, None), int):
-            setattr(cut, name, getattr(config, name) * width // whole)
-    return cut
 
 
 def _spread(depths: Sequence[int]) -> list[int]:
@@ -330,7 +305,7 @@ def _otherwise(
         size = own.width // heads
         for share in (2 / 3, 1 / 2, 1 / 3):
             narrow = max(1, round(heads * share)) * size
-            cut = _Cut(teacher, narrower_config(teacher.config, narrow))
+            cut = _Cut(teacher, narrow_config(teacher.config, narrow))
             option = cut.option(half)
             if wish.timed:
                 models = {"teacher": (teacher, tokenizer), "narrow": (cut.model(half), tokenizer)}

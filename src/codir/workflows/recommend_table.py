@@ -28,10 +28,11 @@ def show(found: Recommendation, console: Console) -> None:
     table = Table(title="Proposed", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    training = found.config.training
     values = {
         "student": f"{found.choice.chosen.layers} of {found.choice.teacher.layers} blocks",
         "recipe": found.config.recipe,
-        "budget": f"{found.config.training.epochs:g} epochs, learning rate {found.config.training.learning_rate:g}",
+        "budget": f"{training.epochs:g} epoch{'s' * (training.epochs != 1)}, learning rate {training.learning_rate:g}",
     }
     for what, why in found.why.items():
         head = f"[bold]{escape(values[what])}[/bold]\n" if what in values else ""
