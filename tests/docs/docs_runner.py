@@ -21,6 +21,7 @@ from codir.cli.main import app
 SMALLER = {
     "finetune": "--epochs 1 --batch-size 128",
     "distill": "--epochs 1 --batch-size 128",
+    "augment": "--copies 2 --candidates 4",
     "corpus": "--block 32 --workers 1",
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 1",
