@@ -97,7 +97,10 @@ class _Part:
         recipes = read_json(folder / "recipes.json")
         self.arms = {name: _arm(recipes[name], config, name) for name in config.recipes if name in recipes}
         self.tasks = {
-            name: {"kind": _kind(data), **_differs(data.model_dump(mode="json"), DataConfig(task=data.task))}
+            name: {
+                "kind": _kind(data),
+                **_differs(data.model_dump(mode="json"), DataConfig.model_construct()),
+            }
             for name, data in config.tasks.items()
         }
         students = config.students or {"": config.student}

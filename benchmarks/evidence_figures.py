@@ -45,10 +45,6 @@ def draw_kept(chosen: Chosen) -> Figure:
         ]
         for spread in reference[:1]:
             axes.axvline(spread.mean, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)))
-        if task is not None and (constant := chosen.findings.constants.get(task)):
-            axes.axvline(
-                100 * constant / chosen.findings.teachers[task], color="#b2182b", linewidth=1, linestyle=":"
-            )
         for place, row in enumerate(rows):
             spread = chosen.kept(row, task)
             if spread is None:
@@ -68,9 +64,21 @@ def draw_kept(chosen: Chosen) -> Figure:
                     fontsize=8,
                     color=_INK,
                 )
+        if (constant := drawn_constant(chosen, task)) is not None:
+            axes.axvline(constant, color="#b2182b", linewidth=1, linestyle=":")
         axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
     figure.supxlabel("kept of the teacher's score, %  (teacher: black line at 100)", fontsize=9)
     return figure
+
+
+def drawn_constant(chosen: Chosen, task: str | None) -> float | None:
+    """Returns what one answer for everything keeps, in percent; None where it is far below all rows: not drawn."""
+    constant = chosen.findings.constants.get(task or "")
+    if task is None or constant is None:
+        return None
+    kept = [trial.kept for trial in chosen.trials if trial.result.task == task and math.isfinite(trial.kept)]
+    share = 100 * constant / chosen.findings.teachers[task]
+    return share if share > min(kept) - 0.5 * (max(100, *kept) - min(kept)) else None
 
 
 def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
@@ -83,9 +91,8 @@ def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
         found = [differences.get((row, panel)) for panel in panels]
         return -next((each.difference for each in found if each is not None and each.n), 0.0)
 
-    rows = sorted(
-        {row for row, _ in differences}, key=lambda row: ((row, None) not in differences, place_of(row))
-    )
+    with_pairs = dict.fromkeys(row for row, _ in differences)
+    rows = sorted(with_pairs, key=lambda row: ((row, None) not in differences, place_of(row)))
     if not rows:
         return None
     figure, grid = _panels(rows, panels, unit=0.28)
@@ -103,8 +110,10 @@ def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
                 )
         axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
     against = plain(label or f"paired difference from {findings.baseline}")
+    between = " " if figure.get_figwidth() > 7 else "\n"
     figure.supxlabel(
-        f"{against}, points, 95 % intervals  (filled: beyond noise after Holm's correction)", fontsize=9
+        f"{against}, points,{between}95 % intervals (filled: beyond noise after Holm's correction)",
+        fontsize=9,
     )
     return figure
 
@@ -133,8 +142,9 @@ def draw_costs(chosen: Chosen) -> Figure:
     times = [time for _, time, _ in points]
     if max(times) / min(times) > 3:
         axes.set_xscale("log")
-        from matplotlib.ticker import FuncFormatter, NullFormatter
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.06, y=0.06)
@@ -187,31 +197,46 @@ def draw_dynamics(chosen: Chosen, groups: Groups) -> Figure | None:
     reference = max(counts, key=lambda recipe: counts[recipe])  # looks the same in every column
     columns = {name: sorted(some, key=lambda each: each != reference) for name, some in columns.items()}
     most = max(map(len, columns.values()))
-    figure = new_figure(0.5 + 2.35 * len(columns), 0.5 + 1.55 * len(shown) + 0.16 * most)
-    grid = figure.subplots(len(shown), len(columns), squeeze=False, sharex=True, sharey="row")
+    legend = 0.3 + 0.16 * most
+    figure = new_figure(0.5 + 2.35 * len(columns), legend + 0.5 + 1.45 * len(shown))
+    ratios = [legend, *[1.45] * len(shown)]
+    grid = figure.subplots(len(shown) + 1, len(columns), squeeze=False, height_ratios=ratios)
     for column, (name, members) in enumerate(columns.items()):
-        for line, (key, label, logarithmic) in enumerate(shown):
-            axes = grid[line][column]
+        panels = []
+        for line, (key, label, logarithmic) in enumerate(shown, start=1):
+            axes, with_lines = grid[line][column], [each for each in members if _lines(trials, each, key)]
+            if not with_lines:
+                axes.set_visible(False)
+                continue
+            if panels:
+                axes.sharex(panels[0])
+            panels.append(axes)
+            before = [each for each in grid[line][:column] if each.get_visible()]
+            if before:
+                axes.sharey(before[0])
+                axes.tick_params(labelleft=False)
+            else:
+                axes.set_ylabel(label, fontsize=8.5)
             for number, recipe in enumerate(members, start=0 if reference in members else 1):
                 _draw_lines(axes, _lines(trials, recipe, key), plain(recipe), number)
             if logarithmic:
                 axes.set_yscale("log")
             if key == "crd_accuracy":
                 axes.set_ylim(-0.03, 1.05)
-            if column == 0:
-                axes.set_ylabel(label, fontsize=8.5)
             axes.grid(**_GRID)
-            axes.tick_params(labelsize=7.5)
+            axes.tick_params(labelsize=7.5, labelbottom=False)
             _bare(axes)
+        panels[-1].tick_params(labelbottom=True)
+        panels[-1].set_xlabel("optimiser step", fontsize=8.5)
+        grid[0][column].set_axis_off()
         grid[0][column].set_title(plain(name), fontsize=9.5)
-        grid[-1][column].set_xlabel("optimiser step", fontsize=8.5)
-        grid[-1][column].legend(
-            *grid[0][column].get_legend_handles_labels(),
+        grid[0][column].legend(
+            *panels[0].get_legend_handles_labels(),
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.36),
             fontsize=7.5,
             frameon=False,
             handlelength=3.2,
+            borderaxespad=0,
         )
     return figure
 
@@ -334,6 +359,19 @@ def draw_epochs(chosen: Chosen) -> Figure:
     return figure
 
 
+def settle(figure: Figure) -> Figure:
+    """Lays a figure out, and rounds the places of its panels: the layout's last digits differ from run to run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(value), 4) for value in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+    for text in figure.texts:  # the labels of the whole figure
+        x, y = text.get_position()
+        text.set_position((round(x, 4), round(y, 4)))
+    return figure
+
+
 # ---- what figures share ----------------------------------------------------------------------------------------------
 
 
@@ -388,7 +426,10 @@ def _names_beside(axes: Any, points: Sequence[tuple[float, float, str]]) -> None
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     axes.set_xlim(axes.get_xlim())
-    places = _apart([(y - low) / (high - low) for _, y, _ in points], 0.95 / max(len(points), 12))
+    gap = 0.16 / (
+        axes.figure.get_figheight() - 0.9
+    )  # a line of text in inches, over what is left for the panel
+    places = _apart([(y - low) / (high - low) for _, y, _ in points], gap)
     for (x, y, name), place in zip(points, places, strict=True):
         axes.annotate(
             name,

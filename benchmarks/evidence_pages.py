@@ -174,7 +174,7 @@ def draw(
         write_text(path, contents[path])
     for name, figure in pictures.items():
         path = root / IMAGES / f"{name}.svg"
-        data = rendered(figure)
+        data = rendered(figures.settle(figure))
         if not path.is_file() or path.read_bytes() != data["svg"]:
             write_bytes(path, data["svg"])
             changed.append(path)
@@ -224,7 +224,8 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
     said = caption.format(
         seeds=_seeds(chosen), baseline=chosen.findings.baseline, task=", ".join(chosen.findings.tasks)
     )
-    if block.kind == "kept" and any(chosen.findings.constants.values()):
+    drawn = [figures.drawn_constant(chosen, task) for task in chosen.findings.tasks]
+    if block.kind == "kept" and any(drawn):
         said += " Red dots: one answer for everything."
     alt = re.split(r"[:,]", said)[0]
     return f"![{alt}](img/{block.image}.svg)\n\n*{said}*"

@@ -1,0 +1,312 @@
+"""The evidence: a study's folder becomes a small file, the pages say what the committed files say, by known numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+from small_world import quiet
+
+from codir import study
+from codir.errors import ConfigError, RunError
+from codir.recipes.evidence import load_evidence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import evidence_pages
+from evidence import RESULTS, main
+from evidence_collect import LARGEST, collect
+from evidence_data import Study, choose, interval, read_study
+from evidence_pages import PAGES, draw, read_block
+from evidence_studies import filled, study_names
+
+ROOT = Path(__file__).resolve().parents[2]
+Settings = Callable[..., dict[str, Any]]
+
+
+# ---- what is committed -----------------------------------------------------------------------------------------------
+
+
+def test_the_pages_say_what_the_results_say() -> None:
+    pytest.importorskip("matplotlib")
+    assert draw(RESULTS, ROOT, write=False) == [], "run `python benchmarks/evidence.py draw`"
+    for page in PAGES:
+        for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+            if line.startswith("!["):
+                assert (ROOT / "docs" / line.split("(")[1].rstrip(")")).is_file(), line
+
+
+def test_a_number_changed_by_hand_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    copy_pages(tmp_path)
+    monkeypatch.setattr(evidence_pages, "rendered", lambda _: {"svg": b"", "png": b""})  # not looked at here
+    draw(RESULTS, tmp_path, pages=PAGES[:1])
+    page = tmp_path / PAGES[0]
+    text = page.read_text(encoding="utf-8")
+    assert "| teacher | 85.4 |" in text
+    page.write_text(text.replace("| teacher | 85.4 |", "| teacher | 85.5 |"), encoding="utf-8")
+    assert draw(RESULTS, tmp_path, pages=PAGES[:1]) == [page]
+    assert page.read_text(encoding="utf-8") == text
+
+
+def copy_pages(root: Path) -> None:
+    for page in PAGES:
+        path = root / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_results_are_small_and_of_a_study_in_the_repository(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.encode()) <= LARGEST
+    assert '"/' not in text  # no path of a machine
+    content = json.loads(text)
+    assert content["study"] == file.stem
+    assert file.stem in study_names()
+    assert content["finished"] == len(content["trials"])
+    for trial in content["trials"]:
+        assert len(trial["curves"]["step"]) <= 60
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_study_files_can_be_read(name: str, tmp_path: Path) -> None:
+    from codir.studies.loading import load_study, resolve_recipes
+
+    paths = {name: str(tmp_path) for name in ("data_dir", "teachers", "encoder", "unlabeled", "origin")}
+    content = filled(name, paths)
+    text = json.dumps(content)
+    assert "$" not in text
+    flags = {key: (key, value) for key, value in {**content, "output": str(tmp_path / "o")}.items()}
+    assert resolve_recipes(load_study(flags=flags))
+
+
+def test_every_entry_of_the_package_is_read() -> None:
+    evidence = load_evidence()
+    trials = sum(len(json.loads(file.read_text())["trials"]) for file in RESULTS.glob("*.json"))
+    assert 0 < sum(entry.seeds for entry in evidence.entries) <= trials
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def make_study(
+    name: str, scores: dict[tuple[str, str], list[float]], *, epochs: float = 3.0, split: str = "validation"
+) -> Study:
+    """Returns a made-up study: scores by (recipe, task), one a seed; every teacher scores 0.8."""
+    tasks, recipes = ({each[side]: None for each in scores} for side in (1, 0))
+    trials = [
+        {
+            "recipe": recipe,
+            "task": task,
+            "student": "half",
+            "seed": seed,
+            "metric": "accuracy",
+            "score": score,
+            "metrics": {"accuracy": score, "f1": score / 2},
+            "teacher_score": 0.8,
+            "agreement": 0.9,
+            "split": split,
+            "train_examples": 1000,
+            "validation_examples": 100,
+            "layers": 3,
+            "width": 384,
+            "parameters": 17_000_000,
+            "embedding_parameters": 1,
+            "bytes": 1,
+            "steps": round(31.25 * epochs),
+            "epochs": epochs,
+            "best_epoch": None,
+            "seconds": 60.0 * seed,
+            "batch_size": 32,
+            "learning_rate": 5e-5,
+            "environment": 0,
+            "evaluations": {"epoch": [1.0], "step": [31], "score": [score]},
+            "curves": {"step": [10, 20, 30, 40, 50], "loss_crd": [4.0, 0.05, 0.2, 0.08, 0.06]},
+        }
+        for (recipe, task), values in scores.items()
+        for seed, score in enumerate(values, start=1)
+    ]
+    content = {
+        "study": name,
+        "arms": {
+            each: {"recipe": each, "settings": {}, "objectives": {each: {"weight": 1.0}}} for each in recipes
+        },
+        "tasks": {task: {"kind": "classification", "task": task.split("-")[0]} for task in tasks},
+        "students": {"half": {"layers": 3}},
+        "constants": dict.fromkeys(tasks, 0.5),
+        "baseline": "kd",
+        "seeds": [1, 2, 3],
+        "planned": len(trials),
+        "finished": len(trials),
+        "failed": [],
+        "missing": [],
+        "teachers": {
+            task: {
+                "blocks": 6,
+                "width": 384,
+                "parameters": 22_000_000,
+                "metric": "accuracy",
+                "score": 0.8,
+                "metrics": {"accuracy": 0.8, "f1": 0.4},
+            }
+            for task in tasks
+        },
+        "environments": [
+            {
+                "precision": "fp32",
+                "versions": {"codir": "1"},
+                "machine": {"cpu": "x", "cores": 2, "threads": 1},
+            }
+        ],
+        "trials": trials,
+    }
+    return Study(name, content, ()) if not trials else _read(content)
+
+
+def _read(content: dict[str, Any]) -> Study:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(content, file)
+        file.flush()
+        return read_study(Path(file.name))
+
+
+SCORES = {
+    ("kd", "a"): [0.70, 0.71, 0.73],
+    ("kd", "b"): [0.60, 0.64, 0.62],
+    ("crd", "a"): [0.72, 0.74, 0.75],
+    ("crd", "b"): [0.61, 0.66, 0.67],
+}
+
+
+def test_kept_and_gains_against_plain_loops() -> None:
+    chosen = choose([make_study("s", SCORES)])
+    assert chosen is not None
+    kd, crd = chosen.findings.rows
+    kept = [
+        100 * (a / 0.8 + b / 0.8) / 2 for a, b in zip(SCORES["crd", "a"], SCORES["crd", "b"], strict=True)
+    ]
+    spread = chosen.kept(crd, None)
+    assert spread is not None
+    assert spread.mean == pytest.approx(sum(kept) / 3)
+    reach = stats.t.ppf(0.975, 2) * statistics.stdev(kept) / math.sqrt(3)
+    assert interval(spread) == pytest.approx((sum(kept) / 3 - reach, sum(kept) / 3 + reach))
+    gains = [x - y for x, y in zip(SCORES["crd", "a"], SCORES["kd", "a"], strict=True)]
+    difference = chosen.findings.differences[crd, "a"]
+    reach = stats.t.ppf(0.975, 2) * statistics.stdev(gains) / math.sqrt(3)
+    assert difference.difference == pytest.approx(sum(gains) / 3)
+    assert (difference.low, difference.high) == pytest.approx(
+        (sum(gains) / 3 - reach, sum(gains) / 3 + reach)
+    )
+    assert chosen.order() == [crd, kd]
+
+
+def test_a_task_and_a_student_with_something_changed_stand_beside_their_own() -> None:
+    chosen = choose([make_study("s", {("kd", "a"): [0.7, 0.71], ("kd", "a-aug"): [0.72, 0.74]})])
+    assert chosen is not None
+    assert [str(row) for row in chosen.findings.rows] == ["kd", "kd +aug"]
+    assert chosen.findings.tasks == ("a",)
+    assert chosen.findings.differences[chosen.findings.rows[1], "a"].difference == pytest.approx(0.025)
+
+
+def test_recipes_of_one_name_are_one_sample_only_under_one_budget() -> None:
+    one = make_study("one", {("kd", "a"): [0.70, 0.71]})
+    same = make_study("same", {("kd", "a"): [0.10, 0.11, 0.73]})
+    longer = make_study("longer", {("kd", "a"): [0.76, 0.77]}, epochs=10.0)
+    chosen = choose([one, same, longer])
+    assert chosen is not None
+    scores = {str(row): chosen.findings.cells[row, "a"].scores for row in chosen.findings.rows}
+    assert scores == {"kd": {1: 0.70, 2: 0.71, 3: 0.73}, "kd [longer]": {1: 0.76, 2: 0.77}}
+
+
+def test_what_was_judged_on_other_data_is_not_compared() -> None:
+    one, other = make_study("one", SCORES), make_study("other", {("pkd", "a"): [0.7]}, split="holdout")
+    with pytest.raises(ConfigError, match="other and one cannot be compared on a: the split is holdout"):
+        choose([one, other])
+
+
+def test_names_that_are_not_there_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"No recipe 'crdd' \(did you mean 'crd'\?\)"):
+        choose([make_study("s", SCORES)], recipes=["crdd"])
+    with pytest.raises(ConfigError, match=r"a has no metric 'acc'.*accuracy, f1"):
+        choose([make_study("s", SCORES)], metrics={"a": "acc"})
+
+
+def test_another_metric_is_that_of_student_and_teacher() -> None:
+    chosen = choose([make_study("s", SCORES)], metrics={"a": "f1"}, tasks=["a"])
+    assert chosen is not None
+    assert chosen.findings.teachers == {"a": pytest.approx(0.4)}
+    assert chosen.findings.cells[chosen.findings.rows[0], "a"].scores[1] == pytest.approx(0.35)
+
+
+def test_when_a_loss_dies() -> None:
+    import evidence_tables as tables
+
+    chosen = choose([make_study("s", SCORES)], tasks=["a"])
+    assert chosen is not None
+    table = tables.negatives(chosen)
+    line = next(line for line in table.splitlines() if line.startswith("| crd"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:5] == [
+        "crd (3)",
+        "4.00",
+        "0.20",
+        "0.06",
+        "40 (3 of 3)",
+    ]  # below 0.1 at 20, too, but not for good
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kpt baselines", r"p\.md, line 3: .*did you mean 'kept'"),
+        ("kept", "a kind and its studies"),
+        ("kept baselines tsks=a", "unknown option 'tsks=a'.*did you mean 'tasks'"),
+    ],
+)
+def test_blocks_that_cannot_be_read_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_block(text, "p.md, line 3")
+
+
+# ---- from a study's folder -------------------------------------------------------------------------------------------
+
+
+def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path) -> None:
+    study(**study_settings(tmp_path / "s", seeds=[1]), console=quiet())
+    file = tmp_path / "made.json"
+    collect("made", [tmp_path / "s"], file)
+    first = file.read_bytes()
+    content = json.loads(first)
+    assert (content["finished"], content["planned"], content["missing"]) == (2, 2, [])
+    assert str(tmp_path) not in first.decode()
+    trial = next(each for each in content["trials"] if each["recipe"] == "kd")
+    log = (tmp_path / "s/trials/good/kd/seed-1/log.jsonl").read_text().splitlines()
+    losses = [entry["loss_kd"] for entry in map(json.loads, log) if "loss_kd" in entry]
+    assert trial["curves"]["loss_kd"] == pytest.approx(losses, rel=1e-3)
+    metrics = json.loads((tmp_path / "s/trials/good/kd/seed-1/metrics.json").read_text())
+    assert trial["score"] == pytest.approx(metrics["comparison"]["rows"][1]["metrics"]["accuracy"])
+    assert content["teachers"]["good"]["blocks"] == 4
+    assert trial["layers"] == 2
+    collect("made", [tmp_path / "s"], file)
+    assert file.read_bytes() == first
+    with pytest.raises(ConfigError, match="are the same trial"):
+        collect("made", [tmp_path / "s", tmp_path / "s"], file)
+    with pytest.raises(RunError, match="There is no study in"):
+        collect("made", [tmp_path / "nothing"], file)
+
+
+def test_a_placeholder_without_a_value_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "baselines", "--output", "x", "--data-dir", "."]) == 1
+    assert "$teachers/mrpc/teacher needs --teachers" in capsys.readouterr().err
+    assert main(["run", "baseline", "--output", "x"]) == 1
+    assert "did you mean 'baselines'" in capsys.readouterr().err
