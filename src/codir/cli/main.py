@@ -356,6 +356,7 @@ def evaluate(
     kind: o.KindOfLabels = None,
     max_length: o.MaxLength = None,
     limit_validation: o.LimitValidation = None,
+    holdout: o.Holdout = None,
     batch_size: o.EvaluationBatch = 32,
 ) -> None:
     """Measure a model on the validation data of a task.

@@ -36,7 +36,7 @@ def load_files(
     name: str | None = None,
     metrics: Sequence[str] | None = None,
     main_metric: str | None = None,
-    holdout: float = DEFAULT_HOLDOUT,
+    holdout: float | None = None,
     seed: int = 0,
     delimiter: str | None = None,
     hub_config: str | None = None,
@@ -61,7 +61,8 @@ def load_files(
         name: of the task; the name of the training file if None.
         metrics: names from `codir.tasks.metrics`; accuracy and macro F1, or Pearson and Spearman, if None.
         main_metric: the one that chooses checkpoints; the first of `metrics` if None (regression: the mean).
-        holdout: share of the training rows held out where there is no validation split.
+        holdout: share of the training rows held out as the split `holdout`; a Hub data set's own validation split is
+            then not read. None: a tenth, as the split `validation`, and only where there is no validation split.
         seed: of that draw.
         delimiter: of CSV files, if not what the ending says.
         hub_config: configuration of a Hub data set.
@@ -72,8 +73,12 @@ def load_files(
     """
     if train is None and validation is None:
         raise ConfigError("Give a training file, a validation file, or both.")
-    if not 0.0 < holdout < 1.0:
+    if holdout is not None and not 0.0 < holdout < 1.0:
         raise ConfigError(f"The share of rows held out must lie between 0 and 1, not {holdout}.")
+    if holdout is not None and validation is not None:
+        raise ConfigError(
+            f"The rows to validate on are either held out ({holdout}) or those of {validation}."
+        )
     if text_pair == text or label in (text, text_pair):
         raise ConfigError(
             f"The columns for text, second text and label must differ: {text!r}, {text_pair!r}, {label!r}."
@@ -91,6 +96,7 @@ def load_files(
     train_rows, hub_names = read(train, "train") if train is not None else (None, None)
     if (
         validation is None
+        and holdout is None
         and train is not None
         and _is_hub(train)
         and _hub_has_validation(str(train), hub_config)
@@ -126,9 +132,10 @@ def load_files(
         validation_split = split(validation_rows)
     else:
         assert train_split is not None
-        train_split, validation_split = hold_out(train_split, kind, holdout, seed)
+        train_split, validation_split = hold_out(train_split, kind, holdout or DEFAULT_HOLDOUT, seed)
+        unasked = "No validation split was given: " if holdout is None else ""
         notes.append(
-            f"No validation split was given: {len(validation_split)} of {len(train_split) + len(validation_split)} "
+            f"{unasked}{len(validation_split)} of {len(train_split) + len(validation_split)} "
             f"training rows were held out{' (stratified by class' if kind == 'classification' else ' (at random'}, "
             f"seed {seed})."
         )
@@ -146,7 +153,8 @@ def load_files(
         main_metric=main_metric or default_main,
     )
     source = ", ".join(str(place) for place in (train, validation) if place is not None)
-    return TaskData(task, train_split, {"validation": validation_split}, notes, source)
+    split_name = "validation" if holdout is None else "holdout"
+    return TaskData(task, train_split, {split_name: validation_split}, notes, source)
 
 
 def load_texts(

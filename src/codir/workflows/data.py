@@ -8,7 +8,7 @@ from dataclasses import replace
 from codir.errors import ConfigError
 from codir.recipes.config import DataConfig
 from codir.tasks import BUILT_IN, load_task
-from codir.tasks.files import DEFAULT_HOLDOUT, load_files
+from codir.tasks.files import load_files
 from codir.tasks.task import Kind, TaskData, hold_out, limit
 from codir.tasks.unlabeled import load_unlabeled
 
@@ -83,7 +83,7 @@ def _whole(
         label=data.label or DEFAULT_LABEL,
         kind=data.kind or kind,
         labels=labels if (data.kind or kind) != "regression" else None,
-        holdout=data.holdout or DEFAULT_HOLDOUT,
+        holdout=data.holdout,
     )
     return loaded if train else replace(loaded, train=None)
 
