@@ -255,10 +255,12 @@ def choose_kept(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
     squares = torch.zeros(width, dtype=torch.float64)
     blocks: list[dict[str, Tensor]] = [{} for _ in range(depth)]
     rest: list[tuple[Tensor, str]] = []
+    judged = {f"{module}.weight" for module in (family.values, family.output, family.inner, family.outer)}
     for weight in _weights(model):
         tensor = weight.tensor.double().cpu()
         if weight.block is not None:
-            blocks[weight.block][weight.local] = tensor
+            if weight.local in judged:
+                blocks[weight.block][weight.local] = tensor
         elif "c" in weight.axes and len(weight.axes) == 2:
             rest.append((tensor, weight.axes))
         if "d" in weight.axes and (weight.block is not None or weight.local.startswith("embeddings")):
