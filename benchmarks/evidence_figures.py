@@ -197,7 +197,7 @@ def draw_dynamics(chosen: Chosen, groups: Groups) -> Figure | None:
     reference = max(counts, key=lambda recipe: counts[recipe])  # looks the same in every column
     columns = {name: sorted(some, key=lambda each: each != reference) for name, some in columns.items()}
     most = max(map(len, columns.values()))
-    legend = 0.3 + 0.16 * most
+    legend = 0.1 + 0.15 * most
     figure = new_figure(0.5 + 2.35 * len(columns), legend + 0.5 + 1.45 * len(shown))
     ratios = [legend, *[1.45] * len(shown)]
     grid = figure.subplots(len(shown) + 1, len(columns), squeeze=False, height_ratios=ratios)
@@ -378,9 +378,8 @@ def settle(figure: Figure) -> Figure:
 def _panels(rows: Sequence[Row], panels: Sequence[str | None], unit: float) -> tuple[Figure, list[Any]]:
     """Makes panels side by side that share their rows; names on the left, every second row shaded."""
     longest = max(len(str(row)) for row in rows)
-    figure = new_figure(
-        0.3 + 0.075 * longest + sum(_width(panel) for panel in panels), 1.0 + unit * len(rows)
-    )
+    width = 0.3 + 0.075 * longest + sum(_width(panel) for panel in panels)
+    figure = new_figure(max(width, 5.0), 1.0 + unit * len(rows))  # narrower, and the label below is cut off
     ratios = [_width(panel) for panel in panels]
     grid = list(figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=ratios)[0])
     for axes in grid:

@@ -80,7 +80,9 @@ def test_results_are_small_and_of_a_study_in_the_repository(file: Path) -> None:
 def test_study_files_can_be_read(name: str, tmp_path: Path) -> None:
     from codir.studies.loading import load_study, resolve_recipes
 
-    paths = {name: str(tmp_path) for name in ("data_dir", "teachers", "encoder", "unlabeled", "origin")}
+    paths = {
+        name: str(tmp_path) for name in ("data_dir", "teachers", "encoder", "unlabeled", "origin", "screen")
+    }
     content = filled(name, paths)
     text = json.dumps(content)
     assert "$" not in text
