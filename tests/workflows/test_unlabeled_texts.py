@@ -197,7 +197,8 @@ def test_the_command_line(world: World, more: Path, tmp_path: Path) -> None:
     second.write_text("a new song\n")
     command = f"distill --recipe kd --teacher {world.teacher} --train {world.train} --validation {world.dev}"
     command += f" --text review --label stars --max-length 32 --student-layers 2 --epochs 1 --cache-dir {world.cache}"
-    command += f" --no-baseline --unlabeled {more} --unlabeled {second} --limit-unlabeled 25 --output {tmp_path / 'run'}"
+    command += f" --no-baseline --unlabeled {more} --unlabeled {second} --limit-unlabeled 25"
+    command += f" --output {tmp_path / 'run'}"
     outcome = CliRunner().invoke(app, command.split())
     assert outcome.exit_code == 0, outcome.output
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
