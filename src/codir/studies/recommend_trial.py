@@ -257,6 +257,8 @@ def _verdict(standings: Sequence[Standing]) -> str:
     """Says what the last rung allows to say: a paired test on the examples held out, seed by seed of the first."""
     winner = standings[0]
     text = f"`{winner.arm.recipe}` at {winner.arm.learning_rate:g} wins"
+    if len(standings) == 1:
+        return f"{text}: it was the only candidate."
     second = next((each for each in standings[1:] if each.rung == winner.rung and each.results), None)
     if second is None or winner.score is None or second.score is None:
         return f"{text}: the others failed."
