@@ -283,7 +283,7 @@ def _groups(entries: list[dict[str, Any]], points: int) -> list[list[dict[str, A
 
 def _mean(values: Any) -> float | None:
     found = [value for value in values if _is_number(value)]
-    return _short(sum(found) / len(found), 4) if found else None
+    return _short(sum(found) / len(found), 3) if found else None
 
 
 def _is_number(value: Any) -> bool:

@@ -27,7 +27,8 @@ def entries_text(studies: Sequence[Study]) -> str:
 
 
 def _entries(study: Study) -> list[dict[str, Any]]:
-    chosen = choose([study])
+    with_kd = any(trial.result.recipe == "kd" for trial in study.trials)
+    chosen = choose([study], baseline="kd" if with_kd else None)  # whatever the study itself compares with
     if chosen is None:
         return []
     found = []

@@ -294,7 +294,7 @@ def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path
     trial = next(each for each in content["trials"] if each["recipe"] == "kd")
     log = (tmp_path / "s/trials/good/kd/seed-1/log.jsonl").read_text().splitlines()
     losses = [entry["loss_kd"] for entry in map(json.loads, log) if "loss_kd" in entry]
-    assert trial["curves"]["loss_kd"] == pytest.approx(losses, rel=1e-3)
+    assert trial["curves"]["loss_kd"] == pytest.approx(losses, rel=1e-2)
     metrics = json.loads((tmp_path / "s/trials/good/kd/seed-1/metrics.json").read_text())
     assert trial["score"] == pytest.approx(metrics["comparison"]["rows"][1]["metrics"]["accuracy"])
     assert content["teachers"]["good"]["blocks"] == 4
