@@ -37,7 +37,8 @@ class Studies:
         self.scores = scores
         self.asked: list[dict[str, Any]] = []
 
-    def __call__(self, console: Any, **values: Any) -> Any:
+    def __call__(self, console: Any, report: bool, **values: Any) -> Any:
+        assert not report
         self.asked.append(values)
         results = [
             SimpleNamespace(recipe=name, score=self.scores[name], seed=seed)

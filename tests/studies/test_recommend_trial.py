@@ -120,6 +120,7 @@ def test_a_trial_from_start_to_end(
     config = compete(Trial.read(folder), folder, json_file=tmp_path / "r.json", console=console)
     assert len(here) == 3 + 2  # nothing of the first rung again
     shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The validation data are not opened." in shown
     assert "held-out score" in shown
     assert "wins by" in shown
     content = json.loads((folder / "recommendation.json").read_text(encoding="utf-8"))

@@ -172,6 +172,24 @@ def test_a_recipe_that_cannot_be_used_is_left_out(
         ask(recipes=["pkd"])
 
 
+def test_scores_and_a_narrower_student(world: World, evidence: Path) -> None:
+    found = recommend(
+        str(world.regression),
+        DataConfig(**world.data(label="score")),
+        evidence=evidence,
+        width=16,
+        recipes=["kd"],
+        batch_size=8,
+        precision="fp32",
+        console=quiet(),
+    )
+    assert any("no evidence on regression" in line for line in found.caveats)
+    assert any("16 wide" in line for line in found.caveats)
+    assert (found.config.student.layers, found.config.student.width) == (2, 16)
+    assert "--student-width 16" in found.command
+    assert found.choice.chosen.width == 16
+
+
 def test_other_work_on_the_machine_is_said(
     ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch
 ) -> None:

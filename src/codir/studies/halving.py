@@ -141,7 +141,7 @@ def halve(
             "resume": StudyFolder(output).exists,
         }
         try:
-            found = study(console=console, **values)
+            found = study(console=console, report=False, **values)
         except InterruptedRunError as error:
             raise InterruptedRunError(
                 f"Stopped in rung {number} of {len(plan)}. The same command with --resume goes on; nothing that is "
@@ -152,6 +152,9 @@ def halve(
             errors = "\n".join(f"  {key}: {error}" for key, error in found.failed.items())
             raise RunError(f"All candidates failed in rung {number} of the trial:\n{errors}")
         ranked = _ranked(standings)
+        for each in ranked:
+            score = "failed" if each.score is None else f"{each.score:.4f}"
+            console.print(f"  {each.arm.name}: {score}", highlight=False)
         keep = 1 if number == len(plan) else plan[number].arms
         goes_on = [each for each in ranked[:keep] if each.score is not None]
         settled = [each for each in ranked if each not in goes_on] + settled

@@ -180,10 +180,11 @@ def compete(
     write_json(place / _FILE, trial.to_json())
     console.print(
         f"\nTrial: {len(trial.arms)} candidates ({', '.join(arm.name for arm in trial.arms)}) on "
-        f"{trial.data['limit_train']:,} training examples, judged on {trial.data['holdout']:.0%} of them that are held "
-        f"out; about {show_hours(trial.hours)}. The validation data are not opened.",
+        f"{trial.data['limit_train']:,} training examples, judged on {trial.data['holdout']:.0%} of the training data "
+        f"that are held out; about {show_hours(trial.hours)}.",
         highlight=False,
     )
+    console.print(_unopened(next(iter(trial.configs.values()))), highlight=False)
     first = next(iter(trial.configs.values()))
 
     def settings(rung: Rung) -> dict[str, Any]:
@@ -251,6 +252,16 @@ def begun(folder: str | Path) -> DistillConfig | None:
     if not student.is_run:
         return None
     return load_distill(config=student.config, flags={"output": ("--output", str(student.path))})
+
+
+def _unopened(config: DistillConfig) -> str:
+    """Says whether the scores of the long run are free of the choice that is made here."""
+    if config.data.task is None and config.data.validation is None:
+        return (
+            "There is no validation file: the run afterwards holds out a part of the training data itself, which the "
+            "trial has seen in part. Add --validation FILE for scores that no choice was made by."
+        )
+    return "The validation data are not opened."
 
 
 def _verdict(standings: Sequence[Standing]) -> str:

@@ -58,6 +58,7 @@ def study(
     *,
     console: Console | None = None,
     retry_failed: bool = False,
+    report: bool = True,
     **settings: Any,
 ) -> StudyResult:
     """Runs a study, or goes on with one.
@@ -67,6 +68,7 @@ def study(
             `study(recipes=["finetune", "kd"], tasks=["mrpc"], model="roberta-base", output="studies/mrpc")`.
         console: where to print; the terminal by default.
         retry_failed: run trials that failed again, from their start.
+        report: write and print the report at the end; `codir study --report` does it later.
         settings: see `StudyConfig`.
 
     Returns:
@@ -106,7 +108,7 @@ def study(
         names = [f"worker-{number}" for number in range(1, config.workers + 1)]
         with _stoppable(plan):
             run_workers(plan, names, console)
-        return finish(folder.path, console)
+        return finish(folder.path, console, report)
 
 
 def join(output: str | Path, workers: int = 1, console: Console | None = None) -> None:
@@ -142,8 +144,8 @@ def run_workers(plan: Plan, names: list[str], console: Console) -> None:
         Team(plan, store, board, names, launch).work()
 
 
-def finish(output: Path, console: Console) -> StudyResult:
-    """Says what a study gave so far, and writes the report."""
+def finish(output: Path, console: Console, report: bool = True) -> StudyResult:
+    """Says what a study gave so far, and writes the report if asked to."""
     plan = Plan(StudyFolder(output))
     progress = read_progress(plan, [])
     failed = {key: outcome.error for key, outcome in progress.done.items() if outcome.state == "failed"}
@@ -160,7 +162,7 @@ def finish(output: Path, console: Console) -> StudyResult:
             f"`codir study --output {output} --resume --retry-failed` runs what failed again.",
             highlight=False,
         )
-    if result.results:
+    if result.results and report:
         result.report = _report(output, console)
     return result
 
