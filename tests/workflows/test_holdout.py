@@ -20,7 +20,7 @@ from codir.recipes.loading import load_finetune
 from codir.studies.loading import load_study
 from codir.tasks import files as files_module
 from codir.workflows.data import load_data
-from codir.workflows.run_data import choose_data
+from codir.workflows.run_data import choose_data, describe
 
 
 @pytest.fixture
@@ -117,6 +117,7 @@ def test_a_run_is_judged_on_what_was_held_out_and_so_is_all_that_follows(
     chosen = choose_data([run], None).config
     assert chosen is not None
     assert chosen.holdout == 0.25
+    assert "the 0.25 of the training data that is held out" in describe(chosen)
     found = evaluate(run, chosen, console=quiet())
     assert found.metrics["holdout"]["accuracy"] == pytest.approx(score)
     expected = texts(load_data(DataConfig(**data)).validation["holdout"])

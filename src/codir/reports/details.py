@@ -65,6 +65,9 @@ def _teachers_pass(run: RunFiles) -> str:
     examples = run.metrics.get("train_examples")
     if folder is None or not isinstance(examples, int):
         return words
+    unlabelled = mapping(run.metrics.get("unlabeled")).get("examples")
+    if isinstance(unlabelled, int):
+        examples += unlabelled
     try:
         config = load_config(folder)
         shape = EncoderShape(config.num_hidden_layers, config.hidden_size)
@@ -94,6 +97,7 @@ def facts_of(run: RunFiles) -> list[tuple[str, str]]:
         ("seed", environment.get("seed", run.metrics.get("seed"))),
         ("precision", environment.get("precision")),
         ("training examples", _count(run.metrics.get("train_examples"))),
+        ("unlabelled texts", _count(mapping(run.metrics.get("unlabeled")).get("examples"))),
         *(
             (f"{split} examples", _count(number))
             for split, number in mapping(run.metrics.get("validation_examples")).items()

@@ -87,6 +87,8 @@ def describe(data: DataConfig) -> str:
         words = data.task + (f" in {data.data_dir}" if data.data_dir is not None else "")
     else:
         words = ", ".join(str(each) for each in (data.train, data.validation) if each is not None)
+    if data.holdout is not None:
+        words += f", the {data.holdout:.4g} of the training data that is held out"
     if data.limit_validation is not None:
         words += f", {data.limit_validation:,} validation examples"
     return f"{words}, texts cut at {data.max_length} tokens"
