@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from codir.cli.main import app
 from codir.errors import ConfigError, InterruptedRunError, RunError
 from codir.recipes.config import DataConfig
 from codir.studies import halving, recommend_trial
-from codir.studies.halving import Rung
-from codir.studies.recommend_trial import Trial, check_folder, compete, plan_trial
+from codir.studies.halving import Arm, Rung, Standing
+from codir.studies.recommend_trial import Trial, _verdict, check_folder, compete, plan_trial
 from codir.workflows import recommend as workflow
 from codir.workflows.recommend import Recommendation, recommend
 from codir.workflows.recommend_cost import StepCost
@@ -84,7 +85,8 @@ def test_the_plan(found: Recommendation, study_world: World) -> None:
     assert trial.data["limit_train"] == 48
     # 4 x 6 steps, then 2 x 2 x 12, of 0.1 s, and evaluations; the teacher for 48 examples
     assert trial.hours * 3600 > 7.2
-    chosen = plan_trial(found, learning_rates=[1e-3], examples=20)
+    chosen = plan_trial(found, learning_rates=[1e-3], examples=20, epochs=1)
+    assert [each.epochs for each in chosen.plan] == [1]
     assert {arm.learning_rate for arm in chosen.arms} == {1e-3}
     assert chosen.data["limit_train"] == 20
     with pytest.raises(ConfigError, match="--holdout 1"):
@@ -144,6 +146,17 @@ def test_a_trial_from_start_to_end(
     before = len(here)
     recommend_trial.run(again, console)
     assert len(here) == before
+
+
+def test_what_a_winner_says() -> None:
+    def standing(recipe: str, score: float, constant: float | None = 0.5) -> Standing:
+        results = (SimpleNamespace(constant_score=constant),)
+        return Standing(Arm(recipe, 1e-3), 1, score, 1, 1, results)  # type: ignore[arg-type]
+
+    assert "too short to tell" in _verdict([standing("kd", 0.503), standing("pkd", 0.4)])
+    assert "the only candidate" in _verdict([standing("kd", 0.7)])
+    lost = Standing(Arm("pkd", 1e-3), 1, None, 0, 1)
+    assert "the others failed" in _verdict([standing("kd", 0.7, None), lost])
 
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ def recommend(
     trial_examples: Annotated[
         int, _trial("--trial-examples", "most training examples of the trial", "N", min=20)
     ] = 10_000,
+    trial_epochs: Annotated[
+        float, _trial("--trial-epochs", "most epochs of its last round", "N", min=1)
+    ] = 4.0,
     share: Annotated[
         float, _trial("--holdout", "share of the training data that the trial is judged on", "SHARE")
     ] = 0.1,
@@ -142,7 +145,7 @@ def recommend(
                 recommend_trial.run(found.config)
             return
         competition = recommend_trial.plan_trial(
-            found, learning_rates=rates, examples=trial_examples, holdout=share
+            found, learning_rates=rates, examples=trial_examples, epochs=trial_epochs, holdout=share
         )
     config = recommend_trial.compete(competition, folder, workers=workers, json_file=json_file)
     if run:

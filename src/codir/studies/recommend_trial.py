@@ -116,6 +116,7 @@ def plan_trial(
     *,
     learning_rates: Sequence[float] | None = None,
     examples: int = 10_000,
+    epochs: float = LAST_EPOCHS,
     holdout: float = 0.1,
 ) -> Trial:
     """Plans the competition of a recommendation's candidates.
@@ -124,6 +125,7 @@ def plan_trial(
         found: the recommendation.
         learning_rates: tried with each; by default the proposed one and the best other one in the evidence.
         examples: most training examples.
+        epochs: most epochs of the last rung; never more than the long run has.
         holdout: share of the training data that it is judged on.
 
     Raises:
@@ -136,7 +138,7 @@ def plan_trial(
         for each in found.candidates
         for rate in dict.fromkeys(learning_rates or each.rates)
     ]
-    epochs = min(LAST_EPOCHS, found.config.training.epochs)
+    epochs = min(epochs, found.config.training.epochs)
     data = found.config.data.model_dump(mode="json", exclude_none=True)
     data.pop("validation", None)
     data["holdout"] = holdout
@@ -268,6 +270,13 @@ def _verdict(standings: Sequence[Standing]) -> str:
     """Says what the last rung allows to say: a paired test on the examples held out, seed by seed of the first."""
     winner = standings[0]
     text = f"`{winner.arm.recipe}` at {winner.arm.learning_rate:g} wins"
+    constant = max((each.constant_score or 0.0 for each in winner.results), default=0.0)
+    if winner.score is not None and winner.score <= constant + 0.005:
+        return (
+            f"{text} with {100 * winner.score:.1f} points, and answering the same class to everything scores "
+            f"{100 * constant:.1f}: the trial was too short to tell anything. Give it more --trial-examples or "
+            "--trial-epochs."
+        )
     if len(standings) == 1:
         return f"{text}: it was the only candidate."
     second = next((each for each in standings[1:] if each.rung == winner.rung and each.results), None)
