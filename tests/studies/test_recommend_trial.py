@@ -19,8 +19,9 @@ from codir.studies import halving, recommend_trial
 from codir.studies.halving import Arm, Rung, Standing
 from codir.studies.recommend_trial import Trial, _verdict, check_folder, compete, plan_trial
 from codir.workflows import recommend as workflow
-from codir.workflows.recommend import Recommendation, recommend
+from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost
+from codir.workflows.recommend_result import Recommendation
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from codir.cli.main import app
 from codir.errors import ConfigError
 from codir.recipes.config import DataConfig
 from codir.workflows import recommend as module
-from codir.workflows.recommend import Recommendation, recommend
+from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
+from codir.workflows.recommend_result import Recommendation
 from codir.workflows.recommend_student import Wish
 
 

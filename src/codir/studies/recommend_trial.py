@@ -23,8 +23,9 @@ from codir.studies.store import require_optuna
 from codir.workflows.evaluate import evaluate
 from codir.workflows.paired import PairedTest, paired_test
 from codir.workflows.progress import default_console
-from codir.workflows.recommend import Recommendation, command_of
+from codir.workflows.recommend_command import command_of
 from codir.workflows.recommend_cost import StepCost, hours, show_hours
+from codir.workflows.recommend_result import Recommendation
 from codir.workflows.runfolder import RunFolder
 
 LAST_EPOCHS = 4

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,14 @@ from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
 from codir.recipes.config import DataConfig, DistillConfig
 from codir.recipes.evidence import Evidence, load_evidence
 from codir.recipes.library import load_recipe, recipe_names
-from codir.recipes.loading import load_distill
+from codir.recipes.loading import complete_objectives, load_distill
 from codir.storage import write_json
 from codir.tasks.task import limit
 from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
-from codir.workflows.recommend_cost import BUSY, Hours, StepCost, hours, measure_step, show_hours
+from codir.workflows.recommend_budget import RunBudget, busy
+from codir.workflows.recommend_command import command_of
+from codir.workflows.recommend_cost import StepCost, hours, measure_step
 from codir.workflows.recommend_ranking import (
     REFERENCE,
     UNDISTILLED,
@@ -34,115 +34,14 @@ from codir.workflows.recommend_ranking import (
     rank,
     show_gain,
 )
-from codir.workflows.recommend_student import Choice, Wish, choose_student
+from codir.workflows.recommend_result import Candidate, Recommendation
+from codir.workflows.recommend_student import Wish, choose_student
+from codir.workflows.recommend_table import show
 from codir.workflows.timing import texts_of
 
 TIMED_TEXTS = 48
 CANDIDATES = 3
 """Most recipes whose steps are timed and that a trial starts with."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe that could be taken.
-
-    Attributes:
-        config: of the proposed run with it.
-        standing: what the evidence says of it.
-        cost: of a step, measured here.
-        hours: of that run.
-        rates: learning rates that a trial should try, the proposed one first.
-    """
-
-    config: DistillConfig
-    standing: Standing
-    cost: StepCost
-    hours: Hours
-    rates: tuple[float, ...] = ()
-
-    @property
-    def recipe(self) -> str:
-        """Its name."""
-        return self.standing.recipe
-
-
-@dataclass
-class Recommendation:
-    """What is proposed, and why.
-
-    Attributes:
-        config: of the run that is proposed; `output` is where it would go.
-        command: the same as a command line.
-        choice: the student, with what was timed.
-        ranking: of the recipes.
-        candidates: the proposed one first, then those that the evidence cannot tell from it.
-        why: sentences by `student`, `recipe`, `budget`, `cost`.
-        caveats: sentences on what the evidence does not cover.
-        examples: N, training examples.
-        evidence: file that it rests on.
-    """
-
-    config: DistillConfig
-    command: str
-    choice: Choice
-    ranking: Ranking
-    candidates: list[Candidate]
-    why: dict[str, str]
-    caveats: list[str]
-    examples: int
-    evidence: str
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def best(self) -> Candidate:
-        """The proposed one."""
-        return self.candidates[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values."""
-        return {
-            "command": self.command,
-            "recipe": self.config.recipe,
-            "student": {
-                **self.choice.chosen.to_dict(),
-                "fits": self.choice.fits,
-                "otherwise": list(self.choice.otherwise),
-            },
-            "teacher": self.choice.teacher.to_dict(),
-            "options": [each.to_dict() for each in self.choice.options],
-            "epochs": self.config.training.epochs,
-            "learning_rate": self.config.training.learning_rate,
-            "batch_size": self.config.training.batch_size,
-            "hours": self.best.hours.to_dict(),
-            "why": self.why,
-            "caveats": self.caveats,
-            "candidates": [
-                {
-                    "recipe": each.recipe,
-                    "hours": each.hours.total,
-                    "seconds_per_step": each.cost.step,
-                    "evidence": in_a_sentence(each.standing),
-                }
-                for each in self.candidates
-            ],
-            "left_out": self.left_out,
-            "ranking": [
-                {
-                    "recipe": each.recipe,
-                    "tasks": list(each.tasks),
-                    "seeds": each.seeds,
-                    "kept": each.kept,
-                    "over_kd": None
-                    if each.gain is None
-                    else {"mean": each.gain.mean, "low": each.gain.low, "high": each.gain.high},
-                    "cost_of_kd": each.cost,
-                }
-                for each in self.ranking.standings
-            ],
-            "examples": self.examples,
-            "evidence": self.evidence,
-            "settings": self.config.model_dump(mode="json"),
-        }
 
 
 def recommend(
@@ -253,12 +152,15 @@ def recommend(
     chosen = next(iter(configs))
     plain = measure_step(
         configs[chosen].model_copy(
-            update={"objectives": {"task": load_distill_task()}, "recipe": UNDISTILLED}
+            update={
+                "objectives": {"task": complete_objectives({"task": {}}, {})["task"]},
+                "recipe": UNDISTILLED,
+            }
         )
     )
     validation = len(loaded.validation[loaded.main_split])
     epochs, _, why_epochs = _budget(ranking, chosen)
-    budget = _Budget(costs[chosen], plain, len(loaded.train), validation, epochs)
+    budget = RunBudget(costs[chosen], plain, len(loaded.train), validation, epochs)
     epochs, with_baseline, why_hours = budget.within(most_hours)
     standings = {each.recipe: each for each in ranking.standings}
     candidates = []
@@ -289,76 +191,16 @@ def recommend(
         caveats=[
             *ranking.caveats,
             *_more_caveats(ranking, standings[chosen], case),
-            *_busy(costs[chosen], candidates[0].hours),
+            *busy(costs[chosen], candidates[0].hours),
         ],
         examples=len(loaded.train),
         evidence=known.path,
         left_out=left_out,
     )
-    from codir.workflows.recommend_table import show
-
     show(result, console)
     if json_file is not None:
         write_json(json_file, result.to_json())
     return result
-
-
-def load_distill_task() -> dict[str, Any]:
-    """Returns the complete settings of the task's own loss."""
-    from codir.recipes.loading import complete_objectives
-
-    return complete_objectives({"task": {}}, {})["task"]
-
-
-def command_of(config: DistillConfig) -> str:
-    """Returns the `codir distill` command line of a configuration: what differs from the recipe's own settings."""
-    own = load_recipe(config.recipe).settings.get("training", {})
-    parts = ["codir", "distill", "--teacher", str(config.teacher), *data_flags(config.data)]
-    parts += ["--student-layers", str(config.student.layers), "--recipe", config.recipe]
-    if config.student.width is not None:
-        parts += ["--student-width", str(config.student.width)]
-    training = config.training
-    flags = [("epochs", "--epochs"), ("batch_size", "--batch-size"), ("learning_rate", "--learning-rate")]
-    for name, flag in flags:
-        value = getattr(training, name)
-        if name == "epochs" or value != own.get(name, type(training).model_fields[name].default):
-            parts += [flag, f"{value:g}"]
-    if training.precision != "auto":
-        parts += ["--precision", training.precision]
-    if not config.baseline:
-        parts.append("--no-baseline")
-    return shlex.join([*parts, "--output", str(config.output)])
-
-
-def data_flags(data: DataConfig) -> list[str]:
-    """Returns the flags that name the data of a configuration."""
-    parts: list[str] = []
-    for name, info in type(data).model_fields.items():
-        value = getattr(data, name)
-        if value is None or value == info.default or value == []:
-            continue
-        for each in value if isinstance(value, list) else [value]:
-            flag = [f"--{name.replace('_', '-')}", str(each)]
-            parts += flag if name in _FLAGS else ["--set", f"data.{name}={each}"]
-    return parts
-
-
-_FLAGS = {
-    "task",
-    "data_dir",
-    "train",
-    "validation",
-    "text",
-    "text_pair",
-    "label",
-    "kind",
-    "holdout",
-    "unlabeled",
-    "limit_unlabeled",
-    "max_length",
-    "limit_train",
-    "limit_validation",
-}
 
 
 # ---- what to propose -----------------------------------------------------------------------------------------------
@@ -451,66 +293,3 @@ def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
     if all(each.learning_rate is None for each in chosen.entries):
         found.append("The evidence does not say its learning rate; the recipe's own is proposed.")
     return found
-
-
-def _busy(cost: StepCost, found: Hours) -> list[str]:
-    """Says where the clock has measured other work, too."""
-    if cost.share >= BUSY:
-        return []
-    return [
-        f"Other work ran while the steps were timed: this process got {cost.share:.0%} of its threads. With the "
-        f"machine to itself the run takes about {show_hours(found.total * cost.share)}."
-    ]
-
-
-@dataclass
-class _Budget:
-    """Fits the epochs into the hours that there are."""
-
-    cost: StepCost
-    plain: StepCost
-    examples: int
-    validation: int
-    epochs: float
-
-    def of(self, epochs: float, baseline: bool) -> Hours:
-        return hours(self.cost, self.examples, epochs, self.validation, self.plain if baseline else None)
-
-    def within(self, most: float | None) -> tuple[float, bool, str]:
-        """Returns epochs, whether the undistilled student is trained beside it, and a sentence."""
-        whole = self.of(self.epochs, True)
-        if most is None or whole.total <= most:
-            fits = "" if most is None else f"; there were {show_hours(most)}"
-            return self.epochs, True, f"{_parts(whole)}{fits}."
-        alone = self.of(self.epochs, False)
-        if alone.total <= most:
-            return (
-                self.epochs,
-                False,
-                f"{_parts(alone)}; with the undistilled student beside it, {show_hours(whole.total)} would be too "
-                f"much for {show_hours(most)}: --no-baseline.",
-            )
-        fitting = [each for each in range(1, math.ceil(self.epochs)) if self.of(each, False).total <= most]
-        if fitting:
-            taken = self.of(fitting[-1], False)
-            return (
-                float(fitting[-1]),
-                False,
-                f"{_parts(taken)}; only {fitting[-1]} of {self.epochs:g} epochs fit into {show_hours(most)}, without "
-                "the undistilled student: expect less than the evidence says.",
-            )
-        one = self.of(1, False)
-        share = most / one.total
-        return (
-            1.0,
-            False,
-            f"Not even one epoch fits into {show_hours(most)}: {_parts(one)}. About "
-            f"{max(1, int(share * self.examples)):,} of the {self.examples:,} examples would: --limit-train.",
-        )
-
-
-def _parts(found: Hours) -> str:
-    parts = [f"teacher's outputs {show_hours(found.teacher)}", f"student {show_hours(found.student)}"]
-    if found.baseline:
-        parts.append(f"undistilled student beside it {show_hours(found.baseline)}")
-    return f"about {show_hours(found.total)} on this machine ({', '.join(parts)}; {found.steps:,} steps)"

@@ -14,7 +14,7 @@ from codir.workflows.recommend_cost import show_hours
 from codir.workflows.recommend_ranking import UNDISTILLED, show_gain, verdict
 
 if TYPE_CHECKING:
-    from codir.workflows.recommend import Recommendation
+    from codir.workflows.recommend_result import Recommendation
     from codir.workflows.recommend_student import Choice
 
 
