@@ -109,7 +109,7 @@ def test_no_depth_fits_a_size(choose: Callable[..., Choice]) -> None:
     found = choose(Wish(max_mb=small / 2))
     assert (found.chosen.layers, found.fits) == (1, False)
     assert "No depth fits" in found.why
-    assert any("int8" in line for line in found.otherwise)
+    assert any("int8" in line and "a student of 2 of 4 blocks" in line for line in found.otherwise)
     assert any("--student-width 16" in line for line in found.otherwise)
     hopeless = choose(Wish(max_mb=small / 1000))
     assert any("Not even int8" in line for line in hopeless.otherwise)

@@ -197,7 +197,9 @@ def choose_student(
     chosen = options[layers]
     fits = chosen.misses(wish) <= 1
     shown = [each for each in options.values() if each.time is not None or wish.max_mb is not None]
-    otherwise = () if fits else tuple(_otherwise(teacher, tokenizer, chosen, own, wish, clock, width))
+    otherwise = (
+        () if fits else tuple(_otherwise(teacher, tokenizer, options, chosen, own, wish, clock, width))
+    )
     return Choice(
         own,
         tuple(sorted(shown, key=lambda each: -each.layers)),
@@ -277,6 +279,7 @@ def _why(
 def _otherwise(
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    options: Mapping[int, Option],
     chosen: Option,
     own: Option,
     wish: Wish,
@@ -286,10 +289,13 @@ def _otherwise(
     found = []
     half = max(1, own.layers // 2)
     if wish.max_mb is not None and chosen.bytes / _MEGABYTE > wish.max_mb:
-        if chosen.int8_bytes / _MEGABYTE <= wish.max_mb:
+        small = [each for each in options.values() if each.int8_bytes / _MEGABYTE <= wish.max_mb]
+        up_to_half = [each for each in small if each.layers <= half] or small
+        if up_to_half:
+            best = max(up_to_half, key=lambda each: each.layers)
             found.append(
-                f"Exported in int8 (`codir export --quantize int8`) {chosen.layers} blocks take about "
-                f"{chosen.int8_bytes / _MEGABYTE:.1f} MB: a byte a parameter."
+                f"Exported in int8 (`codir export --quantize int8`) a student of {best.layers} of {own.layers} blocks takes "
+                f"about {best.int8_bytes / _MEGABYTE:.1f} MB, a byte a parameter: --student-layers {best.layers}."
             )
         else:
             found.append(f"Not even int8 is enough: about {chosen.int8_bytes / _MEGABYTE:.1f} MB.")
