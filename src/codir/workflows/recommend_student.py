@@ -294,8 +294,8 @@ def _otherwise(
         if up_to_half:
             best = max(up_to_half, key=lambda each: each.layers)
             found.append(
-                f"Exported in int8 (`codir export --quantize int8`) a student of {best.layers} of {own.layers} blocks takes "
-                f"about {best.int8_bytes / _MEGABYTE:.1f} MB, a byte a parameter: --student-layers {best.layers}."
+                f"Exported in int8 (`codir export --quantize int8`) a student of {best.layers} of {own.layers} blocks "
+                f"takes about {best.int8_bytes / _MEGABYTE:.1f} MB, a byte a parameter: --student-layers {best.layers}."
             )
         else:
             found.append(f"Not even int8 is enough: about {chosen.int8_bytes / _MEGABYTE:.1f} MB.")
