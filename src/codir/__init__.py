@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
     from codir.training.trainer import DistillationTrainer
+    from codir.workflows.augment import augment
     from codir.workflows.distill import distill
     from codir.workflows.evaluate import evaluate
     from codir.workflows.export import export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from codir.workflows.predict import predict
     from codir.workflows.pretrain import pretrain
     from codir.workflows.publish import publish
+    from codir.workflows.recommend import recommend
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "FrozenTeacher",
     "PretrainConfig",
     "StudyConfig",
+    "augment",
     "build_corpus",
     "build_student",
     "distill",
@@ -54,6 +57,7 @@ __all__ = [
     "predict",
     "pretrain",
     "publish",
+    "recommend",
     "report",
     "study",
 ]
@@ -66,6 +70,7 @@ _HOMES = {
     "FrozenTeacher": "codir.teacher.frozen",
     "PretrainConfig": "codir.recipes.pretraining",
     "StudyConfig": "codir.studies.config",
+    "augment": "codir.workflows.augment",
     "build_corpus": "codir.corpora.build",
     "build_student": "codir.models.student",
     "distill": "codir.workflows.distill",
@@ -79,6 +84,7 @@ _HOMES = {
     "predict": "codir.workflows.predict",
     "pretrain": "codir.workflows.pretrain",
     "publish": "codir.workflows.publish",
+    "recommend": "codir.workflows.recommend",
     "report": "codir.reports.make",
     "study": "codir.studies.run",
 }

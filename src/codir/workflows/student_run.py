@@ -132,7 +132,8 @@ def train_into(
     # `FrozenTeacher` reaches this place only where no cache is wanted.
     args.cache_teacher = False
     watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
-    if training.evaluate_every == "epoch" and args.eval_strategy == "steps":  # so many steps, whatever the epochs
+    # so many steps, whatever the epochs
+    if training.evaluate_every == "epoch" and args.eval_strategy == "steps":
         watching.append(EvaluateAtEnd())
     if training.early_stopping is not None:
         watching.append(EarlyStopping(early_stopping_patience=training.early_stopping))
