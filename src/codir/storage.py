@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import xxhash
 
@@ -21,14 +21,20 @@ except ImportError:  # Windows: no advisory locks there, the lock file alone has
     fcntl = None  # type: ignore[assignment]
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes `content` to `path` by way of a temporary file beside it, synced and then renamed."""
+@contextlib.contextmanager
+def whole_file(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
+    """Yields a file that gets the name `path`, synced and renamed, if the block succeeds, and is deleted otherwise.
+
+    Args:
+        path: of the file; its folder is made if it is not there.
+        mode: `wb` for bytes, `w` for UTF-8 text.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, mode, encoding="utf-8" if mode == "w" else None) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -37,6 +43,22 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def whole_text_file(path: str | Path) -> Iterator[IO[str]]:
+    """Yields a UTF-8 text file with the guarantees of `whole_file`; raises `RunError` where it cannot be written."""
+    try:
+        with whole_file(path, "w") as file:
+            yield file
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes `content` to `path` by way of a temporary file beside it, synced and then renamed."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -22,36 +22,13 @@ from codir.workflows import recommend as workflow
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost
 from codir.workflows.recommend_result import Recommendation
+from evidence_entries import entries
 
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Path:
-    def entry(recipe: str, task: str, over: dict[str, float] | None) -> dict[str, Any]:
-        return {
-            "study": "s",
-            "recipe": recipe,
-            "settings": {},
-            "task": task,
-            "kind": "classification",
-            "metric": "accuracy",
-            "train_examples": 48,
-            "teacher": {"blocks": 4, "width": 32, "score": 0.9},
-            "student": {"layers": 2, "width": 32, "parameters": 1000},
-            "epochs": 2,
-            "steps": 12,
-            "seeds": 5,
-            "mean": 0.8,
-            "sd": 0.01,
-            "kept": 90.0,
-            "over_kd": over,
-            "seconds": 10.0,
-            "learning_rate": 3e-3,
-        }
-
-    gain = {"mean": 0.5, "low": -0.5, "high": 1.5}
-    entries = [entry(name, task, over) for task in "ab" for name, over in (("kd", None), ("pkd", gain))]
     path = tmp_path / "evidence.json"
-    path.write_text(json.dumps({"entries": entries, "versions": {}}), encoding="utf-8")
+    path.write_text(json.dumps({"entries": entries(epochs=2, kd=None, pkd=0.5), "versions": {}}), encoding="utf-8")
     return path
 
 

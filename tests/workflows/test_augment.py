@@ -14,11 +14,11 @@ from rich.console import Console
 from small_world import sentences, write_table
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from codir import storage
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.candidates import WordCandidates
 from codir.models.words import find_words
 from codir.recipes.config import DataConfig
-from codir.workflows import augment as module
 from codir.workflows import candidate_parts
 from codir.workflows.augment import Augmentation, augment, training_texts
 from codir.workflows.data import load_data
@@ -159,7 +159,7 @@ def test_settings_change_the_draws_only_as_they_should(mlm: Path, train: Path, t
 
 @needs_fork
 @pytest.mark.parametrize(
-    "at", [(candidate_parts, "write_bytes", 2), (candidate_parts.np, "load", 2), (module.os, "replace", 5)]
+    "at", [(candidate_parts, "write_bytes", 2), (candidate_parts.np, "load", 2), (storage.os, "replace", 5)]
 )
 def test_a_kill_and_a_resume_give_the_same_file(
     mlm: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[Any, str, int]

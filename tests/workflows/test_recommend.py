@@ -20,34 +20,7 @@ from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
 from codir.workflows.recommend_result import Recommendation
 from codir.workflows.recommend_student import Wish
-
-
-def entries(**gains: float | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "study": "s",
-            "recipe": recipe.replace("_", "-"),
-            "settings": {},
-            "task": task,
-            "kind": "classification",
-            "metric": "accuracy",
-            "train_examples": 100,
-            "teacher": {"blocks": 4, "width": 32, "score": 0.9},
-            "student": {"layers": 2, "width": 32, "parameters": 1000},
-            "epochs": 3,
-            "steps": 30,
-            "seeds": 5,
-            "scores": [0.8],
-            "mean": 0.8,
-            "sd": 0.01,
-            "kept": 90.0 + (gain or 0.0),
-            "over_kd": None if gain is None else {"mean": gain, "low": gain - 1, "high": gain + 1},
-            "seconds": 10.0,
-            "learning_rate": 3e-3,
-        }
-        for recipe, gain in gains.items()
-        for task in ("a", "b")
-    ]
+from evidence_entries import entries
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from rich import box
@@ -23,7 +20,7 @@ from codir.models.candidates import Texts, WordCandidates
 from codir.models.loading import load_tokenizer
 from codir.models.masked_lm import load_masked_lm
 from codir.recipes.config import DataConfig
-from codir.storage import exclusive, require_writable
+from codir.storage import exclusive, require_writable, whole_text_file
 from codir.tasks.files import load_texts
 from codir.tasks.reading import read_rows
 from codir.tasks.task import limit
@@ -161,7 +158,7 @@ def augment(
         parts = CandidateParts(folder, settings, resume=resume)
         with progress_bar("finding candidates (words)", result.words) as progress:
             parts.compute(proposer, texts, progress)
-        with _whole_file(output) as file:
+        with whole_text_file(output) as file:
             _write(file, parts, texts, proposer, result, pairs, copies, probability, seed)
         parts.remove()
     result.seconds = time.monotonic() - started
@@ -234,7 +231,7 @@ def _check(output: Path, overwrite: bool, copies: int, probability: float) -> No
 
 
 def _write(
-    file: TextIO,
+    file: IO[str],
     parts: CandidateParts,
     examples: Sequence[Texts],
     proposer: WordCandidates,
@@ -274,27 +271,6 @@ def _write(
             f"None of the copies of {len(examples):,} texts is new. Go on with --resume and more --copies or a "
             "higher --probability."
         )
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """Yields a file that gets the name `path` if the block succeeds and is deleted otherwise."""
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-        raise
 
 
 def print_result(result: Augmentation, console: Console | None = None) -> None:

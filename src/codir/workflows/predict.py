@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +17,7 @@ from codir.deployment.engines import Classifier, load_engine
 from codir.errors import ModelError, RunError
 from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names, load_tokenizer
-from codir.storage import require_writable
+from codir.storage import require_writable, whole_text_file
 from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
@@ -113,7 +110,7 @@ def predict(
     names = list(class_names(classifier.config).values())
     if len(names) > 1:
         result.counts = dict.fromkeys(names, 0)
-    with progress_bar("predicting", len(texts)) as progress, _whole_file(output) as file:
+    with progress_bar("predicting", len(texts)) as progress, whole_text_file(output) as file:
         for part, logits in predict_texts(
             classifier,
             tokenizer,
@@ -226,27 +223,6 @@ def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any
     for row in softmax(logits.astype(np.float64), axis=1):
         scores = {name: round(float(p), 6) for name, p in zip(names, row, strict=True)}
         yield {"label": names[int(row.argmax())], "scores": scores}
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """Yields a file that gets the name `path` if the block succeeds and is deleted otherwise."""
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-        raise
 
 
 def print_result(result: PredictionResult, console: Console | None = None) -> None:
