@@ -28,7 +28,9 @@ from evidence_entries import entries
 @pytest.fixture
 def evidence(tmp_path: Path) -> Path:
     path = tmp_path / "evidence.json"
-    path.write_text(json.dumps({"entries": entries(epochs=2, kd=None, pkd=0.5), "versions": {}}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"entries": entries(epochs=2, kd=None, pkd=0.5), "versions": {}}), encoding="utf-8"
+    )
     return path
 
 
