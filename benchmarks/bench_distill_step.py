@@ -41,8 +41,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.student import build_student
-from codir.recipes.config import TrainingConfig
 from codir.recipes.library import load_recipe
+from codir.recipes.training_config import TrainingConfig
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from codir.errors import CodirError, ConfigError, RunError
-from codir.recipes.config import DataConfig, StudentConfig, TrainingConfig
+from codir.recipes.data_config import DataConfig
+from codir.recipes.student_config import StudentConfig
+from codir.recipes.training_config import TrainingConfig
 from codir.recipes.yaml_text import read_yaml_file
 from codir.storage import read_json, write_text
 from codir.studies.report import read_findings

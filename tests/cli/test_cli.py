@@ -18,9 +18,10 @@ import codir.workflows
 from codir.cli import options
 from codir.cli.main import app
 from codir.errors import DataError, InterruptedRunError
-from codir.recipes.config import DistillConfig, FinetuneConfig, section_at
+from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.library import recipe_names
 from codir.recipes.pretraining import PretrainConfig
+from codir.recipes.sections import section_at
 
 DISTILL = ["distill", "--teacher", "t", "--task", "sst2", "--output", "o"]
 FINETUNE = ["finetune", "--model", "m", "--task", "sst2", "--output", "o"]

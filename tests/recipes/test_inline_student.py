@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from codir.errors import ConfigError
-from codir.recipes.config import config_name
 from codir.recipes.loading import load_distill, resolved_yaml
+from codir.recipes.student_config import config_name
 
 GIVEN = {
     "teacher": ("--teacher", "runs/teacher"),

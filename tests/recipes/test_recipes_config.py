@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codir.recipes.config import (
-    DataConfig,
-    DistillConfig,
-    FinetuneConfig,
-    OptimisationConfig,
-    Section,
-    StudentConfig,
-    TrainingConfig,
-    section_at,
-)
+from codir.recipes.config import DistillConfig, FinetuneConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
+from codir.recipes.sections import Section, section_at
+from codir.recipes.student_config import StudentConfig
+from codir.recipes.training_config import OptimisationConfig, TrainingConfig
 
 GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from codir.errors import ConfigError
-from codir.recipes.config import DataConfig, DistillConfig
+from codir.recipes.config import DistillConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import Settings, build, load_distill, load_finetune, resolved_yaml
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.errors import ConfigError, InterruptedRunError, RunError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.studies import halving, recommend_trial
 from codir.studies.halving import Arm, Rung, Standing
 from codir.studies.recommend_trial import Trial, _verdict, check_folder, compete, plan_trial

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codir.errors import ConfigError
-from codir.recipes.config import TrainingConfig
+from codir.recipes.training_config import TrainingConfig
 from codir.training.arguments import DistillationArguments
 from codir.workflows.arguments import to_arguments
 

@@ -18,7 +18,7 @@ from codir import storage
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.candidates import WordCandidates
 from codir.models.words import find_words
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.workflows import candidate_parts
 from codir.workflows.augment import Augmentation, augment, training_texts
 from codir.workflows.data import load_data

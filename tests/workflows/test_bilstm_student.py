@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from codir import distill, evaluate
 from codir.errors import ConfigError
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_distill
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.predict import predict

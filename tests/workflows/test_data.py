@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from codir.errors import ConfigError, DataError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.workflows.data import load_data
 
 

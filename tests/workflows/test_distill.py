@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import codir.teacher.cache as cache_module
 from codir import distill, evaluate
 from codir.cli.main import app
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_distill
 from codir.workflows import student_run
 from codir.workflows.distill import DistillResult

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir.errors import DataError, ModelError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.tasks.task import Task, TaskData, make_split
 from codir.workflows.evaluate import evaluate, evaluate_model
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir.deployment.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, DataError, ModelError, RunError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.workflows import export_checks as checks
 from codir.workflows.evaluate import evaluate
 from codir.workflows.export import export

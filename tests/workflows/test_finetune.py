@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from codir import evaluate, finetune
 from codir.cli.main import app
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_finetune
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from codir import distill, evaluate
 from codir.cli.main import app
 from codir.errors import ConfigError, DataError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_finetune
 from codir.studies.loading import load_study
 from codir.tasks import files as files_module

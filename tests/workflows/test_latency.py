@@ -24,7 +24,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from codir.deployment.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, DataError, ModelError, RunError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import write_json
 from codir.workflows import latency as latency_module
 from codir.workflows import latency_loading, latency_models, memory, scratch

@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from codir import distill
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
-from codir.recipes.config import StudentConfig
 from codir.recipes.loading import load_distill
+from codir.recipes.student_config import StudentConfig
 from codir.workflows.prepare import Distillation, prepare
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.errors import ConfigError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.workflows import recommend as module
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours

@@ -18,9 +18,9 @@ from codir.cli.main import app
 from codir.corpora.build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
-from codir.recipes.config import StudentConfig
 from codir.recipes.loading import load_distill
 from codir.recipes.pretraining import PretrainConfig
+from codir.recipes.student_config import StudentConfig
 from codir.workflows import student_run
 from codir.workflows.card_again import card_again
 from codir.workflows.plan import plan

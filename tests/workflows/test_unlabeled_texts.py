@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from codir import distill, evaluate
 from codir.cli.main import app
 from codir.errors import ConfigError, DataError
-from codir.recipes.config import DataConfig, DistillConfig, FinetuneConfig
+from codir.recipes.config import DistillConfig, FinetuneConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_distill, load_finetune
 from codir.teacher.cache import TeacherOutputs
 from codir.training.trainer import DistillationTrainer

@@ -73,7 +73,7 @@ def augment(
 
     Example: codir augment --model bert-base-uncased --task cola --output augmented.jsonl
     """
-    from codir.recipes.config import DataConfig
+    from codir.recipes.data_config import DataConfig
     from codir.recipes.loading import Settings, build
 
     known = ("auto", "fp32", "bf16", "fp16")

@@ -127,7 +127,7 @@ def _data(given: dict[str, tuple[str, Any]], no_data: bool) -> Any:
     Raises:
         ConfigError: data beside --no-data, or data that `DataConfig` refuses.
     """
-    from codir.recipes.config import DataConfig
+    from codir.recipes.data_config import DataConfig
     from codir.recipes.loading import Settings, build
 
     settings = Settings()

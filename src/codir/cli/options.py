@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from codir.recipes.config import DistillConfig, FinetuneConfig, section_at
+from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.pretraining import PretrainConfig
+from codir.recipes.sections import section_at
 
 # For each parameter of a command, the setting it stands for.
 SETTINGS = {

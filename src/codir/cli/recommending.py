@@ -10,7 +10,7 @@ import typer
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
 from codir.errors import ConfigError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import Settings, build
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from codir.errors import ConfigError
-from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig, Section
+from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig
 from codir.recipes.library import ABOUT, load_recipe
 from codir.recipes.messages import explain
 from codir.recipes.pretraining import DEFAULT_PRETRAINING, PretrainConfig
+from codir.recipes.sections import Section
 from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from codir.errors import nearest
-from codir.recipes.config import section_at
+from codir.recipes.sections import section_at
 from codir.recipes.yaml_text import KeyPath
 
 

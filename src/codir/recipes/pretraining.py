@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from codir.recipes.config import SET_BY_US, OptimisationConfig, Section, StudentConfig
+from codir.recipes.sections import Section
+from codir.recipes.student_config import StudentConfig
+from codir.recipes.training_config import SET_BY_US, OptimisationConfig
 
 DEFAULT_PRETRAINING = "codir-pre"
 

@@ -17,7 +17,7 @@ from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
 from codir.models.loading import class_names, load_classifier, load_tokenizer
 from codir.models.representations import Pooling
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.reports.run_files import RunFiles
 from codir.tasks.encoding import encode
 from codir.tasks.task import Kind, Task

@@ -11,7 +11,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codir.errors import nearest
-from codir.recipes.config import DataConfig, Section, StudentConfig, TrainingConfig
+from codir.recipes.data_config import DataConfig
+from codir.recipes.sections import Section
+from codir.recipes.student_config import StudentConfig
+from codir.recipes.training_config import TrainingConfig
 
 StrategyName = Literal["grid", "random", "tpe", "greedy"]
 LauncherName = Literal["local", "ray"]

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from codir.errors import CodirError, ConfigError, RunError
-from codir.recipes.config import TrainingConfig
 from codir.recipes.loading import complete_objectives
+from codir.recipes.training_config import TrainingConfig
 from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig, dotted
 from codir.studies.loading import ResolvedRecipe, load_study, study_yaml

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from codir.errors import ConfigError, nearest
-from codir.recipes.config import DistillConfig, FinetuneConfig, TrainingConfig
+from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import Flags, Settings, build, complete_objectives, recipe_settings
 from codir.recipes.messages import explain
+from codir.recipes.training_config import TrainingConfig
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spelt_out
 from codir.studies.trial import Trial

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from codir.errors import ConfigError, nearest
-from codir.recipes.config import Section
 from codir.recipes.loading import Settings, build
+from codir.recipes.sections import Section
 from codir.recipes.yaml_text import read_yaml
 
 ScaleName = Literal["paper", "small"]

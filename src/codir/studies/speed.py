@@ -16,7 +16,7 @@ from transformers import (
 from codir.errors import ConfigError
 from codir.models.loading import count_parameters, encoder_shape, load_classifier, load_tokenizer
 from codir.models.student import build_student
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.studies.reproduction import Reproduction
 from codir.studies.side_by_side import OURS, PAPER
 from codir.studies.tables import Column, StudyTable, Value

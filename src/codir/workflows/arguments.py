@@ -12,8 +12,8 @@ import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from codir.errors import ConfigError, nearest
-from codir.recipes.config import OptimisationConfig, TrainingConfig
 from codir.recipes.pretraining import PretrainingConfig
+from codir.recipes.training_config import OptimisationConfig, TrainingConfig
 from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
 

@@ -19,7 +19,7 @@ from codir.errors import ConfigError, DataError, RunError
 from codir.models.candidates import Texts, WordCandidates
 from codir.models.loading import load_tokenizer
 from codir.models.masked_lm import load_masked_lm
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import exclusive, require_writable, whole_text_file
 from codir.tasks.files import load_texts
 from codir.tasks.reading import read_rows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from codir.errors import ConfigError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.tasks import BUILT_IN, load_task
 from codir.tasks.files import load_files
 from codir.tasks.task import Kind, TaskData, hold_out, limit

@@ -15,7 +15,7 @@ from codir.deployment.engines import Classifier, load_engine
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
 from codir.models.loading import class_names, load_tokenizer
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.tasks.task import Kind, Task, TaskData

@@ -30,7 +30,7 @@ from codir.deployment.folder import Manifest, is_deployed, new_folder, require_n
 from codir.deployment.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
 from codir.models.loading import class_names, count_parameters, load_classifier, load_tokenizer, resolve
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import require_disk, write_text
 from codir.tasks.encoding import cuts_unsaid, length_limit
 from codir.tasks.task import TaskData

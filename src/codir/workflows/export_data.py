@@ -13,7 +13,7 @@ from codir.errors import DataError
 from codir.models.classes import is_generic
 from codir.models.loading import class_names
 from codir.models.padding import INPUT_COLUMNS, Padding, pad_batch
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.task import Kind, TaskData
 from codir.workflows import export_checks as checks

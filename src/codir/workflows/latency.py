@@ -15,7 +15,7 @@ import torch
 
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.loading import count_parameters
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import require_writable, write_json
 from codir.tasks import BUILT_IN
 from codir.tasks.encoding import length_limit

@@ -22,7 +22,7 @@ from codir.models.student import (
     student_from_model,
 )
 from codir.models.student_config import student_from_config
-from codir.recipes.config import StudentConfig, config_name
+from codir.recipes.student_config import StudentConfig, config_name
 from codir.tasks.encoding import same_tokenizer
 
 

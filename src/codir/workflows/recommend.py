@@ -12,7 +12,8 @@ from rich.console import Console
 
 from codir.errors import CodirError, ConfigError, nearest
 from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
-from codir.recipes.config import DataConfig, DistillConfig
+from codir.recipes.config import DistillConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.evidence import Evidence, load_evidence
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import complete_objectives, load_distill

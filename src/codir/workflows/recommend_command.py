@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from codir.recipes.config import DataConfig, DistillConfig
+from codir.recipes.config import DistillConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.library import load_recipe
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError
-from codir.recipes.config import DataConfig
+from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import Settings, build
 from codir.workflows.runfolder import RunFolder
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
-from codir.recipes.config import OptimisationConfig, TrainingConfig
+from codir.recipes.training_config import OptimisationConfig, TrainingConfig
 from codir.storage import read_json, require_disk, write_bytes, write_json
 from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task

@@ -1,0 +1,160 @@
+"""The commands that run a model on data: `codir evaluate`, `codir predict`, `codir submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codir.cli import options as o
+from codir.cli.reporting import reports_errors
+from codir.errors import ConfigError
+
+
+@reports_errors
+def evaluate(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
+    task: o.Task = None,
+    data_dir: o.DataDir = None,
+    train: o.Train = None,
+    validation: o.Validation = None,
+    text: o.TextColumn = None,
+    text_pair: o.TextPairColumn = None,
+    label: o.LabelColumn = None,
+    kind: o.KindOfLabels = None,
+    max_length: o.MaxLength = None,
+    limit_validation: o.LimitValidation = None,
+    holdout: o.Holdout = None,
+    batch_size: o.EvaluationBatch = 32,
+) -> None:
+    """Measure a model on the validation data of a task.
+
+    Example: codir evaluate runs/student --task sst2
+    """
+    from codir.recipes.data_config import DataConfig
+    from codir.recipes.loading import Settings, build
+
+    settings = Settings()
+    for path, (flag, value) in o.given(ctx.params).items():
+        section, _, key = path.partition(".")
+        if section == "data":
+            settings.set((key,), value, flag)
+    if not settings.values.keys() & {"task", "train", "validation"}:
+        raise ConfigError(
+            "There is nothing to evaluate on: add --task sst2, or --validation dev.csv --text review --label stars."
+        )
+    data = build(DataConfig, settings)
+    from codir.workflows import evaluate as workflow
+    from codir.workflows.progress import quiet_libraries
+
+    quiet_libraries()
+    workflow.evaluate(model, data, batch_size)
+
+
+@reports_errors
+def predict(
+    model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
+    input: Annotated[  # the flag's name
+        Path,
+        typer.Option(
+            "--input", help="texts: one a line (.txt), or .csv, .tsv, .jsonl, .parquet", metavar="FILE"
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="predictions to write, .jsonl", metavar="FILE")],
+    text: Annotated[str | None, typer.Option(help="column with the text", metavar="COLUMN")] = None,
+    text_pair: Annotated[
+        str | None, typer.Option(help="column with the second text", metavar="COLUMN")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="texts are cut to this many tokens", min=4, metavar="TOKENS")
+    ] = None,
+    batch_size: o.EvaluationBatch = 32,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an output file that exists")
+    ] = False,
+) -> None:
+    """Predict labels for a file of texts.
+
+    Example: codir predict runs/student --input texts.txt --output predictions.jsonl
+    """
+    from codir.workflows import predict as workflow
+    from codir.workflows.progress import quiet_libraries
+
+    quiet_libraries()
+    workflow.predict(
+        model,
+        input,
+        output,
+        batch_size=batch_size,
+        text=text,
+        text_pair=text_pair,
+        max_length=max_length,
+        overwrite=overwrite,
+    )
+
+
+@reports_errors
+def submit(
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--models",
+            help="mrpc=runs/a,cola=runs/b, a run folder, or a folder of runs (a study's output); may be repeated",
+            metavar="TASK=MODEL",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="GLUE in its own format: holds CoLA/, ...", metavar="FOLDER"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="archive to write", metavar="FILE.zip")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", help="only check this archive, made here or elsewhere", metavar="ARCHIVE"),
+    ] = None,
+    fill: Annotated[
+        bool,
+        typer.Option(
+            "--fill/--no-fill",
+            help="fill files without a model with a constant, or refuse to write the archive",
+        ),
+    ] = True,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="texts are cut to this many tokens (default: as in training)", min=4, metavar="TOKENS"
+        ),
+    ] = None,
+    batch_size: o.EvaluationBatch = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an archive that exists")] = False,
+) -> None:
+    """Write the archive GLUE's test server takes, or check one.
+
+    Example: codir submit --models mrpc=runs/mrpc,cola=runs/cola --data-dir GLUE --output submission.zip
+    """
+    needed = {"--models": models, "--data-dir": data_dir, "--output": output}
+    if check is not None and any(needed.values()):
+        raise ConfigError("--check only looks at an archive: give it alone.")
+    if check is None and (missing := [flag for flag, value in needed.items() if not value]):
+        raise ConfigError(f"{' and '.join(missing)} must be given, or --check ARCHIVE to check an archive.")
+    from codir.workflows import submit as workflow
+    from codir.workflows.progress import quiet_libraries
+
+    quiet_libraries()
+    if check is not None:
+        if workflow.check(check):
+            raise typer.Exit(1)
+    elif data_dir is not None and output is not None:
+        workflow.submit(
+            models or (),
+            data_dir,
+            output,
+            fill=fill,
+            max_length=max_length,
+            batch_size=batch_size,
+            overwrite=overwrite,
+        )
