@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from made_up_evidence import entries
 from small_world import World, quiet
 from typer.testing import CliRunner
 
@@ -22,7 +23,6 @@ from codir.workflows import recommend as workflow
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost
 from codir.workflows.recommend_result import Recommendation
-from evidence_entries import entries
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_evidence import entries
 from small_world import World, quiet
 from typer.testing import CliRunner
 
@@ -20,7 +21,6 @@ from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
 from codir.workflows.recommend_result import Recommendation
 from codir.workflows.recommend_student import Wish
-from evidence_entries import entries
 
 
 @pytest.fixture
