@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from codir.errors import ConfigError
+from codir.errors import CodirError, ConfigError
 from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig
 from codir.recipes.library import ABOUT, load_recipe
 from codir.recipes.messages import explain
@@ -173,6 +173,18 @@ def complete_objectives(
         raise ConfigError("\n".join(problems))
     check_schedule(chosen)
     return {name: settings.model_dump(mode="json") for name, settings in chosen.items()}
+
+
+def with_new_defaults(objectives: Mapping[str, Any], command: str = "distill") -> Mapping[str, Any]:
+    """Returns what an older version wrote of the objectives, with the settings that came since at their defaults.
+
+    A new setting's default is what was done before there was one. Where a setting is gone, or the file was edited, the
+    objectives come back as they are, for a comparison to name what differs.
+    """
+    try:
+        return complete_objectives(objectives, {}, command)
+    except (CodirError, TypeError):
+        return objectives
 
 
 _INSTEAD = {

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from codir.errors import CodirError, ConfigError, RunError
-from codir.recipes.loading import complete_objectives
+from codir.errors import ConfigError, RunError
+from codir.recipes.loading import with_new_defaults
 from codir.recipes.training_config import TrainingConfig
 from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig, dotted
@@ -155,18 +155,12 @@ class StudyFolder:
 
 
 def _completed(recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """Returns a recipe that an older version wrote with the settings that came since, at their defaults.
-
-    A new setting's default is what was done before there was one, so that the trials stay those of one study.
-    """
+    """Returns a recipe that an older version wrote with the settings that came since, so that it is the same study."""
     try:
-        return replace(
-            recipe,
-            objectives=complete_objectives(recipe.objectives, {}),
-            training=TrainingConfig.model_validate(recipe.training).model_dump(mode="json"),
-        )
-    except (CodirError, ValidationError):  # a setting that is gone: the comparison names it
+        training = TrainingConfig.model_validate(recipe.training).model_dump(mode="json")
+    except ValidationError:  # a setting that is gone: the comparison names it
         return recipe
+    return replace(recipe, objectives=dict(with_new_defaults(recipe.objectives)), training=training)
 
 
 def notes_of(recipes: Mapping[str, ResolvedRecipe]) -> list[str]:

@@ -60,19 +60,15 @@ def _whole(
     data: DataConfig, train: bool, labels: Sequence[str] | None = None, kind: Kind | None = None
 ) -> TaskData:
     """Loads all that there is; the built-in task, which is made to measure, within its limits."""
+    held = data.holdout is not None
+    sizes = {}
     if _is_built_in(data):
         if data.data_dir is not None:
             raise ConfigError(f"The task {BUILT_IN} is generated: leave out data_dir ({data.data_dir}).")
-        if data.holdout is not None:
-            made = load_task(BUILT_IN, train_size=data.limit_train, validation_size=data.limit_validation)
-            return _held_out(made, data.holdout, train)
-        return load_task(
-            BUILT_IN, train=train, train_size=data.limit_train, validation_size=data.limit_validation
-        )
+        sizes = {"train_size": data.limit_train, "validation_size": data.limit_validation}
     if data.task is not None:
-        if data.holdout is None:
-            return load_task(data.task, data.data_dir, train=train)
-        return _held_out(load_task(data.task, data.data_dir, validation=False), data.holdout, train)
+        loaded = load_task(data.task, data.data_dir, train=train or held, validation=not held, **sizes)
+        return loaded if data.holdout is None else _held_out(loaded, data.holdout, train)
     # Without a validation file a part of the training data is held out, so that has to be read in any case.
     only_validation = not train and data.validation is not None
     loaded = load_files(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from codir.errors import CodirError, InterruptedRunError, RunError
-from codir.recipes.loading import complete_objectives
+from codir.errors import InterruptedRunError, RunError
+from codir.recipes.loading import with_new_defaults
 from codir.storage import (
     exclusive,
     human_bytes,
@@ -218,8 +218,8 @@ class RunFolder:
         differing = [
             f"  {key}: {there.get(key, '(not set)')!r} there, {now.get(key, '(not set)')!r} now"
             for key in sorted(there.keys() | now.keys())
-            if there.get(key)
-            != now.get(key)  # null, and not there (a setting of a later version), are the same
+            # null, and not there (a setting of a later version), are the same
+            if there.get(key) != now.get(key)
             and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
         ]
         if differing:
@@ -268,21 +268,11 @@ class RunFolder:
 
 
 def _completed(content: Any) -> Any:
-    """Returns what an older version wrote with the objectives' settings that came since, at their defaults.
-
-    A new setting's default is what was done before there was one.
-    """
+    """Returns what an older version wrote with the objectives' settings that came since."""
     objectives = content.get("objectives") if isinstance(content, dict) else None
     if not isinstance(objectives, dict):
         return content
-    try:
-        completed = complete_objectives(objectives, {}, content.get("command", "distill"))
-    except (
-        CodirError,
-        TypeError,
-    ):  # a setting that is gone, or a file that was edited: the comparison names it
-        return content
-    return {**content, "objectives": completed}
+    return {**content, "objectives": with_new_defaults(objectives, content.get("command", "distill"))}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
