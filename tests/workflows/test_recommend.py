@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from codir.cli.main import app
 from codir.errors import ConfigError
 from codir.recipes.data_config import DataConfig
+from codir.studies.recommend_trial import plan_trial
 from codir.workflows import recommend as module
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
@@ -83,6 +85,34 @@ def test_the_command_is_the_configuration(
     done = CliRunner().invoke(app, shlex.split(found.command)[1:])
     assert done.exit_code == 0, done.output
     assert given == [found.config]
+
+
+@pytest.mark.usefixtures("fast")
+def test_unlabelled_texts_cost_and_come_along(world: World, evidence: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.csv"
+    more.write_text(
+        "review\n" + "".join(f"another text {number}\n" for number in range(30)), encoding="utf-8"
+    )
+
+    def ask(**data: Any) -> Recommendation:
+        return recommend(
+            str(world.teacher),
+            DataConfig(**world.data(**data)),
+            evidence=evidence,
+            batch_size=8,
+            precision="fp32",
+            console=quiet(),
+        )
+
+    without, found = ask(), ask(unlabeled=[more], limit_unlabeled=24)
+    assert (without.unlabeled, found.unlabeled, found.examples) == (0, 24, without.examples)
+    assert found.best.hours.steps == 3 * math.ceil((without.examples + 24) / 8)
+    for flag in (f"--unlabeled {more}", "--limit-unlabeled 24"):
+        assert flag in found.command
+    trial = plan_trial(found, examples=found.examples // 2)
+    assert trial.data["limit_unlabeled"] == 12
+    assert trial.hours > plan_trial(without, examples=found.examples // 2).hours
+    assert measure_step(found.config, steps=3).teacher > 0
 
 
 @pytest.mark.usefixtures("fast")
@@ -187,13 +217,13 @@ def test_the_command_line(world: World, evidence: Path, monkeypatch: pytest.Monk
         given.append((args, settings))
 
     monkeypatch.setattr(module, "recommend", noted)
-    files = ["--train", str(world.train), "--text", "review", "--label", "stars"]
+    files = ["--train", str(world.train), "--text", "review", "--label", "stars", "--unlabeled", "more.txt"]
     more = ["--speedup", "2", "--hours", "3", "--recipes", "kd,pkd", "--evidence", str(evidence)]
     done = CliRunner().invoke(app, ["recommend", "runs/t", *files, *more])
     assert done.exit_code == 0, done.output
     (((teacher, data), settings),) = given
     assert teacher == "runs/t"
-    assert (data.train, data.holdout) == (str(world.train), None)
+    assert (data.train, data.holdout, data.unlabeled) == (str(world.train), None, [Path("more.txt")])
     assert settings["wish"] == Wish(speedup=2.0)
     assert settings["recipes"] == ["kd", "pkd"]
     assert settings["most_hours"] == 3.0

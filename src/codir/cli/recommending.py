@@ -36,6 +36,8 @@ def recommend(
     text_pair: o.TextPairColumn = None,
     label: o.LabelColumn = None,
     kind: o.KindOfLabels = None,
+    unlabeled: o.Unlabeled = None,
+    limit_unlabeled: o.LimitUnlabeled = None,
     max_length: o.MaxLength = None,
     limit_train: o.LimitTrain = None,
     limit_validation: o.LimitValidation = None,

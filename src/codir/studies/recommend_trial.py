@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,6 +92,7 @@ class Trial:
     def hours(self) -> float:
         """About what it takes, the teacher's outputs once."""
         examples = int(self.data.get("limit_train") or self.recommendation["examples"])
+        examples += int(self.data.get("limit_unlabeled") or 0)
         validation = int(self.data.get("limit_validation") or VALIDATION)
         mean = {name: replace(cost, teacher=0.0) for name, cost in self.costs.items()}
         total = max(cost.teacher for cost in self.costs.values()) * examples / 3600
@@ -125,7 +127,7 @@ def plan_trial(
     Args:
         found: the recommendation.
         learning_rates: tried with each; by default the proposed one and the best other one in the evidence.
-        examples: most training examples.
+        examples: most labelled training examples; of unlabelled texts the same share is taken.
         epochs: most epochs of the last rung; never more than the long run has.
         holdout: share of the training data that it is judged on.
 
@@ -146,6 +148,8 @@ def plan_trial(
     for key, most in (("limit_train", examples), ("limit_validation", VALIDATION)):
         data[key] = min(most, data.get(key) or most)
     data["limit_train"] = min(data["limit_train"], found.examples)
+    if found.unlabeled:
+        data["limit_unlabeled"] = math.ceil(found.unlabeled * data["limit_train"] / found.examples)
     return Trial(
         arms,
         rungs(len(arms), epochs),
@@ -183,8 +187,8 @@ def compete(
     write_json(place / _FILE, trial.to_json())
     console.print(
         f"\nTrial: {len(trial.arms)} candidates ({', '.join(arm.name for arm in trial.arms)}) on "
-        f"{trial.data['limit_train']:,} training examples, judged on {trial.data['holdout']:.0%} of the training data "
-        f"that are held out; about {show_hours(trial.hours)}.",
+        f"{trial.data['limit_train']:,} training examples{_and_unlabeled(trial.data)}, judged on "
+        f"{trial.data['holdout']:.0%} of the training data that are held out; about {show_hours(trial.hours)}.",
         highlight=False,
     )
     console.print(_unopened(next(iter(trial.configs.values()))), highlight=False)
@@ -255,6 +259,10 @@ def begun(folder: str | Path) -> DistillConfig | None:
     if not student.is_run:
         return None
     return load_distill(config=student.config, flags={"output": ("--output", str(student.path))})
+
+
+def _and_unlabeled(data: dict[str, Any]) -> str:
+    return f" and {data['limit_unlabeled']:,} unlabelled texts" if data.get("limit_unlabeled") else ""
 
 
 def _unopened(config: DistillConfig) -> str:

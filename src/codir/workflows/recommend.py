@@ -68,7 +68,8 @@ def recommend(
 
     Args:
         teacher: fine-tuned model, a folder or a Hub id.
-        data: the task; only training examples are read, but for counting those of the validation.
+        data: the task; only training examples are read, but for counting those of the validation. Unlabelled texts
+            count as examples in what the run takes, and not in how much labelled data there is.
         wish: speed or size of the student.
         layers: settles its depth.
         width: asks for a narrower student.
@@ -156,12 +157,15 @@ def recommend(
             update={
                 "objectives": {"task": complete_objectives({"task": {}}, {})["task"]},
                 "recipe": UNDISTILLED,
+                "data": data.model_copy(update={"unlabeled": None, "limit_unlabeled": None}),
             }
         )
     )
     validation = len(loaded.validation[loaded.main_split])
+    unlabeled = len(loaded.unlabeled or ())
+    examples = len(loaded.train) + unlabeled
     epochs, _, why_epochs = _budget(ranking, chosen)
-    budget = RunBudget(costs[chosen], plain, len(loaded.train), validation, epochs)
+    budget = RunBudget(costs[chosen], plain, examples, validation, epochs)
     epochs, with_baseline, why_hours = budget.within(most_hours)
     standings = {each.recipe: each for each in ranking.standings}
     candidates = []
@@ -172,7 +176,7 @@ def recommend(
                 config.model_copy(update={"training": training, "baseline": with_baseline}),
                 standings[name],
                 costs[name],
-                hours(costs[name], len(loaded.train), epochs, validation, plain if with_baseline else None),
+                hours(costs[name], examples, epochs, validation, plain if with_baseline else None),
                 _rates(known, name, training.learning_rate),
             )
         )
@@ -195,6 +199,7 @@ def recommend(
             *busy(costs[chosen], candidates[0].hours),
         ],
         examples=len(loaded.train),
+        unlabeled=unlabeled,
         evidence=known.path,
         left_out=left_out,
     )

@@ -98,6 +98,11 @@ def measure_step(
         data = config.data.model_copy(
             update={"limit_train": min(_EXAMPLES, config.data.limit_train or _EXAMPLES)}
             | ({} if config.data.limit_validation else {"limit_validation": 32})
+            | (
+                {"limit_unlabeled": min(_EXAMPLES, config.data.limit_unlabeled or _EXAMPLES)}
+                if config.data.unlabeled
+                else {}
+            )
         )
         small = config.model_copy(
             update={

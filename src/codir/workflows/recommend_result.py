@@ -47,8 +47,10 @@ class Recommendation:
         candidates: the proposed one first, then those that the evidence cannot tell from it.
         why: sentences by `student`, `recipe`, `budget`, `cost`.
         caveats: sentences on what the evidence does not cover.
-        examples: N, training examples.
+        examples: N, labelled training examples.
         evidence: file that it rests on.
+        left_out: recipes that the evidence speaks for and that cannot be used here, with the reason.
+        unlabeled: texts that the teacher labels beside them.
     """
 
     config: DistillConfig
@@ -61,6 +63,7 @@ class Recommendation:
     examples: int
     evidence: str
     left_out: dict[str, str] = field(default_factory=dict)
+    unlabeled: int = 0
 
     @property
     def best(self) -> Candidate:
@@ -109,6 +112,7 @@ class Recommendation:
                 for each in self.ranking.standings
             ],
             "examples": self.examples,
+            "unlabeled": self.unlabeled,
             "evidence": self.evidence,
             "settings": self.config.model_dump(mode="json"),
         }
