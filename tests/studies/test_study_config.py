@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from codir.errors import ConfigError
-from codir.studies.config import dotted, grid_points, seeds_of
+from codir.recipes.student_config import StudentConfig
+from codir.studies.config import StudyConfig, dotted, grid_points, seeds_of
 from codir.studies.folder import StudyFolder, notes_of
 from codir.studies.loading import distill_config, load_study, resolve_recipes, study_yaml
 from codir.studies.trial import Trial, settings_digest
@@ -92,7 +93,40 @@ def test_a_recipe_with_its_own_kind_of_student_keeps_it(tmp_path: Path) -> None:
     recipes = resolve_recipes(load(recipes=["kd", str(own), str(init)]))
     assert recipes["other"].student == {"model": "some/model"}
     assert recipes["init"].student is None
-    assert "student: {'init': 'last'} there" in recipes["init"].notes[-1]
+
+
+def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("recipe: kd\nstudent:\n  layers: 1\n  init: last\n  freeze: [embeddings]\n")
+
+    def student(config: StudyConfig, recipe: str = "own", kind: str | None = None) -> StudentConfig:
+        return distill_config(config, resolve_recipes(config)[recipe], Trial(recipe, "mrpc", kind, 1)).student
+
+    def again(config: StudyConfig) -> StudyConfig:
+        """The study as its workers and a resume read it."""
+        path = tmp_path / "study.yaml"
+        path.write_text(study_yaml(config))
+        return load_study(path)
+
+    silent = load(recipes=["kd", str(own)], student={"layers": 3})
+    for config in (silent, again(silent)):
+        made = student(config)
+        assert (made.layers, made.init, made.freeze) == (3, "last", ["embeddings"])
+        assert student(config, "kd").init == "spread"
+    notes = resolve_recipes(silent)["own"].notes
+    assert "student.layers: 1 there, the study's 3 is used" in notes
+    assert not any("init" in note for note in notes)
+
+    students = {"half": {"layers": 3, "init": "first"}, "third": {"layers": 2}}
+    says = load(recipes=["kd", str(own)], students=students)
+    for config in (says, again(says)):
+        assert (student(config, kind="half").init, student(config, kind="third").init) == ("first", "last")
+    assert "student.init: 'last' there, the study's 'first' is used" in resolve_recipes(says)["own"].notes
+    set_here = load(
+        recipes=["kd", {"own": {"recipe": str(own), "settings": {"student.init": "first"}}}],
+        student={"layers": 3},
+    )
+    assert student(set_here).init == "first"
 
 
 @pytest.mark.parametrize(

@@ -41,4 +41,4 @@ def test_they_reach_the_trials_with_paths_that_hold_elsewhere(
     text = study_yaml(config)
     assert load({k: v for k, v in yaml.safe_load(text).items() if k != "command"}).students == config.students
     # a study from before there were these settings is the same study
-    assert set(yaml.safe_load(text)["students"]["whole"]) == {"layers", "init", "embeddings"}
+    assert set(yaml.safe_load(text)["students"]["whole"]) == {"layers", "embeddings"}

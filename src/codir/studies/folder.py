@@ -134,6 +134,7 @@ class StudyFolder:
                         "training": each.training,
                         "student": each.student or {},
                         "changes": each.changes,
+                        "start": each.start,
                     }
                 )
                 for each in (recipe, now)

@@ -18,13 +18,16 @@ from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import Flags, Settings, build, complete_objectives, recipe_settings
 from codir.recipes.messages import explain
+from codir.recipes.student_config import StudentConfig
 from codir.recipes.training_config import TrainingConfig
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spelt_out
 from codir.studies.trial import Trial
 
 FINETUNE = "finetune"
-# What a study's own sections say; of these a recipe may only choose a student of another kind.
+# What a recipe may say of its student without making it another kind: where its weights come from, what is trained.
+START = ("init", "origin", "freeze")
+# What a study's own sections say; of a student a recipe may choose its start, or another kind.
 _UNLABELLED = ("data.unlabeled", "data.limit_unlabeled")
 _OF_THE_STUDY = ("data", "teacher", "output", "resume", "cache_dir", "baseline", "kd")
 
@@ -43,6 +46,7 @@ class ResolvedRecipe:
         notes: what it wanted otherwise than the study.
         changes: what the study sets for this recipe beside the objectives and the training, dotted keys: of its
             student (`student.init`), and the unlabelled texts it learns from (`data.unlabeled`).
+        start: what the recipe says of its student's start (`START`); counts where the study's student does not say it.
     """
 
     name: str
@@ -53,6 +57,7 @@ class ResolvedRecipe:
     student: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -174,6 +179,10 @@ def study_yaml(config: StudyConfig) -> str:
     content.pop("resume")
     content.pop("data")  # stands in every task
     content.pop("data_dir", None)
+    content["student"] = _without_unsaid(content["student"], config.student)
+    content["students"] = {
+        name: _without_unsaid(content["students"][name], student) for name, student in config.students.items()
+    }
     return dump_yaml({"command": "study", **content})
 
 
@@ -239,16 +248,39 @@ def resolve_recipe(name: str, choice: RecipeChoice, config: StudyConfig) -> Reso
     training = _build_part(TrainingConfig, values.get("training", {}), settings, "training")
     student = values.get("student") or {}
     of_its_own = {key: value for key, value in student.items() if value is not None}
-    if set(of_its_own) <= {"layers", "init"}:
-        if of_its_own:
-            notes.append(f"student: {of_its_own} there, the study's student is used")
+    start: dict[str, Any] = {}
+    if of_its_own.keys() <= {"layers", *START}:
+        start = {key: value for key, value in of_its_own.items() if key != "layers"}
+        notes += _students_notes(of_its_own, config)
         of_its_own = {}
     else:
         notes.append(f"student: {of_its_own}, its own kind of student, not the study's")
     base = choice.recipe if not _is_file(choice.recipe) else str(values.get("recipe"))
     return ResolvedRecipe(
-        name, base, objectives, training, _options(values), of_its_own or None, notes, changes
+        name, base, objectives, training, _options(values), of_its_own or None, notes, changes, start
     )
+
+
+def _students_notes(wanted: Mapping[str, Any], config: StudyConfig) -> list[str]:
+    """Says where the study's students say otherwise than a recipe."""
+    students = list(config.students.values()) or [config.student]
+    return [
+        f"student.{key}: {value!r} there, the study's {said[key]!r} is used"
+        for key, value in wanted.items()
+        for said in map(said_of, students)
+        if key in said and said[key] != value
+    ]
+
+
+def _without_unsaid(values: Mapping[str, Any], student: StudentConfig) -> dict[str, Any]:
+    """Returns a student's settings without the start that the study leaves to the recipes."""
+    said = said_of(student)
+    return {key: value for key, value in values.items() if key not in START or key in said}
+
+
+def said_of(student: StudentConfig) -> dict[str, Any]:
+    """Returns what was set of a student, without what is there by default."""
+    return student.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,11 +368,12 @@ def distill_config(
         _searched_setting(key, recipe)
         settings.set(tuple(key.split(".")), value, "the search")
     student = config.students[trial.student] if trial.student is not None else config.student
+    start = {key: value for key, value in recipe.start.items() if key not in said_of(student)}
     fixed = {
         "recipe": recipe.recipe,
         "teacher": teacher_folder(config, trial.task),
         "data": config.tasks[trial.task].model_dump(mode="json", exclude_none=True),
-        "student": recipe.student or student.model_dump(mode="json"),
+        "student": recipe.student or {**student.model_dump(mode="json"), **start},
         **recipe.options,
         "cache_dir": str(config.cache_dir or config.output / "cache"),
         "baseline": False,
