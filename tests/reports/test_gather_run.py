@@ -65,6 +65,8 @@ def test_the_curves_are_in_the_logs(report: Report, distilled: Path) -> None:
         ("kd loss", "loss", "loss_kd"),
         ("all terms, weighted", "loss", "loss"),
         ("crd accuracy", "accuracy", "crd_accuracy"),
+        ("crd positives", "cosine", "crd_positive"),
+        ("crd negatives", "cosine", "crd_negative"),
         ("on training batches", "agreement", "kd_agreement"),
         ("on validation data", "agreement", "eval_agreement"),
         ("accuracy", "score", "eval_accuracy"),

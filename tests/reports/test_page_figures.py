@@ -14,6 +14,7 @@ import pytest
 from codir.reports.cloud_figure import OTHERS, cloud_figure
 from codir.reports.colours import DARK, LIGHT, SERIES, SYMBOLS, series, symbol
 from codir.reports.contents import Clouds, PairedOutcome, Panel, PointCloud, Report, ReportedModel
+from codir.reports.curves import curves_of
 from codir.reports.headline import tiles
 from codir.reports.heatmap_figures import (
     SCALE,
@@ -23,6 +24,7 @@ from codir.reports.heatmap_figures import (
     luminance,
     similarity_figures,
 )
+from codir.reports.images import draw_images
 from codir.reports.latency_figure import latency_figures
 from codir.reports.measured import with_error
 from codir.reports.model_table import model_table
@@ -205,6 +207,20 @@ def test_one_colour_a_term_and_dashes_for_the_students_compared_with() -> None:
     assert task["color"] != looks["crd, CoDIR student"]["color"]
     assert task["dash"] == "solid"
     assert kd["dash"] != "solid"
+
+
+def test_cosines_and_the_temperature_are_drawn_as_they_are() -> None:
+    log = [{"step": step, "loss_crd": 1.0, "crd_positive": 0.5, "crd_negative": -0.25} for step in (1, 2)]
+    figures = {
+        figure.title: figure for figure in training_figures(curves_of(log, "student", None), "student")
+    }
+    cosines = figures["Contrast: mean cosine of positives and negatives"]
+    assert [trace["name"] for trace in cosines.data] == ["crd positives", "crd negatives"]
+    assert {value for trace in cosines.data for value in numbers(trace["y"])} == {0.5, -0.25}
+    assert "Contrast: learned temperature" not in figures
+    learnt = curves_of([{**entry, "crd_temperature": 0.07} for entry in log], "student", None)
+    assert "Contrast: learned temperature" in [figure.title for figure in training_figures(learnt, "student")]
+    assert draw_images(replace(fakes.full(), curves=learnt)).keys() >= {"cosine", "temperature"}
 
 
 def test_a_model_has_one_colour_on_the_whole_page() -> None:

@@ -70,7 +70,7 @@ class Curve:
     Attributes:
         name: as shown, for example `crd loss`.
         model: which student it is of.
-        kind: `loss`, `accuracy` (contrastive), `agreement` or `score`: one plot each.
+        kind: `loss`, `accuracy` (contrastive), `cosine`, `temperature`, `agreement` or `score`: one plot each.
         steps: [n] optimiser steps.
         values: [n].
     """

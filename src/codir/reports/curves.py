@@ -1,4 +1,4 @@
-"""From a training's log to curves: every loss term, the contrastive accuracy, the agreement, the score."""
+"""From a training's log to curves: loss terms, the contrast's accuracy, cosines and temperature, agreement, score."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def curves_of(log: Sequence[Mapping[str, Any]], model: str, metric: str | None) 
     for key in terms:
         name = key.removeprefix("loss_")
         found.append(_curve(log, f"{name}_accuracy", f"{_tidy(name)} accuracy", model, "accuracy"))
+        for part in ("positive", "negative"):
+            found.append(_curve(log, f"{name}_{part}", f"{_tidy(name)} {part}s", model, "cosine"))
+        found.append(_curve(log, f"{name}_temperature", _tidy(name), model, "temperature"))
         found.append(_curve(log, f"{name}_agreement", "on training batches", model, "agreement"))
     found.append(_curve(log, "eval_agreement", "on validation data", model, "agreement"))
     if metric is not None:

@@ -21,7 +21,7 @@ from codir.reports.latency_figure import LOG_FROM
 from codir.reports.numbers import known, spread
 from codir.reports.pareto import measured_models, pareto
 from codir.reports.point_names import TEACHER, Looks, label_places, page_looks, symbol_of
-from codir.reports.training_figures import curve_colours, term_colours
+from codir.reports.training_figures import PERCENT, curve_colours, term_colours
 from codir.storage import write_bytes
 from codir.workflows.drawing import new_figure, plain, rendered
 
@@ -246,7 +246,7 @@ def _curves(curves: list[Curve], kind: str, main: str, colours: dict[str, str]) 
     models = sorted(dict.fromkeys(curve.model for curve in curves), key=lambda model: model != main)
     terms = list(dict.fromkeys(curve.name for curve in curves))
     by_term = kind == "loss" or len(terms) > 1
-    scale = 1.0 if kind == "loss" else 100.0
+    scale = 100.0 if kind in PERCENT else 1.0
     free = term_colours(colours)
     for curve in curves:
         place = models.index(curve.model)
@@ -272,7 +272,7 @@ def _curves(curves: list[Curve], kind: str, main: str, colours: dict[str, str]) 
         axes.set_yticks(ticks["tickvals"], ticks["ticktext"])
         axes.set_yticks([], minor=True)
     axes.set_xlabel("optimiser step")
-    axes.set_ylabel({"loss": "loss", "score": "points"}.get(kind, f"{_plain(kind)}, %"))
+    axes.set_ylabel("points" if kind == "score" else _plain(kind) + (", %" if kind in PERCENT else ""))
     axes.legend(fontsize=7.5, frameon=False, ncols=1 + (len(curves) > 6))
     _quiet(axes)
     return figure

@@ -1,4 +1,4 @@
-"""What happened while training: loss terms, contrastive accuracy, agreement with the teacher, the score."""
+"""What happened while training: loss terms, the contrast, agreement with the teacher, the score."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ _LOG_FROM = 20.0
 _TITLES = {
     "loss": ("Loss terms", "loss"),
     "accuracy": ("Contrastive accuracy", "%"),
+    "cosine": ("Contrast: mean cosine of positives and negatives", "cosine"),
+    "temperature": ("Contrast: learned temperature", "tau"),
     "agreement": ("Agreement with the teacher", "%"),
     "score": ("Score on the validation split", "points"),
 }
+
+
+# drawn as points: times 100
+PERCENT = frozenset({"accuracy", "agreement", "score"})
 
 
 def training_figures(curves: Sequence[Curve], main: str = "", looks: Looks | None = None) -> list[Figure]:
@@ -73,7 +79,7 @@ def _figure(
     models.sort(key=lambda model: model != main)  # the main student is solid
     terms = list(dict.fromkeys(curve.name for curve in sorted(curves, key=lambda curve: curve.model != main)))
     by_term = kind == "loss" or len(terms) > 1
-    scale = 1.0 if kind == "loss" or kind not in _TITLES else 100.0
+    scale = 100.0 if kind in PERCENT else 1.0
     free = term_colours(colours)
     data: list[dict[str, Any]] = []
     for curve in sorted(curves, key=lambda curve: (models.index(curve.model), terms.index(curve.name))):
@@ -129,7 +135,7 @@ def _short_term(name: str) -> str:
 
 
 def _takeaway(kind: str, curves: list[Curve], main: str) -> str:
-    words = {"loss": milliseconds, "score": points}.get(kind, share if kind in _TITLES else milliseconds)
+    words = points if kind == "score" else share if kind in PERCENT else milliseconds
     if not main and kind == "score" and len(curves) > 1:
         highest = max(curves, key=lambda curve: max(filter(known, curve.values), default=float("-inf")))
         best = max(filter(known, highest.values), default=None)
