@@ -128,8 +128,10 @@ def _arm(recipe: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
         "objectives": recipe["objectives"],
         "training": _differs(recipe["training"], TrainingConfig()),
     }
-    own = recipe.get("student")
-    return {**found, "student": _without_paths(own)} if own else found
+    for key in ("student", "start"):
+        if recipe.get(key):
+            found[key] = _without_paths(recipe[key])
+    return found
 
 
 def _kind(data: Any) -> str:

@@ -190,10 +190,9 @@ def arms(chosen: Chosen) -> str:
     body = []
     for row in chosen.findings.rows:
         trial = chosen.by_row[row][0]
-        settings = dict(trial.arm["settings"])
-        for key, value in trial.conditions["student"].items():
-            if key != "layers":
-                settings[f"student.{key}"] = value
+        student = {**trial.arm.get("start", {}), **trial.conditions["student"]}
+        settings = {f"student.{key}": value for key, value in student.items() if key != "layers"}
+        settings |= trial.arm["settings"]
         for key, value in trial.conditions["data"].items():
             if key in ("unlabeled", "limit_unlabeled"):
                 settings[f"data.{key}"] = value
