@@ -221,6 +221,7 @@ def choose(
     students: Sequence[str] = (),
     baseline: str | None = None,
     metrics: Mapping[str, str] | None = None,
+    last: bool = False,
 ) -> Chosen | None:
     """Brings trials together.
 
@@ -229,6 +230,8 @@ def choose(
         recipes, leave_out, tasks, students: only these, or all but these, as they are shown; all by default.
         baseline: to compare with; by default that of the first study.
         metrics: by task, another metric than its main one.
+        last: the main metric of the last evaluation, in the number format of the training, instead of that of the
+            model that was given out (the best of all evaluations, unless the study says otherwise).
 
     Returns:
         None if there is no such trial.
@@ -255,6 +258,8 @@ def choose(
         and (not students or trial.result.student in students)
     ]
     kept = [_with_metric(trial, metrics or {}, studies) for trial in kept]
+    if last:
+        kept = [_at_the_end(trial) for trial in kept]
     if not kept:
         return None
     _check_comparable(kept)
@@ -313,6 +318,13 @@ def _with_metric(trial: EvidenceTrial, metrics: Mapping[str, str], studies: Sequ
         constant_score=None,
     )
     return replace(trial, result=result)
+
+
+def _at_the_end(trial: EvidenceTrial) -> EvidenceTrial:
+    scores = trial.values["evaluations"]["score"]
+    if not scores:
+        raise ConfigError(f"{trial.study}: {trial.result.folder} has no evaluations, so no last one.")
+    return replace(trial, result=replace(trial.result, score=scores[-1]))
 
 
 def _check_comparable(trials: Sequence[EvidenceTrial]) -> None:

@@ -5,8 +5,9 @@ A page asks for what it shows by a comment, and everything up to the next `<!-- 
     <!-- evidence: kept baselines+plus recipes=kd,codir-plus -->
 
 The first word is a kind (`FIGURES`, `TABLES`), the second the studies, joined by `+`. Options: `recipes`, `without`,
-`tasks`, `students` (names separated by commas), `baseline`, `metric=mrpc:accuracy`, `name` (of the figure's file),
-`label`, and for `dynamics` `groups=Title:arm,arm;Title:arm,arm` (in quotes where there are blanks).
+`tasks`, `students` (names separated by commas), `baseline`, `metric=mrpc:accuracy`, `checkpoint=last` (the score of the
+last evaluation, not that of the model given out), `name` (of the figure's file), `label`, and for `dynamics`
+`groups=Title:arm,arm;Title:arm,arm` (in quotes where there are blanks).
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ IMAGES = "docs/img"
 PREFIX = "evidence-"
 ENTRIES = "src/codir/recipes/evidence.json"
 _BLOCK = re.compile(r"<!-- evidence: (.*?) -->\n(.*?)<!-- evidence end -->", flags=re.DOTALL)
-_OPTIONS = ("recipes", "without", "tasks", "students", "baseline", "metric", "name", "label", "groups")
+_OPTIONS = (
+    "recipes",
+    "without",
+    "tasks",
+    "students",
+    "baseline",
+    "metric",
+    "checkpoint",
+    "name",
+    "label",
+    "groups",
+)
 
 FIGURES: Mapping[str, tuple[Callable[[Chosen, Mapping[str, str]], Any], str]] = {
     "kept": (
@@ -209,6 +221,7 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
             students=_names(block, "students"),
             baseline=block.options.get("baseline"),
             metrics=dict(_pair(pair, ":", block) for pair in _names(block, "metric")),
+            last=_last(block),
         )
     except ConfigError as error:
         raise ConfigError(f"{block.place}: {error}") from None
@@ -242,6 +255,13 @@ def _seeds(chosen: Chosen) -> str:
 
 def _names(block: Block, option: str) -> list[str]:
     return [name for name in block.options.get(option, "").split(",") if name]
+
+
+def _last(block: Block) -> bool:
+    wanted = block.options.get("checkpoint", "given-out")
+    if wanted not in ("given-out", "last"):
+        raise ConfigError(f"{block.place}: checkpoint={wanted} should be last or given-out.")
+    return wanted == "last"
 
 
 def _pair(text: str, separator: str, block: Block) -> tuple[str, str]:

@@ -250,6 +250,19 @@ def test_another_metric_is_that_of_student_and_teacher() -> None:
     assert chosen.findings.cells[chosen.findings.rows[0], "a"].scores[1] == pytest.approx(0.35)
 
 
+def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
+    study = make_study("one", SCORES)
+    for trial in study.content["trials"]:
+        trial["evaluations"]["score"] = [0.9, trial["score"] - 0.1]
+    study = _read(dict(study.content))
+    given, last = choose([study]), choose([study], last=True)
+    assert given is not None
+    assert last is not None
+    for (row, task), cell in last.findings.cells.items():
+        before = given.findings.cells[row, task].scores
+        assert cell.scores == {seed: pytest.approx(score - 0.1) for seed, score in before.items()}
+
+
 def test_when_a_loss_dies() -> None:
     import evidence_tables as tables
 
