@@ -50,6 +50,9 @@ def _entry(
     if not teacher["blocks"] or not values["layers"] or cell.spread is None or cell.kept is None:
         return None
     settings = dict(first.arm["settings"])
+    if "training.learning_rate" in study.content["arms"].get("kd", {}).get("settings", {}):
+        # Each recipe, kd too, has the rate that is best for it: no gain over kd comes of that.
+        settings.pop("training.learning_rate", None)
     for key, value in first.conditions["student"].items():
         if key not in ("layers", "width", "intermediate"):
             settings[f"student.{key}"] = value

@@ -24,6 +24,7 @@ import evidence_pages
 from evidence import RESULTS, main
 from evidence_collect import LARGEST, collect
 from evidence_data import Study, choose, interval, read_study
+from evidence_entries import entries_text
 from evidence_pages import PAGES, draw, read_block
 from evidence_studies import filled, study_names
 
@@ -248,6 +249,21 @@ def test_another_metric_is_that_of_student_and_teacher() -> None:
     assert chosen is not None
     assert chosen.findings.teachers == {"a": pytest.approx(0.4)}
     assert chosen.findings.cells[chosen.findings.rows[0], "a"].scores[1] == pytest.approx(0.35)
+
+
+def test_a_learning_rate_of_its_own_counts_as_a_setting_unless_kd_has_one_too() -> None:
+    study = make_study("one", SCORES)
+    own = {"training.learning_rate": 1e-4}
+
+    def settings(*arms: str) -> dict[str, Any]:
+        content = {**study.content, "arms": {name: dict(arm) for name, arm in study.content["arms"].items()}}
+        for name in arms:
+            content["arms"][name]["settings"] = own
+        entries = json.loads(entries_text([_read(content)]))["entries"]
+        return {entry["recipe"]: entry["settings"] for entry in entries}
+
+    assert settings("crd") == {"kd": {}, "crd": own}
+    assert settings("crd", "kd") == {"kd": {}, "crd": {}}
 
 
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
