@@ -124,7 +124,7 @@ def _arm(recipe: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
     """Returns what a recipe of a study is: whose settings it has, and all of them that are not the default."""
     found = {
         "recipe": Path(recipe["recipe"]).stem if str(recipe["recipe"]).endswith("ml") else recipe["recipe"],
-        "settings": {**config.recipes[name].settings, **config.settings.get(name, {})},
+        "settings": _without_paths({**config.recipes[name].settings, **config.settings.get(name, {})}),
         "objectives": recipe["objectives"],
         "training": _differs(recipe["training"], TrainingConfig()),
     }
@@ -170,7 +170,9 @@ def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
         return Path(value).name if isinstance(value, str) else value
 
     return {
-        key: last(value) if key in _PATHS else value for key, value in values.items() if key != "data_dir"
+        key: last(value) if key.rpartition(".")[2] in _PATHS else value
+        for key, value in values.items()
+        if key != "data_dir"
     }
 
 

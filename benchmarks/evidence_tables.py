@@ -25,55 +25,70 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1)
 
 
 def scores(chosen: Chosen) -> str:
-    """Scores by task, what is kept, and the paired gain over the baseline, the best row first."""
+    """Scores by task, what is kept, agreement with the teacher, paired gain over the baseline; the best row first."""
     findings = chosen.findings
     tasks, several = findings.tasks, len(findings.tasks) > 1
     metrics = {task: cell.metric.replace("_", " ") for (_, task), cell in findings.cells.items()}
-    heads = ["recipe", *(f"{task} ({metrics[task]})" for task in tasks), "kept, %"]
+    heads = ["recipe", *(f"{task} ({metrics[task]})" for task in tasks), "kept, %", "agreement, %"]
     heads += [f"against {findings.baseline}, points"] if findings.baseline else []
     teachers = [findings.teachers[task] for task in tasks]
-    body = [["teacher", *(_points(score) for score in teachers), "100", *([""] if findings.baseline else [])]]
+    ends = [""] if findings.baseline else []
+    body = [["teacher", *(_points(score) for score in teachers), "100", "100", *ends]]
     if findings.constants:
         shares = [findings.constants.get(task) for task in tasks]
         kept = NOTHING
         if None not in shares:
             ratios = [(share or 0.0) / score for share, score in zip(shares, teachers, strict=True)]
             kept = f"{100 * statistics.fmean(ratios):.1f}"
-        body.append(
-            [
-                "one answer for all",
-                *(_points(share) for share in shares),
-                kept,
-                *([""] if findings.baseline else []),
-            ]
-        )
+        body.append(["one answer for all", *(_points(share) for share in shares), kept, "", *ends])
     for row in chosen.order():
         cells = [findings.cells.get((row, task)) for task in tasks]
         kept_spread = chosen.kept(row, None if several else tasks[0])
         line = [escape_markdown(str(row)), *(_spread(cell.spread if cell else None) for cell in cells)]
         line.append(_with_interval(kept_spread))
+        line.append(_agreement(chosen.by_row[row], tasks))
         if findings.baseline:
             line.append(_difference(findings.differences.get((row, None if several else tasks[0]))))
         body.append(line)
     counts = sorted({cell.spread.n for cell in findings.cells.values() if cell.spread is not None})
     of = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds (in brackets)"
+    one = counts == [1]
     if len(counts) > 1:
         for line, row in zip(body[-len(findings.rows) :], chosen.order(), strict=True):
             line[0] += (
                 f" ({min(len(cell.scores) for (each, _), cell in findings.cells.items() if each == row)})"
             )
     note = (
-        f"Points (score x 100): mean ± sample standard deviation over {of}. Kept: "
+        "Points (score x 100)"
+        + (" of one seed. Kept: " if one else f": mean ± sample standard deviation over {of}. Kept: ")
         + ("mean over the tasks of the " if several else "")
-        + "score over the teacher's, with its 95 % interval over seeds."
+        + "score over the teacher's"
+        + (". " if one else ", with its 95 % interval over seeds. ")
+        + "Agreement: share of the examples on which student and teacher give the same answer"
+        + (", mean over the tasks." if several else ".")
     )
     if findings.baseline:
         note += (
             f" Against {escape_markdown(findings.baseline)}: "
             + ("average of the tasks, " if several else "")
-            + "paired by seed, 95 % t interval; **bold** where Holm's p is below 0.05 too."
+            + (
+                "the same seed; differences of one seed of a point or two are noise."
+                if one
+                else "paired by seed, 95 % t interval; **bold** where Holm's p is below 0.05 too."
+            )
         )
     return f"{markdown(heads, body)}\n\n{note}"
+
+
+def _agreement(trials: Sequence[EvidenceTrial], tasks: Sequence[str]) -> str:
+    """Returns the mean over the tasks of the mean over the seeds; nothing unless every task has some."""
+    by_task = [
+        [trial.result.agreement for trial in trials if trial.result.task == task and trial.result.agreement]
+        for task in tasks
+    ]
+    if not all(by_task):
+        return NOTHING
+    return f"{100 * statistics.fmean(statistics.fmean(each) for each in by_task):.1f}"
 
 
 def gains(chosen: Chosen) -> str:

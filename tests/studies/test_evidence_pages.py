@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import sys
 from collections.abc import Callable
@@ -81,9 +82,8 @@ def test_results_are_small_and_of_a_study_in_the_repository(file: Path) -> None:
 def test_study_files_can_be_read(name: str, tmp_path: Path) -> None:
     from codir.studies.loading import load_study, resolve_recipes
 
-    paths = {
-        name: str(tmp_path) for name in ("data_dir", "teachers", "encoder", "unlabeled", "origin", "screen")
-    }
+    wanted = re.findall(r"\$(\w+)", (RESULTS.parent / f"{name}.yaml").read_text(encoding="utf-8"))
+    paths = dict.fromkeys(wanted, str(tmp_path))
     content = filled(name, paths)
     text = json.dumps(content)
     assert "$" not in text
