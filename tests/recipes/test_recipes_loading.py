@@ -305,3 +305,31 @@ def test_an_unknown_matching_of_blocks_is_refused_where_it_stands(my_yaml: Any) 
     path = my_yaml("objectives:\n  attention_mse:\n    matching: spred\n")
     with pytest.raises(ConfigError, match=r"yaml, line 3: .*'spred' \(did you mean 'spread'\?\)"):
         distill(config=path)
+
+
+# --- the student's start --------------------------------------------------------------------------------------------
+
+
+def start(*overrides: str, **more: Any) -> tuple[Any, Any]:
+    student = distill(*overrides, recipe="codir-plus", **more).student
+    return student.init, student.freeze
+
+
+def test_a_recipe_says_how_the_student_starts() -> None:
+    assert start() == ("first", ["embeddings"])
+    assert start("student.layers=2") == ("first", ["embeddings"])
+    assert start("student.init=last") == ("last", ["embeddings"])
+    assert start("student.freeze=null") == ("first", None)
+
+
+@pytest.mark.parametrize("kind", ["student.model=some/model", "student.width=8"])
+def test_another_kind_of_student_does_not_start_so(kind: str, my_yaml: Any) -> None:
+    assert start(kind) == ("spread", None)
+    # what was asked for stays, and so does what a run has written down
+    assert start(kind, "student.freeze=embeddings") == ("spread", ["embeddings"])
+    written = my_yaml(resolved_yaml(distill(kind, recipe="codir-plus")))
+    assert start(config=written) == ("spread", None)
+
+
+def test_random_weights_are_not_frozen() -> None:
+    assert start("student.init=random") == ("random", None)

@@ -117,10 +117,11 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
     assert "student.layers: 1 there, the study's 3 is used" in notes
     assert not any("init" in note for note in notes)
 
-    students = {"half": {"layers": 3, "init": "first"}, "third": {"layers": 2}}
+    students = {"half": {"layers": 3, "init": "first"}, "third": {"layers": 2}, "narrow": {"width": 16}}
     says = load(recipes=["kd", str(own)], students=students)
     for config in (says, again(says)):
         assert (student(config, kind="half").init, student(config, kind="third").init) == ("first", "last")
+        assert student(config, kind="narrow").freeze is None  # its embeddings are cut: they have to be trained
     assert "student.init: 'last' there, the study's 'first' is used" in resolve_recipes(says)["own"].notes
     set_here = load(
         recipes=["kd", {"own": {"recipe": str(own), "settings": {"student.init": "first"}}}],

@@ -19,6 +19,7 @@ from codir.recipes.library import ABOUT, load_recipe
 from codir.recipes.messages import explain
 from codir.recipes.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.recipes.sections import Section
+from codir.recipes.student_config import START, takes_start
 from codir.recipes.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 
 if TYPE_CHECKING:
@@ -243,11 +244,23 @@ def _collect(
     settings.merge(start.settings, start.places)
     settings.merge(own, own_places)
     settings.set_given(overrides, flags)
+    _leave_out_start(settings, start.places)
     if command != "finetune":
         settings.set(("recipe",), start.name, "--recipe")
     if command != "pretrain":
         settings.values.setdefault("data", {})  # so that missing data gets its own message, with examples
     return settings
+
+
+def _leave_out_start(settings: Settings, of_recipe: Mapping[KeyPath, str]) -> None:
+    """Drops what a recipe says of its student's start where another kind of student is asked for."""
+    student = settings.values.get("student")
+    if not isinstance(student, dict) or takes_start(student):
+        return
+    for key in START:
+        path = ("student", key)
+        if key in student and path in of_recipe and settings.places[path] == of_recipe[path]:
+            del student[key]
 
 
 def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:

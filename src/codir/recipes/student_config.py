@@ -13,6 +13,19 @@ from codir.recipes.sections import Section
 InitName = Literal["spread", "first", "last", "random"]
 
 
+# What a recipe may say of its student without making it another kind: where its weights come from, what is trained.
+START = ("init", "origin", "freeze")
+
+
+def takes_start(student: Mapping[str, Any]) -> bool:
+    """Whether a recipe's `START` is meant for this student: cut out of the teacher at full width, not random.
+
+    Blocks to choose from are there for no other; and embeddings that are new or cut have to be trained.
+    """
+    named = any(student.get(key) is not None for key in ("model", "config", "width"))
+    return not named and student.get("init") != "random"
+
+
 class StudentConfig(Section):
     """The student: blocks taken from the teacher (layers, init), or any model, or any configuration."""
 

@@ -18,15 +18,13 @@ from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.library import load_recipe, recipe_names
 from codir.recipes.loading import Flags, Settings, build, complete_objectives, recipe_settings
 from codir.recipes.messages import explain
-from codir.recipes.student_config import StudentConfig
+from codir.recipes.student_config import START, StudentConfig, takes_start
 from codir.recipes.training_config import TrainingConfig
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spelt_out
 from codir.studies.trial import Trial
 
 FINETUNE = "finetune"
-# What a recipe may say of its student without making it another kind: where its weights come from, what is trained.
-START = ("init", "origin", "freeze")
 # What a study's own sections say; of a student a recipe may choose its start, or another kind.
 _UNLABELLED = ("data.unlabeled", "data.limit_unlabeled")
 _OF_THE_STUDY = ("data", "teacher", "output", "resume", "cache_dir", "baseline", "kd")
@@ -368,7 +366,10 @@ def distill_config(
         _searched_setting(key, recipe)
         settings.set(tuple(key.split(".")), value, "the search")
     student = config.students[trial.student] if trial.student is not None else config.student
-    start = {key: value for key, value in recipe.start.items() if key not in said_of(student)}
+    said = said_of(student)
+    start = (
+        {key: value for key, value in recipe.start.items() if key not in said} if takes_start(said) else {}
+    )
     fixed = {
         "recipe": recipe.recipe,
         "teacher": teacher_folder(config, trial.task),
