@@ -42,7 +42,7 @@ def token_step(
 
     def side(shape: EncoderShape) -> Representations:
         kinds: tuple[TokenKind, ...] = ("hidden", "query", "key", "value")
-        return Representations(
+        found = Representations(
             torch.randn(batch, 3, generator=generator),
             {"cls": torch.randn(batch, shape.blocks, shape.width, generator=generator)},
             tokens={
@@ -52,6 +52,8 @@ def token_step(
             },
             mask=mask,
         )
+        found.pooled["mean"] = torch.randn(batch, shape.blocks, shape.width, generator=generator)
+        return found
 
     assert context.teacher is not None
     student, teacher = side(context.student), side(context.teacher)
