@@ -48,6 +48,17 @@ class EvidenceTrial:
         """Score in percent of the teacher's."""
         return 100 * self.result.score / self.result.teacher_score
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set in it, by dotted keys: by the study for all recipes, and over that for this one."""
+        found = {
+            f"student.{key}": value for key, value in self.conditions["student"].items() if key != "layers"
+        }
+        for key in ("unlabeled", "limit_unlabeled"):
+            if key in self.conditions["data"]:
+                found[f"data.{key}"] = self.conditions["data"][key]
+        return found | dict(self.arm["settings"])
+
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Returns steps and values of a logged term; two empty lists if it has none."""
         curves = self.values["curves"]

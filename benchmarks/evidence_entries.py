@@ -10,6 +10,8 @@ from typing import Any
 from codir.studies.findings import Row
 from evidence_data import Chosen, EvidenceTrial, Study, choose
 
+_SHAPE = ("student.width", "student.intermediate")  # of the study's student: an entry has fields for it
+
 
 def entries_text(studies: Sequence[Study]) -> str:
     """Returns the file's text; an entry a line."""
@@ -49,16 +51,11 @@ def _entry(
     cell = chosen.findings.cells[row, task]
     if not teacher["blocks"] or not values["layers"] or cell.spread is None or cell.kept is None:
         return None
-    settings = dict(first.arm["settings"])
+    own = first.arm["settings"]
+    settings = {key: value for key, value in first.settings.items() if key in own or key not in _SHAPE}
     if "training.learning_rate" in study.content["arms"].get("kd", {}).get("settings", {}):
         # Each recipe, kd too, has the rate that is best for it: no gain over kd comes of that.
         settings.pop("training.learning_rate", None)
-    for key, value in first.conditions["student"].items():
-        if key not in ("layers", "width", "intermediate"):
-            settings[f"student.{key}"] = value
-    for key in ("unlabeled", "limit_unlabeled"):
-        if key in first.conditions["data"]:
-            settings[f"data.{key}"] = first.conditions["data"][key]
     over = chosen.findings.differences.get((row, task)) if chosen.findings.baseline == "kd" else None
     return {
         "study": study.name,

@@ -205,12 +205,8 @@ def arms(chosen: Chosen) -> str:
     body = []
     for row in chosen.findings.rows:
         trial = chosen.by_row[row][0]
-        student = {**trial.arm.get("start", {}), **trial.conditions["student"]}
-        settings = {f"student.{key}": value for key, value in student.items() if key != "layers"}
-        settings |= trial.arm["settings"]
-        for key, value in trial.conditions["data"].items():
-            if key in ("unlabeled", "limit_unlabeled"):
-                settings[f"data.{key}"] = value
+        start = {f"student.{key}": value for key, value in trial.arm.get("start", {}).items()}
+        settings = start | trial.settings
         said = ", ".join(f"`{key}={_plain(value)}`" for key, value in settings.items())
         body.append([escape_markdown(str(row)), f"`{trial.arm['recipe']}`", said or "as it is", trial.study])
     return markdown(["shown as", "recipe", "what is set", "study"], body, left=4)

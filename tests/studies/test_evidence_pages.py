@@ -263,6 +263,11 @@ def test_a_learning_rate_of_its_own_counts_as_a_setting_unless_kd_has_one_too() 
         return {entry["recipe"]: entry["settings"] for entry in entries}
 
     assert settings("crd") == {"kd": {}, "crd": own}
+    study.content["students"]["half"]["init"] = "first"
+    both = {"kd": {"student.init": "first"}, "crd": {"student.init": "last"}}
+    study.content["arms"]["crd"]["settings"] = {"student.init": "last"}
+    assert settings() == both  # the word of the arm, not that of the study
+    del study.content["students"]["half"]["init"]
     assert settings("crd", "kd") == {"kd": {}, "crd": {}}
 
 

@@ -25,8 +25,8 @@ from codir.studies.config import BUDGET, RecipeChoice, StudyConfig, dotted, spel
 from codir.studies.trial import Trial
 
 FINETUNE = "finetune"
-# What a study's own sections say; of a student a recipe may choose its start, or another kind.
 _UNLABELLED = ("data.unlabeled", "data.limit_unlabeled")
+# What a study's own sections say; of a student a recipe may choose its start, or another kind.
 _OF_THE_STUDY = ("data", "teacher", "output", "resume", "cache_dir", "baseline", "kd")
 
 

@@ -95,15 +95,12 @@ def measure_step(
         CodirError: whatever would stop the distillation itself.
     """
     with scratch_folder("codir-recommend-") as folder:
-        data = config.data.model_copy(
-            update={"limit_train": min(_EXAMPLES, config.data.limit_train or _EXAMPLES)}
-            | ({} if config.data.limit_validation else {"limit_validation": 32})
-            | (
-                {"limit_unlabeled": min(_EXAMPLES, config.data.limit_unlabeled or _EXAMPLES)}
-                if config.data.unlabeled
-                else {}
-            )
-        )
+        limits = {"limit_train": min(_EXAMPLES, config.data.limit_train or _EXAMPLES)}
+        if not config.data.limit_validation:
+            limits["limit_validation"] = 32
+        if config.data.unlabeled:
+            limits["limit_unlabeled"] = min(_EXAMPLES, config.data.limit_unlabeled or _EXAMPLES)
+        data = config.data.model_copy(update=limits)
         small = config.model_copy(
             update={
                 "data": data,
