@@ -80,7 +80,8 @@ def test_results_are_small_and_of_a_study_in_the_repository(file: Path) -> None:
 
 @pytest.mark.parametrize("name", study_names())
 def test_study_files_can_be_read(name: str, tmp_path: Path) -> None:
-    from codir.studies.loading import load_study, resolve_recipes
+    from codir.studies.loading import load_study
+    from codir.studies.resolved import resolve_recipes
 
     wanted = re.findall(r"\$(\w+)", (RESULTS.parent / f"{name}.yaml").read_text(encoding="utf-8"))
     paths = dict.fromkeys(wanted, str(tmp_path))

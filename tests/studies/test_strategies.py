@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from codir.studies.config import StudyConfig
-from codir.studies.loading import load_study, resolve_recipes
+from codir.studies.loading import load_study
+from codir.studies.resolved import resolve_recipes
 from codir.studies.strategies import strategy_of
 from codir.studies.strategies.base import Strategy
 from codir.studies.survey import Outcome

@@ -11,8 +11,10 @@ from codir.errors import ConfigError
 from codir.recipes.student_config import StudentConfig
 from codir.studies.config import StudyConfig, dotted, grid_points, seeds_of
 from codir.studies.folder import StudyFolder, notes_of
-from codir.studies.loading import distill_config, load_study, resolve_recipes, study_yaml
+from codir.studies.loading import load_study, study_yaml
+from codir.studies.resolved import resolve_recipes
 from codir.studies.trial import Trial, settings_digest
+from codir.studies.trial_config import distill_config
 
 BASE: dict[str, Any] = {"recipes": "finetune,kd", "tasks": "mrpc,cola", "model": "enc", "output": "s"}
 

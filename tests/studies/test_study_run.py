@@ -130,7 +130,8 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(
     study_settings: Settings, tmp_path: Path, here: list[str], changes: dict[str, Any], named: str
 ) -> None:
     from codir.studies.folder import StudyFolder
-    from codir.studies.loading import load_study, resolve_recipes
+    from codir.studies.loading import load_study
+    from codir.studies.resolved import resolve_recipes
 
     settings = study_settings(tmp_path / "s")
     config = load_study(flags={key: (key, value) for key, value in settings.items()})

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from codir.studies.loading import distill_config, load_study, resolve_recipes, study_yaml
+from codir.studies.loading import load_study, study_yaml
+from codir.studies.resolved import resolve_recipes
 from codir.studies.trial import Trial
+from codir.studies.trial_config import distill_config
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "whole": {"layers": 3},

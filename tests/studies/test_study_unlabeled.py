@@ -11,8 +11,9 @@ import pytest
 from small_world import World, quiet, sentences
 
 from codir.errors import ConfigError
-from codir.studies.loading import load_study, teacher_config
+from codir.studies.loading import load_study
 from codir.studies.run import study
+from codir.studies.trial_config import teacher_config
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -46,12 +46,17 @@ def recipe_names(command: str | None = None) -> list[str]:
     return [name for name in names if command is None or load_recipe(name).command == command]
 
 
+def is_recipe_file(recipe: str) -> bool:
+    """Whether a recipe is named by a file of the user's own and not by its name."""
+    return recipe.endswith((".yaml", ".yml"))
+
+
 def load_recipe(name: str) -> Recipe:
     """Reads a recipe; an unknown name raises `ConfigError` with the nearest and all that there are."""
     names = recipe_names()
     if name not in names:
         hint = nearest(name, names)
-        if name.endswith((".yaml", ".yml")):
+        if is_recipe_file(name):
             hint = f" (a file of your own goes to --config {name})"
         raise ConfigError(f"There is no recipe {name!r}{hint}. Recipes: {', '.join(names)}.")
     text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")

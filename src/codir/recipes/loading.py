@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from codir.errors import CodirError, ConfigError
 from codir.recipes.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig
-from codir.recipes.library import ABOUT, load_recipe
+from codir.recipes.library import ABOUT, is_recipe_file, load_recipe
 from codir.recipes.messages import explain
 from codir.recipes.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.recipes.sections import Section
@@ -218,7 +218,7 @@ def recipe_settings(recipe: str) -> Settings:
     Raises:
         ConfigError: there is no such recipe or file, or it is for another command.
     """
-    if recipe.endswith((".yaml", ".yml")):
+    if is_recipe_file(recipe):
         return _collect("distill", None, recipe, (), None)
     return _collect("distill", recipe, None, (), None)
 

@@ -71,6 +71,10 @@ class StudentConfig(Section):
         description="what is never trained: `embeddings`, and numbers of the student's blocks, counted from 1",
     )
 
+    def said(self) -> dict[str, Any]:
+        """Returns what was set, without what is there by default."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
     @field_validator("config")
     @classmethod
     def _names_its_family(cls, value: Path | dict[str, Any] | None) -> Path | dict[str, Any] | None:

@@ -14,11 +14,12 @@ from codir.models.loading import count_parameters, load_classifier, load_tokeniz
 from codir.recipes.config import DistillConfig
 from codir.storage import require_disk
 from codir.studies.config import Range, StudyConfig, grid_points
-from codir.studies.loading import ResolvedRecipe, applies, distill_config, teacher_folder
+from codir.studies.resolved import ResolvedRecipe, applies
 from codir.studies.strategies import strategy_of
 from codir.studies.strategies.base import Group
 from codir.studies.strategies.greedy import Greedy
 from codir.studies.trial import Trial
+from codir.studies.trial_config import distill_config, teacher_folder
 from codir.workflows.data import load_data
 from codir.workflows.prepare import Distillation, check_for, prepare
 from codir.workflows.runfolder import RunFolder

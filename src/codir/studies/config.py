@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codir.errors import nearest
 from codir.recipes.data_config import DataConfig
+from codir.recipes.library import is_recipe_file
 from codir.recipes.sections import Section
 from codir.recipes.student_config import StudentConfig
 from codir.recipes.training_config import TrainingConfig
@@ -414,7 +415,7 @@ def _recipes(value: Any) -> Any:
 
 def recipe_label(recipe: str) -> str:
     """Returns what a study calls a recipe by default: its name, or its file's without ending."""
-    return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+    return Path(recipe).stem if is_recipe_file(recipe) else recipe
 
 
 def _tasks(value: Any, shared: Any, data_dir: Any) -> Any:

@@ -14,8 +14,9 @@ from codir.recipes.loading import load_pretrain
 from codir.recipes.pretraining import PretrainConfig
 from codir.studies.check import describe_trials
 from codir.studies.config import StudyConfig
-from codir.studies.loading import load_study, resolve_recipes
+from codir.studies.loading import load_study
 from codir.studies.paper_tables import MLM_PRE, PaperTable, Scale, ScaleName, TableRow, load_table
+from codir.studies.resolved import resolve_recipes
 from codir.studies.strategies import strategy_of
 from codir.studies.survey import Outcome
 from codir.studies.trial import Trial

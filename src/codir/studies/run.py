@@ -20,12 +20,14 @@ from codir.storage import exclusive, require_writable
 from codir.studies.check import check_settings, check_with_models, describe_trials
 from codir.studies.config import StudyConfig
 from codir.studies.folder import Plan, StudyFolder, notes_of
-from codir.studies.loading import load_study, resolve_recipes, teacher_folder
+from codir.studies.loading import load_study
 from codir.studies.progress import Board, Progress, read_progress
 from codir.studies.ray_launcher import RayLauncher, require_ray
+from codir.studies.resolved import resolve_recipes
 from codir.studies.results import TrialResult, read_results
 from codir.studies.store import Store, require_optuna, what_of
 from codir.studies.team import Team
+from codir.studies.trial_config import teacher_folder
 from codir.studies.worker import teacher_state
 from codir.training.processes import one_process_only
 from codir.workflows.progress import default_console

@@ -9,12 +9,12 @@ from pathlib import Path
 from codir.errors import RunError
 from codir.storage import read_json
 from codir.studies.findings import AVERAGE
-from codir.studies.loading import teacher_folder
 from codir.studies.paper_tables import Statistic, TableColumn, TableRow
 from codir.studies.reproduction import Reproduction
 from codir.studies.results import TrialResult
 from codir.studies.statistics import PairedDifference, Spread, holm, paired_difference
 from codir.studies.tables import Column, StudyTable, Value
+from codir.studies.trial_config import teacher_folder
 
 PAPER, OURS = "paper", "ours"
 

@@ -15,10 +15,10 @@ from typing import Protocol
 
 from codir.errors import RunError
 from codir.studies.folder import Plan
-from codir.studies.loading import teacher_folder
 from codir.studies.progress import Board, read_progress
 from codir.studies.store import Claim, Store, teacher_key, what_of
 from codir.studies.trial import TRIALS
+from codir.studies.trial_config import teacher_folder
 from codir.studies.worker import BAD_INPUT, STOPPED, record_failure
 
 POLL = 1.0

@@ -26,11 +26,11 @@ from rich.console import Console
 from codir.errors import CodirError, FolderInUseError, InterruptedRunError
 from codir.storage import exclusive
 from codir.studies.folder import Plan, StudyFolder
-from codir.studies.loading import distill_config, teacher_config, teacher_folder
 from codir.studies.pruning import PrunedTrialError, Pruning
 from codir.studies.store import Store, about_trial, teacher_key
 from codir.studies.survey import Outcome
 from codir.studies.trial import Trial
+from codir.studies.trial_config import distill_config, teacher_config, teacher_folder
 from codir.workflows.runfolder import RunFolder
 
 POLL = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from codir.studies.config import StudyConfig
-from codir.studies.loading import ResolvedRecipe
+from codir.studies.resolved import ResolvedRecipe
 from codir.studies.strategies.base import Strategy
 from codir.studies.strategies.greedy import Greedy
 from codir.studies.strategies.grid import Grid

@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from codir.studies.config import StudyConfig
-from codir.studies.loading import ResolvedRecipe, applies
+from codir.studies.resolved import ResolvedRecipe, applies
 from codir.studies.survey import Outcome
 from codir.studies.trial import Phase, Trial
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from codir.studies.config import Range, StudyConfig
-from codir.studies.loading import ResolvedRecipe
+from codir.studies.resolved import ResolvedRecipe
 from codir.studies.strategies.base import Done, Group, Strategy, best, ended, seed_of
 from codir.studies.strategies.random import tidy
 from codir.studies.trial import Trial
