@@ -9,6 +9,7 @@ student are the same, and the later study's is shown as `kd [long]` if they are 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -190,19 +191,40 @@ class Chosen:
 
         On the average (task None) each seed gives one value, the mean over the tasks, where it has finished all.
         """
-        by_seed: dict[int, dict[str, float]] = {}
-        for trial in self.by_row[row]:
-            if math.isfinite(trial.kept):
-                by_seed.setdefault(trial.result.seed, {})[trial.result.task] = trial.kept
+        by_seed = self._seeds(row)
         if task is not None:
-            values = [each[task] for each in by_seed.values() if task in each]
+            values = [each[task].kept for each in by_seed.values() if task in each]
         else:
             values = [
-                sum(each.values()) / len(each)
-                for each in by_seed.values()
-                if len(each) == len(self.findings.tasks)
+                statistics.fmean(trial.kept for trial in each.values()) for each in self._whole(by_seed)
             ]
         return Spread.of(values) if values else None
+
+    def average_kept(self, row: Row) -> Spread | None:
+        """Returns the average of a row's scores in percent of the average of the teachers', over the seeds.
+
+        So the paper's table 1 is read (81.2 of 84.5); tasks with small scores weigh less than in `kept`. None where no
+        seed has finished all tasks.
+        """
+        values = [
+            100
+            * sum(trial.result.score for trial in each.values())
+            / sum(trial.result.teacher_score for trial in each.values())
+            for each in self._whole(self._seeds(row))
+        ]
+        return Spread.of(values) if values else None
+
+    def _seeds(self, row: Row) -> dict[int, dict[str, EvidenceTrial]]:
+        """Returns a row's trials with a score by seed and task."""
+        found: dict[int, dict[str, EvidenceTrial]] = {}
+        for trial in self.by_row[row]:
+            if math.isfinite(trial.kept):
+                found.setdefault(trial.result.seed, {})[trial.result.task] = trial
+        return found
+
+    def _whole(self, by_seed: Mapping[int, dict[str, EvidenceTrial]]) -> list[dict[str, EvidenceTrial]]:
+        """Returns the seeds that have finished all tasks."""
+        return [each for each in by_seed.values() if len(each) == len(self.findings.tasks)]
 
     def order(self) -> list[Row]:
         """The rows, the one that keeps most first: by the average, then by the tasks that it has."""

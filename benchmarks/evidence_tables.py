@@ -29,23 +29,29 @@ def scores(chosen: Chosen) -> str:
     findings = chosen.findings
     tasks, several = findings.tasks, len(findings.tasks) > 1
     metrics = {task: cell.metric.replace("_", " ") for (_, task), cell in findings.cells.items()}
-    heads = ["recipe", *(f"{task} ({metrics[task]})" for task in tasks), "kept, %", "agreement, %"]
+    heads = ["recipe", *(f"{task} ({metrics[task]})" for task in tasks), "kept, %"]
+    heads += [*(["of the average, %"] if several else []), "agreement, %"]
     heads += [f"against {findings.baseline}, points"] if findings.baseline else []
     teachers = [findings.teachers[task] for task in tasks]
     ends = [""] if findings.baseline else []
-    body = [["teacher", *(_points(score) for score in teachers), "100", "100", *ends]]
+    whole = ["100"] * (3 if several else 2)
+    body = [["teacher", *(_points(score) for score in teachers), *whole, *ends]]
     if findings.constants:
         shares = [findings.constants.get(task) for task in tasks]
-        kept = NOTHING
+        kept = [NOTHING] * (2 if several else 1)
         if None not in shares:
-            ratios = [(share or 0.0) / score for share, score in zip(shares, teachers, strict=True)]
-            kept = f"{100 * statistics.fmean(ratios):.1f}"
-        body.append(["one answer for all", *(_points(share) for share in shares), kept, "", *ends])
+            known = [share or 0.0 for share in shares]
+            ratios = [share / score for share, score in zip(known, teachers, strict=True)]
+            kept = [f"{100 * statistics.fmean(ratios):.1f}"]
+            kept += [f"{100 * sum(known) / sum(teachers):.1f}"] if several else []
+        body.append(["one answer for all", *(_points(share) for share in shares), *kept, "", *ends])
     for row in chosen.order():
         cells = [findings.cells.get((row, task)) for task in tasks]
         kept_spread = chosen.kept(row, None if several else tasks[0])
         line = [escape_markdown(str(row)), *(_spread(cell.spread if cell else None) for cell in cells)]
         line.append(_with_interval(kept_spread))
+        if several:
+            line.append(_with_interval(chosen.average_kept(row)))
         line.append(_agreement(chosen.by_row[row], tasks))
         if findings.baseline:
             line.append(_difference(findings.differences.get((row, None if several else tasks[0]))))
@@ -64,6 +70,11 @@ def scores(chosen: Chosen) -> str:
         + ("mean over the tasks of the " if several else "")
         + "score over the teacher's"
         + (". " if one else ", with its 95 % interval over seeds. ")
+        + (
+            "Of the average: the average score over the teachers' average, as the paper counts. "
+            if several
+            else ""
+        )
         + "Agreement: share of the examples on which student and teacher give the same answer"
         + (", mean over the tasks." if several else ".")
     )

@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,15 @@ def test_every_entry_of_the_package_is_read() -> None:
 
 
 def make_study(
-    name: str, scores: dict[tuple[str, str], list[float]], *, epochs: float = 3.0, split: str = "validation"
+    name: str,
+    scores: dict[tuple[str, str], list[float]],
+    *,
+    epochs: float = 3.0,
+    split: str = "validation",
+    teachers: Mapping[str, float] | None = None,
 ) -> Study:
-    """Returns a made-up study: scores by (recipe, task), one a seed; every teacher scores 0.8."""
+    """Returns a made-up study: scores by (recipe, task), one a seed; teachers score 0.8 unless said otherwise."""
+    teachers = teachers or {}
     tasks, recipes = ({each[side]: None for each in scores} for side in (1, 0))
     trials = [
         {
@@ -115,7 +121,7 @@ def make_study(
             "metric": "accuracy",
             "score": score,
             "metrics": {"accuracy": score, "f1": score / 2},
-            "teacher_score": 0.8,
+            "teacher_score": teachers.get(task, 0.8),
             "agreement": 0.9,
             "split": split,
             "train_examples": 1000,
@@ -158,8 +164,8 @@ def make_study(
                 "width": 384,
                 "parameters": 22_000_000,
                 "metric": "accuracy",
-                "score": 0.8,
-                "metrics": {"accuracy": 0.8, "f1": 0.4},
+                "score": teachers.get(task, 0.8),
+                "metrics": {"accuracy": teachers.get(task, 0.8), "f1": 0.4},
             }
             for task in tasks
         },
@@ -212,6 +218,20 @@ def test_kept_and_gains_against_plain_loops() -> None:
         (sum(gains) / 3 - reach, sum(gains) / 3 + reach)
     )
     assert chosen.order() == [crd, kd]
+
+
+def test_the_average_is_kept_as_the_paper_counts_it_where_every_task_has_finished() -> None:
+    scores = {**SCORES, ("kd", "a"): [0.70, 0.71]}
+    chosen = choose([make_study("s", scores, teachers={"b": 0.4})])
+    assert chosen is not None
+    kd, _ = chosen.findings.rows
+    average = chosen.average_kept(kd)
+    assert average is not None
+    assert average.n == 2
+    assert average.mean == pytest.approx((100 * (0.70 + 0.60) / 1.2 + 100 * (0.71 + 0.64) / 1.2) / 2)
+    kept = chosen.kept(kd, None)
+    assert kept is not None
+    assert kept.mean > average.mean + 5
 
 
 def test_a_task_and_a_student_with_something_changed_stand_beside_their_own() -> None:
