@@ -10,12 +10,15 @@ from typing import Any
 from codir.studies.findings import Row
 from evidence_data import Chosen, EvidenceTrial, Study, choose
 
+# Judged on purpose on texts unlike the training data: what is kept there is less for every recipe, and would count
+# against those that were tried there.
+_OTHER_TEXTS = ("sources", "sources-long")
 _SHAPE = ("student.width", "student.intermediate")  # of the study's student: an entry has fields for it
 
 
 def entries_text(studies: Sequence[Study]) -> str:
     """Returns the file's text; an entry a line."""
-    entries = [entry for study in studies for entry in _entries(study)]
+    entries = [entry for study in studies if study.name not in _OTHER_TEXTS for entry in _entries(study)]
     versions: dict[str, Any] = {}
     for study in studies:
         for each in study.content["environments"]:

@@ -292,6 +292,13 @@ def test_a_learning_rate_of_its_own_counts_as_a_setting_unless_kd_has_one_too() 
     assert settings("crd", "kd") == {"kd": {}, "crd": {}}
 
 
+def test_what_was_judged_on_other_texts_is_no_evidence_for_a_recommendation() -> None:
+    both = [make_study("plus", SCORES), make_study("sources", SCORES)]
+    entries = json.loads(entries_text(both))["entries"]
+    assert {entry["study"] for entry in entries} == {"plus"}
+    assert len(entries) == 4
+
+
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
     study = make_study("one", SCORES)
     for trial in study.content["trials"]:
