@@ -31,7 +31,7 @@ class TrialResult:
         teacher_parameters: of its teacher.
         size: bytes of the student's model files.
         steps: optimiser steps made.
-        seconds: wall-clock time of the training (an attempt that was killed is not counted).
+        seconds: wall-clock time of the training over all attempts.
         epochs: passes over the training data that were made.
         best_epoch: after which of them the kept weights stood; None where the last ones were kept.
         folder: the run folder.

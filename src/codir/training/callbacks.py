@@ -1,4 +1,4 @@
-"""What happens around the steps: progress with time left, the log file, early stopping that survives a resume."""
+"""Around the steps: progress with time left, the log file; early stopping and a clock that outlive kills."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from rich.progress import (
 )
 from transformers import (
     EarlyStoppingCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import ExportableState
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -174,3 +176,29 @@ class EarlyStopping(EarlyStoppingCallback):
         super().on_train_begin(args, state, control, **kwargs)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
+
+
+class TrainingClock(TrainerCallback, ExportableState):
+    """Seconds that a training has taken, over all attempts; steps lost by a kill are counted once, when done again.
+
+    Args:
+        before: seconds of the earlier attempts, up to the checkpoint that this one goes on from.
+    """
+
+    def __init__(self, before: float = 0.0):
+        self.before = before
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return self.before + time.monotonic() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {"args": {"before": self.seconds}, "attributes": {}}
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> TrainingClock:
+        """Returns the clock of a trainer, which a resume replaces by the one that the checkpoint holds."""
+        return next(each for each in trainer.callback_handler.callbacks if isinstance(each, cls))

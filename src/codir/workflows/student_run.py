@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
-from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile
+from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile, TrainingClock
 from codir.training.processes import barrier, first_says, is_main
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
@@ -42,7 +41,7 @@ class Cost:
     """What a training took.
 
     Attributes:
-        seconds: wall-clock time of the training, over all attempts that ended in order (a killed one is not counted).
+        seconds: wall-clock time of the training, over all attempts (`TrainingClock`).
         steps: optimiser steps.
         best_step: the step whose weights were kept; None if the last ones were.
         best_score: its main metric on the validation data during training.
@@ -168,11 +167,11 @@ def train_and_publish(
     if trainer.objective_notes:
         console.print(_notes_table(label, trainer.objective_notes))
     _require_disk(run, trainer)
-    started = time.monotonic()
+    trainer.add_callback(TrainingClock())
     trainer.train(resume_from_checkpoint=True)
     state, chosen = trainer.state, trainer.args.load_best_model_at_end
     cost = Cost(
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(TrainingClock.of(trainer).seconds, 1),
         steps=state.global_step,
         best_step=state.best_global_step if chosen else None,
         best_score=state.best_metric if chosen else None,
