@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from codir.studies.statistics import PairedDifference, Spread
-from codir.studies.tables import escape_markdown
+from codir.studies.study_table import escape_markdown
 from evidence_data import Chosen, EvidenceTrial, Study, interval
 from evidence_figures import ends_correlation, minutes
 

@@ -18,12 +18,10 @@ from codir.studies import report, run
 from codir.studies.findings import Row, find
 from codir.studies.plots import draw_differences, draw_ranks
 from codir.studies.results import TrialResult
+from codir.studies.study_table import Column, StudyTable, escape_latex
 from codir.studies.tables import (
-    Column,
-    StudyTable,
     cost_table,
     differences_table,
-    escape_latex,
     results_table,
     scores_table,
     spread_table,

@@ -9,10 +9,11 @@ import pytest
 
 from codir.errors import ConfigError
 from codir.recipes.student_config import StudentConfig
-from codir.studies.config import StudyConfig, dotted, grid_points, seeds_of
+from codir.studies.config import StudyConfig, grid_points
 from codir.studies.folder import StudyFolder, notes_of
 from codir.studies.loading import load_study, study_yaml
 from codir.studies.resolved import resolve_recipes
+from codir.studies.short_forms import dotted, seeds_of
 from codir.studies.trial import Trial, settings_digest
 from codir.studies.trial_config import distill_config
 

@@ -19,9 +19,10 @@ from codir.errors import ConfigError, RunError
 from codir.recipes.loading import with_new_defaults
 from codir.recipes.training_config import TrainingConfig
 from codir.storage import read_json, write_json, write_text
-from codir.studies.config import StudyConfig, dotted
+from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study, study_yaml
 from codir.studies.resolved import ResolvedRecipe
+from codir.studies.short_forms import dotted
 from codir.studies.strategies import strategy_of
 from codir.studies.strategies.base import Done
 from codir.studies.survey import Survey

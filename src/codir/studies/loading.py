@@ -15,7 +15,8 @@ from codir.recipes.messages import explain
 from codir.recipes.student_config import START, StudentConfig
 from codir.recipes.training_config import TrainingConfig
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
-from codir.studies.config import StudyConfig, spelt_out
+from codir.studies.config import StudyConfig
+from codir.studies.short_forms import spelt_out
 
 
 def load_study(

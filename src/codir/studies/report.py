@@ -16,11 +16,10 @@ from codir.studies.folder import Plan, StudyFolder
 from codir.studies.plots import draw_differences, draw_ranks
 from codir.studies.results import TrialResult, read_results
 from codir.studies.strategies import strategy_of
+from codir.studies.study_table import StudyTable, escape_markdown
 from codir.studies.tables import (
-    StudyTable,
     cost_table,
     differences_table,
-    escape_markdown,
     results_table,
     scores_table,
     spread_table,

@@ -15,7 +15,7 @@ from codir.studies.paper_tables import TableRow
 from codir.studies.reproduction import Reproduction, Wanted, plan
 from codir.studies.results import TrialResult, read_result
 from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
-from codir.studies.tables import StudyTable, escape_markdown
+from codir.studies.study_table import StudyTable, escape_markdown
 from codir.tasks.glue_testset import find_test_file
 from codir.tasks.submission import DIAGNOSTIC, FILES
 from codir.training.processes import one_process_only

@@ -13,7 +13,7 @@ from codir.studies.paper_tables import Statistic, TableColumn, TableRow
 from codir.studies.reproduction import Reproduction
 from codir.studies.results import TrialResult
 from codir.studies.statistics import PairedDifference, Spread, holm, paired_difference
-from codir.studies.tables import Column, StudyTable, Value
+from codir.studies.study_table import Column, StudyTable, Value
 from codir.studies.trial_config import teacher_folder
 
 PAPER, OURS = "paper", "ours"

@@ -19,7 +19,7 @@ from codir.models.student import build_student
 from codir.recipes.data_config import DataConfig
 from codir.studies.reproduction import Reproduction
 from codir.studies.side_by_side import OURS, PAPER
-from codir.studies.tables import Column, StudyTable, Value
+from codir.studies.study_table import Column, StudyTable, Value
 from codir.workflows.data import load_data
 from codir.workflows.timing import Text, Timing, measure, texts_of
 
