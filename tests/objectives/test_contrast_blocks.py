@@ -18,7 +18,8 @@ from codir.functional.negatives import Hard
 from codir.objectives import bank_storage
 from codir.objectives.base import ObjectiveContext, Step
 from codir.objectives.crd import CRD, CRDSettings
-from codir.objectives.negative_sources import BankDraws, BankSource, QueueSource
+from codir.objectives.negative_sources.bank import BankDraws, BankSource
+from codir.objectives.negative_sources.queue import QueueSource
 from codir.objectives.registry import build_objectives
 
 MakeStep = Callable[..., Step]

@@ -15,7 +15,9 @@ from codir.errors import ConfigError, DataError, RunError
 from codir.objectives.base import ObjectiveContext, Step
 from codir.objectives.crd import CRD, CRDSettings
 from codir.objectives.crd_official import OfficialCRDSettings
-from codir.objectives.negative_sources import LiveMiniBatch, MiniBatchBank, QueueSource
+from codir.objectives.negative_sources.bank import MiniBatchBank
+from codir.objectives.negative_sources.batch import LiveMiniBatch
+from codir.objectives.negative_sources.queue import QueueSource
 from codir.objectives.registry import build_objectives, check_objectives
 
 MakeStep = Callable[..., Step]

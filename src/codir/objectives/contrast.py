@@ -12,7 +12,8 @@ from codir.functional.negatives import NegativeSampler
 from codir.models.representations import Pooling, Representations
 from codir.objectives.base import ObjectiveContext, Step, Term
 from codir.objectives.contrastive import BlockProjection, untouched
-from codir.objectives.negative_sources import SourceSettings, make_source
+from codir.objectives.negative_sources import make_source
+from codir.objectives.negative_sources.base import SourceSettings
 
 
 class Contrast:

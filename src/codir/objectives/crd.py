@@ -19,13 +19,9 @@ from codir.objectives.base import Needs, Objective, ObjectiveContext, ObjectiveS
 from codir.objectives.contrast import Contrast, mean_term
 from codir.objectives.contrastive import storage_of
 from codir.objectives.matched_states import Pairs, matched, say_pairs
-from codir.objectives.negative_sources import (
-    BankDraws,
-    BankSource,
-    NegativeSource,
-    SourceSettings,
-    check_source,
-)
+from codir.objectives.negative_sources import check_source
+from codir.objectives.negative_sources.bank import BankDraws, BankSource
+from codir.objectives.negative_sources.base import NegativeSource, SourceSettings
 from codir.objectives.temperature import LearnedTemperature
 from codir.storage import human_bytes
 
