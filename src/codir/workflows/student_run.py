@@ -28,6 +28,7 @@ from codir.training.processes import barrier, first_says, is_main
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import agreement
+from codir.workflows.one_answer import OneAnswer
 from codir.workflows.runfolder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -116,15 +117,19 @@ def train_into(
     if (cost := trained_before(run, training, console, label)) is not None:
         return load_classifier(run.path), cost
 
+    one_answer = OneAnswer(label, contrast="crd" in objectives)
+
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
         labels = np.asarray(prediction.label_ids)
         if data.label_ids is not None:
             labels = np.argsort(data.label_ids)[labels]
         scores = compute_metrics(data.task.metrics, in_data_order(logits, data.label_ids), labels)
+        own = predictions(logits, data.task)
         if data.teacher_logits is not None:
-            own, teachers = predictions(logits, data.task), predictions(data.teacher_logits, data.task)
+            teachers = predictions(data.teacher_logits, data.task)
             scores["agreement"] = agreement(own, teachers, data.task.kind == "regression")
+        one_answer.watch(own, labels)
         return scores
 
     args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train), data.budget)
