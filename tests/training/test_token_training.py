@@ -160,7 +160,7 @@ def test_gradients_reach_the_student_alone(tmp_path, models):
         assert any("layer.1.attention.self.query" in name for name in moved)
         assert any("embeddings" in name for name in moved)
         if not cached:
-            assert all(parameter.grad is None for parameter in trainer._live_teacher.parameters())
+            assert all(parameter.grad is None for parameter in trainer._teaching.live.parameters())
 
 
 def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models):
@@ -169,7 +169,7 @@ def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models)
     trainer = make_trainer(
         tmp_path, models, {"task": {}, "kd": {}, GAP: {}}, **settings, cache_tokens_gb=1e-6
     )
-    assert isinstance(trainer._live_teacher, FrozenTeacher)
+    assert isinstance(trainer._teaching.live, FrozenTeacher)
     assert not folder.exists()
     (note,) = [line for line in trainer.objective_notes if line.startswith("teacher")]
     assert "live" in note
@@ -177,7 +177,7 @@ def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models)
     trainer.train()
     assert losses(trainer)[0]["loss_token_gap"] > 0
     # what needs no tokens is cached all the same
-    assert make_trainer(tmp_path, models, {"kd": {}}, **settings, cache_tokens_gb=1e-6)._live_teacher is None
+    assert make_trainer(tmp_path, models, {"kd": {}}, **settings, cache_tokens_gb=1e-6)._teaching.live is None
 
 
 def test_an_objective_that_reads_only_tokens_has_the_teacher(tmp_path, models):

@@ -6,7 +6,6 @@ import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,23 +20,22 @@ from codir.errors import ConfigError
 from codir.functional.gather import from_first, processes
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
-from codir.models.representations import EncoderShape, Pooling
-from codir.objectives.base import Kind, ObjectiveContext
+from codir.objectives.base import Kind
 from codir.objectives.registry import build_objectives, check_objectives, needs_of, prefill_needs_of, views_of
-from codir.teacher.cache import TeacherOutputs, open_cache
+from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.token_cache import open_token_cache, too_large
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
+from codir.training.context import objective_context
 from codir.training.global_batch import Part, ProcessBatches, plan_step
 from codir.training.masking import IGNORED
-from codir.training.missing_labels import filled, live_logits, without_gaps
+from codir.training.missing_labels import filled
 from codir.training.model import DistillationModel
 from codir.training.processes import rank, total
 from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
-from codir.training.views import check_views, require_tokens
+from codir.training.teaching import Teaching
 
 
 class DistillationTrainer(ResumableTrainer):
@@ -62,7 +60,6 @@ class DistillationTrainer(ResumableTrainer):
             `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or the
             `TeacherOutputs` of the training examples, or None.
         teacher_tokenizer: where it differs from the student's.
-        teacher_shape: depth and width, needed only with `TeacherOutputs` that do not know them.
         compute_metrics: as in transformers' Trainer.
         callbacks: as in transformers' Trainer.
         data_collator: makes the batches instead of `DistillationCollator`. If it has `set_epoch`, it is told the epoch;
@@ -102,71 +99,34 @@ class DistillationTrainer(ResumableTrainer):
         if len(train_dataset) == 0:
             raise ConfigError("train_dataset is empty: there is nothing to train on.")
         needs = needs_of(objectives)
-        if isinstance(teacher, PreTrainedModel):
-            teacher = FrozenTeacher(teacher)
         if teacher is None and (needs.teacher_logits or needs.pooled):
             raise ConfigError(
                 f"The objectives {', '.join(objectives)} need a teacher and none was given; "
                 "plain fine-tuning is objectives={'task': {}}."
             )
-        shape: EncoderShape | None = teacher.shape if teacher is not None else None
-        self._views = views_of(objectives, encoder_shape(student), shape)
-        notes: list[str] = []
-        live = isinstance(teacher, FrozenTeacher) and not args.cache_teacher
-        if isinstance(teacher, FrozenTeacher) and args.cache_teacher:
-            reason = too_large(train_dataset, teacher.shape, self._views.teacher, args.cache_tokens_gb)
-            notes, live = ([f"teacher: {reason}"], True) if reason is not None else ([], False)
+        if isinstance(teacher, PreTrainedModel):
+            teacher = FrozenTeacher(teacher)
+        self._views = views_of(
+            objectives, encoder_shape(student), teacher.shape if teacher is not None else None
+        )
+        self._teaching = Teaching(teacher, self._views, train_dataset, args)
 
         # Everything is checked before the teacher computes anything; the space is read when objectives are built.
-        outputs = teacher if isinstance(teacher, TeacherOutputs) else None
-        space: Callable[[Pooling], Any] | None = None if teacher is None or live else lambda pooling: None
-        context = self._context(student, shape, space, train_dataset, args, kind, data_key)
+        context = objective_context(student, self._teaching, train_dataset, args, kind, data_key)
         check_objectives(objectives, context)
-        check_views(
-            self._views,
-            student,
-            teacher.model if isinstance(teacher, FrozenTeacher) else None,
-            context.aligned,
-        )
-        if outputs is not None:
-            outputs = require_tokens(outputs, self._views)
-        self._live_teacher: FrozenTeacher | None = None
-        if isinstance(teacher, FrozenTeacher):
-            teacher.to(args.device)
-            if live:
-                self._live_teacher = teacher
-            else:
-                tokenizer = teacher_tokenizer or processing_class
-                with args.main_process_first(desc="teacher's cache"):
-                    outputs = open_cache(
-                        teacher,
-                        train_dataset,
-                        tokenizer=tokenizer,
-                        poolings=needs.pooled,
-                        folder=args.cache_folder,
-                    )
-                    if self._views.teacher:
-                        tokens = open_token_cache(
-                            teacher,
-                            train_dataset,
-                            self._views.teacher,
-                            tokenizer=tokenizer,
-                            folder=args.cache_folder,
-                        )
-                        outputs = outputs.with_tokens(tokens)
-
-        if context.unlabeled and teacher is not None:
-            logits = outputs.logits if outputs is not None else None
-            if logits is None and isinstance(teacher, FrozenTeacher):
-                logits = live_logits(teacher, train_dataset, teacher_tokenizer or processing_class)
+        self._teaching.check(student, context.aligned)
+        self._teaching.compute(train_dataset, teacher_tokenizer or processing_class, needs.pooled, args)
+        if context.unlabeled:
+            logits = self._teaching.logits(train_dataset, teacher_tokenizer or processing_class)
             if logits is not None:
                 labels = filled(torch.tensor(train_dataset["labels"][:]), logits)
                 context = replace(context, labels=labels)
+        outputs = self._teaching.outputs
         if outputs is not None:
             context = replace(context, teacher_space=outputs.space)
         built = build_objectives(objectives, context)
         self.objective_notes = [
-            *notes,
+            *self._teaching.notes,
             *(line for objective in built.values() for line in objective.describe()),
         ]
         self.distillation = DistillationModel(student, built, needs.pooled, self._views.student)
@@ -181,7 +141,7 @@ class DistillationTrainer(ResumableTrainer):
             args=args,
             data_collator=data_collator
             or DistillationCollator(
-                processing_class, teacher_tokenizer, outputs, live_teacher=self._live_teacher is not None
+                processing_class, teacher_tokenizer, outputs, live_teacher=self._teaching.live is not None
             ),
             train_dataset=train_dataset,
             eval_dataset=cast(Any, eval_dataset),
@@ -196,42 +156,6 @@ class DistillationTrainer(ResumableTrainer):
             self._progress = ProgressLine(label)
             self.add_callback(self._progress)
 
-    @staticmethod
-    def _context(
-        student: PreTrainedModel,
-        teacher: EncoderShape | None,
-        space: Callable[[Pooling], Any] | None,
-        examples: Dataset,
-        args: DistillationArguments,
-        kind: Kind | None,
-        data_key: str | None,
-    ) -> ObjectiveContext:
-        labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
-        regression = labels is not None and labels.is_floating_point()
-        unlabeled = 0
-        if labels is not None:
-            labels, unlabeled = without_gaps(labels)
-        classes = 1 if regression else int(student.config.num_labels or 1)
-        if kind == "masked-lm":
-            classes = int(student.config.vocab_size)
-        return ObjectiveContext(
-            student=encoder_shape(student),
-            teacher=teacher,
-            examples=len(examples),
-            labels=labels,
-            kind=kind or ("regression" if regression else "classification"),
-            num_classes=classes,
-            seed=args.seed,
-            device=args.device,
-            teacher_space=space,
-            folder=Path(str(args.output_dir)) if data_key is not None else None,
-            data_key=data_key,
-            batch=args.train_batch_size * args.gradient_accumulation_steps * processes(),
-            micro_batch=args.train_batch_size * processes(),
-            aligned="teacher_input_ids" not in examples.column_names,
-            unlabeled=unlabeled,
-        )
-
     # ---- the step ----------------------------------------------------------------------------------------------
 
     def compute_loss(
@@ -243,9 +167,9 @@ class DistillationTrainer(ResumableTrainer):
     ) -> Any:
         """Computes the weighted sum of one batch; in training the terms are checked and added to the log."""
         teacher = teacher_of(inputs)
-        if teacher is None and self._live_teacher is not None and model.training:
+        if teacher is None and self._teaching.live is not None and model.training:
             labels = inputs.get("labels")
-            teacher = self._live_teacher.represent(
+            teacher = self._teaching.live.represent(
                 inputs.get("teacher_inputs", inputs["inputs"]),
                 self.distillation.poolings,
                 labels != IGNORED if labels is not None and labels.dim() == 2 else None,
