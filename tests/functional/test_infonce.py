@@ -165,3 +165,27 @@ def test_streamed_takes_a_half_precision_bank_inside_autocast() -> None:
         )
     expected, _ = naive_info_nce(torch.ones(2), anchor.double() @ bank.double().T, 0.07)
     assert result.loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a_constant_does_not_win() -> (
+    None
+):
+    """What docs/negatives.md says of a bank and of the batch, with teacher and student at one point c."""
+    generator = torch.Generator().manual_seed(0)
+    anchor = normalize(torch.randn(8, 16, generator=generator), dim=1)
+    live = normalize(torch.randn(8, 16, generator=generator), dim=1).requires_grad_()
+    rows = normalize(torch.randn(50, 16, generator=generator), dim=1)
+    positive = (anchor * live).sum(dim=1)
+    info_nce(positive, anchor @ rows.T, 0.07).loss.backward()
+    shares = torch.softmax(torch.cat([positive[:, None], anchor @ rows.T], dim=1) / 0.07, dim=1)[:, :1]
+    pull = (
+        -(1 - shares.detach()) * anchor / 0.07 / len(anchor)
+    )  # no part of it points away from another example
+    torch.testing.assert_close(live.grad, pull, rtol=1e-4, atol=1e-6)
+
+    constant = anchor[:1].expand(8, -1)
+    ones = torch.ones(8)
+    away = rows - (rows @ anchor[0])[:, None] * anchor[:1]  # what stays behind: rows at right angles to c
+    assert info_nce(ones, constant @ away.T, 0.07).loss < 1e-4
+    others = ~torch.eye(8, dtype=torch.bool)
+    assert info_nce(ones, constant @ constant.T, 0.07, others).loss.item() == pytest.approx(math.log(8))
