@@ -169,6 +169,7 @@ def minutes(chosen: Chosen, row: Row) -> float:
 # what is logged of a contrastive term, and how it is shown
 _DYNAMICS = (
     ("loss_crd", "contrastive loss", True),
+    ("loss_task", "loss of the labels", False),
     ("crd_accuracy", "accuracy", False),
     ("crd_positive", "cosine to the positive", False),
     ("crd_negative", "cosine to negatives", False),
@@ -332,7 +333,8 @@ def draw_epochs(chosen: Chosen) -> Figure:
     """Draws the score after each epoch, mean over the seeds: a panel for each task, the teacher as a line."""
     tasks = chosen.findings.tasks
     rows = chosen.order()
-    figure = new_figure(0.6 + 3.4 * len(tasks), 3.1 + 0.17 * math.ceil(len(rows) / 2))
+    columns = 4 if len(tasks) > 1 else 3  # of the legend
+    figure = new_figure(max(5.2, 0.6 + 3.4 * len(tasks)), 3.1 + 0.2 * math.ceil(len(rows) / columns))
     grid = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, task in zip(grid, tasks, strict=True):
         axes.axhline(100 * chosen.findings.teachers[task], color="black", linewidth=1)
@@ -354,7 +356,13 @@ def draw_epochs(chosen: Chosen) -> Figure:
     grid[0].set_ylabel("score (teacher: black line)", fontsize=8.5)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False, handlelength=3.2
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        handlelength=3.2,
     )
     return figure
 

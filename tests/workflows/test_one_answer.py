@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from codir.workflows.one_answer import OneAnswer
+from codir.recipes.student_config import StudentConfig
+from codir.workflows.one_answer import OneAnswer, first_blocks_note
 
 ONE, TWO = np.zeros(6, dtype=int), np.array([0, 1, 0, 0, 1, 0])
 
@@ -49,3 +50,23 @@ def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
         watcher.watch(ONE, TWO)
         watcher.watch(ONE, TWO)
     assert ["crd.negatives" in record.getMessage() for record in caplog.records] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("student", "objectives", "said"),
+    [
+        ({"init": "first"}, {"crd": {}}, True),
+        ({"init": "first"}, {"crd": {"negatives": "hard", "k": 100}}, True),
+        ({"init": "first"}, {"crd": {"bank_init": "student"}}, False),
+        ({"init": "first"}, {"crd": {"negatives": "in-batch"}}, False),
+        ({"init": "first"}, {"kd": {}}, False),
+        ({"init": [1, 2, 3]}, {"crd": {}}, True),
+        ({"init": [1, 3, 5]}, {"crd": {}}, False),
+        ({"init": "spread"}, {"crd": {}}, False),
+        ({}, {"crd": {}}, False),
+    ],
+)
+def test_what_failed_for_students_of_the_first_blocks_is_said(student, objectives, said) -> None:
+    note = first_blocks_note(StudentConfig(**student), objectives)
+    assert (note is not None) is said
+    assert note is None or "bank_init=student" in note

@@ -1,14 +1,37 @@
-"""A warning while there is still time: the model in training gives one answer to everything."""
+"""Trainings that end with one answer to everything: what is known to lead there, and a warning while there is time."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 
+from codir.objectives.crd import CRDSettings
+from codir.recipes.student_config import StudentConfig
 from codir.training.processes import is_main
 
 logger = logging.getLogger(__name__)
+
+
+def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
+    """Returns what to say of a bank of random rows for a student of the teacher's first blocks; else None.
+
+    Such students failed in every seed (docs/negatives.md): the live positives move away from the rows together, and
+    take the student's representations with them.
+    """
+    init = student.init
+    first = init == "first" if isinstance(init, str) else init == list(range(1, len(init) + 1))
+    if "crd" not in objectives or not first or student.model or student.config:
+        return None
+    settings = CRDSettings.model_validate(objectives["crd"])
+    if settings.bank_init == "student" or settings.negatives in ("in-batch", "queue"):
+        return None
+    return (
+        "Note: a student of the teacher's first blocks, contrasted with a memory bank that starts at random, gave one "
+        "answer to everything in all of three seeds on CoLA (docs/negatives.md). objectives.crd.negatives=in-batch "
+        "did not, nor did objectives.crd.bank_init=student."
+    )
 
 
 class OneAnswer:

@@ -33,6 +33,7 @@ from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
 from codir.workflows.make_student import make_student, student_lines
+from codir.workflows.one_answer import first_blocks_note
 from codir.workflows.progress import progress_bar
 
 
@@ -182,6 +183,8 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
     if config.baseline and "finetune" not in objectives:
         objectives["finetune"] = {"task": {}}
     views, live = _check(objectives, train, student, teacher, config)
+    if (note := first_blocks_note(config.student, config.objectives)) is not None:
+        console.print(note, highlight=False)
     return Distillation(
         config=config,
         data=data,
