@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
     """Returns what to say of a bank of random rows for a student of the teacher's first blocks; else None.
 
-    Such students failed in every seed (docs/negatives.md): the live positives move away from the rows together, and
-    take the student's representations with them.
+    Such students failed in every seed on CoLA (docs/negatives.md): the live positives move away from the rows
+    together, and take the student's representations with them.
     """
     init = student.init
     first = init == "first" if isinstance(init, str) else init == list(range(1, len(init) + 1))
@@ -29,8 +29,8 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
         return None
     return (
         "Note: a student of the teacher's first blocks, contrasted with a memory bank that starts at random, gave one "
-        "answer to everything in all of three seeds on CoLA (docs/negatives.md). objectives.crd.negatives=in-batch "
-        "did not, nor did objectives.crd.bank_init=student."
+        "answer to everything in all of three seeds on CoLA, though not on SST-2 (docs/negatives.md). With "
+        "objectives.crd.negatives=in-batch, or objectives.crd.bank_init=student, none did."
     )
 
 
