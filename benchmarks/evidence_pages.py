@@ -71,7 +71,8 @@ FIGURES: Mapping[str, tuple[Callable[[Chosen, Mapping[str, str]], Any], str]] = 
     ),
     "dynamics": (
         lambda chosen, options: figures.draw_dynamics(chosen, _groups(options)),
-        "The contrastive term, and the loss of the labels, on {task}: mean over {seeds}, band from the lowest to the highest seed.",
+        "The contrastive term, and the loss of the labels, on {task}: mean over {seeds}, band from the lowest to the "
+        "highest seed.",
     ),
     "ends": (
         lambda chosen, options: figures.draw_ends(chosen),
