@@ -28,8 +28,9 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
     if settings.bank_init == "student" or settings.negatives in ("in-batch", "queue"):
         return None
     return (
-        "Note: a student of the teacher's first blocks, contrasted with a memory bank that starts at random, gave one "
-        "answer to everything in all of three seeds on CoLA, though not on SST-2 (docs/negatives.md). With "
+        "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "
+        "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
+        "recovered late (docs/negatives.md). With "
         "objectives.crd.negatives=in-batch, or objectives.crd.bank_init=student, none did."
     )
 
