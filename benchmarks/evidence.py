@@ -6,10 +6,11 @@
     python benchmarks/evidence.py collect NAME studies/NAME
     python benchmarks/evidence.py draw
 
-`run` fills the paths into benchmarks/evidence/NAME.yaml and starts the study, or goes on with it; arguments it does not
-know are handed to `codir study`. `collect` makes benchmarks/evidence/results/NAME.json out of what is finished. `draw`
-makes the figures (docs/img/evidence-*.svg), the blocks between markers in the two pages and
-src/codir/recipes/evidence.json out of all results; it needs no study folder, no data and no model.
+`run` fills the paths into benchmarks/evidence/NAME.yaml and starts the study, or goes on with it; arguments it does
+not know are handed to `codir study`. `collect` makes benchmarks/evidence/results/NAME.json out of what is finished.
+What ran elsewhere (`run NAME --part seeds=2,3 ...`) is brought together by naming several folders, or beside them the
+file of what was collected before. `draw` makes the figures (docs/img/evidence-*.svg), the blocks between markers in
+the two pages and src/codir/recipes/evidence.json out of all results; it needs no study folder, no data and no model.
 """
 
 from __future__ import annotations
@@ -68,9 +69,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help="$NAME in the study file (repeatable)",
     )
+    run.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="KEY=NAME,...",
+        help="only these of the study's recipes, tasks, students or seeds (repeatable): to share it out",
+    )
     collect = command("collect", _collect, "make results/NAME.json out of a study's finished trials")
     collect.add_argument("name")
-    collect.add_argument("folders", nargs="+", type=Path, help="where the study ran")
+    collect.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="where the study ran; also files of results, of parts that ran elsewhere",
+    )
     collect.add_argument("--output", type=Path, help="file to write (default: results/NAME.json)")
     draw = command("draw", _draw, "make figures, tables and src/codir/recipes/evidence.json")
     draw.add_argument("--check", action="store_true", help="write nothing; fail if anything would change")
@@ -100,7 +114,7 @@ def _teachers(options: argparse.Namespace, more: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
-    from evidence_studies import encoder, run_study
+    from evidence_studies import encoder, parts, run_study
 
     paths = {"encoder": encoder(), "data_dir": options.data_dir, "teachers": options.teachers}
     for pair in options.path:
@@ -111,7 +125,7 @@ def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
             )
         paths[name] = path
     absolute = {name: _absolute(path) for name, path in paths.items() if path}
-    return run_study(options.name, options.output, absolute, more)
+    return run_study(options.name, options.output, absolute, more, parts(options.part))
 
 
 def _absolute(path: str) -> str:
@@ -124,7 +138,7 @@ def _collect(options: argparse.Namespace, more: Sequence[str]) -> int:
 
     study_file(options.name)  # a name that no study has is a slip of the pen
     file = options.output or RESULTS / f"{options.name}.json"
-    found = collect(options.name, options.folders, file)
+    found = collect(options.name, options.sources, file)
     print(f"{file}: {found['finished']} of {found['planned']} trials, {file.stat().st_size / 1000:.0f} kB")
     for key in found["failed"]:
         print(f"  failed: {key}")

@@ -1,6 +1,7 @@
 """Makes one small file out of a study's folder: all that figures, tables and `codir recommend` need of it.
 
-No text of a data set and no path of the machine is kept. The same folder gives the same file, byte for byte.
+A study may be shared out over machines and days: several folders, and files that were made before, give one file. No
+text of a data set and no path of a machine is kept. The same folders give the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from codir.recipes.yaml_text import read_yaml_file
 from codir.storage import read_json, write_text
 from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
+from codir.studies.trial import Trial
 from codir.tasks.glue import glue_task
 from codir.tasks.metrics import constant_score
 from codir.workflows.data import load_data
@@ -30,53 +33,57 @@ LARGEST = 300_000  # bytes of a file of results
 _POINTS = (60, 40, 30, 20, 15, 10, 5)  # of a curve; the first with which the file is small enough
 # in log.jsonl, but no curve of a term
 _NO_CURVE = ("epoch", "step", "grad_norm", "learning_rate", "total_flos")
+_UNFINISHED = "not finished for"
 _PATHS = ("data_dir", "train", "validation", "model", "config", "origin", "unlabeled")
 
 
-def collect(name: str, folders: Sequence[Path], file: Path) -> dict[str, Any]:
+def collect(name: str, sources: Sequence[Path], file: Path) -> dict[str, Any]:
     """Writes the results of a study.
 
     Args:
         name: of the study.
-        folders: where it ran; several, if its trials were shared out.
+        sources: folders where it ran, and files of results that were made of other parts of it, `file` itself too.
         file: JSON to write; replaced.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: two folders have the same trial, or another recipe of the same name.
-        RunError: there is no study in a folder, or nothing is finished.
+        ConfigError: two sources have the same trial, or another recipe of the same name.
+        RunError: there is no study in a folder, no results in a file, or nothing is finished.
     """
-    parts = [_Part(folder) for folder in folders]
+    parts = [_Collected(source) if source.is_file() else _Folder(source) for source in sources]
     content: dict[str, Any] = {"study": name}
     for key in ("arms", "tasks", "students", "constants"):
-        content[key] = _merged(key, [getattr(part, key) for part in parts], folders)
+        content[key] = _merged(key, [getattr(part, key) for part in parts], sources)
+    found: dict[str, str] = {}
+    for part in parts:
+        for key, place in part.places.items():
+            if key in found:
+                raise ConfigError(f"{place} and {found[key]} are the same trial.")
+            found[key] = place
+    if not found:
+        raise RunError(
+            f"No trial is finished in {', '.join(map(str, sources))}: there is nothing to collect."
+        )
+    seeds = sorted({seed for part in parts for seed in part.seeds})
+    grid = list(product(content["tasks"], content["students"], content["arms"], seeds))
     content |= {
         "baseline": parts[0].baseline,
-        "seeds": sorted({seed for part in parts for seed in part.seeds}),
-        "planned": sum(part.planned for part in parts),
-        "finished": sum(len(part.results) for part in parts),
-        "failed": sorted({key for part in parts for key in part.failed}),
-        "missing": [line for part in parts for line in part.missing],
-        "teachers": {},
-        "environments": [],
+        "seeds": seeds,
+        "planned": len(grid),
+        "finished": len(found),
+        "failed": sorted({key for part in parts for key in part.failed} - set(found)),
+        "missing": [
+            *_unfinished(grid, found),
+            *(line for part in parts for line in part.missing if _UNFINISHED not in line),
+        ],
     }
-    trials: dict[str, TrialResult] = {}
-    for part in parts:
-        for result in part.results:
-            if result.key in trials:
-                raise ConfigError(f"{result.folder} and {trials[result.key].folder} are the same trial.")
-            trials[result.key] = result
-    if not trials:
-        raise RunError(
-            f"No trial is finished in {', '.join(map(str, folders))}: there is nothing to collect."
-        )
-    ordered = sorted(trials.values(), key=lambda each: (each.task, each.student or "", each.recipe, each.key))
     text = ""
     for points in _POINTS:
-        content["environments"] = []
-        content["trials"] = [_trial(result, content, points) for result in ordered]
+        content |= {"teachers": {}, "environments": []}
+        trials = [trial for part in parts for trial in part.trials(content, points)]
+        content["trials"] = sorted(trials, key=_place)
         text = _lines(content)
         if len(text.encode()) <= LARGEST:
             break
@@ -86,14 +93,39 @@ def collect(name: str, folders: Sequence[Path], file: Path) -> dict[str, Any]:
     return content
 
 
-class _Part:
-    """One folder of a study."""
+def _place(trial: Mapping[str, Any]) -> tuple[str, ...]:
+    return trial["task"], trial["student"] or "", trial["recipe"], _key(trial)
+
+
+def _key(trial: Mapping[str, Any]) -> str:
+    names = (trial["recipe"], trial["task"], trial["student"], trial["seed"])
+    return Trial(*names, trial.get("searched", {})).key
+
+
+def _unfinished(grid: Sequence[tuple[str, str, str, int]], found: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each recipe and task that lack seeds; searched settings have no grid to lack in."""
+    seeds: dict[str, list[int]] = {}
+    for task, student, recipe, seed in grid:
+        trial = Trial(recipe, task, student or None, seed)
+        searched = f"{trial.key.rpartition('/')[0]}-"
+        if trial.key not in found and not any(key.startswith(searched) for key in found):
+            name = f"{recipe} ({student})" if student else recipe
+            seeds.setdefault(f"{name} on {task}", []).append(seed)
+    return [
+        f"{what}: {_UNFINISHED} seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
+        for what, lacking in seeds.items()
+    ]
+
+
+class _Folder:
+    """A folder that a study, or a part of it, ran in."""
 
     def __init__(self, folder: Path):
         findings, results, config = read_findings(folder)
         if config is None:
             raise RunError(f"{folder} has run folders and no study.yaml: nothing says what was compared.")
-        self.results = [each for each in results if each.phase == "final"]
+        self._results = [each for each in results if each.phase == "final"]
+        self.places = {result.key: str(result.folder) for result in self._results}
         self.baseline = config.reference
         self.seeds = config.seeds
         recipes = read_json(folder / "recipes.json")
@@ -110,14 +142,46 @@ class _Part:
             name: _differs(student.model_dump(mode="json"), StudentConfig())
             for name, student in students.items()
         }
-        self.planned = len(config.recipes) * len(config.tasks) * len(students) * len(config.seeds)
         self.failed = [line.split(": failed")[0] for line in findings.missing if ": failed:" in line]
         self.missing = [line.splitlines()[0][:200] for line in findings.missing]
         self.constants = {
             name: _constant(data, result)
             for name, data in config.tasks.items()
-            if (result := next((each for each in self.results if each.task == name), None)) is not None
+            if (result := next((each for each in self._results if each.task == name), None)) is not None
         }
+
+    def trials(self, content: dict[str, Any], points: int) -> list[dict[str, Any]]:
+        """Returns its trials; their teachers and environments are added to `content`."""
+        return [_trial(result, content, points) for result in self._results]
+
+
+class _Collected:
+    """A file of results that was made before, perhaps on another machine."""
+
+    def __init__(self, file: Path):
+        self._content = read_json(file)
+        try:
+            self.baseline, self.seeds = self._content["baseline"], self._content["seeds"]
+            self.arms, self.tasks = self._content["arms"], self._content["tasks"]
+            self.students, self.constants = self._content["students"], self._content["constants"]
+            self.failed, self.missing = self._content["failed"], self._content["missing"]
+            self.places = {_key(trial): f"{_key(trial)} in {file}" for trial in self._content["trials"]}
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{file} has no results of a study ({error}): it is not one of `collect`."
+            ) from None
+
+    def trials(self, content: dict[str, Any], points: int) -> list[dict[str, Any]]:
+        """Returns its trials; their teachers and environments are added to `content`."""
+        found = []
+        for trial in self._content["trials"]:
+            _add_teacher(
+                content, trial["task"], self._content["teachers"][trial["task"]], trial["teacher_score"]
+            )
+            environment = self._content["environments"][trial["environment"]]
+            number = _number(environment, content["environments"])
+            found.append({**trial, "environment": number, "curves": _thinner(trial["curves"], points)})
+        return found
 
 
 def _arm(recipe: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
@@ -194,10 +258,8 @@ def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[st
     shape = read_json(result.folder / "config.json") if (result.folder / "config.json").is_file() else {}
     split = next(iter(metrics["validation_examples"]))
     in_table = next(row for row in metrics["comparison"]["rows"] if row["role"] == "teacher")["metrics"]
-    teacher = content["teachers"].setdefault(result.task, _teacher(config["teacher"], result, in_table))
-    score = _short(result.teacher_score, 8)
-    if score not in (others := teacher.get("other_scores", [])) and score != teacher["score"]:
-        teacher["other_scores"] = [*others, score]
+    teacher = _teacher(config["teacher"], result, in_table)
+    _add_teacher(content, result.task, teacher, teacher["score"])
     return {
         "recipe": result.recipe,
         "task": result.task,
@@ -228,6 +290,15 @@ def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[st
     }
 
 
+def _add_teacher(content: dict[str, Any], task: str, teacher: Mapping[str, Any], score: float) -> None:
+    """Adds a task's teacher; of further ones (fine-tuned again on another machine) only what they score."""
+    known = content["teachers"].setdefault(
+        task, {key: value for key, value in teacher.items() if key != "other_scores"}
+    )
+    if score not in (others := known.get("other_scores", [])) and score != known["score"]:
+        known["other_scores"] = [*others, score]
+
+
 def _teacher(folder: str, result: TrialResult, metrics: Mapping[str, float]) -> dict[str, Any]:
     """Returns the teacher's shape, from its own folder where that is on this machine."""
     path = Path(folder) / "config.json"
@@ -252,9 +323,13 @@ def _environment(folder: Path, known: list[dict[str, Any]]) -> int:
         "versions": found.get("versions", {}),
         "machine": {key: machine.get(key) for key in ("cpu", "cores", "threads", "gpus")},
     }
-    if here not in known:
-        known.append(here)
-    return known.index(here)
+    return _number(here, known)
+
+
+def _number(environment: dict[str, Any], known: list[dict[str, Any]]) -> int:
+    if environment not in known:
+        known.append(environment)
+    return known.index(environment)
 
 
 def _curves(log: Path, metric: str, points: int) -> dict[str, Any]:
@@ -278,6 +353,19 @@ def _curves(log: Path, metric: str, points: int) -> dict[str, Any]:
             "step": [group[-1]["step"] for group in groups],
             **{name: [_mean(entry.get(name) for entry in group) for group in groups] for name in names},
         },
+    }
+
+
+def _thinner(curves: Mapping[str, Any], points: int) -> dict[str, Any]:
+    """Returns curves that were thinned before with at most so many points."""
+    if len(curves["step"]) <= points:
+        return dict(curves)
+    names = [key for key in curves if key != "step"]
+    rows = [dict(zip(curves, values, strict=True)) for values in zip(*curves.values(), strict=True)]
+    groups = _groups(rows, points)
+    return {
+        "step": [group[-1]["step"] for group in groups],
+        **{name: [_mean(row[name] for row in group) for group in groups] for name in names},
     }
 
 

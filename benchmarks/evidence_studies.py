@@ -19,6 +19,7 @@ from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.storage import write_text
 
 STUDIES = Path(__file__).resolve().parent / "evidence"
+_PARTS = ("recipes", "tasks", "students", "seeds")
 _FLAGS = {"data_dir": "--data-dir", "teachers": "--teachers"}
 
 
@@ -74,7 +75,53 @@ def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
     return fill(content, ())
 
 
-def run_study(name: str, output: Path, paths: Mapping[str, str], more: Sequence[str] = ()) -> int:
+def parts(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Reads `seeds=2,3`, `tasks=mrpc`, ...: what a study is cut down to; raises `ConfigError` for another key."""
+    found = {}
+    for text in texts:
+        key, separator, names = text.partition("=")
+        if key not in _PARTS or not separator or not names:
+            raise ConfigError(f"--part {text}: expected KEY=NAME,NAME with one of {', '.join(_PARTS)}.")
+        found[key] = names.split(",")
+    return found
+
+
+def part_of(study: dict[str, Any], part: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns the settings of a study with only the named recipes, tasks, students and seeds.
+
+    Raises:
+        ConfigError: the study has none of a name; says which it has.
+    """
+    found = dict(study)
+    for key, wanted in part.items():
+        entries = study.get(key, {})
+        known = {str(_name(entry)): entry for entry in entries}
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(
+                    f"--part {key}={name}: the study has {', '.join(known) or 'none'}{nearest(name, list(known))}."
+                )
+        if isinstance(entries, Mapping):
+            found[key] = {name: entries[name] for name in wanted}
+        else:
+            found[key] = [known[name] for name in wanted]
+    if found.get("baseline") not in [None, *map(_name, found["recipes"])]:
+        del found["baseline"]
+    return found
+
+
+def _name(entry: Any) -> Any:
+    """Returns the name in an entry of a list such as `recipes`, `kd` or `{kd: {...}}`."""
+    return next(iter(entry)) if isinstance(entry, Mapping) else entry
+
+
+def run_study(
+    name: str,
+    output: Path,
+    paths: Mapping[str, str],
+    more: Sequence[str] = (),
+    part: Mapping[str, Sequence[str]] | None = None,
+) -> int:
     """Starts a study, or goes on with it; returns what `codir study` returned.
 
     Args:
@@ -82,9 +129,14 @@ def run_study(name: str, output: Path, paths: Mapping[str, str], more: Sequence[
         output: its folder; the filled study file is written beside it as `OUTPUT.yaml`.
         paths: value of each placeholder.
         more: further arguments of `codir study`, such as `--workers 2`.
+        part: recipes, tasks, students, seeds to cut it down to, by name; all of those that are not named.
     """
     file = Path(f"{output}.yaml")
-    write_text(file, f"# benchmarks/evidence/{name}.yaml, filled in\n" + dump_yaml(filled(name, paths)))
+    write_text(
+        file,
+        f"# benchmarks/evidence/{name}.yaml, filled in\n"
+        + dump_yaml(part_of(filled(name, paths), part or {})),
+    )
     resume = ["--resume"] if (output / "study.yaml").is_file() else []
     command = ["study", str(file), "--output", str(output), *resume, *more]
     print("$ codir", *command, flush=True)

@@ -21,13 +21,14 @@ from codir.recipes.evidence import load_evidence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import evidence_collect
 import evidence_pages
 from evidence import RESULTS, main
 from evidence_collect import LARGEST, collect
 from evidence_data import Study, choose, interval, read_study
 from evidence_entries import entries_text
 from evidence_pages import PAGES, draw, read_block
-from evidence_studies import filled, study_names
+from evidence_studies import filled, part_of, parts, study_names
 
 ROOT = Path(__file__).resolve().parents[2]
 Settings = Callable[..., dict[str, Any]]
@@ -367,6 +368,85 @@ def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path
         collect("made", [tmp_path / "s", tmp_path / "s"], file)
     with pytest.raises(RunError, match="There is no study in"):
         collect("made", [tmp_path / "nothing"], file)
+
+
+def test_parts_that_ran_apart_give_the_file_of_the_whole(study_settings: Settings, tmp_path: Path) -> None:
+    study(**study_settings(tmp_path / "whole", seeds=[1, 2]), console=quiet())
+    for seed in (1, 2):
+        study(**study_settings(tmp_path / f"part-{seed}", seeds=[seed]), console=quiet())
+    files = {name: tmp_path / f"{name}.json" for name in ("whole", "part-1", "together", "folders")}
+    collect("made", [tmp_path / "whole"], files["whole"])
+    collect("made", [tmp_path / "part-1"], files["part-1"])
+    collect("made", [tmp_path / "part-2", files["part-1"]], files["together"])
+    collect("made", [tmp_path / "part-2", tmp_path / "part-1"], files["folders"])
+    whole, *others = [without_times(files[name]) for name in ("whole", "together", "folders")]
+    assert whole["finished"] == whole["planned"] == 4
+    for other in others:
+        assert other == whole
+    with pytest.raises(ConfigError, match="are the same trial"):
+        collect("made", [tmp_path / "part-1", files["together"]], files["together"])
+    assert without_times(files["together"]) == whole  # nothing is written then
+    (tmp_path / "wrong.json").write_text('{"a": 1}')
+    with pytest.raises(RunError, match=r"wrong\.json has no results of a study"):
+        collect("made", [tmp_path / "wrong.json"], files["together"])
+
+
+def without_times(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text())
+    for trial in content["trials"]:
+        del trial["seconds"]
+    return content
+
+
+def test_another_teacher_of_a_task_is_said_and_what_lacks_is_counted(
+    study_settings: Settings, tmp_path: Path
+) -> None:
+    study(**study_settings(tmp_path / "s", seeds=[1]), console=quiet())
+    file, old = tmp_path / "made.json", tmp_path / "old.json"
+    content = collect("made", [tmp_path / "s"], file)
+    kept = next(trial for trial in content["trials"] if trial["recipe"] == "kd")
+    earlier = {**content, "trials": [{**kept, "seed": 3, "teacher_score": 0.125}], "seeds": [2, 3]}
+    old.write_text(json.dumps(earlier), encoding="utf-8")
+    found = collect("made", [tmp_path / "s", old], file)
+    assert found["teachers"]["good"]["other_scores"] == [0.125]
+    assert (found["finished"], found["planned"]) == (3, 6)
+    other = next(trial["recipe"] for trial in content["trials"] if trial["recipe"] != "kd")
+    assert sorted(found["missing"]) == sorted(
+        ["kd on good: not finished for seed 2", f"{other} on good: not finished for seeds 2, 3"]
+    )
+
+
+def test_curves_are_thinned_again_where_the_file_is_large(
+    study_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(**study_settings(tmp_path / "s", seeds=[1]), console=quiet())
+    file = tmp_path / "made.json"
+    before = {trial["recipe"]: trial["curves"] for trial in collect("made", [tmp_path / "s"], file)["trials"]}
+    assert len(before["kd"]["step"]) > 2
+    monkeypatch.setattr(evidence_collect, "_POINTS", (2,))
+    after = {trial["recipe"]: trial["curves"] for trial in collect("made", [file], file)["trials"]}
+    size = math.ceil(len(before["kd"]["step"]) / 2)
+    assert after["kd"]["step"] == [before["kd"]["step"][size - 1], before["kd"]["step"][-1]]
+    assert after["kd"]["loss_kd"][0] == pytest.approx(
+        statistics.mean(before["kd"]["loss_kd"][:size]), rel=5e-3
+    )
+
+
+def test_a_part_of_a_study() -> None:
+    whole = filled("ablation", {"data_dir": "d", "teachers": "t"})
+    part = part_of(whole, parts(["recipes=no-kd,kd-first", "tasks=cola", "seeds=2"]))
+    assert [next(iter(each)) for each in part["recipes"]] == ["no-kd", "kd-first"]
+    assert list(part["tasks"]) == ["cola"]
+    assert part["seeds"] == [2]
+    assert "baseline" not in part  # codir-plus is in another part
+    assert part["students"] == whole["students"]
+    assert part_of(whole, {}) == whole
+    with pytest.raises(ConfigError, match=r"recipes=no-kdd: the study has .*did you mean 'no-kd'"):
+        part_of(whole, parts(["recipes=no-kdd"]))
+    with pytest.raises(
+        ConfigError, match=r"--part seed=2: expected KEY=NAME,NAME with one of recipes, tasks"
+    ):
+        parts(["seed=2"])
 
 
 def test_a_placeholder_without_a_value_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
