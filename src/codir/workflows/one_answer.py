@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from codir.objectives.crd import CRDSettings
+from codir.objectives.negative_sources import has_bank
 from codir.recipes.student_config import StudentConfig
 from codir.training.processes import is_main
 
@@ -25,7 +26,7 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
     if "crd" not in objectives or not first or student.model or student.config:
         return None
     settings = CRDSettings.model_validate(objectives["crd"])
-    if settings.bank_init == "student" or settings.negatives in ("in-batch", "queue"):
+    if settings.bank_init == "student" or not has_bank(settings.negatives):
         return None
     return (
         "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "

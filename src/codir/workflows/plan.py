@@ -20,7 +20,7 @@ from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit
 from codir.models.student import chosen_blocks, shallower_config
 from codir.models.student_config import read_config
-from codir.objectives.negative_sources import SOURCES
+from codir.objectives.negative_sources import has_bank
 from codir.objectives.registry import needs_of
 from codir.recipes.loading import load_pretrain
 from codir.recipes.pretraining import PretrainConfig
@@ -312,7 +312,7 @@ def _contrast(
         compared = settings["queue_size"]
     else:
         compared = 500 if settings["k"] in ("auto", "all") else int(settings["k"])
-    bank = name == "in-batch-bank" or name not in SOURCES
+    bank = has_bank(name)
     if settings["contrast"] == "blocks":
         pairs = of_teacher = of_student = len(
             match_blocks(settings["matching"], student_blocks, teacher.blocks)

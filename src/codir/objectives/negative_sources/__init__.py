@@ -19,6 +19,11 @@ SOURCES: Mapping[str, type[NegativeSource]] = {
 }
 
 
+def has_bank(negatives: str) -> bool:
+    """Whether negatives of that name come out of a memory bank."""
+    return SOURCES.get(negatives, BankDraws).has_bank
+
+
 def check_source(name: str, settings: SourceSettings, context: ObjectiveContext) -> None:
     """Raises `ConfigError` or `DataError` for settings that do not fit each other, the models or the data.
 
@@ -40,7 +45,7 @@ def check_source(name: str, settings: SourceSettings, context: ObjectiveContext)
             "use negatives: in-batch, or drop it."
         )
     if settings.bank_init == "student":
-        if negatives in ("in-batch", "queue"):
+        if not has_bank(negatives):
             raise ConfigError(
                 f"{name}.bank_init='student' fills a memory bank, and negatives: {negatives} has none: drop it."
             )

@@ -13,35 +13,23 @@ from codir.functional.infonce import info_nce, streamed_info_nce
 from codir.functional.negatives import NegativeSampler
 from codir.functional.similarity import group_similarity
 from codir.objectives.base import ObjectiveContext, Step, Term
-from codir.objectives.contrastive import PendingWrites, bank_summary, make_bank, make_sampler
-from codir.objectives.negative_sources.base import NegativeSource, SourceSettings, contrastive_term
+from codir.objectives.contrastive import bank_summary, make_bank, make_sampler
+from codir.objectives.negative_sources.base import RememberingSource, SourceSettings, contrastive_term
 
 
-class BankSource(NegativeSource):
+class BankSource(RememberingSource):
     """What the sources with a memory bank have in common: its rows are written after each step (Eq. 5)."""
 
     keeps = "bank"
+    has_bank = True
 
     def __init__(self, settings: SourceSettings, context: ObjectiveContext):
         super().__init__(settings, context)
         self.bank: Bank = make_bank(settings, context)
-        self._pending = PendingWrites(settings.dim, context.device)
 
-    def remember(self, ids: Tensor, live: Tensor) -> None:
-        """See the base class."""
-        self._pending.add(ids, live)
-
-    def after_step(self) -> None:
+    def _write(self, ids: Tensor, embeddings: Tensor) -> None:
         """Writes the rows of the step's examples (Eq. 5)."""
-        super().after_step()
-        written = self._pending.take()
-        if written is not None:
-            ids, embeddings = written
-            self.bank.update(ids, embeddings)
-
-    def discard(self) -> None:
-        """See the base class."""
-        self._pending.clear()
+        self.bank.update(ids, embeddings)
 
     def prefill(self, ids: Tensor, rows: Tensor) -> None:
         """Sets rows, without momentum."""

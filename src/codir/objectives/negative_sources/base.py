@@ -18,7 +18,12 @@ from codir.functional.draws import draw_allowed
 from codir.functional.gather import align_generator
 from codir.functional.infonce import ContrastiveResult, info_nce
 from codir.objectives.base import ObjectiveContext, Step, Term
-from codir.objectives.contrastive import ContrastiveSettings, negatives_name, number_of_negatives
+from codir.objectives.contrastive import (
+    ContrastiveSettings,
+    PendingWrites,
+    negatives_name,
+    number_of_negatives,
+)
 
 
 class SourceSettings(ContrastiveSettings):
@@ -53,6 +58,7 @@ class NegativeSource:
 
     name: ClassVar[str]
     keeps: ClassVar[str | None] = None  # how the keys of its state begin
+    has_bank: ClassVar[bool] = False
 
     def __init__(self, settings: SourceSettings, context: ObjectiveContext):
         """Allocates what the source remembers."""
@@ -133,3 +139,30 @@ class NegativeSource:
         result = info_nce(positive, anchor @ rows.T, self._tau(temperature), allowed)
         count = allowed.sum(dim=1, dtype=torch.float32).mean()
         return contrastive_term(result, negatives=count)
+
+
+class RememberingSource(NegativeSource):
+    """Base of the sources that write the representations of a step down when the optimiser has stepped."""
+
+    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
+        super().__init__(settings, context)
+        self._pending = PendingWrites(settings.dim, context.device)
+
+    def remember(self, ids: Tensor, live: Tensor) -> None:
+        """See the base class."""
+        self._pending.add(ids, live)
+
+    def after_step(self) -> None:
+        """See the base class."""
+        super().after_step()
+        written = self._pending.take()
+        if written is not None:
+            self._write(*written)
+
+    def discard(self) -> None:
+        """See the base class."""
+        self._pending.clear()
+
+    def _write(self, ids: Tensor, embeddings: Tensor) -> None:
+        """Takes the step's examples [B] and representations [B, m] of all processes."""
+        raise NotImplementedError

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from codir.functional.queue import EmbeddingQueue
 from codir.objectives.base import ObjectiveContext, Step, Term
-from codir.objectives.contrastive import SUMMARY_ROWS, PendingWrites
-from codir.objectives.negative_sources.base import NegativeSource, SourceSettings
+from codir.objectives.contrastive import SUMMARY_ROWS
+from codir.objectives.negative_sources.base import RememberingSource, SourceSettings
 from codir.storage import human_bytes
 
 
-class QueueSource(NegativeSource):
+class QueueSource(RememberingSource):
     """The student's last embeddings, of whatever examples they were: a queue instead of a bank."""
 
     name = "queue"
@@ -23,7 +23,6 @@ class QueueSource(NegativeSource):
     def __init__(self, settings: SourceSettings, context: ObjectiveContext):
         super().__init__(settings, context)
         self.queue = EmbeddingQueue(settings.queue_size, settings.dim, context.device)
-        self._pending = PendingWrites(settings.dim, context.device)
 
     def contrast(
         self, step: Step, anchor: Tensor, live: Tensor, temperature: float | Tensor | None = None
@@ -32,26 +31,14 @@ class QueueSource(NegativeSource):
         allowed = self.queue.filled & (self.queue.ids != step.ids.to(anchor.device).unsqueeze(1))
         return self._nce(anchor, live, self.queue.data, allowed, temperature)
 
-    def remember(self, ids: Tensor, live: Tensor) -> None:
-        """See the base class."""
-        self._pending.add(ids, live)
-
-    def after_step(self) -> None:
+    def _write(self, ids: Tensor, embeddings: Tensor) -> None:
         """Puts the step's embeddings in, of an example that occurs twice the last one."""
-        super().after_step()
-        written = self._pending.take()
-        if written is not None:
-            ids, embeddings = written
-            # By id, so that the queue does not depend on how the mini-batch was divided over processes.
-            order = ids.argsort(stable=True)
-            ids = ids[order]
-            last = torch.ones_like(ids, dtype=torch.bool)
-            last[:-1] = ids[1:] != ids[:-1]
-            self.queue.put(ids[last], embeddings[order[last]])
-
-    def discard(self) -> None:
-        """See the base class."""
-        self._pending.clear()
+        # By id, so that the queue does not depend on how the mini-batch was divided over processes.
+        order = ids.argsort(stable=True)
+        ids = ids[order]
+        last = torch.ones_like(ids, dtype=torch.bool)
+        last[:-1] = ids[1:] != ids[:-1]
+        self.queue.put(ids[last], embeddings[order[last]])
 
     def describe(self) -> list[str]:
         """Its length and memory."""
