@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from codir.studies.findings import Row
+from codir.studies.findings import Cell, Row
 from evidence_data import Chosen, EvidenceTrial, Study, choose
 
 # Judged on purpose on texts unlike the training data: what is kept there is less for every recipe, and would count
@@ -88,7 +88,18 @@ def _entry(
                 "mean": round(100 * over.difference, 3),
                 "low": round(100 * over.low, 3),
                 "high": round(100 * over.high, 3),
+                "seeds": _gains(cell, chosen.findings.cells.get((Row("kd", row.student), task))),
             }
         ),
         "seconds": round(statistics.median(trial.result.seconds for trial in trials), 1),
+    }
+
+
+def _gains(cell: Cell, kd: Cell | None) -> dict[int, float]:
+    """Returns the gains over `kd` by seed, in points."""
+    scores = kd.scores if kd is not None else {}
+    return {
+        seed: round(100 * (score - scores[seed]), 3)
+        for seed, score in sorted(cell.scores.items())
+        if seed in scores
     }

@@ -29,7 +29,7 @@ ENTRY: dict[str, Any] = {
     "mean": 0.81,
     "sd": 0.007,
     "kept": 95.3,
-    "over_kd": {"mean": 0.8, "low": -0.1, "high": 1.7},
+    "over_kd": {"mean": 0.8, "low": -0.1, "high": 1.7, "seeds": {"1": 0.5, "2": 1.1}},
     "seconds": 130.0,
 }
 
@@ -47,6 +47,7 @@ def test_an_entry_is_read(tmp_path: Path) -> None:
     assert entry.narrowness == 1.0
     assert entry.over_kd is not None
     assert entry.over_kd.high == 1.7
+    assert entry.gains == {1: 0.5, 2: 1.1}
     # a learning rate makes no other recipe of it
     assert (entry.learning_rate, entry.settings, entry.tuned) == (5e-5, {}, True)
     plain = {**ENTRY, "settings": {}, "learning_rate": 2e-5, "split": "holdout"}
@@ -65,6 +66,7 @@ def test_an_entry_is_read(tmp_path: Path) -> None:
         ({"entries": [{key: value for key, value in ENTRY.items() if key != "steps"}]}, "'steps' is missing"),
         ({"entries": [{**ENTRY, "seeds": 0}]}, "at least 1"),
         ({"entries": [{**ENTRY, "over_kd": {"mean": 1}}]}, "'low' is missing"),
+        ({"entries": [{**ENTRY, "over_kd": {**ENTRY["over_kd"], "seeds": {"1": "x"}}}]}, "entry 1.*'x'"),
         ({"entries": ["pkd"]}, "entry 1"),
     ],
 )

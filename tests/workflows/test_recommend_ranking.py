@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from codir.recipes.evidence import Entry, Interval
 from codir.workflows.recommend_ranking import Budget, Case, budgets, in_a_sentence, rank, verdict
@@ -61,6 +63,25 @@ def test_gains_of_tasks_are_pooled_as_independent() -> None:
     assert math.isclose(gain.mean, 2.0)
     assert math.isclose(gain.high - gain.mean, 0.5)
     assert verdict(gain) == "beyond noise"
+
+
+def test_tasks_of_one_study_are_averaged_seed_by_seed() -> None:
+    def gained(task: str, gains: list[float], **more: Any) -> Entry:
+        return entry("pkd", task, statistics.mean(gains), 9.0, gains=dict(enumerate(gains, 1)), **more)
+
+    one, other = [1.0, 2.0, 6.0], [3.0, 1.0, 2.0]
+    gain = rank([*both("kd", None), gained("mrpc", one), gained("cola", other)], CASE).best.gain
+    assert gain is not None
+    means = [(1.0 + 3.0) / 2, (2.0 + 1.0) / 2, (6.0 + 2.0) / 2]
+    reach = stats.t.ppf(0.975, 2) * statistics.stdev(means) / math.sqrt(3)
+    assert math.isclose(gain.mean, sum(means) / 3)
+    assert math.isclose(gain.high - gain.mean, reach)
+    # a second study, of other seeds on its tasks: of mrpc two gains that share its weight, 1/4 each, of cola 1/4 each
+    more = [gained("mrpc", [4.0, 4.5], study="t"), gained("cola", [1.0, 1.0, 1.0], study="t")]
+    gain = rank([*both("kd", None), gained("mrpc", one), gained("cola", other), *more], CASE).best.gain
+    assert gain is not None
+    assert math.isclose(gain.mean, sum(means) / 3 / 2 + 4.25 / 4 + 1.0 / 4)
+    assert math.isclose(gain.high - gain.mean, math.sqrt((reach / 2) ** 2 + 2 * (9.0 / 4) ** 2))
 
 
 def test_what_cannot_be_told_from_the_best() -> None:

@@ -53,6 +53,7 @@ class Entry:
         kept: the score in percent of the teacher's.
         over_kd: gain over `kd` at the same budget, seed by seed, in points (a score of 0.80 against 0.79 is one point);
             None where the study has no such trials.
+        gains: the same by seed, without a mean; empty in older files.
         seconds: of a training, on the machine of the study.
         learning_rate: of the trials; None where the file does not say it.
         tuned: the study set the learning rate for this recipe alone, so that a gain is not the recipe's.
@@ -83,6 +84,7 @@ class Entry:
     learning_rate: float | None
     tuned: bool = False
     split: str = "validation"
+    gains: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     @property
     def depth(self) -> float:
@@ -177,10 +179,11 @@ def _entry(values: Mapping[str, Any]) -> Entry:
         learning_rate=None if rate is None else float(rate),
         tuned=own_rate is not None,
         split=str(values.get("split") or "validation"),
+        gains={int(seed): float(gain) for seed, gain in ((over or {}).get("seeds") or {}).items()},
     )
     numbers = (entry.mean, entry.kept, entry.epochs)
     if min(entry.examples, entry.teacher_blocks, entry.layers, entry.teacher_width, entry.seeds) < 1:
         raise ValueError("counts of examples, blocks, width and seeds must be at least 1")
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("mean, kept and epochs must be finite")
+    if not all(map(math.isfinite, (*numbers, *entry.gains.values()))):
+        raise ValueError("mean, kept, epochs and gains must be finite")
     return entry

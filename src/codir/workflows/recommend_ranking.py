@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy import stats
 
 from codir.recipes.evidence import Entry, Interval
 
@@ -118,8 +121,9 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     examples is taken where it has two recipes and two tasks; else the conditions are dropped one after the other, and a
     caveat says which.
 
-    The mean over tasks of gains g_t with half intervals h_t has the half interval sqrt(sum h_t^2) / T: tasks are
-    independent, seeds within a task are not.
+    The gain of a recipe is its mean over the tasks. Where a study has it with the same seeds on all of its tasks, the
+    interval is Student's, of the seeds' means over the tasks, as docs/evidence.md has it. Several studies, or tasks of
+    other seeds, with gains g_i and half intervals h_i are independent: sum w_i g_i has sqrt(sum (w_i h_i)^2).
 
     Args:
         entries: the evidence, not empty.
@@ -281,20 +285,46 @@ def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
 def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry]) -> Standing:
     tasks = list(dict.fromkeys(each.task for each in entries))
     kept = fmean(fmean(each.kept for each in entries if each.task == task) for task in tasks)
-    gains = []
-    for task in tasks:
-        own = [each.over_kd for each in entries if each.task == task and each.over_kd is not None]
-        if own:
-            half = fmean((each.high - each.low) / 2 for each in own)
-            gains.append((fmean(each.mean for each in own), half))
-    gain = None
-    if recipe == REFERENCE:
-        gain = Interval(0.0, 0.0, 0.0)
-    elif gains:
-        mean = fmean(each for each, _ in gains)
-        half = math.sqrt(sum(half**2 for _, half in gains)) / len(gains)
-        gain = Interval(mean, mean - half, mean + half)
+    gain = Interval(0.0, 0.0, 0.0) if recipe == REFERENCE else _gain(entries)
     return Standing(recipe, {}, tuple(entries), kept, gain, _cost(entries, all_entries))
+
+
+def _gain(entries: Sequence[Entry]) -> Interval | None:
+    """Returns the mean over the tasks of the gains over `kd`, None where nothing was paired; see `rank`."""
+    paired = [each for each in entries if each.over_kd is not None]
+    if not paired:
+        return None
+    tasks = Counter(each.task for each in paired)
+    studies: dict[tuple[str, int, int], list[Entry]] = {}
+    for each in paired:
+        studies.setdefault((each.study, each.layers, each.width), []).append(each)
+    # Every task weighs the same, however often it was tried. [(weight, gain, half of the interval)]
+    parts: list[tuple[float, float, float]] = []
+    for together in studies.values():
+        weights = [1 / (tasks[each.task] * len(tasks)) for each in together]
+        if _same_seeds(together):
+            seeds = together[0].gains
+            means = [fmean((each.gains[seed] for each in together), weights) for seed in seeds]
+            half = float(stats.t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+            parts.append((sum(weights), fmean(means), half))
+        else:
+            parts += [
+                (weight, each.over_kd.mean, (each.over_kd.high - each.over_kd.low) / 2)
+                for weight, each in zip(weights, together, strict=True)
+                if each.over_kd is not None
+            ]
+    mean = sum(weight * gain for weight, gain, _ in parts)
+    half = math.hypot(*(weight * half for weight, _, half in parts))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _same_seeds(entries: Sequence[Entry]) -> bool:
+    """Whether entries of several tasks have the gains of the same two seeds or more; one entry has its own interval."""
+    return (
+        len(entries) > 1
+        and len(entries[0].gains) > 1
+        and len({frozenset(each.gains) for each in entries}) == 1
+    )
 
 
 def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | None:
