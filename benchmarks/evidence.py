@@ -134,11 +134,11 @@ def _absolute(path: str) -> str:
 
 def _collect(options: argparse.Namespace, more: Sequence[str]) -> int:
     from evidence_collect import collect
-    from evidence_studies import study_file
+    from evidence_studies import baseline_of
 
-    study_file(options.name)  # a name that no study has is a slip of the pen
+    baseline = baseline_of(options.name)
     file = options.output or RESULTS / f"{options.name}.json"
-    found = collect(options.name, options.sources, file)
+    found = collect(options.name, options.sources, file, baseline)
     print(f"{file}: {found['finished']} of {found['planned']} trials, {file.stat().st_size / 1000:.0f} kB")
     for key in found["failed"]:
         print(f"  failed: {key}")

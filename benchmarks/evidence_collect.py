@@ -7,7 +7,6 @@ text of a data set and no path of a machine is kept. The same folders give the s
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -19,7 +18,6 @@ from codir.errors import CodirError, ConfigError, RunError
 from codir.recipes.data_config import DataConfig
 from codir.recipes.student_config import StudentConfig
 from codir.recipes.training_config import TrainingConfig
-from codir.recipes.yaml_text import read_yaml_file
 from codir.storage import read_json, write_text
 from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
@@ -27,23 +25,22 @@ from codir.studies.trial import Trial
 from codir.tasks.glue import glue_task
 from codir.tasks.metrics import constant_score
 from codir.workflows.data import load_data
-from codir.workflows.runfolder import RunFolder
+from evidence_trial import add_teacher, collected, number_of, short, thinner
 
 LARGEST = 300_000  # bytes of a file of results
 _POINTS = (60, 40, 30, 20, 15, 10, 5)  # of a curve; the first with which the file is small enough
-# in log.jsonl, but no curve of a term
-_NO_CURVE = ("epoch", "step", "grad_norm", "learning_rate", "total_flos")
 _UNFINISHED = "not finished for"
 _PATHS = ("data_dir", "train", "validation", "model", "config", "origin", "unlabeled")
 
 
-def collect(name: str, sources: Sequence[Path], file: Path) -> dict[str, Any]:
+def collect(name: str, sources: Sequence[Path], file: Path, baseline: str | None = None) -> dict[str, Any]:
     """Writes the results of a study.
 
     Args:
         name: of the study.
         sources: folders where it ran, and files of results that were made of other parts of it, `file` itself too.
         file: JSON to write; replaced.
+        baseline: of the whole study, which a part need not have; by default that of the first source.
 
     Returns:
         What was written.
@@ -69,7 +66,7 @@ def collect(name: str, sources: Sequence[Path], file: Path) -> dict[str, Any]:
     seeds = sorted({seed for part in parts for seed in part.seeds})
     grid = list(product(content["tasks"], content["students"], content["arms"], seeds))
     content |= {
-        "baseline": parts[0].baseline,
+        "baseline": baseline or parts[0].baseline,
         "seeds": seeds,
         "planned": len(grid),
         "finished": len(found),
@@ -152,7 +149,7 @@ class _Folder:
 
     def trials(self, content: dict[str, Any], points: int) -> list[dict[str, Any]]:
         """Returns its trials; their teachers and environments are added to `content`."""
-        return [_trial(result, content, points) for result in self._results]
+        return [collected(result, content, points) for result in self._results]
 
 
 class _Collected:
@@ -175,12 +172,12 @@ class _Collected:
         """Returns its trials; their teachers and environments are added to `content`."""
         found = []
         for trial in self._content["trials"]:
-            _add_teacher(
+            add_teacher(
                 content, trial["task"], self._content["teachers"][trial["task"]], trial["teacher_score"]
             )
             environment = self._content["environments"][trial["environment"]]
-            number = _number(environment, content["environments"])
-            found.append({**trial, "environment": number, "curves": _thinner(trial["curves"], points)})
+            number = number_of(environment, content["environments"])
+            found.append({**trial, "environment": number, "curves": thinner(trial["curves"], points)})
         return found
 
 
@@ -208,13 +205,13 @@ def _kind(data: Any) -> str:
 def _constant(data: DataConfig, result: TrialResult) -> float | None:
     """Returns what one answer for everything scores: as the trial says, else (older trials) from the labels."""
     if result.constant_score is not None:
-        return _short(result.constant_score, 6)
+        return short(result.constant_score, 6)
     try:
         loaded = load_data(data, train=False)
     except CodirError:  # the data are not on this machine
         return None
     split = next(iter(loaded.validation.values()))
-    return _short(constant_score(result.metric, np.asarray(split["label"][:])), 6)
+    return short(constant_score(result.metric, np.asarray(split["label"][:])), 6)
 
 
 def _differs(values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
@@ -250,143 +247,6 @@ def _merged(what: str, parts: Sequence[Mapping[str, Any]], folders: Sequence[Pat
                     "one of the studies."
                 )
     return found
-
-
-def _trial(result: TrialResult, content: dict[str, Any], points: int) -> dict[str, Any]:
-    run = RunFolder(result.folder)
-    metrics, config = read_json(run.metrics), read_yaml_file(result.folder / "codir.yaml")[0]
-    shape = read_json(result.folder / "config.json") if (result.folder / "config.json").is_file() else {}
-    split = next(iter(metrics["validation_examples"]))
-    in_table = next(row for row in metrics["comparison"]["rows"] if row["role"] == "teacher")["metrics"]
-    teacher = _teacher(config["teacher"], result, in_table)
-    _add_teacher(content, result.task, teacher, teacher["score"])
-    return {
-        "recipe": result.recipe,
-        "task": result.task,
-        "student": result.student,
-        "seed": result.seed,
-        **({"searched": dict(result.settings)} if result.settings else {}),
-        "metric": result.metric,
-        "score": _short(result.score, 8),
-        "metrics": {key: _short(value, 6) for key, value in result.metrics.items()},
-        "teacher_score": _short(result.teacher_score, 8),
-        "agreement": _short(result.agreement, 5),
-        "split": split,
-        "train_examples": metrics["train_examples"],
-        "validation_examples": metrics["validation_examples"][split],
-        "layers": shape.get("num_hidden_layers", shape.get("n_layers")),
-        "width": shape.get("hidden_size", shape.get("dim")),
-        "parameters": result.parameters,
-        "embedding_parameters": result.embedding_parameters,
-        "bytes": result.size,
-        "steps": result.steps,
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "seconds": result.seconds,
-        "batch_size": config["training"]["batch_size"] * config["training"].get("gradient_accumulation", 1),
-        "learning_rate": config["training"]["learning_rate"],
-        "environment": _environment(result.folder, content["environments"]),
-        **_curves(run.log, result.metric, points),
-    }
-
-
-def _add_teacher(content: dict[str, Any], task: str, teacher: Mapping[str, Any], score: float) -> None:
-    """Adds a task's teacher; of further ones (fine-tuned again on another machine) only what they score."""
-    known = content["teachers"].setdefault(
-        task, {key: value for key, value in teacher.items() if key != "other_scores"}
-    )
-    if score not in (others := known.get("other_scores", [])) and score != known["score"]:
-        known["other_scores"] = [*others, score]
-
-
-def _teacher(folder: str, result: TrialResult, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the teacher's shape, from its own folder where that is on this machine."""
-    path = Path(folder) / "config.json"
-    shape = read_json(path) if path.is_file() else {}
-    return {
-        "blocks": shape.get("num_hidden_layers", shape.get("n_layers")),
-        "width": shape.get("hidden_size", shape.get("dim")),
-        "family": shape.get("model_type"),
-        "parameters": result.teacher_parameters,
-        "metric": result.metric,
-        "score": _short(result.teacher_score, 8),
-        "metrics": {key: _short(value, 6) for key, value in metrics.items()},
-    }
-
-
-def _environment(folder: Path, known: list[dict[str, Any]]) -> int:
-    """Returns the number of the versions and the machine among those known; a new one is added."""
-    found = read_json(folder / "environment.json")
-    machine = found.get("machine", {})
-    here = {
-        "precision": found.get("precision"),
-        "versions": found.get("versions", {}),
-        "machine": {key: machine.get(key) for key in ("cpu", "cores", "threads", "gpus")},
-    }
-    return _number(here, known)
-
-
-def _number(environment: dict[str, Any], known: list[dict[str, Any]]) -> int:
-    if environment not in known:
-        known.append(environment)
-    return known.index(environment)
-
-
-def _curves(log: Path, metric: str, points: int) -> dict[str, Any]:
-    """Returns the score after each evaluation, and every logged term, thinned to a number of points."""
-    entries = (
-        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    )
-    scores = [entry for entry in entries if f"eval_{metric}" in entry]
-    steps = [entry for entry in entries if "loss" in entry]
-    names = dict.fromkeys(
-        key for entry in steps for key, value in entry.items() if key not in _NO_CURVE and _is_number(value)
-    )
-    groups = _groups(steps, points)
-    return {
-        "evaluations": {
-            "epoch": [_short(entry["epoch"], 6) for entry in scores],
-            "step": [entry["step"] for entry in scores],
-            "score": [_short(entry[f"eval_{metric}"], 5) for entry in scores],
-        },
-        "curves": {
-            "step": [group[-1]["step"] for group in groups],
-            **{name: [_mean(entry.get(name) for entry in group) for group in groups] for name in names},
-        },
-    }
-
-
-def _thinner(curves: Mapping[str, Any], points: int) -> dict[str, Any]:
-    """Returns curves that were thinned before with at most so many points."""
-    if len(curves["step"]) <= points:
-        return dict(curves)
-    names = [key for key in curves if key != "step"]
-    rows = [dict(zip(curves, values, strict=True)) for values in zip(*curves.values(), strict=True)]
-    groups = _groups(rows, points)
-    return {
-        "step": [group[-1]["step"] for group in groups],
-        **{name: [_mean(row[name] for row in group) for group in groups] for name in names},
-    }
-
-
-def _groups(entries: list[dict[str, Any]], points: int) -> list[list[dict[str, Any]]]:
-    """Puts neighbours together, so that at most `points` groups are left: each entry is a mean over as many steps."""
-    size = max(1, math.ceil(len(entries) / points))
-    return [entries[first : first + size] for first in range(0, len(entries), size)]
-
-
-def _mean(values: Any) -> float | None:
-    found = [value for value in values if _is_number(value)]
-    return _short(sum(found) / len(found), 3) if found else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: float | None, digits: int = 6) -> float | None:
-    """Returns a number with so many digits that count; None for what is no number."""
-    return float(f"{value:.{digits}g}") if value is not None and math.isfinite(value) else None
 
 
 def _lines(content: Mapping[str, Any]) -> str:

@@ -39,6 +39,11 @@ def study_file(name: str) -> Path:
     return path
 
 
+def baseline_of(name: str) -> str | None:
+    """Returns the recipe that a study compares with, if its file names one."""
+    return read_yaml_file(study_file(name))[0].get("baseline")
+
+
 def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
     """Returns the settings of a study with its paths filled in.
 
