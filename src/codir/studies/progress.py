@@ -78,10 +78,12 @@ class Progress:
 
     def in_words(self) -> str:
         """Returns, for example, `12 of 40 trials finished, 2 running, 1 failed, about 14 min left`."""
+        teachers = [what_of(claim) for claim in self.claims if claim.what.startswith(teacher_key(""))]
         parts = [
             f"{self.count('finished')} of {len(self.trials)} trials finished",
-            f"{len(self.claims)} running",
+            f"{len(self.claims) - len(teachers)} running",
         ]
+        parts += [f"fine-tuning the {' and the '.join(teachers)}"] if teachers else []
         parts += [f"{self.count(state)} {state}" for state in ("pruned", "failed") if self.count(state)]
         parts += [f"{len(self.blocked)} without a teacher"] if self.blocked else []
         seconds = self.seconds_left
