@@ -134,11 +134,11 @@ def _absolute(path: str) -> str:
 
 def _collect(options: argparse.Namespace, more: Sequence[str]) -> int:
     from evidence_collect import collect
-    from evidence_studies import baseline_of
+    from evidence_studies import outline
 
-    baseline = baseline_of(options.name)
+    whole = outline(options.name)
     file = options.output or RESULTS / f"{options.name}.json"
-    found = collect(options.name, options.sources, file, baseline)
+    found = collect(options.name, options.sources, file, whole)
     print(f"{file}: {found['finished']} of {found['planned']} trials, {file.stat().st_size / 1000:.0f} kB")
     for key in found["failed"]:
         print(f"  failed: {key}")

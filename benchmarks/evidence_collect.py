@@ -25,6 +25,7 @@ from codir.studies.trial import Trial
 from codir.tasks.glue import glue_task
 from codir.tasks.metrics import constant_score
 from codir.workflows.data import load_data
+from evidence_studies import Outline
 from evidence_trial import add_teacher, collected, number_of, short, thinner
 
 LARGEST = 300_000  # bytes of a file of results
@@ -33,14 +34,14 @@ _UNFINISHED = "not finished for"
 _PATHS = ("data_dir", "train", "validation", "model", "config", "origin", "unlabeled")
 
 
-def collect(name: str, sources: Sequence[Path], file: Path, baseline: str | None = None) -> dict[str, Any]:
+def collect(name: str, sources: Sequence[Path], file: Path, whole: Outline | None = None) -> dict[str, Any]:
     """Writes the results of a study.
 
     Args:
         name: of the study.
         sources: folders where it ran, and files of results that were made of other parts of it, `file` itself too.
         file: JSON to write; replaced.
-        baseline: of the whole study, which a part need not have; by default that of the first source.
+        whole: what the study compares; by default what its sources do.
 
     Returns:
         What was written.
@@ -63,16 +64,18 @@ def collect(name: str, sources: Sequence[Path], file: Path, baseline: str | None
         raise RunError(
             f"No trial is finished in {', '.join(map(str, sources))}: there is nothing to collect."
         )
-    seeds = sorted({seed for part in parts for seed in part.seeds})
-    grid = list(product(content["tasks"], content["students"], content["arms"], seeds))
+    if whole is None:
+        seeds = tuple(sorted({seed for part in parts for seed in part.seeds}))
+        names = (tuple(content[key]) for key in ("arms", "tasks", "students"))
+        whole = Outline(*names, seeds, parts[0].baseline)
     content |= {
-        "baseline": baseline or parts[0].baseline,
-        "seeds": seeds,
-        "planned": len(grid),
+        "baseline": whole.baseline or parts[0].baseline,
+        "seeds": list(whole.seeds),
+        "planned": len(whole.tasks) * len(whole.students) * len(whole.recipes) * len(whole.seeds),
         "finished": len(found),
         "failed": sorted({key for part in parts for key in part.failed} - set(found)),
         "missing": [
-            *_unfinished(grid, found),
+            *_unfinished(whole, parts),
             *(line for part in parts for line in part.missing if _UNFINISHED not in line),
         ],
     }
@@ -99,14 +102,13 @@ def _key(trial: Mapping[str, Any]) -> str:
     return Trial(*names, trial.get("searched", {})).key
 
 
-def _unfinished(grid: Sequence[tuple[str, str, str, int]], found: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each recipe and task that lack seeds; searched settings have no grid to lack in."""
+def _unfinished(whole: Outline, parts: Sequence[_Folder | _Collected]) -> list[str]:
+    """Returns a line for each recipe and task that lack seeds."""
+    done = {each for part in parts for each in part.done}
     seeds: dict[str, list[int]] = {}
-    for task, student, recipe, seed in grid:
-        trial = Trial(recipe, task, student or None, seed)
-        searched = f"{trial.key.rpartition('/')[0]}-"
-        if trial.key not in found and not any(key.startswith(searched) for key in found):
-            name = f"{recipe} ({student})" if student else recipe
+    for task, student, recipe, seed in product(whole.tasks, whole.students, whole.recipes, whole.seeds):
+        if (task, student, recipe, seed) not in done:
+            name = f"{recipe} ({student})" if len(whole.students) > 1 else recipe
             seeds.setdefault(f"{name} on {task}", []).append(seed)
     return [
         f"{what}: {_UNFINISHED} seed{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
@@ -123,6 +125,7 @@ class _Folder:
             raise RunError(f"{folder} has run folders and no study.yaml: nothing says what was compared.")
         self._results = [each for each in results if each.phase == "final"]
         self.places = {result.key: str(result.folder) for result in self._results}
+        self.done = {(each.task, each.student or "", each.recipe, each.seed) for each in self._results}
         self.baseline = config.reference
         self.seeds = config.seeds
         recipes = read_json(folder / "recipes.json")
@@ -163,6 +166,10 @@ class _Collected:
             self.students, self.constants = self._content["students"], self._content["constants"]
             self.failed, self.missing = self._content["failed"], self._content["missing"]
             self.places = {_key(trial): f"{_key(trial)} in {file}" for trial in self._content["trials"]}
+            self.done = {
+                (each["task"], each["student"] or "", each["recipe"], each["seed"])
+                for each in self._content["trials"]
+            }
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{file} has no results of a study ({error}): it is not one of `collect`."

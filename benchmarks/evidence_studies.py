@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from types import SimpleNamespace
@@ -39,9 +40,30 @@ def study_file(name: str) -> Path:
     return path
 
 
-def baseline_of(name: str) -> str | None:
-    """Returns the recipe that a study compares with, if its file names one."""
-    return read_yaml_file(study_file(name))[0].get("baseline")
+@dataclass(frozen=True)
+class Outline:
+    """What a study compares, by names.
+
+    Attributes:
+        recipes, tasks, students, seeds: every one with every other is a trial; one student for all is `""`.
+        baseline: what the recipes are compared with; None: codir chooses.
+    """
+
+    recipes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    students: tuple[str, ...]
+    seeds: tuple[int, ...]
+    baseline: str | None = None
+
+
+def outline(name: str) -> Outline:
+    """Reads what a study compares out of its file; raises `ConfigError` if there is none of that name."""
+    study = read_yaml_file(study_file(name))[0]
+    recipes, tasks, students, seeds = (
+        tuple(map(_name, study.get(key) or default))
+        for key, default in zip(_PARTS, ([], [], [""], []), strict=True)
+    )
+    return Outline(recipes, tasks, students, seeds, study.get("baseline"))
 
 
 def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:

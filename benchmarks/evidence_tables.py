@@ -267,7 +267,7 @@ def setting(studies: Sequence[Study]) -> str:
             if each
         ]
         lines.append(("student", "; ".join(said)))
-        lines.append(("seeds", ", ".join(map(str, content["seeds"]))))
+        lines.append(("seeds", ", ".join(map(str, sorted({trial["seed"] for trial in content["trials"]})))))
         lines.append(
             (
                 "budget",

@@ -28,7 +28,7 @@ from evidence_collect import LARGEST, collect
 from evidence_data import Study, choose, interval, read_study
 from evidence_entries import entries_text
 from evidence_pages import PAGES, draw, read_block
-from evidence_studies import filled, part_of, parts, study_names
+from evidence_studies import Outline, filled, outline, part_of, parts, study_names
 
 ROOT = Path(__file__).resolve().parents[2]
 Settings = Callable[..., dict[str, Any]]
@@ -364,6 +364,10 @@ def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path
     assert trial["layers"] == 2
     collect("made", [tmp_path / "s"], file)
     assert file.read_bytes() == first
+    whole = Outline(("pkd", "kd", "finetune"), ("good",), ("",), (1, 2), "pkd")
+    of_the_whole = collect("made", [tmp_path / "s"], tmp_path / "part.json", whole)
+    assert (of_the_whole["finished"], of_the_whole["planned"], of_the_whole["baseline"]) == (2, 6, "pkd")
+    assert "pkd on good: not finished for seeds 1, 2" in of_the_whole["missing"]
     with pytest.raises(ConfigError, match="are the same trial"):
         collect("made", [tmp_path / "s", tmp_path / "s"], file)
     with pytest.raises(RunError, match="There is no study in"):
@@ -430,6 +434,13 @@ def test_curves_are_thinned_again_where_the_file_is_large(
     assert after["kd"]["loss_kd"][0] == pytest.approx(
         statistics.mean(before["kd"]["loss_kd"][:size]), rel=5e-3
     )
+
+
+def test_what_a_study_compares() -> None:
+    found = outline("plus")
+    assert found.recipes == ("kd", "codir-plus", "pkd", "finetune")
+    assert (found.students, found.seeds, found.baseline) == (("half",), (1, 2, 3, 4, 5), "kd")
+    assert outline("additions").students == ("",)
 
 
 def test_a_part_of_a_study() -> None:
