@@ -111,10 +111,9 @@ def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
         axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
     against = plain(label or f"paired difference from {findings.baseline}")
     between = " " if figure.get_figwidth() > 7 else "\n"
-    figure.supxlabel(
-        f"{against}, points,{between}95 % intervals (filled: beyond noise after Holm's correction)",
-        fontsize=9,
-    )
+    intervals = any(each.low is not None for each in differences.values())
+    noise = "95 % intervals (filled: beyond noise after Holm's correction)" if intervals else "one seed"
+    figure.supxlabel(f"{against}, points,{between}{noise}", fontsize=9)
     return figure
 
 

@@ -118,10 +118,14 @@ def gains(chosen: Chosen) -> str:
         p = NOTHING if last is None or last.p_value is None else f"{_p(last.p_value)}; {_p(last.adjusted)}"
         cells = [_difference(findings.differences.get((row, panel))) for panel in panels]
         body.append([escape_markdown(str(row)), *cells, p])
-    note = (
-        f"Points, paired by seed against {escape_markdown(str(findings.baseline))}, 95 % t intervals over the seeds; "
-        f"**bold**: the interval excludes zero and Holm's p over the {len(rows)} compared is below 0.05."
-    )
+    against = escape_markdown(str(findings.baseline))
+    if any(each.low is not None for each in findings.differences.values()):
+        note = (
+            f"Points, paired by seed against {against}, 95 % t intervals over the seeds; **bold**: the interval "
+            f"excludes zero and Holm's p over the {len(rows)} compared is below 0.05."
+        )
+    else:
+        note = f"Points, against {against} with the same seed; differences of one seed of a point or two are noise."
     return f"{markdown(heads, body)}\n\n{note}"
 
 

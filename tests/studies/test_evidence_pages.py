@@ -313,6 +313,18 @@ def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
         assert cell.scores == {seed: pytest.approx(score - 0.1) for seed, score in before.items()}
 
 
+def test_a_table_of_one_seed_speaks_of_no_interval() -> None:
+    import evidence_tables as tables
+
+    one = choose([make_study("s", {key: scores[:1] for key, scores in SCORES.items()})])
+    several = choose([make_study("s", SCORES)])
+    assert one is not None
+    assert several is not None
+    assert "noise" in tables.gains(one)
+    assert "interval" not in tables.gains(one)
+    assert "95 % t intervals" in tables.gains(several)
+
+
 def test_when_a_loss_dies() -> None:
     import evidence_tables as tables
 
