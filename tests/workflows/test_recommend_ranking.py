@@ -108,6 +108,31 @@ def test_a_recipe_of_few_tasks_is_not_trusted() -> None:
     assert "sid" not in [each.recipe for each in found.equals()]
 
 
+def test_one_task_of_the_kind_counts_beside_those_of_the_other_kind() -> None:
+    scores = [
+        entry(name, "stsb", gain, kind="regression", seeds=2) for name, gain in (("kd", None), ("sid", 4.0))
+    ]
+    entries = [
+        *both("kd", None),
+        *both("pkd", 2.0),
+        *both("sid", 1.0),
+        entry("pkd", "rte", 9.0, seeds=1),
+        *scores,
+    ]
+    found = rank(entries, Case("regression", 5000, 6, 384, 3))
+    sid = found.of("sid")
+    assert sid is not None
+    assert sid.tasks == ("mrpc", "cola", "stsb")  # few seeds, and no others of its kind
+    assert sid.gain is not None
+    assert math.isclose(sid.gain.mean, 2.0)
+    assert found.caveats[0] == (
+        "Of regression there is one task (stsb) alone: the rest was measured on classification."
+    )
+    pkd = rank(entries, CASE).of("pkd")
+    assert pkd is not None
+    assert pkd.tasks == ("mrpc", "cola")  # one seed, where others of the kind have more
+
+
 def test_near_evidence_wins_over_far_evidence() -> None:
     near = [*both("kd", None), *both("pkd", 1.0)]
     far = [

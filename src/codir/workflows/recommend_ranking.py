@@ -17,7 +17,7 @@ SIZE_FACTOR = 4.0
 """Data sets whose sizes differ by no more than this factor count as of one size."""
 _SHARE = 0.101  # shares of depth (and of width) that differ by no more are one
 ENOUGH_SEEDS = 3
-"""Where there are entries with so many seeds, those with fewer do not count."""
+"""Where a kind of labels has entries with so many seeds, those with fewer do not count."""
 HOLDOUT = "holdout"
 REFERENCE = "kd"
 UNDISTILLED = "finetune"
@@ -137,8 +137,8 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     plain = [each for each in entries if not each.settings and (wanted is None or each.recipe in wanted)]
     for better in (lambda each: not each.tuned, lambda each: each.split != HOLDOUT):
         plain = [each for each in plain if better(each)] or plain
-    if any(each.seeds >= ENOUGH_SEEDS for each in plain):
-        plain = [each for each in plain if each.seeds >= ENOUGH_SEEDS]
+    enough = {each.kind for each in plain if each.seeds >= ENOUGH_SEEDS}
+    plain = [each for each in plain if each.seeds >= ENOUGH_SEEDS or each.kind not in enough]
     if all(each.recipe == UNDISTILLED for each in plain):
         raise ValueError("no evidence on these recipes")
     chosen = _nearest(plain, case)
@@ -250,8 +250,16 @@ def _of_one_size(entry: Entry, case: Case) -> bool:
 
 def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
     found = []
-    if not any(each.kind == case.kind for each in entries):
+    same, other = (
+        [each for each in entries if (each.kind == case.kind) is wanted] for wanted in (True, False)
+    )
+    if not same:
         found.append(f"There is no evidence on {case.kind}: what follows was measured on {entries[0].kind}.")
+    elif other:
+        own = tuple(dict.fromkeys(each.task for each in same))
+        found.append(
+            f"Of {case.kind} there is {_tasks(own)} alone: the rest was measured on {other[0].kind}."
+        )
     sizes = [each.examples for each in entries]
     if not any(_of_one_size(each, case) for each in entries):
         found.append(
