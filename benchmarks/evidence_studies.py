@@ -132,6 +132,10 @@ def part_of(study: dict[str, Any], part: Mapping[str, Sequence[str]]) -> dict[st
             found[key] = {name: entries[name] for name in wanted}
         else:
             found[key] = [known[name] for name in wanted]
+    if "teachers" in found:
+        found["teachers"] = {
+            task: found["teachers"][task] for task in map(_name, found["tasks"]) if task in found["teachers"]
+        }
     if found.get("baseline") not in [None, *map(_name, found["recipes"])]:
         del found["baseline"]
     return found

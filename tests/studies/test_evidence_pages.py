@@ -459,7 +459,7 @@ def test_a_part_of_a_study() -> None:
     whole = filled("ablation", {"data_dir": "d", "teachers": "t"})
     part = part_of(whole, parts(["recipes=no-kd,kd-first", "tasks=cola", "seeds=2"]))
     assert [next(iter(each)) for each in part["recipes"]] == ["no-kd", "kd-first"]
-    assert list(part["tasks"]) == ["cola"]
+    assert list(part["tasks"]) == list(part["teachers"]) == ["cola"]
     assert part["seeds"] == [2]
     assert "baseline" not in part  # codir-plus is in another part
     assert part["students"] == whole["students"]
