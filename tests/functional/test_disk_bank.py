@@ -269,7 +269,9 @@ def train(step):
         if step % 5 == 0:
             torch.save(bank.state(), folder / "half")
             (folder / "half").rename(folder / f"checkpoint-{step}")  # now it is whole
-            (folder / f"checkpoint-{step - 10}").unlink(missing_ok=True)
+            for old in folder.glob("checkpoint-*"):  # also what an earlier process was killed before removing
+                if int(old.name.partition("-")[2]) < step - 5:
+                    old.unlink()
             bank.checkpoint_saved(step, [step - 5, step] if step > 5 else [step])
 
 for line in sys.stdin:
