@@ -9,8 +9,9 @@
 `run` fills the paths into benchmarks/evidence/NAME.yaml and starts the study, or goes on with it; arguments it does
 not know are handed to `codir study`. `collect` makes benchmarks/evidence/results/NAME.json out of what is finished.
 What ran elsewhere (`run NAME --part seeds=2,3 ...`) is brought together by naming several folders, or beside them the
-file of what was collected before. `draw` makes the figures (docs/img/evidence-*.svg), the blocks between markers in
-the two pages and src/codir/recipes/evidence.json out of all results; it needs no study folder, no data and no model.
+file of what was collected before, or of another study that has some of the same trials. `draw` makes the figures
+(docs/img/evidence-*.svg), the blocks between markers in the two pages and src/codir/recipes/evidence.json out of all
+results; it needs no study folder, no data and no model.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="where the study ran; also files of results, of parts that ran elsewhere",
+        help="where the study ran; also files of results: of parts that ran elsewhere, of studies with the same trials",
     )
     collect.add_argument("--output", type=Path, help="file to write (default: results/NAME.json)")
     draw = command("draw", _draw, "make figures, tables and src/codir/recipes/evidence.json")

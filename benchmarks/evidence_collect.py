@@ -1,13 +1,15 @@
 """Makes one small file out of a study's folder: all that figures, tables and `codir recommend` need of it.
 
-A study may be shared out over machines and days: several folders, and files that were made before, give one file. No
-text of a data set and no path of a machine is kept. The same folders give the same file, byte for byte.
+A study may be shared out over machines and days: several folders, and files that were made before, give one file. What
+another study has trained already need not be trained again: its results give the trials that both have. No text of a
+data set and no path of a machine is kept. The same folders give the same file, byte for byte.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,55 +36,79 @@ _UNFINISHED = "not finished for"
 _PATHS = ("data_dir", "train", "validation", "model", "config", "origin", "unlabeled")
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A finished trial in a source.
+
+    Attributes:
+        cell: its task, student, recipe and seed.
+        where: it lies, for messages.
+        mark: its score and seconds. Two sources that agree in them have one and the same training.
+    """
+
+    cell: tuple[str, str, str, int]
+    where: str
+    mark: tuple[float | None, float | None]
+
+
 def collect(name: str, sources: Sequence[Path], file: Path, whole: Outline | None = None) -> dict[str, Any]:
     """Writes the results of a study.
 
     Args:
         name: of the study.
-        sources: folders where it ran, and files of results that were made of other parts of it, `file` itself too.
+        sources: folders where it ran, and files of results that were made of other parts of it, `file` itself too, or
+            of another study that has trials of this one. A training that several have counts once.
         file: JSON to write; replaced.
-        whole: what the study compares; by default what its sources do.
+        whole: what the study compares, and all that is taken from the sources; by default what they compare.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: two sources have the same trial, or another recipe of the same name.
-        RunError: there is no study in a folder, no results in a file, or nothing is finished.
+        ConfigError: two sources have the same trial of two trainings, or another recipe of the same name.
+        RunError: there is no study in a folder, no results in a file, or nothing of this study is finished.
     """
     parts = [_Collected(source) if source.is_file() else _Folder(source) for source in sources]
+    if whole is None:
+        whole = Outline(
+            recipes=tuple(_merged("arms", parts, sources)),
+            tasks=tuple(_merged("tasks", parts, sources)),
+            students=tuple(_merged("students", parts, sources)),
+            seeds=tuple(sorted({seed for part in parts for seed in part.seeds})),
+            baseline=parts[0].baseline,
+        )
+    wanted = {
+        "arms": whole.recipes,
+        "tasks": whole.tasks,
+        "students": whole.students,
+        "constants": whole.tasks,
+    }
     content: dict[str, Any] = {"study": name}
-    for key in ("arms", "tasks", "students", "constants"):
-        content[key] = _merged(key, [getattr(part, key) for part in parts], sources)
-    found: dict[str, str] = {}
-    for part in parts:
-        for key, place in part.places.items():
-            if key in found:
-                raise ConfigError(f"{place} and {found[key]} are the same trial.")
-            found[key] = place
+    for key, among in wanted.items():
+        content[key] = _merged(key, parts, sources, among)
+    cells = set(product(whole.tasks, whole.students, whole.recipes, whole.seeds))
+    found, taken = _without_repeats(parts, cells)
     if not found:
         raise RunError(
-            f"No trial is finished in {', '.join(map(str, sources))}: there is nothing to collect."
+            f"No trial of {name} is finished in {', '.join(map(str, sources))}: there is nothing to collect."
         )
-    if whole is None:
-        seeds = tuple(sorted({seed for part in parts for seed in part.seeds}))
-        names = (tuple(content[key]) for key in ("arms", "tasks", "students"))
-        whole = Outline(*names, seeds, parts[0].baseline)
+    own = [part for part in parts if part.study in (None, name)]
     content |= {
         "baseline": whole.baseline or parts[0].baseline,
         "seeds": list(whole.seeds),
-        "planned": len(whole.tasks) * len(whole.students) * len(whole.recipes) * len(whole.seeds),
+        "planned": len(cells),
         "finished": len(found),
-        "failed": sorted({key for part in parts for key in part.failed} - set(found)),
+        "failed": sorted({key for part in own for key in part.failed} - set(found)),
         "missing": [
-            *_unfinished(whole, parts),
-            *(line for part in parts for line in part.missing if _UNFINISHED not in line),
+            *_unfinished(whole, {each.cell for each in found.values()}),
+            *(line for part in own for line in part.missing if _UNFINISHED not in line),
         ],
     }
     text = ""
     for points in _POINTS:
         content |= {"teachers": {}, "environments": []}
-        trials = [trial for part in parts for trial in part.trials(content, points)]
+        pairs = zip(parts, taken, strict=True)
+        trials = [trial for part, keys in pairs for trial in part.trials(keys, content, points)]
         content["trials"] = sorted(trials, key=_place)
         text = _lines(content)
         if len(text.encode()) <= LARGEST:
@@ -91,6 +117,28 @@ def collect(name: str, sources: Sequence[Path], file: Path, whole: Outline | Non
         raise RunError(f"The results of {name} take {len(text):,} bytes: more than {LARGEST:,}.")
     write_text(file, text)
     return content
+
+
+def _without_repeats(
+    parts: Sequence[_Folder | _Collected], cells: Collection[tuple[str, str, str, int]]
+) -> tuple[dict[str, _Found], list[list[str]]]:
+    """Returns the study's trials by key, and the keys to take from each source: a training that several have, once."""
+    found: dict[str, _Found] = {}
+    taken: list[list[str]] = []
+    for part in parts:
+        taken.append([])
+        for key, each in part.found.items():
+            if each.cell not in cells:
+                continue
+            if key in found:
+                if found[key].mark != each.mark:
+                    raise ConfigError(
+                        f"{each.where} and {found[key].where} are two trainings of one trial: name one of them."
+                    )
+                continue
+            found[key] = each
+            taken[-1].append(key)
+    return found, taken
 
 
 def _place(trial: Mapping[str, Any]) -> tuple[str, ...]:
@@ -102,12 +150,12 @@ def _key(trial: Mapping[str, Any]) -> str:
     return Trial(*names, trial.get("searched", {})).key
 
 
-def _unfinished(whole: Outline, parts: Sequence[_Folder | _Collected]) -> list[str]:
+def _unfinished(whole: Outline, done: Collection[tuple[str, str, str, int]]) -> list[str]:
     """Returns a line for each recipe and task that lack seeds."""
-    done = {each for part in parts for each in part.done}
     seeds: dict[str, list[int]] = {}
-    for task, student, recipe, seed in product(whole.tasks, whole.students, whole.recipes, whole.seeds):
-        if (task, student, recipe, seed) not in done:
+    for cell in product(whole.tasks, whole.students, whole.recipes, whole.seeds):
+        if cell not in done:
+            task, student, recipe, seed = cell
             name = f"{recipe} ({student})" if len(whole.students) > 1 else recipe
             seeds.setdefault(f"{name} on {task}", []).append(seed)
     return [
@@ -119,13 +167,21 @@ def _unfinished(whole: Outline, parts: Sequence[_Folder | _Collected]) -> list[s
 class _Folder:
     """A folder that a study, or a part of it, ran in."""
 
+    study = None  # a folder does not know the study's name
+
     def __init__(self, folder: Path):
         findings, results, config = read_findings(folder)
         if config is None:
             raise RunError(f"{folder} has run folders and no study.yaml: nothing says what was compared.")
-        self._results = [each for each in results if each.phase == "final"]
-        self.places = {result.key: str(result.folder) for result in self._results}
-        self.done = {(each.task, each.student or "", each.recipe, each.seed) for each in self._results}
+        self._results = {each.key: each for each in results if each.phase == "final"}
+        self.found = {
+            key: _Found(
+                (each.task, each.student or "", each.recipe, each.seed),
+                str(each.folder),
+                (short(each.score, 8), each.seconds),
+            )
+            for key, each in self._results.items()
+        }
         self.baseline = config.reference
         self.seeds = config.seeds
         recipes = read_json(folder / "recipes.json")
@@ -147,12 +203,12 @@ class _Folder:
         self.constants = {
             name: _constant(data, result)
             for name, data in config.tasks.items()
-            if (result := next((each for each in self._results if each.task == name), None)) is not None
+            if (result := next((each for each in self._results.values() if each.task == name), None))
         }
 
-    def trials(self, content: dict[str, Any], points: int) -> list[dict[str, Any]]:
-        """Returns its trials; their teachers and environments are added to `content`."""
-        return [collected(result, content, points) for result in self._results]
+    def trials(self, keys: Collection[str], content: dict[str, Any], points: int) -> list[dict[str, Any]]:
+        """Returns these of its trials; their teachers and environments are added to `content`."""
+        return [collected(self._results[key], content, points) for key in keys]
 
 
 class _Collected:
@@ -161,24 +217,29 @@ class _Collected:
     def __init__(self, file: Path):
         self._content = read_json(file)
         try:
+            self.study = self._content["study"]
             self.baseline, self.seeds = self._content["baseline"], self._content["seeds"]
             self.arms, self.tasks = self._content["arms"], self._content["tasks"]
             self.students, self.constants = self._content["students"], self._content["constants"]
             self.failed, self.missing = self._content["failed"], self._content["missing"]
-            self.places = {_key(trial): f"{_key(trial)} in {file}" for trial in self._content["trials"]}
-            self.done = {
-                (each["task"], each["student"] or "", each["recipe"], each["seed"])
-                for each in self._content["trials"]
+            self._trials = {_key(trial): trial for trial in self._content["trials"]}
+            self.found = {
+                key: _Found(
+                    (each["task"], each["student"] or "", each["recipe"], each["seed"]),
+                    f"{key} in {file}",
+                    (each["score"], each["seconds"]),
+                )
+                for key, each in self._trials.items()
             }
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{file} has no results of a study ({error}): it is not one of `collect`."
             ) from None
 
-    def trials(self, content: dict[str, Any], points: int) -> list[dict[str, Any]]:
-        """Returns its trials; their teachers and environments are added to `content`."""
+    def trials(self, keys: Collection[str], content: dict[str, Any], points: int) -> list[dict[str, Any]]:
+        """Returns these of its trials; their teachers and environments are added to `content`."""
         found = []
-        for trial in self._content["trials"]:
+        for trial in map(self._trials.__getitem__, keys):
             add_teacher(
                 content, trial["task"], self._content["teachers"][trial["task"]], trial["teacher_score"]
             )
@@ -244,16 +305,26 @@ def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _merged(what: str, parts: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
+def _merged(
+    what: str,
+    parts: Sequence[_Folder | _Collected],
+    sources: Sequence[Path],
+    among: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Returns what the sources say of each name, or of those of the study in its order; they have to agree."""
     found: dict[str, Any] = {}
-    for part, folder in zip(parts, folders, strict=True):
-        for name, value in part.items():
+    first: dict[str, Path] = {}
+    for part, source in zip(parts, sources, strict=True):
+        for name, value in getattr(part, what).items():
+            if among is not None and name not in among:
+                continue
             if found.setdefault(name, value) != value:
                 raise ConfigError(
-                    f"{folder} means something else by {name!r} ({what}) than {folders[0]}: give it another name in "
+                    f"{source} means something else by {name!r} ({what}) than {first[name]}: give it another name in "
                     "one of the studies."
                 )
-    return found
+            first.setdefault(name, source)
+    return {name: found[name] for name in among or found if name in found}
 
 
 def _lines(content: Mapping[str, Any]) -> str:

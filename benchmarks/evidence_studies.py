@@ -103,12 +103,20 @@ def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parts(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Reads `seeds=2,3`, `tasks=mrpc`, ...: what a study is cut down to; raises `ConfigError` for another key."""
-    found = {}
+    """Reads `seeds=2,3`, `tasks=mrpc`, ...: what a study is cut down to.
+
+    Raises:
+        ConfigError: another key, one without names, or one twice.
+    """
+    found: dict[str, list[str]] = {}
     for text in texts:
         key, separator, names = text.partition("=")
         if key not in _PARTS or not separator or not names:
             raise ConfigError(f"--part {text}: expected KEY=NAME,NAME with one of {', '.join(_PARTS)}.")
+        if key in found:
+            raise ConfigError(
+                f"--part {text}: {key} is given twice; --part {key}={','.join(found[key])},{names} has both."
+            )
         found[key] = names.split(",")
     return found
 

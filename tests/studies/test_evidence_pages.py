@@ -380,8 +380,8 @@ def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path
     of_the_whole = collect("made", [tmp_path / "s"], tmp_path / "part.json", whole)
     assert (of_the_whole["finished"], of_the_whole["planned"], of_the_whole["baseline"]) == (2, 6, "pkd")
     assert "pkd on good: not finished for seeds 1, 2" in of_the_whole["missing"]
-    with pytest.raises(ConfigError, match="are the same trial"):
-        collect("made", [tmp_path / "s", tmp_path / "s"], file)
+    collect("made", [tmp_path / "s", tmp_path / "s"], file)
+    assert file.read_bytes() == first
     with pytest.raises(RunError, match="There is no study in"):
         collect("made", [tmp_path / "nothing"], file)
 
@@ -399,12 +399,34 @@ def test_parts_that_ran_apart_give_the_file_of_the_whole(study_settings: Setting
     assert whole["finished"] == whole["planned"] == 4
     for other in others:
         assert other == whole
-    with pytest.raises(ConfigError, match="are the same trial"):
-        collect("made", [tmp_path / "part-1", files["together"]], files["together"])
+    once = collect("made", [tmp_path / "part-1", files["together"]], tmp_path / "once.json")
+    assert once["finished"] == 4  # what is collected already counts once
+    assert without_times(tmp_path / "once.json") == whole
+    again = json.loads(files["part-1"].read_text())
+    again["trials"][0]["seconds"] += 1
+    files["part-1"].write_text(json.dumps(again))
+    with pytest.raises(ConfigError, match="are two trainings of one trial"):
+        collect("made", [files["part-1"], files["together"]], files["together"])
     assert without_times(files["together"]) == whole  # nothing is written then
     (tmp_path / "wrong.json").write_text('{"a": 1}')
     with pytest.raises(RunError, match=r"wrong\.json has no results of a study"):
         collect("made", [tmp_path / "wrong.json"], files["together"])
+
+
+def test_trials_of_another_study_stand_for_ones_of_this(study_settings: Settings, tmp_path: Path) -> None:
+    study(**study_settings(tmp_path / "s", seeds=[1, 2]), console=quiet())
+    everything = collect("other", [tmp_path / "s"], tmp_path / "other.json")
+    cut = Outline(recipes=("kd",), tasks=("good",), students=tuple(everything["students"]), seeds=(2, 3))
+    found = collect("made", [tmp_path / "other.json"], tmp_path / "made.json", cut)
+    assert [(each["recipe"], each["seed"]) for each in found["trials"]] == [("kd", 2)]
+    assert list(found["arms"]) == ["kd"]
+    assert (found["finished"], found["planned"]) == (1, 2)
+    assert found["missing"] == ["kd on good: not finished for seed 3"]
+    (kept,) = [each for each in everything["trials"] if (each["recipe"], each["seed"]) == ("kd", 2)]
+    assert found["trials"] == [kept]
+    none = Outline(("pkd",), ("good",), cut.students, (1,))
+    with pytest.raises(RunError, match="No trial of made is finished"):
+        collect("made", [tmp_path / "other.json"], tmp_path / "made.json", none)
 
 
 def without_times(file: Path) -> dict[str, Any]:
@@ -466,6 +488,8 @@ def test_a_part_of_a_study() -> None:
     assert part_of(whole, {}) == whole
     with pytest.raises(ConfigError, match=r"recipes=no-kdd: the study has .*did you mean 'no-kd'"):
         part_of(whole, parts(["recipes=no-kdd"]))
+    with pytest.raises(ConfigError, match=r"seeds is given twice; --part seeds=1,2 has both"):
+        parts(["seeds=1", "seeds=2"])
     with pytest.raises(
         ConfigError, match=r"--part seed=2: expected KEY=NAME,NAME with one of recipes, tasks"
     ):
