@@ -13,12 +13,15 @@ from evidence_data import Chosen, EvidenceTrial, Study, choose
 # Judged on purpose on texts unlike the training data: what is kept there is less for every recipe, and would count
 # against those that were tried there.
 _OTHER_TEXTS = ("sources", "sources-long")
+_Trainings = frozenset[tuple[Any, ...]]  # what tells one training from all others
 _SHAPE = ("student.width", "student.intermediate")  # of the study's student: an entry has fields for it
 
 
 def entries_text(studies: Sequence[Study]) -> str:
-    """Returns the file's text; an entry a line."""
-    entries = [entry for study in studies if study.name not in _OTHER_TEXTS for entry in _entries(study)]
+    """Returns the file's text; an entry a line. Trials that a study took from another one count once."""
+    found = [each for study in studies if study.name not in _OTHER_TEXTS for each in _entries(study)]
+    everywhere = [trainings for _, trainings in found]
+    entries = [entry for place, (entry, _) in enumerate(found) if not _elsewhere(place, everywhere)]
     versions: dict[str, Any] = {}
     for study in studies:
         for each in study.content["environments"]:
@@ -31,7 +34,14 @@ def entries_text(studies: Sequence[Study]) -> str:
     return f'{{"entries": [\n{lines}\n],\n"versions": {json.dumps(joined)}}}\n'
 
 
-def _entries(study: Study) -> list[dict[str, Any]]:
+def _elsewhere(place: int, everywhere: Sequence[_Trainings]) -> bool:
+    """Whether another entry has the trainings of this one and more, or the same ones before it."""
+    own = everywhere[place]
+    return any(own < other or (own == other and at < place) for at, other in enumerate(everywhere))
+
+
+def _entries(study: Study) -> list[tuple[dict[str, Any], _Trainings]]:
+    """Returns a study's entries, each with the trainings it is made of."""
     with_kd = any(trial.result.recipe == "kd" for trial in study.trials)
     chosen = choose([study], baseline="kd" if with_kd else None)  # whatever the study itself compares with
     if chosen is None:
@@ -41,7 +51,8 @@ def _entries(study: Study) -> list[dict[str, Any]]:
         for task in chosen.findings.tasks:
             trials = [trial for trial in chosen.by_row[row] if trial.result.task == task]
             if trials and (entry := _entry(study, chosen, row, task, trials)) is not None:
-                found.append(entry)
+                keys = ("task", "recipe", "seed", "score", "seconds")
+                found.append((entry, frozenset(tuple(each.values[key] for key in keys) for each in trials)))
     return found
 
 

@@ -236,7 +236,9 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
         return "*No such trial is finished.*"
     pictures[block.image] = figure
     said = caption.format(
-        seeds=_seeds(chosen), baseline=chosen.findings.baseline, task=", ".join(chosen.findings.tasks)
+        seeds=_seeds(chosen, paired=block.kind in ("gains", "ablation")),
+        baseline=chosen.findings.baseline,
+        task=", ".join(chosen.findings.tasks),
     )
     drawn = [figures.drawn_constant(chosen, task) for task in chosen.findings.tasks]
     if block.kind == "kept" and any(drawn):
@@ -245,8 +247,12 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
     return f"![{alt}](img/{block.image}.svg)\n\n*{said}*"
 
 
-def _seeds(chosen: Chosen) -> str:
-    counts = {cell.spread.n for cell in chosen.findings.cells.values() if cell.spread is not None}
+def _seeds(chosen: Chosen, paired: bool = False) -> str:
+    """Returns how many seeds there are of a trial, or of its differences from the baseline."""
+    if paired:
+        counts = {each.n for each in chosen.findings.differences.values() if each.n}
+    else:
+        counts = {cell.spread.n for cell in chosen.findings.cells.values() if cell.spread is not None}
     if not counts:
         return "no seeds"
     if len(counts) > 1:

@@ -124,6 +124,8 @@ def gains(chosen: Chosen) -> str:
             f"Points, paired by seed against {against}, 95 % t intervals over the seeds; **bold**: the interval "
             f"excludes zero and Holm's p over the {len(rows)} compared is below 0.05."
         )
+        if any(each.n == 1 for each in findings.differences.values()):
+            note += " Without an interval: one seed, where a point or two are noise."
     else:
         note = f"Points, against {against} with the same seed; differences of one seed of a point or two are noise."
     return f"{markdown(heads, body)}\n\n{note}"

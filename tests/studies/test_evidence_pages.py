@@ -300,6 +300,16 @@ def test_what_was_judged_on_other_texts_is_no_evidence_for_a_recommendation() ->
     assert len(entries) == 4
 
 
+def test_trials_taken_from_another_study_are_one_entry() -> None:
+    studies = [read_study(RESULTS / f"{name}.json") for name in ("ablation", "plus")]
+    for order in (studies, studies[::-1]):
+        entries = json.loads(entries_text(order))["entries"]
+        of_plus = [entry for entry in entries if entry["arm"] == "codir-plus"]
+        assert [(entry["study"], entry["seeds"]) for entry in of_plus] == [("plus", 5)] * 3
+    twice = json.loads(entries_text([studies[1], studies[1]]))
+    assert twice == json.loads(entries_text([studies[1]]))
+
+
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
     study = make_study("one", SCORES)
     for trial in study.content["trials"]:
