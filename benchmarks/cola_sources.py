@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", type=Path)
+    parser.add_argument("studies", type=Path, nargs="+", help="its folder, or those of its parts")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE")
     parser.add_argument("--teacher", required=True)
     options = parser.parse_args(arguments)
@@ -57,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher, labels = taught.predictions(), taught.labels[taught.main_split]
 
     students = defaultdict(list)
-    for result in read_findings(options.study)[1]:
-        if result.task == "cola" and result.phase == "final":
-            predicted = evaluate(result.folder, data, quiet=True).predictions()
-            students[result.recipe].append(apart(predicted, teacher, labels, inside))
+    for study in options.studies:
+        for result in read_findings(study)[1]:
+            if result.task == "cola" and result.phase == "final":
+                predicted = evaluate(result.folder, data, quiet=True).predictions()
+                students[result.recipe].append(apart(predicted, teacher, labels, inside))
 
     print(
         f"CoLA, validation: {inside.sum():,} sentences of the training data's sources, {(~inside).sum():,} of others."
