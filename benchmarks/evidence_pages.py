@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,18 +51,17 @@ _OPTIONS = (
 FIGURES: Mapping[str, tuple[Callable[[Chosen, Mapping[str, str]], Any], str]] = {
     "kept": (
         lambda chosen, options: figures.draw_kept(chosen),
-        "What each recipe keeps of its teacher: mean over {seeds}, 95 % interval; grey strokes: single seeds; dashed: "
-        "{baseline}.",
+        "What each recipe keeps of its teacher: {mean}; dashed: {baseline}.",
     ),
     "gains": (
         lambda chosen, options: figures.draw_gains(chosen, options.get("label", "")),
-        "Difference from {baseline}: paired by seed over {seeds}, 95 % intervals.",
+        "Difference from {baseline}: {pairs}.",
     ),
     "ablation": (
         lambda chosen, options: figures.draw_gains(
             chosen, options.get("label", f"change from {chosen.findings.baseline} when a part is taken away")
         ),
-        "Each part taken away, one at a time: paired by seed over {seeds}, against {baseline}.",
+        "Each part taken away, one at a time, against {baseline}: {pairs}.",
     ),
     "cost": (
         lambda chosen, options: figures.draw_costs(chosen),
@@ -84,6 +83,7 @@ FIGURES: Mapping[str, tuple[Callable[[Chosen, Mapping[str, str]], Any], str]] = 
         "Score after each epoch, mean over {seeds}, band from the lowest to the highest seed.",
     ),
 }
+_ONE = "1 seed"
 TABLES: Mapping[str, Callable[[Chosen], str]] = {
     "scores": tables.scores,
     "gain-table": tables.gains,
@@ -236,7 +236,9 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
         return "*No such trial is finished.*"
     pictures[block.image] = figure
     said = caption.format(
-        seeds=_seeds(chosen, paired=block.kind in ("gains", "ablation")),
+        seeds=_seeds(chosen),
+        mean=_mean(chosen),
+        pairs=_pairs(chosen),
         baseline=chosen.findings.baseline,
         task=", ".join(chosen.findings.tasks),
     )
@@ -247,17 +249,28 @@ def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]
     return f"![{alt}](img/{block.image}.svg)\n\n*{said}*"
 
 
-def _seeds(chosen: Chosen, paired: bool = False) -> str:
-    """Returns how many seeds there are of a trial, or of its differences from the baseline."""
-    if paired:
-        counts = {each.n for each in chosen.findings.differences.values() if each.n}
-    else:
-        counts = {cell.spread.n for cell in chosen.findings.cells.values() if cell.spread is not None}
+def _mean(chosen: Chosen) -> str:
+    seeds = _seeds(chosen)
+    if seeds == _ONE:
+        return "one seed"
+    return f"mean over {seeds}, 95 % interval; grey strokes: single seeds"
+
+
+def _pairs(chosen: Chosen) -> str:
+    seeds = _counted({each.n for each in chosen.findings.differences.values() if each.n})
+    return "one seed" if seeds == _ONE else f"paired by seed over {seeds}, 95 % intervals"
+
+
+def _seeds(chosen: Chosen) -> str:
+    return _counted({cell.spread.n for cell in chosen.findings.cells.values() if cell.spread is not None})
+
+
+def _counted(counts: Collection[int]) -> str:
     if not counts:
         return "no seeds"
     if len(counts) > 1:
         return f"{min(counts)} to {max(counts)} seeds"
-    return f"{min(counts)} seed{'s' if min(counts) > 1 else ''}"
+    return f"{min(counts)} seeds" if min(counts) > 1 else _ONE
 
 
 def _names(block: Block, option: str) -> list[str]:

@@ -333,6 +333,17 @@ def test_a_table_of_one_seed_speaks_of_no_interval() -> None:
     assert "noise" in tables.gains(one)
     assert "interval" not in tables.gains(one)
     assert "95 % t intervals" in tables.gains(several)
+    for words in (evidence_pages._mean, evidence_pages._pairs):
+        assert words(one) == "one seed"
+        assert "over 3 seeds, 95 % interval" in words(several)
+
+
+def test_pairs_are_counted_where_the_baseline_has_more_seeds() -> None:
+    study = make_study("s", {key: scores[: 3 if key[0] == "kd" else 2] for key, scores in SCORES.items()})
+    found = choose([study])
+    assert found is not None
+    assert evidence_pages._seeds(found) == "2 to 3 seeds"
+    assert evidence_pages._pairs(found) == "paired by seed over 2 seeds, 95 % intervals"
 
 
 def test_when_a_loss_dies() -> None:
