@@ -168,6 +168,24 @@ def test_few_seeds_and_one_task_are_said() -> None:
     assert any("one task, mrpc" in line for line in found.caveats)
 
 
+def test_what_few_seeds_kept_with_a_student_like_the_wanted_one_is_said() -> None:
+    enough = [*both("kd", None), *both("pkd", 1.0)]
+    thin = [
+        *both("kd", None, seeds=1, layers=2, kept=70.0),
+        entry("pkd", "mrpc", seeds=1, layers=2, kept=80.0),
+        entry("pkd", "cola", seeds=1, layers=2, kept=60.0),
+        entry("pkd", "mrpc", seeds=1, layers=3, width=192, kept=10.0),
+    ]
+    third = Case("classification", 5000, 6, 384, 2)
+    (caveat,) = rank([*enough, *thin], third).caveats
+    assert caveat.startswith("No student of 2 of 6 blocks was measured with 3 seeds, only 3 of 6 blocks:")
+    assert caveat.endswith(
+        " With 1 seed on 2 tasks (mrpc, cola), 2 of 6 blocks kept: `kd` 70.0 %, `pkd` 70.0 % of the teacher."
+    )
+    assert "With 1 seed" not in rank(enough, third).caveats[0]
+    assert not rank([*enough, *thin], CASE).caveats  # half of the blocks: there is better
+
+
 def test_arms_with_settings_and_other_recipes_are_left_out() -> None:
     entries = [*both("kd", None), *both("crd", 5.0, settings={"objectives.crd.k": 100}), *both("pkd", 1.0)]
     assert [each.recipe for each in rank(entries, CASE).standings] == ["pkd", "kd"]

@@ -117,9 +117,9 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
 
     Entries with settings of their own (arms of an ablation, a learning rate for one recipe alone) are left out: a
     command gives the recipe as it is. So are scores that settings were chosen by, and few seeds, where there is
-    better. Evidence on the same kind of labels, a like share of the blocks and of the width and a like number of
-    examples is taken where it has two recipes and two tasks; else the conditions are dropped one after the other, and a
-    caveat says which.
+    better; if they alone have a student like the wanted one, a caveat says what it kept. Evidence on the same kind of
+    labels, a like share of the blocks and of the width and a like number of examples is taken where it has two recipes
+    and two tasks; else the conditions are dropped one after the other, and a caveat says which.
 
     The gain of a recipe is its mean over the tasks. Where a study has it with the same seeds on all of its tasks, the
     interval is Student's, of the seeds' means over the tasks, as docs/evidence.md has it. Several studies, or tasks of
@@ -138,7 +138,8 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     for better in (lambda each: not each.tuned, lambda each: each.split != HOLDOUT):
         plain = [each for each in plain if better(each)] or plain
     enough = {each.kind for each in plain if each.seeds >= ENOUGH_SEEDS}
-    plain = [each for each in plain if each.seeds >= ENOUGH_SEEDS or each.kind not in enough]
+    few = [each for each in plain if each.seeds < ENOUGH_SEEDS and each.kind in enough]
+    plain = [each for each in plain if each not in few]
     if all(each.recipe == UNDISTILLED for each in plain):
         raise ValueError("no evidence on these recipes")
     chosen = _nearest(plain, case)
@@ -155,7 +156,7 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
         return each.recipe not in trusted, paired and each.gain is None, -measure
 
     ordered = tuple(sorted(standings, key=place))
-    return Ranking(ordered, tuple(chosen), tuple(_caveats(chosen, case)), trusted)
+    return Ranking(ordered, tuple(chosen), tuple(_caveats(chosen, case, few)), trusted)
 
 
 def in_a_sentence(standing: Standing) -> str:
@@ -248,7 +249,7 @@ def _of_one_size(entry: Entry, case: Case) -> bool:
     return 1 / SIZE_FACTOR <= entry.examples / case.examples <= SIZE_FACTOR
 
 
-def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
+def _caveats(entries: Sequence[Entry], case: Case, few: Sequence[Entry]) -> list[str]:
     found = []
     same, other = (
         [each for each in entries if (each.kind == case.kind) is wanted] for wanted in (True, False)
@@ -269,8 +270,8 @@ def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
     if case.layers is not None and not any(_alike(each, case) for each in entries):
         narrower = f", {case.width} wide" if case.width else ""
         found.append(
-            f"No student of {case.layers} of {case.teacher_blocks} blocks{narrower} was measured, only "
-            f"{_depths(entries)}: shallower and narrower students keep less."
+            f"No student of {case.layers} of {case.teacher_blocks} blocks{narrower} was measured with {ENOUGH_SEEDS} "
+            f"seeds, only {_depths(entries)}: shallower and narrower students keep less.{_kept_by_few(few, case)}"
         )
     teachers = sorted({(each.teacher_blocks, each.teacher_width) for each in entries})
     if (case.teacher_blocks, case.teacher_width) not in teachers:
@@ -279,12 +280,29 @@ def _caveats(entries: Sequence[Entry], case: Case) -> list[str]:
             f"Your teacher has {case.teacher_blocks} blocks x {case.teacher_width}, those measured {seen}: whether "
             "the order of the recipes holds for yours is not known."
         )
-    few = min(each.seeds for each in entries)
-    if few < 3:
-        found.append(f"Some of it rests on {few} seed{'s' * (few > 1)}: their differences mean little.")
+    fewest = min(each.seeds for each in entries)
+    if fewest < ENOUGH_SEEDS:
+        found.append(f"Some of it rests on {fewest} seed{'s' * (fewest > 1)}: their differences mean little.")
     if len({each.task for each in entries}) == 1:
         found.append(f"All of it is from one task, {entries[0].task}.")
     return found
+
+
+def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
+    """Says what trials of few seeds kept with a student like the wanted one."""
+    alike = [each for each in few if each.kind == case.kind and _alike(each, case)]
+    if not alike:
+        return ""
+    seeds = max(each.seeds for each in alike)
+    kept = {}
+    for recipe in dict.fromkeys(each.recipe for each in alike):
+        standing = _standing(recipe, [each for each in alike if each.recipe == recipe], alike)
+        kept[f"`{recipe}` {standing.kept:.1f} %"] = standing.tasks
+    tasks = tuple(dict.fromkeys(task for each in kept.values() for task in each))
+    return (
+        f" With {seeds} seed{'s' * (seeds > 1)} on {_tasks(tasks)}, {_depths(alike)} kept: {', '.join(kept)} of the "
+        "teacher."
+    )
 
 
 # ---- what it says ------------------------------------------------------------------------------------------------
