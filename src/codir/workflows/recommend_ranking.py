@@ -139,7 +139,7 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
         plain = [each for each in plain if better(each)] or plain
     enough = {each.kind for each in plain if each.seeds >= ENOUGH_SEEDS}
     few = [each for each in plain if each.seeds < ENOUGH_SEEDS and each.kind in enough]
-    plain = [each for each in plain if each not in few]
+    plain = [each for each in plain if each.seeds >= ENOUGH_SEEDS or each.kind not in enough]
     if all(each.recipe == UNDISTILLED for each in plain):
         raise ValueError("no evidence on these recipes")
     chosen = _nearest(plain, case)
@@ -294,15 +294,13 @@ def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
     if not alike:
         return ""
     seeds = max(each.seeds for each in alike)
-    kept = {}
-    for recipe in dict.fromkeys(each.recipe for each in alike):
-        standing = _standing(recipe, [each for each in alike if each.recipe == recipe], alike)
-        kept[f"`{recipe}` {standing.kept:.1f} %"] = standing.tasks
-    tasks = tuple(dict.fromkeys(task for each in kept.values() for task in each))
-    return (
-        f" With {seeds} seed{'s' * (seeds > 1)} on {_tasks(tasks)}, {_depths(alike)} kept: {', '.join(kept)} of the "
-        "teacher."
-    )
+    tasks = tuple(dict.fromkeys(each.task for each in alike))
+    standings = [
+        _standing(recipe, [each for each in alike if each.recipe == recipe], alike)
+        for recipe in dict.fromkeys(each.recipe for each in alike)
+    ]
+    kept = ", ".join(f"`{each.recipe}` {each.kept:.1f} %" for each in standings)
+    return f" With {seeds} seed{'s' * (seeds > 1)} on {_tasks(tasks)}, {_depths(alike)} kept: {kept} of the teacher."
 
 
 # ---- what it says ------------------------------------------------------------------------------------------------
