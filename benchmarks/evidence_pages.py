@@ -24,6 +24,7 @@ import evidence_tables as tables
 from codir.errors import ConfigError, nearest
 from codir.storage import write_bytes, write_text
 from codir.workflows.drawing import rendered
+from evidence_by_source import by_source
 from evidence_data import Chosen, Study, choose, read_study
 from evidence_entries import entries_text
 
@@ -91,6 +92,7 @@ TABLES: Mapping[str, Callable[[Chosen], str]] = {
     "negatives": tables.negatives,
     "arms": tables.arms,
     "missing": tables.missing,
+    "by-source": by_source,
     "setting": lambda chosen: tables.setting(chosen.studies),
 }
 
