@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from codir.studies.findings import Cell, Row
+from codir.studies.findings import Row
 from evidence_data import Chosen, EvidenceTrial, Study, choose
 
 # Judged on purpose on texts unlike the training data: what is kept there is less for every recipe, and would count
 # against those that were tried there.
 _OTHER_TEXTS = ("sources", "sources-long")
 _Trainings = frozenset[tuple[Any, ...]]  # what tells one training from all others
+_PAIRED = ("over_kd", "over_undistilled")  # what a study says of a recipe beside another one
 _SHAPE = ("student.width", "student.intermediate")  # of the study's student: an entry has fields for it
 
 
@@ -21,7 +22,11 @@ def entries_text(studies: Sequence[Study]) -> str:
     """Returns the file's text; an entry a line. Trials that a study took from another one count once."""
     found = [each for study in studies if study.name not in _OTHER_TEXTS for each in _entries(study)]
     everywhere = [trainings for _, trainings in found]
-    entries = [entry for place, (entry, _) in enumerate(found) if not _elsewhere(place, everywhere)]
+    entries = []
+    for place, (entry, trainings) in enumerate(found):
+        if not _elsewhere(place, everywhere):
+            same = [other for other, own in found if own == trainings]
+            entries.append(entry | {key: _first(each[key] for each in same) for key in _PAIRED})
     versions: dict[str, Any] = {}
     for study in studies:
         for each in study.content["environments"]:
@@ -40,17 +45,25 @@ def _elsewhere(place: int, everywhere: Sequence[_Trainings]) -> bool:
     return any(own < other or (own == other and at < place) for at, other in enumerate(everywhere))
 
 
+def _first(values: Iterable[Any]) -> Any:
+    return next((each for each in values if each is not None), None)
+
+
 def _entries(study: Study) -> list[tuple[dict[str, Any], _Trainings]]:
     """Returns a study's entries, each with the trainings it is made of."""
     with_kd = any(trial.result.recipe == "kd" for trial in study.trials)
     chosen = choose([study], baseline="kd" if with_kd else None)  # whatever the study itself compares with
     if chosen is None:
         return []
+    shown = {row.recipe for row in chosen.findings.rows}
     found = []
     for row in chosen.findings.rows:
+        plain = _undistilled(study.content["arms"], chosen.by_row[row][0].values["recipe"])
+        beside = choose([study], baseline=plain) if plain in shown else None
         for task in chosen.findings.tasks:
             trials = [trial for trial in chosen.by_row[row] if trial.result.task == task]
             if trials and (entry := _entry(study, chosen, row, task, trials)) is not None:
+                entry["over_undistilled"] = None if beside is None else _over(beside, row, task)
                 keys = ("task", "recipe", "seed", "score", "seconds")
                 found.append((entry, frozenset(tuple(each.values[key] for key in keys) for each in trials)))
     return found
@@ -70,7 +83,6 @@ def _entry(
     if "training.learning_rate" in study.content["arms"].get("kd", {}).get("settings", {}):
         # Each recipe, kd too, has the rate that is best for it: no gain over kd comes of that.
         settings.pop("training.learning_rate", None)
-    over = chosen.findings.differences.get((row, task)) if chosen.findings.baseline == "kd" else None
     return {
         "study": study.name,
         "arm": first.result.recipe,
@@ -92,25 +104,36 @@ def _entry(
         "mean": round(cell.spread.mean, 6),
         "sd": None if cell.spread.std is None else round(cell.spread.std, 6),
         "kept": round(100 * cell.kept, 2),
-        "over_kd": (
-            None
-            if over is None or over.low is None or over.high is None
-            else {
-                "mean": round(100 * over.difference, 3),
-                "low": round(100 * over.low, 3),
-                "high": round(100 * over.high, 3),
-                "seeds": _gains(cell, chosen.findings.cells.get((Row("kd", row.student), task))),
-            }
-        ),
+        "over_kd": _over(chosen, row, task) if chosen.findings.baseline == "kd" else None,
         "seconds": round(statistics.median(trial.result.seconds for trial in trials), 1),
     }
 
 
-def _gains(cell: Cell, kd: Cell | None) -> dict[int, float]:
-    """Returns the gains over `kd` by seed, in points."""
-    scores = kd.scores if kd is not None else {}
+def _undistilled(arms: Mapping[str, Any], name: str) -> str | None:
+    """Returns the arm that has labels alone, from the same start and with the same training; None if there is none."""
+
+    def rest(arm: Mapping[str, Any]) -> list[Any]:
+        return [arm.get(key) for key in ("student", "start", "training")]
+
+    others = (each for each, arm in arms.items() if each != name and rest(arm) == rest(arms[name]))
+    return next((each for each in others if list(arms[each]["objectives"]) == ["task"]), None)
+
+
+def _over(chosen: Chosen, row: Row, task: str) -> dict[str, Any] | None:
+    """Returns a row's gain over the baseline in points, with its interval and by seed; None without an interval."""
+    findings = chosen.findings
+    gain = findings.differences.get((row, task))
+    if gain is None or gain.low is None or gain.high is None:
+        return None
+    baseline = findings.cells.get((Row(str(findings.baseline), row.student), task))
+    scores = baseline.scores if baseline is not None else {}
     return {
-        seed: round(100 * (score - scores[seed]), 3)
-        for seed, score in sorted(cell.scores.items())
-        if seed in scores
+        "mean": round(100 * gain.difference, 3),
+        "low": round(100 * gain.low, 3),
+        "high": round(100 * gain.high, 3),
+        "seeds": {
+            seed: round(100 * (score - scores[seed]), 3)
+            for seed, score in sorted(findings.cells[row, task].scores.items())
+            if seed in scores
+        },
     }

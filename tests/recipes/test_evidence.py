@@ -47,7 +47,8 @@ def test_an_entry_is_read(tmp_path: Path) -> None:
     assert entry.narrowness == 1.0
     assert entry.over_kd is not None
     assert entry.over_kd.high == 1.7
-    assert entry.gains == {1: 0.5, 2: 1.1}
+    assert entry.over_kd.seeds == {1: 0.5, 2: 1.1}
+    assert entry.over_undistilled is None
     # a learning rate makes no other recipe of it
     assert (entry.learning_rate, entry.settings, entry.tuned) == (5e-5, {}, True)
     plain = {**ENTRY, "settings": {}, "learning_rate": 2e-5, "split": "holdout"}
@@ -66,6 +67,10 @@ def test_an_entry_is_read(tmp_path: Path) -> None:
         ({"entries": [{key: value for key, value in ENTRY.items() if key != "steps"}]}, "'steps' is missing"),
         ({"entries": [{**ENTRY, "seeds": 0}]}, "at least 1"),
         ({"entries": [{**ENTRY, "over_kd": {"mean": 1}}]}, "'low' is missing"),
+        (
+            {"entries": [{**ENTRY, "over_undistilled": {**ENTRY["over_kd"], "high": "inf"}}]},
+            "entry 1.*finite",
+        ),
         ({"entries": [{**ENTRY, "over_kd": {**ENTRY["over_kd"], "seeds": {"1": "x"}}}]}, "entry 1.*'x'"),
         ({"entries": ["pkd"]}, "entry 1"),
     ],

@@ -310,6 +310,31 @@ def test_trials_taken_from_another_study_are_one_entry() -> None:
     assert twice == json.loads(entries_text([studies[1]]))
 
 
+def test_an_entry_is_compared_with_labels_alone_from_its_own_start() -> None:
+    """The gain is that of whichever study has both, and stands in the entry that is kept of the same trainings."""
+    labels = {("alone", "a"): [0.71, 0.71, 0.74], ("elsewhere", "a"): [0.1, 0.2, 0.3]}
+    both = {("kd", "a"): SCORES["kd", "a"], ("crd", "a"): SCORES["crd", "a"]}
+    first, second = make_study("first", both), make_study("second", {**both, **labels})
+    arms = second.content["arms"]
+    for name in ("alone", "elsewhere"):
+        arms[name] |= {"recipe": "crd", "objectives": {"task": {"weight": 1.0}}, "settings": {"no": None}}
+    for name in ("crd", "alone"):
+        arms[name]["start"] = {"init": "first"}
+    entries = json.loads(entries_text([first, _read(dict(second.content))]))["entries"]
+    found = {(each["study"], each["arm"]): each["over_undistilled"] for each in entries}
+    assert set(found) == {("first", "kd"), ("first", "crd"), ("second", "alone"), ("second", "elsewhere")}
+    assert found["first", "crd"]["seeds"] == {
+        "1": pytest.approx(1.0),
+        "2": pytest.approx(3.0),
+        "3": pytest.approx(1.0),
+    }
+    assert found["first", "crd"]["mean"] == pytest.approx(5 / 3, abs=1e-3)
+    assert found["first", "kd"]["mean"] == pytest.approx(
+        (60 + 51 + 43) / 3, abs=1e-3
+    )  # kd starts as `elsewhere`
+    assert found["second", "alone"] is None
+
+
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
     study = make_study("one", SCORES)
     for trial in study.content["trials"]:

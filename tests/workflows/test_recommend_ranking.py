@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from codir.recipes.evidence import Entry, Interval
-from codir.workflows.recommend_ranking import Budget, Case, budgets, in_a_sentence, rank, verdict
+from codir.recipes.evidence import Entry, PairedGain
+from codir.workflows.recommend_gains import show_gain, verdict
+from codir.workflows.recommend_ranking import Budget, Case, budgets, in_a_sentence, rank
 
 CASE = Case("classification", 5000, 6, 384, 3)
 
@@ -38,7 +39,7 @@ def entry(
         "mean": 0.76,
         "deviation": 0.01,
         "kept": 95.0 + (gain or 0.0),
-        "over_kd": None if gain is None else Interval(gain, gain - half, gain + half),
+        "over_kd": None if gain is None else PairedGain(gain, gain - half, gain + half),
         "seconds": 100.0,
         "learning_rate": 5e-5,
     }
@@ -67,7 +68,9 @@ def test_gains_of_tasks_are_pooled_as_independent() -> None:
 
 def test_tasks_of_one_study_are_averaged_seed_by_seed() -> None:
     def gained(task: str, gains: list[float], **more: Any) -> Entry:
-        return entry("pkd", task, statistics.mean(gains), 9.0, gains=dict(enumerate(gains, 1)), **more)
+        mean = statistics.mean(gains)
+        over = PairedGain(mean, mean - 9.0, mean + 9.0, dict(enumerate(gains, 1)))
+        return entry("pkd", task, over_kd=over, **more)
 
     one, other = [1.0, 2.0, 6.0], [3.0, 1.0, 2.0]
     gain = rank([*both("kd", None), gained("mrpc", one), gained("cola", other)], CASE).best.gain
@@ -95,8 +98,24 @@ def test_plain_fine_tuning_is_shown_and_never_chosen() -> None:
     assert found.standings[0].recipe == "finetune"
     assert found.best.recipe == "kd"
     assert [each.recipe for each in found.equals()] == ["kd"]
-    assert found.undistilled_as_good()
-    assert not rank([*both("kd", None), *both("finetune", -5.0)], CASE).undistilled_as_good()
+    assert found.undistilled_as_good(found.best)
+    found = rank([*both("kd", None), *both("finetune", -5.0)], CASE)
+    assert not found.undistilled_as_good(found.best)
+
+
+@pytest.mark.parametrize(("half", "as_good"), [(1.6, True), (1.2, False)])
+def test_labels_alone_from_the_same_start_say_what_distilling_is_worth(half: float, as_good: bool) -> None:
+    """`finetune`, far below, starts elsewhere: it does not count beside an undistilled student of the same start."""
+    over = PairedGain(1.0, 1.0 - half, 1.0 + half)
+    found = rank([*both("kd", None), *both("finetune", -5.0), *both("pkd", 2.0, over_undistilled=over)], CASE)
+    gain = found.best.over_undistilled
+    assert found.best.recipe == "pkd"
+    assert gain is not None
+    # naive, two independent tasks: mean 1, half sqrt(2 half^2) / 2, which is above 1 or below
+    assert math.isclose(gain.mean, 1.0)
+    assert math.isclose(gain.high - gain.mean, half / math.sqrt(2))
+    assert found.undistilled_as_good(found.best) is as_good
+    assert f"over the same student without distillation {show_gain(gain)}" in in_a_sentence(found.best)
 
 
 def test_a_recipe_of_few_tasks_is_not_trusted() -> None:

@@ -34,6 +34,17 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class PairedGain(Interval):
+    """Points gained over another arm of the same study at the same budget (0.80 against 0.79 is one point).
+
+    Attributes:
+        seeds: the gain by seed; empty in older files.
+    """
+
+    seeds: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Entry:
     """What one recipe gave on one task, over its seeds.
 
@@ -51,9 +62,9 @@ class Entry:
         seeds: number of trials.
         mean, deviation: of the score over the seeds.
         kept: the score in percent of the teacher's.
-        over_kd: gain over `kd` at the same budget, seed by seed, in points (a score of 0.80 against 0.79 is one point);
-            None where the study has no such trials.
-        gains: the same by seed, without a mean; empty in older files.
+        over_kd: gain over `kd`; None where the study has no such trials.
+        over_undistilled: gain over the student that learned from the labels alone, from the same start and at the same
+            rate; None where the study has no such trials.
         seconds: of a training, on the machine of the study.
         learning_rate: of the trials; None where the file does not say it.
         tuned: the study set the learning rate for this recipe alone, so that a gain is not the recipe's.
@@ -79,12 +90,12 @@ class Entry:
     mean: float
     deviation: float | None
     kept: float
-    over_kd: Interval | None
+    over_kd: PairedGain | None
     seconds: float | None
     learning_rate: float | None
     tuned: bool = False
     split: str = "validation"
-    gains: Mapping[int, float] = field(default_factory=dict, hash=False)
+    over_undistilled: PairedGain | None = None
 
     @property
     def depth(self) -> float:
@@ -152,7 +163,6 @@ def _entry(values: Mapping[str, Any]) -> Entry:
     settings = dict(values.get("settings") or {})
     own_rate = settings.pop("training.learning_rate", None)
     rate = values.get("learning_rate", own_rate)
-    over = values.get("over_kd")
     seeds = values["seeds"]
     entry = Entry(
         study=str(values["study"]),
@@ -174,16 +184,27 @@ def _entry(values: Mapping[str, Any]) -> Entry:
         mean=float(values["mean"]),
         deviation=None if values.get("sd") is None else float(values["sd"]),
         kept=float(values["kept"]),
-        over_kd=None if over is None else Interval(*(float(over[key]) for key in ("mean", "low", "high"))),
+        over_kd=_paired(values.get("over_kd")),
         seconds=None if values.get("seconds") is None else float(values["seconds"]),
         learning_rate=None if rate is None else float(rate),
         tuned=own_rate is not None,
         split=str(values.get("split") or "validation"),
-        gains={int(seed): float(gain) for seed, gain in ((over or {}).get("seeds") or {}).items()},
+        over_undistilled=_paired(values.get("over_undistilled")),
     )
-    numbers = (entry.mean, entry.kept, entry.epochs)
+    numbers = [entry.mean, entry.kept, entry.epochs]
+    for gain in (entry.over_kd, entry.over_undistilled):
+        numbers += [] if gain is None else [gain.mean, gain.low, gain.high, *gain.seeds.values()]
     if min(entry.examples, entry.teacher_blocks, entry.layers, entry.teacher_width, entry.seeds) < 1:
         raise ValueError("counts of examples, blocks, width and seeds must be at least 1")
-    if not all(map(math.isfinite, (*numbers, *entry.gains.values()))):
+    if not all(map(math.isfinite, numbers)):
         raise ValueError("mean, kept, epochs and gains must be finite")
     return entry
+
+
+def _paired(values: Mapping[str, Any] | None) -> PairedGain | None:
+    if values is None:
+        return None
+    mean, low, high = (float(values[key]) for key in ("mean", "low", "high"))
+    return PairedGain(
+        mean, low, high, {int(seed): float(gain) for seed, gain in (values.get("seeds") or {}).items()}
+    )

@@ -24,6 +24,7 @@ from codir.workflows.progress import default_console
 from codir.workflows.recommend_budget import RunBudget, busy
 from codir.workflows.recommend_command import command_of
 from codir.workflows.recommend_cost import StepCost, hours, measure_step
+from codir.workflows.recommend_gains import show_gain
 from codir.workflows.recommend_ranking import (
     REFERENCE,
     UNDISTILLED,
@@ -33,7 +34,6 @@ from codir.workflows.recommend_ranking import (
     budgets,
     in_a_sentence,
     rank,
-    show_gain,
 )
 from codir.workflows.recommend_result import Candidate, Recommendation
 from codir.workflows.recommend_student import Wish, choose_student
@@ -284,10 +284,10 @@ def _why_recipe(ranking: Ranking, chosen: Standing) -> str:
 
 def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
     found = []
-    if ranking.undistilled_as_good():
+    if ranking.undistilled_as_good(chosen):
         found.append(
-            "Plain fine-tuning of the same student is within noise of the best recipe in this evidence: look at the "
-            "undistilled student in the table of the run."
+            f"Labels alone are within noise of `{chosen.recipe}` in this evidence: look at the undistilled student in "
+            "the table of the run."
         )
     most = max(each.steps for each in chosen.entries)
     largest = max(each.examples for each in chosen.entries)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from scipy import stats
-
 from codir.recipes.evidence import Entry, Interval
+from codir.workflows.recommend_gains import pooled_gain, show_gain, verdict
 
 SIZE_FACTOR = 4.0
 """Data sets whose sizes differ by no more than this factor count as of one size."""
@@ -55,6 +53,8 @@ class Standing:
         kept: percent of the teacher's score, mean over the tasks.
         gain: points over `kd` at an equal budget, mean over the tasks; None where nothing was paired.
         cost: seconds a step, in those of `kd` in the same study; None where that was not measured.
+        over_undistilled: points over the student without distillation from the same start and at the same rate, mean
+            over the tasks; None where nothing was paired.
     """
 
     recipe: str
@@ -63,6 +63,7 @@ class Standing:
     kept: float
     gain: Interval | None
     cost: float | None
+    over_undistilled: Interval | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -106,10 +107,12 @@ class Ranking:
         rest = (each for each in self.standings if each is not best and each.recipe in self.trusted)
         return [best, *(each for each in rest if each.recipe != UNDISTILLED and not _below(each, best))]
 
-    def undistilled_as_good(self) -> bool:
-        """Whether the evidence cannot tell the best recipe from plain fine-tuning of the same student."""
+    def undistilled_as_good(self, standing: Standing) -> bool:
+        """Whether labels alone are within noise of a recipe: from its own start, or else as `finetune` has them."""
+        if standing.over_undistilled is not None:
+            return standing.over_undistilled.low <= 0
         plain = self.of(UNDISTILLED)
-        return plain is not None and not _below(plain, self.best)
+        return plain is not None and not _below(plain, standing)
 
 
 def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = None) -> Ranking:
@@ -120,10 +123,6 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     better; if they alone have a student like the wanted one, a caveat says what it kept. Evidence on the same kind of
     labels, a like share of the blocks and of the width and a like number of examples is taken where it has two recipes
     and two tasks; else the conditions are dropped one after the other, and a caveat says which.
-
-    The gain of a recipe is its mean over the tasks. Where a study has it with the same seeds on all of its tasks, the
-    interval is Student's, of the seeds' means over the tasks, as docs/evidence.md has it. Several studies, or tasks of
-    other seeds, with gains g_i and half intervals h_i are independent: sum w_i g_i has sqrt(sum (w_i h_i)^2).
 
     Args:
         entries: the evidence, not empty.
@@ -170,22 +169,14 @@ def in_a_sentence(standing: Standing) -> str:
     ]
     sentence = ", ".join(parts)
     if standing.recipe == REFERENCE:
-        return f"{sentence}; it is what the others are compared with."
-    if standing.gain is None:
-        return f"{sentence}; it was not paired with `{REFERENCE}`."
-    return f"{sentence}; paired gain over `{REFERENCE}` {show_gain(standing.gain)}: {verdict(standing.gain)}."
-
-
-def show_gain(gain: Interval | None) -> str:
-    """Returns `+0.8 [-0.1, +1.7]`, in points."""
-    return "-" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
-
-
-def verdict(gain: Interval) -> str:
-    """Says what an interval allows to say."""
-    if gain.low > 0:
-        return "beyond noise"
-    return "worse, beyond noise" if gain.high < 0 else "within noise"
+        sentence += "; it is what the others are compared with"
+    elif standing.gain is None:
+        sentence += f"; it was not paired with `{REFERENCE}`"
+    else:
+        sentence += f"; paired gain over `{REFERENCE}` {show_gain(standing.gain)}: {verdict(standing.gain)}"
+    if (over := standing.over_undistilled) is not None:
+        sentence += f"; over the same student without distillation {show_gain(over)}: {verdict(over)}"
+    return f"{sentence}."
 
 
 @dataclass(frozen=True)
@@ -309,46 +300,9 @@ def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
 def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry]) -> Standing:
     tasks = list(dict.fromkeys(each.task for each in entries))
     kept = fmean(fmean(each.kept for each in entries if each.task == task) for task in tasks)
-    gain = Interval(0.0, 0.0, 0.0) if recipe == REFERENCE else _gain(entries)
-    return Standing(recipe, {}, tuple(entries), kept, gain, _cost(entries, all_entries))
-
-
-def _gain(entries: Sequence[Entry]) -> Interval | None:
-    """Returns the mean over the tasks of the gains over `kd`, None where nothing was paired; see `rank`."""
-    paired = [each for each in entries if each.over_kd is not None]
-    if not paired:
-        return None
-    tasks = Counter(each.task for each in paired)
-    studies: dict[tuple[str, int, int], list[Entry]] = {}
-    for each in paired:
-        studies.setdefault((each.study, each.layers, each.width), []).append(each)
-    # Every task weighs the same, however often it was tried. [(weight, gain, half of the interval)]
-    parts: list[tuple[float, float, float]] = []
-    for together in studies.values():
-        weights = [1 / (tasks[each.task] * len(tasks)) for each in together]
-        if _same_seeds(together):
-            seeds = together[0].gains
-            means = [fmean((each.gains[seed] for each in together), weights) for seed in seeds]
-            half = float(stats.t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
-            parts.append((sum(weights), fmean(means), half))
-        else:
-            parts += [
-                (weight, each.over_kd.mean, (each.over_kd.high - each.over_kd.low) / 2)
-                for weight, each in zip(weights, together, strict=True)
-                if each.over_kd is not None
-            ]
-    mean = sum(weight * gain for weight, gain, _ in parts)
-    half = math.hypot(*(weight * half for weight, _, half in parts))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _same_seeds(entries: Sequence[Entry]) -> bool:
-    """Whether entries of several tasks have the gains of the same two seeds or more; one entry has its own interval."""
-    return (
-        len(entries) > 1
-        and len(entries[0].gains) > 1
-        and len({frozenset(each.gains) for each in entries}) == 1
-    )
+    gain = Interval(0.0, 0.0, 0.0) if recipe == REFERENCE else pooled_gain(entries, lambda each: each.over_kd)
+    over_undistilled = pooled_gain(entries, lambda each: each.over_undistilled)
+    return Standing(recipe, {}, tuple(entries), kept, gain, _cost(entries, all_entries), over_undistilled)
 
 
 def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codir.recipes.config import DistillConfig
+from codir.recipes.evidence import Interval
 from codir.workflows.recommend_cost import Hours, StepCost
 from codir.workflows.recommend_ranking import Ranking, Standing, in_a_sentence
 from codir.workflows.recommend_student import Choice
@@ -104,9 +105,8 @@ class Recommendation:
                     "tasks": list(each.tasks),
                     "seeds": each.seeds,
                     "kept": each.kept,
-                    "over_kd": None
-                    if each.gain is None
-                    else {"mean": each.gain.mean, "low": each.gain.low, "high": each.gain.high},
+                    "over_kd": _interval(each.gain),
+                    "over_undistilled": _interval(each.over_undistilled),
                     "cost_of_kd": each.cost,
                 }
                 for each in self.ranking.standings
@@ -116,3 +116,7 @@ class Recommendation:
             "evidence": self.evidence,
             "settings": self.config.model_dump(mode="json"),
         }
+
+
+def _interval(gain: Interval | None) -> dict[str, float] | None:
+    return None if gain is None else {"mean": gain.mean, "low": gain.low, "high": gain.high}

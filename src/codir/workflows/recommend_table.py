@@ -11,7 +11,8 @@ from rich.table import Table
 
 from codir.workflows.comparison import short_count
 from codir.workflows.recommend_cost import show_hours
-from codir.workflows.recommend_ranking import UNDISTILLED, show_gain, verdict
+from codir.workflows.recommend_gains import show_gain, verdict
+from codir.workflows.recommend_ranking import UNDISTILLED
 
 if TYPE_CHECKING:
     from codir.workflows.recommend_result import Recommendation
