@@ -30,6 +30,7 @@ from codir.cli.main import app
 from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import load_distill
 from codir.workflows import student_run
+from codir.workflows.comparison import TITLES, Comparison, ModelRow
 from codir.workflows.distill import DistillResult
 
 
@@ -91,6 +92,19 @@ def test_the_configuration_reloads_to_itself(world: World, result: DistillResult
     )
     assert again == expected
     assert again.training.learning_rate == TRAINING["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "kd", "named"), [(0.7, 0.75, []), (0.8, 0.75, ["finetune"]), (0.9, 0.9, ["finetune", "kd"])]
+)
+def test_comparison_students_that_score_no_less_are_named_with_their_folder(
+    plain: float, kd: float, named: list[str]
+) -> None:
+    scores = {"teacher": 0.95, "finetune": plain, "kd": kd, "codir": 0.8}
+    rows = [ModelRow(TITLES[role], {"accuracy": score}, "accuracy") for role, score in scores.items()]
+    result = DistillResult(Path("runs/one"), Comparison(rows), {})
+    assert list(result.no_worse().values()) == [Path("runs/one/comparison", role) for role in named]
+    assert not DistillResult(Path("runs/one"), Comparison(rows[:2]), {}).no_worse()
 
 
 def test_the_table_is_what_evaluate_measures(world: World, result: DistillResult) -> None:

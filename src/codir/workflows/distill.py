@@ -19,7 +19,7 @@ from codir.storage import read_json, write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 from codir.workflows.card import UNLABELLED, CardInfo, model_card
-from codir.workflows.comparison import Comparison
+from codir.workflows.comparison import Comparison, Role
 from codir.workflows.environment import environment
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.lineage import started_from
@@ -43,6 +43,17 @@ class DistillResult:
     output: Path
     comparison: Comparison
     costs: dict[str, Cost]
+
+    def no_worse(self) -> dict[str, Path]:
+        """Returns the comparison students that score no less than the student, by name with their folders."""
+        student = self.comparison.row("codir") or self.comparison.row("kd")
+        others: tuple[Role, ...] = ("finetune", "kd")
+        rows = {role: self.comparison.row(role) for role in others}
+        return {
+            row.name: RunFolder(self.output).comparison(role).path
+            for role, row in rows.items()
+            if row is not None and student is not None and row is not student and row.score >= student.score
+        }
 
 
 def distill(
@@ -212,3 +223,7 @@ def _show(result: DistillResult, console: Console) -> None:
     console.print(
         f"The student is in {result.output}; the table is in its README.md and metrics.json.", highlight=False
     )
+    for name, folder in result.no_worse().items():
+        console.print(
+            f"The {name}, which scores no less, is in {folder} and loads likewise.", highlight=False
+        )
