@@ -19,14 +19,19 @@ _SHAPE = ("student.width", "student.intermediate")  # of the study's student: an
 
 
 def entries_text(studies: Sequence[Study]) -> str:
-    """Returns the file's text; an entry a line. Trials that a study took from another one count once."""
+    """Returns the file's text; an entry a line.
+
+    Trials that a study took from another one count once: an entry of some of another's trainings is left out, and of
+    those with the same ones the one is kept that says most, with what the others say of it.
+    """
     found = [each for study in studies if study.name not in _OTHER_TEXTS for each in _entries(study)]
-    everywhere = [trainings for _, trainings in found]
+    sets = [trainings for _, trainings in found]
     entries = []
-    for place, (entry, trainings) in enumerate(found):
-        if not _elsewhere(place, everywhere):
-            same = [other for other, own in found if own == trainings]
-            entries.append(entry | {key: _first(each[key] for each in same) for key in _PAIRED})
+    for trainings in dict.fromkeys(sets):
+        if not any(trainings < other for other in sets):
+            same = [entry for entry, own in found if own == trainings]
+            paired = {key: _first(each[key] for each in same) for key in _PAIRED}
+            entries.append(max(same, key=_compared) | paired)
     versions: dict[str, Any] = {}
     for study in studies:
         for each in study.content["environments"]:
@@ -39,10 +44,9 @@ def entries_text(studies: Sequence[Study]) -> str:
     return f'{{"entries": [\n{lines}\n],\n"versions": {json.dumps(joined)}}}\n'
 
 
-def _elsewhere(place: int, everywhere: Sequence[_Trainings]) -> bool:
-    """Whether another entry has the trainings of this one and more, or the same ones before it."""
-    own = everywhere[place]
-    return any(own < other or (own == other and at < place) for at, other in enumerate(everywhere))
+def _compared(entry: Mapping[str, Any]) -> tuple[bool, ...]:
+    """What an entry is beside: that of the study with `kd` is kept, whose costs are in those of `kd`, too."""
+    return tuple(entry[key] is not None for key in _PAIRED)
 
 
 def _first(values: Iterable[Any]) -> Any:

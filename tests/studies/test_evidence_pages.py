@@ -311,18 +311,21 @@ def test_trials_taken_from_another_study_are_one_entry() -> None:
 
 
 def test_an_entry_is_compared_with_labels_alone_from_its_own_start() -> None:
-    """The gain is that of whichever study has both, and stands in the entry that is kept of the same trainings."""
-    labels = {("alone", "a"): [0.71, 0.71, 0.74], ("elsewhere", "a"): [0.1, 0.2, 0.3]}
-    both = {("kd", "a"): SCORES["kd", "a"], ("crd", "a"): SCORES["crd", "a"]}
-    first, second = make_study("first", both), make_study("second", {**both, **labels})
-    arms = second.content["arms"]
-    for name in ("alone", "elsewhere"):
-        arms[name] |= {"recipe": "crd", "objectives": {"task": {"weight": 1.0}}, "settings": {"no": None}}
-    for name in ("crd", "alone"):
-        arms[name]["start"] = {"init": "first"}
-    entries = json.loads(entries_text([first, _read(dict(second.content))]))["entries"]
+    """The gain is that of the study that has both, and stands in the entry that is kept: the one beside `kd`."""
+    kd, crd = ({(name, "a"): SCORES[name, "a"]} for name in ("kd", "crd"))
+    first = make_study("first", {**kd, **crd, ("elsewhere", "a"): [0.1, 0.2, 0.3]})
+    second = make_study("another", {**crd, ("alone", "a"): [0.71, 0.71, 0.74]})
+    for made, labels in ((first, "elsewhere"), (second, "alone")):
+        made.content["arms"][labels] |= {
+            "recipe": "crd",
+            "objectives": {"task": {}},
+            "settings": {"no": None},
+        }
+        made.content["arms"]["crd"]["start"] = {"init": "first"}
+    second.content["arms"]["alone"]["start"] = {"init": "first"}
+    entries = json.loads(entries_text([_read(dict(made.content)) for made in (second, first)]))["entries"]
     found = {(each["study"], each["arm"]): each["over_undistilled"] for each in entries}
-    assert set(found) == {("first", "kd"), ("first", "crd"), ("second", "alone"), ("second", "elsewhere")}
+    assert set(found) == {("first", "kd"), ("first", "crd"), ("first", "elsewhere"), ("another", "alone")}
     assert found["first", "crd"]["seeds"] == {
         "1": pytest.approx(1.0),
         "2": pytest.approx(3.0),
@@ -332,7 +335,7 @@ def test_an_entry_is_compared_with_labels_alone_from_its_own_start() -> None:
     assert found["first", "kd"]["mean"] == pytest.approx(
         (60 + 51 + 43) / 3, abs=1e-3
     )  # kd starts as `elsewhere`
-    assert found["second", "alone"] is None
+    assert found["another", "alone"] is None
 
 
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
