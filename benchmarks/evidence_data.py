@@ -262,7 +262,7 @@ def choose(
         studies: whose; of two trials of one kind and seed the first counts.
         recipes, leave_out, tasks, students: only these, or all but these, as they are shown; all by default.
         baseline: to compare with; by default that of the first study.
-        metrics: by task, another metric than its main one.
+        metrics: by task, another metric than its main one; `agreement` is that with the teacher.
         last: the main metric of the last evaluation, in the number format of the training, instead of that of the
             model that was given out (the best of all evaluations, unless the study says otherwise).
 
@@ -338,15 +338,18 @@ def _with_metric(trial: EvidenceTrial, metrics: Mapping[str, str], studies: Sequ
     if name is None:
         return trial
     study = next(study for study in studies if study.name == trial.study)
-    teacher = study.content["teachers"][trial.values["task"]]["metrics"]
-    if name not in teacher or name not in trial.result.metrics:
+    teacher = {**study.content["teachers"][trial.values["task"]]["metrics"], "agreement": 1.0}
+    own = dict(trial.result.metrics)
+    if trial.result.agreement is not None:
+        own["agreement"] = trial.result.agreement
+    if name not in teacher or name not in own:
         raise ConfigError(
             f"{trial.result.task} has no metric {name!r}{nearest(name, teacher)}: {', '.join(teacher)}."
         )
     result = replace(
         trial.result,
         metric=name,
-        score=trial.result.metrics[name],
+        score=own[name],
         teacher_score=teacher[name],
         constant_score=None,
     )

@@ -5,9 +5,9 @@ A page asks for what it shows by a comment, and everything up to the next `<!-- 
     <!-- evidence: kept baselines+plus recipes=kd,codir-plus -->
 
 The first word is a kind (`FIGURES`, `TABLES`), the second the studies, joined by `+`. Options: `recipes`, `without`,
-`tasks`, `students` (names separated by commas), `baseline`, `metric=mrpc:accuracy`, `checkpoint=last` (the score of the
-last evaluation, not that of the model given out), `name` (of the figure's file), `label`, and for `dynamics`
-`groups=Title:arm,arm;Title:arm,arm` (in quotes where there are blanks).
+`tasks`, `students` (names separated by commas), `baseline`, `metric=mrpc:accuracy,cola:agreement`, `checkpoint=last`
+(the score of the last evaluation, not that of the model given out), `name` (of the figure's file), `label`, and for
+`dynamics` `groups=Title:arm,arm;Title:arm,arm` (in quotes where there are blanks).
 """
 
 from __future__ import annotations

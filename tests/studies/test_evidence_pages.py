@@ -18,6 +18,7 @@ from small_world import quiet
 from codir import study
 from codir.errors import ConfigError, RunError
 from codir.recipes.evidence import load_evidence
+from codir.studies.findings import Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -271,6 +272,18 @@ def test_another_metric_is_that_of_student_and_teacher() -> None:
     assert chosen is not None
     assert chosen.findings.teachers == {"a": pytest.approx(0.4)}
     assert chosen.findings.cells[chosen.findings.rows[0], "a"].scores[1] == pytest.approx(0.35)
+
+
+def test_agreement_with_the_teacher_may_stand_for_a_score() -> None:
+    study = make_study("s", SCORES)
+    for trial in study.content["trials"]:
+        trial["agreement"] = 0.8 + trial["score"] / 10
+    chosen = choose([_read(dict(study.content))], metrics={"a": "agreement"}, tasks=["a"])
+    assert chosen is not None
+    assert chosen.findings.teachers == {"a": 1.0}
+    assert chosen.findings.differences[Row("crd"), "a"].difference == pytest.approx(
+        statistics.mean([0.002, 0.003, 0.002])
+    )
 
 
 def test_a_learning_rate_of_its_own_counts_as_a_setting_unless_kd_has_one_too() -> None:
