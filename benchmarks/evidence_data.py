@@ -270,9 +270,14 @@ def choose(
         None if there is no such trial.
 
     Raises:
-        ConfigError: trials of one task were judged on different data or against different teachers, or a name is
-            unknown.
+        ConfigError: trials of one task were judged on different data or against different teachers, a name is
+            unknown, or another metric is wanted of the last evaluation, of which the main one alone was kept.
     """
+    if last and metrics:
+        raise ConfigError(
+            f"Of the last evaluation the main metric alone was kept, not {', '.join(sorted(set(metrics.values())))}: "
+            "leave out checkpoint=last or metric=..."
+        )
     merged = _merged(studies)
     for what, wanted in (("recipe", [*recipes, *leave_out]), ("task", tasks), ("student", students)):
         known = {getattr(trial.result, what) for trial in merged}

@@ -274,6 +274,11 @@ def test_another_metric_is_that_of_student_and_teacher() -> None:
     assert chosen.findings.cells[chosen.findings.rows[0], "a"].scores[1] == pytest.approx(0.35)
 
 
+def test_the_last_evaluation_has_its_main_metric_alone() -> None:
+    with pytest.raises(ConfigError, match=r"main metric alone was kept, not f1: leave out checkpoint=last"):
+        choose([make_study("s", SCORES)], metrics={"a": "f1"}, last=True)
+
+
 def test_agreement_with_the_teacher_may_stand_for_a_score() -> None:
     study = make_study("s", SCORES)
     for trial in study.content["trials"]:
