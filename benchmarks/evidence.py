@@ -11,7 +11,7 @@ not know are handed to `codir study`. `collect` makes benchmarks/evidence/result
 What ran elsewhere (`run NAME --part seeds=2,3 ...`) is brought together by naming several folders, or beside them the
 file of what was collected before, or of another study that has some of the same trials. `draw` makes the figures
 (docs/img/evidence-*.svg), the blocks between markers in the two pages and src/codir/recipes/evidence.json out of all
-results; it needs no study folder, no data and no model.
+results (and evidence/cola-sources.json, of cola_sources.py); it needs no study folder, no data and no model.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def by_source(chosen: Chosen, file: Path = FILE) -> str:
     students: dict[str, list[tuple[Part, Part]]] = {}
     for row, trials in chosen.by_row.items():
         for trial in trials:
-            training = Training(trial.values["recipe"], trial.result.seed, trial.result.score)
+            training = Training(trial.values["recipe"], trial.result.seed, trial.values["score"])
             if trial.result.task == TASK and training in found.students:
                 students.setdefault(str(row), []).append(found.students[training])
     if not students:

@@ -60,10 +60,14 @@ def _entries(study: Study) -> list[tuple[dict[str, Any], _Trainings]]:
     if chosen is None:
         return []
     shown = {row.recipe for row in chosen.findings.rows}
+    arms = study.content["arms"]
+    undistilled = {
+        row: _undistilled(arms, trials[0].values["recipe"]) for row, trials in chosen.by_row.items()
+    }
+    against = {name: choose([study], baseline=name) for name in shown.intersection(undistilled.values())}
     found = []
     for row in chosen.findings.rows:
-        plain = _undistilled(study.content["arms"], chosen.by_row[row][0].values["recipe"])
-        beside = choose([study], baseline=plain) if plain in shown else None
+        beside = against.get(undistilled[row])
         for task in chosen.findings.tasks:
             trials = [trial for trial in chosen.by_row[row] if trial.result.task == task]
             if trials and (entry := _entry(study, chosen, row, task, trials)) is not None:

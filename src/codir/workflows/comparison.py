@@ -120,6 +120,11 @@ class Comparison:
         """Returns the first row of a role, or None."""
         return next((row for row in self.rows if row.role == role), None)
 
+    @property
+    def student(self) -> ModelRow | None:
+        """The row of the distilled student: CoDIR's, else that of KD; None where nothing was distilled."""
+        return self.row("codir") or self.row("kd")
+
     def share_kept(self, row: ModelRow) -> float | None:
         """Returns score / teacher's score; None where there is no teacher or its score is not above zero."""
         teacher = self.row("teacher")
@@ -219,7 +224,7 @@ class Comparison:
 
     def plain_words(self) -> list[str]:
         """Returns what the table means, a line each; they claim no more than the numbers allow."""
-        student = self.row("codir") or self.row("kd")
+        student = self.student
         if student is None:
             return []
         lines = [self._kept_in_words(student), self._gain_in_words(student)]

@@ -46,7 +46,7 @@ class DistillResult:
 
     def no_worse(self) -> dict[str, Path]:
         """Returns the comparison students that score no less than the student, by name with their folders."""
-        student = self.comparison.row("codir") or self.comparison.row("kd")
+        student = self.comparison.student
         others: tuple[Role, ...] = ("finetune", "kd")
         rows = {role: self.comparison.row(role) for role in others}
         return {

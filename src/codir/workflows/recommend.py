@@ -286,8 +286,8 @@ def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
     found = []
     if ranking.undistilled_as_good(chosen):
         found.append(
-            f"Labels alone are within noise of `{chosen.recipe}` in this evidence: look at the undistilled student in "
-            "the table of the run."
+            f"`{chosen.recipe}` gained nothing beyond noise over labels alone in this evidence: look at the "
+            "undistilled student in the table of the run."
         )
     most = max(each.steps for each in chosen.entries)
     largest = max(each.examples for each in chosen.entries)

@@ -108,7 +108,10 @@ class Ranking:
         return [best, *(each for each in rest if each.recipe != UNDISTILLED and not _below(each, best))]
 
     def undistilled_as_good(self, standing: Standing) -> bool:
-        """Whether labels alone are within noise of a recipe: from its own start, or else as `finetune` has them."""
+        """Whether a recipe gained nothing beyond noise over labels alone.
+
+        Those are the labels alone of its own start where they were tried, else what `finetune` has.
+        """
         if standing.over_undistilled is not None:
             return standing.over_undistilled.low <= 0
         plain = self.of(UNDISTILLED)
