@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflows"))
 
+from small_world import TRAINING, World, quiet, sentences
+
+from codir import finetune, study
 from codir.errors import RunError
-from cola_sources import apart, sources
+from codir.studies.report import read_findings
+from cola_sources import apart, main, sources
 from evidence_by_source import BySource, Part, Training, by_source, read_by_source, table, write_by_source
 from evidence_data import choose, read_study
 
@@ -94,3 +101,51 @@ def test_a_table_has_the_trainings_that_were_measured_and_no_others(tmp_path: Pa
     assert "527 sentences" in text
     write_by_source(BySource((527, 516), TEACHER, {}), file)
     assert by_source(chosen, file).startswith("*No such trial has been measured")
+
+
+def test_the_command_measures_the_finished_trials_and_adds_to_its_file(
+    study_world: World,
+    study_settings: Callable[..., dict[str, Any]],
+    here: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    glue = tmp_path / "glue"
+    (glue / "CoLA").mkdir(parents=True)
+    lines = [(int(row["stars"] == "pos"), row["review"]) for row in sentences(208, seed=1)]
+    train = [f"gj04\t{label}\t\t{text}\n" for label, text in lines[:192]]
+    dev = [
+        f"{source}\t{label}\t\t{text}\n"
+        for source, part in (("gj04", lines[192:200]), ("new99", lines[200:]))
+        for label, text in part
+    ]
+    (glue / "CoLA" / "train.tsv").write_text("".join(train), encoding="utf-8")
+    (glue / "CoLA" / "dev.tsv").write_text("".join(dev), encoding="utf-8")
+    data = {"task": "cola", "data_dir": str(glue)}
+    teacher = tmp_path / "teacher"
+    finetune(
+        model=str(study_world.folder / "encoder"),
+        data=data,
+        training={**TRAINING, "epochs": 3},
+        output=teacher,
+        console=quiet(),
+    )
+    settings = study_settings(
+        tmp_path / "study", tasks={"cola": data}, teachers={"cola": str(teacher)}, recipes=["kd"]
+    )
+    study(**settings)
+
+    output = tmp_path / "sources.json"
+    options = [str(tmp_path / "study"), "--data-dir", str(glue), "--teacher", str(teacher)]
+    main([*options, "--output", str(output)])
+    assert "8 sentences of the training data's sources, 8 of others" in capsys.readouterr().out
+    measured = read_by_source(output)
+    assert measured.sentences == (8, 8)
+    for each in read_findings(tmp_path / "study")[1]:
+        assert Training("kd", each.seed, round(each.score, 8)) in measured.students
+    assert len(measured.students) == 2
+    assert [part.agreement for part in measured.teacher] == [100.0, 100.0]
+    assert all(part.score > 50 for part in measured.teacher)
+
+    main([*options, "--output", str(output)])
+    assert read_by_source(output) == measured
