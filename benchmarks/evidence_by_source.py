@@ -15,7 +15,7 @@ from typing import Any
 from codir.errors import RunError
 from codir.storage import read_json, write_json
 from codir.studies.study_table import escape_markdown
-from evidence_data import Chosen
+from evidence_choice import Chosen
 from evidence_tables import markdown
 
 FILE = Path(__file__).resolve().parent / "evidence" / "cola-sources.json"

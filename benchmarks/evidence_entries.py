@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from codir.studies.findings import Row
-from evidence_data import Chosen, EvidenceTrial, Study, choose
+from evidence_choice import Chosen, choose
+from evidence_data import EvidenceTrial, Study
 
 # Judged on purpose on texts unlike the training data: what is kept there is less for every recipe, and would count
 # against those that were tried there.
@@ -60,14 +61,11 @@ def _entries(study: Study) -> list[tuple[dict[str, Any], _Trainings]]:
     if chosen is None:
         return []
     shown = {row.recipe for row in chosen.findings.rows}
-    arms = study.content["arms"]
-    undistilled = {
-        row: _undistilled(arms, trials[0].values["recipe"]) for row, trials in chosen.by_row.items()
-    }
+    undistilled = {row: _undistilled(study, trials[0]) for row, trials in chosen.by_row.items()}
     against = {name: choose([study], baseline=name) for name in shown.intersection(undistilled.values())}
     found = []
     for row in chosen.findings.rows:
-        beside = against.get(undistilled[row])
+        beside = against.get(undistilled[row] or "")
         for task in chosen.findings.tasks:
             trials = [trial for trial in chosen.by_row[row] if trial.result.task == task]
             if trials and (entry := _entry(study, chosen, row, task, trials)) is not None:
@@ -117,14 +115,19 @@ def _entry(
     }
 
 
-def _undistilled(arms: Mapping[str, Any], name: str) -> str | None:
+def _undistilled(study: Study, trial: EvidenceTrial) -> str | None:
     """Returns the arm that has labels alone, from the same start and with the same training; None if there is none."""
-
-    def rest(arm: Mapping[str, Any]) -> list[Any]:
-        return [arm.get(key) for key in ("student", "start", "training")]
-
-    others = (each for each, arm in arms.items() if each != name and rest(arm) == rest(arms[name]))
-    return next((each for each in others if list(arms[each]["objectives"]) == ["task"]), None)
+    own = trial.values["recipe"]
+    others = (
+        other.values["recipe"]
+        for other in study.trials
+        if other.values["recipe"] != own
+        and (other.values["task"], other.values["student"]) == (trial.values["task"], trial.values["student"])
+        and list(other.conditions["objectives"]) == ["task"]
+        and other.conditions["start"] == trial.conditions["start"]
+        and other.arm.get("training") == trial.arm.get("training")
+    )
+    return next(others, None)
 
 
 def _over(chosen: Chosen, row: Row, task: str) -> dict[str, Any] | None:

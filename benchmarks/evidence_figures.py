@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scipy import stats
+
 from codir.studies.findings import Row
 from codir.studies.statistics import PairedDifference
 from codir.workflows.drawing import new_figure, plain
-from evidence_data import Chosen, EvidenceTrial, interval, spearman
+from evidence_choice import Chosen, interval
+from evidence_data import EvidenceTrial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -323,9 +326,16 @@ def ends_of(chosen: Chosen, row: Row, task: str, key: str = "loss_crd") -> list[
 
 
 def ends_correlation(chosen: Chosen, task: str, key: str = "loss_crd") -> tuple[int, float | None]:
-    """Returns the number of trials with a contrastive loss, and Spearman's correlation of its end with the score."""
+    """Returns the number of trials with a contrastive loss, and Spearman's correlation of its end with the score.
+
+    None for the correlation with fewer than three trials, or where loss or score does not vary.
+    """
     pairs = [pair for row in chosen.findings.rows for pair in ends_of(chosen, row, task, key)]
-    return len(pairs), spearman(pairs)
+    if len(pairs) < 3 or any(len({pair[side] for pair in pairs}) < 2 for side in (0, 1)):
+        return len(pairs), None
+    ends, scores = zip(*pairs, strict=True)
+    found: Any = stats.spearmanr(ends, scores)
+    return len(pairs), float(found.statistic)
 
 
 def draw_epochs(chosen: Chosen) -> Figure:

@@ -25,7 +25,8 @@ from codir.errors import ConfigError, nearest
 from codir.storage import write_bytes, write_text
 from codir.workflows.drawing import rendered
 from evidence_by_source import by_source
-from evidence_data import Chosen, Study, choose, read_study
+from evidence_choice import Chosen, choose
+from evidence_data import Study, read_study
 from evidence_entries import entries_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ PAGES = ("docs/evidence.md", "docs/negatives.md")
 IMAGES = "docs/img"
 PREFIX = "evidence-"
 ENTRIES = "src/codir/recipes/evidence.json"
-_BLOCK = re.compile(r"<!-- evidence: (.*?) -->\n(.*?)<!-- evidence end -->", flags=re.DOTALL)
+_END = "<!-- evidence end -->"
+_START = re.compile(r"<!-- evidence: ((?:(?!-->).)*?) -->\n", flags=re.DOTALL)
+_BLOCK = re.compile(rf"{_START.pattern}((?:(?!<!-- evidence: ).)*?){_END}", flags=re.DOTALL)
 _OPTIONS = (
     "recipes",
     "without",
@@ -171,12 +174,11 @@ def draw(
         before = page.read_text(encoding="utf-8")
 
         def fill(found: re.Match[str], name: str = name, before: str = before) -> str:
-            place = f"{name}, line {before.count(chr(10), 0, found.start()) + 1}"
+            place = _place(before, found, name)
             block = read_block(" ".join(found[1].split()), place)
-            return (
-                f"<!-- evidence: {found[1]} -->\n{_filled(block, studies, pictures)}\n<!-- evidence end -->"
-            )
+            return f"<!-- evidence: {found[1]} -->\n{_filled(block, studies, pictures)}\n{_END}"
 
+        _check_closed(before, name)
         contents[page] = _BLOCK.sub(fill, before)
     changed = [
         path
@@ -200,6 +202,18 @@ def draw(
             path.unlink()
             changed.append(path)
     return changed
+
+
+def _check_closed(text: str, page: str) -> None:
+    """Raises `ConfigError` for a block without an end: what is between it and the next one would be lost."""
+    closed = {found.start() for found in _BLOCK.finditer(text)}
+    for found in _START.finditer(text):
+        if found.start() not in closed:
+            raise ConfigError(f"{_place(text, found, page)}: `{found[0].strip()}` has no `{_END}`.")
+
+
+def _place(text: str, found: re.Match[str], page: str) -> str:
+    return f"{page}, line {text.count(chr(10), 0, found.start()) + 1}"
 
 
 def _filled(block: Block, studies: Mapping[str, Study], pictures: dict[str, Any]) -> str:

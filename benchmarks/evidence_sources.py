@@ -11,7 +11,7 @@ import numpy as np
 
 from codir.errors import CodirError, RunError
 from codir.recipes.data_config import DataConfig
-from codir.recipes.student_config import StudentConfig
+from codir.recipes.student_config import START, StudentConfig
 from codir.recipes.training_config import TrainingConfig
 from codir.storage import read_json
 from codir.studies.report import read_findings
@@ -71,7 +71,7 @@ class StudyFolder:
         }
         students = config.students or {"": config.student}
         self.students = {
-            name: _differs(student.model_dump(mode="json"), StudentConfig())
+            name: _differs(student.model_dump(mode="json"), StudentConfig()) | _said_start(student)
             for name, student in students.items()
         }
         self.failed = [line.split(": failed")[0] for line in findings.missing if ": failed:" in line]
@@ -137,6 +137,12 @@ def _arm(recipe: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
         if recipe.get(key):
             found[key] = _without_paths(recipe[key])
     return found
+
+
+def _said_start(student: StudentConfig) -> dict[str, Any]:
+    """Returns the start that a study's student names, even where it is the default: no recipe's counts then."""
+    said = student.said()
+    return _without_paths({key: said[key] for key in START if key in said})
 
 
 def _kind(data: Any) -> str:

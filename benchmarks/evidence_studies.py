@@ -18,6 +18,8 @@ from typing import Any
 from codir.errors import ConfigError, nearest
 from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.storage import write_text
+from codir.studies.config import StudyConfig
+from codir.studies.short_forms import seeds_of, spelt_out
 
 STUDIES = Path(__file__).resolve().parent / "evidence"
 _PARTS = ("recipes", "tasks", "students", "seeds")
@@ -58,12 +60,20 @@ class Outline:
 
 def outline(name: str) -> Outline:
     """Reads what a study compares out of its file; raises `ConfigError` if there is none of that name."""
-    study = read_yaml_file(study_file(name))[0]
-    recipes, tasks, students, seeds = (
-        tuple(map(_name, study.get(key) or default))
-        for key, default in zip(_PARTS, ([], [], [""], []), strict=True)
+    study = spelt_out(read_yaml_file(study_file(name))[0])
+    return Outline(
+        recipes=tuple(study["recipes"]),
+        tasks=tuple(study["tasks"]),
+        students=tuple(study.get("students") or [""]),
+        seeds=tuple(_seeds(study)),
+        baseline=study.get("baseline"),
     )
-    return Outline(recipes, tasks, students, seeds, study.get("baseline"))
+
+
+def _seeds(study: Mapping[str, Any]) -> list[int]:
+    return seeds_of(
+        study.get("seeds", StudyConfig.model_fields["seeds"].get_default(call_default_factory=True))
+    )
 
 
 def filled(name: str, paths: Mapping[str, str]) -> dict[str, Any]:
@@ -127,31 +137,26 @@ def part_of(study: dict[str, Any], part: Mapping[str, Sequence[str]]) -> dict[st
     Raises:
         ConfigError: the study has none of a name; says which it has.
     """
-    found = dict(study)
+    found = spelt_out(study) | {"seeds": _seeds(study)}
     for key, wanted in part.items():
-        entries = study.get(key, {})
-        known = {str(_name(entry)): entry for entry in entries}
+        known = {str(name): name for name in found.get(key) or []}
         for name in wanted:
             if name not in known:
                 raise ConfigError(
                     f"--part {key}={name}: the study has {', '.join(known) or 'none'}{nearest(name, list(known))}."
                 )
+        entries = found[key]
         if isinstance(entries, Mapping):
             found[key] = {name: entries[name] for name in wanted}
         else:
             found[key] = [known[name] for name in wanted]
     if "teachers" in found:
         found["teachers"] = {
-            task: found["teachers"][task] for task in map(_name, found["tasks"]) if task in found["teachers"]
+            task: found["teachers"][task] for task in found["tasks"] if task in found["teachers"]
         }
-    if found.get("baseline") not in [None, *map(_name, found["recipes"])]:
+    if found.get("baseline") not in [None, *found["recipes"]]:
         del found["baseline"]
     return found
-
-
-def _name(entry: Any) -> Any:
-    """Returns the name in an entry of a list such as `recipes`, `kd` or `{kd: {...}}`."""
-    return next(iter(entry)) if isinstance(entry, Mapping) else entry
 
 
 def run_study(

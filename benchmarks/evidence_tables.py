@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from codir.studies.findings import Row
 from codir.studies.statistics import PairedDifference, Spread
 from codir.studies.study_table import escape_markdown
-from evidence_data import Chosen, EvidenceTrial, Study, interval
+from evidence_choice import Chosen, interval
+from evidence_data import EvidenceTrial, Study
 from evidence_figures import ends_correlation, minutes
 
 NOTHING = "-"
@@ -30,11 +32,12 @@ def scores(chosen: Chosen) -> str:
     tasks, several = findings.tasks, len(findings.tasks) > 1
     metrics = {task: cell.metric.replace("_", " ") for (_, task), cell in findings.cells.items()}
     heads = ["recipe", *(f"{task} ({metrics[task]})" for task in tasks), "kept, %"]
-    heads += [*(["of the average, %"] if several else []), "agreement, %"]
+    agreeing, meaning = _agreement_tasks(chosen)
+    heads += [*(["of the average, %"] if several else []), *(["agreement, %"] if agreeing else [])]
     heads += [f"against {findings.baseline}, points"] if findings.baseline else []
     teachers = [findings.teachers[task] for task in tasks]
     ends = [""] if findings.baseline else []
-    whole = ["100"] * (3 if several else 2)
+    whole = ["100"] * (1 + several + bool(agreeing))
     body = [["teacher", *(_points(score) for score in teachers), *whole, *ends]]
     if findings.constants:
         shares = [findings.constants.get(task) for task in tasks]
@@ -44,7 +47,15 @@ def scores(chosen: Chosen) -> str:
             ratios = [share / score for share, score in zip(known, teachers, strict=True)]
             kept = [f"{100 * statistics.fmean(ratios):.1f}"]
             kept += [f"{100 * sum(known) / sum(teachers):.1f}"] if several else []
-        body.append(["one answer for all", *(_points(share) for share in shares), *kept, "", *ends])
+        body.append(
+            [
+                "one answer for all",
+                *(_points(share) for share in shares),
+                *kept,
+                *([""] if agreeing else []),
+                *ends,
+            ]
+        )
     for row in chosen.order():
         cells = [findings.cells.get((row, task)) for task in tasks]
         kept_spread = chosen.kept(row, None if several else tasks[0])
@@ -52,35 +63,33 @@ def scores(chosen: Chosen) -> str:
         line.append(_with_interval(kept_spread))
         if several:
             line.append(_with_interval(chosen.average_kept(row)))
-        line.append(_agreement(chosen.by_row[row], tasks))
+        if agreeing:
+            line.append(_agreement(chosen.by_row[row], agreeing))
         if findings.baseline:
             line.append(_difference(findings.differences.get((row, None if several else tasks[0]))))
         body.append(line)
     counts = sorted({cell.spread.n for cell in findings.cells.values() if cell.spread is not None})
-    of = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds (in brackets)"
     one = counts == [1]
     if len(counts) > 1:
         for line, row in zip(body[-len(findings.rows) :], chosen.order(), strict=True):
-            line[0] += (
-                f" ({min(len(cell.scores) for (each, _), cell in findings.cells.items() if each == row)})"
-            )
-    note = (
+            line[0] += f" ({_seeds(chosen, row)})"
+    said = [
         "Points (score x 100)"
-        + (" of one seed. Kept: " if one else f": mean ± sample standard deviation over {of}. Kept: ")
+        + (" of one seed." if one else f": mean ± sample standard deviation over {_counted(counts)}."),
+        "Kept: "
         + ("mean over the tasks of the " if several else "")
         + "score over the teacher's"
-        + (". " if one else ", with its 95 % interval over seeds. ")
-        + (
-            "Of the average: the average score over the teachers' average, as the paper counts. "
-            if several
-            else ""
-        )
-        + "Agreement: share of the examples on which student and teacher give the same answer"
-        + (", mean over the tasks." if several else ".")
-    )
+        + ("." if one else ", with its 95 % interval over seeds."),
+    ]
+    if several:
+        said.append("Of the average: the average score over the teachers' average, as the paper counts.")
+        if len(counts) > 1:
+            said.append("Both, and the average difference, over the seeds that have finished every task.")
+    if meaning:
+        said.append(meaning)
     if findings.baseline:
-        note += (
-            f" Against {escape_markdown(findings.baseline)}: "
+        said.append(
+            f"Against {escape_markdown(findings.baseline)}: "
             + ("average of the tasks, " if several else "")
             + (
                 "the same seed; differences of one seed of a point or two are noise."
@@ -88,13 +97,54 @@ def scores(chosen: Chosen) -> str:
                 else "paired by seed, 95 % t interval; **bold** where Holm's p is below 0.05 too."
             )
         )
-    return f"{markdown(heads, body)}\n\n{note}"
+    return f"{markdown(heads, body)}\n\n{' '.join(said)}"
+
+
+def _seeds(chosen: Chosen, row: Row) -> str:
+    """Returns the number of seeds, or that of each task where they differ."""
+    cells = [chosen.findings.cells.get((row, task)) for task in chosen.findings.tasks]
+    counts = [len(cell.scores) if cell else 0 for cell in cells]
+    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
+
+
+def _counted(counts: Sequence[int]) -> str:
+    if len(counts) == 1:
+        return f"{counts[0]} seeds"
+    return f"{counts[0]} to {counts[-1]} seeds (in brackets)"
+
+
+def _agreement_tasks(chosen: Chosen) -> tuple[list[str], str]:
+    """Returns the tasks on which agreement with the teacher is shown, and what it is.
+
+    Tasks with classes, where it is a share of the examples; of scores it is a correlation, shown where nothing else is.
+    None where it is not known, as of the last evaluation.
+    """
+    known = {trial.result.task: trial for trial in chosen.trials if trial.result.agreement is not None}
+    kinds = {task: trial.conditions["data"]["kind"] for task, trial in known.items()}
+    tasks = [task for task in chosen.findings.tasks if task in known]
+    classes = [task for task in tasks if kinds[task] == "classification"]
+    if not tasks:
+        return [], ""
+    if not classes:
+        return tasks, "Agreement: Pearson's correlation of the student's scores with the teacher's, x 100."
+    of = (
+        ""
+        if len(classes) == len(chosen.findings.tasks) == 1
+        else ", mean over the tasks" + ("" if len(classes) == len(tasks) else " with classes")
+    )
+    return classes, (
+        f"Agreement: share of the examples on which student and teacher give the same answer{of}."
+    )
 
 
 def _agreement(trials: Sequence[EvidenceTrial], tasks: Sequence[str]) -> str:
     """Returns the mean over the tasks of the mean over the seeds; nothing unless every task has some."""
     by_task = [
-        [trial.result.agreement for trial in trials if trial.result.task == task and trial.result.agreement]
+        [
+            trial.result.agreement
+            for trial in trials
+            if trial.result.task == task and trial.result.agreement is not None
+        ]
         for task in tasks
     ]
     if not all(by_task):
@@ -122,13 +172,28 @@ def gains(chosen: Chosen) -> str:
     if any(each.low is not None for each in findings.differences.values()):
         note = (
             f"Points, paired by seed against {against}, 95 % t intervals over the seeds; **bold**: the interval "
-            f"excludes zero and Holm's p over the {len(rows)} compared is below 0.05."
+            f"excludes zero and Holm's p over the {_compared(chosen, rows, panels)} is below 0.05."
         )
+        pairs = {
+            findings.differences[row, panel].n
+            for row in rows
+            for panel in panels
+            if (row, panel) in findings.differences
+        }
+        if len(panels) > 1 and len(pairs) > 1:
+            note += " Average: over the seeds that have finished every task."
         if any(each.n == 1 for each in findings.differences.values()):
             note += " Without an interval: one seed, where a point or two are noise."
     else:
         note = f"Points, against {against} with the same seed; differences of one seed of a point or two are noise."
     return f"{markdown(heads, body)}\n\n{note}"
+
+
+def _compared(chosen: Chosen, rows: Sequence[Row], panels: Sequence[str | None]) -> str:
+    """Returns how many recipes Holm's correction is over, which counts those that are not in the table, too."""
+    counts = sorted({chosen.compared.get(panel, 0) for panel in panels} - {0})
+    said = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"{said} recipes compared" + (", those not shown too," if counts[-1] > len(rows) else "")
 
 
 def costs(chosen: Chosen) -> str:

@@ -20,7 +20,8 @@ from codir.errors import RunError
 from codir.studies.report import read_findings
 from cola_sources import apart, main, sources
 from evidence_by_source import BySource, Part, Training, by_source, read_by_source, table, write_by_source
-from evidence_data import choose, read_study
+from evidence_choice import choose
+from evidence_data import read_study
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence" / "results"
 TEACHER = (Part(40.0, 100.0), Part(20.0, 100.0))

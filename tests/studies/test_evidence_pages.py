@@ -19,16 +19,21 @@ from codir import study
 from codir.errors import ConfigError, RunError
 from codir.recipes.evidence import load_evidence
 from codir.studies.findings import Row
+from codir.studies.short_forms import spelt_out
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import evidence_collect
 import evidence_pages
+import evidence_studies
+import evidence_tables as tables
 from evidence import RESULTS, main
+from evidence_choice import choose, interval
 from evidence_collect import LARGEST, collect
-from evidence_data import Study, choose, interval, read_study
+from evidence_data import Study, read_study
 from evidence_entries import entries_text
 from evidence_pages import PAGES, draw, read_block
+from evidence_start import resolved_start
 from evidence_studies import Outline, filled, outline, part_of, parts, study_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,12 +251,90 @@ def test_a_task_and_a_student_with_something_changed_stand_beside_their_own() ->
 
 def test_recipes_of_one_name_are_one_sample_only_under_one_budget() -> None:
     one = make_study("one", {("kd", "a"): [0.70, 0.71]})
-    same = make_study("same", {("kd", "a"): [0.10, 0.11, 0.73]})
+    same = make_study("same", {("kd", "a"): [0.70, 0.71, 0.73]})
     longer = make_study("longer", {("kd", "a"): [0.76, 0.77]}, epochs=10.0)
     chosen = choose([one, same, longer])
     assert chosen is not None
     scores = {str(row): chosen.findings.cells[row, "a"].scores for row in chosen.findings.rows}
     assert scores == {"kd": {1: 0.70, 2: 0.71, 3: 0.73}, "kd [longer]": {1: 0.76, 2: 0.77}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"student.init": "last"}},
+        {"start": {"freeze": ["embeddings"]}},
+        {"training": {"keep_best": False}},
+        {"objectives": {"kd": {"weight": 1.0}, "crd": {}}},
+        {"objectives": {"kd": {"weight": 2.0}}},
+    ],
+)
+def test_another_start_or_other_objectives_are_another_sample(change: dict[str, Any]) -> None:
+    one, other = (make_study(name, {("kd", "a"): [0.70, 0.71]}) for name in ("one", "other"))
+    other.content["arms"]["kd"] |= change
+    for studies in ([one, other], [other, one]):
+        chosen = choose([_read(dict(study.content)) for study in studies])
+        assert chosen is not None
+        assert [str(row) for row in chosen.findings.rows] == ["kd", f"kd [{studies[1].name}]"]
+
+
+def test_a_start_and_settings_that_are_the_default_are_no_difference() -> None:
+    one, other = (make_study(name, {("kd", "a"): [0.70, 0.71]}) for name in ("one", "other"))
+    other.content["arms"]["kd"] |= {"settings": {"student.init": "spread", "student.freeze": None}}
+    other.content["arms"]["kd"]["objectives"]["kd"]["setting_of_a_newer_version"] = 1
+    chosen = choose([one, _read(dict(other.content))])
+    assert chosen is not None
+    assert [str(row) for row in chosen.findings.rows] == ["kd"]
+
+
+def test_what_the_student_says_of_its_start_counts_over_the_recipe() -> None:
+    arm = {"start": {"init": "first", "freeze": ["embeddings"]}, "settings": {}}
+    assert resolved_start({"layers": 3}, arm)["init"] == "first"
+    assert resolved_start({"layers": 3, "init": "spread"}, arm)["init"] == "spread"
+    assert resolved_start({"layers": 3, "width": 192}, arm)["freeze"] is None  # its embeddings are cut
+    assert resolved_start({"layers": 3}, {**arm, "settings": {"student.init": "last"}})["init"] == "last"
+    assert resolved_start({"layers": 3}, {**arm, "student": {"model": "m"}})["model"] == "m"
+
+
+def test_one_trial_with_two_scores_is_refused() -> None:
+    one, again = (make_study(name, {("kd", "a"): [score]}) for name, score in (("one", 0.7), ("again", 0.6)))
+    with pytest.raises(
+        ConfigError, match=r"one and again have two scores .* 0\.7000 and 0\.6000 of kd, a, .*seed 1"
+    ):
+        choose([one, again])
+
+
+def test_what_a_table_leaves_out_makes_nothing_in_it_more_certain() -> None:
+    """Holm's correction is over all recipes of the studies; p of two recipes here, one of them hidden."""
+    study = make_study("s", {**SCORES, ("pkd", "a"): [0.71, 0.73, 0.74], ("pkd", "b"): [0.6, 0.65, 0.6]})
+    whole = choose([study])
+    part = choose([study], recipes=["kd", "crd"])
+    assert whole is not None
+    assert part is not None
+    assert [str(row) for row in part.findings.rows] == ["kd", "crd"]
+    for task in ("a", "b", None):
+        difference = part.findings.differences[Row("crd"), task]
+        assert difference == whole.findings.differences[Row("crd"), task]
+        assert difference.adjusted is not None
+        assert difference.p_value is not None
+        assert difference.adjusted > difference.p_value
+    assert part.compared == {"a": 2, "b": 2, None: 2}
+    assert "the 2 recipes compared, those not shown too, is below" in tables.gains(part)
+    assert "the 2 recipes compared is below" in tables.gains(whole)
+
+
+def test_a_hidden_recipe_of_another_student_is_in_the_family_of_its_row() -> None:
+    study = make_study("s", SCORES)
+    more = [{**trial, "student": "third", "score": trial["score"] / 2} for trial in study.content["trials"]]
+    study.content["students"]["third"] = {"layers": 2}
+    study.content["trials"] += more
+    both = _read(dict(study.content))
+    whole, part = choose([both]), choose([both], students=["half"])
+    assert whole is not None
+    assert part is not None
+    assert part.compared == {"a": 1, "b": 1, None: 1}
+    assert whole.compared == {"a": 2, "b": 2, None: 2}
+    assert all(each.adjusted == each.p_value for each in part.findings.differences.values())
 
 
 def test_what_was_judged_on_other_data_is_not_compared() -> None:
@@ -356,6 +439,21 @@ def test_an_entry_is_compared_with_labels_alone_from_its_own_start() -> None:
     assert found["another", "alone"] is None
 
 
+def test_labels_alone_from_other_blocks_are_not_the_undistilled_student() -> None:
+    study = make_study(
+        "s", {**SCORES, ("labels", "a"): [0.6, 0.61, 0.62], ("labels", "b"): [0.5, 0.51, 0.52]}
+    )
+    study.content["arms"]["labels"]["objectives"] = {"task": {}}
+
+    def compared() -> dict[str, bool]:
+        entries = json.loads(entries_text([_read(dict(study.content))]))["entries"]
+        return {each["arm"]: each["over_undistilled"] is not None for each in entries}
+
+    assert compared() == {"kd": True, "crd": True, "labels": False}
+    study.content["arms"]["crd"]["settings"] = {"student.init": "last"}
+    assert compared() == {"kd": True, "crd": False, "labels": False}
+
+
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
     study = make_study("one", SCORES)
     for trial in study.content["trials"]:
@@ -367,11 +465,36 @@ def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:
     for (row, task), cell in last.findings.cells.items():
         before = given.findings.cells[row, task].scores
         assert cell.scores == {seed: pytest.approx(score - 0.1) for seed, score in before.items()}
+    assert "agreement, %" in tables.scores(given)
+    assert "greement" not in tables.scores(last)  # it is known of the given-out checkpoint alone
+
+
+def test_a_correlation_is_no_share_of_the_examples() -> None:
+    study = make_study("s", SCORES)
+    for trial in study.content["trials"]:
+        trial["agreement"] = {"a": 0.9, "b": 0.5}[trial["task"]]
+    study.content["tasks"]["b"]["kind"] = "regression"
+    read = _read(dict(study.content))
+    both, scores = choose([read]), choose([read], tasks=["b"])
+    assert both is not None
+    assert scores is not None
+    assert "| 90.0 |" in tables.scores(both)
+    assert "mean over the tasks with classes" in tables.scores(both)
+    assert "Pearson's correlation" in tables.scores(scores)
+    assert "| 50.0 |" in tables.scores(scores)
+
+
+def test_seeds_are_counted_by_task_where_they_differ() -> None:
+    chosen = choose(
+        [make_study("s", {key: values[: 2 if key[1] == "b" else 3] for key, values in SCORES.items()})]
+    )
+    assert chosen is not None
+    assert "| crd (3, 2) |" in tables.scores(chosen)
+    assert "over the seeds that have finished every task" in tables.scores(chosen)
+    assert "over the seeds that have finished every task" in tables.gains(chosen)
 
 
 def test_a_table_of_one_seed_speaks_of_no_interval() -> None:
-    import evidence_tables as tables
-
     one = choose([make_study("s", {key: scores[:1] for key, scores in SCORES.items()})])
     several = choose([make_study("s", SCORES)])
     assert one is not None
@@ -393,8 +516,6 @@ def test_pairs_are_counted_where_the_baseline_has_more_seeds() -> None:
 
 
 def test_when_a_loss_dies() -> None:
-    import evidence_tables as tables
-
     chosen = choose([make_study("s", SCORES)], tasks=["a"])
     assert chosen is not None
     table = tables.negatives(chosen)
@@ -423,6 +544,27 @@ def test_blocks_that_cannot_be_read_are_named(text: str, message: str) -> None:
 
 
 # ---- from a study's folder -------------------------------------------------------------------------------------------
+
+
+def test_a_block_without_an_end_loses_nothing(tmp_path: Path) -> None:
+    copy_pages(tmp_path)
+    page = tmp_path / PAGES[0]
+    before = page.read_text(encoding="utf-8").replace("<!-- evidence end -->", "", 1)
+    page.write_text(before, encoding="utf-8")
+    line = before[: before.index("<!-- evidence: kept")].count("\n") + 1
+    with pytest.raises(ConfigError, match=rf"evidence\.md, line {line}: .* has no `<!-- evidence end -->`"):
+        draw(RESULTS, tmp_path, pages=PAGES[:1])
+    assert page.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("lacking", ["tasks", "arms", "evaluations"])
+def test_a_file_of_something_else_is_named(lacking: str, tmp_path: Path) -> None:
+    content = make_study("s", SCORES).content
+    content = {**content, lacking: {}} if lacking in content else {**content, "trials": [{"task": "a"}]}
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"other\.json has no results of a study \(KeyError: "):
+        read_study(file)
 
 
 def test_a_study_becomes_one_small_file(study_settings: Settings, tmp_path: Path) -> None:
@@ -544,15 +686,28 @@ def test_what_a_study_compares() -> None:
     assert outline("additions").students == ("",)
 
 
+def test_short_forms_of_a_study_are_read_as_codir_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_studies, "STUDIES", tmp_path)
+    (tmp_path / "short.yaml").write_text("recipes: kd,pkd\ntasks: mrpc,cola\nseeds: 1-3\n", encoding="utf-8")
+    (tmp_path / "none.yaml").write_text("recipes: [kd]\ntasks: [mrpc]\n", encoding="utf-8")
+    found = outline("short")
+    assert (found.recipes, found.tasks, found.seeds) == (("kd", "pkd"), ("mrpc", "cola"), (1, 2, 3))
+    assert outline("none").seeds == (1, 2, 3, 4, 5)
+    part = part_of(filled("short", {}), parts(["recipes=pkd", "seeds=2"]))
+    assert (list(part["recipes"]), list(part["tasks"]), part["seeds"]) == (["pkd"], ["mrpc", "cola"], [2])
+
+
 def test_a_part_of_a_study() -> None:
     whole = filled("ablation", {"data_dir": "d", "teachers": "t"})
     part = part_of(whole, parts(["recipes=no-kd,bank-of-500", "tasks=cola", "seeds=2"]))
-    assert [next(iter(each)) for each in part["recipes"]] == ["no-kd", "bank-of-500"]
+    assert list(part["recipes"]) == ["no-kd", "bank-of-500"]
     assert list(part["tasks"]) == list(part["teachers"]) == ["cola"]
     assert part["seeds"] == [2]
     assert "baseline" not in part  # codir-plus is in another part
     assert part["students"] == whole["students"]
-    assert part_of(whole, {}) == whole
+    assert part_of(whole, {}) == spelt_out(whole)
     with pytest.raises(ConfigError, match=r"recipes=no-kdd: the study has .*did you mean 'no-kd'"):
         part_of(whole, parts(["recipes=no-kdd"]))
     with pytest.raises(ConfigError, match=r"seeds is given twice; --part seeds=1,2 has both"):
