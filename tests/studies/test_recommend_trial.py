@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from made_up_evidence import entries
 from small_world import World, quiet
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 from codir.cli.main import app
 from codir.errors import ConfigError, InterruptedRunError, RunError
 from codir.recipes.data_config import DataConfig
-from codir.studies import halving, recommend_trial
+from codir.studies import halving, recommend_trial, recommend_verdict
 from codir.studies.halving import Arm, Rung, Standing
-from codir.studies.recommend_trial import Trial, _verdict, check_folder, compete, plan_trial
+from codir.studies.recommend_folder import begun, check_folder
+from codir.studies.recommend_trial import Trial, compete, plan_trial
+from codir.studies.recommend_verdict import verdict
 from codir.workflows import recommend as workflow
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost
@@ -120,7 +123,7 @@ def test_a_trial_from_start_to_end(
 
     recommend_trial.run(config, console)
     assert (folder / "student" / "model.safetensors").is_file()
-    again = recommend_trial.begun(folder)
+    again = begun(folder / "student")
     assert again is not None
     assert again.recipe == config.recipe
     before = len(here)
@@ -133,10 +136,39 @@ def test_what_a_winner_says() -> None:
         results = (SimpleNamespace(constant_score=constant),)
         return Standing(Arm(recipe, 1e-3), 1, score, 1, 1, results)  # type: ignore[arg-type]
 
-    assert "too short to tell" in _verdict([standing("kd", 0.503), standing("pkd", 0.4)])
-    assert "the only candidate" in _verdict([standing("kd", 0.7)])
+    assert "too short to tell" in verdict([standing("kd", 0.503), standing("pkd", 0.4)])
+    assert "the only candidate" in verdict([standing("kd", 0.7)])
     lost = Standing(Arm("pkd", 1e-3), 1, None, 0, 1)
-    assert "the others failed" in _verdict([standing("kd", 0.7, None), lost])
+    assert "the others failed" in verdict([standing("kd", 0.7, None), lost])
+
+
+def test_the_verdict_is_on_what_the_winner_was_chosen_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All seeds are tested together: seed 1 of the winner may be much worse, seed 2 may make up for it."""
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+
+    def evaluated(folder: Path) -> Any:
+        predicted = labels ^ (np.arange(200) < int(str(folder)))  # so many are wrong
+        return SimpleNamespace(
+            labels={"holdout": labels},
+            main_split="holdout",
+            predictions=lambda: predicted,
+            task=SimpleNamespace(main_metric="accuracy"),
+        )
+
+    def standing(recipe: str, *wrong: int) -> Standing:
+        scores = [1 - each / 200 for each in wrong]
+        results = tuple(
+            SimpleNamespace(constant_score=0.5, seed=seed, folder=Path(str(each)))
+            for seed, each in enumerate(wrong, 1)
+        )
+        return Standing(Arm(recipe, 1.0), 1, sum(scores) / len(scores), len(wrong), 1, results)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recommend_verdict, "_evaluated", evaluated)
+    apart = verdict([standing("a", 62, 14), standing("b", 40, 40)])
+    assert "wins by 1.0 points over `b` at 1 (means of 2 seeds): within noise (accuracy, paired boot" in apart
+    clear = verdict([standing("a", 20, 20), standing("b", 40, 40)])
+    assert "beyond what the held-out examples explain" in clear
+    assert "(means of 1 and 2 seeds): beyond" in verdict([standing("a", 10), standing("b", 40, 40)])
 
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
@@ -146,7 +178,7 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "trial" / "trial.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match="is damaged"):
         Trial.read(tmp_path)
-    assert recommend_trial.begun(tmp_path) is None
+    assert begun(tmp_path) is None
 
 
 def test_the_command_line(
