@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,7 +133,7 @@ def recommend(
     else:
         if trial or run:
             recommend_folder.check_folder(folder)
-        with _nothing_begun():
+        try:
             found = workflow.recommend(
                 teacher,
                 data,
@@ -151,13 +149,20 @@ def recommend(
                 output=folder / recommend_folder.STUDENT,
                 json_file=json_file,
             )
-            if trial:
-                competition = recommend_trial.plan_trial(
+            competition = (
+                recommend_trial.plan_trial(
                     found, learning_rates=rates, examples=trial_examples, epochs=trial_epochs, holdout=share
                 )
+                if trial
+                else None
+            )
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "Stopped before any trial or run began: there is nothing to resume, the same command starts anew."
+            ) from None
         if trial or run:
             recommend_folder.note_command(folder, command)
-        if not trial:
+        if competition is None:
             if run:
                 recommend_trial.run(found.config)
             return
@@ -179,17 +184,6 @@ def _asked(ctx: typer.Context) -> dict[str, Any]:
         for each in ctx.command.params
         if each.name in ctx.params and each.name not in _FREE
     }
-
-
-@contextlib.contextmanager
-def _nothing_begun() -> Iterator[None]:
-    """Says after Ctrl-C that there is nothing to resume."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            "Stopped before any trial or run began: there is nothing to resume, the same command starts anew."
-        ) from None
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from codir.recipes.loading import load_distill
 from codir.studies.halving import Standing
 from codir.workflows.evaluate import EvaluationResult, evaluate
@@ -53,7 +55,7 @@ def _paired(first: Standing, second: Standing) -> PairedTest:
     """Tests what the winner was chosen by: the means of all seeds of two arms."""
     ones, others = ([_evaluated(result.folder) for result in each.results] for each in (first, second))
     labels = ones[0].labels[ones[0].main_split]
-    before, after = ([each.predictions() for each in models] for models in (others, ones))
+    before, after = (np.stack([each.predictions() for each in models]) for models in (others, ones))
     return paired_test(labels, before, after, ones[0].task.main_metric)
 
 
