@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from codir.errors import ConfigError, DataError
-from codir.tasks.files import load_files, load_texts
+from codir.tasks.files import load_files, load_texts, read_texts
 
 COLUMNS = {"text": "text", "label": "label"}
 
@@ -326,6 +326,19 @@ def test_no_file_and_no_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"'owner/films' is neither a file here nor .*no network"):
         load_files("owner/films", text="review", label="stars")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_optional_columns_are_read_where_they_are(ending, tmp_path):
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "more": ["1", "2"]}), path)
+    elif ending == "csv":
+        path.write_text("text,more\na,1\nb,2\n")
+    else:
+        path.write_text('{"text": "a", "more": "1"}\n{"text": "b", "more": "2"}\n')
+    rows = read_texts(path, text="text", optional=("more", "none", "text"))
+    assert rows.values == {"text": ["a", "b"], "more": ["1", "2"]}
 
 
 def test_texts_for_prediction(write):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from codir.errors import DataError
 from codir.tasks.encoding import encode
 from codir.tasks.task import make_split
-from codir.tasks.unlabeled import load_unlabeled, united
+from codir.tasks.unlabeled import SOURCE_DIGEST, load_unlabeled, source_digest, united
 
 
 @pytest.fixture
@@ -50,6 +51,28 @@ def test_texts_of_the_validation_data_and_repeats_are_left_out(train, validation
     assert note.startswith(
         f"3 unlabelled texts of {path} without 2 that stand in the validation data and 2 that repeat"
     )
+
+
+def test_copies_of_validation_texts_are_left_out(train, validation, tmp_path: Path) -> None:
+    """A copy names its original by a digest of the text, however that is spelt, and not by its row."""
+    lines = [
+        {"text": "the cat is great", "source": 0, SOURCE_DIGEST: source_digest(("the dog IS great",))},
+        {"text": "a fine film", "source": 0, SOURCE_DIGEST: source_digest(("a good film",))},
+        {"text": "my own"},
+    ]
+    path = write(tmp_path / "copies.jsonl", *map(json.dumps, lines))
+    found = load_unlabeled([path], train, validation)
+    assert list(found.split["text"]) == ["a fine film", "my own"]
+    (note,) = found.notes
+    assert "2 unlabelled texts of" in note
+    assert "without 1 that are copies of validation texts: the teacher" in note
+
+
+def test_copies_that_do_not_say_of_what_are_told_of(train, validation, tmp_path: Path) -> None:
+    older = write(tmp_path / "older.jsonl", '{"text": "a fine film", "source": 0}')
+    assert "older.jsonl seems to hold copies" in load_unlabeled([older], train, validation).notes[1]
+    other = write(tmp_path / "other.jsonl", '{"text": "a fine film", "source": "a page"}')
+    assert len(load_unlabeled([other], train, validation).notes) == 1
 
 
 def test_several_files_and_columns_and_a_subset(train, tmp_path: Path) -> None:

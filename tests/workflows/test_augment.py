@@ -77,7 +77,7 @@ def test_copies_are_of_the_rows_that_train(mlm: Path, train: Path, tmp_path: Pat
     assert result.copies + result.unchanged + result.repeated == 4 * 24
     assert [row["source"] for row in rows] == sorted(row["source"] for row in rows)
     for row in rows:
-        assert set(row) == {"text", "source"}
+        assert set(row) == {"text", "source", "source_digest"}
         original = texts[row["source"]]
         before = [original[a:b] for a, b in find_words(original)]
         after = [row["text"][a:b] for a, b in find_words(row["text"])]
@@ -111,10 +111,33 @@ def test_new_words_are_candidates(mlm: Path, train: Path, tmp_path: Path) -> Non
 def test_pairs(mlm: Path, train: Path, tmp_path: Path) -> None:
     made(mlm, data(train, text_pair="reply"), tmp_path / "o.jsonl", copies=2)
     rows = read(tmp_path / "o.jsonl")
-    assert all(set(row) == {"text", "text_pair", "source"} for row in rows)
+    assert all(set(row) == {"text", "text_pair", "source", "source_digest"} for row in rows)
     texts, pairs, _ = training_texts(data(train, text_pair="reply"))
     assert pairs
     assert any(row["text_pair"] != texts[row["source"]][1] for row in rows)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_copies_of_rows_that_a_training_holds_out_are_not_trained_on(
+    mlm: Path, train: Path, tmp_path: Path, pairs: bool
+) -> None:
+    """Whatever `augment` copied: a training with another holdout finds the copies of its held-out rows by text."""
+    columns = {"text": "text", "label": "stars", **({"text_pair": "text_pair"} if pairs else {})}
+    rows = [
+        {"text": row["review"], "text_pair": row["reply"], "stars": row["stars"]}
+        for row in sentences(30, seed=1, pairs=True)
+    ]
+    train = write_table(tmp_path / "same.csv", rows)
+    made(mlm, data(train, **columns, holdout=None, validation=str(train)), tmp_path / "o.jsonl")
+    loaded = load_data(data(train, **columns, unlabeled=[tmp_path / "o.jsonl"]))
+    held = set(loaded.validation["holdout"]["text"])
+    copies = read(tmp_path / "o.jsonl")
+    leaking = {row["text"] for row in copies if rows[row["source"]]["text"] in held}
+    assert len(held) == 6
+    assert leaking
+    assert loaded.unlabeled is not None
+    assert len(loaded.unlabeled) == sum(row["text"] not in leaking for row in copies)
+    assert leaking.isdisjoint(loaded.unlabeled["text"])
 
 
 def test_which_rows(train: Path, tmp_path: Path) -> None:

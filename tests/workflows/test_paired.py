@@ -86,6 +86,51 @@ def test_correlations(metric: str) -> None:
     assert result.low > 0
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "matthews", "pearson_spearman"])
+def test_means_of_several_seeds_against_resampled_examples(metric: str) -> None:
+    draw = np.random.default_rng(0)
+    if metric == "pearson_spearman":
+        labels = draw.normal(size=200)
+        first, second = (
+            [labels + draw.normal(size=200) * noise for noise in noises]
+            for noises in ((0.8, 1.0), (0.7, 0.9, 0.8))
+        )
+
+        def value(true: np.ndarray, predicted: np.ndarray) -> float:
+            return (stats.pearsonr(true, predicted)[0] + stats.spearmanr(true, predicted)[0]) / 2  # type: ignore[operator]
+    else:
+        labels = draw.integers(0, 2, 200)
+        first = [predictions(labels, accuracy, seed) for seed, accuracy in enumerate((0.7, 0.75))]
+        second = [predictions(labels, accuracy, 9 + seed) for seed, accuracy in enumerate((0.8, 0.7, 0.75))]
+
+        def value(true: np.ndarray, predicted: np.ndarray) -> float:
+            return float(
+                np.mean(true == predicted) if metric == "accuracy" else matthews_corrcoef(true, predicted)
+            )
+
+    def difference(rows: np.ndarray) -> float:
+        one, two = ([value(labels[rows], each[rows]) for each in models] for models in (first, second))
+        return sum(two) / 3 - sum(one) / 2
+
+    result = paired_test(labels, np.stack(first), np.stack(second), metric)
+    assert (result.test, result.metric) == ("paired bootstrap", metric)
+    assert result.difference == pytest.approx(difference(np.arange(200)))
+    differences = [difference(draw.integers(0, 200, 200)) for _ in range(300)]
+    low, high = np.quantile(differences, [0.025, 0.975])
+    assert result.low == pytest.approx(low, abs=0.03)
+    assert result.high == pytest.approx(high, abs=0.03)
+
+
+def test_seeds_that_pull_apart_are_no_difference() -> None:
+    """One seed much worse and one a little more than that better: the means differ by less than chance explains."""
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+    low, middle, high = (labels ^ (np.arange(200) < wrong) for wrong in (62, 40, 16))
+    result = paired_test(labels, np.stack([middle, middle]), np.stack([low, high]), "accuracy")
+    assert result.difference == pytest.approx(0.005)
+    assert not result.significant
+    assert paired_test(labels, middle, low, "accuracy").significant
+
+
 def test_noise_is_called_noise_about_as_often_as_promised() -> None:
     """Under the null (two models of one accuracy) p < 0.05 may come in about 5 % of draws, not much more."""
     labels = np.random.default_rng(0).integers(0, 2, 300)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
-from codir.errors import ConfigError
+from codir.errors import ConfigError, InterruptedRunError
 from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import Settings, build
 
@@ -112,46 +113,77 @@ def recommend(
     if resume and not (trial or run):
         raise ConfigError("--resume goes on with a trial or a run: add --trial, --run or both.")
     data = build(DataConfig, settings)
-    from codir.studies import recommend_trial
+    from codir.studies import recommend_folder, recommend_trial
     from codir.workflows import recommend as workflow
     from codir.workflows.progress import quiet_libraries
     from codir.workflows.recommend_student import Wish
 
     quiet_libraries()
     folder = output or Path("runs/recommended")
-    if resume and run and (begun := recommend_trial.begun(folder)) is not None:
-        recommend_trial.run(begun)
-        return
+    command = _asked(ctx)
+    if trial:
+        recommend_trial.check_trial(rates, trial_epochs, share)
     if resume:
+        recommend_folder.check_command(folder, command)
+        begun = recommend_folder.begun(folder / recommend_folder.STUDENT)
+        if run and begun is not None:
+            recommend_trial.run(begun)
+            return
         competition = recommend_trial.Trial.read(folder)
     else:
         if trial or run:
-            recommend_trial.check_folder(folder)
-        found = workflow.recommend(
-            teacher,
-            data,
-            wish=Wish(speedup, max_ms, max_mb),
-            layers=student_layers,
-            width=student_width,
-            most_hours=hours,
-            recipes=[each.strip() for each in recipes.split(",") if each.strip()] if recipes else None,
-            request=request,
-            batch_size=batch_size,
-            precision=precision,
-            evidence=evidence,
-            output=folder / "student",
-            json_file=json_file,
-        )
-        if not trial:
+            recommend_folder.check_folder(folder)
+        try:
+            found = workflow.recommend(
+                teacher,
+                data,
+                wish=Wish(speedup, max_ms, max_mb),
+                layers=student_layers,
+                width=student_width,
+                most_hours=hours,
+                recipes=[each.strip() for each in recipes.split(",") if each.strip()] if recipes else None,
+                request=request,
+                batch_size=batch_size,
+                precision=precision,
+                evidence=evidence,
+                output=folder / recommend_folder.STUDENT,
+                json_file=json_file,
+            )
+            competition = (
+                recommend_trial.plan_trial(
+                    found, learning_rates=rates, examples=trial_examples, epochs=trial_epochs, holdout=share
+                )
+                if trial
+                else None
+            )
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "Stopped before any trial or run began: there is nothing to resume, the same command starts anew."
+            ) from None
+        if trial or run:
+            recommend_folder.note_command(folder, command)
+        if competition is None:
             if run:
                 recommend_trial.run(found.config)
             return
-        competition = recommend_trial.plan_trial(
-            found, learning_rates=rates, examples=trial_examples, epochs=trial_epochs, holdout=share
-        )
     config = recommend_trial.compete(competition, folder, workers=workers, json_file=json_file)
     if run:
         recommend_trial.run(config)
+
+
+# how the command works, not what it computes
+_FREE = {"trial", "run", "resume", "workers", "output", "json_file"}
+
+
+def _asked(ctx: typer.Context) -> dict[str, Any]:
+    """Returns the values of all flags that decide on what is computed, as JSON has them."""
+    return {
+        (each.opts[0] if each.opts[0].startswith("-") else each.opts[0].upper()): to_jsonable_python(
+            ctx.params[each.name]
+        )
+        for each in ctx.command.params
+        if each.name in ctx.params and each.name not in _FREE
+    }
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -161,6 +193,6 @@ def _numbers(text: str | None) -> list[float] | None:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = []
-    if not found or min(found) <= 0:
+    if not found:
         raise ConfigError(f"--learning-rates {text}: give numbers above 0, for example 2e-5,5e-5.")
     return found

@@ -125,12 +125,40 @@ def check_with_models(
     Raises:
         CodirError: everything that a trial would have failed of.
     """
-    problems: list[str] = []
+    left = {name: each for name, each in kinds.items() if name not in known}
+    problems, needed = _problems(config, left, console)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(f"{name}: {error}" for name, error in problems)))
+    require_disk(config.output, needed, "The study (a student for each trial, and checkpoints meanwhile)")
+    return list(kinds)
+
+
+def unfit(config: StudyConfig, kinds: Mapping[str, list[DistillConfig]]) -> dict[str, str]:
+    """Returns the groups of trials that would fail, with the first reason; the other groups can be run.
+
+    Args:
+        config: of the study.
+        kinds: see `check_settings`.
+
+    Raises:
+        CodirError: what is wrong with a task as a whole.
+    """
+    found: dict[str, str] = {}
+    for name, error in _problems(config, kinds, Console(quiet=True))[0]:
+        if name not in kinds:
+            raise error
+        found.setdefault(name, str(error).splitlines()[0])
+    return found
+
+
+def _problems(
+    config: StudyConfig, kinds: Mapping[str, list[DistillConfig]], console: Console
+) -> tuple[list[tuple[str, CodirError]], int]:
+    """Returns what is wrong with which group or task, and the bytes that the trials will write."""
+    problems: list[tuple[str, CodirError]] = []
     needed = 0
     for task in config.tasks:
-        of_task = {
-            name: each for name, each in kinds.items() if name.split("/")[0] == task and name not in known
-        }
+        of_task = {name: each for name, each in kinds.items() if name.split("/")[0] == task}
         if not of_task:
             continue
         console.print(f"Checking {task}: data, teacher, student, {len(of_task)} recipes ...", highlight=False)
@@ -138,11 +166,8 @@ def check_with_models(
             with tempfile.TemporaryDirectory(prefix="codir-study-") as temporary:
                 needed += _check_task(config, task, of_task, Path(temporary), problems)
         except CodirError as error:
-            problems.append(f"task {task}: {error}")
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    require_disk(config.output, needed, "The study (a student for each trial, and checkpoints meanwhile)")
-    return list(kinds)
+            problems.append((f"task {task}", error))
+    return problems, needed
 
 
 def _check_task(
@@ -150,7 +175,7 @@ def _check_task(
     task: str,
     kinds: Mapping[str, list[DistillConfig]],
     temporary: Path,
-    problems: list[str],
+    problems: list[tuple[str, CodirError]],
 ) -> int:
     """Adds what is wrong to `problems`; returns the bytes that the trials will write."""
     teacher = _teacher(config, task, temporary)
@@ -168,7 +193,7 @@ def _check_task(
                 else:
                     check_for(parts, kind)
             except CodirError as error:
-                problems.append(f"{name}: {error}")
+                problems.append((name, error))
                 continue
             size = 4 * count_parameters(parts.student)[0]
             trials = len(config.seeds) if kind is configs[0] else 1

@@ -7,7 +7,7 @@ recipes compete with each other, so every rung trains to the end of its own sche
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -126,22 +126,9 @@ def halve(
             f"{rung.seeds} seed{'s' * (rung.seeds > 1)}",
             align="left",
         )
-        values = {
-            **settings(rung),
-            "recipes": {
-                arm.name: {
-                    "recipe": arm.recipe,
-                    "settings": {"training.learning_rate": arm.learning_rate},
-                }
-                for arm in left
-            },
-            "seeds": list(range(1, rung.seeds + 1)),
-            "baseline": left[0].name,
-            "output": str(output),
-            "resume": StudyFolder(output).exists,
-        }
+        values = rung_study(left, rung, output, settings(rung))
         try:
-            found = study(console=console, report=False, **values)
+            found = study(console=console, report=False, resume=StudyFolder(output).exists, **values)
         except InterruptedRunError as error:
             raise InterruptedRunError(
                 f"Stopped in rung {number} of {len(plan)}. The same command with --resume goes on; nothing that is "
@@ -162,6 +149,27 @@ def halve(
         if number == len(plan):
             settled = goes_on + settled
     return settled
+
+
+def rung_study(arms: Sequence[Arm], rung: Rung, output: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a rung's study: each arm is a recipe of its own.
+
+    Args:
+        arms: that start it.
+        rung: which.
+        output: the study's folder.
+        settings: tasks, teachers, student, training, workers.
+    """
+    return {
+        **settings,
+        "recipes": {
+            arm.name: {"recipe": arm.recipe, "settings": {"training.learning_rate": arm.learning_rate}}
+            for arm in arms
+        },
+        "seeds": list(range(1, rung.seeds + 1)),
+        "baseline": arms[0].name,
+        "output": str(output),
+    }
 
 
 def _ranked(standings: Sequence[Standing]) -> list[Standing]:

@@ -18,22 +18,25 @@ from rich.table import Table
 
 from codir.errors import ConfigError, RunError
 from codir.recipes.config import DistillConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import read_json, write_json
-from codir.studies.halving import Arm, Rung, Standing, halve, rungs
+from codir.studies.check import check_settings, unfit
+from codir.studies.halving import Arm, Rung, Standing, halve, rung_study, rungs
+from codir.studies.loading import load_study
+from codir.studies.recommend_folder import TRIAL, begun
+from codir.studies.recommend_verdict import verdict
+from codir.studies.resolved import resolve_recipes
 from codir.studies.store import require_optuna
-from codir.workflows.evaluate import evaluate
-from codir.workflows.paired import PairedTest, paired_test
+from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
-from codir.workflows.recommend_command import command_of
+from codir.workflows.recommend_command import command_of, data_flags
 from codir.workflows.recommend_cost import StepCost, hours, show_hours
 from codir.workflows.recommend_result import Recommendation
-from codir.workflows.runfolder import RunFolder
 
 LAST_EPOCHS = 4
 """Most epochs of the last rung: a trial is to be short."""
 VALIDATION = 2_000  # most held-out examples that a rung is judged on
 _TASK = "data"
-_FILE = "trial.json"
 
 
 @dataclass
@@ -47,6 +50,9 @@ class Trial:
         costs: seconds of a step by recipe, measured.
         data: settings of the trial's data: a share of the training examples is held out, the validation unopened.
         recommendation: as `Recommendation.to_json` gave it.
+        examples: labelled examples that each training has.
+        unlabeled: texts that the teacher labels beside them.
+        held_out: examples that each is judged on.
     """
 
     arms: list[Arm]
@@ -55,6 +61,9 @@ class Trial:
     costs: dict[str, StepCost]
     data: dict[str, Any]
     recommendation: dict[str, Any]
+    examples: int
+    unlabeled: int
+    held_out: int
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -65,12 +74,15 @@ class Trial:
             "costs": {name: asdict(each) for name, each in self.costs.items()},
             "data": self.data,
             "recommendation": self.recommendation,
+            "examples": self.examples,
+            "unlabeled": self.unlabeled,
+            "held_out": self.held_out,
         }
 
     @classmethod
     def read(cls, folder: Path) -> Trial:
         """Reads what was begun in a folder; raises `RunError` where there is nothing or it is damaged."""
-        path = folder / "trial" / _FILE
+        path = folder / TRIAL
         if not path.is_file():
             raise RunError(f"Nothing to resume: {path} does not exist. Leave out --resume to start anew.")
         content = read_json(path)
@@ -82,36 +94,47 @@ class Trial:
                 {name: StepCost(**each) for name, each in content["costs"].items()},
                 content["data"],
                 content["recommendation"],
+                content["examples"],
+                content["unlabeled"],
+                content["held_out"],
             )
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise RunError(
-                f"{path} is damaged ({type(error).__name__}). Remove {folder} and start anew."
+                f"{path} is damaged, or of another version ({type(error).__name__}). Remove {path.parent} and start "
+                "anew."
             ) from error
 
     @property
     def hours(self) -> float:
         """About what it takes, the teacher's outputs once."""
-        examples = int(self.data.get("limit_train") or self.recommendation["examples"])
-        examples += int(self.data.get("limit_unlabeled") or 0)
-        validation = int(self.data.get("limit_validation") or VALIDATION)
+        examples = self.examples + self.unlabeled
         mean = {name: replace(cost, teacher=0.0) for name, cost in self.costs.items()}
         total = max(cost.teacher for cost in self.costs.values()) * examples / 3600
         for rung in self.plan:
             # who goes on is not known: as if all of them cost the same
             each = sum(
-                hours(mean[arm.recipe], examples, rung.epochs, validation).student for arm in self.arms
+                hours(mean[arm.recipe], examples, rung.epochs, self.held_out).student for arm in self.arms
             )
             total += each / len(self.arms) * rung.arms * rung.seeds
         return total
 
 
-def check_folder(folder: Path) -> None:
-    """Raises `RunError` if the folder holds a trial or a run already."""
-    if (folder / "trial" / _FILE).is_file() or RunFolder(folder / "student").is_run:
-        raise RunError(
-            f"{folder} already holds a recommendation's trial or run. Add --resume to go on with it, or choose another "
-            "--output."
+def check_trial(learning_rates: Sequence[float] | None, epochs: float, holdout: float) -> None:
+    """Refuses what a trial cannot be run with, before anything is timed; arguments as for `plan_trial`.
+
+    Raises:
+        ConfigError: a value is out of range; Optuna is not installed.
+    """
+    if not 0 < holdout < 1:
+        raise ConfigError(f"--holdout {holdout:g}: give a share between 0 and 1, for example 0.1.")
+    if not (math.isfinite(epochs) and epochs >= 1):
+        raise ConfigError(
+            f"--trial-epochs {epochs:g}: give a number of at least 1, for example {LAST_EPOCHS}."
         )
+    for rate in learning_rates or ():
+        if not (math.isfinite(rate) and rate > 0):
+            raise ConfigError(f"--learning-rates {rate:g}: give numbers above 0, for example 2e-5,5e-5.")
+    require_optuna()
 
 
 def plan_trial(
@@ -121,8 +144,9 @@ def plan_trial(
     examples: int = 10_000,
     epochs: float = LAST_EPOCHS,
     holdout: float = 0.1,
+    console: Console | None = None,
 ) -> Trial:
-    """Plans the competition of a recommendation's candidates.
+    """Plans the competition of a recommendation's candidates; those that cannot be trained on its data are left out.
 
     Args:
         found: the recommendation.
@@ -130,12 +154,13 @@ def plan_trial(
         examples: most labelled training examples; of unlabelled texts the same share is taken.
         epochs: most epochs of the last rung; never more than the long run has.
         holdout: share of the training data that it is judged on.
+        console: where to print who is left out; the terminal by default.
 
     Raises:
-        ConfigError: a share that is none.
+        ConfigError: see `check_trial`; leaving out leaves fewer than two candidates.
+        DataError: the trial's data cannot be had.
     """
-    if not 0 < holdout < 1:
-        raise ConfigError(f"--holdout {holdout:g}: give a share between 0 and 1, for example 0.1.")
+    check_trial(learning_rates, epochs, holdout)
     arms = [
         Arm(each.recipe, rate)
         for each in found.candidates
@@ -150,13 +175,40 @@ def plan_trial(
     data["limit_train"] = min(data["limit_train"], found.examples)
     if found.unlabeled:
         data["limit_unlabeled"] = math.ceil(found.unlabeled * data["limit_train"] / found.examples)
-    return Trial(
+    loaded = load_data(DataConfig.model_validate(data))
+    assert loaded.train is not None, "load_data gives a training split unless asked not to"
+    trial = Trial(
         arms,
         rungs(len(arms), epochs),
         {each.recipe: each.config for each in found.candidates},
         {each.recipe: each.cost for each in found.candidates},
         data,
         found.to_json(),
+        examples=len(loaded.train),
+        unlabeled=len(loaded.unlabeled or ()),
+        held_out=len(loaded.validation[loaded.main_split]),
+    )
+    left_out = _unfit(trial)
+    if not left_out:
+        return trial
+    left = [arm for arm in arms if arm.recipe not in left_out]
+    if len(left) < 2:
+        reasons = "\n".join(f"  {recipe}: {why}" for recipe, why in left_out.items())
+        raise ConfigError(
+            f"There is nothing to compare: on the trial's {trial.examples:,} training examples these cannot be "
+            f"trained:\n{reasons}\nGive more --trial-examples, other --recipes, or leave out --trial."
+        )
+    for recipe, why in left_out.items():
+        (console or default_console()).print(
+            f"`{recipe}` is left out of the trial: {why}", highlight=False, markup=False, soft_wrap=True
+        )
+    return replace(
+        trial,
+        arms=left,
+        plan=rungs(len(left), epochs),
+        configs={name: each for name, each in trial.configs.items() if name not in left_out},
+        costs={name: each for name, each in trial.costs.items() if name not in left_out},
+        recommendation={**trial.recommendation, "left_out": {**found.left_out, **left_out}},
     )
 
 
@@ -178,49 +230,32 @@ def compete(
         console: where to print; the terminal by default.
 
     Raises:
-        CodirError: optuna is missing, all candidates of a rung failed, interrupted.
+        CodirError: all candidates of a rung failed, interrupted.
     """
-    require_optuna()
     console = console or default_console()
     folder = Path(folder)
-    place = (folder / "trial").absolute()
-    write_json(place / _FILE, trial.to_json())
+    place = (folder / TRIAL).parent.absolute()
+    first = next(iter(trial.configs.values()))
+    if (folder / TRIAL).is_file():
+        _go_on("trial", first, folder, console)
+    else:
+        write_json(folder / TRIAL, trial.to_json())
     console.print(
         f"\nTrial: {len(trial.arms)} candidates ({', '.join(arm.name for arm in trial.arms)}) on "
-        f"{trial.data['limit_train']:,} training examples{_and_unlabeled(trial.data)}, judged on "
-        f"{trial.data['holdout']:.0%} of the training data that are held out; about {show_hours(trial.hours)}.",
+        f"{trial.examples:,} training examples{_and_unlabeled(trial)}, judged on {trial.held_out:,} that are held out "
+        f"of the training data; about {show_hours(trial.hours)}.",
         highlight=False,
     )
-    console.print(_unopened(next(iter(trial.configs.values()))), highlight=False)
-    first = next(iter(trial.configs.values()))
+    console.print(_unopened(first), highlight=False)
 
     def settings(rung: Rung) -> dict[str, Any]:
-        training = first.training
-        return {
-            "tasks": {_TASK: trial.data},
-            "teachers": {_TASK: _absolute(first.teacher)},
-            # depth and width are what was recommended; where the weights come from is each recipe's own
-            "student": {
-                key: value
-                for key in ("layers", "width")
-                if (value := getattr(first.student, key)) is not None
-            },
-            "training": {
-                "epochs": rung.epochs,
-                "batch_size": training.batch_size,
-                "gradient_accumulation": training.gradient_accumulation,
-                "precision": training.precision,
-                "group_by_length": training.group_by_length,
-            },
-            "workers": min(workers, rung.arms * rung.seeds),
-            "cache_dir": str(place / "cache"),
-        }
+        return _settings(trial, rung, place, workers)
 
     standings = halve(trial.arms, trial.plan, place, settings, console)
     winner = standings[0]
     console.print()
     console.print(_table(standings))
-    sentence = _verdict(standings)
+    sentence = verdict(standings)
     console.print(sentence, highlight=False)
     config = trial.configs[winner.arm.recipe]
     training = config.training.model_copy(update={"learning_rate": winner.arm.learning_rate})
@@ -242,27 +277,61 @@ def compete(
 
 def run(config: DistillConfig, console: Console | None = None) -> None:
     """Distils as recommended; a run that is there already is gone on with, as it was begun."""
-    from codir.recipes.loading import load_distill
     from codir.workflows.distill import distill
 
-    folder = RunFolder(config.output)
-    if folder.is_run:
-        config = load_distill(config=folder.config, flags={"output": ("--output", str(config.output))})
-    distill(config.model_copy(update={"resume": folder.is_run}), console=console)
+    there = begun(config.output)
+    if there is not None:
+        _go_on("run", there, config.output, console or default_console())
+        config = there
+    distill(config.model_copy(update={"resume": there is not None}), console=console)
 
 
-def begun(folder: str | Path) -> DistillConfig | None:
-    """Returns the configuration of the long run in a folder, None if it has not begun."""
-    from codir.recipes.loading import load_distill
+def _settings(trial: Trial, rung: Rung, place: Path, workers: int = 1) -> dict[str, Any]:
+    """Returns what the study of a rung is given besides its arms."""
+    first = next(iter(trial.configs.values()))
+    training = first.training
+    return {
+        "tasks": {_TASK: trial.data},
+        "teachers": {_TASK: _absolute(first.teacher)},
+        # depth and width are what was recommended; where the weights come from is each recipe's own
+        "student": {
+            key: value for key in ("layers", "width") if (value := getattr(first.student, key)) is not None
+        },
+        "training": {
+            "epochs": rung.epochs,
+            "batch_size": training.batch_size,
+            "gradient_accumulation": training.gradient_accumulation,
+            "precision": training.precision,
+            "group_by_length": training.group_by_length,
+        },
+        "workers": min(workers, rung.arms * rung.seeds),
+        "cache_dir": str(place / "cache"),
+    }
 
-    student = RunFolder(Path(folder) / "student")
-    if not student.is_run:
-        return None
-    return load_distill(config=student.config, flags={"output": ("--output", str(student.path))})
+
+def _unfit(trial: Trial) -> dict[str, str]:
+    """Returns the recipes that cannot be trained on the trial's data, with the reason; nothing is written."""
+    rung = trial.plan[0]
+    # the folder is only named: this checks and writes nothing
+    place = Path(next(iter(trial.configs.values())).output).parent / TRIAL.parent
+    values = rung_study(trial.arms, rung, place, _settings(trial, rung, place))
+    config = load_study(flags={key: (key, value) for key, value in values.items()})
+    problems = unfit(config, check_settings(config, resolve_recipes(config)))
+    return {
+        arm.recipe: problems[f"{_TASK}/{arm.name}"] for arm in trial.arms if f"{_TASK}/{arm.name}" in problems
+    }
 
 
-def _and_unlabeled(data: dict[str, Any]) -> str:
-    return f" and {data['limit_unlabeled']:,} unlabelled texts" if data.get("limit_unlabeled") else ""
+def _go_on(what: str, config: DistillConfig, folder: Path, console: Console) -> None:
+    """Says which run or trial goes on."""
+    of = " ".join([f"teacher {config.teacher},", *data_flags(config.data)])
+    console.print(
+        f"Going on with the {what} in {folder}: {of}", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def _and_unlabeled(trial: Trial) -> str:
+    return f" and {trial.unlabeled:,} unlabelled texts" if trial.unlabeled else ""
 
 
 def _unopened(config: DistillConfig) -> str:
@@ -273,50 +342,6 @@ def _unopened(config: DistillConfig) -> str:
             "trial has seen in part. Add --validation FILE for scores that no choice was made by."
         )
     return "The validation data are not opened."
-
-
-def _verdict(standings: Sequence[Standing]) -> str:
-    """Says what the last rung allows to say: a paired test on the examples held out, seed by seed of the first."""
-    winner = standings[0]
-    text = f"`{winner.arm.recipe}` at {winner.arm.learning_rate:g} wins"
-    constant = max((each.constant_score or 0.0 for each in winner.results), default=0.0)
-    if winner.score is not None and winner.score <= constant + 0.005:
-        return (
-            f"{text} with {100 * winner.score:.1f} points, and answering the same class to everything scores "
-            f"{100 * constant:.1f}: the trial was too short to tell anything. Give it more --trial-examples or "
-            "--trial-epochs."
-        )
-    if len(standings) == 1:
-        return f"{text}: it was the only candidate."
-    second = next((each for each in standings[1:] if each.rung == winner.rung and each.results), None)
-    if second is None or winner.score is None or second.score is None:
-        return f"{text}: the others failed."
-    text += (
-        f" by {100 * (winner.score - second.score):.1f} points over `{second.arm.recipe}` at "
-        f"{second.arm.learning_rate:g} ({winner.seeds} seeds)"
-    )
-    test = _paired(winner, second)
-    word = "beyond what the held-out examples explain by chance" if test.significant else "within noise"
-    more = "" if test.significant else " Either will do; take the cheaper one if they differ in cost."
-    return f"{text}: {word} ({test.in_words()}).{more}"
-
-
-def _paired(first: Standing, second: Standing) -> PairedTest:
-    """Tests the first seed's models of two arms against each other."""
-    found = []
-    for each in (first, second):
-        folder = min(each.results, key=lambda result: result.seed).folder
-        config = DistillConfig.model_validate(_run_config(folder))
-        found.append(evaluate(folder, config.data, quiet=True))
-    one, other = found
-    labels = one.labels[one.main_split]
-    return paired_test(labels, other.predictions(), one.predictions(), one.task.main_metric)
-
-
-def _run_config(folder: Path) -> dict[str, Any]:
-    from codir.recipes.loading import load_distill
-
-    return load_distill(config=RunFolder(folder).config).model_dump(mode="json")
 
 
 def _table(standings: Sequence[Standing]) -> Table:

@@ -171,6 +171,24 @@ def load_texts(
     Raises:
         DataError: with file and line; an empty line is an error, since each line gets one prediction.
     """
+    rows = read_texts(path, text=text, text_pair=text_pair, delimiter=delimiter)
+    return make_split(None, rows.values[text], rows.values[text_pair] if text_pair else None)
+
+
+def read_texts(
+    path: str | Path,
+    *,
+    text: str,
+    text_pair: str | None = None,
+    delimiter: str | None = None,
+    optional: Sequence[str] = (),
+) -> Rows:
+    """Reads unlabelled texts as `load_texts` does, and `optional` columns where the file has them.
+
+    Raises:
+        DataError: with file and line.
+    """
+    columns = [text, *([text_pair] if text_pair else [])]
     if Path(path).suffix.lower() == ".txt":
         if text_pair is not None:
             raise DataError(
@@ -179,10 +197,10 @@ def load_texts(
         lines = plain_lines(read_utf8(path))
         rows = Rows(str(path), "line", list(range(1, len(lines) + 1)), {text: lines})
     else:
-        rows = read_rows(path, [text, *([text_pair] if text_pair else [])], delimiter)
-    for column in rows.values:
+        rows = read_rows(path, columns, delimiter, optional)
+    for column in columns:
         _require_texts(rows, column)
-    return make_split(None, rows.values[text], rows.values[text_pair] if text_pair else None)
+    return rows
 
 
 def _require_texts(rows: Rows, column: str) -> None:

@@ -86,13 +86,16 @@ def plain_lines(text: str) -> list[str]:
     return lines
 
 
-def read_rows(path: str | Path, columns: Sequence[str], delimiter: str | None = None) -> Rows:
+def read_rows(
+    path: str | Path, columns: Sequence[str], delimiter: str | None = None, optional: Sequence[str] = ()
+) -> Rows:
     """Reads the named columns of a CSV, TSV, JSON lines, JSON or Parquet file; the ending of its name decides.
 
     Args:
         path: the file.
         columns: the columns to keep.
         delimiter: for CSV and TSV: overrides what the ending says.
+        optional: further columns to keep, where the file has them.
 
     Raises:
         DataError: with the file and, where there is one, the line.
@@ -100,15 +103,17 @@ def read_rows(path: str | Path, columns: Sequence[str], delimiter: str | None = 
     path = Path(path)
     ending = path.suffix.lower()
     if ending in DELIMITERS:
-        return _collect(path, "line", _delimited(path, delimiter or DELIMITERS[ending]), columns)
+        return _collect(path, "line", _delimited(path, delimiter or DELIMITERS[ending]), columns, optional)
     if ending in (".jsonl", ".ndjson"):
-        return _collect(path, "line", _json_lines(path, read_utf8(path)), columns)
+        return _collect(path, "line", _json_lines(path, read_utf8(path)), columns, optional)
     if ending == ".json":
         text = read_utf8(path)
         is_array = text.lstrip().startswith("[")
-        return _collect(path, "line", (_json_array if is_array else _json_lines)(path, text), columns)
+        return _collect(
+            path, "line", (_json_array if is_array else _json_lines)(path, text), columns, optional
+        )
     if ending == ".parquet":
-        return _parquet(path, columns)
+        return _parquet(path, columns, optional)
     if ending == ".txt":
         raise DataError(
             f"{path}: a plain text file has no columns, so it cannot hold labels. Use {', '.join(FORMATS[:-1])}."
@@ -129,10 +134,12 @@ def require_columns(source: str, have: Sequence[str], wanted: Iterable[str]) -> 
             raise DataError(f"{source} has no column {name!r}{nearest(name, have)}. It has {shown}.{hint}")
 
 
-def _collect(path: Path, unit: str, records: Iterable[Record], columns: Sequence[str]) -> Rows:
+def _collect(
+    path: Path, unit: str, records: Iterable[Record], columns: Sequence[str], optional: Sequence[str]
+) -> Rows:
     """Gathers the wanted columns; a key that only some JSON records have is None in the others."""
     places: list[int] = []
-    values: dict[str, list[Any]] = {name: [] for name in columns}
+    values: dict[str, list[Any]] = {name: [] for name in (*columns, *optional)}
     seen: dict[str, None] = {}  # an ordered set
     for place, record in records:
         places.append(place)
@@ -142,7 +149,7 @@ def _collect(path: Path, unit: str, records: Iterable[Record], columns: Sequence
     if not places:
         raise DataError(f"{path} is empty: it has no rows.")
     require_columns(str(path), list(seen), columns)
-    return Rows(str(path), unit, places, values)
+    return Rows(str(path), unit, places, {name: column for name, column in values.items() if name in seen})
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[Record]:
@@ -265,19 +272,20 @@ def _record(path: Path, number: int, value: Any) -> dict[str, Any]:
     return value
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Rows:
+def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
     try:
         schema = pyarrow.parquet.read_schema(path)
         require_columns(str(path), schema.names, columns)
-        table = pyarrow.parquet.read_table(path, columns=list(columns))
+        names = [name for name in dict.fromkeys((*columns, *optional)) if name in schema.names]
+        table = pyarrow.parquet.read_table(path, columns=names)
     except FileNotFoundError as error:
         raise DataError(f"Cannot read {path}: no such file.{_neighbour(path)}") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     if not table.num_rows:
         raise DataError(f"{path} is empty: it has no rows.")
-    values = {name: table.column(name).to_pylist() for name in columns}
+    values = {name: table.column(name).to_pylist() for name in names}
     return Rows(str(path), "row", list(range(1, table.num_rows + 1)), values)

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from codir.errors import DataError
-from codir.tasks.files import load_texts
+from codir.tasks.files import read_texts
 from codir.tasks.task import Kind, limit, make_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Key = tuple[str, ...]
+SOURCE_DIGEST = "source_digest"
+"""Column in which a copy names the example that it was made from."""
 
 
 @dataclass
@@ -42,8 +46,9 @@ def load_unlabeled(
     """Reads texts without labels; of the files only the text columns are looked at.
 
     Left out are texts that also stand in a validation split, however they are spelt (upper or lower case, blanks; of
-    pairs in either order), since a teacher's answer to them would be trained on; texts that repeat a training text
-    exactly, which has its label; and repeats of each other.
+    pairs in either order), since a teacher's answer to them would be trained on; copies of such texts with words
+    replaced, where the file says what it was made from (the column `source_digest` of `codir augment`); texts that
+    repeat a training text exactly, which has its label; and repeats of each other.
 
     Args:
         files: `.txt` (a text a line, not for pairs), or files with columns.
@@ -57,16 +62,21 @@ def load_unlabeled(
         DataError: a file cannot be read, lacks a column, holds an empty text (with file and line); nothing is left.
     """
     held = {_plain(key) for split in validation.values() for key in _keys(split)}
+    held_digests = {source_digest(key) for key in held}
+    columns = [text, *([text_pair] if text_pair else [])]
     seen = set(_keys(train))
     texts: list[Key] = []
     notes: list[str] = []
     for path in files:
-        found = list(_keys(load_texts(path, text=text, text_pair=text_pair)))
+        rows = read_texts(path, text=text, text_pair=text_pair, optional=(SOURCE_DIGEST, "source"))
+        found: list[Key] = list(zip(*(rows.values[name] for name in columns), strict=True))
         kept: list[Key] = []
-        in_validation = repeated = 0
-        for key in found:
+        in_validation = copied = repeated = 0
+        for key, source in zip(found, rows.values.get(SOURCE_DIGEST, [None] * len(found)), strict=True):
             if _plain(key) in held:
                 in_validation += 1
+            elif source in held_digests:
+                copied += 1
             elif key in seen:
                 repeated += 1
             else:
@@ -76,6 +86,7 @@ def load_unlabeled(
             f"{count:,} {why}"
             for count, why in (
                 (in_validation, "that stand in the validation data"),
+                (copied, "that are copies of validation texts"),
                 (repeated, "that repeat a training text or each other"),
             )
             if count
@@ -87,6 +98,11 @@ def load_unlabeled(
             )
         without = f" without {' and '.join(reasons)}" if reasons else ""
         notes.append(f"{len(kept):,} unlabelled texts of {path}{without}: the teacher labels them.")
+        if SOURCE_DIGEST not in rows.values and _counts_rows(rows.values.get("source", [])):
+            notes.append(
+                f"{path} seems to hold copies of training texts by an older `codir augment`, without saying of which: "
+                "if rows are held out of the training data, copies of them are trained on. Make it anew."
+            )
         texts += kept
     split = make_split(None, [key[0] for key in texts], [key[1] for key in texts] if text_pair else None)
     used = limit(split, most)
@@ -103,6 +119,15 @@ def united(train: Dataset, unlabeled: Dataset | None, kind: Kind) -> Dataset:
     texts = {name: [*train[name], *unlabeled[name]] for name in columns}
     labels = [*train["label"], *[None] * len(unlabeled)]
     return make_split(kind, texts["text"], texts.get("text_pair"), labels)
+
+
+def source_digest(texts: Key) -> str:
+    """Returns a digest of an example, by which its copies name it: 64 bits, the same however its texts are spelt."""
+    return xxhash.xxh3_64_hexdigest("\0".join(_plain(texts)).encode())
+
+
+def _counts_rows(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(value, int) for value in values)
 
 
 def _keys(split: Dataset) -> Iterator[Key]:

@@ -24,6 +24,7 @@ from codir.storage import exclusive, require_writable, whole_text_file
 from codir.tasks.files import load_texts
 from codir.tasks.reading import read_rows
 from codir.tasks.task import limit
+from codir.tasks.unlabeled import SOURCE_DIGEST, source_digest
 from codir.teacher.key import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
@@ -92,7 +93,8 @@ def augment(
     Algorithm 1 of Jiao et al. 2020: every word of a copy is replaced with probability p by one of its K candidates, the
     most probable whole words a masked language model finds at its place. (The paper takes neighbours in GloVe for words
     of several pieces; here such a word is masked as one token, so that no vectors of another vocabulary are needed.)
-    A line is `{"text": ..., "text_pair": ..., "source": row}`; `source` counts the training examples from 0.
+    A line is `{"text": ..., "text_pair": ..., "source": row, "source_digest": ...}`; `source` counts the training
+    examples from 0, and the digest is of the original's texts: a training that holds them out leaves out the copy.
 
     The candidates of a text are computed once for all its copies and kept in `OUTPUT.parts` until the file is written:
     with `resume` an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
@@ -246,6 +248,7 @@ def _write(
     wanted = [len(examples) * (2 * number + 1) // (2 * _SHOWN) for number in range(_SHOWN)]
     with progress_bar("writing copies (texts)", len(examples)) as progress:
         for row, (texts, candidates) in enumerate(parts.read(examples)):
+            digest = source_digest(texts)
             drawn = copies_of(
                 texts, candidates, proposer.words, copies=copies, probability=probability, seed=seed
             )
@@ -264,7 +267,8 @@ def _write(
                 line: dict[str, Any] = {"text": copy[0]}
                 if pairs:
                     line["text_pair"] = copy[1]
-                file.write(json.dumps({**line, "source": row}, ensure_ascii=False) + "\n")
+                line |= {"source": row, SOURCE_DIGEST: digest}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
             progress(row + 1, len(examples))
     if not result.copies:
         raise DataError(

@@ -14,14 +14,14 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Outcome of a paired, two-sided test.
+    """Outcome of a paired, two-sided test of two models, or of the means of several seeds of each.
 
     It speaks of the examples drawn, not of the seeds: another seed trains other models.
 
     Attributes:
         test: `McNemar exact` or `paired bootstrap`.
         metric: what was compared.
-        difference: metric of the second model minus that of the first.
+        difference: metric of the second model minus that of the first; of several seeds the means.
         p_value: two-sided.
         low, high: 95 % interval of the difference (bootstrap), None for McNemar.
         examples: number of paired examples.
@@ -49,31 +49,32 @@ class PairedTest:
 def paired_test(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, seed: int = 0
 ) -> PairedTest:
-    """Compares two models' predictions for the same examples.
+    """Compares two models' predictions for the same examples, or the mean metrics of several seeds of each.
 
-    Accuracy is tested exactly (McNemar 1947, binomial on the examples that one model gets right and the other
-    wrong). F1, Matthews' and the two correlations are no sums over examples: paired bootstrap over the examples
-    (Efron and Tibshirani 1993). A metric that is not known is tested as accuracy or Pearson's correlation, and
-    `PairedTest.metric` says so.
+    Accuracy of two models is tested exactly (McNemar 1947, binomial on the examples that one model gets right and the
+    other wrong). F1, Matthews' and the two correlations are no sums over examples, and a mean over seeds has examples
+    that are right in part: paired bootstrap over the examples (Efron and Tibshirani 1993). A metric that is not known
+    is tested as accuracy or Pearson's correlation, and `PairedTest.metric` says so.
 
     Args:
         labels: [n] class ids, or scores (float: regression).
-        first: [n] predictions of the first model.
-        second: [n] predictions of the second model.
+        first: [n] predictions of the first model, or [S, n] of its seeds.
+        second: likewise of the second; the number of seeds may be another one.
         metric: name of the metric; recognised by `matthews`, `macro`, `f1`, `pearson`, `spearman` in it.
         seed: of the bootstrap.
     """
-    labels, first, second = np.asarray(labels), np.asarray(first), np.asarray(second)
-    if not (labels.shape == first.shape == second.shape) or labels.ndim != 1 or not len(labels):
+    labels, first, second = np.asarray(labels), np.atleast_2d(first), np.atleast_2d(second)
+    if labels.ndim != 1 or not len(labels) or {first.shape[1:], second.shape[1:]} != {labels.shape}:
         raise ValueError(
-            f"labels {labels.shape}, first {first.shape}, second {second.shape} must be [n] alike, n > 0"
+            f"labels {labels.shape}, first {first.shape}, second {second.shape} must be [n] or [S, n] alike, n > 0"
         )
-    regression = np.issubdtype(labels.dtype, np.floating)
-    if regression:
+    if np.issubdtype(labels.dtype, np.floating):
         return _bootstrap_scores(labels, first, second, metric, seed)
     of_confusion = _classification_metric(metric)
     if of_confusion is None:
-        return _mcnemar(first == labels, second == labels)
+        if len(first) == len(second) == 1:
+            return _mcnemar(first[0] == labels, second[0] == labels)
+        metric, of_confusion = "accuracy", _accuracy
     return _bootstrap_classes(labels, first, second, metric, of_confusion, seed)
 
 
@@ -93,17 +94,21 @@ def _bootstrap_classes(
     of_confusion: Callable[[np.ndarray], np.ndarray],
     seed: int,
 ) -> PairedTest:
-    """Resamples the counts of (label, first, second), which is resampling the examples, only faster."""
+    """Resamples the counts of (label, predictions), which is resampling the examples, only faster."""
     classes = max(2, int(max(labels.max(), first.max(), second.max())) + 1)
-    cells, counts = np.unique((labels * classes + first) * classes + second, return_counts=True)
+    cells, counts = np.unique(np.stack([labels, *first, *second]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=_RESAMPLES)
     drawn = np.concatenate([counts[None], drawn])  # the data themselves come first
-    label, one, two = cells // classes**2, cells // classes % classes, cells % classes
-    confusions = np.zeros((2, len(drawn), classes, classes))
-    for cell in range(len(cells)):
-        confusions[0, :, label[cell], one[cell]] += drawn[:, cell]
-        confusions[1, :, label[cell], two[cell]] += drawn[:, cell]
-    return _from_differences(of_confusion(confusions[1]) - of_confusion(confusions[0]), metric, len(labels))
+
+    def value(predicted: np.ndarray) -> np.ndarray:
+        confusions = np.zeros((len(drawn), classes, classes))
+        for cell, count in enumerate(drawn.T):
+            confusions[:, cells[0, cell], predicted[cell]] += count
+        return of_confusion(confusions)
+
+    values = np.stack([value(predicted) for predicted in cells[1:]])
+    differences = values[len(first) :].mean(0) - values[: len(first)].mean(0)
+    return _from_differences(differences, metric, len(labels))
 
 
 def _bootstrap_scores(
@@ -119,13 +124,16 @@ def _bootstrap_scores(
         rows = generator.integers(0, n, size=(200, n))
         if start == 0:
             rows[0] = np.arange(n)
-        y, a, b = labels[rows].astype(float), first[rows].astype(float), second[rows].astype(float)
+        y, ranks = labels[rows].astype(float), None
         total = np.zeros(len(rows))
-        if use_pearson:
-            total += _correlation(y, b) - _correlation(y, a)
-        if use_spearman:
-            y, a, b = (stats.rankdata(values, axis=1) for values in (y, a, b))
-            total += _correlation(y, b) - _correlation(y, a)
+        for sign, models in ((-1, first), (1, second)):
+            for predicted in models:
+                x = predicted[rows].astype(float)
+                if use_pearson:
+                    total += sign * _correlation(y, x) / len(models)
+                if use_spearman:
+                    ranks = stats.rankdata(y, axis=1) if ranks is None else ranks
+                    total += sign * _correlation(ranks, stats.rankdata(x, axis=1)) / len(models)
         differences.append(total / (use_pearson + use_spearman))
     return _from_differences(np.concatenate(differences)[: _RESAMPLES + 1], metric, n)
 
@@ -155,6 +163,11 @@ def _classification_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | No
     if "f1" in name:
         return lambda confusions: _f1(confusions)[:, 1]
     return None
+
+
+def _accuracy(confusions: np.ndarray) -> np.ndarray:
+    """Share of the examples on the diagonal, [R]."""
+    return np.trace(confusions, axis1=1, axis2=2) / confusions.sum((1, 2))
 
 
 def _f1(confusions: np.ndarray) -> np.ndarray:
