@@ -77,13 +77,13 @@ def test_copies_are_of_the_rows_that_train(mlm: Path, train: Path, tmp_path: Pat
     assert result.copies + result.unchanged + result.repeated == 4 * 24
     assert [row["source"] for row in rows] == sorted(row["source"] for row in rows)
     for row in rows:
-        assert set(row) == {"text", "source", "source_digest"}
+        assert set(row) == {"review", "source", "source_digest"}
         original = texts[row["source"]]
         before = [original[a:b] for a, b in find_words(original)]
-        after = [row["text"][a:b] for a, b in find_words(row["text"])]
+        after = [row["review"][a:b] for a, b in find_words(row["review"])]
         assert len(before) == len(after)
         assert before != after
-    assert len({row["text"] for row in rows} | set(texts)) == len(rows) + len(set(texts))
+    assert len({row["review"] for row in rows} | set(texts)) == len(rows) + len(set(texts))
     assert result.replaced > result.copies
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "train.csv"]
 
@@ -103,18 +103,18 @@ def test_new_words_are_candidates(mlm: Path, train: Path, tmp_path: Path) -> Non
     for row in read(tmp_path / "o.jsonl"):
         (text,) = texts[row["source"]]
         for (a, b), (c, d), choice in zip(
-            find_words(text), find_words(row["text"]), known[row["source"]], strict=True
+            find_words(text), find_words(row["review"]), known[row["source"]], strict=True
         ):
-            assert row["text"][c:d] in choice | {text[a:b]}
+            assert row["review"][c:d] in choice | {text[a:b]}
 
 
 def test_pairs(mlm: Path, train: Path, tmp_path: Path) -> None:
     made(mlm, data(train, text_pair="reply"), tmp_path / "o.jsonl", copies=2)
     rows = read(tmp_path / "o.jsonl")
-    assert all(set(row) == {"text", "text_pair", "source", "source_digest"} for row in rows)
+    assert all(set(row) == {"review", "reply", "source", "source_digest"} for row in rows)
     texts, pairs, _ = training_texts(data(train, text_pair="reply"))
     assert pairs
-    assert any(row["text_pair"] != texts[row["source"]][1] for row in rows)
+    assert any(row["reply"] != texts[row["source"]][1] for row in rows)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -122,22 +122,29 @@ def test_copies_of_rows_that_a_training_holds_out_are_not_trained_on(
     mlm: Path, train: Path, tmp_path: Path, pairs: bool
 ) -> None:
     """Whatever `augment` copied: a training with another holdout finds the copies of its held-out rows by text."""
-    columns = {"text": "text", "label": "stars", **({"text_pair": "text_pair"} if pairs else {})}
-    rows = [
-        {"text": row["review"], "text_pair": row["reply"], "stars": row["stars"]}
-        for row in sentences(30, seed=1, pairs=True)
-    ]
-    train = write_table(tmp_path / "same.csv", rows)
+    columns = {"text_pair": "reply"} if pairs else {}
+    rows = sentences(30, seed=1, pairs=True)
     made(mlm, data(train, **columns, holdout=None, validation=str(train)), tmp_path / "o.jsonl")
     loaded = load_data(data(train, **columns, unlabeled=[tmp_path / "o.jsonl"]))
     held = set(loaded.validation["holdout"]["text"])
     copies = read(tmp_path / "o.jsonl")
-    leaking = {row["text"] for row in copies if rows[row["source"]]["text"] in held}
+    leaking = {row["review"] for row in copies if rows[row["source"]]["review"] in held}
     assert len(held) == 6
     assert leaking
     assert loaded.unlabeled is not None
-    assert len(loaded.unlabeled) == sum(row["text"] not in leaking for row in copies)
+    assert len(loaded.unlabeled) == sum(row["review"] not in leaking for row in copies)
     assert leaking.isdisjoint(loaded.unlabeled["text"])
+
+
+def test_a_column_of_texts_may_be_called_source(mlm: Path, tmp_path: Path) -> None:
+    rows = [{"source": row["review"], "stars": row["stars"]} for row in sentences(30, seed=1)]
+    settings = data(write_table(tmp_path / "other.csv", rows), text="source")
+    made(mlm, settings, tmp_path / "o.jsonl", copies=1)
+    copies = read(tmp_path / "o.jsonl")
+    assert all(set(row) == {"source", "source_digest"} for row in copies)
+    loaded = load_data(settings.model_copy(update={"unlabeled": [tmp_path / "o.jsonl"]}))
+    assert loaded.unlabeled is not None
+    assert loaded.unlabeled["text"][:] == [row["source"] for row in copies]
 
 
 def test_which_rows(train: Path, tmp_path: Path) -> None:
@@ -171,7 +178,7 @@ def test_which_rows(train: Path, tmp_path: Path) -> None:
 def test_settings_change_the_draws_only_as_they_should(mlm: Path, train: Path, tmp_path: Path) -> None:
     def lines(name: str, **settings: Any) -> list[tuple[int, str]]:
         made(mlm, data(train, limit_train=12), tmp_path / name, **settings)
-        return [(row["source"], row["text"]) for row in read(tmp_path / name)]
+        return [(row["source"], row["review"]) for row in read(tmp_path / name)]
 
     few, many = lines("few.jsonl", copies=2), lines("many.jsonl", copies=6)
     assert set(few) <= set(many)

@@ -29,7 +29,7 @@ from codir.teacher.key import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
 from codir.workflows.candidate_parts import PART, CandidateParts, texts_digest
-from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, load_data
+from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.replacement import changed_words, copies_of, count_words
 
@@ -93,8 +93,9 @@ def augment(
     Algorithm 1 of Jiao et al. 2020: every word of a copy is replaced with probability p by one of its K candidates, the
     most probable whole words a masked language model finds at its place. (The paper takes neighbours in GloVe for words
     of several pieces; here such a word is masked as one token, so that no vectors of another vocabulary are needed.)
-    A line is `{"text": ..., "text_pair": ..., "source": row, "source_digest": ...}`; `source` counts the training
-    examples from 0, and the digest is of the original's texts: a training that holds them out leaves out the copy.
+    A line is `{"text": ..., "text_pair": ..., "source": row, "source_digest": ...}`, the texts under the names that
+    they have in the data, so that the same flags read both; `source` counts the training examples from 0, and the
+    digest is of the original's texts: a training that holds them out leaves out the copy.
 
     The candidates of a text are computed once for all its copies and kept in `OUTPUT.parts` until the file is written:
     with `resume` an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
@@ -142,6 +143,7 @@ def augment(
         batch_size=batch_size,
         autocast=_AUTOCAST[chosen],
     )
+    columns = (data.text or DEFAULT_TEXT, *([data.text_pair or DEFAULT_TEXT_PAIR] if pairs else []))
     settings = {
         "texts": texts_digest(texts),
         "model": model_digest(masked),
@@ -161,7 +163,7 @@ def augment(
         with progress_bar("finding candidates (words)", result.words) as progress:
             parts.compute(proposer, texts, progress)
         with whole_text_file(output) as file:
-            _write(file, parts, texts, proposer, result, pairs, copies, probability, seed)
+            _write(file, parts, texts, proposer, result, columns, copies, probability, seed)
         parts.remove()
     result.seconds = time.monotonic() - started
     if not quiet:
@@ -238,7 +240,7 @@ def _write(
     examples: Sequence[Texts],
     proposer: WordCandidates,
     result: Augmentation,
-    pairs: bool,
+    columns: Sequence[str],
     copies: int,
     probability: float,
     seed: int,
@@ -264,10 +266,9 @@ def _write(
                 result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
                 if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
                     result.shown.append((texts, copy))
-                line: dict[str, Any] = {"text": copy[0]}
-                if pairs:
-                    line["text_pair"] = copy[1]
-                line |= {"source": row, SOURCE_DIGEST: digest}
+                line: dict[str, Any] = dict(zip(columns, copy, strict=True))
+                line.setdefault("source", row)  # unless a column of texts has that name
+                line[SOURCE_DIGEST] = digest
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             progress(row + 1, len(examples))
     if not result.copies:
