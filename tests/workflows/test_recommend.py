@@ -202,6 +202,22 @@ def test_other_work_on_the_machine_is_said(
     assert any("got 40% of its threads" in line for line in ask().caveats)
 
 
+@pytest.mark.parametrize(("request_size", "texts"), [(1, 48), (15, 60), (100, 96)])
+def test_texts_for_whole_requests(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch, request_size: int, texts: int
+) -> None:
+    given: list[int] = []
+
+    def noted(teacher: Any, tokenizer: Any, texts: list[str], *args: Any, **settings: Any) -> None:
+        given.append(len(texts))
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(module, "choose_student", noted)
+    with pytest.raises(ConfigError, match="that is enough"):
+        ask(request=request_size)
+    assert given == [texts]
+
+
 @pytest.mark.usefixtures("fast")
 def test_bad_input(ask: Callable[..., Recommendation]) -> None:
     with pytest.raises(ConfigError, match="--speedup 0"):

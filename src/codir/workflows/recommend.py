@@ -101,7 +101,7 @@ def recommend(
     choice = choose_student(
         model,
         tokenizer,
-        texts_of(limit(loaded.train, TIMED_TEXTS)),
+        texts_of(limit(loaded.train, math.ceil(TIMED_TEXTS / request) * request)),
         wish,
         layers=layers,
         width=width,
