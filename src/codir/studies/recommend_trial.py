@@ -26,7 +26,7 @@ from codir.workflows.paired import PairedTest, paired_test
 from codir.workflows.progress import default_console
 from codir.workflows.recommend_command import command_of
 from codir.workflows.recommend_cost import StepCost, hours, show_hours
-from codir.workflows.recommend_result import Recommendation
+from codir.workflows.recommend_result import Recommendation, concluded
 from codir.workflows.runfolder import RunFolder
 
 LAST_EPOCHS = 4
@@ -226,11 +226,7 @@ def compete(
     training = config.training.model_copy(update={"learning_rate": winner.arm.learning_rate})
     config = config.model_copy(update={"training": training})
     content = {
-        **trial.recommendation,
-        "recipe": config.recipe,
-        "learning_rate": training.learning_rate,
-        "command": command_of(config),
-        "settings": config.model_dump(mode="json"),
+        **concluded(trial.recommendation, config, sentence),
         "trial": {"standings": [_plain(each) for each in standings], "verdict": sentence},
     }
     for path in filter(None, (folder / "recommendation.json", json_file)):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from codir.recipes.evidence import Entry, Interval
-from codir.workflows.recommend_gains import pooled_gain, show_gain, verdict
+from codir.recipes.evidence import Entry
+from codir.workflows.recommend_gains import PooledGain, corrected, gain_in_words, gap, pooled_gain
+from codir.workflows.recommend_tried import HOLDOUT, Budgets, Place, budgets, most_kept, place_of
 
 SIZE_FACTOR = 4.0
 """Data sets whose sizes differ by no more than this factor count as of one size."""
 _SHARE = 0.101  # shares of depth (and of width) that differ by no more are one
 ENOUGH_SEEDS = 3
 """Where a kind of labels has entries with so many seeds, those with fewer do not count."""
-HOLDOUT = "holdout"
 REFERENCE = "kd"
 UNDISTILLED = "finetune"
 """Learns from no teacher: it is shown beside the others and never chosen."""
@@ -50,7 +50,7 @@ class Standing:
         recipe: its name.
         settings: what was set in it, by dotted keys.
         entries: what it rests on.
-        kept: percent of the teacher's score, mean over the tasks.
+        budgets: that it was tried with.
         gain: points over `kd` at an equal budget, mean over the tasks; None where nothing was paired.
         cost: seconds a step, in those of `kd` in the same study; None where that was not measured.
         over_undistilled: points over the student without distillation from the same start and at the same rate, mean
@@ -60,15 +60,23 @@ class Standing:
     recipe: str
     settings: Mapping[str, Any] = field(hash=False)
     entries: tuple[Entry, ...]
-    kept: float
-    gain: Interval | None
+    budgets: Budgets = field(hash=False)
+    gain: PooledGain | None
     cost: float | None
-    over_undistilled: Interval | None = None
+    over_undistilled: PooledGain | None = None
+
+    @property
+    def kept(self) -> float:
+        """Percent of the teacher's score with the budget that kept most, mean over the tasks that had it."""
+        scores: dict[str, list[float]] = {}
+        for entry in self.budgets.entries:
+            scores.setdefault(entry.task, []).append(entry.kept)
+        return fmean(map(fmean, scores.values()))
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that it was tried on."""
-        return tuple(dict.fromkeys(entry.task for entry in self.entries))
+        return _task_names(self.entries)
 
     @property
     def seeds(self) -> int:
@@ -94,18 +102,31 @@ class Ranking:
 
     @property
     def best(self) -> Standing:
-        """The first that distils."""
-        return next(each for each in self.standings if each.recipe != UNDISTILLED)
+        """The one to propose."""
+        return self.equals()[0]
 
     def of(self, recipe: str) -> Standing | None:
         """Returns a recipe's standing, None if there is none."""
         return next((each for each in self.standings if each.recipe == recipe), None)
 
     def equals(self) -> list[Standing]:
-        """Returns the recipes that the evidence cannot tell from the best one, that one first."""
-        best = self.best
-        rest = (each for each in self.standings if each is not best and each.recipe in self.trusted)
-        return [best, *(each for each in rest if each.recipe != UNDISTILLED and not _below(each, best))]
+        """Returns the recipes that the evidence cannot tell from the one with the largest gain, and that one.
+
+        Gains are over `kd` at the same budget, and some budgets are better than others: a recipe that kept more than
+        another, each with its best budget, on what both were tried on, goes before it.
+        """
+        ordered: list[Standing] = []
+        for each in self._equals:
+            place = len(ordered)
+            while place and _kept_more(each, ordered[place - 1]):
+                place -= 1
+            ordered.insert(place, each)
+        return ordered
+
+    @property
+    def common(self) -> tuple[Place, ...]:
+        """Tasks and students that all of `equals()` were tried on."""
+        return _shared(*self._equals)
 
     def undistilled_as_good(self, standing: Standing) -> bool:
         """Whether a recipe gained nothing beyond noise over labels alone.
@@ -113,9 +134,24 @@ class Ranking:
         Those are the labels alone of its own start where they were tried, else what `finetune` has.
         """
         if standing.over_undistilled is not None:
-            return standing.over_undistilled.low <= 0
-        plain = self.of(UNDISTILLED)
-        return plain is not None and not _below(plain, standing)
+            return not standing.over_undistilled.gained
+        return self.of(UNDISTILLED) is not None and UNDISTILLED not in self._below(standing)
+
+    @property
+    def _equals(self) -> list[Standing]:
+        distilling = [each for each in self.standings if each.recipe != UNDISTILLED]
+        leader, below = distilling[0], self._below(distilling[0])
+        rest = (each for each in distilling[1:] if each.recipe in self.trusted)
+        return [leader, *(each for each in rest if each.recipe not in below)]
+
+    def _below(self, standing: Standing) -> set[str]:
+        """Returns the recipes that gained less than one, beyond noise for as many as it is compared with."""
+        gain = standing.gain
+        if gain is None:
+            return set()
+        others = [each for each in self.standings if each is not standing]
+        gaps = {each.recipe: None if each.gain is None else gap(gain, each.gain) for each in others}
+        return {recipe for recipe, found in corrected(gaps).items() if found is not None and found.gained}
 
 
 def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = None) -> Ranking:
@@ -148,7 +184,7 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     by_recipe: dict[str, list[Entry]] = {}
     for entry in chosen:
         by_recipe.setdefault(entry.recipe, []).append(entry)
-    standings = [_standing(recipe, each, chosen) for recipe, each in by_recipe.items()]
+    standings = _corrected([_standing(recipe, each, chosen, case) for recipe, each in by_recipe.items()])
     most = max(len(each.tasks) for each in standings)
     trusted = frozenset(each.recipe for each in standings if 2 * len(each.tasks) >= most)
     paired = any(each.gain is not None for each in standings)
@@ -163,9 +199,9 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
 
 def in_a_sentence(standing: Standing) -> str:
     """Says what was measured of a recipe, with the numbers it rests on."""
-    entries = standing.entries
+    entries = standing.budgets.entries
     parts = [
-        f"on {_tasks(standing.tasks)} of {_range([each.examples for each in entries], '{:,}')} examples",
+        f"on {_tasks(_task_names(entries))} of {_range([each.examples for each in entries], '{:,}')} examples",
         f"{_depths(entries)}",
         f"`{standing.recipe}` kept {standing.kept:.1f} % of the teacher "
         f"({_range([each.seeds for each in entries])} seeds, {_range([each.epochs for each in entries])} epochs)",
@@ -176,46 +212,11 @@ def in_a_sentence(standing: Standing) -> str:
     elif standing.gain is None:
         sentence += f"; it was not paired with `{REFERENCE}`"
     else:
-        sentence += f"; paired gain over `{REFERENCE}` {show_gain(standing.gain)}: {verdict(standing.gain)}"
+        wider = "" if len(entries) == len(standing.entries) else f" ({_basis(standing.entries)})"
+        sentence += f"; paired gain over `{REFERENCE}`{wider} {gain_in_words(standing.gain)}"
     if (over := standing.over_undistilled) is not None:
-        sentence += f"; over the same student without distillation {show_gain(over)}: {verdict(over)}"
+        sentence += f"; over the same student without distillation {gain_in_words(over)}"
     return f"{sentence}."
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Epochs and learning rate (None: not known) that a recipe was tried with."""
-
-    epochs: float
-    rate: float | None
-
-    def __str__(self) -> str:
-        return f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}" + (
-            "" if self.rate is None else f" at {self.rate:g}"
-        )
-
-
-def budgets(entries: Sequence[Entry], recipe: str) -> dict[Budget, float]:
-    """Returns percent kept by budget, over the tasks and shapes that all of the budgets were tried on.
-
-    Of budgets that share nothing only the one with most is returned: beside each other they say nothing.
-    """
-    by_budget: dict[Budget, dict[tuple[str, int, int], list[float]]] = {}
-    for each in entries:
-        if each.recipe == recipe and not each.settings:
-            found = by_budget.setdefault(Budget(each.epochs, each.learning_rate), {})
-            found.setdefault((each.task, each.layers, each.width), []).append(each.kept)
-    if not by_budget:
-        return {}
-    most = max(by_budget, key=lambda each: len(by_budget[each]))
-    common = set(by_budget[most])
-    kept = [budget for budget, found in by_budget.items() if common & found.keys()]
-    for budget in kept:
-        common &= by_budget[budget].keys()
-    if not common:
-        kept, common = [most], set(by_budget[most])
-    means = {budget: fmean(fmean(by_budget[budget][key]) for key in common) for budget in kept}
-    return dict(sorted(means.items(), key=lambda each: (each[0].epochs, each[0].rate or 0.0)))
 
 
 # ---- what is near ------------------------------------------------------------------------------------------------
@@ -251,9 +252,8 @@ def _caveats(entries: Sequence[Entry], case: Case, few: Sequence[Entry]) -> list
     if not same:
         found.append(f"There is no evidence on {case.kind}: what follows was measured on {entries[0].kind}.")
     elif other:
-        own = tuple(dict.fromkeys(each.task for each in same))
         found.append(
-            f"Of {case.kind} there is {_tasks(own)} alone: the rest was measured on {other[0].kind}."
+            f"Of {case.kind} there is {_tasks(_task_names(same))} alone: the rest was measured on {other[0].kind}."
         )
     sizes = [each.examples for each in entries]
     if not any(_of_one_size(each, case) for each in entries):
@@ -262,10 +262,11 @@ def _caveats(entries: Sequence[Entry], case: Case, few: Sequence[Entry]) -> list
             "the distances between recipes shrink as a rule, with less they and the noise grow."
         )
     if case.layers is not None and not any(_alike(each, case) for each in entries):
-        narrower = f", {case.width} wide" if case.width else ""
+        narrower = f", {case.width} wide," if case.width else ""
         found.append(
             f"No student of {case.layers} of {case.teacher_blocks} blocks{narrower} was measured with {ENOUGH_SEEDS} "
-            f"seeds, only {_depths(entries)}: shallower and narrower students keep less.{_kept_by_few(few, case)}"
+            f"seeds, only {_depths(entries, widths=bool(case.width))}: shallower and narrower students keep less."
+            f"{_kept_by_few(few, case)}"
         )
     teachers = sorted({(each.teacher_blocks, each.teacher_width) for each in entries})
     if (case.teacher_blocks, case.teacher_width) not in teachers:
@@ -288,9 +289,9 @@ def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
     if not alike:
         return ""
     seeds = max(each.seeds for each in alike)
-    tasks = tuple(dict.fromkeys(each.task for each in alike))
+    tasks = _task_names(alike)
     standings = [
-        _standing(recipe, [each for each in alike if each.recipe == recipe], alike)
+        _standing(recipe, [each for each in alike if each.recipe == recipe], alike, case)
         for recipe in dict.fromkeys(each.recipe for each in alike)
     ]
     kept = ", ".join(f"`{each.recipe}` {each.kept:.1f} %" for each in standings)
@@ -300,12 +301,26 @@ def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
 # ---- what it says ------------------------------------------------------------------------------------------------
 
 
-def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry]) -> Standing:
-    tasks = list(dict.fromkeys(each.task for each in entries))
-    kept = fmean(fmean(each.kept for each in entries if each.task == task) for task in tasks)
-    gain = Interval(0.0, 0.0, 0.0) if recipe == REFERENCE else pooled_gain(entries, lambda each: each.over_kd)
-    over_undistilled = pooled_gain(entries, lambda each: each.over_undistilled)
-    return Standing(recipe, {}, tuple(entries), kept, gain, _cost(entries, all_entries), over_undistilled)
+def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry], case: Case) -> Standing:
+    return Standing(
+        recipe,
+        {},
+        tuple(entries),
+        budgets(entries, case.kind),
+        PooledGain(0.0, 0.0, 0.0) if recipe == REFERENCE else pooled_gain(entries, lambda each: each.over_kd),
+        _cost(entries, all_entries),
+        pooled_gain(entries, lambda each: each.over_undistilled),
+    )
+
+
+def _corrected(standings: Sequence[Standing]) -> list[Standing]:
+    """Corrects the gains of all recipes for their number: the first of them is chosen by its gain."""
+    over_kd = corrected({each.recipe: each.gain for each in standings if each.recipe != REFERENCE})
+    alone = corrected({each.recipe: each.over_undistilled for each in standings})
+    return [
+        replace(each, gain=over_kd.get(each.recipe, each.gain), over_undistilled=alone[each.recipe])
+        for each in standings
+    ]
 
 
 def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | None:
@@ -323,21 +338,36 @@ def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | Non
     return fmean(ratios) if ratios else None
 
 
-def _below(one: Standing, other: Standing) -> bool:
-    """Whether one recipe is worse than another beyond noise; their intervals are taken as independent."""
-    if one.gain is None or other.gain is None:
-        return False
-    half = math.hypot((one.gain.high - one.gain.low) / 2, (other.gain.high - other.gain.low) / 2)
-    return other.gain.mean - one.gain.mean > half
+def _shared(*standings: Standing) -> tuple[Place, ...]:
+    first, *others = ({place_of(entry): None for entry in each.entries} for each in standings)
+    return tuple(place for place in first if all(place in other for other in others))
+
+
+def _kept_more(one: Standing, other: Standing) -> bool:
+    """Whether one kept more than another, each with its best budget, on what both were tried on."""
+    first, second = (most_kept(each.entries, _shared(one, other)) for each in (one, other))
+    return first is not None and second is not None and first[0] > second[0]
+
+
+def _task_names(entries: Sequence[Entry]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.task for each in entries))
+
+
+def _basis(entries: Sequence[Entry]) -> str:
+    return f"{', '.join(_task_names(entries))}; {_range([each.epochs for each in entries])} epochs"
 
 
 def _tasks(names: Sequence[str]) -> str:
     return f"{len(names)} tasks ({', '.join(names)})" if len(names) > 1 else f"one task ({names[0]})"
 
 
-def _depths(entries: Sequence[Entry]) -> str:
-    shapes = sorted({(each.layers, each.teacher_blocks) for each in entries})
-    return " and ".join(f"{layers} of {blocks} blocks" for layers, blocks in shapes)
+def _depths(entries: Sequence[Entry], widths: bool = False) -> str:
+    """Says how deep the students were, and how wide: the narrower ones, or all of them."""
+    shapes = sorted({(each.layers, each.teacher_blocks, each.width, each.teacher_width) for each in entries})
+    return " and ".join(
+        f"{layers} of {blocks} blocks" + (f", {width} wide" if widths or width != teacher_width else "")
+        for layers, blocks, width, teacher_width in shapes
+    )
 
 
 def _range(values: Sequence[float], pattern: str = "{:g}") -> str:
