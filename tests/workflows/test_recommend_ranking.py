@@ -11,8 +11,10 @@ from scipy import stats
 
 from codir.recipes.evidence import Entry, PairedGain
 from codir.workflows.recommend_gains import show_gain, verdict
-from codir.workflows.recommend_ranking import Case, in_a_sentence, rank
+from codir.workflows.recommend_ranking import rank
+from codir.workflows.recommend_standing import Case
 from codir.workflows.recommend_tried import Budget, budgets, other_rate
+from codir.workflows.recommend_words import in_a_sentence
 
 CASE = Case("classification", 5000, 6, 384, 3)
 
@@ -107,7 +109,7 @@ def test_the_best_of_several_is_corrected_for_their_number() -> None:
     assert gain.adjusted is not None
     assert math.isclose(gain.adjusted, 4 * p)
     assert verdict(gain) == "within noise"
-    assert f"within noise (p {p:.2g}; after Holm's correction for 4 recipes {4 * p:.2g})" in in_a_sentence(
+    assert f"within noise (p = {p:.2g}; {4 * p:.2g} after Holm's correction for 4 recipes)" in in_a_sentence(
         found.best
     )
     # `kd` is below by its own interval, and one of four that the best is compared with

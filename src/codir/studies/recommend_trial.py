@@ -126,7 +126,7 @@ def plan_trial(
 
     Args:
         found: the recommendation.
-        learning_rates: tried with each; by default the proposed one and the best other one in the evidence.
+        learning_rates: tried with each; by default the proposed one and another (`other_rate`).
         examples: most labelled training examples; of unlabelled texts the same share is taken.
         epochs: most epochs of the last rung; never more than the long run has.
         holdout: share of the training data that it is judged on.

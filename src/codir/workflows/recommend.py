@@ -23,11 +23,13 @@ from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
 from codir.workflows.recommend_budget import RunBudget, busy
 from codir.workflows.recommend_cost import StepCost, measure_step
-from codir.workflows.recommend_ranking import UNDISTILLED, Case, Ranking, Standing, in_a_sentence, rank
+from codir.workflows.recommend_ranking import Ranking, rank
 from codir.workflows.recommend_result import Candidate, Recommendation
+from codir.workflows.recommend_standing import UNDISTILLED, Case, Standing
 from codir.workflows.recommend_student import Wish, choose_student
 from codir.workflows.recommend_table import show
 from codir.workflows.recommend_tried import other_rate
+from codir.workflows.recommend_words import budget_in_words, in_a_sentence
 from codir.workflows.timing import texts_of
 
 TIMED_TEXTS = 48
@@ -171,7 +173,7 @@ def recommend(
             (rate, other),
             {
                 "recipe": in_a_sentence(standing),
-                "budget": f"{_why_budget(standing)} --trial also tries {other:g}, {how}.",
+                "budget": f"{budget_in_words(standing)} --trial also tries {other:g}, {how}.",
                 "cost": why_hours,
             },
             (*ranking.caveats, *_more_caveats(ranking, standing, case), *busy(cost, found)),
@@ -232,24 +234,6 @@ def _budget(standing: Standing) -> tuple[float, float]:
     if rate is None:
         rate = float(load_recipe(standing.recipe).settings.get("training", {}).get("learning_rate", 2e-5))
     return best.epochs, rate
-
-
-def _why_budget(standing: Standing) -> str:
-    tried = standing.budgets
-    if len(tried.kept) > 1:
-        others = ", ".join(f"{budget}: {kept:.1f} %" for budget, kept in tried.kept.items())
-        text = f"{tried.best} kept most of the teacher with `{standing.recipe}` ({others})."
-    elif tried.apart:
-        tasks = ", ".join(dict.fromkeys(each.task for each in tried.entries))
-        text = f"{tried.best}, as in the evidence on `{standing.recipe}` ({tasks})."
-    else:
-        text = (
-            f"{tried.best}, as in the evidence on `{standing.recipe}`; no other budget was measured with it."
-        )
-    if tried.apart:
-        apart = ", ".join(f"{budget} ({', '.join(tasks)})" for budget, tasks in tried.apart.items())
-        text += f" Not compared, since on other tasks: {apart}."
-    return text
 
 
 def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:

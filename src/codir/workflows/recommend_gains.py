@@ -141,7 +141,6 @@ def gain_in_words(gain: PooledGain) -> str:
     text = f"{show_gain(gain)}: {verdict(gain)}"
     if gain.adjusted is None or gain.compared == 1 or gain.p_value >= _ALPHA:
         return text
-    p, adjusted = (
-        f"{each:.2g}" if each >= 0.001 else "below 0.001" for each in (gain.p_value, gain.adjusted)
-    )
-    return f"{text} (p {p}; after Holm's correction for {gain.compared} recipes {adjusted})"
+    p = f"= {gain.p_value:.2g}" if gain.p_value >= 0.001 else "< 0.001"
+    adjusted = f"{gain.adjusted:.2g}" if gain.adjusted >= 0.001 else "below 0.001"
+    return f"{text} (p {p}; {adjusted} after Holm's correction for {gain.compared} recipes)"

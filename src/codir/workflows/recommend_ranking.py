@@ -1,87 +1,23 @@
-"""Which of the evidence speaks to a case, what it says of each recipe, and what it leaves open. Pure functions."""
+"""Which of the evidence speaks to a case, and which recipe it speaks for. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from codir.recipes.evidence import Entry
-from codir.workflows.recommend_gains import PooledGain, corrected, gain_in_words, gap, pooled_gain
-from codir.workflows.recommend_tried import HOLDOUT, Budgets, Place, budgets, most_kept, place_of
-
-SIZE_FACTOR = 4.0
-"""Data sets whose sizes differ by no more than this factor count as of one size."""
-_SHARE = 0.101  # shares of depth (and of width) that differ by no more are one
-ENOUGH_SEEDS = 3
-"""Where a kind of labels has entries with so many seeds, those with fewer do not count."""
-REFERENCE = "kd"
-UNDISTILLED = "finetune"
-"""Learns from no teacher: it is shown beside the others and never chosen."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a recipe is wanted for.
-
-    Attributes:
-        kind: `classification` or `regression`.
-        examples: N, labelled training examples.
-        teacher_blocks, teacher_width: of the teacher.
-        layers: of the student; None where it is not settled yet.
-        width: of the student; None: the teacher's.
-    """
-
-    kind: str
-    examples: int
-    teacher_blocks: int
-    teacher_width: int
-    layers: int | None = None
-    width: int | None = None
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the evidence says of one recipe.
-
-    Attributes:
-        recipe: its name.
-        settings: what was set in it, by dotted keys.
-        entries: what it rests on.
-        budgets: that it was tried with.
-        gain: points over `kd` at an equal budget, mean over the tasks; None where nothing was paired.
-        cost: seconds a step, in those of `kd` in the same study; None where that was not measured.
-        over_undistilled: points over the student without distillation from the same start and at the same rate, mean
-            over the tasks; None where nothing was paired.
-    """
-
-    recipe: str
-    settings: Mapping[str, Any] = field(hash=False)
-    entries: tuple[Entry, ...]
-    budgets: Budgets = field(hash=False)
-    gain: PooledGain | None
-    cost: float | None
-    over_undistilled: PooledGain | None = None
-
-    @property
-    def kept(self) -> float:
-        """Percent of the teacher's score with the budget that kept most, mean over the tasks that had it."""
-        scores: dict[str, list[float]] = {}
-        for entry in self.budgets.entries:
-            scores.setdefault(entry.task, []).append(entry.kept)
-        return fmean(map(fmean, scores.values()))
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks that it was tried on."""
-        return _task_names(self.entries)
-
-    @property
-    def seeds(self) -> int:
-        """Fewest seeds behind one of its entries."""
-        return min(entry.seeds for entry in self.entries)
+from codir.workflows.recommend_gains import corrected, gap
+from codir.workflows.recommend_standing import (
+    ENOUGH_SEEDS,
+    UNDISTILLED,
+    Case,
+    Standing,
+    corrected_standings,
+    standing_of,
+)
+from codir.workflows.recommend_tried import HOLDOUT, Place, most_kept, place_of
+from codir.workflows.recommend_words import caveats_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +25,7 @@ class Ranking:
     """Recipes by what the evidence says of them for a case.
 
     Attributes:
-        standings: best first; those that were not tried on enough of the tasks come last.
+        standings: by their gain, the largest first; those that were not tried on enough of the tasks come last.
         entries: all evidence that was taken.
         caveats: sentences on how the case differs from the evidence.
         trusted: names of the recipes that were tried on enough tasks to be chosen.
@@ -184,7 +120,9 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
     by_recipe: dict[str, list[Entry]] = {}
     for entry in chosen:
         by_recipe.setdefault(entry.recipe, []).append(entry)
-    standings = _corrected([_standing(recipe, each, chosen, case) for recipe, each in by_recipe.items()])
+    standings = corrected_standings(
+        [standing_of(recipe, each, chosen, case) for recipe, each in by_recipe.items()]
+    )
     most = max(len(each.tasks) for each in standings)
     trusted = frozenset(each.recipe for each in standings if 2 * len(each.tasks) >= most)
     paired = any(each.gain is not None for each in standings)
@@ -194,148 +132,18 @@ def rank(entries: Sequence[Entry], case: Case, recipes: Iterable[str] | None = N
         return each.recipe not in trusted, paired and each.gain is None, -measure
 
     ordered = tuple(sorted(standings, key=place))
-    return Ranking(ordered, tuple(chosen), tuple(_caveats(chosen, case, few)), trusted)
-
-
-def in_a_sentence(standing: Standing) -> str:
-    """Says what was measured of a recipe, with the numbers it rests on."""
-    entries = standing.budgets.entries
-    parts = [
-        f"on {_tasks(_task_names(entries))} of {_range([each.examples for each in entries], '{:,}')} examples",
-        f"{_depths(entries)}",
-        f"`{standing.recipe}` kept {standing.kept:.1f} % of the teacher "
-        f"({_range([each.seeds for each in entries])} seeds, {_range([each.epochs for each in entries])} epochs)",
-    ]
-    sentence = ", ".join(parts)
-    if standing.recipe == REFERENCE:
-        sentence += "; it is what the others are compared with"
-    elif standing.gain is None:
-        sentence += f"; it was not paired with `{REFERENCE}`"
-    else:
-        wider = "" if len(entries) == len(standing.entries) else f" ({_basis(standing.entries)})"
-        sentence += f"; paired gain over `{REFERENCE}`{wider} {gain_in_words(standing.gain)}"
-    if (over := standing.over_undistilled) is not None:
-        sentence += f"; over the same student without distillation {gain_in_words(over)}"
-    return f"{sentence}."
-
-
-# ---- what is near ------------------------------------------------------------------------------------------------
+    return Ranking(ordered, tuple(chosen), tuple(caveats_of(chosen, case, few)), trusted)
 
 
 def _nearest(entries: list[Entry], case: Case) -> list[Entry]:
     kind: Callable[[Entry], bool] = lambda each: each.kind == case.kind  # noqa: E731
-    shape: Callable[[Entry], bool] = lambda each: _alike(each, case)  # noqa: E731
-    size: Callable[[Entry], bool] = lambda each: _of_one_size(each, case)  # noqa: E731
+    shape, size = case.is_like, case.is_of_one_size
     for conditions in ((kind, shape, size), (kind, shape), (kind, size), (kind,), (shape,)):
         found = [each for each in entries if all(holds(each) for holds in conditions)]
         if len({each.recipe for each in found}) > 1 and len({each.task for each in found}) > 1:
             return found
     same_kind = [each for each in entries if kind(each)]
     return same_kind if len({each.recipe for each in same_kind}) > 1 else list(entries)
-
-
-def _alike(entry: Entry, case: Case) -> bool:
-    depth = case.layers is None or abs(entry.depth - case.layers / case.teacher_blocks) < _SHARE
-    width = (case.width or case.teacher_width) / case.teacher_width
-    return depth and abs(entry.narrowness - width) < _SHARE
-
-
-def _of_one_size(entry: Entry, case: Case) -> bool:
-    return 1 / SIZE_FACTOR <= entry.examples / case.examples <= SIZE_FACTOR
-
-
-def _caveats(entries: Sequence[Entry], case: Case, few: Sequence[Entry]) -> list[str]:
-    found = []
-    same, other = (
-        [each for each in entries if (each.kind == case.kind) is wanted] for wanted in (True, False)
-    )
-    if not same:
-        found.append(f"There is no evidence on {case.kind}: what follows was measured on {entries[0].kind}.")
-    elif other:
-        found.append(
-            f"Of {case.kind} there is {_tasks(_task_names(same))} alone: the rest was measured on {other[0].kind}."
-        )
-    sizes = [each.examples for each in entries]
-    if not any(_of_one_size(each, case) for each in entries):
-        found.append(
-            f"Your data has {case.examples:,} training examples, the evidence {_range(sizes, '{:,}')}: with more data "
-            "the distances between recipes shrink as a rule, with less they and the noise grow."
-        )
-    if case.layers is not None and not any(_alike(each, case) for each in entries):
-        narrower = f", {case.width} wide," if case.width else ""
-        found.append(
-            f"No student of {case.layers} of {case.teacher_blocks} blocks{narrower} was measured with {ENOUGH_SEEDS} "
-            f"seeds, only {_depths(entries, widths=bool(case.width))}: shallower and narrower students keep less."
-            f"{_kept_by_few(few, case)}"
-        )
-    teachers = sorted({(each.teacher_blocks, each.teacher_width) for each in entries})
-    if (case.teacher_blocks, case.teacher_width) not in teachers:
-        seen = ", ".join(f"{blocks} blocks x {width}" for blocks, width in teachers)
-        found.append(
-            f"Your teacher has {case.teacher_blocks} blocks x {case.teacher_width}, those measured {seen}: whether "
-            "the order of the recipes holds for yours is not known."
-        )
-    fewest = min(each.seeds for each in entries)
-    if fewest < ENOUGH_SEEDS:
-        found.append(f"Some of it rests on {fewest} seed{'s' * (fewest > 1)}: their differences mean little.")
-    if len({each.task for each in entries}) == 1:
-        found.append(f"All of it is from one task, {entries[0].task}.")
-    return found
-
-
-def _kept_by_few(few: Sequence[Entry], case: Case) -> str:
-    """Says what trials of few seeds kept with a student like the wanted one."""
-    alike = [each for each in few if each.kind == case.kind and _alike(each, case)]
-    if not alike:
-        return ""
-    seeds = max(each.seeds for each in alike)
-    tasks = _task_names(alike)
-    standings = [
-        _standing(recipe, [each for each in alike if each.recipe == recipe], alike, case)
-        for recipe in dict.fromkeys(each.recipe for each in alike)
-    ]
-    kept = ", ".join(f"`{each.recipe}` {each.kept:.1f} %" for each in standings)
-    return f" With {seeds} seed{'s' * (seeds > 1)} on {_tasks(tasks)}, {_depths(alike)} kept: {kept} of the teacher."
-
-
-# ---- what it says ------------------------------------------------------------------------------------------------
-
-
-def _standing(recipe: str, entries: Sequence[Entry], all_entries: Sequence[Entry], case: Case) -> Standing:
-    return Standing(
-        recipe,
-        {},
-        tuple(entries),
-        budgets(entries, case.kind),
-        PooledGain(0.0, 0.0, 0.0) if recipe == REFERENCE else pooled_gain(entries, lambda each: each.over_kd),
-        _cost(entries, all_entries),
-        pooled_gain(entries, lambda each: each.over_undistilled),
-    )
-
-
-def _corrected(standings: Sequence[Standing]) -> list[Standing]:
-    """Corrects the gains of all recipes for their number: the first of them is chosen by its gain."""
-    over_kd = corrected({each.recipe: each.gain for each in standings if each.recipe != REFERENCE})
-    alone = corrected({each.recipe: each.over_undistilled for each in standings})
-    return [
-        replace(each, gain=over_kd.get(each.recipe, each.gain), over_undistilled=alone[each.recipe])
-        for each in standings
-    ]
-
-
-def _cost(entries: Sequence[Entry], all_entries: Sequence[Entry]) -> float | None:
-    reference = {
-        (each.study, each.task, each.layers, each.width, each.epochs): each.seconds / max(each.steps, 1)
-        for each in all_entries
-        if each.recipe == REFERENCE and each.seconds
-    }
-    ratios = [
-        each.seconds / max(each.steps, 1) / other
-        for each in entries
-        if each.seconds
-        and (other := reference.get((each.study, each.task, each.layers, each.width, each.epochs)))
-    ]
-    return fmean(ratios) if ratios else None
 
 
 def _shared(*standings: Standing) -> tuple[Place, ...]:
@@ -347,29 +155,3 @@ def _kept_more(one: Standing, other: Standing) -> bool:
     """Whether one kept more than another, each with its best budget, on what both were tried on."""
     first, second = (most_kept(each.entries, _shared(one, other)) for each in (one, other))
     return first is not None and second is not None and first[0] > second[0]
-
-
-def _task_names(entries: Sequence[Entry]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.task for each in entries))
-
-
-def _basis(entries: Sequence[Entry]) -> str:
-    return f"{', '.join(_task_names(entries))}; {_range([each.epochs for each in entries])} epochs"
-
-
-def _tasks(names: Sequence[str]) -> str:
-    return f"{len(names)} tasks ({', '.join(names)})" if len(names) > 1 else f"one task ({names[0]})"
-
-
-def _depths(entries: Sequence[Entry], widths: bool = False) -> str:
-    """Says how deep the students were, and how wide: the narrower ones, or all of them."""
-    shapes = sorted({(each.layers, each.teacher_blocks, each.width, each.teacher_width) for each in entries})
-    return " and ".join(
-        f"{layers} of {blocks} blocks" + (f", {width} wide" if widths or width != teacher_width else "")
-        for layers, blocks, width, teacher_width in shapes
-    )
-
-
-def _range(values: Sequence[float], pattern: str = "{:g}") -> str:
-    low, high = pattern.format(min(values)), pattern.format(max(values))
-    return low if low == high else f"{low} to {high}"

@@ -11,7 +11,8 @@ from codir.recipes.evidence import Interval
 from codir.workflows.recommend_command import command_of
 from codir.workflows.recommend_cost import Hours, StepCost
 from codir.workflows.recommend_gains import show_gain
-from codir.workflows.recommend_ranking import REFERENCE, Ranking, Standing
+from codir.workflows.recommend_ranking import Ranking
+from codir.workflows.recommend_standing import REFERENCE, Standing
 from codir.workflows.recommend_student import Choice
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from codir.workflows.comparison import short_count
 from codir.workflows.recommend_cost import show_hours
 from codir.workflows.recommend_gains import show_gain, verdict
-from codir.workflows.recommend_ranking import UNDISTILLED
+from codir.workflows.recommend_standing import UNDISTILLED
 from codir.workflows.recommend_tried import most_kept, place_of
 
 if TYPE_CHECKING:
