@@ -147,5 +147,5 @@ def other_rate(entries: Sequence[Entry], tried: Budgets, first: float) -> tuple[
     return (
         (first / 2, f"half of it: {none}")
         if any(rate < first for rate in rates)
-        else (2 * first, f"twice: {none}")
+        else (2 * first, f"twice as much: {none}")
     )

@@ -71,7 +71,9 @@ def caveats_of(entries: Sequence[Entry], case: Case, few: Sequence[Entry]) -> li
         [each for each in entries if (each.kind == case.kind) is wanted] for wanted in (True, False)
     )
     if not same:
-        found.append(f"There is no evidence on {case.kind}: what follows was measured on {entries[0].kind}.")
+        found.append(
+            f"There is no evidence on {case.kind} with these recipes: what follows was measured on {entries[0].kind}."
+        )
     elif other:
         found.append(
             f"Of {case.kind} there is {_tasks(task_names(same))} alone: the rest was measured on {other[0].kind}."
