@@ -61,7 +61,7 @@ def test_the_paper_page_names_enough() -> None:
 
 def test_every_distilling_and_pretraining_recipe_of_the_paper_is_on_its_page() -> None:
     page = read("docs/paper.md")
-    ours = {"mlm-head", "codir-plus"}  # a head for an encoder; chosen from what was measured
+    ours = {"mlm-head", "codir-plus"}  # a head for an encoder; the recipe chosen on held-out training data
     for name in recipe_names():
         assert name in ours or f"`{name}`" in page, f"{name} ({load_recipe(name).source})"
 

@@ -146,6 +146,9 @@ def test_a_trial_from_start_to_end(
     assert content == json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert content["recipe"] == config.recipe
     assert content["learning_rate"] == config.training.learning_rate
+    winner = next(each for each in found.candidates if each.recipe == config.recipe)
+    assert content["hours"] == winner.hours.to_dict()
+    assert content["why"]["recipe"].startswith(content["trial"]["verdict"])
     assert content["command"] in shown.replace("\n", "")
     assert len(content["trial"]["standings"]) == 3
     best = max(content["trial"]["standings"][:2], key=lambda each: each["score"])

@@ -8,7 +8,6 @@ import pytest
 
 from codir.studies.statistics import (
     Spread,
-    holm,
     nemenyi_critical_difference,
     paired_difference,
     ranking,
@@ -135,16 +134,6 @@ def test_pairs_must_be_pairs():
         paired_difference([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="finite"):
         paired_difference([float("nan")], [1.0])
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_holm_leaves_out_what_was_not_tested():
-    assert holm([None, 0.02, None, 0.03]) == [None, pytest.approx(0.04), None, pytest.approx(0.04)]
 
 
 def test_demsars_example():

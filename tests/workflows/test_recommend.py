@@ -21,7 +21,7 @@ from codir.studies.recommend_trial import plan_trial
 from codir.workflows import recommend as module
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
-from codir.workflows.recommend_result import Recommendation
+from codir.workflows.recommend_result import Recommendation, concluded
 from codir.workflows.recommend_student import Wish
 
 
@@ -71,6 +71,58 @@ def test_a_recommendation(ask: Callable[..., Recommendation], tmp_path: Path, wo
     assert content["command"] == found.command
     assert content["student"]["layers"] == 2
     assert content["hours"]["total"] > 0
+
+
+@pytest.mark.usefixtures("fast")
+def test_each_candidate_has_the_budget_that_was_measured_with_it(
+    ask: Callable[..., Recommendation], evidence: Path
+) -> None:
+    longer = [{**each, "kept": 95.0, "learning_rate": 6e-3} for each in entries(epochs=10, kd=None, pkd=0.0)]
+    measured = [*entries(kd=None, pkd=0.0, distilbert=0.1, minilm=-0.1, sid=-0.2), *longer]
+    evidence.write_text(json.dumps({"entries": measured, "versions": {}}))
+    console = quiet()
+    found = ask(console=console)
+    # distilbert has the largest gain, within noise, and was measured at three epochs alone
+    assert [(each.recipe, each.config.training.epochs, each.rates) for each in found.candidates] == [
+        ("kd", 10, (6e-3, 3e-3)),
+        ("pkd", 10, (6e-3, 3e-3)),
+        ("distilbert", 3, (3e-3, 6e-3)),
+    ]
+    assert "--trial also tries 0.003, half of it: no other was tried" in found.why["budget"]
+    assert found.why["recipe"].endswith(
+        "The evidence cannot tell it from `pkd` (+0.0 [-0.5, +0.5]), `distilbert` (+0.1 [-0.6, +0.8]): --trial lets "
+        "your own data say."
+    )
+    assert [each.hours.steps for each in found.candidates] == [120, 120, 36]  # of 96 examples, 8 at a time
+    shown = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    rows = {line[1] if line[0] == "->" else line[0]: line for line in shown if "a," in line}
+    assert rows["kd"][:7] == ["->", "kd", "a,", "b", "5", "95.0", "10"]
+    assert rows["distilbert"][:6] == ["distilbert", "a,", "b", "5", "90.1", "3"]
+    # what a time is too short for is said of each by itself
+    short = ask(most_hours=found.candidates[2].hours.total * 1.01)
+    assert [each.config.training.epochs for each in short.candidates] == [6, 6, 3]
+    assert [each.config.baseline for each in short.candidates] == [False, False, True]
+
+
+@pytest.mark.usefixtures("fast")
+def test_budgets_of_the_other_kind_of_labels_are_named(world: World, evidence: Path) -> None:
+    scores = [
+        {**each, "kind": "regression", "task": "stsb", "learning_rate": 1e-3}
+        for each in entries(epochs=7, kd=None, pkd=0.5)
+    ]
+    evidence.write_text(json.dumps({"entries": [*entries(kd=None, pkd=0.5), *scores], "versions": {}}))
+    found = recommend(
+        str(world.regression),
+        DataConfig(**world.data(label="score")),
+        evidence=evidence,
+        batch_size=8,
+        precision="fp32",
+        console=quiet(),
+    )
+    training = found.config.training
+    assert (training.epochs, training.learning_rate) == (7, 1e-3)
+    assert "(stsb). Not compared, since on other tasks: 3 epochs at 0.003 (a, b)." in found.why["budget"]
+    assert "no other budget" not in found.why["budget"]
 
 
 @pytest.mark.usefixtures("fast")
@@ -132,6 +184,28 @@ def test_hours_leave_out_the_baseline_then_epochs(ask: Callable[..., Recommendat
     assert "Not even one epoch" in none.why["cost"]
 
 
+@pytest.mark.usefixtures("fast")
+def test_after_a_trial_everything_is_the_winner_s(ask: Callable[..., Recommendation]) -> None:
+    found = ask()
+    best, winner = found.candidates
+    training = winner.config.training.model_copy(update={"learning_rate": 1e-3})
+    config = winner.config.model_copy(update={"training": training})
+    content = concluded(json.loads(json.dumps(found.to_json(), default=str)), config, "`kd` at 0.001 wins.")
+    for name, value in winner.to_json().items():
+        if name not in ("learning_rate", "command", "why"):
+            assert content[name] == value
+    assert content["why"]["recipe"].startswith(
+        "`kd` at 0.001 wins. What the evidence says: on 2 tasks (a, b)"
+    )
+    assert "`kd` kept" in content["why"]["recipe"]
+    assert content["why"]["recipe"].endswith("compared with.")
+    assert content["why"]["budget"].endswith(" The trial chose 0.001 instead of 0.003.")
+    assert content["why"]["student"] == found.why["student"]
+    assert content["learning_rate"] == content["settings"]["training"]["learning_rate"] == 1e-3
+    assert "--recipe kd" in content["command"]
+    assert best.recipe not in content["command"]
+
+
 def test_hours_add_up() -> None:
     cost = StepCost("kd", step=2.0, teacher=0.5, batch=10)
     # 30 steps of 2 s; 3 evaluations of 20 examples at a third of 0.2 s each; the teacher for 120 examples
@@ -172,6 +246,7 @@ def test_a_recipe_that_cannot_be_used_is_left_out(
     found = ask()
     assert found.config.recipe == "kd"
     assert found.left_out == {"pkd": "pkd needs something else."}
+    assert "cannot tell" not in found.why["recipe"]  # nothing is left that a trial could take
     with pytest.raises(ConfigError, match=r"None of the recipes.*\n.*pkd needs"):
         ask(recipes=["pkd"])
 
@@ -200,6 +275,22 @@ def test_other_work_on_the_machine_is_said(
     cost = StepCost("pkd", 0.1, 0.01, 8, share=0.4)
     monkeypatch.setattr(module, "measure_step", lambda config: cost)
     assert any("got 40% of its threads" in line for line in ask().caveats)
+
+
+@pytest.mark.parametrize(("request_size", "texts"), [(1, 48), (15, 60), (100, 96)])
+def test_texts_for_whole_requests(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch, request_size: int, texts: int
+) -> None:
+    given: list[int] = []
+
+    def noted(teacher: Any, tokenizer: Any, texts: list[str], *args: Any, **settings: Any) -> None:
+        given.append(len(texts))
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(module, "choose_student", noted)
+    with pytest.raises(ConfigError, match="that is enough"):
+        ask(request=request_size)
+    assert given == [texts]
 
 
 @pytest.mark.usefixtures("fast")

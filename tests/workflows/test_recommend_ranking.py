@@ -11,7 +11,10 @@ from scipy import stats
 
 from codir.recipes.evidence import Entry, PairedGain
 from codir.workflows.recommend_gains import show_gain, verdict
-from codir.workflows.recommend_ranking import Budget, Case, budgets, in_a_sentence, rank
+from codir.workflows.recommend_ranking import rank
+from codir.workflows.recommend_standing import Case
+from codir.workflows.recommend_tried import Budget, budgets, other_rate
+from codir.workflows.recommend_words import in_a_sentence
 
 CASE = Case("classification", 5000, 6, 384, 3)
 
@@ -85,6 +88,52 @@ def test_tasks_of_one_study_are_averaged_seed_by_seed() -> None:
     assert gain is not None
     assert math.isclose(gain.mean, sum(means) / 3 / 2 + 4.25 / 4 + 1.0 / 4)
     assert math.isclose(gain.high - gain.mean, math.sqrt((reach / 2) ** 2 + 2 * (9.0 / 4) ** 2))
+
+
+def test_the_best_of_several_is_corrected_for_their_number() -> None:
+    def gained(recipe: str, mean: float, half: float) -> list[Entry]:
+        over = PairedGain(mean, mean - half, mean + half, dict.fromkeys(range(5), mean))
+        return [entry(recipe, "mrpc", over_kd=over), entry(recipe, "cola", over_kd=over, study="t")]
+
+    # two independent tasks of five seeds: half 1 / sqrt(2), t with 8 degrees of freedom
+    p = 2 * stats.t.sf(0.8 * math.sqrt(2) * stats.t.ppf(0.975, 8), 8)
+    one = rank([*both("kd", None), *gained("pkd", 0.8, 1.0)], CASE).best
+    assert one.gain is not None
+    assert math.isclose(one.gain.p_value, p)
+    assert "beyond noise" in in_a_sentence(one)
+    several = [each for name in ("sid", "minilm", "tinybert") for each in gained(name, 0.0, 1.0)]
+    found = rank([*both("kd", None), *gained("pkd", 0.8, 1.0), *several], CASE)
+    gain = found.best.gain
+    assert gain is not None
+    assert gain.low > 0
+    assert gain.adjusted is not None
+    assert math.isclose(gain.adjusted, 4 * p)
+    assert verdict(gain) == "within noise"
+    assert f"within noise (p = {p:.2g}; {4 * p:.2g} after Holm's correction for 4 recipes)" in in_a_sentence(
+        found.best
+    )
+    # `kd` is below by its own interval, and one of four that the best is compared with
+    assert "kd" in [each.recipe for each in found.equals()]
+
+
+def test_among_equals_the_one_that_kept_most_with_its_best_budget_comes_first() -> None:
+    entries = [
+        *both("kd", None, kept=78.0),
+        *both("kd", None, kept=87.0, epochs=10.0),
+        *both("distilbert", 0.9, 2.0, kept=79.0),
+        *both("pkd", 0.8, 2.0, kept=79.5),
+        *both("pkd", 0.8, 2.0, kept=88.0, epochs=10.0),
+        entry("pkd", "sst2", 0.8, 2.0, kept=50.0, epochs=10.0),  # not on what both were tried on
+    ]
+    found = rank(entries, CASE)
+    assert found.standings[0].recipe == "distilbert"
+    assert [each.recipe for each in found.equals()] == ["pkd", "kd", "distilbert"]
+    assert [(each.budgets.best.epochs, each.recipe) for each in found.equals()] == [
+        (10.0, "pkd"),
+        (10.0, "kd"),
+        (3.0, "distilbert"),
+    ]
+    assert [task for task, *_ in found.common] == ["mrpc", "cola"]
 
 
 def test_what_cannot_be_told_from_the_best() -> None:
@@ -171,7 +220,10 @@ def test_near_evidence_wins_over_far_evidence() -> None:
         (Case("regression", 5000, 6, 384, 3), "no evidence on regression"),
         (Case("classification", 400_000, 6, 384, 3), "400,000 training examples"),
         (Case("classification", 5000, 6, 384, 1), "No student of 1 of 6 blocks"),
-        (Case("classification", 5000, 6, 384, 3, 128), "128 wide"),
+        (
+            Case("classification", 5000, 6, 384, 3, 128),
+            "128 wide, was measured with 3 seeds, only 3 of 6 blocks, 384 wide:",
+        ),
         (Case("classification", 5000, 12, 768, 6), "12 blocks x 768"),
     ],
 )
@@ -202,6 +254,11 @@ def test_what_few_seeds_kept_with_a_student_like_the_wanted_one_is_said() -> Non
         " With 1 seed on 2 tasks (mrpc, cola), 2 of 6 blocks kept: `kd` 70.0 %, `pkd` 70.0 % of the teacher."
     )
     assert "With 1 seed" not in rank(enough, third).caveats[0]
+    narrow = Case("classification", 5000, 6, 384, 3, 192)
+    (caveat,) = rank([*enough, *thin], narrow).caveats
+    assert caveat.endswith(
+        " With 1 seed on one task (mrpc), 3 of 6 blocks, 192 wide kept: `pkd` 10.0 % of the teacher."
+    )
     assert not rank([*enough, *thin], CASE).caveats  # half of the blocks: there is better
 
 
@@ -248,15 +305,49 @@ def test_budgets_are_compared_on_the_tasks_they_share() -> None:
         entry("kd", "mrpc", kept=93.0, learning_rate=1e-4),
         entry("kd", "sst2", kept=99.0),
     ]
-    assert budgets(entries, "kd") == {
-        Budget(3.0, 5e-5): 90.0,
-        Budget(3.0, 1e-4): 93.0,
-        Budget(10.0, 5e-5): 96.0,
-    }
-    assert budgets(entries, "pkd") == {}
-    # two budgets that share no task: the one with more tasks
-    apart = [*both("kd", None, kept=90.0), entry("kd", "sst2", kept=99.0, epochs=10.0)]
-    assert budgets(apart, "kd") == {Budget(3.0, 5e-5): 90.0}
+    found = budgets(entries, "classification")
+    assert found.kept == {Budget(3.0, 5e-5): 90.0, Budget(3.0, 1e-4): 93.0, Budget(10.0, 5e-5): 96.0}
+    assert (found.best, found.apart) == (Budget(10.0, 5e-5), {})
+    assert [each.kept for each in found.entries] == [96.0]
+    # two budgets that share no task: the one with more tasks, and the other is named
+    apart = budgets(
+        [*both("kd", None, kept=90.0), entry("kd", "sst2", kept=99.0, epochs=10.0)], "classification"
+    )
+    assert apart.kept == {Budget(3.0, 5e-5): 90.0}
+    assert apart.apart == {Budget(10.0, 5e-5): ("sst2",)}
+
+
+def test_budgets_on_the_wanted_kind_of_labels_go_first() -> None:
+    entries = [*both("kd", None, epochs=10.0), entry("kd", "stsb", kind="regression", epochs=7.0)]
+    found = budgets(entries, "regression")
+    assert (found.best, found.apart) == (Budget(7.0, 5e-5), {Budget(10.0, 5e-5): ("mrpc", "cola")})
+    assert budgets(entries, "classification").best == Budget(10.0, 5e-5)
+    assert budgets(entries[:2], "regression").best == Budget(10.0, 5e-5)  # there is nothing else
+
+
+def test_the_other_rate_of_a_trial_is_one_that_compares() -> None:
+    entries = [
+        *both("kd", None, kept=90.0, epochs=10.0, learning_rate=2e-4),
+        entry("kd", "mrpc", kept=95.0, learning_rate=5e-5),  # other epochs
+        entry("kd", "mrpc", kept=99.0, epochs=10.0, learning_rate=4e-4, settings={"student.init": "first"}),
+        entry("kd", "mrpc", kept=99.0, epochs=10.0, learning_rate=8e-4, split="holdout"),
+        entry("kd", "stsb", kept=99.0, epochs=10.0, learning_rate=9e-4, kind="regression"),
+    ]
+
+    def other(entries: list[Entry], first: float) -> tuple[float, str]:
+        return other_rate(entries, budgets(entries[:2], "classification"), first)
+
+    rate, how = other(entries, 2e-4)
+    assert (rate, how[:4]) == (1e-4, "half")  # a lower one was tried, at another budget
+    rate, how = other([*entries[:2], *entries[2:][1:]], 2e-4)
+    assert (rate, how[:13]) == (4e-4, "twice as much")
+    # by what was kept on the shared tasks: 1e-4 90 against 90, 3e-4 93 against 90 on cola, though 1e-4 has the highest
+    more = [
+        entry("kd", "mrpc", kept=94.0, epochs=10.0, learning_rate=1e-4, tuned=True),
+        entry("kd", "cola", kept=86.0, epochs=10.0, learning_rate=1e-4, tuned=True),
+        entry("kd", "cola", kept=93.0, epochs=10.0, learning_rate=3e-4, tuned=True),
+    ]
+    assert other([*entries, *more], 2e-4) == (3e-4, "the best other one of the evidence (+3.0 points kept)")
 
 
 def test_chosen_by_scores_and_few_seeds_count_only_where_there_is_nothing_better() -> None:

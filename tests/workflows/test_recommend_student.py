@@ -137,7 +137,13 @@ def test_a_depth_can_be_asked_for(choose: Callable[..., Choice]) -> None:
     found = choose(layers=3)
     assert found.chosen.layers == 3
     assert "as no wish was given" not in found.why
-    assert not choose(Wish(speedup=2), layers=3).fits
+    assert found.why.startswith("3 of 4 blocks, as you settled: ")
+    missed = choose(Wish(speedup=2), layers=3)
+    assert not missed.fits
+    assert missed.why.startswith(
+        "3 of 4 blocks, as you settled, do not meet the wish (2 times as fast as the teacher)"
+    )
+    assert "No depth" not in missed.why
     with pytest.raises(ConfigError, match="the teacher has 4 blocks"):
         choose(layers=5)
 

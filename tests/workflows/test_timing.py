@@ -153,6 +153,24 @@ def test_requests_percentiles_rates_and_tokens(tiny_classifier, tiny_tokenizer) 
     assert RealLengths.from_dict(json.loads(json.dumps(student_result.to_dict()))) == student_result
 
 
+@pytest.mark.parametrize(("texts", "requests"), [(20, 2), (40, 3), (5, 1)])
+def test_all_requests_have_as_many_texts_as_asked(tiny_classifier, tiny_tokenizer, texts, requests) -> None:
+    clock, sizes = SlowClock(), set()
+    model = tiny_classifier()
+
+    def by_size(_: object, __: object, kwargs: dict, ___: object) -> None:
+        sizes.add(kwargs["input_ids"].shape[0])
+        clock.now += 0.001 * kwargs["input_ids"].shape[0]
+
+    model.register_forward_hook(by_size, with_kwargs=True)
+    given = {"teacher": (model, tiny_tokenizer)}
+    found = measure_requests(given, ["a dog"] * texts, batch_size=16, rounds=1, clock=clock)["teacher"]
+    assert sizes == {16}
+    assert (found.requests, found.p50) == (requests, pytest.approx(16))
+    assert found.sequences_per_second == pytest.approx(1000)
+    assert found.tokens == pytest.approx(4)
+
+
 def test_progress_counts_every_pass(tiny_classifier, tiny_tokenizer) -> None:
     seen: list[tuple[int, int]] = []
     models = {"a": (tiny_classifier(), tiny_tokenizer), "b": (tiny_classifier(layers=2), tiny_tokenizer)}

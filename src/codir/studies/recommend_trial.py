@@ -31,7 +31,7 @@ from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
 from codir.workflows.recommend_command import command_of, data_flags
 from codir.workflows.recommend_cost import StepCost, hours, show_hours
-from codir.workflows.recommend_result import Recommendation
+from codir.workflows.recommend_result import Recommendation, concluded
 
 LAST_EPOCHS = 4
 """Most epochs of the last rung: a trial is to be short."""
@@ -150,9 +150,9 @@ def plan_trial(
 
     Args:
         found: the recommendation.
-        learning_rates: tried with each; by default the proposed one and the best other one in the evidence.
+        learning_rates: tried with each; by default the proposed one and another (`other_rate`).
         examples: most labelled training examples; of unlabelled texts the same share is taken.
-        epochs: most epochs of the last rung; never more than the long run has.
+        epochs: most epochs of the last rung; never more than the shortest of the long runs has.
         holdout: share of the training data that it is judged on.
         console: where to print who is left out; the terminal by default.
 
@@ -166,7 +166,7 @@ def plan_trial(
         for each in found.candidates
         for rate in dict.fromkeys(learning_rates or each.rates)
     ]
-    epochs = min(epochs, found.config.training.epochs)
+    epochs = min(epochs, *(each.config.training.epochs for each in found.candidates))
     data = found.config.data.model_dump(mode="json", exclude_none=True)
     data.pop("validation", None)
     data["holdout"] = holdout
@@ -261,11 +261,7 @@ def compete(
     training = config.training.model_copy(update={"learning_rate": winner.arm.learning_rate})
     config = config.model_copy(update={"training": training})
     content = {
-        **trial.recommendation,
-        "recipe": config.recipe,
-        "learning_rate": training.learning_rate,
-        "command": command_of(config),
-        "settings": config.model_dump(mode="json"),
+        **concluded(trial.recommendation, config, sentence),
         "trial": {"standings": [_plain(each) for each in standings], "verdict": sentence},
     }
     for path in filter(None, (folder / "recommendation.json", json_file)):

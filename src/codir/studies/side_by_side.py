@@ -12,9 +12,10 @@ from codir.studies.findings import AVERAGE
 from codir.studies.paper_tables import Statistic, TableColumn, TableRow
 from codir.studies.reproduction import Reproduction
 from codir.studies.results import TrialResult
-from codir.studies.statistics import PairedDifference, Spread, holm, paired_difference
+from codir.studies.statistics import PairedDifference, Spread, paired_difference
 from codir.studies.study_table import Column, StudyTable, Value
 from codir.studies.trial_config import teacher_folder
+from codir.workflows.holm import holm
 
 PAPER, OURS = "paper", "ours"
 

@@ -22,22 +22,14 @@ from codir.tasks.task import limit
 from codir.workflows.data import load_data
 from codir.workflows.progress import default_console
 from codir.workflows.recommend_budget import RunBudget, busy
-from codir.workflows.recommend_command import command_of
-from codir.workflows.recommend_cost import StepCost, hours, measure_step
-from codir.workflows.recommend_gains import show_gain
-from codir.workflows.recommend_ranking import (
-    REFERENCE,
-    UNDISTILLED,
-    Case,
-    Ranking,
-    Standing,
-    budgets,
-    in_a_sentence,
-    rank,
-)
+from codir.workflows.recommend_cost import StepCost, measure_step
+from codir.workflows.recommend_ranking import Ranking, rank
 from codir.workflows.recommend_result import Candidate, Recommendation
+from codir.workflows.recommend_standing import UNDISTILLED, Case, Standing
 from codir.workflows.recommend_student import Wish, choose_student
 from codir.workflows.recommend_table import show
+from codir.workflows.recommend_tried import other_rate
+from codir.workflows.recommend_words import budget_in_words, in_a_sentence
 from codir.workflows.timing import texts_of
 
 TIMED_TEXTS = 48
@@ -101,7 +93,7 @@ def recommend(
     choice = choose_student(
         model,
         tokenizer,
-        texts_of(limit(loaded.train, TIMED_TEXTS)),
+        texts_of(limit(loaded.train, math.ceil(TIMED_TEXTS / request) * request)),
         wish,
         layers=layers,
         width=width,
@@ -133,27 +125,26 @@ def recommend(
     configs: dict[str, DistillConfig] = {}
     costs: dict[str, StepCost] = {}
     left_out: dict[str, str] = {}
-    for standing in ranking.equals():
+    standings = {each.recipe: each for each in ranking.equals()}
+    for name, standing in standings.items():
         if len(configs) == CANDIDATES:
             break
-        epochs, rate, _ = _budget(ranking, standing.recipe)
-        console.print(f"Timing a few training steps of {standing.recipe} ...", highlight=False)
+        console.print(f"Timing a few training steps of {name} ...", highlight=False)
         try:
-            config = settings(standing.recipe, epochs, rate)
-            costs[standing.recipe] = measure_step(config)
+            config = settings(name, *_budget(standing))
+            costs[name] = measure_step(config)
         except CodirError as error:
-            left_out[standing.recipe] = str(error).splitlines()[0]
+            left_out[name] = str(error).splitlines()[0]
             continue
-        configs[standing.recipe] = config
+        configs[name] = config
     if not configs:
         reasons = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
         raise ConfigError(
             f"None of the recipes that the evidence speaks for can be used here:\n{reasons}\n"
             "Name others with --recipes."
         )
-    chosen = next(iter(configs))
     plain = measure_step(
-        configs[chosen].model_copy(
+        next(iter(configs.values())).model_copy(
             update={
                 "objectives": {"task": complete_objectives({"task": {}}, {})["task"]},
                 "recipe": UNDISTILLED,
@@ -164,40 +155,34 @@ def recommend(
     validation = len(loaded.validation[loaded.main_split])
     unlabeled = len(loaded.unlabeled or ())
     examples = len(loaded.train) + unlabeled
-    epochs, _, why_epochs = _budget(ranking, chosen)
-    budget = RunBudget(costs[chosen], plain, examples, validation, epochs)
-    epochs, with_baseline, why_hours = budget.within(most_hours)
-    standings = {each.recipe: each for each in ranking.standings}
-    candidates = []
-    for name, config in configs.items():
+
+    def candidate(name: str) -> Candidate:
+        config, standing, cost = configs[name], standings[name], costs[name]
+        rate = config.training.learning_rate
+        budget = RunBudget(cost, plain, examples, validation, config.training.epochs)
+        epochs, with_baseline, why_hours = budget.within(most_hours)
+        found = budget.of(epochs, with_baseline)
         training = config.training.model_copy(update={"epochs": epochs})
-        candidates.append(
-            Candidate(
-                config.model_copy(update={"training": training, "baseline": with_baseline}),
-                standings[name],
-                costs[name],
-                hours(costs[name], examples, epochs, validation, plain if with_baseline else None),
-                _rates(known, name, training.learning_rate),
-            )
+        tried = [each for each in known.entries if each.recipe == name]
+        other, how = other_rate(tried, standing.budgets, rate)
+        return Candidate(
+            config.model_copy(update={"training": training, "baseline": with_baseline}),
+            standing,
+            cost,
+            found,
+            (rate, other),
+            {
+                "recipe": in_a_sentence(standing),
+                "budget": f"{budget_in_words(standing)} --trial also tries {other:g}, {how}.",
+                "cost": why_hours,
+            },
+            (*ranking.caveats, *_more_caveats(ranking, standing, case), *busy(cost, found)),
         )
-    config = candidates[0].config
+
     result = Recommendation(
-        config=config,
-        command=command_of(config),
         choice=choice,
         ranking=ranking,
-        candidates=candidates,
-        why={
-            "student": choice.why,
-            "recipe": _why_recipe(ranking, standings[chosen]),
-            "budget": why_epochs,
-            "cost": why_hours,
-        },
-        caveats=[
-            *ranking.caveats,
-            *_more_caveats(ranking, standings[chosen], case),
-            *busy(costs[chosen], candidates[0].hours),
-        ],
+        candidates=[candidate(name) for name in configs],
         examples=len(loaded.train),
         unlabeled=unlabeled,
         evidence=known.path,
@@ -243,43 +228,12 @@ def _choosable(recipes: Sequence[str] | None, known: Evidence) -> list[str]:
     return list(recipes) if recipes else there
 
 
-def _budget(ranking: Ranking, recipe: str) -> tuple[float, float, str]:
-    """Returns epochs and learning rate that did best with a recipe, and why."""
-    found = budgets(ranking.entries, recipe)
-    best = max(found, key=lambda budget: found[budget])
-    rate = best.rate
+def _budget(standing: Standing) -> tuple[float, float]:
+    """Returns epochs and learning rate that kept most with a recipe; the recipe's own rate where none is known."""
+    best, rate = standing.budgets.best, standing.budgets.best.rate
     if rate is None:
-        rate = float(load_recipe(recipe).settings.get("training", {}).get("learning_rate", 2e-5))
-    if len(found) == 1:
-        return (
-            best.epochs,
-            rate,
-            f"{best}, as in the evidence on `{recipe}`; no other budget was measured with it.",
-        )
-    others = ", ".join(f"{budget}: {kept:.1f} %" for budget, kept in found.items())
-    return best.epochs, rate, f"{best} kept most of the teacher with `{recipe}` ({others})."
-
-
-def _rates(known: Evidence, recipe: str, first: float) -> tuple[float, float]:
-    """Returns the proposed learning rate and the best other one in all evidence on the recipe, else twice as much."""
-    others = {
-        each.learning_rate: each.kept
-        for each in sorted(known.entries, key=lambda each: each.kept)
-        if each.recipe == recipe and each.learning_rate not in (None, first)
-    }
-    return first, next(reversed(others), None) or 2 * first
-
-
-def _why_recipe(ranking: Ranking, chosen: Standing) -> str:
-    text = in_a_sentence(chosen)
-    others = [each for each in ranking.equals() if each is not chosen]
-    if others:
-        names = ", ".join(
-            f"`{each.recipe}`" + (f" ({show_gain(each.gain)})" if each.recipe != REFERENCE else "")
-            for each in others
-        )
-        text += f" The evidence cannot tell it from {names}: --trial lets your own data say."
-    return text
+        rate = float(load_recipe(standing.recipe).settings.get("training", {}).get("learning_rate", 2e-5))
+    return best.epochs, rate
 
 
 def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
@@ -289,13 +243,14 @@ def _more_caveats(ranking: Ranking, chosen: Standing, case: Case) -> list[str]:
             f"`{chosen.recipe}` gained nothing beyond noise over labels alone in this evidence: look at the "
             "undistilled student in the table of the run."
         )
-    most = max(each.steps for each in chosen.entries)
-    largest = max(each.examples for each in chosen.entries)
+    entries = chosen.budgets.entries
+    most = max(each.steps for each in entries)
+    largest = max(each.examples for each in entries)
     if case.examples > 4 * largest:
         found.append(
             f"The evidence made at most {most:,} steps; so many epochs on {case.examples:,} examples are far more: "
             "fewer epochs, or --set training.early_stopping=2, may do."
         )
-    if all(each.learning_rate is None for each in chosen.entries):
+    if all(each.learning_rate is None for each in entries):
         found.append("The evidence does not say its learning rate; the recipe's own is proposed.")
     return found

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from codir.recipes.config import DistillConfig
 from codir.recipes.evidence import Interval
+from codir.workflows.recommend_command import command_of
 from codir.workflows.recommend_cost import Hours, StepCost
-from codir.workflows.recommend_ranking import Ranking, Standing, in_a_sentence
+from codir.workflows.recommend_gains import show_gain
+from codir.workflows.recommend_ranking import Ranking
+from codir.workflows.recommend_standing import REFERENCE, Standing
 from codir.workflows.recommend_student import Choice
 
 
@@ -17,11 +21,13 @@ class Candidate:
     """A recipe that could be taken.
 
     Attributes:
-        config: of the proposed run with it.
+        config: of the proposed run with it; `output` is where it would go.
         standing: what the evidence says of it.
         cost: of a step, measured here.
         hours: of that run.
         rates: learning rates that a trial should try, the proposed one first.
+        why: sentences by `recipe`, `budget`, `cost`.
+        caveats: sentences on what the evidence does not cover.
     """
 
     config: DistillConfig
@@ -29,11 +35,27 @@ class Candidate:
     cost: StepCost
     hours: Hours
     rates: tuple[float, ...] = ()
+    why: Mapping[str, str] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> str:
         """Its name."""
         return self.standing.recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return {
+            "recipe": self.recipe,
+            "command": command_of(self.config),
+            "epochs": self.config.training.epochs,
+            "learning_rate": self.config.training.learning_rate,
+            "batch_size": self.config.training.batch_size,
+            "hours": self.hours.to_dict(),
+            "seconds_per_step": self.cost.step,
+            "why": dict(self.why),
+            "caveats": list(self.caveats),
+        }
 
 
 @dataclass
@@ -41,26 +63,18 @@ class Recommendation:
     """What is proposed, and why.
 
     Attributes:
-        config: of the run that is proposed; `output` is where it would go.
-        command: the same as a command line.
         choice: the student, with what was timed.
         ranking: of the recipes.
         candidates: the proposed one first, then those that the evidence cannot tell from it.
-        why: sentences by `student`, `recipe`, `budget`, `cost`.
-        caveats: sentences on what the evidence does not cover.
         examples: N, labelled training examples.
         evidence: file that it rests on.
         left_out: recipes that the evidence speaks for and that cannot be used here, with the reason.
         unlabeled: texts that the teacher labels beside them.
     """
 
-    config: DistillConfig
-    command: str
     choice: Choice
     ranking: Ranking
     candidates: list[Candidate]
-    why: dict[str, str]
-    caveats: list[str]
     examples: int
     evidence: str
     left_out: dict[str, str] = field(default_factory=dict)
@@ -71,11 +85,40 @@ class Recommendation:
         """The proposed one."""
         return self.candidates[0]
 
+    @property
+    def config(self) -> DistillConfig:
+        """Of the run that is proposed."""
+        return self.best.config
+
+    @property
+    def command(self) -> str:
+        """The same as a command line."""
+        return command_of(self.config)
+
+    @property
+    def why(self) -> dict[str, str]:
+        """Sentences by `student`, `recipe`, `budget`, `cost`."""
+        why = {"student": self.choice.why, **self.best.why}
+        others = [each.standing for each in self.candidates[1:]]
+        if others:
+            names = ", ".join(
+                f"`{each.recipe}`" + (f" ({show_gain(each.gain)})" if each.recipe != REFERENCE else "")
+                for each in others
+            )
+            why["recipe"] += f" The evidence cannot tell it from {names}: --trial lets your own data say."
+        return why
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Sentences on what the evidence does not cover."""
+        return self.best.caveats
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
         return {
-            "command": self.command,
-            "recipe": self.config.recipe,
+            **self.best.to_json(),
+            "why": self.why,
+            "settings": self.config.model_dump(mode="json"),
             "student": {
                 **self.choice.chosen.to_dict(),
                 "fits": self.choice.fits,
@@ -83,21 +126,7 @@ class Recommendation:
             },
             "teacher": self.choice.teacher.to_dict(),
             "options": [each.to_dict() for each in self.choice.options],
-            "epochs": self.config.training.epochs,
-            "learning_rate": self.config.training.learning_rate,
-            "batch_size": self.config.training.batch_size,
-            "hours": self.best.hours.to_dict(),
-            "why": self.why,
-            "caveats": self.caveats,
-            "candidates": [
-                {
-                    "recipe": each.recipe,
-                    "hours": each.hours.total,
-                    "seconds_per_step": each.cost.step,
-                    "evidence": in_a_sentence(each.standing),
-                }
-                for each in self.candidates
-            ],
+            "candidates": [each.to_json() for each in self.candidates],
             "left_out": self.left_out,
             "ranking": [
                 {
@@ -105,6 +134,7 @@ class Recommendation:
                     "tasks": list(each.tasks),
                     "seeds": each.seeds,
                     "kept": each.kept,
+                    "epochs": each.budgets.best.epochs,
                     "over_kd": _interval(each.gain),
                     "over_undistilled": _interval(each.over_undistilled),
                     "cost_of_kd": each.cost,
@@ -114,8 +144,31 @@ class Recommendation:
             "examples": self.examples,
             "unlabeled": self.unlabeled,
             "evidence": self.evidence,
-            "settings": self.config.model_dump(mode="json"),
         }
+
+
+def concluded(recommendation: Mapping[str, Any], config: DistillConfig, verdict: str) -> dict[str, Any]:
+    """Returns a recommendation's plain values with the candidate that won its trial in the first one's place.
+
+    Args:
+        recommendation: as `Recommendation.to_json` gave it.
+        config: of the long run with the winner, at the learning rate that won.
+        verdict: what the trial allows to say.
+    """
+    winner = next(each for each in recommendation["candidates"] if each["recipe"] == config.recipe)
+    why = {**recommendation["why"], **winner["why"]}
+    why["recipe"] = f"{verdict} What the evidence says: {why['recipe']}"
+    rate = config.training.learning_rate
+    if rate != winner["learning_rate"]:
+        why["budget"] += f" The trial chose {rate:g} instead of {winner['learning_rate']:g}."
+    return {
+        **recommendation,
+        **winner,
+        "learning_rate": rate,
+        "command": command_of(config),
+        "settings": config.model_dump(mode="json"),
+        "why": why,
+    }
 
 
 def _interval(gain: Interval | None) -> dict[str, float] | None:

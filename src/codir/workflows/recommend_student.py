@@ -155,7 +155,7 @@ def choose_student(
         ConfigError: a depth or width that the teacher cannot be cut to, a family that cannot be made narrower.
         ModelError: the family does not say its shape.
     """
-    shape = encoder_shape(teacher)
+    shape, settled = encoder_shape(teacher), layers is not None
     if shape.blocks < 2 and layers is None:
         raise ConfigError(f"A teacher of {shape.blocks} block has no shallower student.")
     if layers is not None and not 1 <= layers <= shape.blocks:
@@ -193,7 +193,6 @@ def choose_student(
         if between:
             run(between)
         layers = _deepest({depth: each for depth, each in options.items() if each.time is not None}, wish)
-    asked = wish or len(depths) == 1
     chosen = options[layers]
     fits = chosen.misses(wish) <= 1
     shown = [each for each in options.values() if each.time is not None or wish.max_mb is not None]
@@ -205,7 +204,7 @@ def choose_student(
         tuple(sorted(shown, key=lambda each: -each.layers)),
         chosen,
         fits,
-        _why(chosen, own, wish, fits, options.get(layers + 1), bool(asked)),
+        _why(chosen, own, wish, fits, options.get(layers + 1), settled),
         otherwise,
     )
 
@@ -257,14 +256,19 @@ def _deepest(options: Mapping[int, Option], wish: Wish) -> int:
 
 
 def _why(
-    chosen: Option, teacher: Option, wish: Wish, fits: bool, next_one: Option | None, asked: bool
+    chosen: Option, teacher: Option, wish: Wish, fits: bool, next_one: Option | None, settled: bool
 ) -> str:
     found = f"{chosen.bytes / _MEGABYTE:.1f} MB"
     if chosen.time is not None:
         found = f"{chosen.time.speedup:.2f} times as fast, {chosen.time.p50:.2f} ms a request, {found}"
     of = f"{chosen.layers} of {teacher.layers} blocks"
     if not wish:
-        return f"{of}{'' if asked else ', half, as no wish was given'}: {found}."
+        return f"{of}{', as you settled' if settled else ', half, as no wish was given'}: {found}."
+    if not fits and settled:
+        return (
+            f"{of}, as you settled, do not meet the wish ({wish}): {found}. Without --student-layers the other depths "
+            "are looked at, too."
+        )
     if not fits:
         return f"No depth fits the wish ({wish}); {of} comes nearest: {found}."
     strictly = chosen.time is not None and (

@@ -12,7 +12,8 @@ from rich.table import Table
 from codir.workflows.comparison import short_count
 from codir.workflows.recommend_cost import show_hours
 from codir.workflows.recommend_gains import show_gain, verdict
-from codir.workflows.recommend_ranking import UNDISTILLED
+from codir.workflows.recommend_standing import UNDISTILLED
+from codir.workflows.recommend_tried import most_kept, place_of
 
 if TYPE_CHECKING:
     from codir.workflows.recommend_result import Recommendation
@@ -80,29 +81,35 @@ def _recipes(found: Recommendation) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
+        caption_justify="left",
     )
     table.add_column("recipe", no_wrap=True)
     table.add_column("tasks")
-    for name in ("seeds", "kept %", "points over kd"):
+    for name in ("seeds", "kept %", "epochs", "points over kd"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for name in ("cost of kd", "time here"):
         table.add_column(name, justify="right", no_wrap=True)
     here = {each.recipe: each.hours.total for each in found.candidates}
+    common = found.ranking.common
     for each in found.ranking.standings:
         chosen = each.recipe == found.config.recipe
         word = verdict(each.gain) if each.gain is not None and each.recipe != "kd" else ""
         if each.recipe not in found.ranking.trusted:
             word = "too few tasks"
+        kept = most_kept(each.entries, common or [place_of(entry) for entry in each.entries])
         table.add_row(
             f"{'-> ' * chosen}{each.recipe}{' (undistilled)' * (each.recipe == UNDISTILLED)}",
             ", ".join(each.tasks),
             str(each.seeds),
-            f"{each.kept:.1f}",
+            "-" if kept is None else f"{kept[0]:.1f}",
+            "-" if kept is None else ", ".join(f"{epochs:g}" for epochs in kept[1]),
             "-" if each.recipe == "kd" else show_gain(each.gain),
             word,
             "-" if each.cost is None else f"{each.cost:.2f}x",
             show_hours(here[each.recipe]) if each.recipe in here else "-",
             style="bold" if chosen else None,
         )
+    on = ", ".join(dict.fromkeys(task for task, *_ in common)) or "its own tasks, so that rows do not compare"
+    table.caption = f"kept %: on {on}, at the epochs that kept most; verdicts: after Holm's correction"
     return table

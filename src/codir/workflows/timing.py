@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -188,11 +190,13 @@ def measure_requests(
 
     Models take turns as in `measure`, small requests 16 texts at a time: request by request they would find the
     caches full of each other's weights, which no service does. A batch of every shape is run before, untimed: a service
-    that has been up for a while has seen all lengths. Arguments and errors as for `measure`.
+    that has been up for a while has seen all lengths. All requests have `batch_size` texts: the last one is filled up
+    with the first texts. Arguments and errors as for `measure`.
     """
     if not models:
         return {}
-    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length=False)
+    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length=False, whole=True)
+    sequences = batch_size * len(next(iter(batches.values())))
     seconds = time_in_turns(
         {name: model for name, (model, _) in models.items()},
         batches,
@@ -215,10 +219,10 @@ def measure_requests(
             p95=float(np.percentile(requests, 95)),
             mean=float(requests.mean()),
             sequences_per_second=statistics.median(
-                len(texts) / total if total > 0 else float("inf") for total in totals.tolist()
+                sequences / total if total > 0 else float("inf") for total in totals.tolist()
             ),
             speedup=statistics.median(_ratios(first, totals)),
-            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / len(texts),
+            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / sequences,
         )
     return results
 
@@ -300,12 +304,16 @@ def _batches(
     max_length: int,
     rounds: int,
     pad_to_max_length: bool,
+    whole: bool = False,
 ) -> dict[str, list[Inputs]]:
-    """Returns each model's own batches of the texts, in their order."""
+    """Returns each model's own batches of the texts, in their order; a `whole` last one has the first texts again."""
     if not texts:
         raise DataError("There are no texts to measure the speed on: the validation split is empty.")
     if rounds < 1 or batch_size < 1:
         raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
+    if whole:
+        number = math.ceil(len(texts) / batch_size) * batch_size
+        texts = list(itertools.islice(itertools.cycle(texts), number))
     chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     return {
         name: [encode_batch(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
