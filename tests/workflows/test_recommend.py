@@ -21,6 +21,7 @@ from codir.studies.recommend_trial import plan_trial
 from codir.workflows import recommend as module
 from codir.workflows.recommend import recommend
 from codir.workflows.recommend_cost import StepCost, hours, measure_step, show_hours
+from codir.workflows.recommend_ranking import Ranking
 from codir.workflows.recommend_result import Recommendation, concluded
 from codir.workflows.recommend_student import Wish
 
@@ -249,6 +250,18 @@ def test_a_recipe_that_cannot_be_used_is_left_out(
     assert "cannot tell" not in found.why["recipe"]  # nothing is left that a trial could take
     with pytest.raises(ConfigError, match=r"None of the recipes.*\n.*pkd needs"):
         ask(recipes=["pkd"])
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_was_named_is_tried_although_the_evidence_speaks_less_for_it(
+    ask: Callable[..., Recommendation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranking, "equals", lambda ranking: [ranking.of("pkd")])
+    assert [each.recipe for each in ask().candidates] == ["pkd"]
+    found = ask(recipes=["kd", "pkd"])
+    assert [each.recipe for each in found.candidates] == ["pkd", "kd"]
+    assert "It speaks less for `kd`; --trial tries what was named all the same." in found.why["recipe"]
+    assert "cannot tell" not in found.why["recipe"]
 
 
 def test_scores_and_a_narrower_student(world: World, evidence: Path) -> None:

@@ -139,7 +139,10 @@ def test_among_equals_the_one_that_kept_most_with_its_best_budget_comes_first() 
 def test_what_cannot_be_told_from_the_best() -> None:
     entries = [*both("kd", None), *both("pkd", 2.0, 1.0), *both("minilm", 1.2, 1.0), *both("sid", -2.0, 1.0)]
     # two tasks: halves of 0.71; pkd - kd = 2 > 0.71, pkd - minilm = 0.8 < hypot(0.71, 0.71)
-    assert [each.recipe for each in rank(entries, CASE).equals()] == ["pkd", "minilm"]
+    found = rank(entries, CASE)
+    assert [each.recipe for each in found.equals()] == ["pkd", "minilm"]
+    assert [each.recipe for each in found.candidates()] == ["pkd", "minilm"]
+    assert [each.recipe for each in found.candidates(["sid", "kd", "pkd"])] == ["pkd", "minilm", "kd", "sid"]
 
 
 def test_plain_fine_tuning_is_shown_and_never_chosen() -> None:

@@ -58,7 +58,8 @@ def recommend(
         int, _wish("--request", "texts in a request, for the times (default: 1)", "N", min=1)
     ] = 1,
     recipes: Annotated[
-        str | None, _wish("--recipes", "only these, with commas between them", "NAMES")
+        str | None,
+        _wish("--recipes", "only these, each of them a candidate, with commas between them", "NAMES"),
     ] = None,
     batch_size: o.BatchSize = None,
     precision: o.PrecisionName = None,

@@ -66,7 +66,7 @@ def recommend(
         layers: settles its depth.
         width: asks for a narrower student.
         most_hours: that the run may take.
-        recipes: only these.
+        recipes: only these; each of them is a candidate, up to `CANDIDATES`.
         request: texts in a request, for the times.
         batch_size: of the training; by default the recipe's.
         precision: of the training; by default what the machine has.
@@ -125,7 +125,7 @@ def recommend(
     configs: dict[str, DistillConfig] = {}
     costs: dict[str, StepCost] = {}
     left_out: dict[str, str] = {}
-    standings = {each.recipe: each for each in ranking.equals()}
+    standings = {each.recipe: each for each in ranking.candidates(recipes or ())}
     for name, standing in standings.items():
         if len(configs) == CANDIDATES:
             break

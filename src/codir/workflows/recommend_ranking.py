@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from codir.recipes.evidence import Entry
@@ -58,6 +58,11 @@ class Ranking:
                 place -= 1
             ordered.insert(place, each)
         return ordered
+
+    def candidates(self, named: Collection[str] = ()) -> list[Standing]:
+        """Returns `equals()`, and after them the others that were asked for by name, the largest gain first."""
+        equals = self.equals()
+        return equals + [each for each in self.standings if each.recipe in named and each not in equals]
 
     @property
     def common(self) -> tuple[Place, ...]:

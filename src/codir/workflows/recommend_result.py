@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,13 +99,18 @@ class Recommendation:
     def why(self) -> dict[str, str]:
         """Sentences by `student`, `recipe`, `budget`, `cost`."""
         why = {"student": self.choice.why, **self.best.why}
+        equals = self.ranking.equals()
         others = [each.standing for each in self.candidates[1:]]
-        if others:
-            names = ", ".join(
-                f"`{each.recipe}`" + (f" ({show_gain(each.gain)})" if each.recipe != REFERENCE else "")
-                for each in others
+        alike = [each for each in others if each in equals]
+        behind = [each for each in others if each not in equals]
+        if alike:
+            why["recipe"] += (
+                f" The evidence cannot tell it from {_with_gains(alike)}: --trial lets your own data say."
             )
-            why["recipe"] += f" The evidence cannot tell it from {names}: --trial lets your own data say."
+        if behind:
+            why["recipe"] += (
+                f" It speaks less for {_with_gains(behind)}; --trial tries what was named all the same."
+            )
         return why
 
     @property
@@ -169,6 +174,13 @@ def concluded(recommendation: Mapping[str, Any], config: DistillConfig, verdict:
         "settings": config.model_dump(mode="json"),
         "why": why,
     }
+
+
+def _with_gains(standings: Sequence[Standing]) -> str:
+    return ", ".join(
+        f"`{each.recipe}`" + (f" ({show_gain(each.gain)})" if each.recipe != REFERENCE else "")
+        for each in standings
+    )
 
 
 def _interval(gain: Interval | None) -> dict[str, float] | None:
