@@ -145,7 +145,8 @@ def choose(
 
     Raises:
         ConfigError: trials of one task were judged on different data or against different teachers, a name is
-            unknown, or another metric is wanted of the last evaluation, of which the main one alone was kept.
+            unknown, one trial has two scores, or another metric is wanted of the last evaluation, of which the main
+            one alone was kept.
     """
     if last and metrics:
         raise ConfigError(
@@ -186,7 +187,9 @@ def choose(
         recipes=order,
         tasks=list(tasks) or [name for study in studies for name in study.content["tasks"]],
     )
-    findings, compared = _corrected(findings, kept, family)
+    findings, compared = _corrected(
+        findings, kept, [trial for trial in family if trial.result.task in findings.tasks]
+    )
     return Chosen(tuple(studies), tuple(kept), findings, compared)
 
 

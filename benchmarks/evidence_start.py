@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codir.recipes.student_config import StudentConfig, takes_start
+from codir.recipes.student_config import StudentConfig, start_of
 
 _PREFIX = "student."
 
@@ -20,9 +20,8 @@ def resolved_start(student: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[s
         student: settings of the study's student that are not the default.
         arm: of the results: `start`, `student`, `settings` with dotted keys.
     """
-    start = arm.get("start", {}) if takes_start(student) else {}
     own = {
         key.removeprefix(_PREFIX): value for key, value in arm["settings"].items() if key.startswith(_PREFIX)
     }
-    given = arm.get("student") or {**start, **student}
+    given = arm.get("student") or {**start_of(arm.get("start", {}), student), **student}
     return {**StudentConfig().model_dump(mode="json"), **given, **own}

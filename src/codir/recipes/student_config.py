@@ -26,6 +26,11 @@ def takes_start(student: Mapping[str, Any]) -> bool:
     return not named and student.get("init") != "random"
 
 
+def start_of(start: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what counts of a recipe's `START` for a student of which so much is said: what that leaves open."""
+    return {key: value for key, value in start.items() if key not in said} if takes_start(said) else {}
+
+
 class StudentConfig(Section):
     """The student: blocks taken from the teacher (layers, init), or any model, or any configuration."""
 

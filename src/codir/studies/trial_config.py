@@ -10,7 +10,7 @@ from pathlib import Path
 from codir.errors import ConfigError
 from codir.recipes.config import DistillConfig, FinetuneConfig
 from codir.recipes.loading import Settings, build, complete_objectives
-from codir.recipes.student_config import takes_start
+from codir.recipes.student_config import start_of
 from codir.studies.config import BUDGET, StudyConfig
 from codir.studies.resolved import ResolvedRecipe
 from codir.studies.trial import Trial
@@ -48,10 +48,7 @@ def distill_config(
         _searched_setting(key, recipe)
         settings.set(tuple(key.split(".")), value, "the search")
     student = config.students[trial.student] if trial.student is not None else config.student
-    said = student.said()
-    start = (
-        {key: value for key, value in recipe.start.items() if key not in said} if takes_start(said) else {}
-    )
+    start = start_of(recipe.start, student.said())
     fixed = {
         "recipe": recipe.recipe,
         "teacher": teacher_folder(config, trial.task),
