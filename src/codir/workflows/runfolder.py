@@ -6,14 +6,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from codir.errors import InterruptedRunError, RunError
+from codir.errors import CodirError, InterruptedRunError, RunError
 from codir.recipes.loading import with_new_defaults
 from codir.storage import (
     exclusive,
@@ -71,13 +71,28 @@ class RunFolder:
         """
         folder = cls(path)
         folder._check(resume)  # before anything is made, so that a refusal leaves no trace
+        made = [each for each in (folder.path, *folder.path.parents) if not each.exists()]
         require_writable(folder.path)
         with exclusive(folder.path):
             folder._check(resume)  # again: another process may have been here in between
             for leftover in folder.path.glob(f"{_STAGING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            with folder.running():
-                yield folder
+            try:
+                with folder.running():
+                    yield folder
+            except CodirError:
+                folder._leave_no_trace(made)
+                raise
+
+    def _leave_no_trace(self, made: Sequence[Path]) -> None:
+        """Removes the folders that a refused run made, unless it had done something that can be resumed."""
+        if self.path not in made or self.is_run or self._content():
+            return
+        for trace in _TRACES:
+            (self.path / trace).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # one that is not empty: somebody else is there by now
+            for folder in made:
+                folder.rmdir()
 
     def _check(self, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
