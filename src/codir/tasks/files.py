@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from codir.errors import ConfigError, DataError
 from codir.tasks.labels import class_ids, class_names, detect_kind, require_labels, scores
-from codir.tasks.reading import FORMATS, Rows, plain_lines, read_rows, read_utf8, require_columns
+from codir.tasks.reading import FORMATS, Rows, arrow_rows, plain_lines, read_rows, read_utf8, require_columns
 from codir.tasks.task import Kind, Task, TaskData, hold_out, make_split
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -86,14 +87,14 @@ def load_files(
     columns = [text, *([text_pair] if text_pair else []), label]
     notes: list[str] = []
 
-    def read(source: str | Path, split: str) -> tuple[Rows, Sequence[str] | None]:
-        rows, names = _read(source, split, columns, delimiter, hub_config)
+    def read(source: str | Path, split: str) -> Rows:
+        rows = _read(source, split, columns, delimiter, hub_config)
         for column in columns[:-1]:
             _require_texts(rows, column)
         require_labels(rows, label)
-        return rows, names
+        return rows
 
-    train_rows, hub_names = read(train, "train") if train is not None else (None, None)
+    train_rows = read(train, "train") if train is not None else None
     if (
         validation is None
         and holdout is None
@@ -104,12 +105,12 @@ def load_files(
         validation = str(train).partition(":")[0]
     validation_rows = None
     if validation is not None:
-        validation_rows, validation_names = read(validation, "validation")
-        hub_names = hub_names or validation_names
+        validation_rows = read(validation, "validation")
 
     reference = train_rows or validation_rows
     assert reference is not None
-    names = tuple(labels or hub_names or ())
+    own_names = [rows.classes.get(label) for rows in (train_rows, validation_rows) if rows is not None]
+    names = tuple(labels or next(filter(None, own_names), ()))
     if kind is None:
         kind = "classification" if names else detect_kind(reference, label)
     if kind == "regression":
@@ -195,7 +196,7 @@ def read_texts(
                 f"{path}: a plain text file cannot hold pairs of texts. Use {', '.join(FORMATS[:-1])}."
             )
         lines = plain_lines(read_utf8(path))
-        rows = Rows(str(path), "line", list(range(1, len(lines) + 1)), {text: lines})
+        rows = Rows(str(path), "line", list(range(1, len(lines) + 1)), {text: lines}, {text: "text"})
     else:
         rows = read_rows(path, columns, delimiter, optional)
     for column in columns:
@@ -240,30 +241,20 @@ def _is_hub(source: str | Path) -> bool:
 
 def _read(
     source: str | Path, split: str, columns: Sequence[str], delimiter: str | None, hub_config: str | None
-) -> tuple[Rows, Sequence[str] | None]:
-    """Returns the rows, and the class names where the source itself defines them (a Hub data set's ClassLabel)."""
+) -> Rows:
     if not _is_hub(source):
         if Path(source).is_dir():
             raise DataError(f"{source} is a folder. Give the file itself.")
-        return read_rows(source, columns, delimiter), None
-    from datasets import ClassLabel
-
+        return read_rows(source, columns, delimiter)
     repository, _, wanted = str(source).partition(":")
     data = _hub(repository, hub_config, wanted or split)
     where = f"{repository} (split {wanted or split})"
     require_columns(where, data.column_names, columns)
     if not len(data):
         raise DataError(f"{where} is empty: it has no rows.")
-    values: dict[str, list[Any]] = {column: list(data[column]) for column in columns}
-    feature = data.features[columns[-1]]
-    names: Sequence[str] | None = None
-    if isinstance(feature, ClassLabel):
-        names = feature.names
-        # An id below zero is the Hub's way of saying "no label"
-        values[columns[-1]] = [
-            None if value is None or value < 0 else names[value] for value in values[columns[-1]]
-        ]
-    return Rows(where, "row", list(range(1, len(data) + 1)), values), names
+    # `datasets` keeps selections as indices beside the table; asked for all rows in this format it gives one table
+    table = cast("pyarrow.Table", data.select_columns(list(columns)).with_format("arrow")[:])
+    return arrow_rows(where, table.replace_schema_metadata(data.features.arrow_schema.metadata))
 
 
 def _hub(repository: str, config: str | None, split: str) -> Dataset:

@@ -7,11 +7,15 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codir.errors import DataError, nearest
+from codir.tasks.column_types import ColumnType, class_names_of, named_classes, type_of_arrow, type_of_values
+
+if TYPE_CHECKING:
+    import pyarrow
 
 # What a reader yields: the line (or row) number, counted from 1 at the top of the file, and the values by column.
 Record = tuple[int, dict[str, Any]]
@@ -28,13 +32,19 @@ class Rows:
         source: path or name of the source.
         unit: "line" for text files, "row" where there are no lines.
         places: the number of the line each row starts on, or of the row.
-        values: one list for each wanted column.
+        values: one list for each wanted column. Where the file itself names classes, they hold these names (None for
+            "no label", which is an id below zero).
+        types: what the format of the file says of each column (see `codir.tasks.column_types`).
+        classes: the names that the file itself gives the classes of a column, in the order of their ids; only for
+            columns of the type "class".
     """
 
     source: str
     unit: str
     places: list[int]
     values: dict[str, list[Any]]
+    types: dict[str, ColumnType]
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -103,7 +113,8 @@ def read_rows(
     path = Path(path)
     ending = path.suffix.lower()
     if ending in DELIMITERS:
-        return _collect(path, "line", _delimited(path, delimiter or DELIMITERS[ending]), columns, optional)
+        rows = _collect(path, "line", _delimited(path, delimiter or DELIMITERS[ending]), columns, optional)
+        return replace(rows, types=dict.fromkeys(rows.values, "text"))
     if ending in (".jsonl", ".ndjson"):
         return _collect(path, "line", _json_lines(path, read_utf8(path)), columns, optional)
     if ending == ".json":
@@ -149,7 +160,10 @@ def _collect(
     if not places:
         raise DataError(f"{path} is empty: it has no rows.")
     require_columns(str(path), list(seen), columns)
-    return Rows(str(path), unit, places, {name: column for name, column in values.items() if name in seen})
+    kept = {name: column for name, column in values.items() if name in seen}
+    return Rows(
+        str(path), unit, places, kept, {name: type_of_values(column) for name, column in kept.items()}
+    )
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[Record]:
@@ -287,5 +301,28 @@ def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Row
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     if not table.num_rows:
         raise DataError(f"{path} is empty: it has no rows.")
-    values = {name: table.column(name).to_pylist() for name in names}
-    return Rows(str(path), "row", list(range(1, table.num_rows + 1)), values)
+    return arrow_rows(str(path), table)
+
+
+def arrow_rows(source: str, table: pyarrow.Table) -> Rows:
+    """Returns the rows of an Arrow table, with the types and class names of its schema.
+
+    Raises:
+        DataError: a column of classes holds a number that is not one of them.
+    """
+    values: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in table.column_names}
+    types: dict[str, ColumnType] = {field.name: type_of_arrow(field.type) for field in table.schema}
+    rows = Rows(source, "row", list(range(1, table.num_rows + 1)), values, types)
+    for name, names in class_names_of(table.schema).items():
+        if types[name] != "integer":
+            continue
+        try:
+            values[name] = named_classes(values[name], names)
+        except IndexError as error:
+            row, number = error.args
+            raise DataError(
+                f"{rows.place(row)}: the column {name!r} holds the class {number}, and the file names {len(names)} "
+                f"classes ({', '.join(names[:20])}), counted from 0."
+            ) from error
+        types[name], rows.classes[name] = "class", names
+    return rows
