@@ -13,9 +13,10 @@ import torch
 from datasets import Dataset
 
 from codir.errors import CodirError
+from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
-from codir.models.loading import class_names, load_classifier, load_tokenizer
+from codir.models.loading import class_names, load_classifier
 from codir.models.representations import Pooling
 from codir.recipes.data_config import DataConfig
 from codir.reports.run_files import RunFiles
@@ -145,7 +146,8 @@ def run_model(
     Raises:
         CodirError: the model cannot be loaded, or has other classes than the data.
     """
-    model, tokenizer = load_classifier(path), load_tokenizer(path)
+    model = load_classifier(path)
+    tokenizer = load_tokenizer_for(model, path)
     names = class_names(model.config)
     order: Sequence[int] = (0,)
     if examples.task.labels is None:

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from codir.errors import CodirError, ConfigError
-from codir.models.loading import count_parameters, load_classifier, load_tokenizer
+from codir.models.check import load_tokenizer_for
+from codir.models.loading import count_parameters, load_classifier
 from codir.recipes.config import DistillConfig
 from codir.storage import require_disk
 from codir.studies.config import Range, StudyConfig, grid_points
@@ -214,7 +215,7 @@ def _teacher(config: StudyConfig, task: str, temporary: Path) -> str:
         regression=of_task.kind == "regression",
     )
     model.save_pretrained(temporary)
-    load_tokenizer(config.model).save_pretrained(temporary)
+    load_tokenizer_for(model, config.model).save_pretrained(temporary)
     return str(temporary)
 
 

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from codir.errors import ConfigError
-from codir.models.loading import count_parameters, encoder_shape, load_classifier, load_tokenizer
+from codir.models.check import load_tokenizer_for
+from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.student import build_student
 from codir.recipes.data_config import DataConfig
 from codir.studies.reproduction import Reproduction
@@ -114,12 +115,12 @@ def _models(made: Reproduction) -> dict[str, Loaded]:
     """Returns the models by the name of their row."""
     speed = made.table.speed
     assert speed is not None
-    tokenizer = load_tokenizer(made.wanted.model)
     teacher = load_classifier(
         made.wanted.model,
         require_head=False,
         id2label={number: str(number) for number in range(speed.classes)},
     )
+    tokenizer = load_tokenizer_for(teacher, made.wanted.model)
     models: dict[str, Loaded] = {}
     for row in made.table.rows:
         if row.config is not None:

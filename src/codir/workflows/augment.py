@@ -17,7 +17,7 @@ from torch import nn
 
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.candidates import Texts, WordCandidates
-from codir.models.loading import load_tokenizer
+from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
 from codir.recipes.data_config import DataConfig
 from codir.storage import exclusive, require_writable, whole_text_file
@@ -131,8 +131,8 @@ def augment(
     if not any(map(count_words, texts)):
         raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
     chosen = resolve_precision(precision)
-    tokenizer = load_tokenizer(model)
     masked = load_masked_lm(model)
+    tokenizer = load_tokenizer_for(masked, model)
     cast(nn.Module, masked).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     proposer = WordCandidates(
         masked,

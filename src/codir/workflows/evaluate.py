@@ -12,9 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from codir.deployment.engines import Classifier, load_engine
+from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
-from codir.models.loading import class_names, load_tokenizer
+from codir.models.loading import class_names
 from codir.recipes.data_config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
@@ -133,7 +134,7 @@ def evaluate(
     """
     one_process_only("codir evaluate")
     classifier = load_engine(model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer_for(classifier, model)
     names = list(class_names(classifier.config).values())
     kind: Kind = "regression" if len(names) == 1 else "classification"
     # a model that was never told its classes (LABEL_0, ...) can only be meant for data that numbers them

@@ -29,7 +29,8 @@ from codir.deployment.exporting import (
 from codir.deployment.folder import Manifest, is_deployed, new_folder, require_new, weight_files
 from codir.deployment.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
-from codir.models.loading import class_names, count_parameters, load_classifier, load_tokenizer, resolve
+from codir.models.check import load_tokenizer_for
+from codir.models.loading import class_names, count_parameters, load_classifier, resolve
 from codir.recipes.data_config import DataConfig
 from codir.storage import require_disk, write_text
 from codir.tasks.encoding import cuts_unsaid, length_limit
@@ -160,7 +161,7 @@ class _Job:
     def _run(self, chosen: Chosen, max_length: int | None, calibration: int) -> ExportResult:
         data = chosen.config
         model = load_classifier(self.source)
-        tokenizer = load_tokenizer(self.source)
+        tokenizer = load_tokenizer_for(model, self.source)
         refuse_family(model, self.target, self.source)
         asked = max_length if data is None else data.max_length
         limit = length_limit(asked, model.config)

@@ -10,8 +10,9 @@ import numpy as np
 from rich.console import Console
 from transformers import set_seed
 
+from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
-from codir.models.loading import load_classifier, load_tokenizer
+from codir.models.loading import load_classifier
 from codir.recipes.config import FinetuneConfig
 from codir.recipes.loading import load_finetune, resolved_yaml
 from codir.storage import read_json, write_json, write_text
@@ -93,7 +94,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         id2label=dict(enumerate(task.labels)) if task.labels is not None else None,
         regression=task.kind == "regression",
     )
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer_for(model, config.model)
     train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
     validation = {
         name: encode(split, tokenizer, config.data.max_length, config=model.config)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from codir.deployment.exporting import engine_settings, export_files
 from codir.deployment.folder import Manifest
 from codir.errors import CodirError, ModelError
+from codir.models.check import check_model
 from codir.models.loading import count_parameters, load_classifier, load_tokenizer
 from codir.storage import require_disk
 from codir.workflows.latency_models import Wanted, load
@@ -55,6 +56,7 @@ def prepare(
                     line.path if line.target is None else _export(stack, line, tokenizer, texts, max_length)
                 )
                 model = load(folder, line.engine)
+                check_model(model, tokenizer, line.path)
                 inputs = encode_batch(model, tokenizer, texts[:batch], max_length, True)
                 with torch.inference_mode():
                     model.to(device).eval()(**{name: each.to(device) for name, each in inputs.items()})
@@ -82,6 +84,7 @@ def _export(
     """Exports a model folder into a temporary one, which lives as long as `stack`, and returns that."""
     assert line.target is not None
     model = load_classifier(line.path)
+    check_model(model, tokenizer, line.path)
     folder = str(stack.enter_context(scratch_folder("codir-latency-")))
     total, embedding = count_parameters(model)
     require_disk(folder, 6 * total, f"Exporting {line.name} for the measurement")

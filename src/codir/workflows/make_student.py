@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, ModelError
+from codir.models.check import check_model
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import class_names, encoder_shape, load_tokenizer
 from codir.models.narrowing import narrow_config, narrow_student
@@ -70,6 +71,7 @@ def make_student(
         made = _from_config(wanted, teacher, teacher_tokenizer, seed, pairs)
     else:
         made = _cut_out(wanted, teacher, teacher_tokenizer, seed)
+    check_model(made.model, made.tokenizer, wanted.model or "the student")
     if wanted.freeze:
         freeze(made.model, wanted.freeze)
         made.lines.append(("frozen", describe_frozen(made.model, wanted.freeze)))

@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.deployment.engines import Classifier, load_engine
 from codir.errors import ModelError, RunError
+from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
-from codir.models.loading import class_names, load_tokenizer
+from codir.models.loading import class_names
 from codir.storage import require_writable, whole_text_file
 from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
@@ -105,7 +106,7 @@ def predict(
     _check_output(input, output, overwrite)
     texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)
     classifier = load_engine(model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer_for(classifier, model)
     result = PredictionResult(output, len(texts))
     names = list(class_names(classifier.config).values())
     if len(names) > 1:

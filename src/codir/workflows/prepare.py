@@ -14,8 +14,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
+from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names, encoder_shape, load_classifier, load_tokenizer
+from codir.models.loading import class_names, encoder_shape, load_classifier
 from codir.models.representations import Pooling, TokenView
 from codir.objectives.base import ObjectiveContext, Views
 from codir.objectives.registry import check_objectives, needs_of, views_of
@@ -146,7 +147,7 @@ def prepare(config: DistillConfig, console: Console) -> Distillation:
         CodirError: whatever would fail later, with the way out.
     """
     model = load_classifier(config.teacher)
-    teacher_tokenizer = load_tokenizer(config.teacher)
+    teacher_tokenizer = load_tokenizer_for(model, config.teacher)
     data = load_data(config.data)
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from codir.corpora.corpus import Corpus, tokenizer_digest
 from codir.errors import ConfigError, ModelError
+from codir.models.check import check_model
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
@@ -73,6 +74,9 @@ def load_models(config: PretrainConfig, corpus: Corpus) -> PretrainingModels:
             f"The student has a vocabulary of {student.config.vocab_size}, and the tokenizer of {corpus.path} "
             f"{len(tokenizer)} tokens: set vocab_size to that in the student's config."
         )
+    if teacher is not None:
+        check_model(teacher, tokenizer, str(config.teacher))
+    check_model(student, tokenizer, config.student.model or "the student")
     return PretrainingModels(teacher if taught else None, student, tokenizer, origin)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
+from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
 from codir.storage import read_json
 from codir.workflows.card import TEXT_CLASSIFICATION
@@ -157,7 +158,7 @@ def _check_model(folder: Path) -> str:
         raise ModelError(
             f"{folder}: the weight {broken} holds values that are not finite. Do not publish this model."
         )
-    load_tokenizer(folder)
+    load_tokenizer_for(model, folder)
     return FILL_MASK if masked else TEXT_CLASSIFICATION
 
 

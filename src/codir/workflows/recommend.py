@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from codir.errors import CodirError, ConfigError, nearest
-from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
+from codir.models.check import load_tokenizer_for
+from codir.models.loading import encoder_shape, load_classifier
 from codir.recipes.config import DistillConfig
 from codir.recipes.data_config import DataConfig
 from codir.recipes.evidence import Evidence, load_evidence
@@ -83,7 +84,8 @@ def recommend(
     _check_wish(wish, most_hours)
     known = load_evidence(evidence)
     choosable = _choosable(recipes, known)
-    model, tokenizer = load_classifier(teacher), load_tokenizer(teacher)
+    model = load_classifier(teacher)
+    tokenizer = load_tokenizer_for(model, teacher)
     loaded = load_data(data)
     assert loaded.train is not None, "load_data gives a training split unless asked not to"
     for note in loaded.notes:

@@ -13,8 +13,9 @@ import torch
 
 from codir.deployment.engines import load_engine
 from codir.errors import ConfigError, DataError, RunError
+from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names, load_tokenizer
+from codir.models.loading import class_names
 from codir.storage import require_writable, write_bytes, write_text
 from codir.tasks.glue import GLUE
 from codir.tasks.glue_testset import find_test_file, read_test_file
@@ -181,7 +182,7 @@ def _predict_task(
 ) -> list[FileResult]:
     """Returns the files that one model predicts."""
     model = load_engine(choice.model)
-    tokenizer = load_tokenizer(choice.model)
+    tokenizer = load_tokenizer_for(model, choice.model)
     task = GLUE[choice.task].task
     names = class_names(model.config)
     order, notes = [0], list(choice.notes)
