@@ -167,3 +167,62 @@ def test_the_checker_knows_where_a_relative_import_starts() -> None:
 def test_a_package_listed_twice_is_noticed() -> None:
     with pytest.raises(AssertionError, match="twice"):
         read_floors("| 1 | `codir.a` | x |\n| 2 | `codir.a` | y |\n")
+
+
+# What prints past `codir.printing`, where a label in square brackets or a console without `±` would end a command.
+_PRINTERS = {"print", "pprint", "basicConfig", "StreamHandler"}
+_ECHOES = {"echo", "secho", "tqdm"}
+
+
+def printers(source: str) -> list[str]:
+    """Returns one message for each line of a file that makes a console of its own or prints by another way."""
+    found = []
+    kinds: set[str] = set()  # classes of rich's that `codir.printing` hands on as types
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+            if names == ["codir.printing"]:
+                kinds |= {alias.name for alias in node.names if alias.name[0].isupper()}
+        if {name.split(".")[0] for name in names} & {"rich", "tqdm"}:
+            found.append(f"line {node.lineno}: imports {', '.join(names)}")  # type: ignore[attr-defined]
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        last = called.rpartition(".")[2]
+        if called in _PRINTERS | kinds or last in _ECHOES | {"basicConfig", "StreamHandler"}:
+            found.append(f"line {node.lineno}: calls {called}")
+        if re.fullmatch(r"sys\.(__)?std(out|err)(__)?(\.buffer)?\.write(lines)?", called):
+            found.append(f"line {node.lineno}: calls {called}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_only_one_file_prints(module: str, path: Path) -> None:
+    if module != "codir.printing":
+        assert not printers(path.read_text(encoding="utf-8")), "print by `codir.printing`"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from rich.console import Console",
+        "def f():\n    import rich.table",
+        "from tqdm import tqdm",
+        "print(1)",
+        "import sys\nsys.stdout.write('x')",
+        "import typer\ntyper.echo('x')",
+        "import logging\nlogging.basicConfig()",
+        "from codir.printing import Console\nConsole()",
+    ],
+)
+def test_the_checker_sees_another_way_to_print(source: str) -> None:
+    assert printers(source)
+
+
+def test_the_checker_lets_the_one_way_pass() -> None:
+    assert not printers("from codir.printing import terminal\nterminal().print('x')\nfigure.text(1, 2, 'x')")

@@ -24,6 +24,7 @@ from codir.cli.recommending import recommend
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
+from codir.printing import say, settle
 
 app = typer.Typer(
     name="codir",
@@ -40,6 +41,7 @@ def run() -> None:
     """Runs the command line; the entry point of `codir` and `python -m codir`."""
     # PyTorch's C++ side warns of costs that are meant; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    settle(sys.stdout, sys.stderr)
     try:
         app(prog_name="codir")
     except SystemExit as end:
@@ -53,7 +55,7 @@ def run() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"codir {__version__}")
+        say(f"codir {__version__}")
         raise typer.Exit
 
 
@@ -210,14 +212,12 @@ def recipes(
     from codir.recipes.library import load_recipe, recipe_names
 
     if name is not None:
-        typer.echo(load_recipe(name).text, nl=False)
+        say(load_recipe(name).text, end="")
         return
     for each in map(load_recipe, recipe_names()):
-        typer.echo(f"{each.name}  (codir {each.command})")
-        typer.echo(f"    {each.description}\n    from:  {each.source}\n    needs: {each.needs}\n")
-    typer.echo(
-        "`codir recipes NAME` prints a recipe; start your own with `recipe: NAME` in a YAML file (--config)."
-    )
+        say(f"{each.name}  (codir {each.command})")
+        say(f"    {each.description}\n    from:  {each.source}\n    needs: {each.needs}\n")
+    say("`codir recipes NAME` prints a recipe; start your own with `recipe: NAME` in a YAML file (--config).")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -62,9 +61,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 def _exit(code: int, message: str, everywhere: bool = False) -> typer.Exit:
     if int(os.environ.get("LOCAL_RANK") or 0) > 0 and not everywhere:
         return typer.Exit(code)
-    from rich.console import Console
+    from codir.printing import errors
 
-    Console(stderr=True, file=None if sys.stderr is sys.__stderr__ else sys.stderr).print(
-        message, style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    errors().print(message, style="red", soft_wrap=True)
     return typer.Exit(code)

@@ -6,14 +6,10 @@ import importlib.util
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, RunError
+from codir.printing import Console, terminal
 from codir.reports.gather import gather
-from codir.workflows.progress import default_console
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PAGE = "report.html"
 # What says that a page is ours and may be replaced; it stands in the page's head.
@@ -58,7 +54,7 @@ def report(
         RunError: the folder is neither a run nor a study, or a file is in the way or cannot be used.
         ConfigError: plotly or jinja2 is not installed, or a setting is out of range.
     """
-    console = console or default_console()
+    console = terminal(console)
     folder = Path(folder).expanduser()
     page = folder / PAGE if output is None else Path(output).expanduser()
     _require_packages()

@@ -18,12 +18,12 @@ from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
 from codir.models.loading import class_names, load_classifier
 from codir.models.representations import Pooling
+from codir.printing import progress_bar
 from codir.recipes.data_config import DataConfig
 from codir.reports.run_files import RunFiles
 from codir.tasks.encoding import encode
 from codir.tasks.task import Kind, Task
 from codir.workflows.data import load_data
-from codir.workflows.progress import progress_bar
 
 _FOLDERS = ("data_dir", "train", "validation")
 

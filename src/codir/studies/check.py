@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from codir.errors import CodirError, ConfigError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
+from codir.printing import Console, silent
 from codir.recipes.config import DistillConfig
 from codir.storage import require_disk
 from codir.studies.config import Range, StudyConfig, grid_points
@@ -145,7 +144,7 @@ def unfit(config: StudyConfig, kinds: Mapping[str, list[DistillConfig]]) -> dict
         CodirError: what is wrong with a task as a whole.
     """
     found: dict[str, str] = {}
-    for name, error in _problems(config, kinds, Console(quiet=True))[0]:
+    for name, error in _problems(config, kinds, silent())[0]:
         if name not in kinds:
             raise error
         found.setdefault(name, str(error).splitlines()[0])
@@ -180,7 +179,7 @@ def _check_task(
 ) -> int:
     """Adds what is wrong to `problems`; returns the bytes that the trials will write."""
     teacher = _teacher(config, task, temporary)
-    quiet = Console(quiet=True)
+    quiet = silent()
     prepared: dict[str, Distillation] = {}
     needed = 0
     for name, configs in kinds.items():

@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
 from codir.errors import InterruptedRunError, RunError
+from codir.printing import Console
 from codir.studies.folder import StudyFolder
 from codir.studies.results import TrialResult
 from codir.studies.run import study

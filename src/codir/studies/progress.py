@@ -8,12 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
+from codir.printing import Console, Live, Table, live, table, text
 from codir.studies.folder import Plan
 from codir.studies.store import Claim, teacher_key, what_of
 from codir.studies.survey import Outcome
@@ -127,7 +122,7 @@ class Board:
 
     def __enter__(self) -> Board:
         if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=2, transient=True)
+            self._live = live(self.console)
             self._live.start()
         return self
 
@@ -153,14 +148,14 @@ class Board:
             self._last_line = time.monotonic()
             self.say(progress.in_words())
 
-    def _table(self, progress: Progress) -> Group:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    def _table(self, progress: Progress) -> Table:
+        shown = table(text(progress.in_words(), "bold"))
         for heading in ("worker", "works on", "", "since"):
-            table.add_column(heading, overflow="fold")
+            shown.add_column(heading, overflow="fold")
         for claim in progress.claims:
             since = duration(time.time() - claim.started)
-            table.add_row(Text(claim.worker), Text(what_of(claim)), Text(self._at(claim)), since)
-        return Group(Text(progress.in_words(), style="bold"), table)
+            shown.add_row(claim.worker, what_of(claim), self._at(claim), since)
+        return shown
 
     def _at(self, claim: Claim) -> str:
         folder = self.plan.folder.path / "trials" / claim.what

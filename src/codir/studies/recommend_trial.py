@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from codir.errors import ConfigError, RunError
+from codir.printing import Console, Table, table, terminal
 from codir.recipes.config import DistillConfig
 from codir.recipes.data_config import DataConfig
 from codir.storage import read_json, write_json
@@ -28,7 +26,6 @@ from codir.studies.recommend_verdict import verdict
 from codir.studies.resolved import resolve_recipes
 from codir.studies.store import require_optuna
 from codir.workflows.data import load_data
-from codir.workflows.progress import default_console
 from codir.workflows.recommend_command import command_of, data_flags
 from codir.workflows.recommend_cost import StepCost, hours, show_hours
 from codir.workflows.recommend_result import Recommendation, concluded
@@ -199,7 +196,7 @@ def plan_trial(
             f"trained:\n{reasons}\nGive more --trial-examples, other --recipes, or leave out --trial."
         )
     for recipe, why in left_out.items():
-        (console or default_console()).print(
+        terminal(console).print(
             f"`{recipe}` is left out of the trial: {why}", highlight=False, markup=False, soft_wrap=True
         )
     return replace(
@@ -232,7 +229,7 @@ def compete(
     Raises:
         CodirError: all candidates of a rung failed, interrupted.
     """
-    console = console or default_console()
+    console = terminal(console)
     folder = Path(folder)
     place = (folder / TRIAL).parent.absolute()
     first = next(iter(trial.configs.values()))
@@ -277,7 +274,7 @@ def run(config: DistillConfig, console: Console | None = None) -> None:
 
     there = begun(config.output)
     if there is not None:
-        _go_on("run", there, config.output, console or default_console())
+        _go_on("run", there, config.output, terminal(console))
         config = there
     distill(config.model_copy(update={"resume": there is not None}), console=console)
 
@@ -341,12 +338,12 @@ def _unopened(config: DistillConfig) -> str:
 
 
 def _table(standings: Sequence[Standing]) -> Table:
-    table = Table(title="The trial", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("recipe")
+    shown = table("The trial")
+    shown.add_column("recipe")
     for name in ("learning rate", "rung", "epochs", "seeds", "held-out score"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for number, each in enumerate(standings):
-        table.add_row(
+        shown.add_row(
             each.arm.recipe,
             f"{each.arm.learning_rate:g}",
             str(each.rung),
@@ -355,7 +352,7 @@ def _table(standings: Sequence[Standing]) -> Table:
             "failed" if each.score is None else f"{each.score:.4f}",
             style="bold" if number == 0 else None,
         )
-    return table
+    return shown
 
 
 def _plain(each: Standing) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, RunError
+from codir.printing import Console, terminal
 from codir.studies.findings import Findings, find
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.plots import draw_differences, draw_ranks
@@ -27,11 +28,8 @@ from codir.studies.tables import (
 )
 from codir.studies.trial import read_trials
 from codir.studies.words import plain_words
-from codir.workflows.progress import default_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from codir.studies.config import StudyConfig
 
 FILES = (
@@ -60,7 +58,7 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         RunError: there is no study in the folder, a finished trial is damaged, or the files cannot be written.
     """
     output = Path(output)
-    console = console or default_console()
+    console = terminal(console)
     findings, results, config = read_findings(output, baseline)
     files, notes = _contents(findings, results, config)
     _write_together(output, files)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codir.errors import DataError
+from codir.printing import Console, terminal
 from codir.storage import require_writable, write_text
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.paper_tables import TableRow
@@ -19,10 +19,6 @@ from codir.studies.study_table import StudyTable, escape_markdown
 from codir.tasks.glue_testset import find_test_file
 from codir.tasks.submission import DIAGNOSTIC, FILES
 from codir.training.processes import one_process_only
-from codir.workflows.progress import default_console
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass
@@ -50,7 +46,7 @@ def show_plan(wanted: Wanted, console: Console | None = None) -> Reproduction:
     Raises:
         CodirError: see `codir.studies.reproduction.plan`.
     """
-    console = console or default_console()
+    console = terminal(console)
     made = plan(wanted)
     _say(console, f"{made.table.source}: {made.table.title}, scale {wanted.scale}")
     for number, line in enumerate(made.describe(), start=1):
@@ -76,7 +72,7 @@ def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionRes
         CodirError: bad input, a folder in the way, an interrupted or diverged training.
     """
     one_process_only("codir reproduce")
-    console = console or default_console()
+    console = terminal(console)
     made = show_plan(wanted, console)
     require_writable(wanted.output)
     if made.table.speed is not None:

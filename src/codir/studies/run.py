@@ -13,9 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
 from codir.errors import CodirError, InterruptedRunError, RunError
+from codir.printing import Console, terminal
 from codir.storage import exclusive, require_writable
 from codir.studies.check import check_settings, check_with_models, describe_trials
 from codir.studies.config import StudyConfig
@@ -30,7 +29,6 @@ from codir.studies.team import Team
 from codir.studies.trial_config import teacher_folder
 from codir.studies.worker import teacher_state
 from codir.training.processes import one_process_only
-from codir.workflows.progress import default_console
 
 # A folder with only these counts as empty.
 _TRACES = {".lock"}
@@ -86,7 +84,7 @@ def study(
     if config.launcher == "ray":
         require_ray()
     one_process_only("codir study")
-    console = console or default_console()
+    console = terminal(console)
     folder = StudyFolder(config.output)
     _check_folder(folder, config.resume)
     recipes = resolve_recipes(config)
@@ -125,7 +123,7 @@ def join(output: str | Path, workers: int = 1, console: Console | None = None) -
         CodirError: there is no study; its database cannot be reached; interrupted.
     """
     require_optuna()
-    console = console or default_console()
+    console = terminal(console)
     plan = Plan(StudyFolder(output))
     plan.config = plan.config.model_copy(update={"launcher": "local"})
     require_writable(plan.folder.path)
@@ -171,7 +169,7 @@ def finish(output: Path, console: Console, report: bool = True) -> StudyResult:
 
 def show_status(output: str | Path, console: Console | None = None) -> Progress:
     """Prints how far a study is and who works on what."""
-    console = console or default_console()
+    console = terminal(console)
     plan = Plan(StudyFolder(output))
     config = plan.config
     claims = []

@@ -8,10 +8,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from codir.printing import Table, table, text
 
 Value = str | int | float | None
 DASH = "-"
@@ -66,32 +65,20 @@ class StudyTable:
 
     def to_rich(self) -> Table:
         """Returns the table for the terminal; names are never read as markup, numbers never folded."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=Text(self.title, style="bold"),
-            title_justify="left",
-            caption=Text(self.note) if self.note else None,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            collapse_padding=True,
-        )
+        shown = table(text(self.title, "bold"), self.note or None, collapse_padding=True)
         rows = self.cells()
         for number, column in enumerate(self.columns):
             width = max((len(row[number]) for row in rows), default=0)
             justify: Literal["left", "right"] = "left" if column.left else "right"
-            table.add_column(
-                Text(column.heading),
+            shown.add_column(
+                column.heading,
                 justify=justify,
                 overflow="fold",
                 min_width=min(width, 18) if column.left else width,
             )
         for number, row in enumerate(rows, start=1):
-            table.add_row(*map(Text, row), end_section=number == self.rule_after)
-        return table
+            shown.add_row(*row, end_section=number == self.rule_after)
+        return shown
 
     def to_markdown(self) -> str:
         """Returns title, table (GitHub's) and note; what Markdown would read as its own is escaped."""

@@ -21,9 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-
 from codir.errors import CodirError, FolderInUseError, InterruptedRunError
+from codir.printing import Console, log_to, settle
 from codir.storage import exclusive
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.pruning import PrunedTrialError, Pruning
@@ -220,7 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True)
     given = parser.parse_args(arguments)
     stop = _Stop()
-    console = Console(file=sys.stdout, width=120, force_terminal=False)
+    settle(sys.stdout, sys.stderr)
+    console = log_to(sys.stdout)
     try:
         stop.listen()
         stop.watch_parent()

@@ -7,16 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -26,6 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState
+
+from codir.printing import Console, Progress, TaskID, bar, errors, terminal
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -40,7 +32,7 @@ class ProgressLine(TrainerCallback):
 
     def __init__(self, label: str = "training", console: Console | None = None):
         self.label = label
-        self.console = console or Console(stderr=True)
+        self.console = errors() if console is None else terminal(console)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
         self.recent = ""
@@ -55,16 +47,7 @@ class ProgressLine(TrainerCallback):
         self._started = self._last_line = time.monotonic()
         self._first_step = state.global_step
         if self.console.is_terminal and not self.console.quiet:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[recent]}", style="dim"),
-            )
-            self.progress = Progress(*columns, console=self.console)
+            self.progress = bar(self.console, clock=True, recent=True)
             self.task = self.progress.add_task(
                 self.label, total=state.max_steps, completed=state.global_step, recent=""
             )

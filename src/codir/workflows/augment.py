@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.candidates import Texts, WordCandidates
 from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
+from codir.printing import Console, progress_bar, table, terminal, text
 from codir.recipes.data_config import DataConfig
 from codir.storage import exclusive, require_writable, whole_text_file
 from codir.tasks.files import load_texts
@@ -30,12 +28,10 @@ from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
 from codir.workflows.candidate_parts import PART, CandidateParts, texts_digest
 from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
-from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.replacement import changed_words, copies_of, count_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.console import Console
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SHOWN = 3
@@ -280,19 +276,19 @@ def _write(
 
 def print_result(result: Augmentation, console: Console | None = None) -> None:
     """Prints what was made and a few texts beside a copy of them, new words in bold."""
-    console = console or default_console()
+    console = terminal(console)
     for note in result.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("text")
-    table.add_column("copy")
+    beside = table()
+    beside.add_column("text")
+    beside.add_column("copy")
     for texts, copy in result.shown:
         for original, changed in zip(texts, copy, strict=True):
-            shown = Text(changed)
+            shown = text(changed)
             for start, end in changed_words(original, changed):
                 shown.stylize("bold", start, end)
-            table.add_row(Text(original), shown)
-    console.print(table)
+            beside.add_row(original, shown)
+    console.print(beside)
     console.print(
         f"{result.copies:,} copies of {result.examples:,} texts in {result.output} after {result.seconds:,.0f} s: "
         f"{result.replaced / result.copies:.1f} words replaced in each. Left out: {result.unchanged:,} without a "

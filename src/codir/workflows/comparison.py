@@ -6,18 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from codir.errors import RunError
+from codir.printing import Table, table
 from codir.storage import human_bytes
 from codir.tasks.metrics import METRICS, constant_score
 from codir.workflows.paired import PairedTest, paired_test
 from codir.workflows.timing import Timing
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Role = Literal["teacher", "finetune", "kd", "codir", "other"]
 
@@ -170,24 +168,17 @@ class Comparison:
 
     def to_rich(self, title: str | None = None) -> Table:
         """Returns the table for the terminal; it fits 100 columns."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
         headings, lines = self.cells()
-        table = Table(
-            title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
-        )
+        shown = table(title, collapse_padding=True)
         for number, (heading, *cells) in enumerate(zip(headings, *lines, strict=True)):
             # a long heading may fold, a long name too, a number never
             width = max((len(cell) for cell in cells), default=0)
             width = width if number else min(width, 24)
             justify: Literal["left", "right"] = "right" if number else "left"
-            table.add_column(heading, justify=justify, overflow="fold", min_width=width)
+            shown.add_column(heading, justify=justify, overflow="fold", min_width=width)
         for row, line in zip(self.rows, lines, strict=True):
-            # names come from the user: not markup
-            table.add_row(*(Text(cell) for cell in line), style="bold" if row.role == "codir" else None)
-        return table
+            shown.add_row(*line, style="bold" if row.role == "codir" else None)
+        return shown
 
     def to_markdown(self) -> str:
         """Returns the table in GitHub's Markdown, pipes in names escaped."""

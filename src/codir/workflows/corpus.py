@@ -5,21 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import Any
 
 from codir.corpora.build import build_corpus
 from codir.corpora.corpus import Corpus
 from codir.corpora.workers import available_cpus
+from codir.printing import Console, RenderableType, progress_bar, table, terminal
 from codir.training.callbacks import SECONDS_BETWEEN_LINES
-from codir.workflows.progress import default_console, progress_bar
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _SEPARATED = {
     "line": "one document a line",
@@ -50,7 +42,7 @@ def corpus(
         console: where the report goes.
         options: further arguments of `build_corpus`.
     """
-    console = console or default_console()
+    console = terminal(console)
     started = time.monotonic()
     with progress_bar("corpus (MB of text)") as move:
         moved = _with_lines(move, console)
@@ -59,7 +51,7 @@ def corpus(
         )
     seconds = time.monotonic() - started
     for line in report(made):
-        console.print(line, highlight=False, soft_wrap=isinstance(line, str | Text))
+        console.print(line, highlight=False, soft_wrap=isinstance(line, str))
     tokens = made.manifest["counts"]["tokens"]
     speed = (
         ""
@@ -97,33 +89,31 @@ def _with_lines(move: Callable[[int, int], None], console: Console) -> Callable[
 def report(made: Corpus) -> list[RenderableType]:
     """Returns what is in a corpus, how its documents were told apart, and what was skipped and why."""
     counts = made.manifest["counts"]
-    table = Table(
-        title=Text(f"Corpus {made.path}"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
-    )
-    table.add_column("")
+    shown = table(f"Corpus {made.path}")
+    shown.add_column("")
     for heading in ("documents", "tokens", "blocks"):
-        table.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for name, row in (("train", counts["train"]), ("validation", counts["validation"]), ("together", counts)):
-        table.add_row(name, f"{row['documents']:,}", f"{row['tokens']:,}", f"{row['blocks']:,}")
+        shown.add_row(name, f"{row['documents']:,}", f"{row['tokens']:,}", f"{row['blocks']:,}")
     lines: list[RenderableType] = [
-        table,
+        shown,
         f"{counts['sentences']:,} sentences in blocks of at most {made.block} tokens, on average "
         f"{counts['fill']:.1%} full. Tokens are counted without special tokens.",
     ]
     if not counts["validation"]["blocks"]:
         lines.append("No document is held out for validation: there is only one, or --validation is 0.")
     lines += _separations(made.manifest["sources"])
-    lines += [Text(line) for line in _skipped(made.manifest["skipped"])]
+    lines += _skipped(made.manifest["skipped"])
     return lines
 
 
-def _separations(sources: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    lines: list[RenderableType] = []
+def _separations(sources: Sequence[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
     for mode, meaning in _SEPARATED.items():
         names = [Path(source["name"]).name for source in sources if source.get("documents") == mode]
         if names:
             more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-            lines.append(Text(f"{', '.join(names[:5])}{more}: {meaning} (--documents {mode})."))
+            lines.append(f"{', '.join(names[:5])}{more}: {meaning} (--documents {mode}).")
     return lines
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from codir.errors import ConfigError
+from codir.printing import Console, terminal
 from codir.recipes.loading import Flags, load_distill, load_finetune
 from codir.tasks import BUILT_IN
 from codir.workflows.distill import DistillResult, distill
 from codir.workflows.finetune import finetune
-from codir.workflows.progress import default_console
 
 # Chosen by looking at the teacher and the undistilled student alone; the sizes keep it to minutes on 2 cores.
 _TRAIN, _VALIDATION = 2400, 600
@@ -43,7 +41,7 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
         output: folder for the two runs, `teacher` and `student`.
         console: where to print; the terminal by default.
     """
-    console = console or default_console()
+    console = terminal(console)
     started = time.monotonic()
     teacher, student = output / "teacher", output / "student"
     data = {"task": BUILT_IN, "limit_train": _TRAIN, "limit_validation": _VALIDATION}

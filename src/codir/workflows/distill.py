@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel, TrainerCallback
 
 from codir.errors import ConfigError
+from codir.printing import Console, pairs, terminal
 from codir.recipes.config import DistillConfig
 from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
@@ -24,7 +23,6 @@ from codir.workflows.environment import environment
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.lineage import started_from
 from codir.workflows.prepare import Distillation, main_role, prepare
-from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
 from codir.workflows.timing import model_size
@@ -86,7 +84,7 @@ def distill(
         recipe = settings.pop("recipe", None)
         config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir distill")
-    console = console or default_console()
+    console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
@@ -114,10 +112,7 @@ def _distill(
             config.training.seed, resolve_precision(config.training.precision), **_unlabeled(config, parts)
         ),
     )
-    table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
-    for what, value in parts.lines:
-        table.add_row(f"  {what}", value)
-    console.print(table)
+    console.print(pairs("Before training", parts.lines))
 
     teachers = parts.teachers(console)
     teacher_logits = teacher_on_validation(parts, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,13 @@ from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
 from codir.models.loading import class_names
+from codir.printing import Console, Table, progress_bar, table, terminal
 from codir.recipes.data_config import DataConfig
 from codir.tasks.encoding import encode_split
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.tasks.task import Kind, Task, TaskData
 from codir.training.processes import one_process_only
 from codir.workflows.data import load_data
-from codir.workflows.progress import progress_bar
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 
 @dataclass
@@ -86,25 +82,16 @@ class EvaluationResult:
 
     def to_rich(self) -> Table:
         """Returns one row for each split."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=Text(f"{self.model} on {self.task.name}"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-        )
-        table.add_column("split")
-        table.add_column("examples", justify="right")
+        shown = table(f"{self.model} on {self.task.name}")
+        shown.add_column("split")
+        shown.add_column("examples", justify="right")
         for name in self.task.metrics:
-            table.add_column(name, justify="right", style="bold" if name == self.task.main_metric else "")
+            shown.add_column(name, justify="right", style="bold" if name == self.task.main_metric else "")
         for split, values in self.metrics.items():
-            table.add_row(
+            shown.add_row(
                 split, f"{len(self.labels[split]):,}", *(f"{values[m]:.4f}" for m in self.task.metrics)
             )
-        return table
+        return shown
 
 
 def evaluate(
@@ -194,9 +181,7 @@ def evaluate_model(
 
 def print_result(result: EvaluationResult, console: Console | None = None) -> None:
     """Prints the table, then what was cut and the notes on the data."""
-    from rich.console import Console
-
-    console = console or Console()
+    console = terminal(console)
     console.print(result.to_rich())
     for split, count in result.truncated.items():
         if count:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import xxhash
@@ -31,6 +31,7 @@ from codir.deployment.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import class_names, count_parameters, load_classifier, resolve
+from codir.printing import Console, progress_bar, terminal
 from codir.recipes.data_config import DataConfig
 from codir.storage import require_disk, write_text
 from codir.tasks.encoding import cuts_unsaid, length_limit
@@ -50,11 +51,7 @@ from codir.workflows.export_data import (
     validation_data,
 )
 from codir.workflows.export_result import ExportResult, print_result
-from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.run_data import Chosen, choose_data, describe
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
 
@@ -133,7 +130,7 @@ def export(
     require_packages(target)
     resolve(model)
     if chosen.words and not quiet:
-        (console or default_console()).print(chosen.words, highlight=False, markup=False, soft_wrap=True)
+        terminal(console).print(chosen.words, highlight=False, markup=False, soft_wrap=True)
     with new_folder(output) as folder:
         job = _Job(str(model), target, limits, folder, output, batch_size)
         result = job.run(chosen, max_length, calibration)

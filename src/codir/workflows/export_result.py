@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codir.deployment.folder import Manifest
 from codir.deployment.formats import Target
+from codir.printing import Console, Table, table, terminal
 from codir.storage import human_bytes
 from codir.workflows.evaluate import EvaluationResult
-from codir.workflows.progress import default_console
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 
 @dataclass
@@ -45,36 +41,27 @@ class ExportResult:
 
     def to_rich(self) -> Table:
         """Returns two lines, source and export: size, metrics, difference and agreement."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=Text(f"{self.manifest.source} exported to {self.target}"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-        )
-        table.add_column("model")
-        table.add_column("size", justify="right")
+        shown = table(f"{self.manifest.source} exported to {self.target}")
+        shown.add_column("model")
+        shown.add_column("size", justify="right")
         columns = []
         if self.before is not None and self.after is not None:
             several = len(self.before.metrics) > 1
             for split, values in self.before.metrics.items():
                 columns += [(split, name) for name in values]
             for split, name in columns:
-                table.add_column(f"{split} {name}" if several else name, justify="right")
-        table.add_column("largest difference", justify="right")
-        table.add_column("mean", justify="right")
+                shown.add_column(f"{split} {name}" if several else name, justify="right")
+        shown.add_column("largest difference", justify="right")
+        shown.add_column("mean", justify="right")
         regression = self.figures["answers"] == "scores"
-        table.add_column("correlation" if regression else "same answers", justify="right")
+        shown.add_column("correlation" if regression else "same answers", justify="right")
         first = [self.before.metrics[split][name] for split, name in columns] if self.before else []
         second = [self.after.metrics[split][name] for split, name in columns] if self.after else []
         agreement = self.figures["agreement"]
-        table.add_row(
+        shown.add_row(
             "torch fp32", human_bytes(self.source_bytes), *(f"{value:.4f}" for value in first), "", "", ""
         )
-        table.add_row(
+        shown.add_row(
             str(self.target),
             human_bytes(self.manifest.bytes),
             *(f"{value:.4f}" for value in second),
@@ -82,12 +69,12 @@ class ExportResult:
             f"{self.figures['mean_difference']:.2g}",
             f"{agreement:.4f}" if regression else f"{agreement:.2%}",
         )
-        return table
+        return shown
 
 
 def print_result(result: ExportResult, console: Console | None = None) -> None:
     """Prints the table, the inputs it is from, the notes, and what to do with the folder."""
-    console = console or default_console()
+    console = terminal(console)
     figures = result.figures
     console.print(result.to_rich())
     line = (

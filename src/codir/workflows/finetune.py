@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from transformers import set_seed
 
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
+from codir.printing import Console, terminal
 from codir.recipes.config import FinetuneConfig
 from codir.recipes.loading import load_finetune, resolved_yaml
 from codir.storage import read_json, write_json, write_text
@@ -24,7 +24,6 @@ from codir.workflows.arguments import to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
-from codir.workflows.progress import default_console
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
 
@@ -61,7 +60,7 @@ def finetune(
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir finetune")
-    console = console or default_console()
+    console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
             content = read_json(run.metrics)

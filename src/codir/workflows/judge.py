@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
+from codir.printing import Console
 from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.workflows.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.workflows.prepare import Distillation, main_role

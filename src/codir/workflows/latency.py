@@ -15,6 +15,7 @@ import torch
 
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.loading import count_parameters
+from codir.printing import Console, progress_bar, terminal
 from codir.recipes.data_config import DataConfig
 from codir.storage import require_writable, write_json
 from codir.tasks import BUILT_IN
@@ -27,7 +28,6 @@ from codir.workflows.latency_loading import Loaded, prepare
 from codir.workflows.latency_models import choose, score_of
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 from codir.workflows.memory import peak_memory
-from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.run_data import Chosen, choose_data
 from codir.workflows.timing import (
     RealLengths,
@@ -43,7 +43,6 @@ from codir.workflows.timing import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.console import Console
 
 __all__ = ["LatencyResult", "LatencyRow", "latency"]
 
@@ -111,7 +110,7 @@ def latency(
         check_output(Path(output), overwrite)
     length_limit(max_length, None)
     task, source, texts, notes = _texts(choose_data(models, data, use_run_data), batch, sequences)
-    console = console or default_console()
+    console = terminal(console)
     load_before = _load_average()
     with _threads(threads), contextlib.ExitStack() as stack:
         lines, left_out = prepare(stack, wanted, texts, batch, max_length, device)

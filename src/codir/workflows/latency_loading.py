@@ -14,9 +14,9 @@ from codir.deployment.folder import Manifest
 from codir.errors import CodirError, ModelError
 from codir.models.check import check_model
 from codir.models.loading import count_parameters, load_classifier, load_tokenizer
+from codir.printing import progress_bar
 from codir.storage import require_disk
 from codir.workflows.latency_models import Wanted, load
-from codir.workflows.progress import progress_bar
 from codir.workflows.scratch import scratch_folder
 from codir.workflows.timing import Model, Text, encode_batch
 

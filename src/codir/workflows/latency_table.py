@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from codir.errors import RunError
+from codir.printing import Table, table
 from codir.storage import human_bytes
 from codir.workflows.comparison import escape_cell, short_count
 from codir.workflows.timing import RealLengths, Timing
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 KIND = "codir latency"
 SCHEMA = 1
@@ -229,23 +227,17 @@ class LatencyResult:
 
 
 def _rich(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
-    )
+    shown = table(title, collapse_padding=True)
     for number, (heading, *cells) in enumerate(zip(headings, *lines, strict=True)):
         # a long name may fold, a number never
         width = max((len(cell) for cell in cells), default=0)
         justify: Literal["left", "right"] = "left" if number < left else "right"
-        table.add_column(
+        shown.add_column(
             heading, justify=justify, overflow="fold", min_width=min(width, 12) if not number else width
         )
     for line in lines:
-        table.add_row(*(Text(cell) for cell in line))  # names come from the user: not markup
-    return table
+        shown.add_row(*line)
+    return shown
 
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:

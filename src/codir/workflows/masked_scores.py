@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,6 +17,7 @@ from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.models.inference import evaluation_mode, precision
 from codir.models.loading import count_parameters, encoder_shape
 from codir.models.representations import represent
+from codir.printing import Table, table
 from codir.training.block_collator import MaskedBlockCollator
 from codir.training.masking import IGNORED
 
@@ -101,13 +101,12 @@ class MaskedTable:
     def to_rich(self) -> Table:
         """Returns the table for the terminal."""
         headings, rows = self.cells()
-        table = Table(title="Held-out masked tokens", title_justify="left", caption=self.caption())
-        table.caption_justify = "left"
+        shown = table("Held-out masked tokens", self.caption())
         for number, heading in enumerate(headings):
-            table.add_column(heading, justify="left" if number == 0 else "right")
+            shown.add_column(heading, justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*row)
-        return table
+            shown.add_row(*row)
+        return shown
 
     def to_markdown(self) -> str:
         """Returns the table in Markdown."""

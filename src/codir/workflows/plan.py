@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import PretrainedConfig
 
 from codir.corpora.corpus import Corpus, open_corpus
@@ -22,6 +21,7 @@ from codir.models.student import chosen_blocks, shallower_config
 from codir.models.student_config import read_config
 from codir.objectives.negative_sources import has_bank
 from codir.objectives.registry import needs_of
+from codir.printing import Console, terminal
 from codir.recipes.loading import load_pretrain
 from codir.recipes.pretraining import PretrainConfig
 from codir.storage import write_json
@@ -31,7 +31,6 @@ from codir.workflows.costs import Contrast, Setting
 from codir.workflows.devices import Machine
 from codir.workflows.model_shapes import config_of, model_shape
 from codir.workflows.plan_table import Stage, processes_table, show_hours, show_seconds, stage_values, to_rich
-from codir.workflows.progress import default_console
 from codir.workflows.warmup import measure_step
 
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
@@ -147,7 +146,7 @@ def plan(
                 "plan counts them as trained, so memory and time are at most as said."
             )
     result = Plan(stages, _on_other_numbers(stages, machine), notes + _warnings(stages, machine))
-    result.show(console or default_console())
+    result.show(terminal(console))
     if json_file is not None:
         write_json(json_file, result.to_json())
     return result

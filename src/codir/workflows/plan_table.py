@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from codir.printing import Table, table, text
 from codir.storage import human_bytes
 from codir.workflows import costs, footprint
 from codir.workflows.costs import Setting
 from codir.workflows.warmup import Measured
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _DASH = "-"
 Value = int | float | str | None
@@ -334,29 +332,27 @@ def cells(stages: Sequence[Stage]) -> list[tuple[str, str, list[str], str]]:
 
 def to_rich(stages: Sequence[Stage], title: str) -> Table:
     """Returns the table for the terminal: a column for each stage, and what each line grows with."""
-    from rich.text import Text
-
-    table = _table(title)
-    table.add_column("")
+    shown = table(title, collapse_padding=True)
+    shown.add_column("")
     for stage in stages:
-        table.add_column(stage.name, justify="right", no_wrap=True)
-    table.add_column("grows with", style="dim")
+        shown.add_column(stage.name, justify="right", no_wrap=True)
+    shown.add_column("grows with", style="dim")
     section = ""
     for heading, label, values, grows in cells(stages):
         if heading != section:
-            table.add_row(Text(heading, style="bold"), *[""] * len(stages), "", end_section=False)
+            shown.add_row(text(heading, "bold"), *[""] * len(stages), "", end_section=False)
             section = heading
-        table.add_row(Text(f"  {label}"), *map(Text, values), Text(grows))
-    return table
+        shown.add_row(f"  {label}", *values, grows)
+    return shown
 
 
 def processes_table(title: str, rows: Sequence[Sequence[Stage]]) -> Table:
     """Returns the table of the same stages on other numbers of processes, each row the stages on one number."""
-    table = _table(title)
+    shown = table(title, collapse_padding=True)
     for heading in ("GPUs", "micro-batches", "a step", "hours", "GPU-hours", "sent a step"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(heading, justify="right", no_wrap=True)
     for stages in rows:
-        table.add_row(
+        shown.add_row(
             f"{stages[0].setting.processes:,}",
             " / ".join(show_count(stage.setting.accumulation) for stage in stages),
             " / ".join(show_seconds(stage.seconds_per_step) for stage in stages),
@@ -364,19 +360,10 @@ def processes_table(title: str, rows: Sequence[Sequence[Stage]]) -> Table:
             _summed([stage.gpu_hours for stage in stages]),
             " / ".join(human_bytes(footprint.network_bytes(stage.setting)) for stage in stages),
         )
-    return table
+    return shown
 
 
 def _summed(hours: Sequence[float]) -> str:
     if len(hours) == 1:
         return show_hours(hours[0])
     return f"{' + '.join(show_hours(each) for each in hours)} = {show_hours(sum(hours))}"
-
-
-def _table(title: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
-    )

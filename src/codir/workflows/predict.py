@@ -18,16 +18,15 @@ from codir.errors import ModelError, RunError
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names
+from codir.printing import Console, progress_bar, terminal
 from codir.storage import require_writable, whole_text_file
 from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
 from codir.workflows.data import DEFAULT_TEXT
-from codir.workflows.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.console import Console
 
 _BATCHES_IN_CHUNK = 64
 
@@ -228,9 +227,7 @@ def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any
 
 def print_result(result: PredictionResult, console: Console | None = None) -> None:
     """Prints how many predictions of which class lie where, and how many inputs were cut."""
-    from rich.console import Console
-
-    console = console or Console()
+    console = terminal(console)
     classes = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
     line = f"{result.rows:,} predictions in {result.output}" + (f": {classes}" if classes else "")
     console.print(line, highlight=False, markup=False, soft_wrap=True)

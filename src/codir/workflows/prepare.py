@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
@@ -20,6 +19,7 @@ from codir.models.loading import class_names, encoder_shape, load_classifier
 from codir.models.representations import Pooling, TokenView
 from codir.objectives.base import ObjectiveContext, Views
 from codir.objectives.registry import check_objectives, needs_of, views_of
+from codir.printing import Console, progress_bar
 from codir.recipes.config import DistillConfig
 from codir.recipes.library import load_recipe
 from codir.tasks.encoding import encode, same_tokenizer
@@ -35,7 +35,6 @@ from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
 from codir.workflows.make_student import make_student, student_lines
 from codir.workflows.one_answer import first_blocks_note
-from codir.workflows.progress import progress_bar
 
 
 @dataclass

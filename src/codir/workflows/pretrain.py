@@ -10,8 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalPrediction
 
@@ -21,6 +19,7 @@ from codir.functional.gather import processes
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
 from codir.models.positions import position_limit
+from codir.printing import Console, Table, pairs, progress_bar, terminal
 from codir.recipes.loading import load_pretrain, resolved_yaml
 from codir.recipes.pretraining import PretrainConfig
 from codir.storage import read_json, write_json, write_text
@@ -38,7 +37,6 @@ from codir.workflows.environment import environment
 from codir.workflows.masked_scores import MaskedTable, block_metrics, described, predict_masked
 from codir.workflows.pretrain_card import pretraining_card
 from codir.workflows.pretrain_models import PretrainingModels, load_models
-from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.several import join, run_folder
 from codir.workflows.student_run import Cost, train_and_publish, trained_before
@@ -81,7 +79,7 @@ def pretrain(
     if config is None:
         recipe = settings.pop("recipe", None)
         config = load_pretrain(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
-    console = join(console or default_console())
+    console = join(terminal(console))
     with run_folder(config.output, config.resume) as run:
         if first_says("finished" if run.finished else ""):
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
@@ -231,21 +229,20 @@ def _same_corpus(run: RunFolder, corpus: Corpus) -> None:
 
 
 def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -> Table:
-    table = Table(title="Before training", title_justify="left", show_header=False, box=None, pad_edge=False)
+    rows: list[tuple[str, str]] = []
     if models.teacher is not None:
         shape = encoder_shape(models.teacher)
-        table.add_row("  teacher", f"{config.teacher} ({shape.blocks} blocks, {shape.width} wide)")
+        rows.append(("teacher", f"{config.teacher} ({shape.blocks} blocks, {shape.width} wide)"))
     shape = encoder_shape(models.student)
-    table.add_row("  student", f"{shape.blocks} blocks, {shape.width} wide")
-    for what, value in models.origin:
-        table.add_row(f"  {what}", value)
+    rows.append(("student", f"{shape.blocks} blocks, {shape.width} wide"))
+    rows += models.origin
     training, blocks = config.training, len(corpus.train)
-    table.add_row("  corpus", f"{corpus.path} ({blocks:,} blocks of up to {corpus.block} tokens)")
+    rows.append(("corpus", f"{corpus.path} ({blocks:,} blocks of up to {corpus.block} tokens)"))
     passes = f"{_passes(config, corpus):.1f} passes"
     if before := _epochs_before(config, corpus):
         passes += f", after {before} of the student's earlier training"
-    table.add_row("  steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes}")
-    return table
+    rows.append(("steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes}"))
+    return pairs("Before training", rows)
 
 
 def _passes(config: PretrainConfig, corpus: Corpus) -> float:

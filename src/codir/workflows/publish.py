@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
-from rich.console import Console
-from rich.markup import escape
 
 from codir.deployment.folder import MANIFEST
 from codir.errors import ConfigError, RunError
+from codir.printing import Console, terminal
 from codir.storage import human_bytes
 from codir.workflows.hub import Hub, Remote, check_repo
-from codir.workflows.progress import default_console
 from codir.workflows.publish_files import OF_A_MODEL, matches
 from codir.workflows.publish_plan import Plan, make_plan
 from codir.workflows.publish_show import show
@@ -85,7 +83,7 @@ def publish(
         ModelError: no model, or a damaged one.
         RunError: an unfinished or damaged run, a repository in the way, a failure of the Hub or the network.
     """
-    console = console or default_console()
+    console = terminal(console)
     check_repo(repo)
     _check_branch(revision)
     plan = make_plan(
@@ -118,7 +116,7 @@ def publish(
     if revision != "main" and (made or remote.head is None):
         hub.branch(revision)
     text = message or f"Publish {Path(folder).resolve().name} with codir"
-    with console.status(f"Sending {human_bytes(plan.bytes)} to {escape(repo)} ..."):
+    with console.status(f"Sending {human_bytes(plan.bytes)} to {repo} ..."):
         _, commit = hub.send(plan.files, stale, text, revision, remote.head, made)
     console.print(f"\nPublished: {url}", highlight=False, soft_wrap=True, markup=False)
     return Published(plan, url, commit)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from codir.printing import Console, table
 from codir.storage import human_bytes
 from codir.workflows.card_metadata import front_matter_text
 from codir.workflows.hub import Remote
@@ -21,12 +18,10 @@ def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequ
     if remote is not None and remote.exists:
         state = f"{'private' if remote.private else 'public'}, exists"
     branch = f", branch {plan.revision}" if plan.revision != "main" else ""
-    table = Table(
-        title=Text(f"{plan.folder} to {plan.repo} ({state}{branch})"), title_justify="left", show_footer=True
-    )
-    table.add_column("file", footer=f"{len(plan.files)} files", overflow="fold")
-    table.add_column("size", footer=human_bytes(plan.bytes), justify="right")
-    table.add_column("", overflow="fold")
+    files = table(f"{plan.folder} to {plan.repo} ({state}{branch})", show_footer=True)
+    files.add_column("file", footer=f"{len(plan.files)} files", overflow="fold")
+    files.add_column("size", footer=human_bytes(plan.bytes), justify="right")
+    files.add_column("", overflow="fold")
     for name, content in plan.files.items():
         origin = plan.origins[name].parent
         remarks = [] if origin == plan.folder else [f"from {origin}"]
@@ -34,29 +29,29 @@ def show(plan: Plan, console: Console, remote: Remote | None = None, stale: Sequ
             remarks.append("the card, under its new name")
         elif isinstance(content, bytes):
             remarks.append("changed: see below")
-        table.add_row(Text(name), human_bytes(size_of(content)), Text(", ".join(remarks)))
+        files.add_row(name, human_bytes(size_of(content)), ", ".join(remarks))
     for name in stale:
-        table.add_row(Text(name), "-", "deleted: a left-over of the model there")
-    console.print(table)
+        files.add_row(name, "-", "deleted: a left-over of the model there")
+    console.print(files)
     for folder, names in plan.left.items():
-        console.print(Text(f"Stays in {folder}: {', '.join(names)}"))
+        console.print(f"Stays in {folder}: {', '.join(names)}")
     console.print("\nFront matter of the card:")
-    console.print(Text(front_matter_text(plan.metadata)))
+    console.print(front_matter_text(plan.metadata))
     if plan.redactions:
-        table = Table(title="Replaced, because it tells of this machine", title_justify="left")
+        replaced = table("Replaced, because it tells of this machine")
         for heading in ("stands here", "becomes", "where"):
-            table.add_column(heading, overflow="fold")
+            replaced.add_column(heading, overflow="fold")
         places: dict[tuple[str, str], list[str]] = {}
         for each in plan.redactions:
             place = each.file if each.line is None else f"{each.file}:{each.line}"
             places.setdefault((each.found, each.becomes), []).append(place)
         for (found, becomes), where in places.items():
-            table.add_row(Text(found), Text(becomes), Text(", ".join(where)))
+            replaced.add_row(found, becomes, ", ".join(where))
         console.print()
-        console.print(table)
+        console.print(replaced)
     else:
         console.print("\nNothing had to be replaced: no file names a path of this machine.")
     for name, words in plan.relisted.items():
-        console.print(Text(f"{name} lists the files as they are sent: {words}."))
+        console.print(f"{name} lists the files as they are sent: {words}.")
     for note in plan.notes:
-        console.print(Text(f"Note: {note}"))
+        console.print(f"Note: {note}")

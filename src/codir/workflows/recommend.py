@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from codir.errors import CodirError, ConfigError, nearest
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import encoder_shape, load_classifier
+from codir.printing import Console, terminal
 from codir.recipes.config import DistillConfig
 from codir.recipes.data_config import DataConfig
 from codir.recipes.evidence import Evidence, load_evidence
@@ -21,7 +21,6 @@ from codir.recipes.loading import complete_objectives, load_distill
 from codir.storage import write_json
 from codir.tasks.task import limit
 from codir.workflows.data import load_data
-from codir.workflows.progress import default_console
 from codir.workflows.recommend_budget import RunBudget, busy
 from codir.workflows.recommend_cost import StepCost, measure_step
 from codir.workflows.recommend_ranking import Ranking, rank
@@ -79,7 +78,7 @@ def recommend(
     Raises:
         CodirError: teacher, data or evidence cannot be used; no recipe fits.
     """
-    console = console or default_console()
+    console = terminal(console)
     wish = wish or Wish()
     _check_wish(wish, most_hours)
     known = load_evidence(evidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 import time
@@ -11,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from codir.errors import ConfigError
+from codir.printing import Console, silent
 from codir.recipes.config import DistillConfig
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
@@ -236,4 +235,4 @@ class _Watch(TrainerCallback):
 
 
 def _silent() -> Console:
-    return Console(file=io.StringIO())
+    return silent()

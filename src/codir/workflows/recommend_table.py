@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from codir.printing import Console, Table, table, text
 from codir.workflows.comparison import short_count
 from codir.workflows.recommend_cost import show_hours
 from codir.workflows.recommend_gains import show_gain, verdict
@@ -27,9 +23,9 @@ def show(found: Recommendation, console: Console) -> None:
     console.print()
     console.print(_recipes(found))
     console.print()
-    table = Table(title="Proposed", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    proposed = table("Proposed", show_header=False, box=None, pad_edge=False)
+    proposed.add_column(no_wrap=True)
+    proposed.add_column(overflow="fold")
     training = found.config.training
     values = {
         "student": f"{found.choice.chosen.layers} of {found.choice.teacher.layers} blocks",
@@ -37,9 +33,9 @@ def show(found: Recommendation, console: Console) -> None:
         "budget": f"{training.epochs:g} epoch{'s' * (training.epochs != 1)}, learning rate {training.learning_rate:g}",
     }
     for what, why in found.why.items():
-        head = f"[bold]{escape(values[what])}[/bold]\n" if what in values else ""
-        table.add_row(f"  {what}  ", head + escape(why))
-    console.print(table)
+        head = text(f"{values[what]}\n", "bold") if what in values else text("")
+        proposed.add_row(f"  {what}  ", text("").append_text(head).append_text(text(why)))
+    console.print(proposed)
     for line in found.choice.otherwise:
         console.print(f"- {line}", highlight=False, markup=False)
     if found.caveats:
@@ -53,14 +49,14 @@ def show(found: Recommendation, console: Console) -> None:
 
 
 def _students(choice: Choice) -> Table:
-    table = Table(title="Students", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("", no_wrap=True)
+    shown = table("Students")
+    shown.add_column("", no_wrap=True)
     for name in ("blocks", "width", "params", "MB", "int8 MB", "p50 ms", "p95 ms", "speed-up"):
-        table.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True)
     for each in (choice.teacher, *choice.options):
         name = "teacher" if each is choice.teacher else "-> proposed" if each is choice.chosen else "cut"
         time = each.time
-        table.add_row(
+        shown.add_row(
             name,
             str(each.layers),
             str(each.width),
@@ -72,24 +68,23 @@ def _students(choice: Choice) -> Table:
             "-" if time is None else f"{time.speedup:.2f}x",
             style="bold" if each is choice.chosen else None,
         )
-    return table
+    return shown
 
 
 def _recipes(found: Recommendation) -> Table:
-    table = Table(
-        title="What the evidence nearest to your case says",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        caption_justify="left",
+    on = ", ".join(dict.fromkeys(task for task, *_ in found.ranking.common))
+    on = on or "its own tasks, so that rows do not compare"
+    shown = table(
+        "What the evidence nearest to your case says",
+        f"kept %: on {on}, at the epochs that kept most; verdicts: after Holm's correction",
     )
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("tasks")
+    shown.add_column("recipe", no_wrap=True)
+    shown.add_column("tasks")
     for name in ("seeds", "kept %", "epochs", "points over kd"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("")
     for name in ("cost of kd", "time here"):
-        table.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True)
     here = {each.recipe: each.hours.total for each in found.candidates}
     common = found.ranking.common
     for each in found.ranking.standings:
@@ -98,7 +93,7 @@ def _recipes(found: Recommendation) -> Table:
         if each.recipe not in found.ranking.trusted:
             word = "too few tasks"
         kept = most_kept(each.entries, common or [place_of(entry) for entry in each.entries])
-        table.add_row(
+        shown.add_row(
             f"{'-> ' * chosen}{each.recipe}{' (undistilled)' * (each.recipe == UNDISTILLED)}",
             ", ".join(each.tasks),
             str(each.seeds),
@@ -110,6 +105,4 @@ def _recipes(found: Recommendation) -> Table:
             show_hours(here[each.recipe]) if each.recipe in here else "-",
             style="bold" if chosen else None,
         )
-    on = ", ".join(dict.fromkeys(task for task, *_ in common)) or "its own tasks, so that rows do not compare"
-    table.caption = f"kept %: on {on}, at the epochs that kept most; verdicts: after Holm's correction"
-    return table
+    return shown

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
 
 from codir.errors import CodirError, RunError
+from codir.printing import Console, silent
 from codir.training.processes import first_says, is_main, launched
 from codir.workflows.runfolder import RunFolder
 
@@ -24,7 +24,7 @@ def join(console: Console) -> Console:
     if launched() > 1:
         # What the Trainer does later; here so that the processes can agree before anything is loaded.
         PartialState(cpu=not torch.cuda.is_available())
-    return console if is_main() else Console(quiet=True)
+    return console if is_main() else silent()
 
 
 @contextlib.contextmanager

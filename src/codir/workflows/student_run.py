@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 from datasets import Dataset
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from codir.models.loading import load_classifier
+from codir.printing import Console, Table, pairs
 from codir.recipes.training_config import OptimisationConfig, TrainingConfig
 from codir.storage import read_json, require_disk, write_bytes, write_json
 from codir.tasks.metrics import compute_metrics, predictions
@@ -225,8 +224,4 @@ def _require_disk(run: RunFolder, trainer: DistillationTrainer) -> None:
 
 
 def _notes_table(label: str, notes: list[str]) -> Table:
-    table = Table(title=label, title_justify="left", show_header=False, box=None, pad_edge=False)
-    for note in notes:
-        what, _, value = note.partition(": ")
-        table.add_row(f"  {what}", value)
-    return table
+    return pairs(label, ((what, value) for what, _, value in (note.partition(": ") for note in notes)))

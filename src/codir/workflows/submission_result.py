@@ -6,14 +6,11 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codir import __version__
+from codir.printing import Table, table
 from codir.storage import file_digest
 from codir.tasks.submission import SubmissionFile
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass
@@ -80,22 +77,15 @@ class SubmissionResult:
 
     def to_rich(self) -> Table:
         """Returns one row for each file."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=Text(str(self.output)), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
-        )
-        table.add_column("file")
-        table.add_column("rows", justify="right")
-        table.add_column("from", overflow="fold")
-        table.add_column("predictions", overflow="fold")
+        shown = table(str(self.output))
+        shown.add_column("file")
+        shown.add_column("rows", justify="right")
+        shown.add_column("from", overflow="fold")
+        shown.add_column("predictions", overflow="fold")
         for each in self.files:
             style = "yellow" if each.model is None else ""
-            cells = (each.file.name, f"{each.file.rows:,}", each.source, each.content)
-            table.add_row(*(Text(cell) for cell in cells), style=style)
-        return table
+            shown.add_row(each.file.name, f"{each.file.rows:,}", each.source, each.content, style=style)
+        return shown
 
     def to_markdown(self) -> str:
         """Returns the manifest."""

@@ -16,6 +16,7 @@ from codir.errors import ConfigError, DataError, RunError
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
 from codir.models.loading import class_names
+from codir.printing import Console, progress_bar, terminal
 from codir.storage import require_writable, write_bytes, write_text
 from codir.tasks.glue import GLUE
 from codir.tasks.glue_testset import find_test_file, read_test_file
@@ -32,13 +33,11 @@ from codir.tasks.submission import (
 from codir.tasks.submission_check import Problem, check_archive
 from codir.training.processes import one_process_only
 from codir.workflows.predict import Cut, predict_texts
-from codir.workflows.progress import default_console, progress_bar
 from codir.workflows.submission_models import Chosen, choose_models
 from codir.workflows.submission_result import FileResult, SubmissionResult
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.console import Console
 
 
 def submit(
@@ -123,7 +122,7 @@ def check(archive: str | Path, *, console: Console | None = None, quiet: bool = 
     """
     problems = check_archive(archive)
     if not quiet:
-        console = console or default_console()
+        console = terminal(console)
         if problems:
             count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
             console.print(
@@ -252,7 +251,7 @@ def _write(result: SubmissionResult) -> None:
 
 def print_result(result: SubmissionResult, console: Console | None = None) -> None:
     """Prints what is in the archive, and what the user should know about it."""
-    console = console or default_console()
+    console = terminal(console)
     console.print(result.to_rich())
     for note in result.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")
