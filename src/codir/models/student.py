@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.classes import is_generic
 from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve
+from codir.models.shallower import require_no_decoder, require_same_blocks, shallower_config
 
 Initialisation = Literal["spread", "first", "last", "random"] | Sequence[int]
 _NAMED = ("spread", "first", "last", "random")
@@ -134,14 +135,22 @@ def build_student(
     try:
         report = student.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ModelError(f"The blocks of {type(teacher).__name__} differ in their shapes: {error}") from error
+        why = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"{type(teacher).__name__} cannot be cut to {len(blocks)} blocks: {why}") from error
     if odd := [
         name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(prefix)
     ]:
         raise ModelError(
             f"{type(teacher).__name__} cannot be cut to {len(blocks)} blocks: {odd[0]} depends on their number."
         )
+    require_same_blocks(
+        _blocks(student, prefix), _blocks(teacher, prefix), blocks, whose=type(teacher).__name__
+    )
     return student
+
+
+def _blocks(model: PreTrainedModel, prefix: str) -> nn.ModuleList:
+    return cast(nn.ModuleList, model.get_submodule(prefix.removesuffix(".")))
 
 
 def student_from_model(
@@ -203,21 +212,6 @@ def fresh_model(kind: type[PreTrainedModel], config: PretrainedConfig, seed: int
         return kind(config).float().eval()
 
 
-def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> PretrainedConfig:
-    """Returns a copy of `config` for the chosen blocks (1-based); lists with an entry for each block are cut, too."""
-    depth = config.num_hidden_layers
-    cut = copy.deepcopy(config)  # constructors change the config they are given
-    for name, value in config.to_dict().items():
-        # `layer_types` and its like; lists of other meaning can have the same length by chance (pos_att_type)
-        if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
-            setattr(cut, name, [value[block - 1] for block in blocks])
-    try:
-        cut.num_hidden_layers = len(blocks)
-    except NotImplementedError as error:  # Funnel
-        raise ModelError(f"The depth of a {config.model_type} model cannot be set: {error}") from error
-    return cut
-
-
 def blocks_prefix(model: PreTrainedModel) -> str:
     """Returns what the names of the blocks' parameters begin with, such as `bert.encoder.layer.`.
 
@@ -225,8 +219,7 @@ def blocks_prefix(model: PreTrainedModel) -> str:
         ModelError: the blocks are not one list: they share weights, or there is a decoder as well.
     """
     depth = encoder_shape(model).blocks
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{type(model).__name__} has an encoder and a decoder; only encoders can be cut.")
+    require_no_decoder(model.config)
     encoder = model.base_model
     found = [
         name

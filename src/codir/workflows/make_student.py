@@ -15,11 +15,11 @@ from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import class_names, encoder_shape, load_tokenizer
 from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.origins import load_origin
+from codir.models.shallower import shallower_config
 from codir.models.student import (
     build_student,
     chosen_blocks,
     fresh_model,
-    shallower_config,
     student_from_model,
 )
 from codir.models.student_config import student_from_config

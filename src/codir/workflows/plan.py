@@ -17,7 +17,8 @@ from codir.models.loading import load_tokenizer
 from codir.models.matching import match_blocks
 from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit
-from codir.models.student import chosen_blocks, shallower_config
+from codir.models.shallower import shallower_config
+from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config
 from codir.objectives.negative_sources import has_bank
 from codir.objectives.registry import needs_of

@@ -16,7 +16,8 @@ from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
 from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.positions import position_limit
-from codir.models.student import build_student, chosen_blocks, shallower_config
+from codir.models.shallower import shallower_config
+from codir.models.student import build_student, chosen_blocks
 from codir.models.student_config import config_defaults, read_config
 from codir.objectives.registry import needs_of
 from codir.recipes.pretraining import PretrainConfig

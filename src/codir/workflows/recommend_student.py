@@ -15,7 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import count_parameters, encoder_shape
 from codir.models.narrowing import narrow_config
-from codir.models.student import fresh_model, shallower_config, spread_blocks
+from codir.models.shallower import shallower_config
+from codir.models.student import fresh_model, spread_blocks
 from codir.workflows.timing import RealLengths, Text, measure_requests
 
 MEASURED_AT_ONCE = 7
