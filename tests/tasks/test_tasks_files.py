@@ -193,7 +193,11 @@ BAD = {
         r"line 3: the label 'inf' is not a finite number",
     ),
     "latin-1": ("a.csv", b"text,label\na,x\ncaf\xe9,y\n", r"line 3: the byte 0xe9 is not UTF-8"),
-    "utf-16": ("a.csv", "text,label\na,x\n".encode("utf-16"), r"line 1: the file is UTF-16"),
+    "utf-16 without a mark": (
+        "a.csv",
+        "text,label\na,x\n".encode("utf-16-le"),
+        r"looks like utf-16-le: add --encoding utf-16-le",
+    ),
     "short row": ("a.csv", "text,label\na,x\nb\n", r"line 3: 1 fields, but the header has 2 columns"),
     "comma in a text": ("a.csv", "text,label\na,x\nb,c,y\n", r"line 3: 3 fields, but the header has 2"),
     "open quote": (

@@ -52,12 +52,14 @@ def type_of_values(values: Iterable[Any]) -> ColumnType:
 
     Whole numbers beside others are floats, other mixtures are "mixed".
     """
-    found = {_of_class(kind) for kind in set(map(type, values))} - {"empty"}
-    if found == {"integer", "float"}:
+    found: list[ColumnType] = list(
+        {_of_class(kind): None for kind in set(map(type, values)) if kind is not type(None)}
+    )
+    if set(found) == {"integer", "float"}:
         return "float"
     if len(found) > 1:
         return "mixed"
-    return found.pop() if found else "empty"
+    return found[0] if found else "empty"
 
 
 def type_of_arrow(kind: pyarrow.DataType) -> ColumnType:

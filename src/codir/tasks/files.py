@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from codir.errors import ConfigError, DataError
 from codir.tasks.labels import class_ids, class_names, detect_kind, require_labels, scores
-from codir.tasks.reading import FORMATS, Rows, arrow_rows, plain_lines, read_rows, read_utf8, require_columns
+from codir.tasks.reading import FORMATS, Rows, read_lines, read_rows
+from codir.tasks.rows import arrow_rows, require_columns
 from codir.tasks.task import Kind, Task, TaskData, hold_out, make_split
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def load_files(
     holdout: float | None = None,
     seed: int = 0,
     delimiter: str | None = None,
+    encoding: str | None = None,
     hub_config: str | None = None,
 ) -> TaskData:
     """Loads a task from files or Hub data sets.
@@ -66,6 +69,7 @@ def load_files(
             then not read. None: a tenth, as the split `validation`, and only where there is no validation split.
         seed: of that draw.
         delimiter: of CSV files, if not what the ending says.
+        encoding: of text files that are not UTF-8.
         hub_config: configuration of a Hub data set.
 
     Raises:
@@ -88,9 +92,10 @@ def load_files(
     notes: list[str] = []
 
     def read(source: str | Path, split: str) -> Rows:
-        rows = _read(source, split, columns, delimiter, hub_config)
+        rows = _read(source, split, columns, delimiter, encoding, hub_config)
+        notes.extend(rows.notes)
         for column in columns[:-1]:
-            _require_texts(rows, column)
+            rows.texts(column)
         require_labels(rows, label)
         return rows
 
@@ -126,7 +131,7 @@ def load_files(
 
     def split(rows: Rows) -> Dataset:
         ids = scores(rows, label) if kind == "regression" else class_ids(rows, label, names, owner)
-        return make_split(kind, rows.values[text], rows.values[text_pair] if text_pair else None, ids)
+        return make_split(kind, rows.columns[text], rows.columns[text_pair] if text_pair else None, ids)
 
     train_split = split(train_rows) if train_rows is not None else None
     if validation_rows is not None:
@@ -159,7 +164,12 @@ def load_files(
 
 
 def load_texts(
-    path: str | Path, *, text: str = "text", text_pair: str | None = None, delimiter: str | None = None
+    path: str | Path,
+    *,
+    text: str = "text",
+    text_pair: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """Loads unlabelled texts for prediction: columns `text` and, for pairs, `text_pair`.
 
@@ -168,12 +178,15 @@ def load_texts(
         text: column of the text (not for `.txt`).
         text_pair: column of the second text; a `.txt` file cannot hold pairs.
         delimiter: of CSV files, if not what the ending says.
+        encoding: of a text file that is not UTF-8.
 
     Raises:
         DataError: with file and line; an empty line is an error, since each line gets one prediction.
     """
-    rows = read_texts(path, text=text, text_pair=text_pair, delimiter=delimiter)
-    return make_split(None, rows.values[text], rows.values[text_pair] if text_pair else None)
+    rows = read_texts(path, text=text, text_pair=text_pair, delimiter=delimiter, encoding=encoding)
+    for note in rows.notes:
+        logger.info(note)
+    return make_split(None, rows.columns[text], rows.columns[text_pair] if text_pair else None)
 
 
 def read_texts(
@@ -182,6 +195,7 @@ def read_texts(
     text: str,
     text_pair: str | None = None,
     delimiter: str | None = None,
+    encoding: str | None = None,
     optional: Sequence[str] = (),
 ) -> Rows:
     """Reads unlabelled texts as `load_texts` does, and `optional` columns where the file has them.
@@ -195,57 +209,35 @@ def read_texts(
             raise DataError(
                 f"{path}: a plain text file cannot hold pairs of texts. Use {', '.join(FORMATS[:-1])}."
             )
-        lines = plain_lines(read_utf8(path))
-        rows = Rows(str(path), "line", list(range(1, len(lines) + 1)), {text: lines}, {text: "text"})
+        rows = read_lines(path, text, encoding)
     else:
-        rows = read_rows(path, columns, delimiter, optional)
+        rows = read_rows(path, columns, delimiter, optional, encoding)
     for column in columns:
-        _require_texts(rows, column)
+        rows.texts(column)
     return rows
-
-
-def _require_texts(rows: Rows, column: str) -> None:
-    """Raises `DataError` with the line of the first value that is missing, empty, or not a text."""
-    bad = [i for i, value in enumerate(rows.values[column]) if _fault(value)]
-    if bad:
-        more = f" (and {len(bad) - 1} more rows are not fit)" if len(bad) > 1 else ""
-        raise DataError(
-            f"{rows.place(bad[0])}: the text in column {column!r} is {_fault(rows.values[column][bad[0]])}{more}. "
-            "Remove or fill these rows."
-        )
-
-
-def _fault(value: Any) -> str:
-    """Says what keeps a value from being a text, or nothing."""
-    if value is None:
-        return "missing"
-    if not isinstance(value, str):
-        return f"not a text but {value!r:.60}"
-    if not value.strip():
-        return "empty"
-    # JSON can spell half a surrogate pair, which no encoding can write
-    return "" if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value) else "not valid Unicode"
 
 
 def _is_hub(source: str | Path) -> bool:
     """A source that is no file, has no known ending and looks like `name` or `owner/name` is a Hub data set."""
-    path = Path(str(source))
     return (
         isinstance(source, str)
-        and not path.exists()
-        and path.suffix.lower() not in FORMATS
-        and not source.startswith((".", "/", "~"))
-        and source.count("/") <= 1
+        and re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?", source) is not None
+        and Path(source).suffix.lower() not in FORMATS
+        and not source.startswith(".")
+        and not Path(source).exists()
     )
 
 
 def _read(
-    source: str | Path, split: str, columns: Sequence[str], delimiter: str | None, hub_config: str | None
+    source: str | Path,
+    split: str,
+    columns: Sequence[str],
+    delimiter: str | None,
+    encoding: str | None,
+    hub_config: str | None,
 ) -> Rows:
     if not _is_hub(source):
-        if Path(source).is_dir():
-            raise DataError(f"{source} is a folder. Give the file itself.")
-        return read_rows(source, columns, delimiter)
+        return read_rows(source, columns, delimiter, encoding=encoding)
     repository, _, wanted = str(source).partition(":")
     data = _hub(repository, hub_config, wanted or split)
     where = f"{repository} (split {wanted or split})"

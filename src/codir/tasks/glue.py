@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, DataError, nearest
-from codir.tasks.reading import plain_lines, read_utf8, require_columns
+from codir.tasks.decoding import plain_lines, read_text
+from codir.tasks.rows import require_columns
 from codir.tasks.task import Task, TaskData, make_split
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def task_folder(name: str, data_dir: str | Path) -> Path:
 
 def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
     """Reads one of GLUE's files: tabs separate, line feeds end rows, and a quote is a character like any other."""
-    lines = plain_lines(read_utf8(path))
+    lines = plain_lines(read_text(path).text)
     if entry.task.name == "cola":
         header, first = _COLA_COLUMNS, 0
     else:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.errors import DataError
+from codir.tasks.decoding import plain_lines, read_text
 from codir.tasks.glue import GLUE, task_folder
-from codir.tasks.reading import plain_lines, read_utf8, require_columns
+from codir.tasks.rows import require_columns
 from codir.tasks.submission import SubmissionFile
 from codir.tasks.task import make_split
 
@@ -48,7 +49,7 @@ def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]
             text is empty, since the row needs a prediction).
     """
     entry = GLUE[file.task]
-    lines = plain_lines(read_utf8(path))
+    lines = plain_lines(read_text(path).text)
     header = [name.strip() for name in lines[0].split("\t")]
     index = next((name for name in ("index", "id") if name in header), "index")
     require_columns(str(path), header, (index, *entry.text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from codir.errors import ConfigError, DataError
 
@@ -90,17 +90,17 @@ class TaskData:
 
 def make_split(
     kind: Kind | None,
-    text: list[str],
-    text_pair: list[str] | None = None,
+    text: Any,
+    text_pair: Any = None,
     label: Sequence[int | None] | Sequence[float | None] | None = None,
 ) -> Dataset:
     """Builds one split in memory: columns `text`, `text_pair` and `label` as `TaskData` describes them.
 
-    A label that is None is that of an unlabelled example.
+    Texts are lists or Arrow arrays. A label that is None is that of an unlabelled example.
     """
     from datasets import Dataset, Features, Value
 
-    columns: dict[str, Sequence] = {"text": text}
+    columns: dict[str, Any] = {"text": text}
     features: dict = {"text": Value("string")}
     if text_pair is not None:
         columns["text_pair"], features["text_pair"] = text_pair, Value("string")
