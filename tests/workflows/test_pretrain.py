@@ -406,7 +406,7 @@ def test_resume_with_another_corpus(here: Path, tmp_path: Path, monkeypatch: pyt
         documents="line",
         workers=1,
     )
-    with pytest.raises(DataError, match="another corpus than the one"):
+    with pytest.raises(RunError, match=r"corpus \(.*\): other blocks of text"):
         pretrain(**changed, resume=True, console=quiet())
 
 

@@ -19,7 +19,7 @@ FORMAT = 1
 
 # Neither the folder a model was loaded from, nor the version that saved it, nor the names of its classes change what it
 # computes (their number is in the shape of the weights).
-_NOT_CONTENT = (
+NOT_CONTENT = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
     *("id2label", "label2id", "problem_type"),
 )
@@ -33,7 +33,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 def model_digest(model: PreTrainedModel) -> str:
     """Digest of a model's class, configuration, weights and buffers (about 0.1 s for 0.5 GB)."""
     digest = xxhash.xxh3_128()
-    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_CONTENT}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_CONTENT}
     header = json.dumps(config, sort_keys=True, default=str)
     digest.update(f"{type(model).__name__}\n{header}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -19,7 +19,17 @@ from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 from codir.workflows.card import UNLABELLED, CardInfo, model_card
 from codir.workflows.comparison import Comparison, Role
+from codir.workflows.data import load_data
 from codir.workflows.environment import environment
+from codir.workflows.fingerprint import (
+    Part,
+    begin,
+    config_part,
+    data_parts,
+    model_part,
+    require_same,
+    with_tokens,
+)
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.lineage import started_from
 from codir.workflows.prepare import Distillation, main_role, prepare
@@ -103,9 +113,13 @@ def _distill(
     timing: bool,
     callbacks: Sequence[TrainerCallback],
 ) -> DistillResult:
-    parts = prepare(config, console)
+    require_same(run, _models(config))
+    data = load_data(config.data)
+    begun = data_parts(data)
+    require_same(run, begun)
+    parts = prepare(config, console, data)
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
-    run.save_config(resolved_yaml(config))
+    begin(run, resolved_yaml(config), with_tokens(begun | _models(config), parts.train))
     write_json(
         run.environment,
         environment(
@@ -154,6 +168,19 @@ def _distill(
     result = DistillResult(run.path, comparison, costs)
     _write(run, result, config, parts)
     return result
+
+
+def _models(config: DistillConfig) -> dict[str, Part]:
+    """Describes the models that a run starts from, as they are now."""
+    wanted = config.student
+    parts = {"teacher": model_part(config.teacher)}
+    if wanted.model is not None:
+        parts["student's model"] = model_part(wanted.model)
+    if wanted.origin is not None:
+        parts["student's origin"] = model_part(wanted.origin)
+    if isinstance(wanted.config, Path):
+        parts["student's config"] = config_part(wanted.config)
+    return parts
 
 
 def _unlabeled(config: DistillConfig, parts: Distillation) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from codir.workflows.arguments import to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
+from codir.workflows.fingerprint import begin, data_parts, model_part, require_same, with_tokens
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
 
@@ -83,6 +84,8 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
         console.print(note, highlight=False)
+    begun = data_parts(data)
+    require_same(run, {**begun, "model to fine-tune": model_part(config.model)})
     to_arguments(
         config.training, run.checkpoints, task.main_metric, len(data.train)
     )  # refuses what is wrong, early
@@ -100,7 +103,8 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         for name, split in data.validation.items()
     }
     # Only now is it a run: a refusal above leaves the folder free for the next attempt.
-    run.save_config(resolved_yaml(config))
+    begun["model to fine-tune"] = model_part(config.model)
+    begin(run, resolved_yaml(config), with_tokens(begun, train))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )

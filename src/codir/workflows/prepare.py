@@ -139,15 +139,20 @@ class Distillation:
         return outputs.with_tokens(found)
 
 
-def prepare(config: DistillConfig, console: Console) -> Distillation:
+def prepare(config: DistillConfig, console: Console, data: TaskData | None = None) -> Distillation:
     """Loads teacher, data and student, matches their classes, encodes the data, and checks the objectives.
+
+    Args:
+        config: what to prepare.
+        console: for notes on the data and on the student.
+        data: what `load_data` gave for it, where the caller has loaded it already.
 
     Raises:
         CodirError: whatever would fail later, with the way out.
     """
     model = load_classifier(config.teacher)
     teacher_tokenizer = load_tokenizer_for(model, config.teacher)
-    data = load_data(config.data)
+    data = data or load_data(config.data)
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
         console.print(note, highlight=False)

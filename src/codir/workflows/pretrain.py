@@ -34,14 +34,21 @@ from codir.training.samplers import NeighbourSampler, neighbours_warning
 from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_pretraining_arguments
 from codir.workflows.environment import environment
+from codir.workflows.fingerprint import (
+    CORPUS,
+    CORPUS_FILE,
+    Part,
+    begin,
+    config_part,
+    model_part,
+    require_same,
+)
 from codir.workflows.masked_scores import MaskedTable, block_metrics, described, predict_masked
 from codir.workflows.pretrain_card import pretraining_card
 from codir.workflows.pretrain_models import PretrainingModels, load_models
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.several import join, run_folder
 from codir.workflows.student_run import Cost, train_and_publish, trained_before
-
-CORPUS_FILE = "corpus.json"  # in the run folder: which corpus, and how often the student has been over it
 
 
 @dataclass
@@ -99,9 +106,9 @@ def pretrain(
 def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> PretrainResult:
     corpus = open_corpus(config.corpus)
     args = to_pretraining_arguments(config.training, run.checkpoints, processes(), len(corpus.validation) > 0)
+    require_same(run, _begun_with(config, corpus))
     models = load_models(config, corpus)
     _enough_blocks(config, corpus)
-    _same_corpus(run, corpus)
     first_epoch = _epochs_before(config, corpus)
     collator = _collator(config, models, args, first_epoch)
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
@@ -127,7 +134,7 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
 
 
 def _begin(run: RunFolder, config: PretrainConfig, corpus: Corpus, first_epoch: int) -> None:
-    run.save_config(resolved_yaml(config))
+    begin(run, resolved_yaml(config), _begun_with(config, corpus))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )
@@ -218,14 +225,16 @@ def _enough_blocks(config: PretrainConfig, corpus: Corpus) -> None:
         )
 
 
-def _same_corpus(run: RunFolder, corpus: Corpus) -> None:
-    """Makes sure that a resumed run has the corpus it was started with."""
-    path = run.path / CORPUS_FILE
-    if path.is_file() and read_json(path)["key"] != corpus.key:
-        raise DataError(
-            f"{corpus.path} is another corpus than the one {run.path} was started with (it has been prepared "
-            "again): its blocks have other numbers. Restore the old one, or choose another --output."
-        )
+def _begun_with(config: PretrainConfig, corpus: Corpus) -> dict[str, Part]:
+    """Describes what the run reads: the corpus, and the models that it starts from."""
+    parts: dict[str, Part] = {CORPUS: {"from": str(corpus.path), "content": corpus.key}}
+    if config.teacher is not None:
+        parts["teacher"] = model_part(config.teacher)
+    if config.student.model is not None:
+        parts["student's model"] = model_part(config.student.model)
+    if isinstance(config.student.config, Path):
+        parts["student's config"] = config_part(config.student.config)
+    return parts
 
 
 def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -> Table:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from codir.errors import CodirError, InterruptedRunError, RunError
-from codir.recipes.loading import with_new_defaults
 from codir.storage import (
     exclusive,
     human_bytes,
@@ -24,6 +23,7 @@ from codir.storage import (
     write_json,
     write_text,
 )
+from codir.workflows.same_settings import MAY_DIFFER, differences, moved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 State = Literal["new", "running", "interrupted", "finished", "failed"]
 
 _STATUS = "run.json"
+_FINGERPRINT = "fingerprint.json"
 _STAGING = ".publish-"
 # A folder with only these counts as empty: traces of a run that stopped before it had done anything.
-_TRACES = frozenset({_STATUS, ".lock"})
-# Settings that say where to write, not what is computed: a run and its resumption may differ in them.
-_MAY_DIFFER = frozenset({"output", "resume", "cache_dir", "training.report_to"})
+_TRACES = frozenset({_STATUS, _FINGERPRINT, ".lock"})
 
 
 def _now() -> str:
@@ -46,8 +45,8 @@ class RunFolder:
     """Paths and state of a run folder; make one with `RunFolder.open`.
 
     The folder is the student itself (`from_pretrained(run)`), with `codir.yaml` (the resolved
-    configuration), `environment.json`, `metrics.json`, `log.jsonl`, `README.md`, `run.json` (the state),
-    `checkpoints/`, and the comparison students as run folders inside `comparison/`.
+    configuration), `fingerprint.json`, `environment.json`, `metrics.json`, `log.jsonl`, `README.md`, `run.json`
+    (the state), `checkpoints/`, and the comparison students as run folders inside `comparison/`.
     """
 
     def __init__(self, path: str | Path):
@@ -183,6 +182,11 @@ class RunFolder:
         return self.path / "codir.yaml"
 
     @property
+    def fingerprint(self) -> Path:
+        """What data and models the run was begun with, `fingerprint.json`; see `codir.workflows.fingerprint`."""
+        return self.path / _FINGERPRINT
+
+    @property
     def environment(self) -> Path:
         """Versions, machine, command and git state, `environment.json`."""
         return self.path / "environment.json"
@@ -207,42 +211,39 @@ class RunFolder:
         return RunFolder(self.path / "comparison" / name)
 
     def save_config(self, resolved_yaml: str) -> None:
-        """Writes `codir.yaml`, or, where there is one, checks with `check_same` that it says the same."""
-        if self.config.is_file():
-            self.check_same(resolved_yaml)
-        else:
+        """Writes `codir.yaml`; where there is one, checks with `check_same` that it says the same.
+
+        Paths of data and models that were moved since are written anew.
+        """
+        if not self.config.is_file() or self.check_same(resolved_yaml):
             write_text(self.config, resolved_yaml)
 
-    def check_same(self, resolved_yaml: str, may_differ: Collection[str] = _MAY_DIFFER) -> None:
-        """Makes sure that the run here has the configuration given now.
+    def check_same(self, resolved_yaml: str) -> bool:
+        """Makes sure that the run here has the configuration given now; says whether paths were moved.
+
+        Where the run has a fingerprint, that knows whether data and models are the same, wherever they lie now.
 
         Args:
             resolved_yaml: the configuration of this call, as it would be written to `codir.yaml`.
-            may_differ: dotted keys (or the sections above them) that are not compared.
 
         Raises:
             RunError: names every key that differs, with both values.
         """
         if not self.config.is_file():
-            return  # stopped before the configuration was written: nothing was computed under another one
+            return False  # stopped before it was written: nothing was computed under another configuration
         try:
             before = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config} is damaged, so the run cannot be resumed: {error}") from error
-        there, now = _flatten(_completed(before)), _flatten(yaml.safe_load(resolved_yaml))
-        differing = [
-            f"  {key}: {there.get(key, '(not set)')!r} there, {now.get(key, '(not set)')!r} now"
-            for key in sorted(there.keys() | now.keys())
-            # null, and not there (a setting of a later version), are the same
-            if there.get(key) != now.get(key)
-            and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
-        ]
-        if differing:
+        now = yaml.safe_load(resolved_yaml)
+        elsewhere = moved(before, now) if self.fingerprint.is_file() else set()
+        if differing := differences(before, now, MAY_DIFFER | elsewhere):
             raise RunError(
                 f"{self.path} holds a run of another configuration:\n"
                 + "\n".join(differing)
                 + "\nGive the settings it was started with, or choose another --output."
             )
+        return bool(elsewhere)
 
     def publish(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Writes the model and its tokenizer so that the folder never holds half of one or a mixture of two.
@@ -280,24 +281,6 @@ class RunFolder:
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
-
-
-def _completed(content: Any) -> Any:
-    """Returns what an older version wrote with the objectives' settings that came since."""
-    objectives = content.get("objectives") if isinstance(content, dict) else None
-    if not isinstance(objectives, dict):
-        return content
-    return {**content, "objectives": with_new_defaults(objectives, content.get("command", "distill"))}
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns `{"training.learning_rate": 1e-05, ...}` for nested mappings; lists are values."""
-    if not isinstance(value, dict) or (prefix and not value):
-        return {prefix: value} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def _settle(path: Path) -> None:
