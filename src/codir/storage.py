@@ -1,48 +1,52 @@
-"""Files are written whole or not at all, folders are used by one process at a time, disks are checked first."""
+"""Files are written whole or not at all, their names and disks are checked first."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import xxhash
 
-from codir.errors import FolderInUseError, RunError
+from codir.errors import RunError
+from codir.locks import new_temporary, real_path, remove, unlock
 
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks there, the lock file alone has to do
-    fcntl = None  # type: ignore[assignment]
+# Room for what is written inside of a folder, in bytes of the path: `comparison/finetune/checkpoints/checkpoint-...`.
+_ROOM = 240
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
     """Yields a file that gets the name `path`, synced and renamed, if the block succeeds, and is deleted otherwise.
 
+    A symbolic link is written through: it stays, and its target gets the content.
+
     Args:
         path: of the file; its folder is made if it is not there.
         mode: `wb` for bytes, `w` for UTF-8 text.
     """
-    path = Path(path)
+    named, path = path, real_path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device would be replaced by a file
+        raise IsADirectoryError(errno.EISDIR, "it is there and no regular file", str(named))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary, lock = new_temporary(path.parent)
     try:
-        with os.fdopen(handle, mode, encoding="utf-8" if mode == "w" else None) as file:
+        with open(temporary, mode, encoding="utf-8" if mode == "w" else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        remove(temporary)
         raise
+    finally:
+        unlock(lock)
 
 
 @contextlib.contextmanager
@@ -72,11 +76,23 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; a damaged one raises `RunError` with the file and the line."""
+    """Reads a JSON file.
+
+    Raises:
+        RunError: it is damaged or cannot be read; names the file and the line.
+        FileNotFoundError: it is not there.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8, numbers too long, lists nested too deep
         raise RunError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def file_digest(path: str | Path) -> str:
@@ -116,51 +132,47 @@ def require_disk(folder: str | Path, needed: int, what: str) -> None:
         )
 
 
+def require_name(path: str | Path, folder: bool = False) -> None:
+    """Raises `RunError` if there can be no file of that name, or no folder with anything in it.
+
+    Args:
+        path: of a file or a folder, there or not.
+        folder: it is a folder's, so there must be room in the path for what is written inside.
+    """
+    full = os.path.realpath(path) if "\0" not in str(path) else ""
+    room = _ROOM if folder else 0
+    longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 1 << 20
+    why = None
+    if not full:
+        why = "it has a NUL character in it"
+    elif len(os.fsencode(full)) + room >= longest:
+        less = " less what is needed for the names inside of it" if folder else ""
+        why = f"its path has {len(os.fsencode(full)):,} bytes, and {longest - 1:,} is the most{less}"
+    else:
+        try:
+            os.stat(full)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                size = max(len(os.fsencode(part)) for part in Path(full).parts)
+                why = f"it has {size:,} bytes, which is more than the file system takes"
+    if why:
+        shown = str(path) if len(str(path)) <= 400 else f"{str(path)[:200]}...{str(path)[-100:]}"
+        raise RunError(
+            f"There can be no {'folder' if folder else 'file'} {shown!r}: {why}. Choose another name."
+        )
+
+
 def require_writable(folder: str | Path) -> None:
     """Makes `folder` and proves that a file can be written there; raises `RunError` if not."""
+    require_name(folder, folder=True)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".codir-probe-"):
-            pass
+        place = real_path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        probe, lock = new_temporary(place)
+        remove(probe)
+        unlock(lock)
     except OSError as error:
         place = Path(folder)
         inside = next((each for each in (place, *place.parents) if each.is_file()), None)
         why = f"{inside} is a file" if inside is not None else error.strerror or error
         raise RunError(f"Cannot write to the folder {folder}: {why}. Choose another one.") from error
-
-
-_held: set[IO[str]] = set()
-
-
-def _forget_locks() -> None:
-    for file in _held:
-        file.close()
-    _held.clear()
-
-
-# A lock lives as long as any process has its file open: a worker that outlived its parent would keep the folder locked.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_locks)
-
-
-@contextlib.contextmanager
-def exclusive(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of `folder` (made if missing) for the block; a second process gets a `RunError` at once.
-
-    The lock is the operating system's: it ends with the process, however that ends.
-    """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder) / ".lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FolderInUseError(
-                    f"Another process is working in {folder}. Wait for it to end or choose another output folder."
-                ) from error
-        _held.add(file)
-        try:
-            yield
-        finally:
-            _held.discard(file)

@@ -25,7 +25,7 @@ from codir.corpora.corpus import Corpus, open_corpus
 from codir.corpora.sentences import split_sentences
 from codir.corpora.splitting import choose_validation
 from codir.errors import ConfigError, DataError, ModelError, RunError
-from codir.storage import exclusive
+from codir.locks import exclusive
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_without_models_nothing_is_loaded(distilled: Path, monkeypatch: pytest.M
 
 
 def test_nothing_is_written_and_no_lock_is_needed(copy_of: Path) -> None:
-    from codir.storage import exclusive
+    from codir.locks import exclusive
 
     def state() -> dict[str, tuple[int, int]]:
         return {

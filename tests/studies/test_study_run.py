@@ -14,7 +14,8 @@ from small_world import World, quiet, sentences
 from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
-from codir.storage import exclusive, read_json, write_json
+from codir.locks import exclusive
+from codir.storage import read_json, write_json
 from codir.studies.results import read_results
 from codir.studies.run import show_status, study
 from codir.workflows.runfolder import RunFolder

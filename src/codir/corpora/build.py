@@ -26,7 +26,8 @@ from codir.corpora.sources import Source, find_sources
 from codir.corpora.splitting import PartWriter, choose_validation, document_tables, write_parts
 from codir.corpora.workers import Job, Shard, available_cpus, run_shards
 from codir.errors import RunError
-from codir.storage import exclusive, read_json, require_disk, require_writable, write_json
+from codir.locks import exclusive
+from codir.storage import read_json, require_disk, require_writable, write_json
 
 _PLAN = "plan.json"
 _PARTS = ("train", "validation", "tokenizer")

@@ -10,6 +10,8 @@ from codir.corpora.corpus import MANIFEST, WORK
 from codir.corpora.shards import Counts
 from codir.corpora.sources import DOCUMENTS, Source
 from codir.errors import ConfigError, DataError, RunError, nearest
+from codir.locks import is_trace
+from codir.storage import require_name
 
 
 def check_settings(documents: str, validation: float, workers: int | None, allow_skipped: float) -> None:
@@ -31,13 +33,14 @@ def check_settings(documents: str, validation: float, workers: int | None, allow
 
 def check_output(output: Path, resume: bool) -> None:
     """Raises `RunError` unless the folder is empty, or holds what `resume` goes on with."""
+    require_name(output, folder=True)
     if output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file, not a folder. Choose another --output.")
     names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
     begun = bool(names & {MANIFEST, WORK})
-    content = sorted(name for name in names if name != ".lock" and not name.startswith(".codir-probe-"))
+    content = sorted(name for name in names if not is_trace(name))
     if resume:
-        if not begun and (content or ".lock" not in names):
+        if not begun and (content or not names):
             what = "does not exist" if not output.exists() else "holds no corpus"
             raise RunError(f"Nothing to resume: {output} {what}. Leave out --resume to prepare a new one.")
     elif begun:

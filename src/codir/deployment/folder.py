@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codir.errors import FolderInUseError, ModelError, RunError
-from codir.storage import exclusive, file_digest, human_bytes, read_json, require_writable, write_json
+from codir.errors import ModelError, RunError
+from codir.locks import real_path, temporary_folder
+from codir.outputs import held
+from codir.storage import file_digest, human_bytes, read_json, require_name, write_json
 
 MANIFEST = "deployment.json"
 SCHEMA = 1
@@ -142,7 +143,8 @@ class Manifest:
 
 def require_new(output: Path) -> None:
     """Raises `RunError` unless a folder can be made there: nothing, or an empty folder, may be in the way."""
-    if output.is_file():
+    require_name(output, folder=True)
+    if output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file, not a folder. Choose another --output.")
     if output.is_dir() and any(output.iterdir()):
         what = "already holds an exported model" if is_deployed(output) else "is not empty"
@@ -156,36 +158,23 @@ def require_new(output: Path) -> None:
 def new_folder(output: Path) -> Iterator[Path]:
     """Yields a folder beside the output that gets its name if the block succeeds; else nothing is left.
 
-    Its name follows from the output's, so that a second process that exports to the same output is refused.
+    A second process that exports to the same output is refused.
     """
-    named, output = output, output.absolute()
-    require_writable(output.parent)
-    partial = output.parent / f".{output.name}.partial"
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(partial))
-        except FolderInUseError as error:
-            raise FolderInUseError(
-                f"Another process is exporting to {named}. Wait for it to end or choose another --output."
-            ) from error
-        try:
-            require_new(output)  # again: another process may have finished in between
-            folder = partial / "folder"
-            if folder.exists():  # of a process that was killed here
-                shutil.rmtree(folder)
-            folder.mkdir()
+    with held(output):
+        require_new(output)  # again: another process may have finished in between
+        place = real_path(output)
+        with temporary_folder(place.parent) as folder:
             yield folder
             for path in folder.rglob("*"):
                 if path.is_file():
                     path.chmod(0o644)  # safetensors writes for its owner alone
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
+            folder.chmod(0o755)
             require_new(output)  # and again: nothing is ever written over
-            if output.is_dir():
-                output.rmdir()
-            os.rename(folder, output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if place.is_dir():
+                place.rmdir()
+            os.rename(folder, place)
 
 
 _AGAIN = "Copy the folder again, or export the model again: `codir export`."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from codir.errors import ConfigError, RunError
+from codir.outputs import held, output_file
 from codir.printing import Console, terminal
 from codir.reports.gather import gather
 
@@ -58,24 +60,27 @@ def report(
     folder = Path(folder).expanduser()
     page = folder / PAGE if output is None else Path(output).expanduser()
     _require_packages()
-    if folder.is_dir():
-        _check_output(page, overwrite)
-    found = gather(
-        folder, latency=latency, exported=exported, data_dir=data_dir, examples=examples, models=models
-    )
-    from codir.reports.page import write_page
+    with contextlib.ExitStack() as stack:
+        if folder.is_dir():
+            stack.enter_context(output_file(page, overwrite=overwrite, own=_is_ours))
+        if images is not None:
+            stack.enter_context(held(images, "--images"))
+        found = gather(
+            folder, latency=latency, exported=exported, data_dir=data_dir, examples=examples, models=models
+        )
+        from codir.reports.page import write_page
 
-    write_page(found, page)
-    if found.words:
-        console.print(found.words[0], highlight=False, markup=False)
-    for part, why in found.missing:
-        console.print(f"Not shown: {part}: {why}.", highlight=False, markup=False, style="dim")
-    console.print(f"The report is in {page}.", highlight=False, markup=False)
-    if images is not None:
-        from codir.reports.images import write_images
+        write_page(found, page)
+        if found.words:
+            console.print(found.words[0], highlight=False, markup=False)
+        for part, why in found.missing:
+            console.print(f"Not shown: {part}: {why}.", highlight=False, markup=False, style="dim")
+        console.print(f"The report is in {page}.", highlight=False, markup=False)
+        if images is not None:
+            from codir.reports.images import write_images
 
-        written = write_images(found, Path(images))
-        console.print(f"{len(written)} pictures are in {images}.", highlight=False, markup=False)
+            written = write_images(found, Path(images))
+            console.print(f"{len(written)} pictures are in {images}.", highlight=False, markup=False)
     if show and not webbrowser.open(page.resolve().as_uri()):
         console.print("No browser could be opened here.", highlight=False)
     return page
@@ -88,20 +93,12 @@ def _require_packages() -> None:
         raise ConfigError(f'The report needs {" and ".join(absent)}: pip install "codir[report]"')
 
 
-def _check_output(page: Path, overwrite: bool) -> None:
-    """Raises `RunError` if something is in the way that is no report of ours."""
-    if page.is_dir():
-        raise RunError(f"{page} is a folder. Name a file: --output {page / PAGE}")
-    if not page.exists() or overwrite:
-        return
+def _is_ours(page: Path) -> bool:
+    """Says whether a file is a report of codir's, which may be replaced."""
     try:
         with open(page, "rb") as file:
-            ours = MARKER in file.read(_HEAD)
+            return MARKER in file.read(_HEAD)
     except OSError as error:
         raise RunError(
             f"{page} cannot be read: {error.strerror or error}. Choose another --output."
         ) from error
-    if not ours:
-        raise RunError(
-            f"{page} exists and is no report of codir's. Choose another --output, or add --overwrite to replace it."
-        )

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codir.errors import ConfigError, RunError
+from codir.outputs import writes
 from codir.printing import Console, Table, table, terminal
 from codir.recipes.config import DistillConfig
 from codir.recipes.data_config import DataConfig
@@ -209,6 +210,8 @@ def plan_trial(
     )
 
 
+@writes("folder", folder=True)
+@writes("json_file", option="--json")
 def compete(
     trial: Trial,
     folder: str | Path,

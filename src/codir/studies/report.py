@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, RunError
+from codir.locks import temporary_folder
+from codir.outputs import held
 from codir.printing import Console, terminal
 from codir.studies.findings import Findings, find
 from codir.studies.folder import Plan, StudyFolder
@@ -59,9 +59,10 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     """
     output = Path(output)
     console = terminal(console)
-    findings, results, config = read_findings(output, baseline)
-    files, notes = _contents(findings, results, config)
-    _write_together(output, files)
+    with held(output / "report.md"):
+        findings, results, config = read_findings(output, baseline)
+        files, notes = _contents(findings, results, config)
+        _write_together(output, files)
     _show(findings, notes, output, console)
     return findings
 
@@ -226,22 +227,17 @@ def _show(findings: Findings, notes: Sequence[str], output: Path, console: Conso
 
 def _write_together(folder: Path, files: dict[str, bytes]) -> None:
     """Writes all files beside their places first, then moves them; those of `FILES` not given are removed."""
-    staging = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder, prefix=".report-"))
-        for name, data in files.items():
-            with open(staging / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            os.replace(staging / name, folder / name)
-        for name in set(FILES) - set(files):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(folder / name)
+        with temporary_folder(folder) as staging:
+            for name, data in files.items():
+                with open(staging / name, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in files:
+                os.replace(staging / name, folder / name)
+            for name in set(FILES) - set(files):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(folder / name)
     except OSError as error:
         raise RunError(f"Cannot write the report into {folder}: {error.strerror or error}.") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)

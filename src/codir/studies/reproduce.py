@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codir.errors import DataError
+from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.storage import require_writable, write_text
 from codir.studies.folder import Plan, StudyFolder
@@ -56,6 +57,7 @@ def show_plan(wanted: Wanted, console: Console | None = None) -> Reproduction:
     return made
 
 
+@writes("wanted.output", folder=True)
 def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionResult:
     """Makes a table of the paper: pre-trainings, studies, measurements, then the table.
 

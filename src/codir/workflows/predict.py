@@ -14,12 +14,13 @@ from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase
 
 from codir.deployment.engines import Classifier, load_engine
-from codir.errors import ModelError, RunError
+from codir.errors import ModelError
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names
+from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
-from codir.storage import require_writable, whole_text_file
+from codir.storage import whole_text_file
 from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
@@ -59,6 +60,7 @@ class PredictionResult(Cut):
     counts: dict[str, int] = field(default_factory=dict)
 
 
+@writes(inputs=("input",))
 def predict(
     model: str | Path,
     input: str | Path,
@@ -96,13 +98,12 @@ def predict(
         quiet: prints nothing.
 
     Raises:
-        RunError: the output exists, is the input, or cannot be written.
+        RunError: the output exists, is the input, is being written by another process, or cannot be written.
         DataError: the input cannot be read, lacks the column, or has an empty text (names the line).
         ModelError: the model cannot be loaded, or gives NaN.
     """
     one_process_only("codir predict")
     input, output = Path(input), Path(output)
-    _check_output(input, output, overwrite)
     texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
@@ -185,17 +186,6 @@ def predict_texts(
         if len(bad):
             raise ModelError(f"{name} gives NaN or infinity for row {start + bad[0] + 1} of {source}.")
         yield part, logits
-
-
-def _check_output(input: Path, output: Path, overwrite: bool) -> None:
-    """Refuses an output that cannot or should not be written before anything is computed."""
-    if output.is_dir():
-        raise RunError(f"{output} is a folder. Give the name of the file to write.")
-    if output.exists() and input.exists() and output.samefile(input):
-        raise RunError(f"The output {output} is the input. Choose another --output.")
-    if output.exists() and not overwrite:
-        raise RunError(f"{output} exists already. Choose another --output, or allow it with --overwrite.")
-    require_writable(output.parent)
 
 
 def _logits(

@@ -12,6 +12,7 @@ import torch
 from codir.errors import CodirError, ConfigError, nearest
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import encoder_shape, load_classifier
+from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.recipes.config import DistillConfig
 from codir.recipes.data_config import DataConfig
@@ -37,6 +38,7 @@ CANDIDATES = 3
 """Most recipes whose steps are timed and that a trial starts with."""
 
 
+@writes("json_file", option="--json")
 def recommend(
     teacher: str,
     data: DataConfig,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from codir.errors import CodirError, InterruptedRunError, RunError
+from codir.locks import LOCK, exclusive, is_trace, real_path, sweep
 from codir.storage import (
-    exclusive,
     human_bytes,
     read_json,
     require_disk,
+    require_name,
     require_writable,
     write_json,
     write_text,
@@ -33,8 +34,8 @@ State = Literal["new", "running", "interrupted", "finished", "failed"]
 _STATUS = "run.json"
 _FINGERPRINT = "fingerprint.json"
 _STAGING = ".publish-"
-# A folder with only these counts as empty: traces of a run that stopped before it had done anything.
-_TRACES = frozenset({_STATUS, _FINGERPRINT, ".lock"})
+# What a run that stopped before it had done anything may have left, besides what is temporary.
+_TRACES = (_STATUS, _FINGERPRINT, LOCK)
 
 
 def _now() -> str:
@@ -70,12 +71,15 @@ class RunFolder:
         """
         folder = cls(path)
         folder._check(resume)  # before anything is made, so that a refusal leaves no trace
-        made = [each for each in (folder.path, *folder.path.parents) if not each.exists()]
+        place = real_path(folder.path)
+        made = [each for each in (place, *place.parents) if not each.exists()]
         require_writable(folder.path)
         with exclusive(folder.path):
             folder._check(resume)  # again: another process may have been here in between
             for leftover in folder.path.glob(f"{_STAGING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            for each in folder.path.glob("comparison/*"):
+                sweep(each, old=True)
             try:
                 with folder.running():
                     yield folder
@@ -85,7 +89,7 @@ class RunFolder:
 
     def _leave_no_trace(self, made: Sequence[Path]) -> None:
         """Removes the folders that a refused run made, unless it had done something that can be resumed."""
-        if self.path not in made or self.is_run or self._content():
+        if not made or self.is_run or self._content() or real_path(self.path) != made[0]:
             return
         for trace in _TRACES:
             (self.path / trace).unlink(missing_ok=True)
@@ -94,11 +98,12 @@ class RunFolder:
                 folder.rmdir()
 
     def _check(self, resume: bool) -> None:
+        require_name(self.path, folder=True)
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --output.")
         content = self._content()
         if resume:
-            if not self.is_run and (content or not self.status):
+            if not self.is_run and (content or not self._names()):
                 what = "does not exist" if not self.path.exists() else "holds no run"
                 raise RunError(
                     f"Nothing to resume: {self.path} {what}. Leave out --resume to start a new run."
@@ -115,10 +120,11 @@ class RunFolder:
             )
 
     def _content(self) -> list[str]:
-        if not self.path.is_dir():
-            return []
-        names = (entry.name for entry in self.path.iterdir())
-        return [n for n in names if n not in _TRACES and not n.startswith((_STAGING, ".codir-probe-"))]
+        """Names in the folder but for traces: with only these, a run stopped before it had done anything."""
+        return [n for n in self._names() if n not in _TRACES and not is_trace(n) and not n.startswith(_STAGING)]
+
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
 
     @contextlib.contextmanager
     def running(self) -> Iterator[RunFolder]:

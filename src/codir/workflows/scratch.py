@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codir.errors import RunError
-from codir.storage import exclusive
+from codir.locks import exclusive
 
 _LOCKS = os.name == "posix"  # elsewhere a folder that is in use cannot be told from one that is not
 

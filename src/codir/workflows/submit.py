@@ -16,8 +16,9 @@ from codir.errors import ConfigError, DataError, RunError
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
 from codir.models.loading import class_names
+from codir.outputs import check_file, writes
 from codir.printing import Console, progress_bar, terminal
-from codir.storage import require_writable, write_bytes, write_text
+from codir.storage import write_bytes, write_text
 from codir.tasks.glue import GLUE
 from codir.tasks.glue_testset import find_test_file, read_test_file
 from codir.tasks.submission import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+@writes()
 def submit(
     models: Iterable[str],
     data_dir: str | Path,
@@ -142,12 +144,7 @@ def _check_output(output: Path, overwrite: bool) -> Path:
             f"The server takes a zip archive: give an --output that ends in .zip, not {output}."
         )
     manifest = output.with_suffix(".md")
-    for path in (output, manifest):
-        if path.is_dir():
-            raise RunError(f"{path} is a folder. Choose another --output.")
-        if path.exists() and not overwrite:
-            raise RunError(f"{path} exists already. Choose another --output, or allow it with --overwrite.")
-    require_writable(output.parent)
+    check_file(manifest, overwrite=overwrite)
     return manifest
 
 
