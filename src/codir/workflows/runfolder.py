@@ -121,7 +121,9 @@ class RunFolder:
 
     def _content(self) -> list[str]:
         """Names in the folder but for traces: with only these, a run stopped before it had done anything."""
-        return [n for n in self._names() if n not in _TRACES and not is_trace(n) and not n.startswith(_STAGING)]
+        return [
+            n for n in self._names() if n not in _TRACES and not is_trace(n) and not n.startswith(_STAGING)
+        ]
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
