@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import RunError
+from codir.markdown import inline
 from codir.storage import read_json, write_json
-from codir.studies.study_table import escape_markdown
 from evidence_choice import Chosen
 from evidence_tables import markdown
 
@@ -139,7 +139,7 @@ def table(teacher: tuple[Part, Part], students: Mapping[str, Sequence[tuple[Part
         return statistics.fmean(known.score + other.score for known, other in students[recipe])
 
     for recipe in sorted(students, key=score, reverse=True):
-        row = [escape_markdown(recipe), str(len(students[recipe]))]
+        row = [inline(recipe), str(len(students[recipe]))]
         agreements = []
         for own, parts in zip(teacher, zip(*students[recipe], strict=True), strict=True):
             scores = [part.score for part in parts]

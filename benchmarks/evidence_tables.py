@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from codir.markdown import inline
 from codir.studies.findings import Row
 from codir.studies.statistics import PairedDifference, Spread
-from codir.studies.study_table import escape_markdown
 from evidence_choice import Chosen, interval
 from evidence_data import EvidenceTrial, Study
 from evidence_figures import ends_correlation, minutes
@@ -59,7 +59,7 @@ def scores(chosen: Chosen) -> str:
     for row in chosen.order():
         cells = [findings.cells.get((row, task)) for task in tasks]
         kept_spread = chosen.kept(row, None if several else tasks[0])
-        line = [escape_markdown(str(row)), *(_spread(cell.spread if cell else None) for cell in cells)]
+        line = [inline(str(row)), *(_spread(cell.spread if cell else None) for cell in cells)]
         line.append(_with_interval(kept_spread))
         if several:
             line.append(_with_interval(chosen.average_kept(row)))
@@ -89,7 +89,7 @@ def scores(chosen: Chosen) -> str:
         said.append(meaning)
     if findings.baseline:
         said.append(
-            f"Against {escape_markdown(findings.baseline)}: "
+            f"Against {inline(findings.baseline)}: "
             + ("average of the tasks, " if several else "")
             + (
                 "the same seed; differences of one seed of a point or two are noise."
@@ -167,8 +167,8 @@ def gains(chosen: Chosen) -> str:
         last = findings.differences.get((row, panels[-1]))
         p = NOTHING if last is None or last.p_value is None else f"{_p(last.p_value)}; {_p(last.adjusted)}"
         cells = [_difference(findings.differences.get((row, panel))) for panel in panels]
-        body.append([escape_markdown(str(row)), *cells, p])
-    against = escape_markdown(str(findings.baseline))
+        body.append([inline(str(row)), *cells, p])
+    against = inline(str(findings.baseline))
     if any(each.low is not None for each in findings.differences.values()):
         note = (
             f"Points, paired by seed against {against}, 95 % t intervals over the seeds; **bold**: the interval "
@@ -217,7 +217,7 @@ def costs(chosen: Chosen) -> str:
         time = minutes(chosen, row)
         body.append(
             [
-                escape_markdown(str(row)),
+                inline(str(row)),
                 _range({each.result.parameters / 1e6 for each in trials}, ".1f"),
                 _range({each.result.epochs or math.nan for each in trials}, ".3g"),
                 *(_range(each, ",d") if each else NOTHING for each in steps),
@@ -255,7 +255,7 @@ def negatives(chosen: Chosen) -> str:
             cell = chosen.findings.cells.get((row, task))
             body.append(
                 [
-                    f"{escape_markdown(str(row))} ({len(trials)})",
+                    f"{inline(str(row))} ({len(trials)})",
                     _mean_of(trials, lambda trial: _first(trial, "loss_crd")),
                     _mean_of(trials, lambda trial: _after_epoch(trial, "loss_crd")),
                     _mean_of(trials, lambda trial: trial.end_of("loss_crd")),
@@ -270,7 +270,7 @@ def negatives(chosen: Chosen) -> str:
         count, rho = ends_correlation(chosen, task)
         said = NOTHING if rho is None else f"{rho:+.2f}"
         parts.append(
-            f"**{escape_markdown(task)}**\n\n{markdown(heads, body)}\n\nSpearman's correlation of the loss at the end "
+            f"**{inline(task)}**\n\n{markdown(heads, body)}\n\nSpearman's correlation of the loss at the end "
             f"with the score, over the {count} trials with a contrastive term: {said}."
         )
     note = (
@@ -290,7 +290,7 @@ def arms(chosen: Chosen) -> str:
         start = {f"student.{key}": value for key, value in trial.arm.get("start", {}).items()}
         settings = start | trial.settings
         said = ", ".join(f"`{key}={_plain(value)}`" for key, value in settings.items())
-        body.append([escape_markdown(str(row)), f"`{trial.arm['recipe']}`", said or "as it is", trial.study])
+        body.append([inline(str(row)), f"`{trial.arm['recipe']}`", said or "as it is", trial.study])
     return markdown(["shown as", "recipe", "what is set", "study"], body, left=4)
 
 
@@ -374,7 +374,7 @@ def missing(chosen: Chosen) -> str:
         for line in study.content["missing"]
     ]
     lines += chosen.findings.budget
-    return "\n".join(f"- {escape_markdown(line)}" for line in lines) or "- Nothing: every trial is finished."
+    return "\n".join(f"- {inline(line)}" for line in lines) or "- Nothing: every trial is finished."
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

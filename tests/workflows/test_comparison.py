@@ -92,7 +92,7 @@ def test_names_are_not_markup_and_missing_numbers_are_dashes() -> None:
     comparison = Comparison([bare])
     assert "[bold]a|b[/bold]" in shown(comparison)
     markdown = comparison.to_markdown().splitlines()
-    assert markdown[2] == r"| [bold]a\|b[/bold] |" + " - |" * 8
+    assert markdown[2] == r"| \[bold\]a\|b\[/bold\] |" + " - |" * 8
     assert markdown[0].count("|") == markdown[1].count("|") == 10
 
 

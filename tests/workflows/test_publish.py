@@ -455,7 +455,7 @@ def test_exported_formats_go_into_subfolders(run: Path, tmp_path: Path) -> None:
     assert "torch-bf16/deployment.json" in api.sent
     assert "openvino-int8/model.safetensors" in api.sent
     card = content(done, "README.md")
-    assert "| `torch-bf16/` | torch-bf16 | bf16 |" in card
+    assert "| torch-bf16/ | torch-bf16 | bf16 |" in card
     assert "same answer for 99.75% of 1,040 inputs; largest difference of a logit 0.012 |" in card
     assert "| accuracy 0.9000 | accuracy 0.8750 |" in card
     assert 'hf download ann/small-model --include "torch-bf16/*"' in card

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, RunError
 from codir.locks import temporary_folder
+from codir.markdown import inline
 from codir.outputs import held
 from codir.printing import Console, terminal
 from codir.studies.findings import Findings, find
@@ -17,7 +18,7 @@ from codir.studies.folder import Plan, StudyFolder
 from codir.studies.plots import draw_differences, draw_ranks
 from codir.studies.results import TrialResult, read_results
 from codir.studies.strategies import strategy_of
-from codir.studies.study_table import StudyTable, escape_markdown
+from codir.studies.study_table import StudyTable
 from codir.studies.tables import (
     cost_table,
     differences_table,
@@ -165,8 +166,8 @@ def _markdown(
 ) -> str:
     lines = ["# Report of the study", "", f"{_finished(findings)}", ""]
     if findings.missing:
-        lines += ["Missing:", "", *(f"- {escape_markdown(line)}" for line in findings.missing), ""]
-    lines += ["## In words", "", *(f"- {escape_markdown(line)}" for line in plain_words(findings)), ""]
+        lines += ["Missing:", "", *(f"- {inline(line)}" for line in findings.missing), ""]
+    lines += ["## In words", "", *(f"- {inline(line)}" for line in plain_words(findings)), ""]
     if tables:
         lines += ["## Tables", ""]
         lines += ["\n".join(table.to_markdown() for table in tables)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codir.errors import DataError
+from codir.markdown import inline
 from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.storage import require_writable, write_text
@@ -16,7 +17,7 @@ from codir.studies.paper_tables import TableRow
 from codir.studies.reproduction import Reproduction, Wanted, plan
 from codir.studies.results import TrialResult, read_result
 from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
-from codir.studies.study_table import StudyTable, escape_markdown
+from codir.studies.study_table import StudyTable
 from codir.tasks.glue_testset import find_test_file
 from codir.tasks.submission import DIAGNOSTIC, FILES
 from codir.training.processes import one_process_only
@@ -206,7 +207,7 @@ def _finish(
     notes = [*notes, *about(made)]
     notes += [f"Submission archive of {name}: {path}" for name, path in archives.items()]
     folder, name = Path(made.wanted.output), made.wanted.table
-    text = [*(table.to_markdown() for table in tables), *(f"- {escape_markdown(line)}" for line in notes), ""]
+    text = [*(table.to_markdown() for table in tables), *(f"- {inline(line)}" for line in notes), ""]
     if made.studies:
         text += [
             *(f"- Report of the study of {student}: studies/{student}/report.md" for student in made.studies),

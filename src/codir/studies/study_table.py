@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from codir import markdown
+from codir.markdown import inline
 from codir.printing import Table, table, text
 
 Value = str | int | float | None
@@ -82,13 +84,10 @@ class StudyTable:
 
     def to_markdown(self) -> str:
         """Returns title, table (GitHub's) and note; what Markdown would read as its own is escaped."""
-        lines = [f"**{escape_markdown(self.title)}**", ""]
-        lines.append(_markdown_row([column.heading for column in self.columns]))
-        lines.append("| " + " | ".join("---" if column.left else "---:" for column in self.columns) + " |")
-        lines += [_markdown_row(row) for row in self.cells()]
-        if self.note:
-            lines += ["", escape_markdown(self.note)]
-        return "\n".join(lines) + "\n"
+        left = [column.left for column in self.columns]
+        body = markdown.table([column.heading for column in self.columns], self.cells(), left)
+        note = f"\n{inline(self.note)}\n" if self.note else ""
+        return f"**{inline(self.title)}**\n\n{body}{note}"
 
     def to_csv(self) -> str:
         """Returns the values as they are, not rounded, under the columns' names; None is empty."""
@@ -118,11 +117,6 @@ class StudyTable:
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def escape_markdown(text: str) -> str:
-    """Returns text that Markdown shows as it is, inside one cell of a table."""
-    return re.sub(r"([\\|`*_<>\[\]~#$&])", r"\\\1", " ".join(text.split()))
-
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -148,10 +142,6 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """Returns text that LaTeX sets as it is; newlines become spaces."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(escape_markdown(cell) for cell in cells) + " |"
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from codir import markdown
 from codir.errors import CodirError
+from codir.markdown import code, fence, inline
 from codir.recipes.library import load_recipe
 from codir.tasks.glue import HUB, glue_task
 from codir.tasks.task import Task
@@ -193,8 +195,8 @@ def _results(info: CardInfo) -> str:
             "scores); embed.: parameters of the embeddings, part of params; ms/seq and speed-up: forward pass, all "
             f"models in turns on one machine{_timing_words(info.comparison)}."
         )
-    rows = [f"| {inline(name)} | {_value(value)} |" for name, value in info.metrics.items()]
-    parts.append("\n".join(["| metric of this model | value |", "| --- | ---: |", *rows]))
+    rows = [(name, _value(value)) for name, value in info.metrics.items()]
+    parts.append(markdown.table(["metric of this model", "value"], rows).rstrip())
     return "\n\n".join(parts)
 
 
@@ -296,20 +298,3 @@ def _seeds(info: CardInfo) -> str:
 
 def _value(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def inline(text: str) -> str:
-    """Returns text on one line in which Markdown and HTML mean nothing."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
-
-
-def code(text: str) -> str:
-    """Returns text that fits between single backticks."""
-    return " ".join(str(text).split()).replace("`", "'")
-
-
-def fence(text: str, language: str) -> str:
-    """Returns a code block whose fence is longer than any run of backticks inside."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"

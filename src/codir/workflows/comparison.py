@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from codir import markdown
 from codir.errors import RunError
 from codir.printing import Table, table
 from codir.storage import human_bytes
@@ -181,10 +182,9 @@ class Comparison:
         return shown
 
     def to_markdown(self) -> str:
-        """Returns the table in GitHub's Markdown, pipes in names escaped."""
+        """Returns the table in GitHub's Markdown."""
         headings, lines = self.cells()
-        rows = [headings, ["---"] + ["---:"] * (len(headings) - 1), *lines]
-        return "\n".join("| " + " | ".join(escape_cell(cell) for cell in row) + " |" for row in rows) + "\n"
+        return markdown.table(headings, lines)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values, as they stand in `metrics.json`."""
@@ -281,11 +281,6 @@ class Comparison:
         from codir.workflows.picture import draw_comparison
 
         draw_comparison(self, path)
-
-
-def escape_cell(text: str) -> str:
-    """Returns text that stays inside one cell of a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def agreement(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from codir import markdown
 from codir.deployment.engines import ONNX_FILE, OPENVINO_FILE
 from codir.deployment.folder import Manifest
 from codir.errors import RunError
+from codir.markdown import code, fence, inline
 from codir.models.loading import class_names
 from codir.storage import human_bytes, read_json
-from codir.workflows.card import code, fence, inline
 from codir.workflows.card_metadata import exported_metadata, front_matter_text
 
 _PACKAGES = {
@@ -68,7 +70,7 @@ def export_card(card: ExportCard) -> str:
         fence(snippet(card), "python"),
         "Or with codir, from anywhere:",
         fence(
-            f"codir predict {card.name} --input texts.txt --output predictions.jsonl"
+            f"codir predict {shlex.quote(card.name)} --input texts.txt --output predictions.jsonl"
             + (f" --max-length {card.limit}" if card.limit is not None else ""),
             "console",
         ),
@@ -203,23 +205,16 @@ def _checks(card: ExportCard) -> str:
         f"{figures['mean_difference']:.2g}; {agreement}."
     ]
     if figures.get("calibration"):
-        lines.append(f"Calibrated on {figures['calibration']}.")
+        lines.append(f"Calibrated on {inline(figures['calibration'])}.")
     before, after = manifest.metrics_before, manifest.metrics_after
     if before and after:
         rows = [
-            f"| {inline(split)} | {inline(name)} | {value:.4f} | {after[split][name]:.4f} |"
+            (split, name, f"{value:.4f}", f"{after[split][name]:.4f}")
             for split, values in before.items()
             for name, value in values.items()
         ]
-        lines.append(
-            "\n".join(
-                [
-                    f"| {inline(manifest.task or 'split')} | metric | before | after |",
-                    "| --- | --- | ---: | ---: |",
-                    *rows,
-                ]
-            )
-        )
+        headings = [manifest.task or "split", "metric", "before", "after"]
+        lines.append(markdown.table(headings, rows, left=2).rstrip())
     else:
         lines.append("No task was given, so no metric was measured.")
     return "\n\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def print_result(result: ExportResult, console: Console | None = None) -> None:
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
     console.print(
-        f"Written to {result.output}. It predicts by itself: codir predict {result.output} --input texts.txt --output "
-        "predictions.jsonl",
+        f"Written to {result.output}. It predicts by itself: codir predict {shlex.quote(str(result.output))} "
+        "--input texts.txt --output predictions.jsonl",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from codir import markdown
 from codir.errors import RunError
+from codir.markdown import inline
 from codir.printing import Table, table
 from codir.storage import human_bytes
-from codir.workflows.comparison import escape_cell, short_count
+from codir.workflows.comparison import short_count
 from codir.workflows.timing import RealLengths, Timing
 
 KIND = "codir latency"
@@ -194,12 +196,12 @@ class LatencyResult:
         return tables
 
     def to_markdown(self) -> str:
-        """Returns both tables in GitHub's Markdown, with titles and notes; pipes in names are escaped."""
+        """Returns both tables in GitHub's Markdown, with titles and notes."""
         titles = self.titles()
-        parts = [f"{titles[0]}\n\n{_markdown(*self.padded_cells(), left=3)}"]
+        parts = [f"{titles[0]}\n\n{markdown.table(*self.padded_cells(), left=3)}"]
         if self.batch_sizes:
-            parts.append(f"{titles[1]}\n\n{_markdown(*self.real_cells(), left=2)}")
-        parts += [f"{line}\n" for line in self.words()]
+            parts.append(f"{titles[1]}\n\n{markdown.table(*self.real_cells(), left=2)}")
+        parts += [f"{inline(line)}\n" for line in self.words()]
         return "\n".join(parts)
 
     def titles(self) -> tuple[str, str]:
@@ -238,11 +240,6 @@ def _rich(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], l
     for line in lines:
         shown.add_row(*line)
     return shown
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
-    rows = [headings, ["---"] * left + ["---:"] * (len(headings) - left), *lines]
-    return "\n".join("| " + " | ".join(escape_cell(cell) for cell in row) + " |" for row in rows) + "\n"
 
 
 def _milliseconds(value: float) -> str:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from codir import markdown
 from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.models.inference import evaluation_mode, precision
 from codir.models.loading import count_parameters, encoder_shape
@@ -111,12 +112,7 @@ class MaskedTable:
     def to_markdown(self) -> str:
         """Returns the table in Markdown."""
         headings, rows = self.cells()
-        lines = [
-            "| " + " | ".join(headings) + " |",
-            "| --- |" + " ---: |" * (len(headings) - 1),
-            *("| " + " | ".join(row) + " |" for row in rows),
-        ]
-        return "\n".join(lines) + f"\n\n{self.caption()}.\n"
+        return f"{markdown.table(headings, rows)}\n{self.caption()}.\n"
 
 
 def _text(value: float | None, form: str) -> str:

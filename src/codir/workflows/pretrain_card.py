@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from codir.markdown import code, fence, inline
 from codir.recipes.loading import resolved_yaml
 from codir.recipes.pretraining import PretrainConfig
 from codir.storage import read_json
-from codir.workflows.card import BIBTEX, citation, code, contrastive, fence, how_made, inline
+from codir.workflows.card import BIBTEX, citation, contrastive, how_made
 from codir.workflows.card_metadata import front_matter_text, metadata, result
 from codir.workflows.lineage import hub_ancestor, started_from
 from codir.workflows.masked_scores import MaskedTable

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from codir.errors import RunError
+from codir.markdown import inline
 from codir.recipes.yaml_text import dump_yaml, read_yaml
-from codir.workflows.card import inline
 
 LOCAL = "<local path>"
 HOST = "<host>"

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codir import markdown
 from codir.errors import CodirError, ConfigError, RunError
+from codir.markdown import code, fence, inline
 from codir.storage import human_bytes
-from codir.workflows.card import code, fence, inline
 from codir.workflows.card_again import card_again
 from codir.workflows.card_metadata import check_metadata, exported_metadata, front_matter_text, split_card
 from codir.workflows.lineage import hub_ancestor
@@ -127,28 +128,29 @@ def finish_card(
 
 def formats_section(repo: str, exported: Mapping[str, Source]) -> str:
     """Returns the Markdown on exported models that lie beside the main one: what they are and how they were checked."""
-    rows = ["| folder | engine | precision | size | checked against the original | metric before | after |"]
-    rows.append("| --- | --- | --- | ---: | --- | ---: | ---: |")
+    headings = [
+        "folder",
+        "engine",
+        "precision",
+        "size",
+        "checked against the original",
+        "metric before",
+        "after",
+    ]
+    rows = []
     for place, source in exported.items():
         manifest = source.manifest
         assert manifest is not None, "only exported folders are taken"
         before, after = _main(manifest.metrics_before), _main(manifest.metrics_after)
-        cells = (
-            f"`{place}/`",
-            manifest.engine,
-            manifest.precision,
-            human_bytes(manifest.bytes),
-            checks_in_words(manifest.checks) or "-",
-            before,
-            after,
-        )
-        rows.append("| " + " | ".join(cells) + " |")
+        checks = checks_in_words(manifest.checks) or "-"
+        size = human_bytes(manifest.bytes)
+        rows.append([f"{place}/", manifest.engine, manifest.precision, size, checks, before, after])
     first = next(iter(exported))
     return "\n\n".join(
         [
             "## Exported formats",
             "Each of these folders predicts by itself; its own README.md says how.",
-            "\n".join(rows),
+            markdown.table(headings, rows, left=(True, True, True, False, True, False, False)).rstrip(),
             fence(
                 f'hf download {repo} --include "{first}/*" --local-dir model\n'
                 f"codir predict model/{first} --input texts.txt --output predictions.jsonl",
@@ -282,7 +284,7 @@ def _latency(path: Path) -> str:
 def _main(metrics: Mapping[str, Mapping[str, float]] | None) -> str:
     first = next(iter((metrics or {}).values()), {})
     name, value = next(iter(first.items()), ("", None))
-    return "-" if value is None else f"{inline(name)} {value:.4f}"
+    return "-" if value is None else f"{name} {value:.4f}"
 
 
 def _read(path: Path) -> str:

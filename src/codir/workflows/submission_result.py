@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codir import __version__
+from codir import __version__, markdown
+from codir.markdown import inline
 from codir.printing import Table, table
 from codir.storage import file_digest
 from codir.tasks.submission import SubmissionFile
@@ -89,19 +90,16 @@ class SubmissionResult:
 
     def to_markdown(self) -> str:
         """Returns the manifest."""
-        rows = [f"| {e.file.name} | {e.file.rows:,} | {e.source} | {e.content} |" for e in self.files]
-        notes = [f"- {note}" for note in self.notes]
+        rows = [(e.file.name, f"{e.file.rows:,}", e.source, e.content) for e in self.files]
+        notes = [f"- {inline(note)}" for note in self.notes]
         return "\n".join(
             [
-                f"# {self.output.name}",
+                f"# {inline(self.output.name)}",
                 "",
                 f"A submission for gluebenchmark.com, made by codir {__version__}; xxh3 of the archive: "
                 f"`{file_digest(self.output)}`. This file belongs beside the archive, not into it.",
                 "",
-                "| file | rows | from | predictions |",
-                "| --- | ---: | --- | --- |",
-                *rows,
-                "",
+                markdown.table(["file", "rows", "from", "predictions"], rows, left=(True, False, True, True)),
                 *notes,
                 "",
             ]
