@@ -87,8 +87,8 @@ def test_pairs_and_other_columns(write):
     assert (data.task.name, data.task.labels) == ("a", ("0", "1"))
 
 
-def test_integers_are_classes_sorted_as_numbers_texts_as_texts(write):
-    path = write("a.csv", "text,label\na,10\nb,9\nc,-1\nd,09\n")
+def test_plain_numbers_are_sorted_by_value_other_labels_as_text(write):
+    path = write("a.csv", "text,label\na,10\nb,9\nc,-1\nd,9\n")
     assert both(path).task.labels == ("-1", "9", "10")
     assert [label for _, label in train_of(both(path))] == [2, 1, 0, 1]
     assert both(write("b.csv", "text,label\na,z\nb, b \nc,b\n")).task.labels == ("b", "z")
@@ -96,7 +96,12 @@ def test_integers_are_classes_sorted_as_numbers_texts_as_texts(write):
         "false",
         "true",
     )
-    assert both(write("d.csv", "text,label\na,1.0\nb,2.0\n")).task.labels == ("1", "2")
+    assert both(write("d.csv", "text,label\na,09\nb,9\nc,10\n")).task.labels == ("09", "10", "9")
+    assert both(write("e.csv", "text,label\na,1.0\nb,2.0\n")).task.labels == ("1.0", "2.0")
+    assert both(write("f.jsonl", '{"text":"a","label":1.0}\n{"text":"b","label":2}\n')).task.labels == (
+        "1",
+        "2",
+    )
 
 
 def test_numbers_that_are_not_whole_are_scores(write):
@@ -207,7 +212,7 @@ BAD = {
     ),
     "single quote in quotes": ("a.csv", 'text,label\n"a" b,x\n', r"line 2: .*not well-formed"),
     "one class": ("a.csv", "text,label\na,x\nb,x\n", r"all 2 rows have the label 'x'"),
-    "unlike classes": ("a.csv", rows(40, str), r"40 different values in 40 rows.*kind=regression"),
+    "unlike classes": ("a.csv", rows(40, str), r"40 different values in 40 rows.*--kind regression"),
     "broken json": ("a.jsonl", '{"text":"a","label":1}\n{"text":\n', r"line 2: not valid JSON"),
     "not an object": ("a.jsonl", '{"text":"a","label":1}\n[1]\n', r"line 2: expected a JSON object"),
     "null text": (

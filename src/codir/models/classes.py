@@ -1,29 +1,89 @@
-"""Matching of classes by name: which of a model's outputs stands for which class of the data."""
+"""Names of classes: when two are one, and which of a model's outputs stands for which class of the data."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from codir.errors import DataError, ModelError, nearest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _GENERIC = re.compile(r"label_(\d+)")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
+# Characters that nobody sees, as Unicode lists them (Default_Ignorable_Code_Point), beside format and control ones:
+# joiners, fillers, variation selectors; and the blank of braille.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_UNSEEN_KINDS = ("Cf", "Cc")  # direction, zero width, soft hyphen, byte order mark; control characters
 
 
-def _key(name: str) -> str:
-    return str(name).strip().casefold()
+def matching_key(name: str) -> str:
+    """Returns what is the same for all spellings of one class.
+
+    Upper and lower case, Unicode forms (é as one or two characters, full width, ligatures), invisible characters, and
+    how many and which blanks there are make no other class. Names of one key cannot be told apart by a reader.
+    """
+    text = str(name)
+    if not (text.isascii() and text.isprintable()):
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        text = _UNSEEN.sub("", " ".join(text.split()))
+        text = "".join(letter for letter in text if unicodedata.category(letter) not in _UNSEEN_KINDS)
+    return " ".join(text.casefold().split())
+
+
+def spelt_twice(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the first names, in the given order, that are spellings of one class; nothing where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(matching_key(name), []).append(name)
+    return next((tuple(group) for group in groups.values() if len(group) > 1), ())
+
+
+def number_value(name: str) -> Decimal | None:
+    """Returns the number that a name spells (`7`, `07`, `7.0`, `-0.5`, `1e3`), exactly, or None."""
+    return Decimal(name) if len(name) < 4000 and _NUMBER.fullmatch(name) else None
+
+
+def find_classes(labels: Sequence[str], names: Sequence[str], numbers: bool = False) -> list[int | None]:
+    """Returns, for each label, where its class stands among `names`, which are classes with different keys, or None.
+
+    Names of one key (`matching_key`) are one class.
+
+    Args:
+        labels: names to look for.
+        names: known classes.
+        numbers: where no key agrees, compare numbers by value: for labels or classes that were never spelt, so that
+            the number 7 may be the class `7.0` or `07`. If two of the names have that value, it is neither.
+    """
+    by_key = {matching_key(name): place for place, name in enumerate(names)}
+    by_value: dict[Decimal, int | None] = {}
+    for place, name in enumerate(names if numbers else ()):
+        if (value := number_value(name)) is not None:
+            by_value[value] = None if value in by_value else place
+    found: list[int | None] = []
+    for label in labels:
+        place = by_key.get(matching_key(label))
+        if place is None and by_value and (value := number_value(label)) is not None:
+            place = by_value.get(value)
+        found.append(place)
+    return found
 
 
 def is_generic(names: Sequence[str]) -> bool:
     """Whether all names are `LABEL_0`, `LABEL_1`, ...: what a model is given that was never told its classes."""
-    return bool(names) and all(_GENERIC.fullmatch(_key(name)) for name in names)
+    return bool(names) and all(_GENERIC.fullmatch(matching_key(name)) for name in names)
 
 
-def _is_numbered(names: Sequence[str]) -> bool:
-    return [_key(name) for name in names] == [str(number) for number in range(len(names))]
+def is_numbered(names: Sequence[str]) -> bool:
+    """Whether the names are 0, 1, 2, ... in this order: numbers of classes in the place of names."""
+    return [matching_key(name) for name in names] == [str(number) for number in range(len(names))]
 
 
 def match_classes(
@@ -31,9 +91,10 @@ def match_classes(
 ) -> tuple[int, ...]:
     """For each class of the data, in order, finds the model's class id.
 
-    Names are compared exactly but for case and surrounding blanks. Where one side has no names (`LABEL_0`, ... in the
-    model; 0, 1, ... in the data) and the numbers of classes agree, the order is taken as it is, with a warning that
-    says so; nothing is warned of if the other side's names are numbered as well.
+    Names are compared as `find_classes` says: case, Unicode form, invisible characters and blanks make no other class.
+    Where one side has no names (`LABEL_0`, ... in the model; 0, 1, ... in the data) and the numbers of classes agree,
+    the order is taken as it is, with a warning that says so; nothing is warned of if the other side's names are
+    numbered as well.
 
     Args:
         data_labels: the data's class names, index = class id.
@@ -49,17 +110,16 @@ def match_classes(
     """
     ordered = {int(number): str(name) for number, name in id2label.items()}
     names = [ordered[number] for number in sorted(ordered)]
-    ids = {_key(name): number for number, name in sorted(ordered.items())}
-    if len(ids) != len(names):
+    if twice := spelt_twice(names) or _repeated(names):
         raise ModelError(
-            f"{model} has two classes of one name: {names}. Give them different names in config.json."
+            f"{model} has two classes of one name: {', '.join(map(repr, twice))}. Give them different names in "
+            "id2label of its config.json."
         )
-    wanted = [_key(name) for name in data_labels]
-    if len(set(wanted)) == len(wanted) and set(wanted) == set(ids):
-        return tuple(ids[name] for name in wanted)
-    if len(wanted) == len(names) and (
-        is_generic(names) or is_generic(data_labels) or _is_numbered(names) or _is_numbered(data_labels)
-    ):
+    numbers = sorted(ordered)
+    found = find_classes(data_labels, names)
+    if None not in found and len(found) == len(set(found)) == len(names):
+        return tuple(numbers[place] for place in found if place is not None)
+    if len(data_labels) == len(names) and (_unnamed(names) or _unnamed(data_labels)):
         if not (_unnamed(names) and _unnamed(data_labels)):
             pairs = ", ".join(f"{label} = {name}" for label, name in zip(data_labels, names, strict=True))
             warnings.warn(
@@ -68,15 +128,20 @@ def match_classes(
                 UserWarning,
                 stacklevel=2,
             )
-        return tuple(sorted(ordered))
-    if missing := [label for label, key in zip(data_labels, wanted, strict=True) if key not in ids]:
+        return tuple(numbers)
+    if missing := [label for label, place in zip(data_labels, found, strict=True) if place is None]:
         raise DataError(
             f"The data has the label{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, which {model} does "
             f"not know{nearest(missing[0], names)}: its classes are {', '.join(map(repr, names))}. Use a model "
             "fine-tuned on these labels (`codir finetune` makes one), or rename the labels in the data or the classes "
             "in id2label of its config.json."
         )
-    surplus = [name for name in names if _key(name) not in set(wanted)]
+    if twice := [label for label, place in zip(data_labels, found, strict=True) if found.count(place) > 1]:
+        raise DataError(
+            f"The labels {', '.join(map(repr, twice))} of the data are one class in two spellings. Write each class in "
+            "one way."
+        )
+    surplus = [name for place, name in enumerate(names) if place not in found]
     raise ModelError(
         f"{model} has the class{'es' * (len(surplus) > 1)} {', '.join(map(repr, surplus))}, which the data does not "
         f"have: its labels are {', '.join(map(repr, data_labels))}. Use a model fine-tuned on these labels "
@@ -85,7 +150,11 @@ def match_classes(
 
 
 def _unnamed(names: Sequence[str]) -> bool:
-    return is_generic(names) or _is_numbered(names)
+    return is_generic(names) or is_numbered(names)
+
+
+def _repeated(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys(names) if names.count(name) > 1)
 
 
 def require_regression(num_labels: int, model: str = "the teacher") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from codir.errors import ConfigError, DataError
-from codir.tasks.labels import class_ids, class_names, detect_kind, require_labels, scores
+from codir.tasks.labelling import read_labels
 from codir.tasks.reading import FORMATS, Rows, read_lines, read_rows
 from codir.tasks.rows import arrow_rows, require_columns
 from codir.tasks.task import Kind, Task, TaskData, hold_out, make_split
@@ -47,10 +47,10 @@ def load_files(
 ) -> TaskData:
     """Loads a task from files or Hub data sets.
 
-    The rules: a text is never interpreted ("NA" and "null" are texts), an empty one is an error. Labels are texts,
-    whole numbers or booleans (classes: sorted as numbers if all are, else as text, taken from the training split) or
-    numbers of which at least one is not whole (scores: regression). A label missing or NaN is an error, and so is a
-    validation label that training does not have.
+    The rules: a text is never interpreted ("NA" and "null" are texts), an empty one is an error. Labels are classes or
+    scores as `LabelColumn.kind` says; classes are those of the training split, in the order of the file where it names
+    them (ClassLabel), else by value if all are plain numbers, else as text. A label missing or NaN is an error, and so
+    are one class in two spellings and a validation label that training does not have.
 
     Args:
         train: a file, or the id of a Hub data set (`owner/name`, its split `train`; `owner/name:split` for another);
@@ -96,7 +96,6 @@ def load_files(
         notes.extend(rows.notes)
         for column in columns[:-1]:
             rows.texts(column)
-        require_labels(rows, label)
         return rows
 
     train_rows = read(train, "train") if train is not None else None
@@ -112,26 +111,17 @@ def load_files(
     if validation is not None:
         validation_rows = read(validation, "validation")
 
-    reference = train_rows or validation_rows
-    assert reference is not None
-    own_names = [rows.classes.get(label) for rows in (train_rows, validation_rows) if rows is not None]
-    names = tuple(labels or next(filter(None, own_names), ()))
-    if kind is None:
-        kind = "classification" if names else detect_kind(reference, label)
-    if kind == "regression":
-        names, owner = (), ""
-    elif names:
-        owner = "the given class names" if labels else "the data set's class names"
-    elif train_rows is None:
+    if train_rows is None and kind != "regression" and not labels:
         raise ConfigError(
             f"Evaluating on {validation} alone needs the class names (of the model) in `labels`."
         )
-    else:
-        names, owner = class_names(train_rows, label), f"the training split {train_rows.source}"
+    found = read_labels(train_rows, validation_rows, columns[:-1], label, kind, labels)
+    kind, names = found.kind, found.names
+    notes += found.notes
 
     def split(rows: Rows) -> Dataset:
-        ids = scores(rows, label) if kind == "regression" else class_ids(rows, label, names, owner)
-        return make_split(kind, rows.columns[text], rows.columns[text_pair] if text_pair else None, ids)
+        second = rows.columns[text_pair] if text_pair else None
+        return make_split(found.kind, rows.columns[text], second, found.of(rows), found.names)
 
     train_split = split(train_rows) if train_rows is not None else None
     if validation_rows is not None:
@@ -154,7 +144,7 @@ def load_files(
         kind=kind,
         text=tuple(columns[:-1]),
         label=label,
-        labels=names or None,
+        labels=names,
         metrics=chosen,
         main_metric=main_metric or default_main,
     )

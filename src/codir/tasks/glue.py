@@ -224,7 +224,9 @@ def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
         notes.append(f"{path}: {empty} rows have an empty text and were kept, as GLUE scores them.")
     if entry.task.kind == "classification":
         ids = [int(label) for label in labels]
-        return make_split("classification", texts[0], texts[1] if len(texts) == 2 else None, ids)
+        return make_split(
+            "classification", texts[0], texts[1] if len(texts) == 2 else None, ids, entry.task.labels
+        )
     return make_split("regression", texts[0], texts[1] if len(texts) == 2 else None, labels)
 
 
@@ -265,4 +267,4 @@ def _from_hub(entry: _Entry, split: str) -> Dataset:
             f"{HUB}/{task.name} has the classes {feature.names}; codir knows {list(task.labels)}."
         )
     pair = list(data[task.text[1]]) if task.pairs else None
-    return make_split(task.kind, list(data[task.text[0]]), pair, list(data[task.label]))
+    return make_split(task.kind, list(data[task.text[0]]), pair, list(data[task.label]), task.labels)

@@ -331,7 +331,13 @@ def load_builtin(train: int = 2400, validation: int = 1000, seed: int = 0) -> Ta
     held = generate(validation, f"{NAME} validation {seed}", taken)
     learned = generate(train, f"{NAME} train {seed}", taken)
     splits = [
-        make_split("classification", [text for text, _, _ in part], None, [label for _, label, _ in part])
+        make_split(
+            "classification",
+            [text for text, _, _ in part],
+            None,
+            [label for _, label, _ in part],
+            TASK.labels,
+        )
         for part in (learned, held)
     ]
     source = f"built-in grammar, seed {seed}, {train} training and {validation} validation sentences"

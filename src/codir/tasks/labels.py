@@ -1,152 +1,89 @@
-"""Turns raw label values into class ids or scores, by rules that do not depend on the order of the rows."""
+"""What a single cell of a label column stands for: the name of a class, or a score.
+
+A label is text, and keeps its characters: `07` and `7` are two classes. It is a number only where the format of the
+file says so (JSON, Parquet), or where scores are asked for.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Collection
+from decimal import Decimal
 from typing import Any
 
-from codir.errors import DataError, nearest
-from codir.tasks.reading import Rows
-from codir.tasks.task import Kind
+from codir.models.classes import matching_key, number_value
 
-_INTEGER = re.compile(r"[+-]?\d+")
-_MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
+# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program
+DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?\d[\d.,'\s]*[%‰€$£]?")
 
 
-def _number(value: Any) -> float | None:
-    """Returns a raw label as a float, or None if it is not a number."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        return float(value)
-    try:
-        return float(value) if isinstance(value, str) and "_" not in value else None
-    except ValueError:
-        return None
+def label_of(value: Any) -> str:
+    """Returns the name of the class that a cell stands for, the one way from a cell to a label.
 
-
-def _is_missing(value: Any) -> bool:
-    """None, an empty text, and NaN in every spelling float() knows."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return True
-    number = _number(value)
-    return number is not None and math.isnan(number)
-
-
-def class_name(value: Any) -> str:
-    """Returns the name of the class a raw label stands for: 3, "3", 3.0 and "3.0" are all `"3"`."""
+    Text is its own name, but for blanks around it. A number of the file's own format has no spelling, so 3 and 3.0 are
+    both `3`; true is `true`.
+    """
+    if isinstance(value, str):
+        return value.strip()
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value).strip()
-    if isinstance(value, int) or _INTEGER.fullmatch(text):
-        return str(int(text))
-    number = _number(value)
-    if number is not None and number.is_integer():
-        return str(int(number))
-    return text
+    if isinstance(value, (int, float, Decimal)):
+        return _plain(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
+    return str(value)
 
 
-def require_labels(rows: Rows, column: str) -> None:
-    """Raises `DataError` with the line of the first label that is missing or NaN, or of a kind no label can be.
-
-    `NA`, `null` and the like count as missing only where all other labels are numbers; else they are class names.
-    """
-    values = rows.values[column]
-    for row, value in enumerate(values):
-        if isinstance(value, (list, dict)):
-            raise DataError(
-                f"{rows.place(row)}: the label {value!r:.60} in column {column!r} is not a single value."
-            )
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
-    if not missing:
-        odd = [row for row, value in enumerate(values) if _number(value) is None]
-        if len(odd) < len(values) and all(
-            str(values[row]).strip().lower() in _MISSING_BESIDE_NUMBERS for row in odd
-        ):
-            missing = odd
-    if missing:
-        more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
-        raise DataError(
-            f"{rows.place(missing[0])}: the label in column {column!r} is missing or NaN{more}. "
-            "Remove the rows without a label, or fill them in."
-        )
+def _plain(number: Decimal) -> str:
+    """Spells a number in the one way without an exponent and without zeros that say nothing."""
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
-def detect_kind(rows: Rows, column: str) -> Kind:
-    """Regression if all labels are numbers and at least one is not a whole number; classification otherwise.
-
-    Raises:
-        DataError: what would be classes has more than half as many different values as rows (20 or more): most
-            likely scores, or the wrong column.
-    """
-    values = rows.values[column]
-    numbers = [_number(value) for value in values]
-    if all(number is not None for number in numbers) and not all(
-        n.is_integer() for n in numbers if n is not None
-    ):
-        return "regression"
-    distinct = len({class_name(value) for value in values})
-    if len(values) >= 20 and distinct > len(values) / 2:
-        raise DataError(
-            f"{rows.source}: the column {column!r} has {distinct} different values in {len(values)} rows, so they are "
-            "hardly classes. Give kind=regression if they are scores, kind=classification if they are classes after "
-            "all, or another label column."
-        )
-    return "classification"
+def sorted_names(names: Collection[str]) -> tuple[str, ...]:
+    """Returns class names in order: by value if all are numbers in their plain spelling, else as text."""
+    numbers = {name: number_value(name) for name in names}
+    plain = all(
+        number is not None and number.adjusted() < 400 and _plain(number) == name
+        for name, number in numbers.items()
+    )
+    return tuple(sorted(names, key=lambda name: (numbers[name] if plain else 0, name)))
 
 
-def class_names(rows: Rows, column: str) -> tuple[str, ...]:
-    """Returns the classes of the training split: sorted as numbers if all are numbers, else as text.
-
-    Raises:
-        DataError: there is only one class, so there is nothing to learn.
-    """
-    names = {class_name(value) for value in rows.values[column]}
-    if len(names) < 2:
-        raise DataError(
-            f"{rows.source}: all {len(rows)} rows have the label {next(iter(names))!r}. A classifier needs two classes."
-        )
-    if all(_number(name) is not None for name in names):
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    return tuple(sorted(names))
+def number_of(value: Any) -> float | None:
+    """Returns a cell as a float, or None if it is no number."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
-def class_ids(rows: Rows, column: str, names: Sequence[str], owner: str) -> list[int]:
-    """Returns the class id of each row.
-
-    Args:
-        rows: the split.
-        column: its label column.
-        names: known classes, index = id.
-        owner: what knows these classes, for the message: "the training split".
-
-    Raises:
-        DataError: a label is not among `names`; names it, its line, and the classes there are.
-    """
-    ids = {name: index for index, name in enumerate(names)}
-    found: list[int] = []
-    for row, value in enumerate(rows.values[column]):
-        raw = value if isinstance(value, str) else class_name(value)
-        index = ids.get(raw.strip(), ids.get(class_name(value)))
-        if index is None:
-            shown = ", ".join(repr(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
-            raise DataError(
-                f"{rows.place(row)}: the label {raw!r} is unknown to {owner}{nearest(raw, names)}. It has {shown}."
-            )
-        found.append(index)
-    return found
+def is_missing(value: Any) -> bool:
+    """None, a text in which nothing can be seen, and NaN in every spelling float() knows."""
+    if value is None or (isinstance(value, str) and not matching_key(value)):
+        return True
+    try:
+        return not isinstance(value, bool) and math.isnan(float(value))
+    except (ValueError, TypeError, OverflowError):
+        return False
 
 
-def scores(rows: Rows, column: str) -> list[float]:
-    """Returns the labels as floats; one that is not a finite number raises `DataError` with its line."""
-    found: list[float] = []
-    for row, value in enumerate(rows.values[column]):
-        number = _number(value)
-        if number is None or not math.isfinite(number):
-            raise DataError(
-                f"{rows.place(row)}: the label {value!r} is not a finite number, and this is regression."
-            )
-        found.append(number)
-    return found
+def undressed(text: str) -> str:
+    """Returns a number as it should have been written: the last comma or point is the decimal one."""
+    digits = re.sub(r"[^\d.,+-]", "", text)
+    head, mark, tail = digits.rpartition("," if digits.rfind(",") > digits.rfind(".") else ".")
+    return f"{re.sub('[.,]', '', head)}.{tail}" if mark and tail else re.sub("[.,]", "", digits)
+
+
+def difference(first: str, second: str) -> tuple[str, Callable[[str], str]]:
+    """Says in what two spellings of one class differ, and by which function they are shown."""
+    if first.casefold() == second.casefold():
+        return "upper and lower case", repr
+    if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", second):
+        return "their Unicode form", ascii
+    if " ".join(first.split()) == " ".join(second.split()):
+        return "blanks", repr
+    return "characters that cannot be seen (or case, blanks and Unicode form)", ascii

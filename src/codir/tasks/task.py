@@ -64,7 +64,7 @@ class Task:
 class TaskData:
     """A task with its splits.
 
-    Every split has the columns `text`, `text_pair` (only for pairs) and `label` (class id as int64, or a float).
+    Every split has the columns `text`, `text_pair` (only for pairs) and `label` (a ClassLabel, or a float).
 
     Attributes:
         task: what the columns mean.
@@ -93,19 +93,24 @@ def make_split(
     text: Any,
     text_pair: Any = None,
     label: Sequence[int | None] | Sequence[float | None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Dataset:
     """Builds one split in memory: columns `text`, `text_pair` and `label` as `TaskData` describes them.
 
-    Texts are lists or Arrow arrays. A label that is None is that of an unlabelled example.
+    Texts are lists or Arrow arrays. A label that is None is that of an unlabelled example. With the `names` of the
+    classes the column knows them (it is a ClassLabel of `datasets`), so that whoever trains on it can match models by
+    name.
     """
-    from datasets import Dataset, Features, Value
+    from datasets import ClassLabel, Dataset, Features, Value
 
     columns: dict[str, Any] = {"text": text}
     features: dict = {"text": Value("string")}
     if text_pair is not None:
         columns["text_pair"], features["text_pair"] = text_pair, Value("string")
     if label is not None:
-        columns["label"], features["label"] = label, Value("float64" if kind == "regression" else "int64")
+        named = ClassLabel(names=list(names)) if names and kind != "regression" else None
+        columns["label"] = label
+        features["label"] = named or Value("float64" if kind == "regression" else "int64")
     return Dataset.from_dict(columns, features=Features(features))
 
 

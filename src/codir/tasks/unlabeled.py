@@ -118,7 +118,8 @@ def united(train: Dataset, unlabeled: Dataset | None, kind: Kind) -> Dataset:
     columns = [name for name in ("text", "text_pair") if name in train.column_names]
     texts = {name: [*train[name], *unlabeled[name]] for name in columns}
     labels = [*train["label"], *[None] * len(unlabeled)]
-    return make_split(kind, texts["text"], texts.get("text_pair"), labels)
+    names = getattr(train.features["label"], "names", None)
+    return make_split(kind, texts["text"], texts.get("text_pair"), labels, names)
 
 
 def source_digest(texts: Key) -> str:
