@@ -125,20 +125,11 @@ def test_a_score_that_is_no_number_says_how_to_write_it(
     assert "3.25" in message
 
 
-def test_a_teacher_of_scores_says_what_its_file_leaves_open(
+def test_a_teacher_of_scores_is_no_teacher_of_classes(
     tmp_path: Path, tiny_model_dir: Callable[..., Path]
 ) -> None:
     path = table(tmp_path / "a.csv", ["3.5", "4.0"])
-    teacher = tiny_model_dir(layers=2, regression=True)
-    given = [
-        "--train",
-        path,
-        "--validation",
-        path,
-        "--output",
-        tmp_path / "run",
-        "--cache-dir",
-        tmp_path / "cache",
-    ]
-    succeeded("distill", "--recipe", "kd", "--teacher", teacher, "--student-layers", "1", *given, *QUICK)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "regression"
+    given = ["--train", path, "--teacher", tiny_model_dir(layers=2, regression=True), "--student-layers", "1"]
+    given += ["--output", tmp_path / "run", "--cache-dir", tmp_path / "cache", "--recipe", "kd", *QUICK]
+    assert "--kind regression" in refused("distill", *given, leaves_nothing=tmp_path / "run")
+    succeeded("distill", *given, "--kind", "regression")

@@ -111,10 +111,6 @@ def load_files(
     if validation is not None:
         validation_rows = read(validation, "validation")
 
-    if train_rows is None and kind != "regression" and not labels:
-        raise ConfigError(
-            f"Evaluating on {validation} alone needs the class names (of the model) in `labels`."
-        )
     found = read_labels(train_rows, validation_rows, columns[:-1], label, kind, labels)
     kind, names = found.kind, found.names
     notes += found.notes

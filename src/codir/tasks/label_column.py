@@ -6,14 +6,15 @@ What is looked at is the different values and how often each occurs, so that a m
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NoReturn
 
+import numpy as np
+
 from codir.errors import DataError, nearest
 from codir.models.classes import find_classes, spelt_twice
-from codir.tasks.column_types import ColumnType
+from codir.tasks.column_types import ColumnType, type_of_values
 from codir.tasks.labels import (
     DRESSED_NUMBER,
     difference,
@@ -23,7 +24,7 @@ from codir.tasks.labels import (
     sorted_names,
     undressed,
 )
-from codir.tasks.reading import Rows
+from codir.tasks.rows import Rows, encoded
 from codir.tasks.task import Kind
 
 _MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
@@ -56,13 +57,13 @@ class LabelColumn:
 
     def __init__(self, rows: Rows, column: str):
         self.rows, self.column, self.type = rows, column, rows.types[column]
-        self._values = rows.values[column]
         if self.type in _NO_LABEL:
-            first = next((row for row, value in enumerate(self._values) if value is not None), 0)
-            self._refuse(first, _NO_LABEL[self.type])
-        if self.type == "mixed":
-            self._values = self._as_text()
-        self.counts: Counter[Any] = Counter(self._values)
+            values = rows.values[column]
+            self._refuse(next((row for row, value in enumerate(values) if value is not None), 0), values)
+        values = rows.columns[column] if self.type != "mixed" else self._as_text(rows.values[column])
+        self._different, self._codes = encoded(values)
+        counted = np.bincount(self._codes, minlength=len(self._different))
+        self.counts: dict[Any, int] = dict(zip(self._different, counted.tolist(), strict=True))
         missing = {value for value in self.counts if is_missing(value)}
         if not missing:
             odd = {value for value in self.counts if number_of(value) is None}
@@ -86,22 +87,24 @@ class LabelColumn:
             found[label_of(value)] = found.get(label_of(value), 0) + count
         return found
 
-    def _refuse(self, row: int, why: str) -> NoReturn:
+    def _refuse(self, row: int, values: list[Any]) -> NoReturn:
+        why = _NO_LABEL.get(type_of_values(values[row : row + 1]), _NO_LABEL["other"])
         raise DataError(
-            f"{self.rows.place(row)}: the label {self._values[row]!r:.60} in column {self.column!r} is {why}. A label "
+            f"{self.rows.place(row)}: the label {values[row]!r:.60} in column {self.column!r} is {why}. A label "
             "is a text, a number, or true or false: store the column as one of these, or name another with --label."
         )
 
-    def _as_text(self) -> list[str | None]:
+    def _as_text(self, values: list[Any]) -> list[str | None]:
         """Returns the cells of a column of several types by their names, for only these can be compared."""
-        for row, value in enumerate(self._values):
+        for row, value in enumerate(values):
             if not isinstance(value, (str, bool, int, float, Decimal, type(None))):
-                self._refuse(row, _NO_LABEL["nested" if isinstance(value, (list, dict)) else "other"])
-        return [None if is_missing(value) else label_of(value) for value in self._values]
+                self._refuse(row, values)
+        return [None if is_missing(value) else label_of(value) for value in values]
 
     def _first(self, values: Collection[Any]) -> str:
         """Returns the place of the first row that has one of these values."""
-        return self.rows.place(next(row for row, value in enumerate(self._values) if value in values))
+        codes = [code for code, value in enumerate(self._different) if value in values]
+        return self.rows.place(int(np.isin(self._codes, codes).argmax()))
 
     def _place(self, name: str) -> str:
         """Returns the place of the first row of a class."""
@@ -160,7 +163,7 @@ class LabelColumn:
             )
         return "classification", None
 
-    def scores(self) -> list[float]:
+    def scores(self) -> np.ndarray:
         """Returns the labels as floats; one that is not a finite number raises `DataError` with its line."""
         found = {value: number_of(value) for value in self.counts}
         bad = [value for value, number in found.items() if number is None or not math.isfinite(number)]
@@ -173,7 +176,7 @@ class LabelColumn:
                 f"{self._first(set(bad[:1]))}: the label {bad[0]!r} is not a finite number, and this is regression."
                 f"{hint}"
             )
-        return [number for value in self._values if (number := found[value]) is not None]
+        return np.array([found[value] for value in self._different], dtype=np.float64)[self._codes]
 
     # ---- classes -----------------------------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ class LabelColumn:
             f"first in {self._first(set(padded)).removeprefix(f'{self.rows.source}, ')}) and are read without."
         )
 
-    def ids(self, names: Sequence[str], owner: str, compare: Comparison) -> list[int]:
+    def ids(self, names: Sequence[str], owner: str, compare: Comparison) -> np.ndarray:
         """Returns the class id of each row.
 
         Args:
@@ -261,4 +264,4 @@ class LabelColumn:
                     f"{self._first({value})}: the labels {labels[value]!r} and {other!r} in column {self.column!r} "
                     f"would both be the class {names[index or 0]!r} of {owner}. Write each class in one way."
                 )
-        return [index for value in self._values if (index := found[value]) is not None]
+        return np.array([found[value] for value in self._different], dtype=np.int64)[self._codes]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from codir.errors import DataError
+import numpy as np
+
+from codir.errors import ConfigError, DataError
 from codir.models.classes import is_numbered, spelt_twice
 from codir.tasks.contradictions import contradictions
 from codir.tasks.label_column import Comparison, LabelColumn
-from codir.tasks.reading import Rows
+from codir.tasks.rows import Rows
 from codir.tasks.task import Kind
 
 
@@ -26,9 +28,9 @@ class Labelling:
     kind: Kind
     names: tuple[str, ...] | None = None
     notes: list[str] = field(default_factory=list)
-    _labels: dict[str, list[int] | list[float]] = field(default_factory=dict)
+    _labels: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def of(self, rows: Rows) -> list[int] | list[float]:
+    def of(self, rows: Rows) -> np.ndarray:
         """Returns the class id, or the score, of each row of a split."""
         return self._labels[rows.source]
 
@@ -72,6 +74,10 @@ def read_labels(
             occurring = reference.classes() if train is not None and not names else ()
             found.names = in_file or occurring
             owner = f"the training split {reference.rows.source}"
+        if not found.names:
+            raise ConfigError(
+                f"Evaluating on {reference.rows.source} alone needs the class names (of the model) in `labels`."
+            )
         if not names and (twice := spelt_twice(found.names)):
             raise DataError(
                 f"{reference.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are "
@@ -81,10 +87,7 @@ def read_labels(
     if not names:
         compare = "exact" if reference.type in ("text", "class", "mixed") else "value"
     for source, column in columns.items():
-        if found.names is None:
-            labels: list[int] | list[float] = column.scores()
-        else:
-            labels = column.ids(found.names, owner, compare)
+        labels = column.scores() if found.names is None else column.ids(found.names, owner, compare)
         found._labels[source] = labels
         twice = contradictions(column.rows, texts, label, labels)
         found.notes += [twice] if twice else []

@@ -109,6 +109,26 @@ def compute() -> Any:
     return pyarrow.compute
 
 
+def encoded(column: Any) -> tuple[list[Any], np.ndarray]:
+    """Returns the different values of a column, in the order in which they come, and for each row which of them it has.
+
+    Args:
+        column: a list of Python values that can be told apart, or an Arrow array.
+    """
+    if isinstance(column, list):
+        places: dict[Any, int] = {}
+        codes = np.fromiter(
+            (places.setdefault(value, len(places)) for value in column), np.int64, len(column)
+        )
+        return list(places), codes
+    import pyarrow
+
+    array = pyarrow.chunked_array(column.chunks) if isinstance(column, pyarrow.ChunkedArray) else column
+    array = compute().dictionary_encode(array, null_encoding="encode")
+    whole = array.combine_chunks() if isinstance(array, pyarrow.ChunkedArray) else array
+    return whole.dictionary.to_pylist(), whole.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
 def arrow_rows(source: str, table: pyarrow.Table) -> Rows:
     """Returns the rows of an Arrow table, with the types and class names of its schema.
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codir.errors import ConfigError
+from codir.errors import ConfigError, ModelError
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
 from codir.models.loading import class_names, encoder_shape, load_classifier
@@ -233,6 +233,12 @@ def _match(
         require_regression(teacher.config.num_labels or 1, "the teacher")
         require_regression(student.config.num_labels or 1, "the student")
         return None, None
+    if teacher.config.num_labels == 1:
+        raise ModelError(
+            "the teacher has one output, for scores, and the labels are read as classes: "
+            f"{', '.join(task.labels[:5])}. If they are scores, add `--kind regression`; else use a teacher fine-tuned on "
+            "these classes."
+        )
     of_data = match_classes(task.labels, class_names(teacher.config), "the teacher")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
