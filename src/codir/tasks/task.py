@@ -92,14 +92,14 @@ def make_split(
     kind: Kind | None,
     text: Any,
     text_pair: Any = None,
-    label: Sequence[int | None] | Sequence[float | None] | None = None,
+    label: Any = None,
     names: Sequence[str] | None = None,
 ) -> Dataset:
     """Builds one split in memory: columns `text`, `text_pair` and `label` as `TaskData` describes them.
 
-    Texts are lists or Arrow arrays. A label that is None is that of an unlabelled example. With the `names` of the
-    classes the column knows them (it is a ClassLabel of `datasets`), so that whoever trains on it can match models by
-    name.
+    Texts are lists or Arrow arrays, labels lists or NumPy arrays. A label that is None is that of an unlabelled
+    example. With the `names` of the classes the column knows them (it is a ClassLabel of `datasets`), so that whoever
+    trains on it can match models by name.
     """
     from datasets import ClassLabel, Dataset, Features, Value
 

@@ -236,8 +236,8 @@ def _match(
     if teacher.config.num_labels == 1:
         raise ModelError(
             "the teacher has one output, for scores, and the labels are read as classes: "
-            f"{', '.join(task.labels[:5])}. If they are scores, add `--kind regression`; else use a teacher fine-tuned on "
-            "these classes."
+            f"{', '.join(task.labels[:5])}. If they are scores, add `--kind regression`; else use a teacher fine-tuned "
+            "on these classes."
         )
     of_data = match_classes(task.labels, class_names(teacher.config), "the teacher")
     with warnings.catch_warnings():
