@@ -5,6 +5,7 @@ The sizes are the smallest that each family's code takes; a family is named by i
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ _WIDTHS: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 _GPT: dict[str, Any] = {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 2}
-_T5: dict[str, Any] = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+_T5: dict[str, Any] = {
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+}
 _BART: dict[str, Any] = {
     "d_model": 32,
     "encoder_layers": 2,
@@ -52,7 +60,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "electra": {**_WIDTHS, "embedding_size": 16},
     "funnel": {"block_sizes": [2, 2], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
     "gemma3_text": {**_WIDTHS, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8},
+    "gemma2": {**_WIDTHS, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8},
     "gpt2": _GPT,
+    "plbart": _BART,
+    "bigbird_pegasus": {**_BART, "block_size": 4, "num_random_blocks": 1},
+    "mbart": _BART,
+    "mvp": _BART,
+    "umt5": _T5,
+    "bloom": {"n_layer": 4, "n_head": 2, "hidden_size": 32},
     "gpt_neo": {
         "max_position_embeddings": 64,
         "hidden_size": 32,
@@ -64,6 +79,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "layoutlmv3": {**_WIDTHS, "coordinate_size": 4, "shape_size": 8},
     "llama": {**_WIDTHS, "num_key_value_heads": 2},
     "longformer": {**_WIDTHS, "attention_window": [4, 8, 4, 16]},
+    "mistral": {**_WIDTHS, "num_key_value_heads": 2},
     "mobilebert": {
         **_WIDTHS,
         "embedding_size": 32,
@@ -72,7 +88,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
     "modernbert": {**_WIDTHS, "local_attention": 8, "global_attn_every_n_layers": 2},
     "mt5": _T5,
-    "nystromformer": {**_WIDTHS, "num_landmarks": 8, "segment_means_seq_len": 64, "conv_kernel_size": 5},
+    "nystromformer": {**_WIDTHS, "conv_kernel_size": 5},
     "openai-gpt": _GPT,
     "perceiver": {
         "num_latents": 8,
@@ -85,6 +101,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
     },
     "qwen2": {**_WIDTHS, "num_key_value_heads": 2},
+    "qwen3": {**_WIDTHS, "num_key_value_heads": 2, "head_dim": 16},
     "reformer": {
         "hidden_size": 32,
         "attention_head_size": 16,
@@ -157,7 +174,9 @@ def family(
 
 
 def family_dir(folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Path:
-    """Saves a classifier of a family and its tokenizer; arguments as `family`."""
+    """Saves a classifier of a family and its tokenizer, which gives no token types; arguments as `family`."""
     family(name, tokenizer, **settings).save_pretrained(folder)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder)
     return folder

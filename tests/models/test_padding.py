@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codir.errors import DataError, ModelError
-from codir.models.padding import Padding, pad_batch
+from codir.models.padding import Padding, pad_batch, settle_side
 
 ROWS = [
     {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1], "labels": 1},
@@ -34,14 +34,24 @@ def test_right_and_left():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_as_the_tokenizer_pads(tiny_tokenizer, side: str, monkeypatch):
-    monkeypatch.setattr(tiny_tokenizer, "padding_side", side)
+def test_as_the_tokenizer_pads_but_for_the_side(tiny_tokenizer, side: str, monkeypatch):
+    """Positions are counted from the left: whatever the tokenizer says, padding goes to the right."""
     rows = [dict(tiny_tokenizer("the cat sees a dog", "it is red")), dict(tiny_tokenizer("a bird"))]
     expected = tiny_tokenizer.pad(rows, return_tensors="pt")
+    monkeypatch.setattr(tiny_tokenizer, "padding_side", side)
     batch = pad_batch(rows, tiny_tokenizer)
     assert set(batch) == set(expected)
     for name, tensor in expected.items():
         assert torch.equal(batch[name], tensor), name
+
+
+def test_a_model_that_wants_it_on_the_left(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    settle_side(tokenizer, "left")
+    assert pad_batch(ROWS, tokenizer)["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert copy.deepcopy(tokenizer).padding_side == "left"
+    settle_side(tokenizer, "right")
+    assert pad_batch(ROWS, tokenizer)["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
 
 
 def test_teacher_columns_and_a_missing_mask():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import pickle
 import shutil
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from codir.errors import ModelError, RunError
-from codir.models.padding import pad_batch
+from codir.models.padding import Padding, pad_batch
 from codir.models.representations import TokenView
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
@@ -88,12 +88,12 @@ def tiny_roberta(vocabulary: int) -> RobertaForSequenceClassification:
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_every_view_is_the_live_teachers(tiny_tokenizer, encoded, folder, side, autocast):
     teacher = FrozenTeacher(tiny_roberta(len(tiny_tokenizer)), autocast=autocast)
-    tokenizer, data = copy.deepcopy(tiny_tokenizer), encoded()
-    tokenizer.padding_side = side
-    outputs = open_token_cache(teacher, data, ALL, tokenizer=tokenizer, folder=folder, batch_size=7)
+    data = encoded()
+    outputs = open_token_cache(teacher, data, ALL, tokenizer=tiny_tokenizer, folder=folder, batch_size=7)
     assert outputs.built == outputs.views == set(ALL)
     ids = torch.tensor([31, 0, 5, 5, 39])
-    batch = pad_batch([data[int(number)] for number in ids], tokenizer)
+    padding = replace(Padding.of(tiny_tokenizer), side=side)
+    batch = pad_batch([data[int(number)] for number in ids], padding)
     live = teacher.represent(batch, tokens=ALL)
     cached = outputs.rows(ids, batch["input_ids"].shape[1], side)
     assert set(cached) == set(ALL)

@@ -19,6 +19,7 @@ from codir.deployment.openvino_core import openvino_core
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.loading import load_classifier, load_config, resolve
 from codir.models.positions import position_limit
+from codir.models.probe import behaviour
 
 ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "openvino_model.xml"
@@ -105,6 +106,7 @@ def _compiled(model: PreTrainedModel) -> PreTrainedModel:
             "The engine torch-compiled needs a C++ compiler (g++ or clang), and there is none. Install one, or use "
             "torch, torch-bf16, or an exported folder."
         ) from error
+    behaviour(model)  # once it is compiled, every shape of a probe would be compiled, too
     model.compile()
     return model
 

@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.errors import ModelError
 from codir.models.loading import load_tokenizer
+from codir.models.padding import settle_side
+from codir.models.probe import behaviour, is_known
+from codir.printing import errors
 
 
 def load_tokenizer_for(model: Any, path_or_hub_id: str | Path) -> PreTrainedTokenizerBase:
@@ -34,10 +37,37 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> No
         tokenizer: the one whose tokens it will be given.
         name: what messages call the model: its folder or Hub id, or "the student".
 
+    What the answers of a model depend on besides the text is said on standard error, once for each model.
+
     Raises:
-        ModelError: the two do not fit.
+        ModelError: the two do not fit, or the model cannot be run on texts of different lengths.
     """
     _require_rows(model, tokenizer, name)
+    _notice_behaviour(model, tokenizer, name)
+
+
+def _notice_behaviour(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Says what `behaviour` finds."""
+    known = is_known(model)  # a copy of a model that was checked, or the same one again
+    found = behaviour(model, tokenizer.pad_token_id)
+    settle_side(tokenizer, found.side)
+    if known:
+        return
+    kind = type(model).__name__
+    lines = []
+    if not found.padded:
+        lines.append(
+            f"{name} ({kind}) answers a text otherwise when it is padded: probabilities or scores differ by up to "
+            f"{found.padding_error:.2g}. It is run without padding, on texts of one length at a time; only a training "
+            "pads, unless its batch size is 1."
+        )
+    if found.settled is not None:
+        lines.append(
+            f"{name} ({kind}) leaves some of its answers to chance or to the texts before; from here on "
+            f"{found.settled}."
+        )
+    for line in lines:
+        errors().print(f"Note: {line}", style="yellow", soft_wrap=True)
 
 
 def _require_rows(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

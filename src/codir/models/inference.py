@@ -1,4 +1,7 @@
-"""Runs a model over an encoded data set: batches of similar length, no gradient, eval mode."""
+"""Runs a model over an encoded data set: batches of similar length, no gradient, eval mode.
+
+A model whose answers padding changes (`codir.models.probe`) gets batches of one length, without padding.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from codir.models.padding import Padding, pad_batch
+from codir.models.probe import behaviour
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.tokens import TokenColumns
+from codir.models.unpadded import padding_for
 
 Progress = Callable[[int, int], None]
 
@@ -81,9 +86,10 @@ def forward_dataset(
     if device is not None:
         model.to(device)
     place = torch.device(device) if device is not None else device_of(model)
+    padding, exact = padding_for(model, padding), behaviour(model, padding.pad_token_id).padded
     done = 0
     with evaluation_mode(model):
-        for numbers in columns.batches(batch_size):
+        for numbers in columns.batches(batch_size, one_length=not exact):
             batch = pad_batch([columns.row(int(number)) for number in numbers], padding)
             inputs = {name: tensor.to(place) for name, tensor in batch.items()}
             with torch.inference_mode(), precision(place, autocast):

@@ -1,4 +1,10 @@
-"""Pads examples of different lengths into the tensors a model takes; the collator and inference share it."""
+"""Pads examples of different lengths into the tensors a model takes; the collator and inference share it.
+
+Padding goes to the right, whatever the tokenizer's own side is: positions are counted from the left, also by BERT and
+its like, whose states would move with the texts beside them; and classifiers that read the last token (GPT-2, Qwen)
+look for the last one that is no padding. The exception are models that answer right with padding on the left only
+(XLNet reads the last place, whatever stands there); `codir.models.probe` finds that out and `settle_side` notes it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from codir.errors import DataError, ModelError
 
 INPUT_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+Side = Literal["left", "right"]
+_LEFT = "_codir_left"
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Padding:
 
     pad_token_id: int
     token_type_id: int = 0
-    side: Literal["left", "right"] = "right"
+    side: Side = "right"
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Padding:
@@ -39,7 +47,7 @@ class Padding:
                 "texts cannot be batched. Set tokenizer.pad_token (for example to its end-of-text token) and save "
                 "it again."
             )
-        side = cast(Literal["left", "right"], tokenizer.padding_side)
+        side: Side = "left" if tokenizer.__dict__.get(_LEFT) else "right"
         return cls(int(cast(int, tokenizer.pad_token_id)), int(tokenizer.pad_token_type_id), side)
 
     def value(self, column: str) -> int:
@@ -95,3 +103,9 @@ def pad_batch(
             padded[number, start : start + length] = values
         batch[column] = torch.from_numpy(padded)
     return batch
+
+
+def settle_side(tokenizer: PreTrainedTokenizerBase, side: Side) -> None:
+    """Notes on a tokenizer, in what is saved of it, too, on which side its model is to have the padding."""
+    tokenizer.padding_side = side
+    tokenizer.__dict__[_LEFT] = side == "left"

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from codir.errors import ModelError
+from codir.models.padding import Side
+from codir.models.positions import position_limit
 
 EXACT_FAMILIES = frozenset(
     {"albert", "bert", "camembert", "codir-bilstm", "data2vec-text", "deberta", "deberta-v2", "distilbert"}
-    | {"electra", "ernie", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm"}
+    | {"electra", "ernie", "longformer", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm"}
     | {"xlm-roberta", "xlm-roberta-xl"}
 )
-_LONG, _SHORT = 12, 7
+_LENGTH = 12
 _KEPT = "_codir_behaviour"
-# More than rounding, as a share of the largest logit; of other precisions a few of their steps.
-_ROUNDING = 1e-4
-_STEPS = 16
+# What is but rounding, as a share of the largest logit: int8 has steps of 1/127 of a tensor's largest value.
+_ROUNDING = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.06, torch.int8: 0.1}
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ class Behaviour:
     Attributes:
         padding_error: the largest difference of a probability (of a score, of a regression) between a text alone and
             the same text in a padded batch; 0 where there is none but rounding.
+        side: on which side padding does least.
         no_layers: why the outputs of single layers cannot be compared with another model's, as the end of a sentence
             about the model; None where they can.
-        settled: what the first pass changed in the model itself, such as `attention_type is original_full`; nothing
-            changes it any more.
+        settled: what was left to chance or to the first text, and is set for good now, such as
+            `attention_type is original_full`.
     """
 
     padding_error: float = 0.0
+    side: Side = "right"
     no_layers: str | None = None
     settled: str | None = None
 
@@ -68,11 +71,15 @@ def behaviour(model: Any, pad_token_id: int | None = None) -> Behaviour:
     """
     kept = model.__dict__.get(_KEPT)
     if kept is None:
-        config = getattr(model, "config", None)
-        known = config is None or getattr(config, "model_type", None) in EXACT_FAMILIES
-        kept = Behaviour() if known and not _foreign(model) else _probe(model, pad_token_id)
+        known = getattr(model, "config", None) is None or _is_exact(model)
+        kept = Behaviour() if known else _probe(model, pad_token_id)
         model.__dict__[_KEPT] = kept
     return kept
+
+
+def is_known(model: Any) -> bool:
+    """Whether `behaviour` has looked at a model, or at the one it is a copy of."""
+    return _KEPT in model.__dict__
 
 
 def require_layers(model: Any, side: str) -> None:
@@ -85,57 +92,77 @@ def require_layers(model: Any, side: str) -> None:
         )
 
 
-def _foreign(model: Any) -> bool:
-    """Whether a model's code came with its weights: its family's name says nothing of it then."""
-    return type(model).__module__.startswith("transformers_modules")
+@torch.no_grad()
+def require_trainable(model: Any, side: str) -> None:
+    """Raises `ModelError` for a model that can answer texts of any length, but not be trained on them (Reformer)."""
+    if getattr(model, "config", None) is None or _is_exact(model):
+        return
+    long, _ = _texts(model)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.random.fork_rng():
+            _run(model.train(), long, torch.ones_like(long))
+    except Exception as failure:  # whatever a family's code stumbles over
+        raise ModelError(
+            f"{side} is a {type(model).__name__}, which cannot be trained on texts of any length: "
+            f"{type(failure).__name__}: {_first_line(failure)} Choose another model for it."
+        ) from failure
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _is_exact(model: Any) -> bool:
+    """Whether a model is of a family whose code is known to be exact, and not code that came with its weights."""
+    known = getattr(model.config, "model_type", None) in EXACT_FAMILIES
+    return known and not type(model).__module__.startswith("transformers_modules")
 
 
 @torch.inference_mode()
 def _probe(model: Any, pad_token_id: int | None) -> Behaviour:
     name = f"{type(model).__name__} ({getattr(model.config, 'model_type', 'unknown family')})"
     long, short = _texts(model)
-    pad = pad_token_id if pad_token_id is not None else getattr(model.config, "pad_token_id", None)
-    padded = torch.cat([short, torch.full((1, _LONG - _SHORT), pad if isinstance(pad, int) else 0)], dim=1)
-    mask = torch.ones(2, _LONG, dtype=torch.long)
-    mask[1, _SHORT:] = 0
-    before = _settings(model)
+    seeded, before = _seeded(model), _settings(model)
     with _evaluation(model), torch.random.fork_rng():
         torch.manual_seed(1)
         state = torch.get_rng_state()
         try:
-            alone = model(**_inputs(model, short, torch.ones_like(short)))
+            alone = _run(model, short, torch.ones_like(short))
             chance = not torch.equal(torch.get_rng_state(), state)
             torch.manual_seed(2)
-            again = model(**_inputs(model, short, torch.ones_like(short))) if chance else alone
-            together = model(
-                **_inputs(model, torch.cat([long, padded]), mask), output_hidden_states=True, return_dict=True
-            )
+            again = _run(model, short, torch.ones_like(short)) if chance else alone
+            together = _run(model, *_together(model, long, short, "right", pad_token_id), hidden=True)
+            wanted = _answers(alone, 0, short.shape[1])
+            rounding = _ROUNDING.get(getattr(model, "dtype", torch.float32), 1e-4)
+            error = _difference(wanted, _answers(together, 1, short.shape[1]), rounding)
+            side: Side = "right"
+            if error and alone.logits.dim() == 2:
+                left = _run(model, *_together(model, long, short, "left", pad_token_id))
+                if _difference(wanted, _answers(left, 1, short.shape[1]), rounding) == 0:
+                    error, side = 0.0, "left"
         except ModelError:
             raise
-        except Exception as error:  # whatever a family's code stumbles over
+        except Exception as failure:  # whatever a family's code stumbles over
             raise ModelError(
-                f"{name} cannot be run on texts of different lengths: {type(error).__name__}: {_first_line(error)}"
-            ) from error
-    if chance and _difference(_answers(alone, 0), _answers(again, 0)) > 0:
+                f"{name} cannot be run on texts of different lengths: {type(failure).__name__}: {_first_line(failure)}"
+            ) from failure
+    if chance and (by := _difference(wanted, _answers(again, 0, short.shape[1]), rounding)):
         raise ModelError(
-            f"{name} draws random numbers for its answers, so that no two of them agree (probabilities differ by up to "
-            f"{_difference(_answers(alone, 0), _answers(again, 0)):.2g}). If its config.json has a seed for that "
-            "(Reformer: hash_seed), set it to a number; else use another model."
+            f"{name} draws random numbers for its answers, so that no two of them agree: probabilities differ by up to "
+            f"{by:.2g}. Use another model."
         )
-    return Behaviour(
-        _difference(_answers(alone, 0), _answers(together, 1)),
-        _no_layers(model, together),
-        _settled(model, before),
-    )
+    settled = [*seeded, *_settled(model, before)]
+    return Behaviour(error, side, _no_layers(model, together, long.shape[1]), ", ".join(settled) or None)
 
 
 def _texts(model: Any) -> tuple[Tensor, Tensor]:
     """Returns a long and a short text [1, L]: tokens from all over the vocabulary, between a first and a last one."""
     config = model.config
-    special = {value for name, value in vars(config).items() if name.endswith("token_id")}
+    special = [value for name, value in vars(config).items() if name.endswith("token_id")]
     size = getattr(config, "vocab_size", None)
     size = size if isinstance(size, int) else 1000
-    usual = [number for number in range(size) if number not in special][-(size // 2 or 1) :]
+    spread = [size * place // 31 for place in range(1, 31)]
+    usual = [number for number in spread if number not in special] or [0]
     first, last = (
         next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)
         for names in (("cls_token_id", "bos_token_id"), ("eos_token_id", "sep_token_id"))
@@ -147,12 +174,26 @@ def _texts(model: Any) -> tuple[Tensor, Tensor]:
         ids[-1] = ids[-1] if last is None else last
         return torch.tensor([ids])
 
-    return text(_LONG, 0), text(_SHORT, 3)
+    length = min(_LENGTH, position_limit(config) or _LENGTH)
+    return text(length, 0), text(max(1, length * 7 // 12), 3)
 
 
-def _inputs(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _together(
+    model: Any, long: Tensor, short: Tensor, side: Side, pad_token_id: int | None
+) -> tuple[Tensor, Tensor]:
+    """Returns the tokens and the mask [2, L] of both texts, the short one padded."""
+    pad = pad_token_id if pad_token_id is not None else getattr(model.config, "pad_token_id", None)
+    fill = torch.full((1, long.shape[1] - short.shape[1]), pad if isinstance(pad, int) else 0)
+    rows = [(short, fill), (torch.ones_like(short), torch.zeros_like(fill))]
+    padded, mask = (torch.cat(row if side == "right" else row[::-1], dim=1) for row in rows)
+    return torch.cat([long, padded]), torch.cat([torch.ones_like(long), mask])
+
+
+def _run(model: Any, ids: Tensor, mask: Tensor, hidden: bool = False) -> Any:
     place = getattr(model, "device", "cpu")
-    return {"input_ids": ids.to(place), "attention_mask": mask.to(place)}
+    return model(
+        input_ids=ids.to(place), attention_mask=mask.to(place), output_hidden_states=hidden, return_dict=True
+    )
 
 
 @contextlib.contextmanager
@@ -166,26 +207,25 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _answers(outputs: Any, row: int) -> Tensor:
-    """Returns the logits [C] of a classifier, or those [tokens, V] at the short text's tokens, in fp32 or wider."""
+def _answers(outputs: Any, row: int, tokens: int) -> Tensor:
+    """Returns the logits [C] of a classifier, or those [tokens, V] of a masked language model."""
     logits = outputs.logits[row]
-    return (logits if logits.dim() == 1 else logits[:_SHORT]).cpu()
+    return (logits if logits.dim() == 1 else logits[:tokens]).cpu()
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
+def _difference(one: Tensor, other: Tensor, rounding: float) -> float:
     """Returns the largest difference of a probability (of one output: of the score); 0 if it is but rounding."""
-    step = _STEPS * torch.finfo(one.dtype).eps if one.dtype != torch.float32 else 0.0
-    limit = max(_ROUNDING, step) * max(1.0, one.abs().max().item())
     one, other = one.double(), other.double()
-    if (one - other).abs().max().item() <= limit:
+    by = (one - other).abs().max().item()
+    if by <= rounding * max(1.0, one.abs().max().item()):
         return 0.0
     if one.shape[-1] > 1:
         found = (one.softmax(-1) - other.softmax(-1)).abs().max().item()
         return max(found, 1e-12)  # two answers so sure that their probabilities are the same number
-    return (one - other).abs().max().item()
+    return by
 
 
-def _no_layers(model: Any, outputs: Any) -> str | None:
+def _no_layers(model: Any, outputs: Any, length: int) -> str | None:
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
         return "has an encoder and a decoder"
@@ -196,7 +236,7 @@ def _no_layers(model: Any, outputs: Any) -> str | None:
     if len(hidden) - 1 != depth:
         return f"gives the outputs of {len(hidden) - 1} layers where its config says {depth}"
     for state in hidden:
-        if state.shape[:2] != (2, _LONG):
+        if state.shape[:2] != (2, length):
             return "changes the length of a text between its layers"
         if state.shape[2] != width:
             return f"has layers of a width other than {width}"
@@ -213,23 +253,32 @@ def _settings(model: nn.Module) -> dict[tuple[str, str], Any]:
     }
 
 
-def _settled(model: Any, before: dict[tuple[str, str], Any]) -> str | None:
+def _seeded(model: Any) -> list[str]:
+    """Gives a seed to what would draw from torch's generator; says what.
+
+    Reformer's hashing, in texts of more than one chunk, which are too long for a probe.
+    """
+    if getattr(model.config, "hash_seed", 0) is not None:
+        return []
+    model.config.hash_seed = 0
+    for module in model.modules():
+        if getattr(module, "hash_seed", 0) is None:
+            module.hash_seed = 0
+    return ["hash_seed is 0"]
+
+
+def _settled(model: Any, before: dict[tuple[str, str], Any]) -> list[str]:
     """Writes what a pass changed in the model into its config, so that copies of it are made like that; says what.
 
     BigBird changes to full attention with its first short text, for good: before that, long texts get other answers.
     """
-    after = _settings(model)
-    changed = {
-        name: (before[path, name], value)
-        for (path, name), value in after.items()
-        if before.get((path, name), value) != value
-    }
-    found = []
-    for name, (old, new) in changed.items():
-        if getattr(model.config, name, None) == old:
-            setattr(model.config, name, new)
-            found.append(f"{name} is {new}")
-    return ", ".join(found) or None
+    found: list[str] = []
+    for (path, name), value in _settings(model).items():
+        old = before.get((path, name), value)
+        if value != old and getattr(model.config, name, None) == old:
+            setattr(model.config, name, value)
+            found.append(f"{name} is {value}")
+    return found
 
 
 def _first_line(error: Exception) -> str:

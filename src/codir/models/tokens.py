@@ -72,11 +72,16 @@ class TokenColumns:
         start, end = self.offsets[number], self.offsets[number + 1]
         return {column: flat[start:end] for column, flat in self.values.items()}
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Yields row numbers in batches of similar length, the longest first (so memory peaks at once)."""
+    def batches(self, size: int, one_length: bool = False) -> Iterator[np.ndarray]:
+        """Yields row numbers in batches of similar length, the longest first (so memory peaks at once).
+
+        `one_length`: rows of different lengths are never in one batch, so that none is padded.
+        """
         order = np.argsort(-self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+        ends = np.flatnonzero(np.diff(self.lengths[order])) + 1 if one_length else []
+        for group in np.split(order, ends):
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:

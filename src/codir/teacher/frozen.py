@@ -13,7 +13,9 @@ from codir.errors import ModelError
 from codir.models.classes import align_logits
 from codir.models.inference import device_of, precision
 from codir.models.loading import encoder_shape
+from codir.models.probe import behaviour
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView, represent
+from codir.models.unpadded import represent_without_padding
 
 
 class FrozenTeacher(nn.Module):
@@ -78,7 +80,12 @@ class FrozenTeacher(nn.Module):
         """
         self.model.eval()  # someone may hold the inner model and have called train() on that
         with precision(device_of(self.model), self.autocast):
-            outputs = represent(self.model, inputs, poolings, positions, tokens)
+            found = behaviour(self.model)
+            exact = (
+                found.padded and found.side == "right"
+            )  # a batch of the student's is padded for the student
+            run = represent if exact else represent_without_padding
+            outputs = run(self.model, inputs, poolings, positions, tokens)
         if positions is None:
             outputs.logits = align_logits(outputs.logits.float(), self.logit_order)
         return outputs

@@ -12,6 +12,7 @@ import xxhash
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from codir.models.probe import behaviour
 from codir.models.tokens import TokenColumns
 
 FORMAT = 1
@@ -87,4 +88,6 @@ def cache_key(
         "precision": str(autocast or "weights"),
         "transformers": ".".join(transformers.__version__.split(".")[:2]),
     }
+    if not behaviour(model, tokenizer.pad_token_id).padded:
+        parts["padding"] = "none"  # what an earlier codir computed was padded
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20], parts

@@ -32,6 +32,7 @@ from codir.models.inference import Progress, forward_dataset
 from codir.models.padding import Padding
 from codir.models.representations import EncoderShape, TokenView
 from codir.models.tokens import TokenColumns
+from codir.models.unpadded import padding_for
 from codir.storage import human_bytes, read_json, require_writable
 from codir.teacher.examples import HALF_MAX, read_examples, rows_of
 from codir.teacher.frozen import FrozenTeacher
@@ -291,7 +292,7 @@ def _compute(
     progress: Progress | None,
 ) -> None:
     """Runs the teacher over all examples and writes the vectors of their tokens into the memory maps."""
-    padding = Padding.of(tokenizer)
+    padding = padding_for(teacher.model, Padding.of(tokenizer))
     lengths = np.diff(offsets)
     flat: dict[TokenView, np.memmap] = {}
     for ids, outputs in forward_dataset(

@@ -59,14 +59,10 @@ class Teaching:
         """Whether there are, or will be, outputs of the training examples."""
         return self.outputs is not None or (self._frozen is not None and self.live is None)
 
-    def check(self, student: nn.Module, aligned: bool) -> None:
-        """Checks that the vectors of single tokens which the objectives read can be had; see `check_views`.
-
-        Raises:
-            ConfigError: they cannot, or the given outputs do not hold them.
-            ModelError: a model does not show its attention.
-        """
-        check_views(self.views, student, self._frozen.model if self._frozen is not None else None, aligned)
+    def check(self, student: nn.Module, aligned: bool, pooled: bool) -> None:
+        """Checks that the vectors which the objectives read can be had; arguments and errors as `check_views`."""
+        teacher = self._frozen.model if self._frozen is not None else None
+        check_views(self.views, student, teacher, aligned, pooled)
         if self.outputs is not None:
             self.outputs = require_tokens(self.outputs, self.views)
 

@@ -20,6 +20,8 @@ from codir.errors import ConfigError
 from codir.functional.gather import from_first, processes
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
+from codir.models.padding import settle_side
+from codir.models.probe import behaviour
 from codir.objectives.base import Kind
 from codir.objectives.registry import build_objectives, check_objectives, needs_of, prefill_needs_of, views_of
 from codir.teacher.cache import TeacherOutputs
@@ -109,12 +111,14 @@ class DistillationTrainer(ResumableTrainer):
         self._views = views_of(
             objectives, encoder_shape(student), teacher.shape if teacher is not None else None
         )
+        if behaviour(student, processing_class.pad_token_id).side == "left":
+            settle_side(processing_class, "left")
         self._teaching = Teaching(teacher, self._views, train_dataset, args)
 
         # Everything is checked before the teacher computes anything; the space is read when objectives are built.
         context = objective_context(student, self._teaching, train_dataset, args, kind, data_key)
         check_objectives(objectives, context)
-        self._teaching.check(student, context.aligned)
+        self._teaching.check(student, context.aligned, bool(needs.pooled))
         self._teaching.compute(train_dataset, teacher_tokenizer or processing_class, needs.pooled, args)
         if context.unlabeled:
             logits = self._teaching.logits(train_dataset, teacher_tokenizer or processing_class)
@@ -313,8 +317,11 @@ class DistillationTrainer(ResumableTrainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
-        if not kwargs.get("is_training", False) and hasattr(collator, "evaluation"):
-            self.data_collator = cast(Any, collator).evaluation()
+        if not kwargs.get("is_training", False):
+            if hasattr(collator, "evaluation"):
+                self.data_collator = cast(Any, collator).evaluation()
+            if not behaviour(self.student).padded:
+                kwargs["batch_size"] = 1  # the answers of this one change with padding
         try:
             return super()._get_dataloader(*args, **kwargs)
         finally:

@@ -1,4 +1,4 @@
-"""Whether the models, the data and the teacher's cache can give the vectors of single tokens that objectives read."""
+"""Whether the models, the data and the teacher's cache can give the vectors that objectives read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from torch import nn
 
 from codir.errors import ConfigError
 from codir.models.attention import require_attention
+from codir.models.probe import require_layers, require_trainable
 from codir.objectives.base import Views
 from codir.teacher.cache import TeacherOutputs
 
 
-def check_views(views: Views, student: nn.Module, teacher: nn.Module | None, aligned: bool) -> None:
+def check_views(
+    views: Views, student: nn.Module, teacher: nn.Module | None, aligned: bool, pooled: bool = False
+) -> None:
     """Checks the models before anything is computed.
 
     Args:
@@ -18,10 +21,12 @@ def check_views(views: Views, student: nn.Module, teacher: nn.Module | None, ali
         student: the student.
         teacher: the teacher's model; None where it is not at hand (its outputs are).
         aligned: whether teacher and student see the same tokens.
+        pooled: whether objectives read the pooled outputs of blocks.
 
     Raises:
         ConfigError: the objectives read single tokens of a teacher that tokenises differently.
-        ModelError: they read the attention of a model that does not show it.
+        ModelError: they read the attention of a model that does not show it, or the layers of one whose layers are
+            not one encoder's; or the student cannot be trained.
     """
     if views.teacher and not aligned:
         raise ConfigError(
@@ -29,6 +34,11 @@ def check_views(views: Views, student: nn.Module, teacher: nn.Module | None, ali
             "the same on both sides. Choose a student of the teacher's tokenizer, or objectives over logits and pooled "
             "blocks (`codir recipes` lists what each needs)."
         )
+    require_trainable(student, "The student")
+    if pooled or views.student:
+        require_layers(student, "The student")
+    if teacher is not None and (pooled or views.teacher):
+        require_layers(teacher, "The teacher")
     if any(view.kind != "hidden" for view in views.student):
         require_attention(student, "The student")
     if teacher is not None and any(view.kind != "hidden" for view in views.teacher):

@@ -18,6 +18,8 @@ from codir.deployment.formats import Target
 from codir.errors import ModelError
 from codir.models.padding import Padding, pad_batch
 from codir.models.positions import position_limit
+from codir.models.probe import behaviour
+from codir.models.unpadded import logits_without_padding
 from codir.workflows.evaluate import EvaluationResult
 
 MAX_DIFFERENCE = 1e-3  # of the logits, in fp32; bf16 and int8 have no limit of their own, their answers have
@@ -208,20 +210,26 @@ def compare_probes(
     into: Comparison,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Runs the batches through both models and adds the logits."""
+    """Runs the batches through both models and adds the logits.
+
+    The source gets each text without padding, the export the padded batch: what padding changes is a difference, too.
+    Only an export of a model that padding changes anyway is run without, as it is everywhere.
+    """
+    exact = behaviour(source).padded
     for number, batch in enumerate(batches, start=1):
         size, length = batch["input_ids"].shape
-        into.add(_logits(source, batch), _logits(export, batch))
+        into.add(_logits(source, batch, padded=False), _logits(export, batch, padded=exact))
         into.lengths.append(length)
         into.batches.append(size)
         if progress is not None:
             progress(number)
 
 
-def _logits(model: Classifier, batch: Batch) -> np.ndarray:
+def _logits(model: Classifier, batch: Batch, padded: bool) -> np.ndarray:
     inputs = batch if isinstance(model, DeployedClassifier) else model_inputs(model, batch)
     with torch.inference_mode():
-        return model(**inputs).logits.float().cpu().numpy()
+        logits = model(**inputs).logits if padded else logits_without_padding(model, inputs)
+        return logits.float().cpu().numpy()
 
 
 def compare_results(before: EvaluationResult, after: EvaluationResult, into: Comparison) -> None:

@@ -276,7 +276,8 @@ def _check(
     for role, settings in objectives.items():
         check_objectives(settings, context)
         views[role] = views_of(settings, context.student, context.teacher)
-        check_views(views[role], student, teacher.model, context.aligned)
+        pooled = bool(needs_of(settings).pooled)
+        check_views(views[role], student, teacher.model, context.aligned, pooled)
     if not config.cache:
         return views, None
     of_all = frozenset().union(*(each.teacher for each in views.values()))

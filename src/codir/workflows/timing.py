@@ -18,6 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
 from codir.models.inference import Progress, evaluation_mode
+from codir.models.padding import Padding, pad_batch
+from codir.models.probe import behaviour
+from codir.models.unpadded import padding_for, parts_of_one_length
 from codir.tasks.encoding import length_limit
 
 if TYPE_CHECKING:
@@ -331,15 +334,10 @@ def encode_batch(
     """Returns a model's inputs for a batch, cut at `max_length` and at the model's own limit, whatever runs it."""
     limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)
     firsts, pairs = _columns(texts)
-    encoded = tokenizer(
-        firsts,
-        pairs,
-        truncation=True,
-        max_length=limit,
-        padding="max_length" if pad_to_max_length else True,
-        return_tensors="pt",
-    )
-    return dict(encoded)
+    encoded = tokenizer(firsts, pairs, truncation=True, max_length=limit, return_attention_mask=True)
+    rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]
+    padding = padding_for(model, Padding.of(tokenizer))
+    return pad_batch(rows, padding, pad_to_multiple_of=limit if pad_to_max_length else None)
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
@@ -381,12 +379,17 @@ def device_name(device: str | torch.device) -> str:
 
 
 def _forward(model: Model, batch: Inputs, device: torch.device, clock: Callable[[], float]) -> float:
-    """Runs one batch and returns the seconds it took, copies to the device excluded."""
-    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    """Runs one batch and returns the seconds it took, copies to the device excluded.
+
+    A model whose answers padding changes is run as everywhere else, on texts of one length at a time.
+    """
+    parts = [batch] if behaviour(model).padded else [part for _, part in parts_of_one_length(batch)]
+    inputs = [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = clock()
-    model(**inputs)
+    for part in inputs:
+        model(**part)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - start
