@@ -49,7 +49,10 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> No
 def _notice_behaviour(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Says what `behaviour` finds."""
     known = is_known(model)  # a copy of a model that was checked, or the same one again
-    found = behaviour(model, tokenizer.pad_token_id)
+    try:
+        found = behaviour(model, tokenizer.pad_token_id)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
     settle_side(tokenizer, found.side)
     if known:
         return

@@ -58,7 +58,7 @@ class Behaviour:
         return self.padding_error == 0.0
 
 
-def behaviour(model: Any, pad_token_id: int | None = None) -> Behaviour:
+def behaviour(model: Any, pad_token_id: Any = None) -> Behaviour:
     """Returns what a model does; the first call may run it on a few tokens, later ones and copies know it.
 
     Args:
@@ -119,7 +119,7 @@ def _is_exact(model: Any) -> bool:
 
 
 @torch.inference_mode()
-def _probe(model: Any, pad_token_id: int | None) -> Behaviour:
+def _probe(model: Any, pad_token_id: Any) -> Behaviour:
     name = f"{type(model).__name__} ({getattr(model.config, 'model_type', 'unknown family')})"
     long, short = _texts(model)
     seeded, before = _seeded(model), _settings(model)
@@ -179,7 +179,7 @@ def _texts(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def _together(
-    model: Any, long: Tensor, short: Tensor, side: Side, pad_token_id: int | None
+    model: Any, long: Tensor, short: Tensor, side: Side, pad_token_id: Any
 ) -> tuple[Tensor, Tensor]:
     """Returns the tokens and the mask [2, L] of both texts, the short one padded."""
     pad = pad_token_id if pad_token_id is not None else getattr(model.config, "pad_token_id", None)
