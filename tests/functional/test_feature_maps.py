@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from codir.functional.feature_maps import cosine_distance, feature_map_mse
+from codir.functional.feature_maps import cosine_distance, feature_map_mse, feature_map_parts
 
 MASK = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
 
@@ -28,6 +28,80 @@ def naive_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) 
         )
         total += summed / (len(real) * student.shape[2]) if real else 0.0
     return total / student.shape[0]
+
+
+def naive_parts(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> list[float]:
+    """MobileBERT's code: layer norm without parameters (epsilon 1e-12), squared means, absolute variances."""
+
+    def statistics(state: list[float]) -> tuple[list[float], float, float]:
+        mean = sum(state) / len(state)
+        variance = sum((value - mean) ** 2 for value in state) / len(state)
+        return [(value - mean) / math.sqrt(variance + 1e-12) for value in state], mean, variance
+
+    totals = [0.0, 0.0, 0.0]
+    for b in range(student.shape[0]):
+        real = [t for t in range(student.shape[1]) if mask[b, t]]
+        for t in real:
+            own, mean, variance = statistics(student[b, t].tolist())
+            other, wanted_mean, wanted_variance = statistics(teacher[b, t].tolist())
+            found = (
+                sum((x - y) ** 2 for x, y in zip(own, other, strict=True)) / len(own),
+                (mean - wanted_mean) ** 2,
+                abs(variance - wanted_variance),
+            )
+            for part in range(3):
+                totals[part] += found[part] / len(real) / student.shape[0]
+    return totals
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 5), (3, 1, 2), (1, 1, 1)])
+def test_parts_of_feature_maps_against_plain_loops(shape: tuple[int, int, int]) -> None:
+    student, teacher = draw(*shape, seed=0) * 3 + 1, draw(*shape, seed=1)
+    mask = MASK[: shape[0], : shape[1]]
+    found = [part.item() for part in feature_map_parts(student, teacher, mask)]
+    assert found == pytest.approx(naive_parts(student, teacher, mask), rel=1e-9, abs=1e-15)
+
+
+def test_parts_know_shift_and_scale_apart() -> None:
+    student = draw(2, 3, 8, seed=0)
+    mask = torch.ones(2, 3)
+    shifted = feature_map_parts(student + 2, student, mask)
+    assert [part.item() for part in shifted] == pytest.approx([0, 4, 0], abs=1e-9)
+    scaled = feature_map_parts(student * 2, student, mask)
+    assert scaled.maps.item() == pytest.approx(0, abs=1e-9)
+    variance = student.var(dim=2, correction=0)
+    assert scaled.variances.item() == pytest.approx(3 * variance.mean().item())
+
+
+def test_gradients_of_the_parts() -> None:
+    student, teacher = draw(3, 4, 5, seed=0).requires_grad_(), draw(3, 4, 5, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda value: sum(feature_map_parts(value, teacher.detach(), MASK)), (student,)
+    )
+    torch.stack([*feature_map_parts(student, teacher, MASK)]).sum().backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad[~MASK].abs().max() == 0
+
+
+def test_parts_of_padding_and_of_infinite_padding() -> None:
+    student = draw(2, 3, 4, seed=0)
+    student[1] = float("inf")
+    student.requires_grad_()
+    parts = feature_map_parts(student, draw(2, 3, 4, seed=1), torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    torch.stack([*parts]).sum().backward()
+    assert all(torch.isfinite(part) for part in parts)
+    assert student.grad is not None
+    assert student.grad[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parts_in_half_precision(dtype: torch.dtype) -> None:
+    student, teacher = draw(3, 4, 5, seed=0).to(dtype) * 300, draw(3, 4, 5, seed=1).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = feature_map_parts(student, teacher, MASK)
+    assert all(part.dtype == torch.float32 for part in parts)
+    assert [part.item() for part in parts] == pytest.approx(naive_parts(student, teacher, MASK), rel=1e-4)
 
 
 def naive_cosine_distance(student: torch.Tensor, teacher: torch.Tensor) -> float:

@@ -30,6 +30,27 @@ def test_against_plain_loops(batch: int, classes: int, rho: float) -> None:
     assert kd_loss(student, teacher, rho, squared=True).item() == pytest.approx(expected * rho**2, rel=1e-9)
 
 
+def naive_mean_over_classes(student: torch.Tensor, teacher: torch.Tensor, rho: float) -> float:
+    """BERT-PKD's code: the mean of p log(p / q) over all cells of the batch, times rho squared."""
+    cells = []
+    for s_row, t_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        q, p = ([math.exp(value / rho) for value in row] for row in (s_row, t_row))
+        cells += [
+            (p_c / sum(p)) * math.log((p_c / sum(p)) / (q_c / sum(q))) for p_c, q_c in zip(p, q, strict=True)
+        ]
+    return sum(cells) / len(cells) * rho**2
+
+
+@pytest.mark.parametrize(("batch", "classes"), [(1, 1), (1, 2), (5, 3), (2, 7)])
+def test_mean_over_the_classes(batch: int, classes: int) -> None:
+    student, teacher = (torch.randn(batch, classes, dtype=torch.float64) * 3 for _ in range(2))
+    expected = naive_mean_over_classes(student, teacher, 10.0)
+    found = kd_loss(student, teacher, 10.0, squared=True, averaged=True)
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda value: kd_loss(value, teacher, 10.0, True, True), (student,))
+
+
 def test_direction_and_zero() -> None:
     a, b = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     assert kd_loss(a, a, 2.0).item() == pytest.approx(0.0, abs=1e-7)

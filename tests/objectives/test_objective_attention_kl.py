@@ -80,6 +80,15 @@ def test_one_block_of_another_width() -> None:
     assert AttentionKL(settings(), context)(step).loss.item() == pytest.approx(naive(step, 1, 1, 2), rel=1e-5)
 
 
+def test_mean_over_the_blocks() -> None:
+    context = token_context()
+    step = token_step(context)
+    expected = (naive(step, 1, 2, 2) + naive(step, 2, 4, 2)) / 2
+    assert AttentionKL(settings(averaged=True), context)(step).loss.item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
 def test_stages() -> None:
     context = token_context()
     transfer = AttentionKL(settings(progressive="transfer", end=0.5), context)

@@ -57,6 +57,36 @@ def test_against_plain_loops() -> None:
     assert gradient[~MASK].abs().max() == 0
 
 
+def test_maps_means_and_variances_as_the_released_code_weighs_them() -> None:
+    """100 * maps + 5000 * means + 5 * variances of a block, divided by the number of blocks."""
+    context = token_context()
+    step = token_step(context)
+    values = {"normalised": True, "mean_weight": 50.0, "variance_weight": 0.05, "averaged": True}
+    term = FeatureMapMSE(settings(**values), context)(step)
+    assert step.teacher is not None
+    mask = step.student.mask
+    assert mask is not None
+    total = 0.0
+    for own, other in ((1, 2), (2, 4)):
+        student = step.student.tokens[TokenView("hidden", own)].double()
+        teacher = step.teacher.tokens[TokenView("hidden", other)].double()
+        for b in range(len(mask)):
+            real = [t for t in range(mask.shape[1]) if mask[b, t]]
+            for t in real:
+                (x, mx, vx), (y, my, vy) = (_normal(side[b, t].tolist()) for side in (student, teacher))
+                maps = sum((one - two) ** 2 for one, two in zip(x, y, strict=True)) / len(x)
+                total += (100 * maps + 5000 * (mx - my) ** 2 + 5 * abs(vx - vy)) / len(real) / len(mask) / 2
+    assert 100 * term.loss.item() == pytest.approx(total, rel=1e-4)
+    with pytest.raises(ConfigError, match="normalised to true"):
+        check_objectives({"feature_map_mse": {"mean_weight": 1.0}}, context)
+
+
+def _normal(state: list[float]) -> tuple[list[float], float, float]:
+    mean = sum(state) / len(state)
+    variance = sum((value - mean) ** 2 for value in state) / len(state)
+    return [(value - mean) / (variance + 1e-12) ** 0.5 for value in state], mean, variance
+
+
 def test_other_widths_are_projected_one_map_for_each_block() -> None:
     context = token_context((2, 8, 2), (4, 12, 2))
     step = token_step(context)

@@ -24,6 +24,12 @@ def test_classification(context, make_step) -> None:
     assert not term.metrics["agreement"].requires_grad
 
 
+def test_mean_over_the_classes_is_the_divergence_divided_by_their_number(context, make_step) -> None:
+    step = make_step([0, 1, 2, 3])
+    whole, mean = (KD(KDSettings(averaged=averaged), context)(step).loss for averaged in (False, True))
+    torch.testing.assert_close(mean * step.student.logits.shape[1], whole)
+
+
 def test_regression_is_the_squared_error_of_the_scores(regression, make_step) -> None:
     step = make_step([0, 1, 2], outputs=1)
     pairs = zip(step.student.logits.tolist(), step.teacher.logits.tolist(), strict=True)

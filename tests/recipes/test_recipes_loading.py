@@ -139,6 +139,8 @@ def test_a_file_extends_the_recipe_it_names(my_yaml: Any) -> None:
         "end": 1.0,
         "temperature": 2.0,
         "squared": False,
+        "averaged": False,
+        "positions": "masked",
     }
     assert distill(config=path, recipe="codir-fine").recipe == "codir-fine"
 

@@ -126,13 +126,18 @@ def test_sums_over_tokens_become_the_mean_over_all_positions_of_the_step():
         labels = torch.full((len(blocks), 8), -100)
         for row, count in enumerate(blocks):
             labels[row, :count] = 7
-        made.append({"example_id": torch.arange(number, number + len(blocks)), "labels": labels})
+        inputs = {"attention_mask": torch.ones(len(blocks), 8, dtype=torch.long)}
+        inputs["attention_mask"][:, 6:] = 0
+        made.append(
+            {"example_id": torch.arange(number, number + len(blocks)), "labels": labels, "inputs": inputs}
+        )
         losses.append(torch.rand(sum(blocks), generator=generator))
         number += len(blocks)
     parts = plan_step(made)
-    mean = sum(p.weight * loss.sum() / p.positions for p, loss in zip(parts, losses, strict=True)) / len(
-        parts
-    )
+    assert [part.positions.real for part in parts] == [12, 12, 6]
+    mean = sum(
+        p.weight * loss.sum() / p.positions.masked for p, loss in zip(parts, losses, strict=True)
+    ) / len(parts)
     assert float(mean) == pytest.approx(float(torch.cat(losses).mean()))
 
 

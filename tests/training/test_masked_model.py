@@ -16,6 +16,7 @@ from codir.models.student import build_student
 from codir.objectives.base import ObjectiveContext
 from codir.objectives.registry import build_objectives
 from codir.teacher.frozen import FrozenTeacher
+from codir.training.global_batch import PositionCounts
 from codir.training.model import DistillationModel
 
 VOCABULARY = 61
@@ -103,7 +104,7 @@ def test_positions_make_the_mean_global(teacher: BertForMaskedLM) -> None:
     inputs, labels = batch()
     model = model_of(teacher, {"mlm": {}})
     whole = model(inputs, labels, torch.arange(4))["loss"]
-    mean = float((labels != -100).sum()) / 2
+    mean = PositionCounts(float((labels != -100).sum()) / 2, float(inputs["attention_mask"].sum()) / 2)
     halves = [
         model(
             {key: value[rows] for key, value in inputs.items()},

@@ -205,14 +205,17 @@ def demo(
 @reports_errors
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="print this recipe's settings as YAML", metavar="[NAME]")
+        str | None,
+        typer.Argument(help="print this recipe: its card, then its settings as YAML", metavar="[NAME]"),
     ] = None,
 ) -> None:
     """List the recipes: what each is, where its numbers come from, what it needs."""
+    from codir.recipes.cards import without_card
     from codir.recipes.library import load_recipe, recipe_names
 
     if name is not None:
-        say(load_recipe(name).text, end="")
+        found = load_recipe(name)
+        say(f"{found.card.show()}\n{without_card(found.text)}", end="")
         return
     for each in map(load_recipe, recipe_names()):
         say(f"{each.name}  (codir {each.command})")

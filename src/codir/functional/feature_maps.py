@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,58 @@ def feature_map_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         real = mask != 0
         tokens = real.sum(dim=1).clamp_min(1)
         return (squares.masked_fill(~real, 0.0).sum(dim=1) / tokens).mean()
+
+
+class FeatureMapParts(NamedTuple):
+    """The discrepancy of two feature maps in parts (MobileBERT, the released code), each a scalar.
+
+    Attributes:
+        maps: mean squared error of the maps brought to mean zero and variance one at each token (layer norm without
+            scale and shift).
+        means: mean squared error of the tokens' means over the dimensions.
+        variances: mean absolute error of their variances over the dimensions (divisor d).
+    """
+
+    maps: Tensor
+    means: Tensor
+    variances: Tensor
+
+
+def feature_map_parts(student: Tensor, teacher: Tensor, mask: Tensor) -> FeatureMapParts:
+    """Compares feature maps as the released code of MobileBERT does: normalised maps and their statistics apart.
+
+    Each part is the mean over the real tokens of an example (of the maps over the N dimensions, too), then over the
+    examples, however long each of them is. The variance gets 1e-12 added before it divides. In fp32, also inside
+    autocast.
+
+    The code compares a block's means and variances with those of *all* the teacher's blocks at once (its loop names the
+    list where it should name the block); here it is the matched block, as for the maps.
+
+    Args:
+        student: [B, L, d].
+        teacher: [B, L, d]; no gradient reaches it.
+        mask: [B, L] True at real tokens, on whichever side the padding is. A row that is all padding counts as zero.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        wide = torch.promote_types(student.dtype, torch.float32)
+        real = mask != 0
+        # Whatever stands at padding, an infinity included, must not reach the gradient as 0 * NaN.
+        own, other = (
+            states.to(wide).masked_fill(~real.unsqueeze(2), 0.0) for states in (student, teacher.detach())
+        )
+        normal = [
+            torch.nn.functional.layer_norm(states, states.shape[2:], eps=1e-12) for states in (own, other)
+        ]
+        squares = (normal[0] - normal[1]).square().mean(dim=2)  # [B, L]
+        means = (own.mean(dim=2) - other.mean(dim=2)).square()
+        variances = (own.var(dim=2, correction=0) - other.var(dim=2, correction=0)).abs()
+        tokens = real.sum(dim=1).clamp_min(1)
+        return FeatureMapParts(
+            *(
+                (part.masked_fill(~real, 0.0).sum(dim=1) / tokens).mean()
+                for part in (squares, means, variances)
+            )
+        )
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def kd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, squared: bool = False
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    squared: bool = False,
+    averaged: bool = False,
 ) -> Tensor:
     """Divergence of the student's softened distribution from the teacher's (Eq. 2).
 
@@ -19,6 +23,7 @@ def kd_loss(
         teacher_logits: [B, C] z_t; no gradient reaches it.
         temperature: rho > 0.
         squared: multiply by rho squared, as Hinton et al. and the released code do; the paper does not.
+        averaged: the mean over the classes instead of the sum, which is the divergence / C (the code of BERT-PKD).
 
     Returns:
         Scalar, at least fp32.
@@ -28,6 +33,8 @@ def kd_loss(
         student = torch.log_softmax(student_logits.to(wide) / temperature, dim=1)
         teacher = torch.log_softmax(teacher_logits.detach().to(wide) / temperature, dim=1)
         loss = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        if averaged:
+            loss = loss / student_logits.shape[1]
         return loss * temperature**2 if squared else loss
 
 

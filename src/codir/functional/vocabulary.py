@@ -149,7 +149,9 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-def token_divergence(student: Tensor, teacher: Tensor, temperature: float, squared: bool = False) -> Tensor:
+def token_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, squared: bool = False, averaged: bool = False
+) -> Tensor:
     """Returns KL( softmax(z_t/rho) || softmax(z_s/rho) ) of each position (Eq. 2 over the vocabulary), [c].
 
     Args:
@@ -157,8 +159,11 @@ def token_divergence(student: Tensor, teacher: Tensor, temperature: float, squar
         teacher: [c, V] z_t.
         temperature: rho.
         squared: multiply by rho squared.
+        averaged: the mean over the V tokens instead of the sum.
     """
     own = torch.log_softmax(student / temperature, dim=1)
     others = torch.log_softmax(teacher / temperature, dim=1)
     loss = functional.kl_div(own, others, reduction="none", log_target=True).sum(dim=1)
+    if averaged:
+        loss = loss / student.shape[1]
     return loss * temperature**2 if squared else loss

@@ -31,19 +31,39 @@ def load_masked_lm(
         ModelError: as `load_classifier`; or there is no head and one is required; or the family's head is not of the
             kind that can be computed at chosen positions only.
     """
+    model, absent = load_encoder(path_or_hub_id, seed=seed, trust_remote_code=trust_remote_code)
+    if require_head and absent:
+        raise ModelError(
+            f"{resolve(path_or_hub_id)} has no head that predicts masked tokens ({', '.join(absent[:3])}"
+            f"{', ...' if len(absent) > 3 else ''} missing). `codir pretrain --recipe mlm-head "
+            f"--student {path_or_hub_id} --corpus CORPUS --output DIR` trains one."
+        )
+    return model
+
+
+def load_encoder(
+    path_or_hub_id: str | Path, *, seed: int = 0, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """Loads an encoder as a masked language model, fp32, in eval mode, with a new head if it has none.
+
+    Args:
+        path_or_hub_id: as `load_masked_lm`, and so are the others.
+        seed: of a new head.
+        trust_remote_code: allows models whose code comes with them.
+
+    Returns:
+        The model, and the names of the head's weights that were missing and are new.
+
+    Raises:
+        ModelError: as `load_masked_lm`, but for the missing head.
+    """
     source = resolve(path_or_hub_id)
     config = load_config(source, trust_remote_code=trust_remote_code)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, absent = load_pretrained(AutoModelForMaskedLM, source, config, trust_remote_code)
-    if require_head and absent:
-        raise ModelError(
-            f"{source} has no head that predicts masked tokens ({', '.join(absent[:3])}"
-            f"{', ...' if len(absent) > 3 else ''} missing). `codir pretrain --recipe mlm-head --student {source} "
-            "--corpus CORPUS --output DIR` trains one."
-        )
     require_plain_head(model, str(source))
-    return model
+    return model, absent
 
 
 def masked_lm_from_config(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:

@@ -17,8 +17,8 @@ from codir.models.classes import is_generic
 from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve
 from codir.models.shallower import require_no_decoder, require_same_blocks, shallower_config
 
-Initialisation = Literal["spread", "first", "last", "random"] | Sequence[int]
-_NAMED = ("spread", "first", "last", "random")
+Initialisation = Literal["spread", "ends", "first", "last", "random"] | Sequence[int]
+_NAMED = ("spread", "ends", "first", "last", "random")
 
 
 def spread_blocks(teacher_blocks: int, layers: int) -> list[int]:
@@ -29,6 +29,16 @@ def spread_blocks(teacher_blocks: int, layers: int) -> list[int]:
     return [step * teacher_blocks // layers for step in range(1, layers + 1)]
 
 
+def end_to_end_blocks(teacher_blocks: int, layers: int) -> list[int]:
+    """Evenly spread blocks, the first and the last one included, 1-based; the last alone for a student of one block.
+
+    12 blocks to 6 gives 1, 3, 5, 8, 10, 12, which is what DistilBERT starts from.
+    """
+    if layers == 1:
+        return [teacher_blocks]
+    return [1 + round(step * (teacher_blocks - 1) / (layers - 1)) for step in range(layers)]
+
+
 def chosen_blocks(
     teacher_blocks: int, layers: int | None, init: Initialisation, whose: str = "the teacher"
 ) -> list[int]:
@@ -37,7 +47,7 @@ def chosen_blocks(
     Args:
         teacher_blocks: T.
         layers: S; by default half of T, or the length of the list.
-        init: `spread`, `first`, `last`, `random` or an increasing list of 1-based block numbers.
+        init: `spread`, `ends`, `first`, `last`, `random` or an increasing list of 1-based block numbers.
         whose: what messages call the model that the blocks are taken from.
 
     Raises:
@@ -58,7 +68,11 @@ def chosen_blocks(
             return list(range(1, layers + 1))
         if init == "last":
             return list(range(teacher_blocks - layers + 1, teacher_blocks + 1))
-        return spread_blocks(teacher_blocks, layers)
+        return (
+            end_to_end_blocks(teacher_blocks, layers)
+            if init == "ends"
+            else spread_blocks(teacher_blocks, layers)
+        )
     blocks = [int(number) for number in init]
     if not blocks or any(b <= a for a, b in pairwise(blocks)) or blocks[0] < 1:
         raise ConfigError(
@@ -106,8 +120,8 @@ def build_student(
     Args:
         teacher: a fine-tuned classifier; it is not changed.
         layers: number of blocks; by default half of the teacher's, or the length of the list.
-        init: which blocks to start from: `spread` (see `spread_blocks`), `first`, `last`, an increasing list of
-            1-based block numbers; or `random`, a fresh initialisation of everything.
+        init: which blocks to start from: `spread` (see `spread_blocks`), `ends` (see `end_to_end_blocks`), `first`,
+            `last`, an increasing list of 1-based block numbers; or `random`, a fresh initialisation of everything.
         seed: of the fresh initialisation; torch's global generator is left as it was.
 
     Returns:

@@ -20,6 +20,10 @@ class AttentionKLSettings(progressive.ProgressiveSettings):
     """Settings of the objective `attention_kl`."""
 
     matching: Matching = Field(default="spread", description=MATCHING_HELP)
+    averaged: bool = Field(
+        default=False,
+        description="divide by the number of matched blocks: the released code of MobileBERT does",
+    )
 
 
 class AttentionKL(MatchedAttention):
@@ -43,7 +47,8 @@ class AttentionKL(MatchedAttention):
 
     def compare(self, student: Attention, teacher: Attention, mask: Tensor) -> Tensor:
         """See `relation_divergence`."""
-        return relation_divergence(student, teacher, mask, self.heads)
+        loss = relation_divergence(student, teacher, mask, self.heads)
+        return loss / len(self.pairs) if self._progressive.averaged else loss
 
     def counted(self, progress: float) -> Sequence[tuple[int, int]]:
         """See `progressive`."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 
 Kind = Literal["classification", "regression", "masked-lm"]
+TokenPositions = Literal["masked", "all"]
+"""Where predictions of tokens are compared: at the masked ones, or at all that are no padding."""
 
 
 class ObjectiveSettings(BaseModel):
@@ -154,10 +156,10 @@ class Term:
 
 @dataclass
 class TokenChunk:
-    """Some of the masked positions of a batch, with the logits of both sides.
+    """Some of the positions of a batch that an objective reads, with the logits of both sides.
 
     Attributes:
-        labels: [c] the tokens that stood there.
+        labels: [c] the tokens that stood there; -100 where none is to be predicted (`Objective.positions` is `all`).
         student: [c, V] logits, fp32, with gradient.
         teacher: [c, V] logits, fp32; None where no objective needs them.
     """
@@ -165,6 +167,11 @@ class TokenChunk:
     labels: Tensor
     student: Tensor
     teacher: Tensor | None
+
+    def only(self, chosen: Tensor) -> TokenChunk:
+        """Returns the positions where `chosen` [c] is True."""
+        teacher = self.teacher[chosen] if self.teacher is not None else None
+        return TokenChunk(self.labels[chosen], self.student[chosen], teacher)
 
 
 class Objective(nn.Module):
@@ -195,20 +202,36 @@ class Objective(nn.Module):
         return Views()
 
     @classmethod
+    def needs_teacher(cls, settings: ObjectiveSettings) -> bool:
+        """Says whether it reads anything of a teacher: logits, pooled blocks or, by `views`, vectors of single tokens.
+
+        Which tokens' vectors these are depends on the models; that there are any does not.
+        """
+        needs = cls.needs(settings)
+        return (
+            needs.teacher_logits or bool(needs.pooled) or cls.views.__func__ is not Objective.views.__func__
+        )
+
+    @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed."""
 
     @property
     def per_token(self) -> bool:
-        """Whether the term is a mean over masked positions: then `token_loss` is called, and not `forward`."""
+        """Whether the term is a mean over positions: then `token_loss` is called, and not `forward`."""
         return False
+
+    @property
+    def positions(self) -> TokenPositions:
+        """Which positions that mean is over."""
+        return "masked"
 
     def forward(self, step: Step) -> Term:
         """Computes the term for one batch."""
         raise NotImplementedError
 
     def token_loss(self, chunk: TokenChunk) -> Term:
-        """Computes loss and metrics of one chunk of masked positions, as *sums* over its positions.
+        """Computes loss and metrics of one chunk of positions, as *sums* over them.
 
         The logits of a batch exist a chunk at a time only, and the gradient is computed with them.
         """

@@ -19,6 +19,7 @@ from codir.objectives.base import (
     Step,
     Term,
     TokenChunk,
+    TokenPositions,
 )
 
 
@@ -29,12 +30,23 @@ class KDSettings(ObjectiveSettings):
     squared: bool = Field(
         default=False, description="multiply by rho squared: the released code does, the paper does not"
     )
+    averaged: bool = Field(
+        default=False,
+        description="take the mean over the classes, not their sum: the code of BERT-PKD does, and the weights that "
+        "its authors searched belong to it",
+    )
+    positions: TokenPositions = Field(
+        default="masked",
+        description="in pre-training: compare predictions at the `masked` tokens, or at `all` that are no padding, as "
+        "the code of DistilBERT does",
+    )
 
 
 class KD(Objective):
     """KL divergence of the student's softened classes from the teacher's; squared error between scores.
 
-    In pre-training the classes are the tokens of the vocabulary, and the mean is over the masked positions.
+    In pre-training the classes are the tokens of the vocabulary, and the mean is over the masked positions, or over all
+    that are no padding (`positions: all`).
     Metric `agreement`: the share of examples (or positions) for which teacher and student choose the same class.
     """
 
@@ -57,6 +69,11 @@ class KD(Objective):
         """In pre-training."""
         return self.context.kind == "masked-lm"
 
+    @property
+    def positions(self) -> TokenPositions:
+        """As set."""
+        return cast(KDSettings, self.settings).positions
+
     def token_loss(self, chunk: TokenChunk) -> Term:
         """Reads the logits [c, V] of both sides."""
         if chunk.teacher is None:
@@ -64,7 +81,9 @@ class KD(Objective):
                 "The objective 'kd' needs the teacher's logits, and this batch comes without them."
             )
         settings = cast(KDSettings, self.settings)
-        loss = token_divergence(chunk.student, chunk.teacher, settings.temperature, settings.squared)
+        loss = token_divergence(
+            chunk.student, chunk.teacher, settings.temperature, settings.squared, settings.averaged
+        )
         same = chunk.student.detach().argmax(dim=1) == chunk.teacher.argmax(dim=1)
         return Term(loss.sum(), {"agreement": same.sum()})
 
@@ -81,5 +100,6 @@ class KD(Objective):
                 return Term(functional.mse_loss(student.float().view(-1), teacher.float().view(-1)))
         agreement = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
         return Term(
-            kd_loss(student, teacher, settings.temperature, settings.squared), {"agreement": agreement}
+            kd_loss(student, teacher, settings.temperature, settings.squared, settings.averaged),
+            {"agreement": agreement},
         )

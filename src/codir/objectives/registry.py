@@ -185,6 +185,16 @@ def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
     )
 
 
+def taught_by(mapping: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the objectives that read anything of a teacher, in their order; empty if none does."""
+    return [name for name in mapping if find_objective(name).needs_teacher(settings_for(name, mapping[name]))]
+
+
+def predicts(mapping: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether an objective of a pre-training reads the student's predictions of tokens, and so trains its head."""
+    return any(find_objective(name).token_loss is not Objective.token_loss for name in mapping)
+
+
 def views_of(
     mapping: Mapping[str, Mapping[str, Any]], student: EncoderShape, teacher: EncoderShape | None
 ) -> Views:

@@ -7,10 +7,11 @@ from importlib.resources import files
 from typing import Any
 
 from codir.errors import ConfigError, nearest
+from codir.recipes.cards import CARD, Card
 from codir.recipes.yaml_text import KeyPath, read_yaml
 
 # Keys of a recipe that describe it; the others are settings.
-ABOUT = ("command", "description", "source", "needs")
+ABOUT = ("command", "description", "source", "needs", CARD)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Recipe:
         description: one sentence.
         source: table, section or code it comes from.
         needs: what has to be there first.
+        card: how far it is its authors' method.
         settings: nested settings, as in the file.
         places: where each setting stands.
         text: the file as it is, with its comments.
@@ -33,6 +35,7 @@ class Recipe:
     description: str
     source: str
     needs: str
+    card: Card
     settings: dict[str, Any]
     places: dict[KeyPath, str]
     text: str
@@ -61,8 +64,9 @@ def load_recipe(name: str) -> Recipe:
         raise ConfigError(f"There is no recipe {name!r}{hint}. Recipes: {', '.join(names)}.")
     text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     content, places = read_yaml(text, f"recipe {name}")
-    about = {key: str(content.pop(key)) for key in ABOUT}
-    return Recipe(name=name, settings=content, places=places, text=text, **about)
+    card = Card.read(content.pop(CARD, None), name)
+    about = {key: str(content.pop(key)) for key in ABOUT if key != CARD}
+    return Recipe(name=name, card=card, settings=content, places=places, text=text, **about)
 
 
 def _folder() -> Any:

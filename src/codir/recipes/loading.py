@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from codir.objectives.base import ObjectiveSettings
 
 _SECTIONS = ("data", "student", "training", "objectives", "masking")
+_LENGTHS = ("steps", "epochs")
 Flags = Mapping[str, tuple[str, Any]]
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -245,6 +246,8 @@ def _collect(
     settings.merge(own, own_places)
     settings.set_given(overrides, flags)
     _leave_out_start(settings, start.places)
+    if command == "pretrain":
+        _one_length(settings, start.places)
     if command != "finetune":
         settings.set(("recipe",), start.name, "--recipe")
     if command != "pretrain":
@@ -253,14 +256,36 @@ def _collect(
 
 
 def _leave_out_start(settings: Settings, of_recipe: Mapping[KeyPath, str]) -> None:
-    """Drops what a recipe says of its student's start where another kind of student is asked for."""
+    """Drops what a recipe says of its student's start where another kind of student is asked for.
+
+    Random weights are a start for a narrower student, too.
+    """
     student = settings.values.get("student")
-    if not isinstance(student, dict) or takes_start(student):
+    if not isinstance(student, dict):
         return
-    for key in START:
-        path = ("student", key)
-        if key in student and path in of_recipe and settings.places[path] == of_recipe[path]:
+    recipes = [
+        key
+        for key in START
+        if key in student and settings.places[("student", key)] == of_recipe.get(("student", key))
+    ]
+    if takes_start({key: value for key, value in student.items() if key not in recipes}):
+        return
+    named = student.get("model") is not None or student.get("config") is not None
+    for key in recipes:
+        if named or student[key] != "random":
             del student[key]
+
+
+def _one_length(settings: Settings, of_recipe: Mapping[KeyPath, str]) -> None:
+    """Drops the recipe's `steps` where others say `epochs`, and the other way round: both say how long to train."""
+    training = settings.values.get("training")
+    if not isinstance(training, dict) or any(training.get(key) is None for key in _LENGTHS):
+        return
+    recipes = [
+        key for key in _LENGTHS if settings.places[("training", key)] == of_recipe.get(("training", key))
+    ]
+    if len(recipes) == 1:
+        del training[recipes[0]]
 
 
 def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -13,6 +14,7 @@ from codir.recipes.student_config import StudentConfig
 from codir.recipes.training_config import SET_BY_US, OptimisationConfig
 
 DEFAULT_PRETRAINING = "codir-pre"
+DEFAULT_STEPS = 10_000
 
 
 class MaskingConfig(Section):
@@ -40,7 +42,7 @@ class PretrainingConfig(OptimisationConfig):
         "per_device_train_batch_size": "training.micro_batch",
         "gradient_accumulation_steps": "training.batch_size",
         "max_steps": "training.steps",
-        "num_train_epochs": "training.steps",
+        "num_train_epochs": "training.epochs",
         "eval_strategy": "training.evaluate_every",
         "eval_steps": "training.evaluate_every",
         "save_strategy": "training.save_every",
@@ -52,7 +54,12 @@ class PretrainingConfig(OptimisationConfig):
         default=1e-4, gt=0, description="peak learning rate (the paper: 7e-4, then 1e-4)"
     )
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
-    steps: int = Field(default=10_000, ge=1, description="optimiser steps (the paper: 35,000, then 10,000)")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimiser steps (the paper: 35,000, then 10,000); 10,000 where `epochs` says nothing either",
+    )
+    epochs: float | None = Field(default=None, gt=0, description="passes over the corpus, instead of `steps`")
     batch_size: int = Field(
         default=8192, ge=1, description="blocks of an optimiser step, over all processes (the paper: 8192)"
     )
@@ -70,6 +77,27 @@ class PretrainingConfig(OptimisationConfig):
         description="score the held-out blocks after this many steps (default: at the end)",
     )
     save_every: int = Field(default=500, ge=1, description="write a checkpoint after this many steps")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("steps") is None and values.get("epochs") is None:
+            return {**values, "steps": DEFAULT_STEPS}
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"steps ({self.steps}) and epochs ({self.epochs:g}) both say how long to train: leave out one of them"
+            )
+        return self
+
+    def steps_for(self, blocks: int) -> int:
+        """Returns the optimiser steps of a training on so many blocks; a pass has whole batches only."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil((self.epochs or 0.0) * (blocks // self.batch_size)))
 
 
 class PretrainConfig(Section):

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from codir.recipes.sections import Section
 
-InitName = Literal["spread", "first", "last", "random"]
+InitName = Literal["spread", "ends", "first", "last", "random"]
 
 
 # What a recipe may say of its student without making it another kind: where its weights come from, what is trained.
@@ -39,7 +39,8 @@ class StudentConfig(Section):
     )
     init: InitName | list[int] = Field(
         default="spread",
-        description="where its weights come from: teacher blocks `spread` evenly, the `first`, the `last`, "
+        description="where its weights come from: teacher blocks `spread` evenly, spread from the first to the "
+        "last (`ends`), the `first`, the `last`, "
         "a list of block numbers counted from 1, or `random` weights",
     )
     model: str | None = Field(

@@ -104,8 +104,9 @@ class Reproduction:
         for name, stage in self.pretraining.items():
             training, student = stage.training, stage.student
             start = student.model or f"{student.layers or 'half the'} blocks, {student.init}"
+            length = f"{training.steps:,} steps" if training.steps else f"{training.epochs:g} passes in steps"
             lines.append(
-                f"pre-training {name}: recipe {stage.recipe}, {training.steps:,} steps of {training.batch_size:,} "
+                f"pre-training {name}: recipe {stage.recipe}, {length} of {training.batch_size:,} "
                 f"blocks of {self.scale.block}, student from {start} -> {stage.output}"
             )
         for name, study in self.studies.items():

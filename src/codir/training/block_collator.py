@@ -64,8 +64,9 @@ class MaskedBlockCollator:
         self.epoch = self.first_epoch + epoch
 
     def evaluation(self) -> MaskedBlockCollator:
-        """Returns a collator like this one whose masks are always the same, for validation."""
+        """Returns a collator like this one whose masks are always the same and hide something, for validation."""
         fixed = copy.copy(self)
+        fixed.masking = self.masking.hiding()
         fixed._epoch = _shared_number(EVALUATION_EPOCH)
         return fixed
 

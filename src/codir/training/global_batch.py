@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 
 from codir.functional.gather import gather_rows, processes
 from codir.functional.labels import has_label
+from codir.objectives.base import TokenPositions
 from codir.training.masking import IGNORED
 from codir.training.processes import rank
 
@@ -67,6 +68,23 @@ class ProcessBatches(Sampler[list[int]]):
 
 
 @dataclass(frozen=True)
+class PositionCounts:
+    """Numbers of tokens that sums over positions are divided by.
+
+    Attributes:
+        masked: tokens to be predicted.
+        real: tokens that are no padding.
+    """
+
+    masked: float
+    real: float
+
+    def of(self, positions: TokenPositions) -> float:
+        """Returns the number that belongs to a mean over `masked` or `all` positions."""
+        return self.masked if positions == "masked" else self.real
+
+
+@dataclass(frozen=True)
 class Part:
     """What one batch of one process is in its optimiser step.
 
@@ -76,8 +94,8 @@ class Part:
             is the mean over the step's examples.
         accumulated: batches that this process accumulates in the step.
         batch_ids: [G] ids of all examples of the step, in their order, the same in every process.
-        positions: masked positions that the batch stands for: the step's number of them times the batch's share of
-            the examples; None where no tokens are predicted.
+        positions: masked positions, and tokens that are no padding, that the batch stands for: the step's numbers times
+            the batch's share of the examples; None where no tokens are predicted.
         labelled: labelled examples that the batch stands for, likewise; None where all examples of the step are.
     """
 
@@ -85,7 +103,7 @@ class Part:
     weight: float
     accumulated: int
     batch_ids: Tensor
-    positions: float | None
+    positions: PositionCounts | None
     labelled: float | None = None
 
 
@@ -102,14 +120,16 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
     predicted = [_predicted(batch) for batch in batches]
     with_label = torch.stack([_labelled(batch) for batch in batches])
     ids = torch.cat(own)
-    counted = torch.stack([count for count in predicted if count is not None] or [ids.new_zeros(())]).sum()
+    counted = torch.stack([count for count in predicted if count is not None] or [ids.new_zeros(2)]).sum(
+        dim=0
+    )
     sizes = [len(each) for each in own]
     if world > 1:
-        facts = torch.cat([ids.new_tensor(sizes), with_label.to(ids), counted.view(1)])
+        facts = torch.cat([ids.new_tensor(sizes), with_label.to(ids), counted.to(ids)])
         (ids,), (facts,) = gather_rows(ids), gather_rows(facts)
-        table = facts.view(world, 2 * rounds + 1).tolist()
+        table = facts.view(world, 2 * rounds + 2).tolist()
     else:
-        table = [[*sizes, *with_label.tolist(), int(counted)]]
+        table = [[*sizes, *with_label.tolist(), *counted.tolist()]]
     chunks = iter(ids.split([size for row in table for size in row[:rounds]]))
     parts = [[next(chunks) for _ in range(rounds)] for _ in range(world)]  # [process][round]
     in_order: list[Tensor] = []
@@ -125,14 +145,16 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
             if number == mine:
                 counted_sizes.append(0 if copy else len(chunk))
     batch_ids = torch.cat(in_order)
-    examples, positions = len(batch_ids), sum(row[-1] for row in table)
+    examples, masked, real = len(batch_ids), sum(row[-2] for row in table), sum(row[-1] for row in table)
     return [
         Part(
             share=size / examples,
             weight=size * rounds * world / examples,  # exactly 1 where all batches have one size
             accumulated=rounds,
             batch_ids=batch_ids,
-            positions=positions * size / examples if count is not None else None,
+            positions=PositionCounts(masked * size / examples, real * size / examples)
+            if count is not None
+            else None,
             # of a copy, which has no weight, the number that its own size gives: it is 0 for all parts or for none
             labelled=None if labelled == examples else labelled * own_size / examples,
         )
@@ -141,8 +163,11 @@ def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
 
 
 def _predicted(batch: dict[str, Any]) -> Tensor | None:
+    """Returns how many tokens of a batch are to be predicted, and how many are no padding, [2]; None without tokens."""
     labels = batch.get("labels")
-    return (labels != IGNORED).sum() if labels is not None and labels.dim() == 2 else None
+    if labels is None or labels.dim() != 2:
+        return None
+    return torch.stack([(labels != IGNORED).sum(), (batch["inputs"]["attention_mask"] != 0).sum()])
 
 
 def _labelled(batch: dict[str, Any]) -> Tensor:

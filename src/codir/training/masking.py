@@ -6,6 +6,7 @@ what was drawn before. So any number of processes and data loader workers sees t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -93,6 +94,17 @@ class TokenMasking:
         # a lookup is several times as fast as isin
         self._maskable = np.ones(int(known.max()) + 1, dtype=bool)
         self._maskable[special] = False
+
+    def hiding(self) -> TokenMasking:
+        """Returns a masking that hides what is to be predicted: this one, or with BERT's shares if it hides nothing.
+
+        A training may want its blocks as they are (`masked=0`, `random=0`); for a score a token must not be seen.
+        """
+        if self.masked + self.random > 0:
+            return self
+        other = copy.copy(self)
+        other.masked, other.random = 0.8, 0.1
+        return other
 
     def mask(self, ids: np.ndarray, example_id: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks one block.

@@ -17,6 +17,7 @@ from codir.models.representations import Pooling, Representations, TokenView, re
 from codir.models.student import blocks_prefix
 from codir.objectives.base import Objective, Step, Term, TokenChunk
 from codir.objectives.weighted_sum import weighted_sum
+from codir.training.global_batch import PositionCounts
 from codir.training.masking import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class DistillationModel(nn.Module):
         example_id: Tensor | None = None,
         teacher: Representations | None = None,
         batch_ids: Tensor | None = None,
-        positions: float | None = None,
+        positions: PositionCounts | None = None,
         progress: float = 0.0,
         labelled: float | None = None,
     ) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class DistillationModel(nn.Module):
             example_id: [B] rows of the bank.
             teacher: the frozen teacher's outputs for the batch.
             batch_ids: see `Step`.
-            positions: masked positions that the sums over this batch's are divided by; by default its own number. In
+            positions: numbers that the sums over this batch's positions are divided by; by default its own. In
                 data-parallel training the mean number of a batch makes the mean over the batches the mean over all
                 positions.
             progress: share of the optimiser steps that are done; terms that do not count there are not computed.
@@ -87,12 +88,12 @@ class DistillationModel(nn.Module):
             For masked tokens the logits of an evaluation are [B, 3]: of each block the summed cross-entropy, the
             number of tokens predicted rightly, and the number predicted.
         """
-        chosen = labels != IGNORED if labels is not None and labels.dim() == 2 else None
         if not self.training:
-            if labels is None or chosen is None:
+            if labels is None or labels.dim() != 2:
                 return self._evaluate(inputs, labels)
-            return self._score(inputs, labels, chosen)
+            return self._score(inputs, labels, labels != IGNORED)
         assert example_id is not None, "training batches carry example ids"
+        chosen = self.chosen_positions(inputs, labels, progress)
         student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
         step = Step(example_id, labels, student, teacher, batch_ids, progress, labelled)
         counting = {
@@ -117,6 +118,21 @@ class DistillationModel(nn.Module):
             loss = loss + loss.new_zeros((), requires_grad=True)
         return {"loss": loss, "logits": student.logits, "terms": terms}
 
+    def chosen_positions(
+        self, inputs: Mapping[str, Any], labels: Tensor | None, progress: float
+    ) -> Tensor | None:
+        """Returns where predictions of tokens are read at this moment, [B, L] bool; None without labels of tokens.
+
+        These are the masked positions, or all that are no padding if a term that counts is a mean over those.
+        """
+        if labels is None or labels.dim() != 2:
+            return None
+        everywhere = any(
+            objective.per_token and objective.positions == "all" and objective.settings.counts_at(progress)
+            for _, objective in self.objective_items()
+        )
+        return inputs["attention_mask"] != 0 if everywhere else labels != IGNORED
+
     def _say_nothing_learns(self, terms: Mapping[str, Term]) -> None:
         names = frozenset(terms)
         if torch.is_grad_enabled() and names not in self._without_gradient:
@@ -128,26 +144,43 @@ class DistillationModel(nn.Module):
             )
 
     def _predict(
-        self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: float | None
+        self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: PositionCounts | None
     ) -> tuple[dict[str, Term], Tensor]:
-        """Computes all terms over masked positions together; returns them without gradient, and their weighted sum."""
+        """Computes all terms over positions together; returns them without gradient, and their weighted sum.
+
+        `labels` [P] are those of the chosen positions.
+        """
         objectives = {
             name: objective
             for name, objective in self.objective_items()
             if objective.per_token and name in weights
         }
-        divisor = positions or max(labels.numel(), 1)
+        masked = labels != IGNORED
+        own = PositionCounts(float(masked.sum()), float(labels.numel()))
+        counts = {
+            name: max((positions or own).of(objective.positions), 1.0)
+            for name, objective in objectives.items()
+        }
+        # What all share comes last, in fp32: a gradient divided by many thousands underflows where products are fp16.
+        divisor = min(counts.values(), default=1.0)
+        mixed = any(objective.positions == "all" for objective in objectives.values())
         sums: dict[str, Tensor | float] = defaultdict(float)
         metrics: dict[str, dict[str, Tensor | float]] = {name: defaultdict(float) for name in objectives}
 
         def weighted(student: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
-            chunk = TokenChunk(labels[rows], student, teacher)
-            found = {name: objective.token_loss(chunk) for name, objective in objectives.items()}
+            every = TokenChunk(labels[rows], student, teacher)
+            predicted = every.only(masked[rows]) if mixed else every
+            found = {
+                name: objective.token_loss(every if objective.positions == "all" else predicted)
+                for name, objective in objectives.items()
+            }
             for name, term in found.items():
                 sums[name] = sums[name] + term.loss.detach()
                 for metric, value in term.metrics.items():
                     metrics[name][metric] = metrics[name][metric] + value
-            return torch.stack([weights[name] * term.loss for name, term in found.items()]).sum()
+            return torch.stack(
+                [weights[name] * (divisor / counts[name]) * term.loss for name, term in found.items()]
+            ).sum()
 
         assert step.student.masked is not None
         total = step.student.logits.new_zeros((), dtype=torch.float32)
@@ -159,9 +192,9 @@ class DistillationModel(nn.Module):
             total = chunked_loss(step.student.masked, weighted, teacher) / divisor
         terms = {
             name: Term(
-                torch.as_tensor(sums[name] / divisor, device=total.device),
+                torch.as_tensor(sums[name] / counts[name], device=total.device),
                 {
-                    metric: torch.as_tensor(value / divisor, device=total.device)
+                    metric: torch.as_tensor(value / counts[name], device=total.device)
                     for metric, value in metrics[name].items()
                 },
             )

@@ -23,7 +23,14 @@ from codir.models.loading import encoder_shape
 from codir.models.padding import settle_side
 from codir.models.probe import behaviour
 from codir.objectives.base import Kind
-from codir.objectives.registry import build_objectives, check_objectives, needs_of, prefill_needs_of, views_of
+from codir.objectives.registry import (
+    build_objectives,
+    check_objectives,
+    needs_of,
+    prefill_needs_of,
+    taught_by,
+    views_of,
+)
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
@@ -31,7 +38,6 @@ from codir.training.callbacks import ProgressLine
 from codir.training.collator import DistillationCollator, teacher_of
 from codir.training.context import objective_context
 from codir.training.global_batch import Part, ProcessBatches, plan_step
-from codir.training.masking import IGNORED
 from codir.training.missing_labels import filled
 from codir.training.model import DistillationModel
 from codir.training.processes import rank, total
@@ -101,9 +107,9 @@ class DistillationTrainer(ResumableTrainer):
         if len(train_dataset) == 0:
             raise ConfigError("train_dataset is empty: there is nothing to train on.")
         needs = needs_of(objectives)
-        if teacher is None and (needs.teacher_logits or needs.pooled):
+        if teacher is None and (taught := taught_by(objectives)):
             raise ConfigError(
-                f"The objectives {', '.join(objectives)} need a teacher and none was given; "
+                f"The objectives {', '.join(taught)} need a teacher and none was given; "
                 "plain fine-tuning is objectives={'task': {}}."
             )
         if isinstance(teacher, PreTrainedModel):
@@ -172,11 +178,10 @@ class DistillationTrainer(ResumableTrainer):
         """Computes the weighted sum of one batch; in training the terms are checked and added to the log."""
         teacher = teacher_of(inputs)
         if teacher is None and self._teaching.live is not None and model.training:
-            labels = inputs.get("labels")
             teacher = self._teaching.live.represent(
                 inputs.get("teacher_inputs", inputs["inputs"]),
                 self.distillation.poolings,
-                labels != IGNORED if labels is not None and labels.dim() == 2 else None,
+                self.distillation.chosen_positions(inputs["inputs"], inputs.get("labels"), self._done()),
                 tokens=self._views.teacher,
             )
         # Which part of its optimiser step the batch is; outside of `train` it is all there is.

@@ -70,7 +70,7 @@ def to_arguments(
 
 
 def to_pretraining_arguments(
-    training: PretrainingConfig, folder: Path, processes: int, evaluate: bool
+    training: PretrainingConfig, folder: Path, processes: int, evaluate: bool, steps: int
 ) -> DistillationArguments:
     """Builds the arguments of a pre-training.
 
@@ -79,6 +79,7 @@ def to_pretraining_arguments(
         folder: where the checkpoints go.
         processes: how many train together.
         evaluate: there are held-out blocks.
+        steps: optimiser steps.
 
     Raises:
         ConfigError: as `to_arguments`; or the batch cannot be shared out evenly.
@@ -91,13 +92,13 @@ def to_pretraining_arguments(
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
-        "max_steps": training.steps,
+        "max_steps": steps,
         # the mean over the mini-batch is the mean over its parts only if they are equally large
         "dataloader_drop_last": True,
         "save_strategy": "steps",
         "save_steps": training.save_every,
         "load_best_model_at_end": False,
-        "logging_steps": max(1, min(50, training.steps // 20)),
+        "logging_steps": max(1, min(50, steps // 20)),
         **every,
     }
     return _arguments(training, folder, settings)

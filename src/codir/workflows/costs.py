@@ -92,7 +92,7 @@ class Setting:
         micro_batch: blocks that a process computes at a time.
         processes: one for each GPU.
         steps: optimiser steps.
-        masked: share of the positions that are predicted.
+        masked: share of the positions whose predictions are read: those to be predicted, or all (1).
         precision: of the matrix products; weights, gradients and optimiser are fp32 always.
         tokens_predicted: whether a term needs the student's logits (mlm, kd).
         teacher_logits: whether a term needs the teacher's (kd).

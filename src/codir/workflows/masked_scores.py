@@ -59,11 +59,13 @@ class MaskedTable:
         rows: in the order shown.
         positions: number of masked tokens behind the scores.
         held_out: number of blocks they are in.
+        head_trained: whether the training read the student's predictions of tokens, and so trained its head.
     """
 
     rows: list[MaskedRow]
     positions: int
     held_out: int
+    head_trained: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -72,7 +74,7 @@ class MaskedTable:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MaskedTable:
         """Restores what `to_json` returned."""
-        return cls([MaskedRow(**row) for row in values["rows"]], values["positions"], values["held_out"])
+        return cls(**{**values, "rows": [MaskedRow(**row) for row in values["rows"]]})
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Returns the headings and the rows as text; what is unknown is `-`."""
@@ -95,8 +97,13 @@ class MaskedTable:
         """Says what was measured."""
         if not self.positions:
             return "The corpus has no held-out blocks: nothing was scored."
-        return (
+        said = (
             f"{self.positions:,} masked tokens of {self.held_out:,} held-out blocks, the same for every model"
+        )
+        if self.head_trained:
+            return said
+        return (
+            f"{said}; the student's head was not trained, so its scores say little of it: fine-tune it to see"
         )
 
     def to_rich(self) -> Table:

@@ -21,7 +21,7 @@ from codir.models.shallower import shallower_config
 from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config
 from codir.objectives.negative_sources import has_bank
-from codir.objectives.registry import needs_of
+from codir.objectives.registry import needs_of, predicts, taught_by
 from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.recipes.loading import load_pretrain
@@ -162,12 +162,11 @@ def _stage(
         raise ConfigError(f"--gpus {gpus}: give at least one.")
     corpus = _corpus(config, blocks, block)
     needs = needs_of(config.objectives)
-    taught = needs.teacher_logits or bool(needs.pooled)
+    taught = taught_by(config.objectives)
     if taught and config.teacher is None:
-        terms = ", ".join(name for name in config.objectives if name != "mlm")
         raise ConfigError(
-            f"The recipe {config.recipe!r} distils a teacher ({terms}) and none is named: add --teacher MODEL, for "
-            "example --teacher roberta-base, or plan --recipe mlm-pre, which needs none."
+            f"The recipe {config.recipe!r} distils a teacher ({', '.join(taught)}) and none is named: add "
+            "--teacher MODEL, for example --teacher roberta-base, or plan --recipe mlm-pre, which needs none."
         )
     teacher_config = config_of(config.teacher) if config.teacher is not None else None
     student_config = _student_config(config, teacher_config, corpus)
@@ -192,18 +191,19 @@ def _stage(
     micro_batch, _ = share_out(training, gpus)
     precision = machine.precision(training.precision)
     dropout = float(getattr(student_config, "attention_probs_dropout_prob", 0.0) or 0.0)
+    count = len(corpus.train) if corpus is not None else _required(blocks)
     setting = Setting(
         student=student,
         teacher=teacher,
         block=length,
-        blocks=len(corpus.train) if corpus is not None else _required(blocks),
+        blocks=count,
         batch=training.batch_size,
         micro_batch=micro_batch,
         processes=gpus,
-        steps=training.steps,
-        masked=config.masking.probability,
+        steps=training.steps_for(count),
+        masked=1.0 if _everywhere(config) else config.masking.probability,
         precision=precision,
-        tokens_predicted="mlm" in config.objectives or needs.teacher_logits,
+        tokens_predicted=predicts(config.objectives),
         teacher_logits=needs.teacher_logits,
         pooled=bool(needs.pooled),
         contrast=_contrast(config, student.blocks, student.width, teacher, micro_batch * gpus),
@@ -228,6 +228,11 @@ def _stage(
         peak,
         costs.seconds_per_step(setting, peak, machine.efficiency),
     )
+
+
+def _everywhere(config: PretrainConfig) -> bool:
+    """Whether a term compares predictions at all tokens, and not at the masked ones alone."""
+    return any(settings.get("positions") == "all" for settings in config.objectives.values())
 
 
 def _corpus(config: PretrainConfig, blocks: int | None, block: int | None) -> Corpus | None:

@@ -19,6 +19,7 @@ from codir.functional.gather import processes
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
 from codir.models.positions import position_limit
+from codir.objectives.registry import predicts
 from codir.printing import Console, Table, pairs, progress_bar, terminal
 from codir.recipes.loading import load_pretrain, resolved_yaml
 from codir.recipes.pretraining import PretrainConfig
@@ -105,7 +106,9 @@ def pretrain(
 
 def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> PretrainResult:
     corpus = open_corpus(config.corpus)
-    args = to_pretraining_arguments(config.training, run.checkpoints, processes(), len(corpus.validation) > 0)
+    args = to_pretraining_arguments(
+        config.training, run.checkpoints, processes(), len(corpus.validation) > 0, _steps(config, corpus)
+    )
     require_same(run, _begun_with(config, corpus))
     models = load_models(config, corpus)
     _enough_blocks(config, corpus)
@@ -250,13 +253,17 @@ def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -
     passes = f"{_passes(config, corpus):.1f} passes"
     if before := _epochs_before(config, corpus):
         passes += f", after {before} of the student's earlier training"
-    rows.append(("steps", f"{training.steps:,} of {training.batch_size:,} blocks: {passes}"))
+    rows.append(("steps", f"{_steps(config, corpus):,} of {training.batch_size:,} blocks: {passes}"))
     return pairs("Before training", rows)
 
 
 def _passes(config: PretrainConfig, corpus: Corpus) -> float:
     whole = len(corpus.train) // config.training.batch_size  # batches of an epoch
-    return config.training.steps / whole
+    return _steps(config, corpus) / whole
+
+
+def _steps(config: PretrainConfig, corpus: Corpus) -> int:
+    return config.training.steps_for(len(corpus.train))
 
 
 def _judge(
@@ -270,7 +277,7 @@ def _judge(
     """Scores the teacher, the student before and the student after on the same masked tokens, in fp32."""
     held_out = _numbered(corpus.validation)
     start = load_models(config, corpus).student
-    table = MaskedTable([], 0, len(held_out))
+    table = MaskedTable([], 0, len(held_out), predicts(config.objectives))
     of_teacher = None
     candidates: list[tuple[str, PreTrainedModel | None]] = [
         ("teacher", models.teacher),
@@ -282,7 +289,7 @@ def _judge(
             continue
         row = described(name, model)
         table.rows.append(row)
-        if not len(held_out):
+        if not len(held_out) or (name == "teacher" and not models.teacher_predicts):
             continue
         cast(torch.nn.Module, model).to(args.device)
         with progress_bar(f"{name} on the held-out blocks", len(held_out)) as move:

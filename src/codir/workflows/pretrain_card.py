@@ -72,7 +72,8 @@ def pretraining_card(run: RunFolder, table: MaskedTable, config: PretrainConfig,
 def pretraining_front_matter(info: PretrainingInfo) -> dict[str, Any]:
     """Returns the Hub's metadata; what is not known (language, licence) is left out."""
     student = next((row for row in info.table.rows if row.name == "student"), None)
-    scores = {"perplexity": student.perplexity, "accuracy": student.accuracy} if student is not None else {}
+    scored = student is not None and info.table.head_trained
+    scores = {"perplexity": student.perplexity, "accuracy": student.accuracy} if student and scored else {}
     origin = started_from(info.settings)
     return metadata(
         info.name,
@@ -92,6 +93,7 @@ def masked_model_card(info: PretrainingInfo) -> str:
     name, teacher = info.name, info.settings.get("teacher")
     recipe = str(info.settings.get("recipe"))
     taught = f", distilled from `{code(teacher)}`" if teacher else ""
+    trained = info.table.head_trained
     use = f"""from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 model = AutoModelForMaskedLM.from_pretrained({name!r})  # this folder
@@ -100,7 +102,11 @@ tokenizer = AutoTokenizer.from_pretrained({name!r})"""
         front_matter_text(pretraining_front_matter(info)),
         f"# {inline(name)}",
         f"A small pre-trained encoder{taught}, made with codir (recipe `{code(recipe)}`). It is to be fine-tuned; "
-        "by itself it fills in masked tokens.",
+        + (
+            "by itself it fills in masked tokens."
+            if trained
+            else "its head that predicts tokens was not trained."
+        ),
         "## Results",
         info.table.to_markdown().rstrip(),
         "## Use",

@@ -13,13 +13,13 @@ from codir.errors import ConfigError, ModelError
 from codir.models.check import check_model
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import encoder_shape, load_tokenizer
-from codir.models.masked_lm import load_masked_lm, masked_lm_from_config
+from codir.models.masked_lm import load_encoder, load_masked_lm, masked_lm_from_config
 from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.positions import position_limit
 from codir.models.shallower import shallower_config
 from codir.models.student import build_student, chosen_blocks
 from codir.models.student_config import config_defaults, read_config
-from codir.objectives.registry import needs_of
+from codir.objectives.registry import needs_of, predicts, taught_by
 from codir.recipes.pretraining import PretrainConfig
 
 
@@ -29,12 +29,14 @@ class PretrainingModels:
 
     Attributes:
         teacher: masked language model; None where no objective needs one.
+        teacher_predicts: whether it came with a head that predicts tokens; the losses may read its blocks alone.
         student: as initialised, with the parameters that stay as they are frozen.
         tokenizer: that of both and of the corpus.
         origin: lines for the table printed before training: where the student's weights come from.
     """
 
     teacher: PreTrainedModel | None
+    teacher_predicts: bool
     student: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     origin: list[tuple[str, str]]
@@ -49,19 +51,21 @@ def load_models(config: PretrainConfig, corpus: Corpus) -> PretrainingModels:
         ModelError: a model cannot be used.
     """
     needs = needs_of(config.objectives)
-    taught = needs.teacher_logits or bool(needs.pooled)
+    taught = taught_by(config.objectives)
     if taught and config.teacher is None:
-        terms = ", ".join(name for name in config.objectives if name != "mlm")
         raise ConfigError(
-            f"The recipe {config.recipe!r} distils a teacher ({terms}) and none is named: add --teacher MODEL, or use "
-            "--recipe mlm-pre, which needs none."
+            f"The recipe {config.recipe!r} distils a teacher ({', '.join(taught)}) and none is named: add "
+            "--teacher MODEL, or use --recipe mlm-pre, which needs none."
         )
     _same_vocabulary(config, corpus)
-    teacher = None
+    teacher, absent = None, []
     if config.teacher is not None:
-        teacher = load_masked_lm(config.teacher, require_head=needs.teacher_logits, seed=config.training.seed)
+        if needs.teacher_logits:
+            teacher = load_masked_lm(config.teacher)
+        else:
+            teacher, absent = load_encoder(config.teacher, seed=config.training.seed)
         _fits(teacher.config, corpus, f"The teacher {config.teacher}")
-    student, origin = _student(config, corpus, teacher)
+    student, origin = _student(config, corpus, teacher, "a new head" if absent else "the head")
     _fits(student.config, corpus, "The student")
     if config.student.freeze:
         freeze(student, config.student.freeze)
@@ -78,7 +82,11 @@ def load_models(config: PretrainConfig, corpus: Corpus) -> PretrainingModels:
     if teacher is not None:
         check_model(teacher, tokenizer, str(config.teacher))
     check_model(student, tokenizer, config.student.model or "the student")
-    return PretrainingModels(teacher if taught else None, student, tokenizer, origin)
+    if not predicts(config.objectives):
+        origin.append(
+            ("not trained", "the head that predicts tokens: no term of the recipe reads its predictions")
+        )
+    return PretrainingModels(teacher if taught else None, not absent, student, tokenizer, origin)
 
 
 def _same_vocabulary(config: PretrainConfig, corpus: Corpus) -> None:
@@ -97,7 +105,7 @@ def _same_vocabulary(config: PretrainConfig, corpus: Corpus) -> None:
 
 
 def _student(
-    config: PretrainConfig, corpus: Corpus, teacher: PreTrainedModel | None
+    config: PretrainConfig, corpus: Corpus, teacher: PreTrainedModel | None, head: str
 ) -> tuple[PreTrainedModel, list[tuple[str, str]]]:
     wanted, seed = config.student, config.training.seed
     narrower = wanted.width is not None or wanted.intermediate is not None
@@ -115,12 +123,12 @@ def _student(
         student = build_student(teacher, wanted.layers, wanted.init, seed=seed)
         blocks = chosen_blocks(encoder_shape(teacher).blocks, wanted.layers, wanted.init)
         copied = ", ".join(map(str, blocks))
-        origin = [("starts from", f"the embeddings, the head and the blocks {copied} of the teacher")]
+        origin = [("starts from", f"the embeddings, {head} and the blocks {copied} of the teacher")]
         if narrower:
             student, kept = narrow_student(student, wanted.width, wanted.intermediate)
             origin.append(("narrower", kept.describe()))
         return student, origin
-    if isinstance(wanted.init, list) or wanted.init in ("first", "last"):
+    if isinstance(wanted.init, list) or wanted.init in ("ends", "first", "last"):
         raise ConfigError(
             f"student.init={wanted.init!r} takes blocks from a teacher and none is named: add --teacher MODEL."
         )

@@ -22,7 +22,7 @@ from codir.functional.gather import processes
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import masked_lm_from_config
 from codir.objectives.base import ObjectiveContext
-from codir.objectives.registry import build_objectives, needs_of
+from codir.objectives.registry import build_objectives, needs_of, views_of
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.model import DistillationModel
 from codir.workflows.costs import Setting
@@ -104,8 +104,9 @@ def measure_step(
         batch=setting.batch,
         micro_batch=setting.micro_batch * processes(),
     )
-    needs = needs_of(objectives)
-    model = DistillationModel(student, build_objectives(objectives, context), needs.pooled).to(device).train()
+    needs, views = needs_of(objectives), views_of(objectives, context.student, context.teacher)
+    built = build_objectives(objectives, context)
+    model = DistillationModel(student, built, needs.pooled, views.student).to(device).train()
     optimiser = torch.optim.AdamW(
         [each for each in model.parameters() if each.requires_grad], lr=1e-6, fused=True
     )
@@ -120,7 +121,9 @@ def measure_step(
         start = number * setting.micro_batch % setting.batch
         taught = None
         if teacher is not None:
-            taught = teacher.represent(inputs, needs.pooled, labels != -100)
+            taught = teacher.represent(
+                inputs, needs.pooled, model.chosen_positions(inputs, labels, 0.0), views.teacher
+            )
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             ids = batch_ids[start : start + setting.micro_batch]
             outputs = model(inputs, labels, ids, taught, batch_ids)
