@@ -32,6 +32,8 @@ def augment(
     text_pair: o.TextPairColumn = None,
     label: o.LabelColumn = None,
     kind: o.KindOfLabels = None,
+    encoding: o.Encoding = None,
+    delimiter: o.Delimiter = None,
     max_length: o.MaxLength = None,
     limit_train: o.LimitTrain = None,
     holdout: o.Holdout = None,

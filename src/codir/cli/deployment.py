@@ -46,6 +46,8 @@ def export(
     text_pair: o.TextPairColumn = None,
     label: o.LabelColumn = None,
     kind: o.KindOfLabels = None,
+    encoding: o.Encoding = None,
+    delimiter: o.Delimiter = None,
     max_length: o.MaxLength = None,
     limit_validation: o.LimitValidation = None,
     no_data: NoData = False,
@@ -168,6 +170,8 @@ def latency(
     validation: o.Validation = None,
     text: o.TextColumn = None,
     text_pair: o.TextPairColumn = None,
+    encoding: o.Encoding = None,
+    delimiter: o.Delimiter = None,
     no_data: NoData = False,
     batch: Annotated[int, typer.Option("--batch", help="sequences in a batch", metavar="N")] = 32,
     max_length: Annotated[

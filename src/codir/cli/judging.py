@@ -24,6 +24,8 @@ def evaluate(
     text_pair: o.TextPairColumn = None,
     label: o.LabelColumn = None,
     kind: o.KindOfLabels = None,
+    encoding: o.Encoding = None,
+    delimiter: o.Delimiter = None,
     max_length: o.MaxLength = None,
     limit_validation: o.LimitValidation = None,
     holdout: o.Holdout = None,
@@ -67,6 +69,10 @@ def predict(
     text_pair: Annotated[
         str | None, typer.Option(help="column with the second text", metavar="COLUMN")
     ] = None,
+    encoding: Annotated[str | None, typer.Option(help=o.description("data.encoding"), metavar="NAME")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help=o.description("data.delimiter"), metavar="CHARACTER")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="texts are cut to this many tokens", min=4, metavar="TOKENS")
     ] = None,
@@ -90,6 +96,8 @@ def predict(
         batch_size=batch_size,
         text=text,
         text_pair=text_pair,
+        encoding=encoding,
+        delimiter=delimiter,
         max_length=max_length,
         overwrite=overwrite,
     )

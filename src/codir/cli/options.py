@@ -27,6 +27,8 @@ SETTINGS = {
     "text_pair": "data.text_pair",
     "label": "data.label",
     "kind": "data.kind",
+    "encoding": "data.encoding",
+    "delimiter": "data.delimiter",
     "holdout": "data.holdout",
     "max_length": "data.max_length",
     "limit_train": "data.limit_train",
@@ -106,6 +108,8 @@ TextColumn = Annotated[str | None, _option("text", metavar="COLUMN")]
 TextPairColumn = Annotated[str | None, _option("text_pair", metavar="COLUMN")]
 LabelColumn = Annotated[str | None, _option("label", metavar="COLUMN")]
 KindOfLabels = Annotated[str | None, _option("kind", metavar="KIND")]
+Encoding = Annotated[str | None, _option("encoding", metavar="NAME")]
+Delimiter = Annotated[str | None, _option("delimiter", metavar="CHARACTER")]
 MaxLength = Annotated[int | None, _option("max_length", metavar="TOKENS")]
 LimitTrain = Annotated[int | None, _option("limit_train", metavar="N")]
 LimitValidation = Annotated[int | None, _option("limit_validation", metavar="N")]

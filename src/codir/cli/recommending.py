@@ -37,6 +37,8 @@ def recommend(
     text_pair: o.TextPairColumn = None,
     label: o.LabelColumn = None,
     kind: o.KindOfLabels = None,
+    encoding: o.Encoding = None,
+    delimiter: o.Delimiter = None,
     unlabeled: o.Unlabeled = None,
     limit_unlabeled: o.LimitUnlabeled = None,
     max_length: o.MaxLength = None,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from codir.errors import ConfigError
 from codir.recipes.sections import Section
+from codir.tasks.decoding import require_encoding
+from codir.tasks.delimited import require_delimiter
 
 Kind = Literal["classification", "regression"]
+
+
+def _checked(check: Callable[[str], str], value: str | None) -> str | None:
+    try:
+        return None if value is None else check(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class DataConfig(Section):
@@ -42,6 +53,16 @@ class DataConfig(Section):
         default=None,
         description="what the labels are: classification or regression (default: as the task says)",
     )
+    encoding: str | None = Field(
+        default=None,
+        description="encoding of your own text files where it is not UTF-8",
+        examples=["cp1252"],
+    )
+    delimiter: str | None = Field(
+        default=None,
+        description="character between the fields of your own .csv and .tsv files (default: as the ending says)",
+        examples=[";"],
+    )
     holdout: float | None = Field(
         default=None,
         gt=0,
@@ -66,6 +87,16 @@ class DataConfig(Section):
     @classmethod
     def _one_file_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Path) else value or None
+
+    @field_validator("encoding")
+    @classmethod
+    def _a_known_encoding(cls, value: str | None) -> str | None:
+        return _checked(require_encoding, value)
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        return _checked(require_delimiter, value)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -98,6 +129,13 @@ class DataConfig(Section):
                 raise ValueError(
                     f"{', '.join(columns)} can only be set with data of your own (train, validation); "
                     f"the task {self.task} has its own columns"
+                )
+            if not self.unlabeled and (
+                own := [each for each in ("encoding", "delimiter") if getattr(self, each)]
+            ):
+                raise ValueError(
+                    f"{' and '.join(own)} can only be set with files of your own (train, validation, unlabeled); those "
+                    f"of the task {self.task} have their own format"
                 )
         elif self.data_dir is not None:
             raise ValueError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codir.errors import ConfigError, DataError, nearest
+from codir.tasks.detection import LATIN, OTHERS, detect, without_mark
 
 # A mark at the beginning of a file says for certain how it is encoded. That of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -18,15 +19,6 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# What people's files are in, with the most likely first. Without this list the detection, which goes by how odd the
-# text looks, prefers code pages that nobody has had since 1995.
-_LATIN = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2", "cp850", "mac_roman")
-_OTHERS = (
-    *("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp1258", "cp874"),
-    *("gb18030", "cp932", "cp949", "big5", "euc_jp"),
-)
-_OLD = ("iso8859_2", "cp850", "mac_roman")
-_SAMPLE = 1 << 16
 _CHUNK = 1 << 22
 
 
@@ -56,7 +48,7 @@ def require_encoding(name: str) -> str:
             raise LookupError
         return codec.name
     except (LookupError, ValueError, UnicodeError):
-        usual = ("utf-8", "utf-16", "latin-1", "iso8859-15", *(each for each in (*_LATIN, *_OTHERS)))
+        usual = ("utf-8", "utf-16", "latin-1", "iso8859-15", *LATIN, *OTHERS)
         raise ConfigError(
             f"There is no encoding {name!r:.60}{nearest(name, usual)}. Usual ones are utf-8, utf-16, cp1252 (Windows, "
             "western Europe), cp1250 (central Europe), cp1251 (Cyrillic), gb18030, cp932 (Japanese), cp949 (Korean)."
@@ -122,7 +114,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> Decoded:
             notes.append(f"{path} is read as {found.upper()}, as the mark at its beginning says.")
     else:
         found = (wanted or "utf-8").removesuffix("-sig")
-        if _is_code_page(found) and not raw.isascii():
+        if found != "utf-8" and _is_code_page(found) and not raw.isascii():
             if (start := _fault(raw)) is None:
                 notes.append(f"{path} is UTF-8, not {encoding}, and was read as UTF-8.")
                 found = "utf-8"
@@ -137,7 +129,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> Decoded:
             raise DataError(_unfit(path, raw, found, error)) from error
     elif (start := _fault(raw)) is not None:
         raise DataError(_not_utf8(path, raw, start))
-    elif looks := _wide(raw):
+    elif looks := without_mark(raw):
         raise DataError(f"{path} holds zero bytes. It looks like {looks}: {_flag(looks)}.")
     return Decoded(raw, notes)
 
@@ -173,21 +165,8 @@ def _is_code_page(name: str) -> bool:
         return False
 
 
-def _wide(raw: bytes) -> str | None:
-    """Returns UTF-16 or UTF-32 with its order of bytes for text in it that has no mark, by where its zero bytes are."""
-    head = raw[: min(len(raw) - len(raw) % 4, _SAMPLE)]
-    zeros = [head[place::4].count(0) for place in range(4)]
-    if sum(zeros) * 200 <= len(head):
-        return None
-    if zeros[2] + zeros[3] > 0.45 * len(head):
-        return "utf-32-le"
-    if zeros[0] + zeros[1] > 0.45 * len(head):
-        return "utf-32-be"
-    return "utf-16-le" if zeros[0] + zeros[2] < zeros[1] + zeros[3] else "utf-16-be"
-
-
 def _flag(encoding: str) -> str:
-    return f"add --encoding {encoding} (in YAML: `data: {{encoding: {encoding}}}`)"
+    return f"add --encoding {encoding} (data.encoding in YAML)"
 
 
 def _unfit(path: Path, raw: bytes, encoding: str, error: UnicodeError) -> str:
@@ -199,25 +178,25 @@ def _unfit(path: Path, raw: bytes, encoding: str, error: UnicodeError) -> str:
 
 def _not_utf8(path: Path, raw: bytes, start: int) -> str:
     """Returns what is wrong, what the file looks like, and the flag that reads it so."""
-    line = raw.count(b"\n", 0, start) + 1
     if mixed := _mixed(path, raw, start):
         return mixed
-    found, others = detect(raw)
+    line = raw.count(b"\n", 0, start) + 1
     words = f"{path}, line {line}: the byte 0x{raw[start]:02x} is not UTF-8."
+    found, others = detect(raw)
     if found is None:
         return f"{words} The file is in no encoding that could be told. If you know it, give --encoding NAME."
-    if found.startswith("utf"):
-        return f"{words} The file looks like {found}: {_flag(found)}."
-    shown = _around(raw, start).decode(found, "replace").strip()
-    doubt = f" (or {' or '.join(others)})" if others else ""
-    return f"{words} The file looks like {found}{doubt}, in which this reads {shown!r}: {_flag(found)}."
+    reads = "" if found.startswith("utf") else f", in which this reads {_shown(raw, start, found)!r}"
+    doubt = "".join(
+        f" If {ours!r} is wrong and {theirs!r} is right, it is {other}." for other, ours, theirs in others[:2]
+    )
+    return f"{words} The file looks like {found}{reads}: {_flag(found)}.{doubt}"
 
 
-def _around(raw: bytes, place: int) -> bytes:
-    """Returns what stands about a place, of its line only."""
+def _shown(raw: bytes, place: int, encoding: str) -> str:
+    """Returns how a place of a line reads in an encoding."""
     end = raw.find(b"\n", place)
     begin = max(raw.rfind(b"\n", 0, place) + 1, place - 40)
-    return raw[begin : place + 40 if end < 0 else min(end, place + 40)]
+    return raw[begin : place + 40 if end < 0 else min(end, place + 40)].decode(encoding, "replace").strip()
 
 
 def _mixed(path: Path, raw: bytes, start: int) -> str | None:
@@ -231,47 +210,3 @@ def _mixed(path: Path, raw: bytes, start: int) -> str | None:
         f"{path}, line {line}: the byte 0x{raw[start]:02x} is not UTF-8, and of the "
         f"{len(lines):,} lines with more than ASCII {fit:,} are. Mend the others: no one encoding reads them all."
     )
-
-
-def detect(raw: bytes) -> tuple[str | None, list[str]]:
-    """Returns the encoding that bytes look like, and others they could be, in which they read differently.
-
-    Only a few candidates are tried, all of them in use today; those with 256 characters of the Latin script if most of
-    the text is ASCII.
-    """
-    from charset_normalizer import from_bytes
-
-    if wide := _wide(raw):
-        return wide, []
-    lines = [line for line in raw[: 1 << 24].split(b"\n") if not line.isascii()]
-    sample = b"\n".join(lines)[:_SAMPLE] or raw[-_SAMPLE:]
-    high = sum(byte >= 0x80 for byte in sample)
-    candidates = _LATIN if high < len(sample) / 4 else (*_LATIN, *_OTHERS)
-    matches = [
-        each for each in from_bytes(sample, cp_isolation=list(candidates)) if each.encoding in candidates
-    ]
-    if not matches:
-        return None, []
-    best = matches[0]
-    if best.encoding in _OLD:  # these win by nothing against Windows
-        rivals = [each for each in matches if each.encoding not in _OLD and each.chaos <= best.chaos + 0.05]
-        best = max(rivals, key=lambda each: each.coherence, default=best)
-    # Of those that look alike, the one that most files are in
-    usual = [each for each in matches if {"cp1252", "cp932"} & {each.encoding, *each.could_be_from_charset}]
-    chosen = next(
-        (
-            each
-            for each in usual
-            if each.chaos <= best.chaos + 0.06 and each.coherence >= best.coherence - 0.01
-        ),
-        best,
-    )
-    found = next(name for name in candidates if name in (chosen.encoding, *chosen.could_be_from_charset))
-    others = [
-        each.encoding
-        for each in matches
-        if str(each) != str(chosen)
-        and each.chaos <= chosen.chaos + 0.03
-        and each.coherence >= chosen.coherence - 0.1
-    ]
-    return found, others[:2]

@@ -42,6 +42,8 @@ def load_unlabeled(
     text: str = "text",
     text_pair: str | None = None,
     most: int | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Unlabeled:
     """Reads texts without labels; of the files only the text columns are looked at.
 
@@ -57,6 +59,8 @@ def load_unlabeled(
         text: column of the text.
         text_pair: column of the second text; None for single texts.
         most: use a fixed random subset of this many.
+        delimiter: of CSV files, if not what the ending says.
+        encoding: of text files that are not UTF-8.
 
     Raises:
         DataError: a file cannot be read, lacks a column, holds an empty text (with file and line); nothing is left.
@@ -68,14 +72,22 @@ def load_unlabeled(
     texts: list[Key] = []
     notes: list[str] = []
     for path in files:
-        rows = read_texts(path, text=text, text_pair=text_pair, optional=(SOURCE_DIGEST, "source"))
+        rows = read_texts(
+            path,
+            text=text,
+            text_pair=text_pair,
+            delimiter=delimiter,
+            encoding=encoding,
+            optional=(SOURCE_DIGEST, "source"),
+        )
+        notes += rows.notes
         found: list[Key] = list(zip(*(rows.values[name] for name in columns), strict=True))
         kept: list[Key] = []
         in_validation = copied = repeated = 0
         for key, source in zip(found, rows.values.get(SOURCE_DIGEST, [None] * len(found)), strict=True):
             if _plain(key) in held:
                 in_validation += 1
-            elif source in held_digests:
+            elif isinstance(source, str) and source in held_digests:
                 copied += 1
             elif key in seen:
                 repeated += 1

@@ -185,7 +185,13 @@ def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
         split, notes = loaded.train, loaded.notes
     else:
         assert data.train is not None
-        whole = load_texts(data.train, text=data.text or DEFAULT_TEXT, text_pair=data.text_pair)
+        whole = load_texts(
+            data.train,
+            text=data.text or DEFAULT_TEXT,
+            text_pair=data.text_pair,
+            delimiter=data.delimiter,
+            encoding=data.encoding,
+        )
         split = limit(whole, data.limit_train)
         taken = "all" if len(split) == len(whole) else f"{len(split):,} (a fixed random subset)"
         notes = [f"{data.train} is read without labels: of its {len(whole):,} rows {taken} are taken."]
@@ -210,7 +216,7 @@ def _labelled(data: DataConfig) -> bool:
     if not path.is_file():
         return True  # the Hub, or a message on what is missing
     try:
-        read_rows(path, [DEFAULT_LABEL])
+        read_rows(path, [DEFAULT_LABEL], data.delimiter, encoding=data.encoding)
     except DataError:
         return False
     return True

@@ -48,6 +48,8 @@ def load_data(
         text=data.text or DEFAULT_TEXT,
         text_pair=(data.text_pair or DEFAULT_TEXT_PAIR) if loaded.task.pairs else None,
         most=data.limit_unlabeled,
+        delimiter=data.delimiter,
+        encoding=data.encoding,
     )
     return replace(loaded, unlabeled=found.split, notes=[*loaded.notes, *found.notes])
 
@@ -80,6 +82,8 @@ def _whole(
         kind=data.kind or kind,
         labels=labels if (data.kind or kind) != "regression" else None,
         holdout=data.holdout,
+        delimiter=data.delimiter,
+        encoding=data.encoding,
     )
     return loaded if train else replace(loaded, train=None)
 

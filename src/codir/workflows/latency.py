@@ -209,7 +209,13 @@ def _split(data: DataConfig, sequences: int) -> tuple[str, str, Dataset]:
     else:
         path = data.validation or data.train
         assert path is not None  # the configuration makes sure
-        split = load_texts(path, text=data.text or DEFAULT_TEXT, text_pair=data.text_pair)
+        split = load_texts(
+            path,
+            text=data.text or DEFAULT_TEXT,
+            text_pair=data.text_pair,
+            delimiter=data.delimiter,
+            encoding=data.encoding,
+        )
         task, source = Path(path).stem, path
     return task, source, split
 

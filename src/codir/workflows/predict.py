@@ -70,6 +70,8 @@ def predict(
     text_pair: str | None = None,
     *,
     overwrite: bool = False,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     max_length: int | None = None,
     device: str | torch.device | None = None,
     autocast: torch.dtype | None = None,
@@ -91,6 +93,8 @@ def predict(
         text: column of the text, `text` by default (not for `.txt`).
         text_pair: column of the second text.
         overwrite: replaces an existing output.
+        encoding: of a text file that is not UTF-8.
+        delimiter: of CSV and TSV, if not what the ending says.
         max_length: longer inputs are cut; by default only at what the model has positions for. They are counted.
         device: where to compute; a GPU if there is one.
         autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
@@ -104,7 +108,9 @@ def predict(
     """
     one_process_only("codir predict")
     input, output = Path(input), Path(output)
-    texts = load_texts(input, text=text or DEFAULT_TEXT, text_pair=text_pair)
+    texts = load_texts(
+        input, text=text or DEFAULT_TEXT, text_pair=text_pair, encoding=encoding, delimiter=delimiter
+    )
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     result = PredictionResult(output, len(texts))

@@ -51,6 +51,8 @@ _FLAGS = {
     "text_pair",
     "label",
     "kind",
+    "encoding",
+    "delimiter",
     "holdout",
     "unlabeled",
     "limit_unlabeled",

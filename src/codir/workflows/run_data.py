@@ -120,7 +120,9 @@ def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
         if content.get("command") == "pretrain" or not any(section.get(name) for name in _SOURCES):
             return Chosen()
         # what is measured later is measured on validation data: unlabelled texts are not looked for
-        skipped = ("unlabeled", "limit_unlabeled")
+        skipped = ["unlabeled", "limit_unlabeled"]
+        if section.get("task") is not None:  # then they are of the unlabelled texts
+            skipped += ["encoding", "delimiter"]
         settings = {
             name: value for name, value in section.items() if value is not None and name not in skipped
         }

@@ -1,0 +1,203 @@
+"""Files that are not UTF-8: what they are is told, the flag that reads them is named, and it works in every command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fault_world import QUICK, refused, sentences, succeeded, write_csv
+from fault_world import codir as command
+from transformers import BertConfig, BertForMaskedLM
+
+import codir
+
+# Each with the encoding that its files are in, and characters that other code pages read as others.
+TEXTS = {
+    "cp1252": "it’s a good film – the café was £5",
+    "cp1250": "dobry film, dziękuję, wspaniała książka",
+    "cp1251": "это очень хороший фильм про войну и мир",
+    "koi8_r": "это очень хороший фильм про войну и мир",
+    "cp1253": "η ταινία ήταν πολύ καλή και μεγάλη",
+    "mac_roman": "it’s a good film – the café",
+    "gb18030": "这部电影非常好看我很喜欢",
+    "cp932": "この映画はとても良かったです",
+    "cp949": "이 영화는 정말 재미있다",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_classifier(layers=2, width=16).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mlm(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("mlm")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def rows(text: str, count: int = 24) -> list[dict[str, str]]:
+    """Returns rows that a tiny model learns, each with a text of its own in a foreign encoding."""
+    return [{**row, "text": f"{row['text']} {text} {n}"} for n, row in enumerate(sentences(count, seed=3))]
+
+
+def read_back(model: Path, file: Path, tmp_path: Path, *flags: str) -> list[str]:
+    """Returns the texts as `codir predict` has read them."""
+    output = tmp_path / "read.jsonl"
+    succeeded("predict", model, "--input", file, "--output", output, "--overwrite", *flags)
+    return [json.loads(line)["text"] for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("encoding", list(TEXTS))
+def test_the_encoding_is_told_and_the_flag_that_is_named_reads_the_file(
+    encoding: str, model: Path, tmp_path: Path
+) -> None:
+    text = TEXTS[encoding]
+    file = write_csv(tmp_path / "a.csv", [{"text": text, "id": n} for n in range(5)], encoding)
+    output = tmp_path / "no.jsonl"
+    message = refused("predict", model, "--input", file, "--output", output, leaves_nothing=tmp_path)
+    assert f"{file}, line 2: the byte 0x" in message
+    assert f"add --encoding {encoding} (data.encoding in YAML)" in message
+    assert "iconv" not in message
+    assert read_back(model, file, tmp_path, "--encoding", encoding) == [text] * 5
+
+
+def test_what_else_it_could_be_is_shown_with_how_it_reads(model: Path, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "a.csv", [{"text": "it’s £5"}], "cp1252")
+    message = refused("predict", model, "--input", file, "--output", tmp_path / "o.jsonl")
+    assert "looks like cp1252, in which this reads 'it’s £5'" in message
+    assert "If 'it’s £5' is wrong and 'it’s Ł5' is right, it is cp1250" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        *(("utf-16", ending) for ending in ("csv", "tsv", "jsonl", "json", "txt")),
+        *((name, "csv") for name in ("utf-16-le", "utf-16-be", "utf-32", "utf-8-sig")),
+    ],
+)
+def test_files_with_a_byte_order_mark_say_it_themselves(
+    name: str, ending: str, model: Path, tmp_path: Path
+) -> None:
+    text = "good café – это 这部"
+    content = {
+        "csv": f'text,label\n"{text}",a\nplain,b\n',
+        "tsv": f"text\tlabel\n{text}\ta\nplain\tb\n",
+        "jsonl": f'{{"text": "{text}"}}\n{{"text": "plain"}}\n',
+        "json": f'[{{"text": "{text}"}},\n{{"text": "plain"}}]',
+        "txt": f"{text}\nplain\n",
+    }[ending]
+    mark = "\ufeff" if name.endswith(("le", "be")) else ""
+    file = tmp_path / f"a.{ending}"
+    file.write_bytes((mark + content).encode(name))
+    assert read_back(model, file, tmp_path) == [text, "plain"]
+    if name == "utf-8-sig":  # the mark is certain, whatever was said of other files
+        assert read_back(model, file, tmp_path, "--encoding", "cp1252") == [text, "plain"]
+    if mark:
+        file.write_bytes(content.encode(name))
+        message = refused("predict", model, "--input", file, "--output", tmp_path / "o.jsonl")
+        assert f"add --encoding {name}" in message
+        assert read_back(model, file, tmp_path, "--encoding", name) == [text, "plain"]
+
+
+def test_utf_8_beside_a_code_page_stays_utf_8(model: Path, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "a.csv", [{"text": "the café"}])
+    assert read_back(model, file, tmp_path, "--encoding", "cp1252") == ["the café"]
+
+
+def test_lines_in_two_encodings_are_no_encoding(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes("text\nthe café\n".encode() + "the café\n".encode("cp1252"))
+    for flags in ((), ("--encoding", "cp1252")):
+        message = refused("predict", model, "--input", file, "--output", tmp_path / "o.jsonl", *flags)
+        assert "line 3: the byte 0xe9 is not UTF-8, and of the 2 lines with more than ASCII 1 are" in message
+
+
+def test_what_is_no_encoding_or_the_wrong_one(model: Path, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "a.csv", [{"text": "ok"}, {"text": "\x81 café"}], "latin-1")
+    output = tmp_path / "o.jsonl"
+    for name in ("cp125", "rot13", "base64", "idna", "no such"):
+        message = refused("predict", model, "--input", file, "--output", output, "--encoding", name)
+        assert f"There is no encoding '{name}'" in message
+    message = refused("predict", model, "--input", file, "--output", output, "--encoding", "cp1252")
+    assert f"{file}, line 3: the byte 0x81 is not cp1252" in message
+    message = refused("predict", model, "--input", file, "--output", output, "--encoding", "ascii")
+    assert f"{file}, line 3: the byte 0x81 is not ascii" in message
+    train = ("--train", file, "--output", tmp_path / "run")
+    message = refused("finetune", "--model", model, *train, "--encoding", "cp125", leaves_nothing=tmp_path)
+    assert "There is no encoding 'cp125' (did you mean 'cp125" in message
+    message = refused("finetune", "--model", model, "--task", "cola", "--encoding", "cp1252")
+    assert "encoding can only be set with files of your own" in message
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Returns the same rows in the Windows code page with semicolons, and as plain UTF-8."""
+    folder = tmp_path_factory.mktemp("files")
+    made = rows("it’s – £5 café")
+    return write_csv(folder / "windows.csv", made, "cp1252", ";"), write_csv(folder / "plain.csv", made)
+
+
+AS_THEY_ARE = ("--encoding", "cp1252", "--delimiter", ";")
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "run"
+    data = ("--train", files[0], "--validation", files[0], *AS_THEY_ARE)
+    succeeded("finetune", "--model", model, *data, *QUICK, "--output", output)
+    return output
+
+
+def test_a_run_reads_its_files_again_as_it_was_told(run: Path, files: tuple[Path, Path]) -> None:
+    section = yaml.safe_load((run / "codir.yaml").read_text())["data"]
+    assert (section["encoding"], section["delimiter"]) == ("cp1252", ";")
+    shown = succeeded("latency", run, "--rounds", 1, "--sequences", 4, "--batch", 4, "--no-memory").text
+    assert f"as in {run / 'codir.yaml'}" in shown
+    assert "cannot be read" not in shown
+
+
+def test_every_command_reads_them_alike(
+    run: Path, model: Path, mlm: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    windows, plain = files
+    scores = [
+        command("evaluate", run, "--validation", file, *flags).text.split("validation", 1)[1]
+        for file, flags in ((windows, AS_THEY_ARE), (plain, ()))
+    ]
+    assert scores[0] == scores[1]
+    written = []
+    for name, file, flags in (("a", windows, AS_THEY_ARE), ("b", plain, ())):
+        copies = tmp_path / f"{name}.jsonl"
+        succeeded("augment", "--model", mlm, "--train", file, *flags, "--copies", 2, "--output", copies)
+        written.append(copies.read_text(encoding="utf-8"))
+    assert written[0] == written[1]
+    lines = tmp_path / "more.txt"
+    lines.write_bytes("\n".join(f"it’s a good – café {n}" for n in range(9)).encode("cp1252"))
+    student = ("--teacher", run, "--student-layers", 1, "--recipe", "kd", *QUICK, "--no-baseline")
+    data = ("--train", windows, "--validation", windows, "--unlabeled", lines, *AS_THEY_ARE)
+    succeeded("distill", *student, *data, "--output", tmp_path / "student")
+
+
+def test_python_says_it_as_yaml_does(run: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "o.jsonl"
+    codir.predict(run, files[0], output, encoding="cp1252", delimiter=";", quiet=True)
+    assert json.loads(output.read_text(encoding="utf-8").splitlines()[0])["text"].endswith("it’s – £5 café 0")
+    data = {"train": "a.csv", "encoding": "windows-1252", "delimiter": "tab"}
+    config = codir.FinetuneConfig.model_validate({"model": "m", "data": data, "output": "o"})
+    assert (config.data.encoding, config.data.delimiter) == ("cp1252", "\t")
+    with pytest.raises(ValueError, match="There is no encoding 'klingon'"):
+        codir.FinetuneConfig.model_validate(
+            {"model": "m", "data": {**data, "encoding": "klingon"}, "output": "o"}
+        )
