@@ -170,15 +170,20 @@ def test_predict(calls: list[Any]) -> None:
         "batch_size": 32,
         "text": "review",
         "text_pair": None,
+        "encoding": None,
+        "delimiter": None,
         "max_length": None,
         "overwrite": False,
     }
     flags = ["--text-pair", "reply", "--max-length", "64", "--overwrite", "--batch-size", "8"]
+    flags += ["--encoding", "cp1252", "--delimiter", ";"]
     assert run("predict", "m", "--input", "a", "--output", "b", *flags).exit_code == 0
     assert calls[1][2] == {
         "batch_size": 8,
         "text": None,
         "text_pair": "reply",
+        "encoding": "cp1252",
+        "delimiter": ";",
         "max_length": 64,
         "overwrite": True,
     }
