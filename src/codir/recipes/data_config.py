@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from codir.errors import ConfigError
 from codir.recipes.sections import Section
 from codir.tasks.decoding import require_encoding
-from codir.tasks.delimited import require_delimiter
+from codir.tasks.delimiters import require_delimiter
 
 Kind = Literal["classification", "regression"]
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codir.errors import ConfigError, DataError
+from codir.errors import DataError
 from codir.tasks.decoding import plain_lines, read_text
+from codir.tasks.delimiters import delimiter_hint
 from codir.tasks.rows import Rows, compute, require_columns
 
 if TYPE_CHECKING:
@@ -25,26 +26,9 @@ if TYPE_CHECKING:
 Fields = tuple[int, list[str]]
 """The line a record starts on, counted from 1, and its fields."""
 
-_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
-_LIKELY = (";", "\t", ",", "|")
 _QUOTE, _LINE_ENDS = ord('"'), (ord("\n"), ord("\r"))
 _QUOTED_FIELD = r'"(?:[^"]|"")*"'
 _BLOCK = 1 << 24
-
-
-def require_delimiter(delimiter: str) -> str:
-    """Returns the character that separates fields, `tab` and the like by their names.
-
-    Raises:
-        ConfigError: it is not one character, or one that has another meaning.
-    """
-    found = _NAMES.get(delimiter.lower(), delimiter)
-    if len(found) != 1 or found in '"\r\n\0':
-        raise ConfigError(
-            f"The delimiter {delimiter!r:.40} is not one character (or one that has another meaning). Usual are "
-            f"{', '.join(map(repr, (*_LIKELY[:1], *_LIKELY[2:])))} and tab."
-        )
-    return found
 
 
 def read_delimited(
@@ -83,23 +67,10 @@ def read_delimited(
 def _require_header(path: Path, header: Sequence[str], columns: Sequence[str], delimiter: str) -> list[str]:
     """Returns the names of the columns without blanks around them, after a look at those that are wanted."""
     names = [name.strip() for name in header]
-    require_columns(str(path), [name for name in names if name], columns, _hint(names, delimiter))
+    require_columns(str(path), [name for name in names if name], columns, delimiter_hint(names, delimiter))
     if doubled := sorted({name for name in columns if names.count(name) > 1}):
         raise DataError(f"{path}, line 1: the header names {doubled} more than once.")
     return names
-
-
-def _hint(header: Sequence[str], delimiter: str) -> str:
-    """Returns the delimiter that a header of one column shows, and its flag; or nothing."""
-    if len(header) != 1:
-        return ""
-    other = max(_LIKELY, key=header[0].count)
-    if other == delimiter or other not in header[0]:
-        return ""
-    given = "tab" if other == "\t" else other
-    return (
-        f" The columns seem to be separated by {other!r}: add --delimiter '{given}' (data.delimiter in YAML)."
-    )
 
 
 def _require_all_or_none(rows: Rows, column: pyarrow.ChunkedArray, number: int) -> None:
@@ -198,7 +169,7 @@ def _slow(
             raise DataError(
                 f"{path}, line {line}: {len(fields)} fields, but the header has {len(header)} columns "
                 f"({', '.join(names[:10])}). A field that holds the delimiter must be in double quotes."
-                f"{_hint(names, delimiter)}"
+                f"{delimiter_hint(names, delimiter)}"
             )
         for column, value in zip(columns, fields, strict=True):
             column.append(value)

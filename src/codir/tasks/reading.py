@@ -7,7 +7,8 @@ from pathlib import Path
 
 from codir.errors import DataError
 from codir.tasks.decoding import plain_lines, read_text, require_file
-from codir.tasks.delimited import read_delimited, require_delimiter
+from codir.tasks.delimited import read_delimited
+from codir.tasks.delimiters import require_delimiter
 from codir.tasks.json_files import read_json
 from codir.tasks.rows import Rows, arrow_rows, require_columns
 
