@@ -108,4 +108,6 @@ def pad_batch(
 def settle_side(tokenizer: PreTrainedTokenizerBase, side: Side) -> None:
     """Notes on a tokenizer, in what is saved of it, too, on which side its model is to have the padding."""
     tokenizer.padding_side = side
+    if "padding_side" in tokenizer.init_kwargs:  # what is saved
+        tokenizer.init_kwargs["padding_side"] = side
     tokenizer.__dict__[_LEFT] = side == "left"

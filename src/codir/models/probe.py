@@ -27,7 +27,7 @@ EXACT_FAMILIES = frozenset(
     | {"electra", "ernie", "longformer", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm"}
     | {"xlm-roberta", "xlm-roberta-xl"}
 )
-_LENGTH = 12
+_LENGTH = 11
 _KEPT = "_codir_behaviour"
 # What is but rounding, as a share of the largest logit: int8 has steps of 1/127 of a tensor's largest value.
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.06, torch.int8: 0.1}
@@ -105,7 +105,7 @@ def require_trainable(model: Any, side: str) -> None:
     except Exception as failure:  # whatever a family's code stumbles over
         raise ModelError(
             f"{side} is a {type(model).__name__}, which cannot be trained on texts of any length: "
-            f"{type(failure).__name__}: {_first_line(failure)} Choose another model for it."
+            f"{_said(failure)} Choose another model for it."
         ) from failure
     finally:
         for module, mode in modes:
@@ -144,7 +144,7 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
             raise
         except Exception as failure:  # whatever a family's code stumbles over
             raise ModelError(
-                f"{name} cannot be run on texts of different lengths: {type(failure).__name__}: {_first_line(failure)}"
+                f"{name} cannot be run on texts of different lengths: {_said(failure)}"
             ) from failure
     if chance and (by := _difference(wanted, _answers(again, 0, short.shape[1]), rounding)):
         raise ModelError(
@@ -174,8 +174,11 @@ def _texts(model: Any) -> tuple[Tensor, Tensor]:
         ids[-1] = ids[-1] if last is None else last
         return torch.tensor([ids])
 
-    length = min(_LENGTH, position_limit(config) or _LENGTH)
-    return text(length, 0), text(max(1, length * 7 // 12), 3)
+    # what is cut into chunks (Reformer) shows only in texts of more than one, that do not fill the last
+    chunks = [value + 1 for name, value in vars(config).items() if name.endswith("chunk_length")]
+    length = max([_LENGTH, *chunks])
+    length = min(length, position_limit(config) or length)
+    return text(length, 0), text(max(1, length * 7 // 11), 3)
 
 
 def _together(
@@ -281,6 +284,6 @@ def _settled(model: Any, before: dict[tuple[str, str], Any]) -> list[str]:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300].rstrip(".") + "." if lines else "no reason given."
+def _said(failure: Exception) -> str:
+    lines = str(failure).strip().splitlines() or ["no reason given"]
+    return f"{lines[0][:300].rstrip('.')} ({type(failure).__name__})."

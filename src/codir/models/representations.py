@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from codir.errors import ModelError
 from codir.functional.pooling import pool_blocks
 from codir.functional.vocabulary import MaskedPredictions
 from codir.models.attention import capture_attention
@@ -96,6 +97,11 @@ def represent(
     ):
         hidden = bool(poolings) or any(view.kind == "hidden" for view in views)
         outputs = model(**inputs, output_hidden_states=hidden, return_dict=True)
+    if hidden and any(state.shape[1] != inputs["attention_mask"].shape[1] for state in outputs.hidden_states):
+        raise ModelError(
+            f"{type(model).__name__} changes the length of a text between its layers, so that losses over its layers "
+            "cannot be computed. Its logits can be learned from: --recipe kd."
+        )
     seen = {
         view: outputs.hidden_states[view.block]
         if view.kind == "hidden"

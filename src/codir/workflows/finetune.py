@@ -12,6 +12,7 @@ from transformers import set_seed
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
+from codir.models.probe import require_trainable
 from codir.printing import Console, terminal
 from codir.recipes.config import FinetuneConfig
 from codir.recipes.loading import load_finetune, resolved_yaml
@@ -97,6 +98,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         regression=task.kind == "regression",
     )
     tokenizer = load_tokenizer_for(model, config.model)
+    require_trainable(model, config.model)
     train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
     validation = {
         name: encode(split, tokenizer, config.data.max_length, config=model.config)
