@@ -117,18 +117,14 @@ def load(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]
         source: a model folder, a folder with a tokenizer only, or a Hub id.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is no tokenizer, or it or the config cannot be read.
     """
-    from transformers import AutoTokenizer
-
-    from codir.models.loading import load_config, load_tokenizer
+    from codir.models.loading import load_config, load_tokenizer, read_tokenizer
 
     folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        try:
-            return AutoTokenizer.from_pretrained(str(folder)), None
-        except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-            raise ModelError(f"{source} holds no tokenizer that can be loaded: {error}") from error
+    if folder.is_dir():
+        config = load_config(folder) if (folder / "config.json").is_file() else None
+        return read_tokenizer(folder), config
     tokenizer = load_tokenizer(source)
     try:
         return tokenizer, load_config(source)

@@ -17,6 +17,7 @@ from codir.deployment.folder import Manifest, is_deployed
 from codir.deployment.formats import ENGINES
 from codir.deployment.openvino_core import openvino_core
 from codir.errors import ConfigError, ModelError, nearest
+from codir.models.heads import require_one_answer
 from codir.models.loading import load_classifier, load_config, resolve
 from codir.models.positions import position_limit
 from codir.models.probe import behaviour
@@ -130,6 +131,7 @@ class DeployedClassifier(nn.Module):
         self.manifest = manifest
         self.precision = manifest.precision
         self.config: PretrainedConfig = load_config(folder)
+        require_one_answer(self.config, str(folder))
         self.limit = position_limit(self.config)
         self.eval()
 

@@ -1,17 +1,29 @@
-"""The one check of a loaded model together with its tokenizer, before anything is computed with the two."""
+"""The one check of a loaded model together with its tokenizer, before anything is computed with the two.
+
+What can be set right without a doubt is: a padding token that only one of the two knows, token types that the model has
+no vectors for. Everything else is refused, or said.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from torch import nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ModelError
 from codir.models.loading import load_tokenizer
 from codir.models.padding import settle_side
 from codir.models.probe import behaviour, is_known
 from codir.printing import errors
+
+# Tables are often a little larger than the vocabulary, a multiple of 64 or 128, or have room for tokens to come.
+_ROOM = 1_000
+_OTHER = "it seems to be the tokenizer of another model"
 
 
 def load_tokenizer_for(model: Any, path_or_hub_id: str | Path) -> PreTrainedTokenizerBase:
@@ -32,6 +44,9 @@ def load_tokenizer_for(model: Any, path_or_hub_id: str | Path) -> PreTrainedToke
 def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Checks that a model can be run on what a tokenizer gives; every command calls it for each model it loads.
 
+    The padding token that only one of the two knows is given to the other, and token types that the model has no
+    vectors for are switched off in the tokenizer.
+
     Args:
         model: a model of transformers, or an exported one that another engine runs (`model.config` is its config).
         tokenizer: the one whose tokens it will be given.
@@ -42,7 +57,11 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> No
     Raises:
         ModelError: the two do not fit, or the model cannot be run on texts of different lengths.
     """
-    _require_rows(model, tokenizer, name)
+    rows = _rows(model)
+    _share_padding(model.config, tokenizer, name)
+    if rows is not None:
+        _require_rows(rows, tokenizer, name)
+    _fit_token_types(model, tokenizer, name)
     _notice_behaviour(model, tokenizer, name)
 
 
@@ -73,21 +92,102 @@ def _notice_behaviour(model: Any, tokenizer: PreTrainedTokenizerBase, name: str)
         errors().print(f"Note: {line}", style="yellow", soft_wrap=True)
 
 
-def _require_rows(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises `ModelError` for a tokenizer that gives ids which the model has no embedding for."""
-    rows = _rows(model)
-    if rows is None:
+def _share_padding(config: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Makes tokenizer and config agree on the padding token; refuses a pair without one, or with two in an encoder."""
+    of_model: Any = getattr(config, "pad_token_id", None)
+    if tokenizer.pad_token_id is None and isinstance(of_model, int):
+        token = tokenizer.convert_ids_to_tokens(of_model)
+        if token is not None:
+            tokenizer.pad_token = token
+    if tokenizer.pad_token_id is None:
+        end = tokenizer.eos_token or tokenizer.sep_token
+        way = f"its token {end!r} can serve" if end else "name one of its tokens"
+        raise ModelError(
+            f"Neither the tokenizer of {name} nor its config.json names a padding token, so texts cannot be run "
+            f'together. In tokenizer_config.json, {way}: "pad_token": "{end or "..."}".'
+        )
+    padding = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    if of_model == padding:
         return
-    added = tokenizer.added_tokens_decoder
-    highest = max([len(tokenizer) - 1, *added])
+    if of_model is not None and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ModelError(
+            f"The tokenizer of {name} pads with id {padding} ({tokenizer.pad_token!r}), and its config.json says "
+            f"pad_token_id {of_model}: {_OTHER}. Copy the files of the tokenizer that the model was trained with; if "
+            f"this is it, set pad_token_id to {padding} in config.json."
+        )
+    # What has no padding of its own (GPT-2, Qwen) looks for the last token that is not `pad_token_id`.
+    config.pad_token_id = padding
+
+
+def _require_rows(rows: int, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuses a tokenizer that gives ids which the model has no embedding for, and warns of one that is far smaller."""
+    highest = _highest_id(tokenizer)
     if highest >= rows:
         raise ModelError(
-            f"The tokenizer of {name} gives ids up to {highest:,}, and the model has embeddings for {rows:,} tokens "
-            f"(ids up to {rows - 1:,})."
+            f"The tokenizer of {name} gives ids up to {highest:,} ({tokenizer.convert_ids_to_tokens(highest)!r}), and "
+            f"the model has embeddings for {rows:,} tokens, up to id {rows - 1:,}. Copy the files of the tokenizer "
+            f"that the model was trained with; or, for tokens that were added, model.resize_token_embeddings("
+            f"{highest + 1}) and save the model before it is trained."
+        )
+    unused = rows - 1 - highest
+    if unused > _ROOM or unused > rows // 2:
+        warnings.warn(
+            f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: perhaps "
+            f"{_OTHER}.",
+            UserWarning,
+            stacklevel=3,
         )
 
 
 def _rows(model: Any) -> int | None:
-    """Returns how many tokens the model has an embedding for; None where that is not a table."""
+    """Returns how many tokens the model has embeddings for; None where that is no table (CANINE hashes characters)."""
+    if isinstance(model, PreTrainedModel):
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            table = model.get_input_embeddings()
+            if isinstance(table, nn.Embedding):
+                return table.num_embeddings
     size = getattr(model.config, "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the highest id a tokenizer gives; its whole vocabulary, which is slow, is asked for if that has gaps."""
+    count = len(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and hasattr(backend, "id_to_token"):
+        name_of = backend.id_to_token
+        if all(name_of(number) is not None for number in range(count)):
+            return count - 1
+    return max(tokenizer.get_vocab().values(), default=-1)
+
+
+def _fit_token_types(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Switches off token types of which the model has but one, or none; refuses more than it has."""
+    names = list(tokenizer.model_input_names)
+    if "token_type_ids" not in names:
+        return
+    types = _token_types(model)
+    if types is None:
+        return
+    if types < 2:
+        # one type for all is what a model takes without any, and what RoBERTa's own tokenizer gives of pairs
+        tokenizer.model_input_names = [each for each in names if each != "token_type_ids"]
+        return
+    given: Any = tokenizer("a", "b")["token_type_ids"]
+    if max(given, default=0) >= types:
+        raise ModelError(
+            f"The tokenizer of {name} gives the texts of a pair token types up to {max(given)}, and the model knows "
+            f"{types}: {_OTHER}. Copy the files of the tokenizer that the model was trained with."
+        )
+
+
+def _token_types(model: Any) -> int | None:
+    """Returns how many token types a model has vectors for, 0 if it takes none; None where that is not known."""
+    if isinstance(model, PreTrainedModel):
+        if "token_type_ids" not in inspect.signature(model.forward).parameters:
+            return 0
+        for label, module in model.named_modules():
+            if label.endswith("token_type_embeddings") and isinstance(module, nn.Embedding):
+                return module.num_embeddings
+    size = getattr(model.config, "type_vocab_size", None)
     return size if isinstance(size, int) else None

@@ -1,7 +1,8 @@
-"""What stands in a model's config.json: read, checked as a whole, and made into a config, before a model is built of it.
+"""What stands in a model's config.json: read, checked as a whole, and made into a config, before a model is built.
 
 transformers checks the types of most entries and not what they say: a gap between the classes, a padding token outside
-of the vocabulary or a million blocks become a traceback, or hours, when the model is built. Here they become a sentence.
+of the vocabulary or a million blocks become a traceback, or hours, when the model is built; here they become a
+sentence.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import transformers
@@ -44,6 +45,7 @@ _OUTPUT_SWITCHES = ("output_attentions", "output_hidden_states")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
 _OWN_HEAD_SIZE = ("head_dim", "d_kv", "d_head", "attention_head_size")
+_ROTATED = ("rope_parameters", "rope_theta")  # families without a table of positions
 _WAY_OUT = "Correct it, or download or save the model again."
 
 
@@ -95,11 +97,15 @@ def make_config(settings: Mapping[str, Any], where: str) -> PretrainedConfig:
 
 
 def described_weights(config: PretrainedConfig) -> int:
-    """Returns about how many weights a model of this config has: its words, and four matrices and two in each block."""
+    """Returns about how many weights a model has: a vector for each token, place and type, and the blocks' matrices."""
     width = _number(config, "hidden_size")
-    blocks = _number(config, "num_hidden_groups") or _number(config, "num_hidden_layers")  # ALBERT shares them
+    blocks = _number(config, "num_hidden_groups") or _number(
+        config, "num_hidden_layers"
+    )  # ALBERT shares them
     inner = _number(config, "intermediate_size") or 4 * width
     rows = _number(config, "vocab_size") + _number(config, "type_vocab_size")
+    if not any(hasattr(config, name) for name in _ROTATED):
+        rows += position_limit(config) or 0
     return rows * (_number(config, "embedding_size") or width) + blocks * width * (4 * width + 2 * inner)
 
 
@@ -182,7 +188,9 @@ def _check_labels(settings: Mapping[str, Any], where: str) -> None:
         if not isinstance(name, str | int | float):
             raise _damaged(where, f"id2label gives class {number} the name {_short(name)}, which is no text")
         if str(name) in seen:
-            raise _damaged(where, f"id2label gives the classes {seen[str(name)]} and {number} one name, {name!r}")
+            raise _damaged(
+                where, f"id2label gives the classes {seen[str(name)]} and {number} one name, {name!r}"
+            )
         seen[str(name)] = number
     if count is not None and count != len(ids):
         raise _damaged(where, f"num_labels is {count} and id2label names {len(ids)} classes")
@@ -195,13 +203,15 @@ def _check_inverse(numbers: Any, of_names: Mapping[str, Any], where: str) -> Non
         return
     if not isinstance(numbers, Mapping) or not all(_is_whole(number) for number in numbers.values()):
         raise _damaged(
-            where, f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out"
+            where,
+            f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out",
         )
     if set(map(str, numbers)) == set(of_names):
         for name, number in numbers.items():
             if number != int(of_names[str(name)]):
                 raise _damaged(
-                    where, f"the class {name!r} is number {of_names[str(name)]} in id2label and {number} in label2id"
+                    where,
+                    f"the class {name!r} is number {of_names[str(name)]} in id2label and {number} in label2id",
                 )
 
 
@@ -226,7 +236,9 @@ def _check_sizes(settings: Mapping[str, Any], spellings: Mapping[str, str], wher
             if value < least:
                 raise _damaged(where, f"{spelling} is {value} and has to be at least {least}")
             if name == "num_hidden_layers" and value > MOST_BLOCKS:
-                raise _damaged(where, f"{spelling} is {_long(value)}, and no model has more than {MOST_BLOCKS:,} blocks")
+                raise _damaged(
+                    where, f"{spelling} is {_long(value)}, and no model has more than {MOST_BLOCKS:,} blocks"
+                )
 
 
 def _without_switches(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +248,9 @@ def _without_switches(settings: Mapping[str, Any]) -> dict[str, Any]:
         switch = name in _SWITCHES or name in _OUTPUT_SWITCHES or name in _ATTENTION
         if switch or (name.startswith("output_") and isinstance(value, bool)):
             continue
-        kept[name] = _without_switches(value) if name.endswith("_config") and isinstance(value, Mapping) else value
+        kept[name] = (
+            _without_switches(value) if name.endswith("_config") and isinstance(value, Mapping) else value
+        )
     return kept
 
 
@@ -246,7 +260,7 @@ def _check_config(config: PretrainedConfig, settings: Mapping[str, Any], where: 
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise _damaged(where, f"architectures is {_short(names)} and has to be a list of names, or left out")
     pad, rows = getattr(config, "pad_token_id", None), _number(config, "vocab_size")
-    if _is_whole(pad) and rows and not 0 <= pad < rows:
+    if pad is not None and _is_whole(pad) and rows and not 0 <= pad < rows:
         raise ModelError(
             f"{where}: pad_token_id is {pad}, outside of the vocabulary of {rows:,} tokens. Set it to the id of the "
             "tokenizer's padding token, or leave it out."
@@ -259,7 +273,9 @@ def _check_config(config: PretrainedConfig, settings: Mapping[str, Any], where: 
     for name in _ACTIVATIONS:
         value = getattr(config, name, None)
         if isinstance(value, str) and value not in ACT2FN:
-            raise _damaged(where, f"{name} is {value!r}, which transformers does not know{nearest(value, ACT2FN)}")
+            raise _damaged(
+                where, f"{name} is {value!r}, which transformers does not know{nearest(value, ACT2FN)}"
+            )
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -269,7 +285,7 @@ def _check_config(config: PretrainedConfig, settings: Mapping[str, Any], where: 
             raise _damaged(where, f"{name} is {value} and has to be a small number above 0")
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

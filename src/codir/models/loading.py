@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -21,19 +20,17 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-import codir.models.bilstm  # noqa: F401 - makes transformers know the family
 from codir.errors import ModelError
+from codir.models.config_file import described_weights, make_config, read_settings, remote_code
+from codir.models.heads import new_head, require_one_answer
 from codir.models.representations import EncoderShape
+from codir.models.weight_files import count_weights, listing
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
+# What a tokenizer is saved as, in all families.
+_TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab*", "merges.txt", "*.codes", "s*.model")
+_TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json")
+# A config that describes so many times the weights that are there, and this many more, is of another model.
+_TIMES, _MORE = 4, 10_000_000
 
 
 def load_classifier(
@@ -43,7 +40,6 @@ def load_classifier(
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
     regression: bool = False,
-    trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """Loads a sequence classifier, in fp32 unless told otherwise (a bf16 checkpoint would load, and train, as bf16).
@@ -51,11 +47,11 @@ def load_classifier(
     Args:
         path_or_hub_id: a model folder (a run folder is one) or a Hub id.
         require_head: the classifier's weights must be there. False is for fine-tuning: a head that is missing or
-            has another number of classes is made anew, with torch's global generator (seed that first).
+            has another number of classes, or is of another kind (regression, multi-label), is made anew, with torch's
+            global generator (seed that first).
         num_labels: number of outputs; by default what the config says.
         id2label: class names; by default what the config says.
         regression: one output, trained with the mean squared error.
-        trust_remote_code: allows models whose code comes with them.
         dtype: `torch.bfloat16` for inference in bf16.
 
     Returns:
@@ -63,22 +59,29 @@ def load_classifier(
 
     Raises:
         ModelError: no such folder or Hub id, no model folder, damaged or pickled weights, no classifier among them, a
-            family without sequence classifier, the Hub cannot be reached.
+            family without sequence classifier, the Hub cannot be reached, the model gives more than one answer to a
+            text (`require_one_answer`).
     """
     source = resolve(path_or_hub_id)
-    config = load_config(source, trust_remote_code=trust_remote_code)
+    config = load_config(source)
+    before = config.problem_type
     set_labels(config, num_labels, id2label, regression)
-    model, report = _load(AutoModelForSequenceClassification, source, config, trust_remote_code, dtype)
+    require_one_answer(config, str(source))
+    model, report = _load(AutoModelForSequenceClassification, source, config, dtype)
     absent = _absent(source, model, report)
     if require_head and absent:
         _refuse_head(source, absent, report)
     if regression and model.config.num_labels != 1:
         raise ModelError(f"{source} has {model.config.num_labels} outputs; a regression model has one.")
+    if (
+        before not in (None, config.problem_type) and not absent
+    ):  # of another kind, though its shape happens to fit
+        new_head(model)
     return model
 
 
 def load_pretrained(
-    auto: Any, source: str | Path, config: PretrainedConfig, trust_remote_code: bool = False
+    auto: Any, source: str | Path, config: PretrainedConfig
 ) -> tuple[PreTrainedModel, list[str]]:
     """Loads a model of any kind of head in fp32 and eval mode.
 
@@ -86,7 +89,6 @@ def load_pretrained(
         auto: one of transformers' Auto classes.
         source: what `resolve` returned.
         config: the model's config.
-        trust_remote_code: allows models whose code comes with them.
 
     Returns:
         The model, and the names of the head's weights that were missing and are new.
@@ -94,7 +96,7 @@ def load_pretrained(
     Raises:
         ModelError: as `load_classifier`.
     """
-    model, report = _load(auto, source, config, trust_remote_code)
+    model, report = _load(auto, source, config)
     return model, _absent(source, model, report)
 
 
@@ -102,11 +104,15 @@ def _load(
     auto: Any,
     source: str | Path,
     config: PretrainedConfig,
-    trust_remote_code: bool,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     if isinstance(source, Path):
-        _check_weights(source)
+        held, described = count_weights(source), described_weights(config)
+        if described > _TIMES * held + _MORE and not getattr(config, "quantization_config", None):
+            raise ModelError(
+                f"{source / 'config.json'} describes a model of about {described:,} weights, and the weights beside "
+                f"it are {held:,}: the two do not belong together. Download or save the model again."
+            )
     try:
         with _quiet_transformers():
             return auto.from_pretrained(
@@ -116,36 +122,63 @@ def _load(
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=False,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # whatever a family's own code makes of a config that no model can have
         raise _explain(source, error) from error
 
 
-def load_tokenizer(path_or_hub_id: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(path_or_hub_id: str | Path) -> PreTrainedTokenizerBase:
     """Loads a model's tokenizer; raises `ModelError` if there is none or it cannot be read."""
-    source = resolve(path_or_hub_id)
-    if (
-        isinstance(source, Path)
-        and not trust_remote_code
-        and not any((source / name).exists() for name in _TOKENIZER_FILES)
-    ):
-        raise ModelError(
-            f"{source} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); it holds {_listing(source)}. "
-            "Save the tokenizer the model was trained with into it: tokenizer.save_pretrained(folder)."
-        )
-    try:
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        raise _explain(source, error, "the tokenizer") from error
+    return read_tokenizer(resolve(path_or_hub_id))
 
 
-def load_config(source: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Loads a model's config; raises `ModelError` as `load_classifier` does."""
+def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer in a folder (a `Path`), whether a model lies there or not, or of a Hub id.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    # the config that transformers would read for itself has been through no check
+    own = isinstance(source, Path) and (source / "config.json").is_file()
+    known = {"config": load_config(source)} if own else {}
     try:
-        return AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise _explain(source, error) from error
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **known)
+    except Exception as error:  # every family reads its files with code of its own
+        raise _explain_tokenizer(source, error) from error
+    needed = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
+    if not type(tokenizer).vocab_files_names or not isinstance(source, Path):
+        return tokenizer  # characters or bytes, which need no file
+    # transformers makes a tokenizer of special tokens alone where a family's vocabulary is missing
+    if not any((source / name).is_file() for name in needed):
+        raise _explain_tokenizer(source, FileNotFoundError(f"none of {', '.join(needed)} is there"))
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise _explain_tokenizer(source, ValueError("it knows no words, only special tokens"))
+    return tokenizer
+
+
+def load_config(source: str | Path) -> PretrainedConfig:
+    """Loads and checks a model's config (`make_config`).
+
+    Args:
+        source: what `resolve` returned, or a config.json.
+
+    Raises:
+        ModelError: as `load_classifier`.
+    """
+    if isinstance(source, Path):
+        path = source / "config.json" if source.is_dir() else source
+        where, settings = str(path), read_settings(path)
+    else:
+        where = source
+        try:
+            settings = PretrainedConfig.get_config_dict(source)[0]
+        except Exception as error:
+            raise _explain(source, error) from error
+    config = make_config(settings, where)
+    config.name_or_path = str(source)
+    return config
 
 
 def set_labels(
@@ -223,7 +256,7 @@ def resolve(path_or_hub_id: str | Path) -> str | Path:
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{text} is no model folder: config.json is missing; it holds {_listing(path)}.")
+            raise ModelError(f"{text} is no model folder: config.json is missing; it holds {listing(path)}.")
         return path
     if path.exists():
         raise ModelError(f"{text} is a file. Give the folder that holds config.json and model.safetensors.")
@@ -239,7 +272,7 @@ def resolve(path_or_hub_id: str | Path) -> str | Path:
         or beside
     ):
         near = (
-            f" {parent} holds {_listing(parent)}." if parent.is_dir() else f" Nor is there a folder {parent}."
+            f" {parent} holds {listing(parent)}." if parent.is_dir() else f" Nor is there a folder {parent}."
         )
         raise ModelError(f"The model folder {text} does not exist.{near}")
     return text
@@ -257,67 +290,6 @@ def _quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def _listing(folder: Path, most: int = 12) -> str:
-    try:
-        names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
-    except OSError as error:
-        return f"what cannot be listed ({error.strerror})"
-    shown = ", ".join(names[:most])
-    return (shown + (f" and {len(names) - most} more" if len(names) > most else "")) or "nothing"
-
-
-def _check_weights(folder: Path) -> None:
-    """Raises `ModelError` unless the folder's safetensors files are all there and whole."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    elif index.is_file():
-        try:
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is damaged: {error}. Download or save the model again.") from error
-    else:
-        pickled = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")])
-        if pickled:
-            raise ModelError(
-                f"{folder} holds its weights as a pickle ({pickled[0].name}), which can run code when it is read, so "
-                "codir does not. If you trust where it comes from, convert it once:\n"
-                '  python -c "from transformers import AutoModelForSequenceClassification as M; '
-                f"M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\"\n"
-                "copy the tokenizer's files over and use that folder."
-            )
-        if (folder / "deployment.json").is_file():
-            raise ModelError(
-                f"{folder} is an exported model, which cannot be trained, distilled or exported again. Use the model "
-                f"it was made from{_origin(folder / 'deployment.json')}."
-            )
-        raise ModelError(
-            f"{folder} is no model folder: model.safetensors is missing; it holds {_listing(folder)}."
-        )
-    for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(
-                f"{path} is missing, though {index.name} lists it. Download or save the model again."
-            )
-        try:
-            with safe_open(path, framework="pt") as file:  # checks the header against the length of the file
-                if not file.keys():
-                    raise ModelError(f"{path} holds no weights. Download or save the model again.")
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {error}. "
-                "Download or save the model again."
-            ) from error
-
-
-def _origin(manifest: Path) -> str:
-    try:
-        return f": {json.loads(manifest.read_text(encoding='utf-8'))['source']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _absent(source: str | Path, model: PreTrainedModel, report: dict[str, Any]) -> list[str]:
@@ -355,12 +327,9 @@ def _explain(source: str | Path, error: Exception, what: str = "the model") -> M
     text = str(error)
     low = text.lower()
     if "trust_remote_code" in low:
-        return ModelError(
-            f"{source} comes with code of its own. If you trust it, allow it with trust_remote_code=True."
-        )
+        return remote_code(str(source))
     if isinstance(source, Path):
-        if "json" in low:
-            return ModelError(f"{source / 'config.json'} or another JSON file beside it is damaged: {text}")
+        pass
     elif "couldn't connect" in low or "offline" in low or "connection" in low or "name resolution" in low:
         return ModelError(
             f"There is no folder {source} here, and the Hugging Face Hub cannot be reached, nor is a model of that "
@@ -383,4 +352,37 @@ def _explain(source: str | Path, error: Exception, what: str = "the model") -> M
         )
     return ModelError(
         f"Cannot load {what} from {source}: {text.strip().splitlines()[0] if text.strip() else error!r}"
+    )
+
+
+def _explain_tokenizer(source: str | Path, error: Exception) -> ModelError:
+    """Returns the `ModelError` for a tokenizer that is missing or cannot be read, which are two things."""
+    if not isinstance(source, Path):
+        return _explain(source, error, "the tokenizer")
+    if "trust_remote_code" in str(error):
+        return remote_code(f"The tokenizer of {source}")
+    files = sorted(path.name for name in _TOKENIZER_FILES for path in source.glob(name))
+    if not files:
+        return ModelError(
+            f"{source} holds no tokenizer; it holds {listing(source)}. Copy the files of the tokenizer that the model "
+            "was trained with (tokenizer.json, tokenizer_config.json) into it."
+        )
+    again = "Copy the tokenizer's files again from where the model is from."
+    for name in (*files, *_TOKENIZER_EXTRAS):
+        path = source / name
+        if name.endswith(".json") and path.is_file():
+            try:
+                if not isinstance(json.loads(path.read_bytes()), dict):
+                    return ModelError(f"{path} is damaged: it holds no object with names. {again}")
+            except (ValueError, RecursionError, OSError) as damage:
+                return ModelError(f"{path} is damaged: {damage}. {again}")
+    pieces = "tokenizer.json" not in files and any(name.endswith(".model") for name in files)
+    if pieces and importlib.util.find_spec("sentencepiece") is None:
+        return ModelError(
+            f"The tokenizer in {source} ({', '.join(files)}) is of SentencePiece, whose package is not installed: "
+            "`pip install sentencepiece`; or copy its tokenizer.json there, which needs no package."
+        )
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ModelError(
+        f"The tokenizer in {source} ({', '.join(files)}) cannot be read: {text[0] if text else repr(error)}. {again}"
     )

@@ -8,12 +8,13 @@ import torch
 from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from codir.errors import ModelError
+from codir.models.config_file import require_memory
 from codir.models.loading import load_config, load_pretrained, resolve
 from codir.models.representations import represent
 
 
 def load_masked_lm(
-    path_or_hub_id: str | Path, *, require_head: bool = True, seed: int = 0, trust_remote_code: bool = False
+    path_or_hub_id: str | Path, *, require_head: bool = True, seed: int = 0
 ) -> PreTrainedModel:
     """Loads a masked language model in fp32.
 
@@ -22,7 +23,6 @@ def load_masked_lm(
         require_head: the weights of the head that predicts tokens must be there. Otherwise a missing one is made
             anew (the output embedding is tied to the input embedding where the family ties them).
         seed: of a new head; torch's global generator is left as it was.
-        trust_remote_code: allows models whose code comes with them.
 
     Returns:
         The model in eval mode.
@@ -31,7 +31,7 @@ def load_masked_lm(
         ModelError: as `load_classifier`; or there is no head and one is required; or the family's head is not of the
             kind that can be computed at chosen positions only.
     """
-    model, absent = load_encoder(path_or_hub_id, seed=seed, trust_remote_code=trust_remote_code)
+    model, absent = load_encoder(path_or_hub_id, seed=seed)
     if require_head and absent:
         raise ModelError(
             f"{resolve(path_or_hub_id)} has no head that predicts masked tokens ({', '.join(absent[:3])}"
@@ -41,15 +41,12 @@ def load_masked_lm(
     return model
 
 
-def load_encoder(
-    path_or_hub_id: str | Path, *, seed: int = 0, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, list[str]]:
+def load_encoder(path_or_hub_id: str | Path, *, seed: int = 0) -> tuple[PreTrainedModel, list[str]]:
     """Loads an encoder as a masked language model, fp32, in eval mode, with a new head if it has none.
 
     Args:
         path_or_hub_id: as `load_masked_lm`, and so are the others.
         seed: of a new head.
-        trust_remote_code: allows models whose code comes with them.
 
     Returns:
         The model, and the names of the head's weights that were missing and are new.
@@ -58,10 +55,10 @@ def load_encoder(
         ModelError: as `load_masked_lm`, but for the missing head.
     """
     source = resolve(path_or_hub_id)
-    config = load_config(source, trust_remote_code=trust_remote_code)
+    config = load_config(source)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, absent = load_pretrained(AutoModelForMaskedLM, source, config, trust_remote_code)
+        model, absent = load_pretrained(AutoModelForMaskedLM, source, config)
     require_plain_head(model, str(source))
     return model, absent
 
@@ -72,11 +69,12 @@ def masked_lm_from_config(config: PretrainedConfig, seed: int = 0) -> PreTrained
     Raises:
         ModelError: the config's family has no masked language model.
     """
+    require_memory(config, "The student's config")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:
             raise ModelError(
                 f"No masked language model can be made from this config ({config.model_type}): {error}"
             ) from error

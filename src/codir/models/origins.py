@@ -13,9 +13,7 @@ from codir.models.loading import class_names, load_config, load_pretrained, reso
 from codir.models.student import fresh_model, is_regression
 
 
-def load_origin(
-    path_or_hub_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_origin(path_or_hub_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
     """Loads a model of the teacher's family as a classifier that a student can be cut out of, as out of the teacher.
 
     Embeddings, blocks and the pooler are the model's. What stands outside of the encoder (the classifier) is the
@@ -26,7 +24,6 @@ def load_origin(
         path_or_hub_id: a model folder or a Hub id; whatever head it has is not used.
         teacher: gives the family, the classes and the classifier.
         seed: of what is new; torch's global generator is left as it was.
-        trust_remote_code: allows models whose code comes with them.
 
     Returns:
         The classifier, fp32, in eval mode; it shares nothing with the teacher.
@@ -36,7 +33,7 @@ def load_origin(
         ModelError: as `load_classifier`.
     """
     source = resolve(path_or_hub_id)
-    config = load_config(source, trust_remote_code=trust_remote_code)
+    config = load_config(source)
     family, wanted = config.model_type, teacher.config.model_type
     if family != wanted:
         raise ConfigError(
@@ -47,7 +44,7 @@ def load_origin(
     set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
     config.problem_type = teacher.config.problem_type
     with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and replaced below
-        model, absent = load_pretrained(AutoModelForSequenceClassification, source, config, trust_remote_code)
+        model, absent = load_pretrained(AutoModelForSequenceClassification, source, config)
     inside = f"{model.base_model_prefix}."
     fresh = fresh_model(type(model), copy.deepcopy(model.config), seed).state_dict()
     of_teacher = teacher.state_dict()

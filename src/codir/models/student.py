@@ -167,9 +167,7 @@ def _blocks(model: PreTrainedModel, prefix: str) -> nn.ModuleList:
     return cast(nn.ModuleList, model.get_submodule(prefix.removesuffix(".")))
 
 
-def student_from_model(
-    path_or_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def student_from_model(path_or_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
     """Takes any model folder or Hub id as the student.
 
     Its classifier is kept if it has the teacher's classes, in whatever order (logits are matched by name); otherwise it
@@ -179,21 +177,20 @@ def student_from_model(
         path_or_id: of the student.
         teacher: whose classes the student gets.
         seed: of a new classifier.
-        trust_remote_code: allows models whose code comes with them.
 
     Raises:
         ModelError: as `load_classifier`, or the student is deeper than the teacher.
     """
     source = resolve(path_or_id)
-    config = load_config(source, trust_remote_code=trust_remote_code)
+    config = load_config(source)
     regression = is_regression(teacher.config)
     same = is_regression(config) == regression and _same_classes(
         class_names(config), class_names(teacher.config)
     )
-    options: dict[str, Any] = {"require_head": False, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"require_head": False}
     if same and any("SequenceClassification" in name for name in config.architectures or []):
         try:
-            student = load_classifier(source, require_head=True, trust_remote_code=trust_remote_code)
+            student = load_classifier(source, require_head=True)
         except ModelError:  # the architecture promises a classifier and the weights have none
             same = False
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,7 +10,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,6 +18,7 @@ from transformers import (
 
 from codir.errors import ModelError
 from codir.models.bilstm import BiLstmConfig
+from codir.models.config_file import make_config, read_settings, require_memory
 from codir.models.loading import class_names, encoder_shape, set_labels
 from codir.models.student import is_regression, require_depth
 
@@ -50,11 +49,12 @@ def student_from_config(
     words = _word_embeddings(teacher) if embeddings == "teacher" else None
     config = read_config(config, config_defaults(tokenizer, words, pairs))
     set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
+    require_memory(config, "The student's config")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:
             raise ModelError(f"No classifier can be made from this config: {error}") from error
     require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
     if words is not None:
@@ -108,23 +108,14 @@ def read_config(
     """
     if isinstance(config, PretrainedConfig):
         return copy.deepcopy(config)
+    where = "The config"
     if not isinstance(config, Mapping):
         path = Path(config).expanduser()
         if path.is_dir():
             path = path / "config.json"
         if not path.is_file():
             raise ModelError(f"There is no config file {path}.")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-    settings = dict(config) if isinstance(config, Mapping) else {}
-    kind = settings.pop("model_type", None)
-    if not kind:
-        raise ModelError(
-            'The config does not name its family: add "model_type": "bert" (or roberta, distilbert, ...).'
-        )
-    try:
-        return AutoConfig.for_model(kind, **({**defaults(kind)} if defaults else {}) | settings)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"The config cannot be used: {error}") from error
+        where, config = str(path), read_settings(path)
+    kind = config.get("model_type")
+    known = defaults(kind) if defaults is not None and isinstance(kind, str) else {}
+    return make_config({**known, **config}, where)

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codir.errors import CodirError, RunError
+from codir.errors import CodirError, ModelError, RunError
+from codir.models.heads import require_one_answer
+from codir.models.loading import load_config
 from codir.reports.contents import PairedOutcome, Panel, Report
 from codir.reports.curves import curves_of
 from codir.reports.details import costs_of, data_in_words, facts_of, task_name
@@ -33,8 +35,10 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
 
     Raises:
         RunError: the folder is no run.
+        ModelError: its model gives several answers to a text, which its numbers misread.
     """
     run = read_run(folder)
+    _require_one_answer(run)
     report = Report(
         title=folder.resolve().name,
         kind="run",
@@ -55,6 +59,15 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     _add_curves(run, names, report)
     _add_views(run, names, wishes, report)
     return report
+
+
+def _require_one_answer(run: RunFiles) -> None:
+    try:
+        config = load_config(run.path)
+    except ModelError:  # none yet, or damaged, which is said where the model is run
+        return
+    if run.command != "pretrain":
+        require_one_answer(config, str(run.path))
 
 
 def _add_views(run: RunFiles, names: dict[str, str], wishes: Wishes, report: Report) -> None:
