@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
 import typer
 
-from codir.errors import CodirError, InterruptedRunError, ProcessEndedError
+from codir.errors import CodirError, ConfigError, InterruptedRunError, ProcessEndedError
+from codir.settings import out_of_range
 
 P = ParamSpec("P")
 
@@ -35,6 +36,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            _require_numbers(kwargs)
             command(*args, **kwargs)
         except ProcessEndedError as error:
             raise _exit(BAD_INPUT, f"Error: {error}", everywhere=True) from error
@@ -56,6 +58,13 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise _exit(BAD_INPUT, f"Error: {place}{_DISK[error.errno]}.") from error
 
     return wrapped
+
+
+def _require_numbers(given: Mapping[str, object]) -> None:
+    """Refuses numbers that no flag can mean: not finite, or beyond what is counted anywhere."""
+    for name, value in given.items():
+        if isinstance(value, int | float) and (problem := out_of_range(value)) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: {problem}")
 
 
 def _exit(code: int, message: str, everywhere: bool = False) -> typer.Exit:

@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
+from codir.settings import Section
 
 Kind = Literal["classification", "regression", "masked-lm"]
 TokenPositions = Literal["masked", "all"]
 """Where predictions of tokens are compared: at the masked ones, or at all that are no padding."""
 
 
-class ObjectiveSettings(BaseModel):
+class ObjectiveSettings(Section):
     """Settings every objective has; each objective extends them with its own, typed and range-checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=False, validate_assignment=False)
 
-    weight: float = Field(default=1.0, ge=0.0, description="weight of the term in the sum (Eq. 1)")
+    weight: float = Field(default=1.0, ge=0.0, le=1e6, description="weight of the term in the sum (Eq. 1)")
     start: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training after which the term counts"
     )

@@ -20,8 +20,9 @@ from codir.functional.gather import gather_rows, processes
 from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
 from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
-from codir.objectives.bank_storage import check_storage, choose_storage
+from codir.objectives.bank_storage import available_memory, check_storage, choose_storage
 from codir.objectives.base import ObjectiveContext, ObjectiveSettings
+from codir.storage import human_bytes
 
 SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
 
@@ -32,7 +33,7 @@ class ContrastiveSettings(ObjectiveSettings):
     dim: int = Field(
         default=128, ge=1, description="m: length of the projected representations and of a bank row"
     )
-    temperature: float = Field(default=0.07, gt=0.0, description="tau of the contrastive loss")
+    temperature: float = Field(default=0.07, gt=0.0, le=1e4, description="tau of the contrastive loss")
     momentum: float = Field(
         default=0.5, ge=0.0, lt=1.0, description="beta: how much of a bank row is kept (Eq. 5)"
     )
@@ -54,7 +55,7 @@ class ContrastiveSettings(ObjectiveSettings):
         description="one pool of negatives for the examples of a class, or independent draws",
     )
     candidates: int = Field(
-        default=4, ge=1, description="hard negatives: candidates looked at for each one wanted"
+        default=4, ge=1, le=10_000, description="hard negatives: candidates looked at for each one wanted"
     )
     max_similarity: float = Field(
         default=0.9, gt=-1.0, le=1.0, description="hard negatives: closer ones count as false negatives"
@@ -62,6 +63,7 @@ class ContrastiveSettings(ObjectiveSettings):
     score_margin: float = Field(
         default=0.25,
         ge=0.0,
+        le=100.0,
         description="hard negatives: scores closer than this many standard deviations too",
     )
     bank_storage: Literal["auto", "gpu", "cpu", "disk"] = Field(
@@ -87,6 +89,24 @@ def number_of_negatives(settings: ContrastiveSettings, context: ObjectiveContext
     if settings.k != "auto":
         return settings.k
     return 500 if negatives_name(settings, context) in SAMPLERS else "all"
+
+
+def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveContext, bank: bool) -> None:
+    """Raises `ConfigError` where projections, their gradients and moments, and a bank in memory cannot fit into it."""
+    assert context.teacher is not None
+    inputs = sum(shape.blocks * shape.width for shape in (context.teacher, context.student))
+    taken = 4 * 4 * inputs * settings.dim
+    if bank and settings.bank_storage in ("cpu", "gpu"):
+        taken += (4 if settings.bank_dtype == "float32" else 2) * context.examples * settings.dim
+    queue: int = getattr(settings, "queue_size", 0) if settings.negatives == "queue" else 0
+    taken += 2 * 4 * queue * settings.dim
+    if taken > (available := available_memory()):
+        keys = f"dim={settings.dim}" + (f" and queue_size={queue}" if queue else "")
+        raise ConfigError(
+            f"{name}.{keys} takes {human_bytes(taken)} of memory, and {human_bytes(available)} are available: choose "
+            f"less, for example --set objectives.{name}.dim=128"
+            + (f" --set objectives.{name}.queue_size=4096." if queue else ".")
+        )
 
 
 def check_contrastive(
@@ -142,6 +162,7 @@ def check_contrastive(
                 f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
                 "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
             )
+    _check_memory(name, settings, context, negatives in SAMPLERS)
     # Of fewer than K in the mini-batch or the queue all are taken: K need not fit there.
     if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
         raise ConfigError(

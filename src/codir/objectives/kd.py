@@ -26,7 +26,9 @@ from codir.objectives.base import (
 class KDSettings(ObjectiveSettings):
     """Settings of the objective `kd`."""
 
-    temperature: float = Field(default=2.0, gt=0.0, description="rho: softens both distributions (Eq. 2)")
+    temperature: float = Field(
+        default=2.0, gt=0.0, le=1e4, description="rho: softens both distributions (Eq. 2)"
+    )
     squared: bool = Field(
         default=False, description="multiply by rho squared: the released code does, the paper does not"
     )

@@ -29,6 +29,7 @@ class RelationsSettings(ObjectiveSettings):
     relation_heads: int | None = Field(
         default=None,
         ge=1,
+        le=65_536,
         description="into how many heads both models' vectors are cut (null: the models' own, which must agree)",
     )
     matching: Matching = Field(default="top", description=MATCHING_HELP)

@@ -76,7 +76,7 @@ class DataConfig(Section):
         ".jsonl, .parquet with the task's text columns; may be repeated",
         examples=["more.txt"],
     )
-    max_length: int = Field(default=128, ge=4, description="texts are cut to this many tokens")
+    max_length: int = Field(default=128, ge=4, le=1_000_000, description="texts are cut to this many tokens")
     limit_train: int | None = Field(default=None, ge=1, description="use only this many training examples")
     limit_unlabeled: int | None = Field(default=None, ge=1, description="use only this many unlabelled texts")
     limit_validation: int | None = Field(

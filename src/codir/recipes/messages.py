@@ -72,7 +72,13 @@ def _explain_one(
     if isinstance(value, str):
         choices = [choice for problem in found for choice in _choices(problem)]
         hint = nearest(value, choices)
-    return f"{place}{dotted} is {value!r}: {allowed}{hint}"
+    return f"{place}{dotted} is {shown(value)}: {allowed}{hint}"
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def _missing(path: KeyPath, model: type[BaseModel]) -> str:
@@ -92,6 +98,7 @@ def _reason(problem: dict[str, Any]) -> str:
         return "must be a section of settings (`key: value` lines)"
     text = str(problem["msg"]).removeprefix("Value error, ")
     text = re.sub(r"^Input should be (a valid )?", "must be ", text)
+    text = re.sub(r"^Unable to parse input string as an integer.*", "must be a whole number", text)
     for pythonic, plain in (
         ("must be integer", "must be a whole number"),
         ("must be number", "must be a number"),
@@ -133,5 +140,5 @@ def _get(values: Mapping[str, Any], path: KeyPath) -> Any:
 def _place(path: KeyPath, places: Mapping[KeyPath, str]) -> str:
     for length in range(len(path), 0, -1):
         if path[:length] in places:
-            return f"{places[path[:length]]}: "
+            return f"{places[path[:length]][:200]}: "
     return ""

@@ -51,32 +51,45 @@ class PretrainingConfig(OptimisationConfig):
     }
 
     learning_rate: float = Field(
-        default=1e-4, gt=0, description="peak learning rate (the paper: 7e-4, then 1e-4)"
+        default=1e-4, gt=0, le=100, description="peak learning rate (the paper: 7e-4, then 1e-4)"
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(default=0.01, ge=0, le=100, description="decoupled weight decay")
     steps: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000_000,
         description="optimiser steps (the paper: 35,000, then 10,000); 10,000 where `epochs` says nothing either",
     )
-    epochs: float | None = Field(default=None, gt=0, description="passes over the corpus, instead of `steps`")
+    epochs: float | None = Field(
+        default=None, gt=0, le=100_000, description="passes over the corpus, instead of `steps`"
+    )
     batch_size: int = Field(
-        default=8192, ge=1, description="blocks of an optimiser step, over all processes (the paper: 8192)"
+        default=8192,
+        ge=1,
+        le=100_000_000,
+        description="blocks of an optimiser step, over all processes (the paper: 8192)",
     )
     micro_batch: int = Field(
-        default=32, ge=1, description="blocks that one process computes at a time; the rest is accumulated"
+        default=32,
+        ge=1,
+        le=1_000_000,
+        description="blocks that one process computes at a time; the rest is accumulated",
     )
     neighbours: int = Field(
         default=4,
         ge=1,
+        le=1_000_000,
         description="neighbouring blocks of a document that come into one batch together (1: plain shuffling)",
     )
     evaluate_every: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000_000,
         description="score the held-out blocks after this many steps (default: at the end)",
     )
-    save_every: int = Field(default=500, ge=1, description="write a checkpoint after this many steps")
+    save_every: int = Field(
+        default=500, ge=1, le=1_000_000_000, description="write a checkpoint after this many steps"
+    )
 
     @model_validator(mode="before")
     @classmethod

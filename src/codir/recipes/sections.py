@@ -1,36 +1,15 @@
-"""What all parts of a configuration have in common: typed, range-checked, unknown keys refused."""
+"""Sections of a configuration: their base, and the way to them by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel
 
+from codir.settings import Section
 
-class Section(BaseModel):
-    """One level of the configuration: unknown keys are refused, numbers are finite, a yes/no is no number."""
-
-    model_config = ConfigDict(
-        extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_assignment=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_yes_or_no_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields.get(info.field_name or "")
-        if isinstance(value, bool) and field is not None and not _mentions_bool(field.annotation):
-            raise ValueError("true and false are not allowed here")
-        return value
-
-
-def _mentions_bool(annotation: Any) -> bool:
-    if annotation in (bool, Any):
-        return True
-    return get_origin(annotation) in (Union, UnionType) and any(
-        _mentions_bool(part) for part in get_args(annotation)
-    )
+__all__ = ["Section", "section_at"]
 
 
 def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

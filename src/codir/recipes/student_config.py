@@ -35,7 +35,10 @@ class StudentConfig(Section):
     """The student: blocks taken from the teacher (layers, init), or any model, or any configuration."""
 
     layers: int | None = Field(
-        default=None, ge=1, description="number of blocks of the student (default: half of the teacher's)"
+        default=None,
+        ge=1,
+        le=10_000,
+        description="number of blocks of the student (default: half of the teacher's)",
     )
     init: InitName | list[int] = Field(
         default="spread",
@@ -63,12 +66,14 @@ class StudentConfig(Section):
     width: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000,
         description="hidden size of a narrower student, a multiple of the size of a head: the dimensions and heads "
         "with the largest weights are kept (default: as wide as what it is cut out of)",
     )
     intermediate: int | None = Field(
         default=None,
         ge=1,
+        le=10_000_000,
         description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: "
         "in proportion to width)",
     )

@@ -28,7 +28,7 @@ class OptimisationConfig(Section):
     set_by_us: ClassVar[Mapping[str, str]] = {}
 
     learning_rate: float = Field(
-        default=2e-5, gt=0, description="peak learning rate (the paper: 1e-5 or 2e-5)"
+        default=2e-5, gt=0, le=100, description="peak learning rate (the paper: 1e-5 or 2e-5)"
     )
     warmup: float = Field(
         default=0.06, ge=0, le=1, description="share of the steps in which the learning rate rises"
@@ -36,18 +36,20 @@ class OptimisationConfig(Section):
     scheduler: Scheduler = Field(
         default="linear", description="how the learning rate falls after the warm-up"
     )
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(default=0.1, ge=0, le=100, description="decoupled weight decay")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
     adam_beta2: float = Field(default=0.98, ge=0, lt=1, description="Adam's decay of the squared gradient")
-    adam_epsilon: float = Field(default=1e-6, gt=0, description="Adam's epsilon")
+    adam_epsilon: float = Field(default=1e-6, gt=0, le=1, description="Adam's epsilon")
     max_grad_norm: float = Field(
-        default=1.0, ge=0, description="gradients are clipped to this norm (0: never)"
+        default=1.0, ge=0, le=1e6, description="gradients are clipped to this norm (0: never)"
     )
     precision: Precision = Field(
         default="auto",
         description="number format: fp32, bf16, fp16, or auto (bf16 where the hardware has it)",
     )
-    save_total_limit: int = Field(default=2, ge=1, description="checkpoints kept in the run folder")
+    save_total_limit: int = Field(
+        default=2, ge=1, le=1_000_000, description="checkpoints kept in the run folder"
+    )
     keep_checkpoints: bool = Field(
         default=False, description="keep the checkpoints once the run is finished and the model is written"
     )
@@ -107,16 +109,19 @@ class TrainingConfig(OptimisationConfig):
     }
 
     batch_size: int = Field(
-        default=32, ge=1, description="examples per step and device (the paper: 16 or 32)"
+        default=32, ge=1, le=1_000_000, description="examples per step and device (the paper: 16 or 32)"
     )
-    epochs: float = Field(default=10.0, gt=0, description="passes over the training data")
+    epochs: float = Field(default=10.0, gt=0, le=100_000, description="passes over the training data")
     steps: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000_000,
         description="optimiser steps instead of epochs, evaluated ten times unless evaluate_every says otherwise: the "
         "same budget for data sets of different sizes",
     )
-    gradient_accumulation: int = Field(default=1, ge=1, description="batches added up for one optimiser step")
+    gradient_accumulation: int = Field(
+        default=1, ge=1, le=1_000_000, description="batches added up for one optimiser step"
+    )
     group_by_length: bool = Field(default=True, description="put texts of similar length into one batch")
     evaluate_every: Literal["epoch"] | int = Field(
         default="epoch", description="evaluate and save after each `epoch`, or after this many steps"
@@ -125,12 +130,15 @@ class TrainingConfig(OptimisationConfig):
         default=True, description="give out the best checkpoint on the validation data, not the last"
     )
     early_stopping: int | None = Field(
-        default=None, ge=1, description="stop after this many evaluations without a better score"
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="stop after this many evaluations without a better score",
     )
 
     @field_validator("evaluate_every")
     @classmethod
     def _at_least_one_step(cls, value: Literal["epoch"] | int) -> Literal["epoch"] | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be `epoch` or a number of steps from 1")
+        if isinstance(value, int) and not 1 <= value <= 1_000_000_000:
+            raise ValueError("must be `epoch` or a number of steps from 1 to 1,000,000,000")
         return value

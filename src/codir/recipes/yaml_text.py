@@ -18,6 +18,7 @@ from codir.errors import ConfigError
 KeyPath = tuple[str, ...]
 
 _TAG = "tag:yaml.org,2002:"
+_DIGITS = 400  # Python reads no whole number of more than 4,300, and a float is infinite before that
 _INT = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(
     r"[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|\.nan$"
@@ -125,7 +126,9 @@ def _scalar(node: yaml.ScalarNode, line: str) -> Any:
         raise ConfigError(f"{line}: the tag {node.tag!r} is not allowed; write a plain value")
     if node.style is not None:  # quoted or a block of text: meant as text, whatever it looks like
         return text
-    for _, pattern, convert in _SCALARS:
+    for kind, pattern, convert in _SCALARS:
         if pattern.match(text):
+            if kind == "int" and len(text) > _DIGITS:
+                raise ConfigError(f"{line}: a number of {len(text):,} digits is no setting of codir's")
             return convert(text)
     return text

@@ -138,9 +138,14 @@ class StudyConfig(Section):
         description="how settings are chosen: `grid` (without a grid: the recipes as they are), `random`, `tpe`, or "
         "`greedy` (the paper: fine-tuning's grid, then KD's, then CRD's, each keeping the best before it)",
     )
-    trials: int = Field(default=20, ge=1, description="settings that `random` and `tpe` try for each recipe")
+    trials: int = Field(
+        default=20, ge=1, le=1_000_000, description="settings that `random` and `tpe` try for each recipe"
+    )
     parallel: int = Field(
-        default=4, ge=1, description="settings `tpe` proposes at a time; it has learnt from all before them"
+        default=4,
+        ge=1,
+        le=10_000,
+        description="settings `tpe` proposes at a time; it has learnt from all before them",
     )
     search_seed: int = Field(
         default=0,
@@ -157,7 +162,7 @@ class StudyConfig(Section):
     baseline: str | None = Field(
         default=None, description="recipe that the others are compared with (default: kd, else the first)"
     )
-    workers: int = Field(default=1, ge=1, description="processes that run trials side by side")
+    workers: int = Field(default=1, ge=1, le=10_000, description="processes that run trials side by side")
     launcher: LauncherName = Field(
         default="local",
         description="where the workers run: processes of this machine (`local`), or tasks of a `ray` cluster whose "
@@ -174,6 +179,7 @@ class StudyConfig(Section):
     heartbeat: int = Field(
         default=30,
         ge=1,
+        le=86_400,
         description="seconds between a worker's signs of life; after six without one its trial goes to another",
     )
     cache_dir: Path | None = Field(

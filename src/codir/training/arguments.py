@@ -18,6 +18,10 @@ _UNSUPPORTED = {
     "neftune_noise_alpha": "the student is wrapped together with the objectives, where it would find no embeddings",
     "save_only_model": "checkpoints without optimiser and bank could not be resumed",
     "auto_find_batch_size": "a second attempt would start from the bank and the weights of the first",
+    "push_to_hub": "codir sends nothing while it trains; `codir publish` sends the finished run",
+    "prediction_loss_only": "the evaluations need the predictions",
+    "batch_eval_metrics": "the metrics are those of the whole validation data",
+    "ignore_data_skip": "a resumed run would see other data than the run it goes on with",
     "dataloader_persistent_workers": "a resumed run would draw other dropout than the run it goes on with",
 }
 
@@ -84,6 +88,8 @@ class DistillationArguments(TrainingArguments):
             raise ConfigError(
                 "fsdp and deepspeed are not supported: start data-parallel training with torchrun."
             )
+        if not self.eval_do_concat_batches:
+            raise ConfigError("eval_do_concat_batches must be True: the metrics are those of the whole data.")
         self.label_names = ["labels"]
         super().__post_init__()
         advice = launch_advice(accelerate_asked_for(), self.n_gpu)

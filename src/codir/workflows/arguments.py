@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import Trainer, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from codir.errors import ConfigError, nearest
+from codir.recipes.messages import shown
 from codir.recipes.pretraining import PretrainingConfig
 from codir.recipes.training_config import OptimisationConfig, TrainingConfig
 from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
+from codir.workflows.passed_on import check_passed_on
 
 _EVALUATIONS = 10  # of a training whose length is given in steps
 
@@ -130,12 +132,7 @@ def share_out(training: PretrainingConfig, processes: int) -> tuple[int, int]:
 
 
 def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, Any]) -> DistillationArguments:
-    known = {field.name for field in fields(DistillationArguments) if field.init}
-    for name in training.arguments:
-        if name not in known:
-            raise ConfigError(
-                f"training.arguments.{name} is no argument of transformers' TrainingArguments{nearest(name, known)}."
-            )
+    check_passed_on(training.arguments)
     _check_loggers(training.report_to)
     precision = resolve_precision(training.precision)
     settings = {
@@ -163,9 +160,40 @@ def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, A
     if "metric_for_best_model" in training.arguments and "greater_is_better" not in training.arguments:
         settings.pop("greater_is_better", None)  # transformers knows that of a loss the smallest is the best
     try:
-        return DistillationArguments(**settings)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"transformers refuses the training arguments: {error}") from error
+        made = DistillationArguments(**settings)
+        # what the Trainer would find only once the teacher has been computed
+        Trainer.get_optimizer_cls_and_kwargs(made)
+        get_scheduler(
+            made.lr_scheduler_type,
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0),
+            num_warmup_steps=1,
+            num_training_steps=10,
+            scheduler_specific_kwargs=cast(dict[str, Any] | None, made.lr_scheduler_kwargs),
+        )
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        ImportError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
+        said = f" ({', '.join(f'{key}={shown(value)}' for key, value in training.arguments.items())})"
+        raise ConfigError(
+            f"transformers refuses training.arguments{said if training.arguments else ''}: {error}"
+        ) from error
+    return made
+
+
+def check_arguments(training: OptimisationConfig) -> None:
+    """Builds the arguments once, so that a wrong one is refused before data and models are read.
+
+    Raises:
+        ConfigError: as `to_arguments`.
+    """
+    if training.arguments or training.report_to:
+        _arguments(training, Path("."), {})
 
 
 def _check_loggers(names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from codir.recipes.loading import load_distill, resolved_yaml
 from codir.storage import read_json, write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
+from codir.workflows.arguments import check_arguments
 from codir.workflows.card import UNLABELLED, CardInfo, model_card
 from codir.workflows.comparison import Comparison, Role
 from codir.workflows.data import load_data
@@ -94,6 +95,7 @@ def distill(
         recipe = settings.pop("recipe", None)
         config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir distill")
+    check_arguments(config.training)
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:

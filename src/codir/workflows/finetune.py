@@ -21,7 +21,7 @@ from codir.tasks.encoding import encode
 from codir.tasks.metrics import compute_metrics, flat_metrics
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
-from codir.workflows.arguments import to_arguments
+from codir.workflows.arguments import check_arguments, to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
@@ -62,6 +62,7 @@ def finetune(
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir finetune")
+    check_arguments(config.training)
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:

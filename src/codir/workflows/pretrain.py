@@ -33,7 +33,7 @@ from codir.training.precision import resolve_precision
 from codir.training.processes import barrier, first_says, is_main
 from codir.training.samplers import NeighbourSampler, neighbours_warning
 from codir.training.trainer import DistillationTrainer
-from codir.workflows.arguments import to_pretraining_arguments
+from codir.workflows.arguments import check_arguments, to_pretraining_arguments
 from codir.workflows.environment import environment
 from codir.workflows.fingerprint import (
     CORPUS,
@@ -88,6 +88,7 @@ def pretrain(
         recipe = settings.pop("recipe", None)
         config = load_pretrain(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     console = join(terminal(console))
+    check_arguments(config.training)
     with run_folder(config.output, config.resume) as run:
         if first_says("finished" if run.finished else ""):
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)

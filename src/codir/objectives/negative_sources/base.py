@@ -41,7 +41,10 @@ class SourceSettings(ContrastiveSettings):
         default=False, description="tau is trained, starting at `temperature`, within [0.01, 1]"
     )
     temperature_rate: float = Field(
-        default=100.0, gt=0.0, description="learn_temperature: log(1/tau) learns at so many learning rates"
+        default=100.0,
+        gt=0.0,
+        le=1e6,
+        description="learn_temperature: log(1/tau) learns at so many learning rates",
     )
 
 
