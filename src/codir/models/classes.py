@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from codir.errors import DataError, ModelError, nearest
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
 _GENERIC = re.compile(r"label_(\d+)")
@@ -84,6 +85,12 @@ def is_generic(names: Sequence[str]) -> bool:
 def is_numbered(names: Sequence[str]) -> bool:
     """Whether the names are 0, 1, 2, ... in this order: numbers of classes in the place of names."""
     return [matching_key(name) for name in names] == [str(number) for number in range(len(names))]
+
+
+def label_names(examples: Dataset) -> tuple[str, ...] | None:
+    """Returns the class names that encoded examples carry (their column `labels` is a ClassLabel), or None."""
+    names = getattr(examples.features.get("labels"), "names", None)
+    return tuple(map(str, names)) if names else None
 
 
 def match_classes(

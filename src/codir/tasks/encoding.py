@@ -135,7 +135,8 @@ def encode_split(
         split: columns `text`, (`text_pair`), (`label`); a label that is None becomes -100, a score that is None NaN.
         tokenizer: the student's (or only) tokenizer.
         max_length: longer inputs lose their end, of pairs the longer text first; None: only the model's limit.
-        label_ids: the model's class id for each of the data's class ids; None: they are the same.
+        label_ids: the model's class id for each of the data's class ids; None: they stay the data's, with their names
+            where the split knows them.
         teacher_tokenizer: adds the teacher's own columns (prefix `teacher_`), only if they would differ.
         teacher_max_length: like `max_length`, for the teacher; None: only the teacher's limit.
         config: the model's configuration, for its positions (`position_limit`).
@@ -145,7 +146,7 @@ def encode_split(
         DataError: a class id that `label_ids` does not cover.
         ConfigError: a maximum length too small for any text.
     """
-    from datasets import Dataset, Features, Value
+    from datasets import ClassLabel, Dataset, Features, Value
     from datasets import Sequence as ListOf
 
     from codir.functional.labels import UNLABELED
@@ -170,6 +171,8 @@ def encode_split(
             list(split["label"]), label_ids, float("nan") if regression else UNLABELED
         )
         features["labels"] = Value("float32" if regression else "int64")
+        if label_ids is None and isinstance(split.features["label"], ClassLabel):
+            features["labels"] = split.features["label"]  # with names; the model's own ids need none
     columns["example_id"] = list(range(len(split)))
     features["example_id"] = Value("int64")
     for count, limit, whose in (

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import ModelError
-from codir.models.classes import align_logits
+from codir.models.classes import align_logits, label_names
 from codir.models.inference import Progress, forward_dataset
 from codir.models.representations import EncoderShape, Pooling, Representations
 from codir.models.tokens import TokenColumns
@@ -103,6 +103,12 @@ class TeacherOutputs:
         found.tokens = tokens
         return found
 
+    def reordered(self, logit_order: Sequence[int]) -> TeacherOutputs:
+        """Returns the same outputs with the logits in another order."""
+        found = copy.copy(self)
+        found.logit_order = tuple(logit_order)
+        return found
+
     @property
     def logits(self) -> Tensor:
         """Returns all logits, [N, C] fp32, in the data's order of classes."""
@@ -163,6 +169,7 @@ def open_cache(
     Args:
         teacher: the frozen teacher, on the device where it shall compute.
         encoded: data set with token columns and `example_id` 0..N-1 (each once; the row numbers if there is none).
+            Where its `labels` know their names, the logits are in that order of classes (`FrozenTeacher.for_classes`).
         tokenizer: the teacher's.
         poolings: poolings of the blocks to store.
         folder: where entries lie; by default `default_cache_folder()`. Nothing is written outside of it.
@@ -176,6 +183,8 @@ def open_cache(
         ModelError: the teacher's outputs are not finite or beyond what half precision holds.
         RunError: the disk is too small, or the folder cannot be written.
     """
+    if (names := label_names(encoded)) is not None:
+        teacher = teacher.for_classes(names)
     folder = Path(folder).expanduser() if folder is not None else default_cache_folder()
     wanted = tuple(sorted(set(poolings)))
     columns = read_examples(encoded, prefix)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codir.errors import ModelError
-from codir.models.classes import align_logits
+from codir.models.classes import align_logits, match_classes
 from codir.models.inference import device_of, precision
-from codir.models.loading import encoder_shape
+from codir.models.loading import class_names, encoder_shape
 from codir.models.probe import behaviour
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView, represent
 from codir.models.unpadded import represent_without_padding
@@ -26,7 +26,8 @@ class FrozenTeacher(nn.Module):
 
     Args:
         model: the fine-tuned model; its parameters stop requiring gradients.
-        logit_order: what `match_classes` returned: brings the logits into the order of the data's classes.
+        logit_order: what `match_classes` returned: brings the logits into the order of the data's classes. None: they
+            are the model's own, until the names of the data's classes are known (`for_classes`).
         autocast: `torch.bfloat16` runs the teacher in mixed precision. None (the default) runs it in the precision of
             its weights, also inside a surrounding autocast, so that live and cached outputs agree.
 
@@ -47,12 +48,25 @@ class FrozenTeacher(nn.Module):
                 f"logit_order must hold each of the teacher's outputs 0..{outputs - 1} once, not {tuple(logit_order)}."
             )
         self.model = model.requires_grad_(False).eval()
+        self.ordered = logit_order is not None
         self.logit_order = tuple(logit_order) if logit_order is not None else tuple(range(outputs))
         self.autocast = autocast
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in eval mode, whatever `mode` says."""
         return super().train(False)
+
+    def reordered(self, logit_order: Sequence[int]) -> FrozenTeacher:
+        """Returns the same teacher with its logits in another order."""
+        return FrozenTeacher(self.model, logit_order, self.autocast)
+
+    def for_classes(self, names: Sequence[str]) -> FrozenTeacher:
+        """Returns the teacher with its logits in the order of these classes, by name; itself if it was given an order.
+
+        Raises:
+            CodirError: the model has other classes.
+        """
+        return self if self.ordered else self.reordered(match_classes(names, class_names(self.model.config)))
 
     @property
     def shape(self) -> EncoderShape:

@@ -35,6 +35,7 @@ from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
+from codir.training.class_order import match_by_name
 from codir.training.collator import DistillationCollator, teacher_of
 from codir.training.context import objective_context
 from codir.training.global_batch import Part, ProcessBatches, plan_step
@@ -61,7 +62,9 @@ class DistillationTrainer(ResumableTrainer):
         args: see `DistillationArguments`.
         train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id`
             (see `codir.tasks.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
-            leaves it out, and where objectives choose negatives by class it has the teacher's.
+            leaves it out, and where objectives choose negatives by class it has the teacher's. Where the labels know
+            their names (a ClassLabel, as in `load_task`'s splits), student and teacher are matched with them by
+            name, whatever their order; else they are the student's class ids.
         eval_dataset: the same for evaluation, or several by name.
         processing_class: the student's tokenizer.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
@@ -114,6 +117,10 @@ class DistillationTrainer(ResumableTrainer):
             )
         if isinstance(teacher, PreTrainedModel):
             teacher = FrozenTeacher(teacher)
+        if kind != "masked-lm":
+            teacher, train_dataset, eval_dataset = match_by_name(
+                student, teacher, train_dataset, eval_dataset
+            )
         self._views = views_of(
             objectives, encoder_shape(student), teacher.shape if teacher is not None else None
         )

@@ -1,0 +1,289 @@
+"""Classes that have names are matched by name, whatever their order: data, teacher and student, files and Python."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from fault_world import QUICK, refused, sentences, succeeded
+from transformers import PreTrainedTokenizerFast
+
+import codir
+
+SEED = 19  # of a teacher that gives each of its answers to some of the texts
+NAMES = ["zeta", "alpha", "mid"]  # in no order that anybody would sort into
+
+
+@pytest.fixture(scope="module")
+def teacher(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_classifier: Callable[..., Any],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> Path:
+    """Returns a random teacher of the three classes, in an order of its own."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_classifier(layers=2, labels=("mid", "zeta", "alpha"), seed=SEED).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answered(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Returns texts with the classes that the teacher gives them: by name it is always right."""
+    folder = tmp_path_factory.mktemp("answers")
+    texts, output = folder / "texts.txt", folder / "answers.jsonl"
+    rows = [{"text": row["text"]} for row in sentences(40, seed=3)]
+    texts.write_text("".join(row["text"] + "\n" for row in rows))
+    succeeded("predict", teacher, "--input", texts, "--output", output)
+    for row, line in zip(rows, output.read_text().splitlines(), strict=True):
+        row["label"] = json.loads(line)["label"]
+    assert {row["label"] for row in rows} == set(NAMES)
+    return rows
+
+
+def as_dataset(rows: list[dict[str, str]], names: list[str], column: str = "label") -> datasets.Dataset:
+    """Returns rows as a data set whose classes have names, in this order."""
+    features = datasets.Features({"text": datasets.Value("string"), column: datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict(
+        {"text": [row["text"] for row in rows], column: [names.index(row["label"]) for row in rows]},
+        features=features,
+    )
+
+
+def parquet(path: Path, rows: list[dict[str, str]], names: list[str]) -> Path:
+    """Writes them as `datasets` does."""
+    as_dataset(rows, names).to_parquet(path)
+    return path
+
+
+def ids_of(folder: Path) -> dict[str, str]:
+    """Returns a model's class names by id."""
+    return json.loads((folder / "config.json").read_text())["id2label"]
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def test_parquet_with_named_classes_is_scored_and_taught_by_name(
+    tmp_path: Path, teacher: Path, answered: list[dict[str, str]]
+) -> None:
+    dev = parquet(tmp_path / "dev.parquet", answered, NAMES)
+    assert "1.0000" in succeeded("evaluate", teacher, "--validation", dev).text
+    train = parquet(tmp_path / "train.parquet", answered, NAMES[::-1])
+    run = tmp_path / "run"
+    given = [
+        "--train",
+        train,
+        "--validation",
+        dev,
+        "--student-layers",
+        "1",
+        "--cache-dir",
+        tmp_path / "cache",
+    ]
+    done = succeeded("distill", "--recipe", "kd", "--teacher", teacher, *given, "--output", run, *QUICK)
+    table = next(line for line in done.out.splitlines() if "teacher" in line and "1.0000" in line)
+    assert "0.0000" not in table
+    assert ids_of(run) == ids_of(teacher)
+
+
+def test_a_model_has_the_order_of_the_file_and_other_files_follow_by_name(
+    tmp_path: Path, tiny_model_dir: Callable[..., Path], answered: list[dict[str, str]]
+) -> None:
+    train = parquet(tmp_path / "train.parquet", answered, NAMES)
+    dev = parquet(tmp_path / "dev.parquet", answered, NAMES[::-1])
+    text = tmp_path / "dev.jsonl"
+    text.write_text("".join(json.dumps(row) + "\n" for row in answered))
+    run = tmp_path / "run"
+    succeeded(
+        *("finetune", "--model", tiny_model_dir(layers=1), "--train", train, "--validation", dev),
+        *("--output", run, *QUICK),
+    )
+    assert list(ids_of(run).values()) == NAMES
+    scores = [
+        succeeded("evaluate", run, "--validation", each).text.split()[-2:] for each in (dev, text, train)
+    ]
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_a_model_without_names_takes_the_order_of_the_file_and_that_is_said(
+    tmp_path: Path, tiny_model_dir: Callable[..., Path], answered: list[dict[str, str]]
+) -> None:
+    dev = parquet(tmp_path / "dev.parquet", answered, ["mid", "zeta", "alpha"])
+    unnamed = tiny_model_dir(layers=2, labels=("LABEL_0", "LABEL_1", "LABEL_2"), seed=SEED)
+    with pytest.warns(UserWarning, match="matched by order: mid = LABEL_0"):
+        assert "1.0000" in succeeded("evaluate", unnamed, "--validation", dev).text
+
+
+def test_named_classes_that_a_model_lacks_are_refused(
+    tmp_path: Path, teacher: Path, answered: list[dict[str, str]], tiny_model_dir: Callable[..., Path]
+) -> None:
+    other = parquet(tmp_path / "other.parquet", answered, [*NAMES, "more"])
+    given = [
+        "--train",
+        other,
+        "--validation",
+        other,
+        "--student-layers",
+        "1",
+        "--output",
+        tmp_path / "run",
+        *QUICK,
+    ]
+    assert "'more'" in refused("distill", "--teacher", teacher, *given, leaves_nothing=tmp_path / "run")
+    twice = parquet(tmp_path / "twice.parquet", answered, [*NAMES, "Mid"])
+    given = ["--train", twice, "--output", tmp_path / "run", *QUICK]
+    message = refused(
+        "finetune", "--model", tiny_model_dir(layers=1), *given, leaves_nothing=tmp_path / "run"
+    )
+    assert "'mid' and 'Mid'" in message
+    assert str(twice) in message
+
+
+# ---- Python --------------------------------------------------------------------------------------------------------
+
+
+def tokenised(data: datasets.Dataset, tokenizer: PreTrainedTokenizerFast) -> datasets.Dataset:
+    """Returns examples as everybody makes them, with `Dataset.map`."""
+    return data.map(lambda rows: tokenizer(rows["text"]), batched=True)
+
+
+def in_order(model: Any, names: list[str]) -> Any:
+    """Returns a copy of a classifier that answers the same and numbers its classes in another order."""
+    made = copy.deepcopy(model)
+    order = [model.config.label2id[name] for name in names]
+    made.classifier.weight.data = model.classifier.weight.data[order].clone()
+    made.classifier.bias.data = model.classifier.bias.data[order].clone()
+    made.config.id2label = dict(enumerate(names))
+    made.config.label2id = {name: number for number, name in enumerate(names)}
+    return made
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((np.argmax(prediction.predictions, -1) == prediction.label_ids).mean())}
+
+
+def trainer_of(tmp_path: Path, student: Any, teacher: Any, examples: Any, tokenizer: Any, **more: Any) -> Any:
+    """Returns a trainer that changes nothing: its first losses say what the student is trained against."""
+    arguments = codir.DistillationArguments(
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        learning_rate=0.0,
+        logging_steps=1,
+        per_device_train_batch_size=40,
+        use_cpu=True,
+        save_strategy="no",
+        cache_folder=str(tmp_path / "cache"),
+        cache_teacher=more.pop("cache_teacher", True),
+    )
+    return codir.DistillationTrainer(
+        student=student,
+        objectives={"task": {}, "kd": {"weight": 1.0}},
+        args=arguments,
+        train_dataset=examples,
+        eval_dataset=more.pop("evaluation", examples),
+        processing_class=tokenizer,
+        teacher=teacher,
+        compute_metrics=accuracy,
+    )
+
+
+def losses(trainer: Any) -> dict[str, float]:
+    trainer.train()
+    return next(entry for entry in trainer.state.log_history if "loss_kd" in entry)
+
+
+@pytest.fixture
+def models(teacher: Path) -> Any:
+    """Returns the teacher's model without dropout, so that what it says in training is what it says."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    for module in model.modules():
+        if module.__class__.__name__ == "Dropout":
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("order", [["mid", "zeta", "alpha"], ["alpha", "mid", "zeta"]])
+@pytest.mark.parametrize("how", ["labels", "label", "frozen", "live", "shuffled", "other evaluation"])
+def test_the_trainer_matches_data_student_and_teacher_by_name(
+    tmp_path: Path,
+    models: Any,
+    answered: list[dict[str, str]],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    order: list[str],
+    how: str,
+) -> None:
+    """A student that answers as the teacher does has no KD loss, and data labelled by it have no mistakes."""
+    column = "labels" if how == "labels" else "label"
+    examples = tokenised(as_dataset(answered, NAMES, column), tiny_tokenizer)
+    evaluation: Any = examples
+    if how == "shuffled":
+        evaluation = examples = examples.shuffle(seed=1)
+    if how == "other evaluation":
+        evaluation = {"dev": tokenised(as_dataset(answered, NAMES[::-1]), tiny_tokenizer)}
+    given = codir.FrozenTeacher(models) if how == "frozen" else copy.deepcopy(models)
+    trainer = trainer_of(
+        tmp_path,
+        in_order(models, order),
+        given,
+        examples,
+        tiny_tokenizer,
+        evaluation=evaluation,
+        cache_teacher=how != "live",
+    )
+    found = trainer.evaluate()
+    assert found["eval_dev_accuracy" if how == "other evaluation" else "eval_accuracy"] == 1.0
+    assert losses(trainer)["loss_kd"] < 1e-6
+
+
+def test_the_pattern_of_the_readme_is_right_for_a_teacher_of_another_order(
+    tmp_path: Path, tiny_classifier: Callable[..., Any], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from codir.tasks.encoding import encode
+
+    data = codir.load_task("acceptability", train_size=32, validation_size=32)
+    examples = encode(data.train, tiny_tokenizer)
+    found = []
+    for order in (("unacceptable", "acceptable"), ("acceptable", "unacceptable")):
+        teacher = in_order(tiny_classifier(labels=("unacceptable", "acceptable"), layers=2), list(order))
+        student = codir.build_student(teacher, layers=1)
+        found.append(losses(trainer_of(tmp_path, student.eval(), teacher, examples, tiny_tokenizer)))
+    for name in ("loss_kd", "loss_task"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=0.05)
+
+
+def test_an_order_that_was_given_holds(
+    tmp_path: Path, models: Any, answered: list[dict[str, str]], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    examples = tokenised(as_dataset(answered, NAMES), tiny_tokenizer)
+    given = codir.FrozenTeacher(models, logit_order=[models.config.label2id[name] for name in NAMES])
+    trainer = trainer_of(
+        tmp_path, in_order(models, ["alpha", "mid", "zeta"]), given, examples, tiny_tokenizer
+    )
+    assert losses(trainer)["loss_kd"] < 1e-6
+
+
+def test_labels_without_names_are_refused_where_they_could_mean_two_things(
+    tmp_path: Path, models: Any, answered: list[dict[str, str]], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    named = tokenised(as_dataset(answered, NAMES, "labels"), tiny_tokenizer)
+    numbers = named.cast_column("labels", datasets.Value("int64"))
+    with pytest.raises(Exception, match="ClassLabel") as caught:
+        trainer_of(tmp_path, in_order(models, NAMES), models, numbers, tiny_tokenizer)
+    assert "mid, zeta, alpha" in str(caught.value)
+    texts = named.map(lambda row: {"name": NAMES[row["labels"]]}).remove_columns("labels")
+    with pytest.raises(Exception, match="class_encode_column"):
+        trainer_of(tmp_path, models, models, texts.rename_column("name", "labels"), tiny_tokenizer)
+    unknown = tokenised(as_dataset(answered, [*NAMES, "more"]), tiny_tokenizer)
+    with pytest.raises(Exception, match="'more'"):
+        trainer_of(tmp_path, models, models, unknown, tiny_tokenizer)
+    # one order, known by both models, is taken for the data's
+    assert trainer_of(tmp_path, copy.deepcopy(models), models, numbers, tiny_tokenizer) is not None
