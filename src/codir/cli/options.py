@@ -72,7 +72,7 @@ def given(parameters: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     return {
         path: (_flag_name(name, parameters[name]), parameters[name])
         for name, path in SETTINGS.items()
-        if parameters.get(name) not in (None, [])  # a flag that may be repeated and was not given is a list
+        if parameters.get(name) not in (None, [], ())  # one that may be repeated and was not given is empty
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,20 +145,28 @@ def hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Datas
         The rest, and the rows that were split off.
 
     Raises:
-        DataError: fewer than 10 rows.
+        DataError: fewer than 10 rows; so large a share that nothing of a class would be left to train on.
     """
     import numpy as np
 
     if len(split) < 10:
         raise DataError(f"{len(split)} training rows are too few to hold some out. Give a validation file.")
     random = np.random.default_rng(seed)
-    labels = np.asarray(split["label"])
+    labels = split.select_columns(["label"]).with_format("numpy")[:]["label"]
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     if kind == "regression":
         groups = [np.arange(len(split))]
     held = np.zeros(len(split), dtype=bool)
     for group in groups:
         held[random.permutation(group)[: round(len(group) * share)]] = True
+    if gone := sum(held[group].all() for group in groups):
+        smallest = min(map(len, groups))
+        most = (math.ceil(100 * (smallest - 0.5) / smallest) - 1) / 100
+        lost = "no row" if kind == "regression" else f"no row of {gone} of the {len(groups)} classes"
+        raise DataError(
+            f"Holding out {share:g} of {len(split):,} rows leaves {lost} to train on. Hold out at most {most:g} "
+            "(--holdout), or give validation data (--validation)."
+        )
     if not held.any():  # every class is tiny: take one row of the largest
         held[random.choice(max(groups, key=len))] = True
     return (
