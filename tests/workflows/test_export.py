@@ -127,7 +127,9 @@ def test_evaluate_and_predict_take_the_folder(
     rows = {}
     for what, model in (("source", world.teacher), ("export", exports[name])):
         console = quiet()
-        done = predict(model, tmp_path / "in.txt", tmp_path / f"{what}.jsonl", console=console)
+        done = predict(
+            model, tmp_path / "in.txt", tmp_path / f"{what}.jsonl", max_length=500, console=console
+        )
         rows[what] = read(tmp_path / f"{what}.jsonl")
         # one text is longer than the positions: cut, counted and said the same way in every engine
         assert (done.truncated, done.max_length) == (1, 64)
@@ -205,7 +207,9 @@ def test_the_readmes_python_of_a_regression(exports: dict[str, Path], tmp_path: 
 def test_pairs_without_data_and_the_snippet_for_pairs(world: World, tmp_path: Path) -> None:
     data = DataConfig(**world.data(text_pair="reply", train=None))
     console = quiet()
-    result = export(world.teacher, tmp_path / "pairs", "onnx", data=data, console=console)
+    # without its codir.yaml, which says that the teacher was trained on single texts
+    plain = shutil.copytree(world.teacher, tmp_path / "plain", ignore=shutil.ignore_patterns("codir.yaml"))
+    result = export(plain, tmp_path / "pairs", "onnx", data=data, console=console)
     assert result.before is not None
     assert result.before.metrics["validation"]["accuracy"] > 0.5
     printed = console.file.getvalue()  # type: ignore[attr-defined]
@@ -330,11 +334,14 @@ def test_submit_takes_task_and_length_of_an_export(
 ) -> None:
     folder = Path(shutil.copytree(exports["onnx"], tmp_path / "mrpc"))
     values = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**values, "task": "mrpc", "max_length": 48}))
+    changes = {"task": "mrpc", "max_length": 48, "reads": {**values["reads"], "pairs": True}}
+    (folder / MANIFEST).write_text(json.dumps({**values, **changes}))
     for entry in (str(folder), f"mrpc={folder}"):
         chosen = choose_models([entry])["mrpc"]
         assert (chosen.model, chosen.max_length, chosen.notes) == (str(folder), 48, ())
-    assert "not on sst2" in choose_models([f"sst2={folder}"])["sst2"].notes[0]
+    assert "not on rte" in choose_models([f"rte={folder}"])["rte"].notes[0]
+    with pytest.raises(ConfigError, match="was trained on pairs of texts"):
+        choose_models([f"sst2={folder}"])
     with pytest.raises(ConfigError, match="does not say which GLUE task"):
         choose_models([str(exports["onnx"])])  # its task is a file
 
@@ -415,7 +422,8 @@ def test_which_data_are_chosen(world: World, exports: dict[str, Path], tmp_path:
         assert (chosen.config.validation, chosen.config.limit_validation) == (str(world.dev), 7)
     assert choose_data([world.teacher], None, use_run=False).config is None
     named = choose_data([world.teacher], {"task": "acceptability"})
-    assert (named.config, named.run) == (DataConfig(task="acceptability"), None)
+    length = world.data()["max_length"]  # that of the run, as in its training
+    assert (named.config, named.run) == (DataConfig(task="acceptability", max_length=length), None)
     with pytest.raises(ConfigError, match="--text: of which data"):
         choose_data([plain], {"text": "review"})
 

@@ -123,7 +123,8 @@ def test_a_run_is_judged_on_what_was_held_out_and_so_is_all_that_follows(
     expected = texts(load_data(DataConfig(**data)).validation["holdout"])
     assert texts(load_data(chosen, train=False, labels=["neg", "pos"]).validation["holdout"]) == expected
     # data that are named win as a whole: then the holdout is not theirs
-    assert choose_data([run], {"task": "sst2"}).config == DataConfig(task="sst2")
+    named = choose_data([run], {"task": "sst2"}).config
+    assert named == DataConfig(task="sst2", max_length=data["max_length"])
     command = (
         f"evaluate {run} --train {world.train} --text review --label stars --max-length 32 --holdout 0.25"
     )

@@ -48,7 +48,7 @@ def export(
     kind: o.KindOfLabels = None,
     encoding: o.Encoding = None,
     delimiter: o.Delimiter = None,
-    max_length: o.MaxLength = None,
+    max_length: o.LengthOfRun = None,
     limit_validation: o.LimitValidation = None,
     no_data: NoData = False,
     calibration: Annotated[
@@ -175,8 +175,13 @@ def latency(
     no_data: NoData = False,
     batch: Annotated[int, typer.Option("--batch", help="sequences in a batch", metavar="N")] = 32,
     max_length: Annotated[
-        int, typer.Option("--max-length", help="tokens to pad to, and to cut at", metavar="TOKENS")
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--max-length",
+            help="tokens to pad to, and to cut at (default: as in the first model's run, else 128)",
+            metavar="TOKENS",
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="passes over the texts", metavar="N")] = 3,
     sequences: Annotated[int, typer.Option("--sequences", help="texts to use, at most", metavar="N")] = 256,
     threads: Annotated[

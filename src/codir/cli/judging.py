@@ -26,12 +26,14 @@ def evaluate(
     kind: o.KindOfLabels = None,
     encoding: o.Encoding = None,
     delimiter: o.Delimiter = None,
-    max_length: o.MaxLength = None,
+    max_length: o.LengthOfRun = None,
     limit_validation: o.LimitValidation = None,
     holdout: o.Holdout = None,
     batch_size: o.EvaluationBatch = 32,
 ) -> None:
     """Measure a model on the validation data of a task.
+
+    What is not given (length, columns, encoding) is as in the run that made the model.
 
     Example: codir evaluate runs/student --task sst2
     """
@@ -74,7 +76,12 @@ def predict(
         str | None, typer.Option(help=o.description("data.delimiter"), metavar="CHARACTER")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="texts are cut to this many tokens", min=4, metavar="TOKENS")
+        int | None,
+        typer.Option(
+            help="texts are cut to this many tokens (default: as in training, else what the model has positions for)",
+            min=4,
+            metavar="TOKENS",
+        ),
     ] = None,
     batch_size: o.EvaluationBatch = 32,
     overwrite: Annotated[
@@ -82,6 +89,8 @@ def predict(
     ] = False,
 ) -> None:
     """Predict labels for a file of texts.
+
+    What is not given (length, columns, encoding) is as in the run that made the model.
 
     Example: codir predict runs/student --input texts.txt --output predictions.jsonl
     """

@@ -111,6 +111,17 @@ KindOfLabels = Annotated[str | None, _option("kind", metavar="KIND")]
 Encoding = Annotated[str | None, _option("encoding", metavar="NAME")]
 Delimiter = Annotated[str | None, _option("delimiter", metavar="CHARACTER")]
 MaxLength = Annotated[int | None, _option("max_length", metavar="TOKENS")]
+# Of a model that was trained: its run knows the length.
+LengthOfRun = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        help="texts are cut to this many tokens (default: as in training, else 128)",
+        metavar="TOKENS",
+        show_default=False,
+        rich_help_panel="Data",
+    ),
+]
 LimitTrain = Annotated[int | None, _option("limit_train", metavar="N")]
 LimitValidation = Annotated[int | None, _option("limit_validation", metavar="N")]
 Holdout = Annotated[float | None, _option("holdout", metavar="SHARE")]

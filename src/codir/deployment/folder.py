@@ -38,6 +38,8 @@ class Manifest:
         settings: what the engine is told when it loads the model (OpenVINO's precision hint).
         task: the task it was checked on, None without one.
         max_length: tokens the checks cut texts at (the training's limit, or the model's positions); None for no limit.
+        reads: what is known of the texts it is for: columns, pairs or not, ... (`codir.workflows.run_inputs`); None in
+            folders of older versions.
         parameters, embedding_parameters: of the model it was made from.
         versions: of the packages it was made with.
         created: time in UTC.
@@ -61,6 +63,7 @@ class Manifest:
     settings: dict[str, str] = field(default_factory=dict)
     task: str | None = None
     max_length: int | None = None
+    reads: dict[str, Any] | None = None
     parameters: int | None = None
     embedding_parameters: int | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from codir.tasks.metrics import compute_metrics, flat_metrics, predictions
 from codir.tasks.task import Kind, Task, TaskData
 from codir.training.processes import one_process_only
 from codir.workflows.data import load_data
+from codir.workflows.run_inputs import fill
 
 
 @dataclass
@@ -108,7 +109,8 @@ def evaluate(
 
     Args:
         model: folder or Hub id of a fine-tuned model, or an exported folder.
-        data: the task, or files; training data are not read unless validation data are held out from them.
+        data: the task, or files; training data are not read unless validation data are held out from them. What is not
+            set (length, columns, encoding) is as the model's run folder says.
         batch_size: examples in a batch.
         device: where to compute; a GPU if there is one.
         autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
@@ -116,10 +118,14 @@ def evaluate(
         quiet: prints nothing.
 
     Raises:
+        ConfigError: the run was on pairs of texts, and the data are single ones, or the other way round.
         ModelError: the model cannot be loaded, or its classes are not those of the data.
         DataError: for everything wrong with the data.
     """
     one_process_only("codir evaluate")
+    data, words = fill(model, data)
+    if words is not None and not quiet:
+        terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     names = list(class_names(classifier.config).values())

@@ -52,6 +52,7 @@ from codir.workflows.export_data import (
 )
 from codir.workflows.export_result import ExportResult, print_result
 from codir.workflows.run_data import Chosen, choose_data, describe
+from codir.workflows.run_inputs import inputs_of
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
 
@@ -89,7 +90,8 @@ def export(
             those a run folder was made with, so that the metric is on the same examples as the run's own; single
             settings (a mapping without task and files) win over the run's.
         use_run_data: False: no data but those named.
-        max_length: texts are cut to this many tokens in checks and calibration, where `data` does not say it.
+        max_length: texts are cut to this many tokens in checks and calibration, where `data` does not say it; by
+            default as in the model's run.
         calibration: number of training examples that OpenVINO's int8 takes its ranges from.
         max_difference: largest difference of a logit; by default 1e-3 for fp32, no limit for bf16 and int8.
         min_agreement: least share of equal answers, on the validation examples where there are any, else on made-up
@@ -161,6 +163,9 @@ class _Job:
         tokenizer = load_tokenizer_for(model, self.source)
         refuse_family(model, self.target, self.source)
         asked = max_length if data is None else data.max_length
+        inputs = inputs_of(self.source)
+        if asked is None and inputs is not None and (asked := inputs.max_length) is not None:
+            self.notes.append(f"{inputs.words({'max_length': asked})}")
         limit = length_limit(asked, model.config)
         task = None if data is None else self._load(model, chosen)
         self.notes += task.notes if task is not None else []
@@ -177,6 +182,8 @@ class _Job:
             export_files(model, self.target, self.folder, sample, examples, self.source)
             tokenizer.save_pretrained(self.folder)
         manifest = self._manifest(model, task, limit if limit is not None else asked)
+        if inputs is not None:
+            manifest = dataclasses.replace(manifest, reads={**inputs.values(), "max_length": asked})
         engine = open_engine(self.folder, manifest)
         manifest = dataclasses.replace(
             manifest, inputs=tuple(getattr(engine, "inputs", ()) or model_inputs(model, sample))
@@ -324,7 +331,7 @@ class _Job:
             tokenizer=tokenizer,
             limit=manifest.max_length,
             positions=length_limit(None, model.config),
-            pairs=task is not None and task.task.pairs,
+            pairs=task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs")),
             commands=tuple(command for command in commands if command),
             bytes=size,
         )

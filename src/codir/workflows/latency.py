@@ -30,6 +30,7 @@ from codir.workflows.latency_models import choose, score_of
 from codir.workflows.latency_table import LatencyResult, LatencyRow
 from codir.workflows.memory import peak_memory
 from codir.workflows.run_data import Chosen, choose_data
+from codir.workflows.run_inputs import first_inputs
 from codir.workflows.timing import (
     RealLengths,
     Text,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["LatencyResult", "LatencyRow", "latency"]
 
 SEQUENCES = 256
+LENGTH = 128  # Table 3 of the paper
 _BUSY_SPREAD = 0.1
 _ENGINE_PACKAGES = ("onnxruntime", "openvino", "nncf", "onnx")
 
@@ -60,7 +62,7 @@ def latency(
     *,
     use_run_data: bool = True,
     batch: int = 32,
-    max_length: int = 128,
+    max_length: int | None = None,
     rounds: int = 3,
     sequences: int = SEQUENCES,
     threads: int | None = None,
@@ -88,7 +90,7 @@ def latency(
             their own engine.
         use_run_data: False: no data but those named.
         batch: sequences in a batch.
-        max_length: tokens to which sequences are padded, and cut.
+        max_length: tokens to which sequences are padded, and cut; by default as in the first model's run, else 128.
         rounds: passes over the texts.
         sequences: texts to use, at most.
         threads: for every engine alike; as many as torch would use by default.
@@ -108,8 +110,13 @@ def latency(
     one_process_only("codir latency")
     _check_numbers(batch=batch, rounds=rounds, sequences=sequences, threads=threads)
     wanted = choose(models, engines, device)
+    inputs = first_inputs(models)
+    of_run = inputs.max_length if inputs is not None and max_length is None else None
+    max_length = next(each for each in (max_length, of_run, LENGTH) if each is not None)
     length_limit(max_length, None)
     task, source, texts, notes = _texts(choose_data(models, data, use_run_data), batch, sequences)
+    if inputs is not None and of_run is not None:
+        notes.append(f"{inputs.words({'max_length': max_length})}")
     console = terminal(console)
     load_before = _load_average()
     with _threads(threads), contextlib.ExitStack() as stack:

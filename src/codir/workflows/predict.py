@@ -25,6 +25,7 @@ from codir.tasks.encoding import cuts_unsaid, encode_split
 from codir.tasks.files import load_texts
 from codir.training.processes import one_process_only
 from codir.workflows.data import DEFAULT_TEXT
+from codir.workflows.run_inputs import inputs_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,27 +91,40 @@ def predict(
             TSV, JSON lines, JSON or Parquet.
         output: the file to write, JSON lines.
         batch_size: examples in a batch.
-        text: column of the text, `text` by default (not for `.txt`).
-        text_pair: column of the second text.
+        text: column of the text (not for `.txt`); by default that of the model's run, else `text`.
+        text_pair: column of the second text; by default that of the model's run.
         overwrite: replaces an existing output.
         encoding: of a text file that is not UTF-8.
         delimiter: of CSV and TSV, if not what the ending says.
-        max_length: longer inputs are cut; by default only at what the model has positions for. They are counted.
+        max_length: longer inputs are cut; by default where the model's run cut them, else at what the model has
+            positions for. They are counted.
         device: where to compute; a GPU if there is one.
         autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
         console: where to print the summary; standard output by default.
         quiet: prints nothing.
 
     Raises:
+        ConfigError: the model's run was on pairs of texts, and the input has single ones, or the other way round.
         RunError: the output exists, is the input, is being written by another process, or cannot be written.
         DataError: the input cannot be read, lacks the column, or has an empty text (names the line).
         ModelError: the model cannot be loaded, or gives NaN.
     """
     one_process_only("codir predict")
     input, output = Path(input), Path(output)
-    texts = load_texts(
-        input, text=text or DEFAULT_TEXT, text_pair=text_pair, encoding=encoding, delimiter=delimiter
-    )
+    wanted: dict[str, Any] = {
+        "text": text,
+        "text_pair": text_pair,
+        "encoding": encoding,
+        "delimiter": delimiter,
+    }
+    if (inputs := inputs_of(model)) is not None:
+        used = inputs.for_file(input, wanted, model)
+        if max_length is None and inputs.max_length is not None:
+            max_length = used["max_length"] = inputs.max_length
+        wanted |= {name: value for name, value in used.items() if name != "max_length"}
+        if (words := inputs.words(used)) is not None and not quiet:
+            terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
+    texts = load_texts(input, **{**wanted, "text": wanted["text"] or DEFAULT_TEXT})
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     result = PredictionResult(output, len(texts))

@@ -35,6 +35,7 @@ from codir.workflows.comparison import TITLES, Role
 from codir.workflows.data import load_data
 from codir.workflows.make_student import make_student, student_lines
 from codir.workflows.one_answer import first_blocks_note
+from codir.workflows.run_inputs import inputs_of
 
 
 @dataclass
@@ -154,6 +155,9 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
     teacher_tokenizer = load_tokenizer_for(model, config.teacher)
     data = data or load_data(config.data)
     assert data.train is not None, "load_data gives a training split unless asked not to"
+    if (inputs := inputs_of(config.teacher)) is not None:
+        way = "name the columns with --text and --text-pair." if inputs.pairs else "leave out --text-pair."
+        inputs.require_pairs(data.task.pairs, config.teacher, f"{data.task.name} has", way)
     for note in data.notes:
         console.print(note, highlight=False)
     # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything

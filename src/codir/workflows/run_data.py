@@ -13,7 +13,7 @@ from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError
 from codir.recipes.data_config import DataConfig
 from codir.recipes.loading import Settings, build
-from codir.workflows.runfolder import RunFolder
+from codir.workflows.run_inputs import described_in, fill, inputs_of
 
 _PLACES = ("data_dir", "train", "validation")
 _SOURCES = ("task", "train", "validation")
@@ -55,6 +55,8 @@ def choose_data(
 ) -> Chosen:
     """Returns the data that were named, else those of the first model that is a run folder (or was exported from one).
 
+    What is not set of named data (length, columns, encoding) is as the first model that says something of it has it.
+
     Args:
         models: model folders, Hub ids, exported folders.
         data: a whole configuration; or single settings, which win over those of the run.
@@ -64,10 +66,10 @@ def choose_data(
         ConfigError: settings that do not fit together; settings of data without data.
     """
     if isinstance(data, DataConfig):
-        return Chosen(data)
+        return _as_trained(models, data)
     settings = dict(data or {})
     if any(settings.get(name) is not None for name in _SOURCES):
-        return Chosen(_build(settings))
+        return _as_trained(models, _build(settings))
     alone = [_flag(name) for name in settings if name != "max_length"]
     found = Chosen()
     for model in models if use_run else ():
@@ -94,6 +96,14 @@ def describe(data: DataConfig) -> str:
     return f"{words}, texts cut at {data.max_length} tokens"
 
 
+def _as_trained(models: Sequence[str | Path], data: DataConfig) -> Chosen:
+    for model in models:
+        if inputs_of(model) is not None:
+            config, words = fill(model, data)
+            return Chosen(config, words=words)
+    return Chosen(data)
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -110,10 +120,10 @@ def _build(
 
 
 def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
-    folder = _run_of(folder)
-    path = RunFolder(folder).config
-    if not path.is_file():
+    path = _described_in(folder)
+    if path is None:
         return Chosen()
+    folder = path.parent
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         section = content["data"]
@@ -138,13 +148,11 @@ def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
     return Chosen(config, path, f"Data: as in {path}: {describe(config)}.")
 
 
-def _run_of(folder: Path) -> Path:
-    """Returns the run folder of a comparison student, or of what an export was made from; else the folder itself."""
+def _described_in(folder: Path) -> Path | None:
+    """Returns the `codir.yaml` of a run folder, or of the run that an export was made from."""
     if is_deployed(folder):
         try:
             folder = Path(Manifest.read(folder).source).expanduser()
         except ModelError:
-            return folder  # whoever loads it says what is wrong
-    if folder.parent.name == "comparison" and not RunFolder(folder).config.is_file():
-        return folder.parent.parent
-    return folder
+            return None  # whoever loads it says what is wrong
+    return described_in(folder)

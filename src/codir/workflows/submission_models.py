@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, RunError, nearest
 from codir.storage import read_json
 from codir.tasks.glue import GLUE, glue_task
+from codir.workflows.run_inputs import RunInputs, inputs_of
 from codir.workflows.runfolder import RunFolder
 
 
@@ -81,12 +78,13 @@ def _read_entry(part: str) -> list[Chosen]:
             f"--models {part}: GLUE has no task {named[1]!r}{nearest(named[1].lower(), GLUE)}. "
             f"It has {', '.join(GLUE)}.{hint}"
         )
-    run = _run_config(Path(model))
-    trained = _task_of(run)
+    run = _inputs(model)
     notes = ()
-    if trained not in (None, task.name):
-        notes = (f"{model} was trained on {trained}, not on {task.name}.",)
-    return [Chosen(task.name, model, _max_length(run), notes)]
+    if run is not None:
+        run.require_pairs(task.pairs, model, f"the task {task.name} has", "name another model for it.")
+        if (trained := _task_of(run)) not in (None, task.name):
+            notes = (f"{model} was trained on {trained}, not on {task.name}.",)
+    return [Chosen(task.name, model, run.max_length if run is not None else None, notes)]
 
 
 def _in_folder(folder: Path) -> list[Chosen]:
@@ -95,19 +93,19 @@ def _in_folder(folder: Path) -> list[Chosen]:
             f"--models {folder}: there is no such folder. Give a folder of runs, or TASK=MODEL: mrpc=runs/mrpc."
         )
     if (folder / "config.json").is_file():
-        run = _run_config(folder)
+        run = _inputs(folder)
         task = _task_of(run)
-        if task is None:
+        if run is None or task is None:
             raise ConfigError(
                 f"{folder} is a model, but does not say which GLUE task it is for. Name it: --models mrpc={folder}"
             )
-        return [Chosen(task, str(folder), _max_length(run))]
-    runs: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+        return [Chosen(task, str(folder), run.max_length)]
+    runs: dict[str, list[tuple[Path, RunInputs]]] = {}
     unfinished = 0
     for path in _run_folders(folder):
-        run = _run_config(path)
+        run = _inputs(path)
         task = _task_of(run)
-        if task is None:
+        if run is None or task is None:
             continue
         if RunFolder(path).finished and (path / "config.json").is_file():
             runs.setdefault(task, []).append((path, run))
@@ -122,10 +120,10 @@ def _in_folder(folder: Path) -> list[Chosen]:
     return [_best(folder, task, candidates) for task, candidates in runs.items()]
 
 
-def _best(folder: Path, task: str, runs: list[tuple[Path, dict[str, Any]]]) -> Chosen:
-    distilled = [run for run in runs if run[1].get("command") == "distill"]
+def _best(folder: Path, task: str, runs: list[tuple[Path, RunInputs]]) -> Chosen:
+    distilled = [run for run in runs if run[1].command == "distill"]
     candidates = sorted(distilled or runs, key=lambda run: str(run[0]))
-    best, config = max(candidates, key=lambda run: _score(run[0]))  # of equal ones the first
+    best, inputs = max(candidates, key=lambda run: _score(run[0]))  # of equal ones the first
     notes: tuple[str, ...] = ()
     if len(runs) > 1:
         kind = "distilled " if distilled and len(distilled) < len(runs) else ""
@@ -133,7 +131,7 @@ def _best(folder: Path, task: str, runs: list[tuple[Path, dict[str, Any]]]) -> C
             f"{task}: of {len(candidates)} {kind}runs in {folder} the one with the best validation score is taken "
             f"({GLUE[task].task.main_metric} {_score(best):.4f}): {best}. Name another with --models {task}=FOLDER.",
         )
-    return Chosen(task, str(best), _max_length(config), notes)
+    return Chosen(task, str(best), inputs.max_length, notes)
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -146,34 +144,17 @@ def _run_folders(folder: Path) -> Iterator[Path]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def _run_config(folder: Path) -> dict[str, Any]:
-    """Returns what a run folder's codir.yaml says, or an exported folder's manifest; nothing if it is neither."""
-    if is_deployed(folder):
-        manifest = Manifest.read(folder)
-        return {"data": {"task": manifest.task, "max_length": manifest.max_length}}
-    path = RunFolder(folder).config
-    if not path.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged: {error}. Name another model for the task.") from error
-    return content if isinstance(content, dict) else {}
+def _inputs(model: str | Path) -> RunInputs | None:
+    """Returns what a model's folder says of its inputs; raises `RunError` where that is damaged."""
+    inputs = inputs_of(model)
+    if inputs is not None and inputs.damage is not None:
+        raise RunError(f"{inputs.source} is damaged: {inputs.damage}. Name another model for the task.")
+    return inputs
 
 
-def _data(run: dict[str, Any]) -> dict[str, Any]:
-    data = run.get("data")
-    return data if isinstance(data, dict) else {}
-
-
-def _task_of(run: dict[str, Any]) -> str | None:
-    task = glue_task(str(_data(run).get("task")))
+def _task_of(run: RunInputs | None) -> str | None:
+    task = glue_task(run.task) if run is not None and run.task is not None else None
     return task.name if task is not None else None
-
-
-def _max_length(run: dict[str, Any]) -> int | None:
-    value = _data(run).get("max_length")
-    return value if isinstance(value, int) else None
 
 
 def _score(folder: Path) -> float:
