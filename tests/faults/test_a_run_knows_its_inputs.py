@@ -271,7 +271,8 @@ def test_a_run_that_was_moved_its_checkpoints_and_comparison_students_know_it(
     moved = Path(shutil.copytree(world.single, tmp_path / "moved"))
     assert score(moved, "--validation", world.dev) == of_run(world.single)
     checkpoints = sorted((moved / "checkpoints").glob("checkpoint-*"))
-    for model in (checkpoints[-1], world.student / "comparison" / "finetune"):
+    alone = Path(shutil.copytree(world.student / "comparison" / "finetune", tmp_path / "alone"))
+    for model in (checkpoints[-1], world.student / "comparison" / "finetune", alone):
         said = succeeded("evaluate", model, "--validation", world.dev).text
         assert f"longer than {LENGTH} tokens" in said
         assert "'review'" in said

@@ -34,6 +34,7 @@ from codir.workflows.fingerprint import (
 from codir.workflows.judge import compare, teacher_on_validation
 from codir.workflows.lineage import started_from
 from codir.workflows.prepare import Distillation, main_role, prepare
+from codir.workflows.run_inputs import INPUTS
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
 from codir.workflows.timing import model_size
@@ -164,6 +165,8 @@ def _distill(
                 teacher_tokenizer=parts.teacher_tokenizer,
                 callbacks=callbacks if main else (),
             )
+            if not main:
+                write_json(folders[role].path / INPUTS, {"data": config.data.model_dump(mode="json")})
 
     sizes = {role: model_size(folder.path) for role, folder in folders.items()}
     comparison = compare(parts, students, sizes, teacher_logits, timing)

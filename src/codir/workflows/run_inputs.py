@@ -25,6 +25,9 @@ from codir.tasks.reading import DELIMITERS, read_rows
 from codir.workflows.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR
 
 CONFIG = "codir.yaml"
+INPUTS = (
+    "inputs.json"  # of a comparison student: the section `data`, for when its folder is taken out of the run
+)
 _COLUMNS = {"text": DEFAULT_TEXT, "text_pair": DEFAULT_TEXT_PAIR, "label": DEFAULT_LABEL}
 _KNOWN = ("max_length", "task", *_COLUMNS, "encoding", "delimiter")
 
@@ -149,7 +152,7 @@ def inputs_of(model: str | Path) -> RunInputs | None:
     folder = Path(model).expanduser()
     if is_deployed(folder):
         return _of_export(folder)
-    path = described_in(folder)
+    path = described_in(folder) or next((each for each in [folder / INPUTS] if each.is_file()), None)
     if path is None and not folder.exists():
         path = _on_hub(model)
     return None if path is None else _read(path)
