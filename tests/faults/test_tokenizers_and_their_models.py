@@ -96,7 +96,7 @@ def test_added_tokens_with_their_embeddings_are_welcome(
 
 
 def test_one_token_type_is_enough_for_pairs(tiny_tokenizer: Any, pairs: Path, tmp_path: Path) -> None:
-    """A RoBERTa knows one token type, and a tokenizer in BERT's format gives two: the second text has none of its own."""
+    """A RoBERTa knows one token type, and a tokenizer in BERT's format gives two, one for each text of a pair."""
     config = hf.RobertaConfig(
         **SIZES, **LABELS, vocab_size=71, type_vocab_size=1, pad_token_id=0, bos_token_id=2, eos_token_id=3
     )
@@ -138,7 +138,8 @@ def test_more_token_types_than_the_model_has_are_refused(
 
 
 def _decoder(kind: str) -> Any:
-    special = {"bos_token_id": 2, "eos_token_id": 3, "vocab_size": 71, **LABELS}
+    # one more: Qwen's tokenizers have a token of their own, which is added where it is missing
+    special = {"bos_token_id": 2, "eos_token_id": 3, "vocab_size": 72, **LABELS}
     if kind == "gpt2":
         config = hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=70, **special)
         return hf.GPT2ForSequenceClassification(config)
@@ -151,7 +152,7 @@ def _decoder(kind: str) -> Any:
 def test_a_padding_token_that_only_the_tokenizer_knows_is_used(
     kind: str, of_config: int | None, tiny_tokenizer: Any, texts: Path, tmp_path: Path
 ) -> None:
-    """Decoders judge a text at the last token that is not padding: with no padding, or another, they judge the wrong one."""
+    """Decoders judge a text at the last token that is not padding: with another padding token at a wrong one."""
     folder = _save(_decoder(kind), tiny_tokenizer, tmp_path / "model")
     _set(folder / "config.json", pad_token_id=of_config)
     together, alone = tmp_path / "together.jsonl", tmp_path / "alone.jsonl"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +130,11 @@ def _require_rows(rows: int, tokenizer: PreTrainedTokenizerBase, name: str) -> N
         )
     unused = rows - 1 - highest
     if unused > _ROOM or unused > rows // 2:
-        warnings.warn(
-            f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: perhaps "
+        errors().print(
+            f"Note: The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: "
             f"{_OTHER}.",
-            UserWarning,
-            stacklevel=3,
+            style="yellow",
+            soft_wrap=True,
         )
 
 
