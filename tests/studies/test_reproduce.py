@@ -4,6 +4,7 @@ import csv
 import io
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from codir.errors import ConfigError, DataError
 from codir.studies import reproduce as workflow
 from codir.studies.paper_tables import load_table, table_names
 from codir.studies.reproduction import Wanted, all_trials, plan
+from codir.studies.resolved import resolve_recipes
 from codir.studies.results import TrialResult
 from codir.studies.side_by_side import differences_between_rows, side_by_side
 
@@ -233,11 +235,33 @@ def test_the_papers_scale_is_the_papers(wanted, text, tiny_model_dir):
 def test_table4_varies_what_it_says(wanted):
     study = plan(wanted("table4")).studies["mlm-pre"]
     settings = {name: choice.settings for name, choice in study.recipes.items()}
-    assert settings["codir-cls"] == {"objectives.crd.pooling": "cls", "objectives.crd.k": 1000}
+    assert settings["codir-cls"]["objectives.crd.pooling"] == "cls"
+    assert settings["codir-cls"]["objectives.crd.k"] == 1000
+    assert {each["objectives.crd.sharing"] for each in settings.values()} == {"independent"}, (
+        "the table is about K"
+    )
     assert {settings[f"codir-{k}"]["objectives.crd.k"] for k in (100, 500, 1000)} == {100, 500, 1000}
     assert study.baseline == "codir-1000"
     searched = plan(wanted("table4", "paper")).studies["mlm-pre"]
     assert all("objectives.crd.k" not in searched.grid_of(name) for name in searched.recipes)
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table4", "table5"])
+def test_the_papers_scale_draws_and_batches_as_the_paper(wanted, table):
+    """K negatives of its own for each example, texts in any order, no clipping, in every trial that is planned."""
+    drawn = 0
+    for study in plan(wanted(table, "paper")).studies.values():
+        recipes = resolve_recipes(study)
+        for trial in all_trials(study):
+            recipe = recipes[trial.recipe]
+            assert recipe.training["group_by_length"] is False
+            assert recipe.training["max_grad_norm"] == 0
+            assert study.teacher_training.group_by_length is False
+            assert study.teacher_training.max_grad_norm == 0
+            if "crd" in recipe.objectives:
+                drawn += 1
+                assert recipe.objectives["crd"]["sharing"] == "independent"
+    assert drawn
 
 
 def test_settings_by_recipe_go_to_the_studies_that_have_it(wanted):
@@ -399,7 +423,9 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
         # the paper's models are too large for a test: two of ours stand in for the time, not for the counts
         some = {name: pair for name, pair in models.items() if name in ("your model", "its half")}
         found = measure(some, texts, **{**options, "max_length": 16})
-        return {name: found.get(name, found["your model"]) for name in models}
+        whole = {name: found.get(name, found["your model"]) for name in models}
+        runs = {"BERT-base": (2.0, 4.0, 12.0), "its half": (1.0, 2.0, 6.0)}
+        return {name: replace(each, rounds=runs.get(name, each.rounds)) for name, each in whole.items()}
 
     build = speed._of_config
 
@@ -420,6 +446,8 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
     assert counts["RoBERTa-base"][0::2] == ("12", "39.0M")
     assert counts["CoDIR-Pre"][0::2] == ("6", "39.0M")
     assert rows[-2][2] == "2"
+    assert rows[-1][5].startswith("3.00 "), "the mean of the runs, as in the paper, not the median of 2"
+    assert rows[-1][6] == "2.00x", "6 / 3: means against means"
     assert rows[-1][2] == "1"
     assert "cpu" in notes[0]
 

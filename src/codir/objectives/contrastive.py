@@ -27,6 +27,9 @@ from codir.storage import human_bytes
 SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
 
 
+_FROM_A_BANK = 500  # K where it is `auto`, from the paper: one point of its grid
+
+
 class ContrastiveSettings(ObjectiveSettings):
     """Settings that every contrastive objective has."""
 
@@ -88,7 +91,14 @@ def number_of_negatives(settings: ContrastiveSettings, context: ObjectiveContext
     """Resolves `k: auto`."""
     if settings.k != "auto":
         return settings.k
-    return 500 if negatives_name(settings, context) in SAMPLERS else "all"
+    return _FROM_A_BANK if negatives_name(settings, context) in SAMPLERS else "all"
+
+
+def rows_drawn(settings: ObjectiveSettings) -> int:
+    """Returns how many of a task's examples a draw from a bank takes, which must be there; 0 without such a draw."""
+    if not isinstance(settings, ContrastiveSettings) or settings.negatives not in ("auto", *SAMPLERS):
+        return 0
+    return _FROM_A_BANK if settings.k == "auto" else 0 if settings.k == "all" else settings.k
 
 
 def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveContext, bank: bool) -> None:

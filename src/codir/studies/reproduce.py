@@ -15,6 +15,7 @@ from codir.storage import require_writable, write_text
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.paper_tables import TableRow
 from codir.studies.reproduction import Reproduction, Wanted, plan
+from codir.studies.reproduction_checks import require_enough_examples
 from codir.studies.results import TrialResult, read_result
 from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
 from codir.studies.study_table import StudyTable
@@ -77,6 +78,7 @@ def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionRes
     one_process_only("codir reproduce")
     console = terminal(console)
     made = show_plan(wanted, console)
+    require_enough_examples(made)
     require_writable(wanted.output)
     if made.table.speed is not None:
         from codir.studies.speed import speed_table

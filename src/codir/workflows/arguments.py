@@ -145,7 +145,9 @@ def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, A
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
         "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
+        # Nothing is as long as infinity, so nothing is clipped. At 0 transformers would not compute the norm at all: it
+        # would neither be logged nor noticed when it is no number.
+        "max_grad_norm": training.max_grad_norm or math.inf,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "use_cpu": not torch.cuda.is_available(),
