@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
-# Letters, perhaps with digits; what follows an apostrophe within belongs to it.
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+# From one boundary to the next, as Unicode's rules for words have them (UAX 29): a letter keeps its marks, and what
+# joins letters within a word (an apostrophe, a joiner, l·l) is a part of it.
+_SEGMENT = regex.compile(r"(?sw)\b.+?\b")
+# Unicode joins an address to one word; its parts can be exchanged. Quotation marks about a word are none of it.
+_PART = regex.compile(r"[^._:'’]+(?:['’][^._:'’]+)*")
+# The same for ASCII, without the look at Unicode's tables for every character
+_ASCII = regex.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*", flags=regex.IGNORECASE)
+# Scripts without blanks whose words only a dictionary can tell: Unicode's rules end at the letter there.
+_NO_BOUNDARIES = regex.compile(r"[\p{LB=SA}]")
 # English endings that stay when the word before them is exchanged, also where a text writes them apart: it 's.
 _ENDINGS = ("s", "m", "d", "re", "ve", "ll")
-_ENDING = re.compile(rf"['’](?:{'|'.join(_ENDINGS)})$", flags=re.IGNORECASE)
+_ENDING = regex.compile(rf"['’](?:{'|'.join(_ENDINGS)})$", flags=regex.IGNORECASE)
 # What a model has learnt as a token by itself because it follows an apostrophe ("don ' t"), or as an initial.
-_NO_WORD = re.compile(rf"{'|'.join(_ENDINGS)}|[b-df-hj-np-tv-xz]", flags=re.IGNORECASE | re.ASCII)
-_PLAIN = re.compile(r"[^\W\d_]+")
+_NO_WORD = regex.compile(rf"{'|'.join(_ENDINGS)}|[b-df-hj-np-tv-xz]", flags=regex.IGNORECASE | regex.ASCII)
+_PLAIN = regex.compile(r"\p{L}[\p{L}\p{M}\u200c\u200d]*")
 
 
 def find_words(text: str) -> list[tuple[int, int]]:
     """Returns where the words of a text stand: (start, end), in order, not overlapping.
 
-    A word is a run of letters and digits with at least one letter. Numbers are none, nor are the letters of "U.S." and
-    "J. Doe". "don't" is one word; of "Bob's", "it's" and "it 's" the ending stays outside.
+    A word is what Unicode says (UAX 29), if there is a letter in it: letters with their marks, in every script, also
+    with digits. Numbers are none, nor are the letters of "U.S." and "J. Doe". "don't" is one word; of "Bob's", "it's"
+    and "it 's" the ending stays outside. A Chinese character is a word; in Thai and other scripts whose words only a
+    dictionary can tell there are none.
     """
     found: list[tuple[int, int]] = []
-    for match in _WORD.finditer(text):
-        start, end = match.span()
-        word = match[0]
+    for start, end in _spans(text):
+        word = text[start:end]
         if start and text[start - 1] in "'’" and word.lower() in _ENDINGS:
             continue
         if ending := _ENDING.search(word):
             end -= len(ending[0])
         if end - start == 1 and "." in (text[start - 1 : start], text[end : end + 1]):
             continue
-        if any(letter.isalpha() for letter in text[start:end]):
+        if any(letter.isalpha() for letter in text[start:end]) and not _NO_BOUNDARIES.search(word):
             found.append((start, end))
     return found
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    if text.isascii():
+        yield from (match.span() for match in _ASCII.finditer(text))
+        return
+    for segment in _SEGMENT.finditer(text):
+        yield from (part.span() for part in _PART.finditer(text, *segment.span()))
 
 
 def written_like(candidate: str, word: str, *, first: bool) -> str:
@@ -70,9 +87,10 @@ class WholeWords:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> WholeWords:
         """Reads them off a tokenizer.
 
-        A token is a whole word if it is nothing but letters and if its text, behind a space, becomes this token again.
-        That leaves out pieces that go on a word (`##ing`), special and unused tokens, punctuation and numbers, in every
-        family of tokenizers. Single consonants (a to z) and English endings (`ll`, `ve`) are left out, too.
+        A token is a whole word if it is one (`find_words`) of nothing but letters and their marks, and if its text,
+        behind a space, becomes this token again. That leaves out pieces that go on a word (`##ing`), special and unused
+        tokens, punctuation and numbers, in every family of tokenizers. Single consonants (a to z) and English endings
+        (`ll`, `ve`) are left out, too.
         """
         special = set(tokenizer.all_special_ids)
         ids = [number for number in range(len(tokenizer)) if number not in special]
@@ -80,7 +98,9 @@ class WholeWords:
         plain = [
             (number, text)
             for number, text in zip(ids, texts, strict=True)
-            if _PLAIN.fullmatch(text) and not _NO_WORD.fullmatch(text)
+            if _PLAIN.fullmatch(text)
+            and not _NO_WORD.fullmatch(text)
+            and find_words(text) == [(0, len(text))]
         ]
         again = (
             tokenizer([f" {text}" for _, text in plain], add_special_tokens=False)["input_ids"]
