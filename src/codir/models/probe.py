@@ -151,6 +151,11 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
             f"{name} draws random numbers for its answers, so that no two of them agree: probabilities differ by up to "
             f"{by:.2g}. Use another model."
         )
+    if alone.logits.dim() == 2 and torch.equal(_answers(together, 0, 1), _answers(together, 1, 1)):
+        raise ModelError(
+            f"{name} gives the same answer whatever the text: its attention needs a kernel that this machine has not "
+            "got, or its weights are damaged. Use another model."
+        )
     settled = [*seeded, *_settled(model, before)]
     return Behaviour(error, side, _no_layers(model, together, long.shape[1]), ", ".join(settled) or None)
 
