@@ -120,3 +120,27 @@ def test_not_of_a_teacher(
         learned.append(AutoModelForSequenceClassification.from_pretrained(run).state_dict())
     for name, weight in learned[0].items():
         torch.testing.assert_close(learned[1][name], weight, atol=1e-4, rtol=0)
+
+
+def test_not_of_an_export(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    """The check compares the padded with the unpadded; an export answers as its source does to a text alone."""
+    folder = family_dir(tmp_path / "model", "fnet", tiny_tokenizer)
+    exported, texts = tmp_path / "exported", texts_file(tmp_path / "texts.csv")
+    done = succeeded("export", folder, "--format", "torch-bf16", "--no-data", "--output", exported)
+    assert "Padding changes" in done.text
+    assert "Padding changes" in (exported / "README.md").read_text(encoding="utf-8")
+    found, _ = answered(exported, texts, tmp_path / "all.jsonl")
+    np.testing.assert_allclose(found, alone(folder), atol=2e-2)
+    found_alone, _ = answered(exported, texts, tmp_path / "one.jsonl", "--batch-size", 1)
+    np.testing.assert_allclose(found, found_alone, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convbert", "mobilebert"])
+def test_not_of_a_graph(name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = family_dir(tmp_path / "model", name, tiny_tokenizer)
+    exported, texts = tmp_path / "exported", texts_file(tmp_path / "texts.csv")
+    succeeded("export", folder, "--format", "onnx", "--no-data", "--output", exported)
+    found, _ = answered(exported, texts, tmp_path / "all.jsonl")
+    np.testing.assert_allclose(found, alone(folder), atol=1e-4)

@@ -80,7 +80,9 @@ def test_their_answers_can_be_learned(
 ) -> None:
     teacher = family_dir(tmp_path / "teacher", name, tiny_tokenizer)
     succeeded(*given(teacher, tiny_model_dir(layers=1), "kd"))
-    assert (tmp_path / "run" / "model.safetensors").is_file()
+    page = tmp_path / "report.html"
+    succeeded("report", tmp_path / "run", "--output", page)
+    assert page.is_file()
 
 
 def test_a_model_that_cannot_be_trained_is_refused(

@@ -17,6 +17,7 @@ from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
 from codir.models.loading import class_names, load_classifier
+from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar
 from codir.recipes.data_config import DataConfig
@@ -67,7 +68,7 @@ class Outputs:
     Attributes:
         name: of the model.
         logits: [n, C], columns in the order of the data's classes; [n, 1] scores.
-        pooled: by pooling, [n, blocks, d] float32.
+        pooled: by pooling, [n, blocks, d] float32; empty for a model whose layers are not one encoder's.
         classes: the model's own class names by its ids.
     """
 
@@ -164,7 +165,7 @@ def run_model(
             model,
             encoded,
             tokenizer,
-            poolings=poolings,
+            poolings=poolings if behaviour(model).no_layers is None else (),
             batch_size=batch_size,
             device="cuda" if torch.cuda.is_available() else None,
             progress=move,

@@ -18,6 +18,7 @@ from codir.reports.similarity import similarity
 
 CONTRAST_FILE = "contrast.safetensors"
 _MOST_LISTED = 500
+_NO_LAYERS = "has no layers of one encoder that could be compared"
 _OF_ONE = ("representations", "confusions")
 _OF_TWO = ("similarity", "disagreements")
 ALL_VIEWS = (*_OF_TWO, *_OF_ONE)
@@ -94,7 +95,10 @@ def add_views_of_one(
     if chosen is None or model is None:
         return chosen
     _add_confusions([model], chosen, report)
-    report.clouds.append(own_plane(model, chosen))
+    if model.pooled:
+        report.clouds.append(own_plane(model, chosen))
+    else:
+        _miss(report, f"{name} {_NO_LAYERS}", "representations")
     return chosen
 
 
@@ -173,6 +177,9 @@ def _add_similarity(
     if teacher is None or student is None:
         _miss(report, "it takes the teacher and the student", "similarity")
         return
+    if not (teacher.pooled and student.pooled):
+        _miss(report, f"the {'student' if teacher.pooled else 'teacher'} {_NO_LAYERS}", "similarity")
+        return
     try:
         report.similarities += [similarity(each, teacher) for each in (student, plain) if each is not None]
     except ValueError as error:
@@ -201,7 +208,9 @@ def _add_clouds(
         return
     _miss(report, f"{reason}; each model's own last block is shown instead", "the contrast's shared space")
     try:
-        report.clouds += [own_plane(each, examples) for each in (teacher, student) if each is not None]
+        report.clouds += [
+            own_plane(each, examples) for each in (teacher, student) if each is not None and each.pooled
+        ]
     except ValueError as error:
         _miss(report, str(error), "representations")
 

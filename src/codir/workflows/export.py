@@ -31,6 +31,7 @@ from codir.deployment.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import class_names, count_parameters, load_classifier, resolve
+from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
 from codir.recipes.data_config import DataConfig
 from codir.storage import require_disk, write_text
@@ -40,7 +41,7 @@ from codir.training.processes import one_process_only
 from codir.workflows import export_checks as checks
 from codir.workflows.environment import versions
 from codir.workflows.evaluate import EvaluationResult, evaluate_model
-from codir.workflows.export_card import ExportCard, export_card, source_command
+from codir.workflows.export_card import ExportCard, export_card, padding_words, source_command
 from codir.workflows.export_data import (
     CALIBRATION,
     Text,
@@ -194,6 +195,9 @@ class _Job:
             after = self._evaluate(engine, tokenizer, task, asked, "export")
             self.notes += cut_words(before)
         figures = self._compare(model, engine, texts, tokenizer, asked, before, after)
+        if (found := behaviour(model)).padding_error:
+            figures["padding_error"] = found.padding_error
+            self.notes.append(padding_words(found.padding_error))
         if calibrated is not None:
             figures["calibration"] = calibrated
         self._require(figures, before, after, calibration if calibrated is not None else None)

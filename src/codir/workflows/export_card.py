@@ -204,6 +204,8 @@ def _checks(card: ExportCard) -> str:
         f"largest difference of a logit {figures['largest_difference']:.2g}, mean "
         f"{figures['mean_difference']:.2g}; {agreement}."
     ]
+    if figures.get("padding_error"):
+        lines.append(padding_words(figures["padding_error"]))
     if figures.get("calibration"):
         lines.append(f"Calibrated on {inline(figures['calibration'])}.")
     before, after = manifest.metrics_before, manifest.metrics_after
@@ -218,6 +220,14 @@ def _checks(card: ExportCard) -> str:
     else:
         lines.append("No task was given, so no metric was measured.")
     return "\n\n".join(lines)
+
+
+def padding_words(error: float) -> str:
+    """Returns what to know of a model whose answers padding changes."""
+    return (
+        f"Padding changes this model's answers: probabilities or scores by up to {error:.2g}. It was compared without; "
+        "give it one text at a time, or texts of one length, as codir does."
+    )
 
 
 def source_command(source: str) -> str | None:

@@ -337,7 +337,12 @@ def encode_batch(
     encoded = tokenizer(firsts, pairs, truncation=True, max_length=limit, return_attention_mask=True)
     rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]
     padding = padding_for(model, Padding.of(tokenizer))
-    return pad_batch(rows, padding, pad_to_multiple_of=limit if pad_to_max_length else None)
+    batch = pad_batch(rows, padding, pad_to_multiple_of=limit if pad_to_max_length else None)
+    if pad_to_max_length and not behaviour(model).padded:
+        batch["attention_mask"].fill_(
+            1
+        )  # it would be run without its padding, and this is to measure a length
+    return batch
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
