@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fault_families import family_dir
-from fault_world import QUICK, sentences, succeeded, write_csv
+from fault_world import QUICK, refused, sentences, succeeded, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 TEXTS = (
@@ -124,7 +124,7 @@ def test_not_of_a_teacher(
 
 def test_not_of_an_export(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     """The check compares the padded with the unpadded; an export answers as its source does to a text alone."""
-    folder = family_dir(tmp_path / "model", "fnet", tiny_tokenizer)
+    folder = family_dir(tmp_path / "model", "convbert", tiny_tokenizer)
     exported, texts = tmp_path / "exported", texts_file(tmp_path / "texts.csv")
     done = succeeded("export", folder, "--format", "torch-bf16", "--no-data", "--output", exported)
     assert "Padding changes" in done.text
@@ -133,6 +133,15 @@ def test_not_of_an_export(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBas
     np.testing.assert_allclose(found, alone(folder), atol=2e-2)
     found_alone, _ = answered(exported, texts, tmp_path / "one.jsonl", "--batch-size", 1)
     np.testing.assert_allclose(found, found_alone, atol=1e-2)
+
+
+def test_a_format_in_which_a_model_cannot_be_run(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """There is no Fourier transform of bf16 on a CPU."""
+    folder, output = family_dir(tmp_path / "model", "fnet", tiny_tokenizer), tmp_path / "exported"
+    given = ["export", folder, "--format", "torch-bf16", "--no-data", "--output", output]
+    assert "cannot be run" in refused(*given, leaves_nothing=output)
 
 
 @pytest.mark.slow

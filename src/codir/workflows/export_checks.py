@@ -216,6 +216,9 @@ def compare_probes(
     Only an export of a model that padding changes anyway is run without, as it is everywhere.
     """
     exact = behaviour(source).padded
+    behaviour(
+        export
+    )  # says it in one sentence if the export cannot be run at all (FNet has no bf16 on a CPU)
     for number, batch in enumerate(batches, start=1):
         size, length = batch["input_ids"].shape
         into.add(_logits(source, batch, padded=False), _logits(export, batch, padded=exact))
@@ -226,9 +229,11 @@ def compare_probes(
 
 
 def _logits(model: Classifier, batch: Batch, padded: bool) -> np.ndarray:
-    inputs = batch if isinstance(model, DeployedClassifier) else model_inputs(model, batch)
+    def run(**inputs: Tensor) -> Any:
+        return model(**(inputs if isinstance(model, DeployedClassifier) else model_inputs(model, inputs)))
+
     with torch.inference_mode():
-        logits = model(**inputs).logits if padded else logits_without_padding(model, inputs)
+        logits = run(**batch).logits if padded else logits_without_padding(run, batch)
         return logits.float().cpu().numpy()
 
 
