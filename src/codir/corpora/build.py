@@ -27,6 +27,7 @@ from codir.corpora.splitting import PartWriter, choose_validation, document_tabl
 from codir.corpora.workers import Job, Shard, available_cpus, run_shards
 from codir.errors import RunError
 from codir.locks import exclusive
+from codir.manifest import entries
 from codir.storage import read_json, require_disk, require_writable, write_json
 
 _PLAN = "plan.json"
@@ -122,6 +123,7 @@ def build_corpus(
                 "block": block,
                 "options": options,
             }
+            saved = {f"tokenizer/{name}": facts for name, facts in entries(final / "tokenizer").items()}
             facts |= _parts(final, shards, counts, facts, len(encoder.prefix) + len(encoder.suffix))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -135,6 +137,7 @@ def build_corpus(
             "documents": counts.skipped,
             "examples": counts.examples,
         }
+        facts["files"] |= saved
         facts["counts"]["files"] = len(found)
         _seal(output, {"format": FORMAT, "codir": __version__, **facts})
     return open_corpus(output, digests=False)

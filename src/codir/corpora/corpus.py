@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from codir.corpora.encoder import tokenizer_digest
 from codir.errors import DataError, RunError, nearest
-from codir.storage import file_digest, read_json
+from codir.manifest import checked, fault
+from codir.storage import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -128,34 +129,39 @@ def open_corpus(path: str | Path, *, digests: bool | None = None) -> Corpus:
         raise DataError(
             f"{path} is no corpus: {MANIFEST} is missing (it holds {shown}). Prepare one with `codir corpus`."
         )
+    again = "Prepare the corpus again with `codir corpus`."
     try:
         manifest = read_json(path / MANIFEST)
     except RunError as error:
-        raise DataError(f"{error} Prepare the corpus again with `codir corpus`.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        version = manifest.get("format") if isinstance(manifest, dict) else None
+        raise DataError(f"{error} {again}") from error
+    if isinstance(manifest, dict) and "format" in manifest and manifest["format"] != FORMAT:
         raise DataError(
-            f"{path / MANIFEST} has the format {version}, and this codir reads {FORMAT}: prepare the corpus again "
-            "with `codir corpus`."
+            f"{path / MANIFEST} has the format {manifest['format']}, and this codir reads {FORMAT}: prepare the corpus "
+            "again with `codir corpus`."
         )
-    _check_files(path, manifest["files"], digests)
+    try:
+        files = checked(manifest)
+        _check_facts(manifest)
+    except ValueError as error:
+        raise DataError(f"{path / MANIFEST} is damaged: {error}. {again}") from error
+    if digests is None:
+        digests = sum(facts["bytes"] for facts in files.values()) <= _DIGESTS_UP_TO
+    # the blocks may be too many to be read each time, the tokenizer never is
+    found = fault(path, files, digest=lambda name: bool(digests) or name.startswith("tokenizer/"))
+    if found is not None:
+        raise DataError(f"The corpus {path} is damaged: {found}. {again}")
     return Corpus(path, manifest)
 
 
-def _check_files(path: Path, files: dict[str, dict[str, Any]], digests: bool | None) -> None:
-    if digests is None:
-        digests = sum(facts["bytes"] for facts in files.values()) <= _DIGESTS_UP_TO
-    for name, facts in files.items():
-        file = path / name
-        size = file.stat().st_size if file.is_file() else None
-        fault = None
-        if size is None:
-            fault = "is missing"
-        elif size != facts["bytes"]:
-            fault = (
-                f"has {size:,} bytes where {facts['bytes']:,} were written: it is truncated or was changed"
-            )
-        elif digests and file_digest(file) != facts["xxh3_128"]:
-            fault = "has another content than was written"
-        if fault:
-            raise DataError(f"The corpus file {file} {fault}. Prepare the corpus again with `codir corpus`.")
+def _check_facts(manifest: dict[str, Any]) -> None:
+    """Raises `ValueError` unless what is read of a manifest besides its files is there."""
+    tokenizer, options = manifest.get("tokenizer"), manifest.get("options")
+    if not isinstance(tokenizer, dict) or not {"name", "digest"} <= tokenizer.keys():
+        raise ValueError("it does not say whose tokenizer it is")
+    if not isinstance(options, dict):
+        raise ValueError("it does not say what the corpus was made of")
+    for name in ("block", "vocab_size"):
+        if not isinstance(manifest.get(name), int):
+            raise ValueError(f"its {name!r} is no number")
+    if not isinstance(manifest.get("key"), str):
+        raise ValueError("it has no key")

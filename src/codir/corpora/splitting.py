@@ -14,7 +14,7 @@ import xxhash
 from datasets import Features, List, Value
 
 from codir.corpora.shards import ShardFiles
-from codir.storage import file_digest
+from codir.manifest import entry
 
 MOST_BLOCKS = 2000
 """Blocks held out at most: an evaluation has to stay cheap."""
@@ -110,7 +110,7 @@ class PartWriter:
         self._sink.close()
         with open(self._path, "rb") as file:
             os.fsync(file.fileno())
-        facts = {"bytes": self._path.stat().st_size, "xxh3_128": file_digest(self._path), "rows": self._rows}
+        facts = {**entry(self._path), "rows": self._rows}
         self.files[f"{self.folder.name}/{self._path.name}"] = facts
 
 

@@ -82,7 +82,7 @@ def _load_exported(folder: Path, engine: str | None) -> Classifier:
 def open_engine(folder: Path, manifest: Manifest) -> Classifier:
     """Loads an exported model as its manifest says, without asking whether the files are whole."""
     if manifest.engine == "torch-bf16":
-        return load_classifier(folder, dtype=torch.bfloat16)
+        return load_classifier(folder, dtype=torch.bfloat16, exported=True)
     kind = OnnxClassifier if manifest.engine == "onnxruntime" else OpenVinoClassifier
     return kind(folder, manifest)
 

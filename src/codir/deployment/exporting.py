@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,6 +20,7 @@ from codir.deployment.graphs import strip_stack_traces
 from codir.deployment.openvino_core import openvino_core
 from codir.deployment.quiet import silenced
 from codir.errors import ModelError
+from codir.manifest import EXPORT_MARK
 
 Batch = Mapping[str, Tensor]
 _HINT = {"fp32": "f32", "bf16": "bf16"}
@@ -112,6 +114,9 @@ def _save_bf16(model: PreTrainedModel, folder: Path) -> None:
     halved.config.dtype = torch.bfloat16
     with silenced():
         halved.save_pretrained(folder)
+    # So that a copy without its manifest is not taken for a plain model; transformers drops it when it saves.
+    for path in folder.glob("*.safetensors"):
+        save_file(load_file(path), path, metadata={"format": "pt", EXPORT_MARK: "torch-bf16"})
 
 
 def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: Sequence[Batch]) -> Any:

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from codir.errors import ModelError, RunError
 from codir.locks import real_path, temporary_folder
+from codir.manifest import EXPORT_MANIFEST, checked, entries, fault
 from codir.outputs import held
-from codir.storage import file_digest, human_bytes, read_json, require_name, write_json
+from codir.storage import read_json, require_name, write_json
 
-MANIFEST = "deployment.json"
+MANIFEST = EXPORT_MANIFEST
 SCHEMA = 1
 # People edit it, and the Hub adds to it; nothing is computed from it.
 _FREE = frozenset({"README.md", MANIFEST})
@@ -86,11 +89,7 @@ class Manifest:
     def write(self, folder: str | Path) -> Manifest:
         """Fingerprints every file of the folder, writes `deployment.json` and returns what it says."""
         folder = Path(folder)
-        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _FREE)
-        files = {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "digest": file_digest(path)}
-            for path in paths
-        }
+        files = entries(folder, but=_FREE)
         whole = dataclasses.replace(self, files=files)
         write_json(folder / MANIFEST, dataclasses.asdict(whole))
         return whole
@@ -118,8 +117,17 @@ class Manifest:
                     "Update codir, or export the model again with this version."
                 )
             known = {each.name for each in dataclasses.fields(cls)}
-            manifest = cls(**{name: value for name, value in values.items() if name in known})
-            return dataclasses.replace(manifest, inputs=tuple(manifest.inputs), files=_files(manifest.files))
+            manifest = TypeAdapter(cls).validate_python(
+                {n: value for n, value in values.items() if n in known}
+            )
+            return dataclasses.replace(manifest, files=checked(values))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            where = ".".join(map(str, wrong["loc"]))
+            what = "is missing" if wrong["type"] == "missing" else f"is damaged: {wrong['msg']}"
+            raise ModelError(
+                f"{path} is damaged: {where!r} {what}. Export the model again: `codir export`."
+            ) from error
         except RunError as error:  # names the file and what it is
             raise ModelError(f"{error}. Export the model again: `codir export`.") from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -129,19 +137,8 @@ class Manifest:
 
     def check_files(self, folder: str | Path) -> None:
         """Raises `ModelError` unless every file the manifest lists is there, with its size and content."""
-        for name, entry in self.files.items():
-            path = Path(folder) / name
-            if not path.is_file():
-                raise ModelError(f"{path} is missing. {_AGAIN}")
-            size, expected = path.stat().st_size, entry["bytes"]
-            if size != expected:
-                what = "truncated" if size < expected else "changed"
-                raise ModelError(
-                    f"{path} is {what}: it has {human_bytes(size)} ({size:,} bytes) where {MANIFEST} says "
-                    f"{expected:,}. {_AGAIN}"
-                )
-            if file_digest(path) != entry["digest"]:
-                raise ModelError(f"{path} is damaged or was changed after the export. {_AGAIN}")
+        if (found := fault(Path(folder), self.files)) is not None:
+            raise ModelError(f"{folder} is damaged: {found}. {_AGAIN}")
 
 
 def require_new(output: Path) -> None:
@@ -181,18 +178,6 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 _AGAIN = "Copy the folder again, or export the model again: `codir export`."
-
-
-def _files(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the list of files, each of them inside the folder; raises `ValueError` otherwise."""
-    if not entries:
-        raise ValueError("it lists no files")
-    for name, entry in entries.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"it lists a file outside of the folder, {name!r}")
-        if not isinstance(entry["bytes"], int) or not isinstance(entry["digest"], str):
-            raise ValueError(f"the entry of {name!r} has no size or no fingerprint")
-    return dict(entries)
 
 
 def is_deployed(folder: str | Path) -> bool:

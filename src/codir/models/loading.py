@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from codir.errors import ModelError
+from codir.manifest import require_model
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
 from codir.models.heads import new_head, require_one_answer
 from codir.models.representations import EncoderShape
@@ -41,6 +42,7 @@ def load_classifier(
     id2label: Mapping[int, str] | None = None,
     regression: bool = False,
     dtype: torch.dtype = torch.float32,
+    exported: bool = False,
 ) -> PreTrainedModel:
     """Loads a sequence classifier, in fp32 unless told otherwise (a bf16 checkpoint would load, and train, as bf16).
 
@@ -53,6 +55,7 @@ def load_classifier(
         id2label: class names; by default what the config says.
         regression: one output, trained with the mean squared error.
         dtype: `torch.bfloat16` for inference in bf16.
+        exported: it is an exported model, whose manifest may not be written yet.
 
     Returns:
         The model in eval mode.
@@ -67,7 +70,7 @@ def load_classifier(
     before = config.problem_type
     set_labels(config, num_labels, id2label, regression)
     require_one_answer(config, str(source))
-    model, report = _load(AutoModelForSequenceClassification, source, config, dtype)
+    model, report = _load(AutoModelForSequenceClassification, source, config, dtype, exported)
     absent = _absent(source, model, report)
     if require_head and absent:
         _refuse_head(source, absent, report)
@@ -105,9 +108,10 @@ def _load(
     source: str | Path,
     config: PretrainedConfig,
     dtype: torch.dtype = torch.float32,
+    exported: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     if isinstance(source, Path):
-        held, described = count_weights(source), described_weights(config)
+        held, described = count_weights(source, exported), described_weights(config)
         if described > _TIMES * held + _MORE and not getattr(config, "quantization_config", None):
             raise ModelError(
                 f"{source / 'config.json'} describes a model of about {described:,} weights, and the weights beside "
@@ -168,6 +172,7 @@ def load_config(source: str | Path) -> PretrainedConfig:
         ModelError: as `load_classifier`.
     """
     if isinstance(source, Path):
+        require_model(source, weights=False)
         path = source / "config.json" if source.is_dir() else source
         where, settings = str(path), read_settings(path)
     else:

@@ -9,13 +9,18 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from codir.errors import ModelError
+from codir.manifest import EXPORT_MANIFEST, EXPORT_MARK, require_model
 
 
-def count_weights(folder: Path) -> int:
+def count_weights(folder: Path, exported: bool = False) -> int:
     """Returns how many weights a folder's safetensors files hold, as their headers say.
 
+    Args:
+        folder: of the model.
+        exported: it is an exported model, whose manifest may not be written yet.
+
     Raises:
-        ModelError: they are not all there and whole, or the weights are pickled, or of an export.
+        ModelError: they are not all there and whole or not what their run wrote, or they are pickled, or of an export.
     """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -57,6 +62,7 @@ def count_weights(folder: Path) -> int:
         try:
             with safe_open(path, framework="pt") as file:  # checks the header against the length of the file
                 names = list(file.keys())
+                mark = (file.metadata() or {}).get(EXPORT_MARK)
                 if not names:
                     raise ModelError(f"{path} holds no weights. Download or save the model again.")
                 total += sum(math.prod(file.get_slice(each).get_shape()) for each in names)
@@ -65,6 +71,12 @@ def count_weights(folder: Path) -> int:
                 f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {error}. "
                 "Download or save the model again."
             ) from error
+        if mark is not None and not exported and not (folder / EXPORT_MANIFEST).is_file():
+            raise ModelError(
+                f"{folder} holds an exported model ({mark}) without its {EXPORT_MANIFEST}, so nothing says that it is "
+                "whole. Copy the whole folder again, or export the model again: `codir export`."
+            )
+    require_model(folder, weights=True)
     return total
 
 

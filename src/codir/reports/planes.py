@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from codir.errors import RunError
+from codir.manifest import require_results
 from codir.models.representations import Pooling
 from codir.reports.contents import Clouds, PointCloud
 from codir.reports.outputs import Examples, Outputs
@@ -72,6 +73,7 @@ def read_contrasts(path: Path, poolings: dict[str, Pooling]) -> list[Contrast]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    require_results(path.parent, path.name)
     try:
         tensors = load_file(path)
         names = sorted({key.partition("/")[0] for key in tensors if key.endswith("/teacher.weight")})

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from codir.errors import RunError
+from codir.manifest import read_whole
 from codir.workflows.run_data import find_near
 from codir.workflows.runfolder import RunFolder
 
@@ -154,8 +155,8 @@ def _json(path: Path, what: str, missing: list[tuple[str, str]]) -> dict[str, An
     if not path.is_file():
         return {}
     try:
-        return mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return mapping(read_whole(path))
+    except (OSError, RunError) as error:
         missing.append((what, f"{path} is damaged: {error}"))
         return {}
 

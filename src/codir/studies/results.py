@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import RunError
-from codir.storage import read_json
+from codir.manifest import read_whole
 from codir.studies.trial import Phase, Trial, read_trials
 from codir.workflows.runfolder import RunFolder
 
@@ -80,7 +80,7 @@ def read_result(trial: Trial, output: Path) -> TrialResult | None:
     run = RunFolder(trial.folder(output))
     if not run.finished:
         return None
-    content = read_json(run.metrics)
+    content = read_whole(run.metrics)
     try:
         rows = {row["role"]: row for row in content["comparison"]["rows"]}
         teacher = rows.pop("teacher")

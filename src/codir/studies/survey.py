@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codir.errors import RunError
+from codir.manifest import read_whole
 from codir.storage import read_json
 from codir.studies.trial import TRIALS, read_trials
 from codir.workflows.runfolder import RunFolder
@@ -50,10 +51,16 @@ def read_outcome(folder: Path) -> Outcome | None:
         )
     if state != "finished":
         return None
-    content = read_json(run.metrics)
-    metric = content["main_metric"]
-    student = next(row for row in content["comparison"]["rows"] if row["role"] != "teacher")
-    return Outcome("finished", student["metrics"][metric], evaluations(run.log, metric), _seconds(status))
+    content = read_whole(run.metrics)
+    try:
+        metric = content["main_metric"]
+        student = next(row for row in content["comparison"]["rows"] if row["role"] != "teacher")
+        return Outcome("finished", student["metrics"][metric], evaluations(run.log, metric), _seconds(status))
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise RunError(
+            f"{run.metrics} is damaged: it is not what `codir distill` writes ({type(error).__name__}). Remove the "
+            f"folder {folder} to run this trial again."
+        ) from error
 
 
 def evaluations(log: Path, metric: str) -> tuple[float, ...]:

@@ -22,7 +22,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from codir.errors import RunError
-from codir.storage import file_digest, human_bytes, read_json, require_disk, write_json
+from codir.manifest import entry as facts_of
+from codir.manifest import fault_by
+from codir.storage import human_bytes, require_disk, write_json
 
 try:
     import fcntl
@@ -50,23 +52,7 @@ def fault_of(entry: Path, only: Collection[str] | None = None) -> str | None:
         entry: its folder.
         only: names of the files to look at; None looks at all.
     """
-    try:
-        files: Mapping[str, Mapping[str, Any]] = read_json(entry / MANIFEST)["files"]
-        if only is not None:
-            files = {name: files[name] for name in only}
-        for name, facts in files.items():
-            path = entry / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if (size := path.stat().st_size) != facts["bytes"]:
-                return f"{name} has {size} bytes where {facts['bytes']} were written"
-            if file_digest(path) != facts["xxh3_128"]:
-                return f"the content of {name} has changed since it was written"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, RunError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    return None
+    return fault_by(entry / MANIFEST, only)
 
 
 def _lock_file(path: Path) -> BinaryIO:
@@ -235,8 +221,7 @@ class EntryWriter:
             array.flush()
             path = self.place / f"{name}.npy"
             _sync(path)
-            size = path.stat().st_size
-            files[path.name] = {"bytes": size, "xxh3_128": file_digest(path), "shape": list(array.shape)}
+            files[path.name] = {**facts_of(path), "shape": list(array.shape)}
             del array  # unmapped: Windows renames no folder with mapped files
         write_json(self.place / MANIFEST, {**facts, "files": files})
         os.chmod(self.place, 0o755)  # mkdtemp makes it private; a cache may be shared

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from codir.errors import RunError
-from codir.storage import file_digest, read_json, write_json
+from codir import manifest
+from codir.locks import remove
+from codir.storage import write_json
 
 MANIFEST = "manifest.json"
 
@@ -17,14 +17,7 @@ MANIFEST = "manifest.json"
 def seal(folder: str | Path) -> None:
     """Writes the manifest of a checkpoint whose files are all there: from now on it counts as whole."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    write_json(
-        folder / MANIFEST,
-        {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "xxh3": file_digest(path)}
-            for path in files
-        },
-    )
+    write_json(folder / MANIFEST, {"files": manifest.entries(folder, but=(MANIFEST,))})
 
 
 def is_sealed(folder: str | Path) -> bool:
@@ -34,28 +27,24 @@ def is_sealed(folder: str | Path) -> bool:
 
 def damage(folder: str | Path) -> str | None:
     """Returns what is wrong with a checkpoint in a few words, or None if it is whole."""
-    folder = Path(folder)
+    if Path(folder).is_file():
+        return "it is a file"
     if not is_sealed(folder):
         return "it was not written to its end"
-    try:
-        manifest = read_json(folder / MANIFEST)
-    except RunError:
-        return f"{MANIFEST} is unreadable"
-    for name, expected in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if file_digest(path) != expected["xxh3"]:
-            return f"the content of {name} has changed"
-    return None
+    return manifest.fault_by(Path(folder) / MANIFEST)
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
-    found = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    named = [path for path in found if path.is_dir() and path.name.rpartition("-")[2].isdigit()]
+    """Lists the checkpoints in `folder`, whole or not, newest (highest step) first.    Raises:
+    RunError: `folder` is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(
+            f"{folder} is a file where the folder of the checkpoints should be. Delete it, and go on."
+        )
+    found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    named = [path for path in found if path.name.rpartition("-")[2].isdigit()]
     return sorted(named, key=step_of, reverse=True)
 
 
@@ -76,5 +65,5 @@ def last_whole(folder: str | Path, say: Callable[[str], None]) -> Path | None:
         if reason is None:
             return path
         say(f"Checkpoint {path} is damaged ({reason}); falling back to the one before it.")
-        shutil.rmtree(path)
+        remove(path)
     return None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import CodirError, ConfigError, RunError
+from codir.manifest import read_whole
 from codir.models.loading import class_names, load_config
 from codir.recipes.yaml_text import read_yaml_file
-from codir.storage import read_json
 from codir.tasks import BUILT_IN
 from codir.tasks.glue import HUB, glue_task
 from codir.tasks.grammar import TASK
@@ -36,7 +36,7 @@ def card_again(folder: Path) -> str:
     settings, _ = read_yaml_file(run.config)
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{run.config} is damaged: it holds no settings. Copy the run folder again.")
-    content, made_by = read_json(run.metrics), read_json(run.environment)
+    content, made_by = read_whole(run.metrics), read_whole(run.environment)
     text = run.config.read_text(encoding="utf-8-sig")
     try:
         if settings.get("command") == "pretrain":

@@ -100,9 +100,11 @@ def distill(
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
+            result = run.results(lambda content: _read(run, content))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
-            result = _read(run)
         else:
+            if run.reopened:
+                console.print(run.reopened, highlight=False)
             run.check_same(resolved_yaml(config))
             result = _distill(config, run, console, timing, callbacks)
     _show(result, console)
@@ -237,8 +239,7 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         result.comparison.to_png(run.path / "table.png")
 
 
-def _read(run: RunFolder) -> DistillResult:
-    content = read_json(run.metrics)
+def _read(run: RunFolder, content: Any) -> DistillResult:
     costs = {role: Cost(**cost) for role, cost in content["costs"].items()}
     return DistillResult(run.path, Comparison.from_json(content["comparison"]), costs)
 

@@ -66,10 +66,11 @@ def finetune(
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
-            content = read_json(run.metrics)
+            result = run.results(lambda each: FinetuneResult(run.path, each["metrics"], Cost(**each["cost"])))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
-            result = FinetuneResult(run.path, content["metrics"], Cost(**content["cost"]))
         else:
+            if run.reopened:
+                console.print(run.reopened, highlight=False)
             run.check_same(resolved_yaml(config))
             result = _finetune(config, run, console)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())

@@ -91,9 +91,11 @@ def pretrain(
     check_arguments(config.training)
     with run_folder(config.output, config.resume) as run:
         if first_says("finished" if run.finished else ""):
+            result = run.results(lambda content: _read(run, content))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
-            result = _read(run)
         else:
+            if run.reopened:
+                console.print(run.reopened, highlight=False)
             run.check_same(resolved_yaml(config))
             result = _pretrain(config, run, console)
     console.print(result.table.to_rich())
@@ -134,7 +136,7 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
         table = _judge(config, corpus, models, run, collator, args)
         _write(run, PretrainResult(run.path, table, cost), config, corpus)
     barrier()
-    return _read(run)
+    return _read(run, read_json(run.metrics))
 
 
 def _begin(run: RunFolder, config: PretrainConfig, corpus: Corpus, first_epoch: int) -> None:
@@ -317,6 +319,5 @@ def _write(run: RunFolder, result: PretrainResult, config: PretrainConfig, corpu
     write_text(run.card, pretraining_card(run, result.table, config, corpus))
 
 
-def _read(run: RunFolder) -> PretrainResult:
-    content = read_json(run.metrics)
+def _read(run: RunFolder, content: Any) -> PretrainResult:
     return PretrainResult(run.path, MaskedTable.from_json(content["scores"]), Cost(**content["cost"]))

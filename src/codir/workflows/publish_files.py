@@ -12,9 +12,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from codir.deployment.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
+from codir.manifest import read_whole
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
-from codir.storage import read_json
 from codir.workflows.card import TEXT_CLASSIFICATION
 from codir.workflows.export import weights_digest
 from codir.workflows.pretrain_card import FILL_MASK
@@ -138,7 +138,7 @@ def _check_run(folder: Path) -> None:
                 )
             )
     for path in (run.metrics, run.environment):
-        if not isinstance(read_json(path), dict):
+        if not isinstance(read_whole(path), dict):
             raise RunError(f"{path} is damaged: it holds no results. Copy the run folder again.")
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 
 from codir.errors import CodirError, InterruptedRunError, RunError
 from codir.locks import LOCK, exclusive, is_trace, real_path, sweep
+from codir.manifest import RUN_MANIFEST, add_results, of_model, read_whole, require_model
 from codir.storage import (
     human_bytes,
     read_json,
@@ -29,10 +31,12 @@ from codir.workflows.same_settings import MAY_DIFFER, differences, moved
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+T = TypeVar("T")
 State = Literal["new", "running", "interrupted", "finished", "failed"]
 
 _STATUS = "run.json"
 _FINGERPRINT = "fingerprint.json"
+TRAINED = "trained.json"  # what the training cost: it is done, and its model published
 _STAGING = ".publish-"
 # What a run that stopped before it had done anything may have left, besides what is temporary.
 _TRACES = (_STATUS, _FINGERPRINT, LOCK)
@@ -52,6 +56,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.reopened = ""  # why a finished run is gone on with: its results are damaged or missing
 
     @classmethod
     @contextlib.contextmanager
@@ -80,12 +85,50 @@ class RunFolder:
                 shutil.rmtree(leftover, ignore_errors=True)
             for each in folder.path.glob("comparison/*"):
                 sweep(each, old=True)
+            if folder.finished:
+                folder._reopen_without_results()
             try:
                 with folder.running():
                     yield folder
             except CodirError:
                 folder._leave_no_trace(made)
                 raise
+
+    def _reopen_without_results(self) -> None:
+        """Makes sure that the models of a finished run are whole; results that are not are to be computed again."""
+        for place in (self.path, *sorted(self.path.glob("comparison/*/"))):
+            require_model(place)
+        if not (self.path / TRAINED).is_file():
+            return  # the whole training would have to be done again
+        try:
+            content = read_whole(self.metrics)
+            found = None if isinstance(content, dict) else f"{self.metrics} holds no results"
+        except FileNotFoundError:
+            found = f"{self.metrics} is missing"
+        except RunError as error:
+            found = str(error)
+        if found is None:
+            return
+        self.reopened = (
+            f"The results of {self.path} are computed again, since metrics.json is missing or damaged."
+        )
+        attempts = self.status.get("attempts") or [{"started": _now()}]
+        attempts[-1]["error"] = found
+        self._write_status("interrupted", attempts)
+        self.metrics.unlink(missing_ok=True)
+
+    def results(self, read: Callable[[Any], T]) -> T:
+        """Returns what `read` makes of `metrics.json`; raises `RunError` where it is damaged or of another version."""
+        try:
+            return read(read_whole(self.metrics))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            way = "Delete it, and the command that started the run, with --resume, computes it again."
+            if not (self.path / TRAINED).is_file():
+                way = "Copy the folder again from where it is whole, or train again with another --output."
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunError(
+                f"{self.metrics} is missing, damaged, or of another version ({what}). {way}"
+            ) from error
 
     def _leave_no_trace(self, made: Sequence[Path]) -> None:
         """Removes the folders that a refused run made, unless it had done something that can be resumed."""
@@ -101,6 +144,10 @@ class RunFolder:
         require_name(self.path, folder=True)
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --output.")
+        if self.checkpoints.exists() and not self.checkpoints.is_dir():
+            raise RunError(
+                f"{self.checkpoints} is a file where the folder of checkpoints should be. Delete it."
+            )
         content = self._content()
         if resume:
             if not self.is_run and (content or not self._names()):
@@ -150,19 +197,35 @@ class RunFolder:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
                 self._write_status("interrupted" if stopped else "failed", attempts)
             raise
+        add_results(self.path)
         self._write_status("finished", attempts)
 
     def _write_status(self, state: State, attempts: list[dict[str, Any]]) -> None:
         if state != "running":
             attempts[-1].update(ended=_now(), state=state)
-        status = {"state": state, "started": attempts[0]["started"], "updated": _now(), "attempts": attempts}
+        status = {
+            "state": state,
+            "started": attempts[0].get("started"),
+            "updated": _now(),
+            "attempts": attempts,
+        }
         write_json(self.path / _STATUS, status)
 
     @property
     def status(self) -> dict[str, Any]:
         """What `run.json` says: state, times, one entry for each attempt; empty where there is none."""
         path = self.path / _STATUS
-        return read_json(path) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
+        attempts = content.get("attempts", []) if isinstance(content, dict) else None
+        if not (
+            isinstance(attempts, list)
+            and all(isinstance(each, dict) for each in attempts)
+            and content.get("state", "new") in get_args(State)
+        ):
+            raise RunError(
+                f"{path} is damaged: it does not say how the run went. Delete it and add --resume, and it goes on."
+            )
+        return content
 
     @property
     def state(self) -> State:
@@ -272,6 +335,8 @@ class RunFolder:
             staging = Path(tempfile.mkdtemp(dir=self.path, prefix=_STAGING))
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
+            model_files = of_model(staging, [path.name for path in staging.iterdir()])
+            (staging / RUN_MANIFEST).write_text(json.dumps(model_files, indent=2) + "\n", encoding="utf-8")
             names = sorted(path.name for path in staging.iterdir())
             for name in names:
                 _settle(staging / name)

@@ -14,10 +14,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
+from codir.errors import RunError
+from codir.manifest import read_whole
 from codir.models.loading import load_classifier
 from codir.printing import Console, Table, pairs
 from codir.recipes.training_config import OptimisationConfig, TrainingConfig
-from codir.storage import read_json, require_disk, write_bytes, write_json
+from codir.storage import require_disk, write_bytes, write_json
 from codir.tasks.metrics import compute_metrics, predictions
 from codir.tasks.task import Task
 from codir.teacher.cache import TeacherOutputs
@@ -28,11 +30,11 @@ from codir.training.trainer import DistillationTrainer
 from codir.workflows.arguments import to_arguments
 from codir.workflows.comparison import agreement
 from codir.workflows.one_answer import OneAnswer
-from codir.workflows.runfolder import RunFolder
+from codir.workflows.runfolder import TRAINED, RunFolder
 
 logger = logging.getLogger(__name__)
 
-MARKER = "trained.json"
+MARKER = TRAINED
 SUMMARY = "contrast.safetensors"  # projections and some bank rows, for `codir report`; no part of the model
 
 
@@ -202,7 +204,13 @@ def trained_before(run: RunFolder, training: OptimisationConfig, console: Consol
     console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
     if is_main():
         tidy(run, training)  # it may have been killed just before
-    return Cost(**read_json(run.path / MARKER))
+    try:
+        return Cost(**read_whole(run.path / MARKER))
+    except TypeError as error:
+        raise RunError(
+            f"{run.path / MARKER} is damaged: it does not say what the training took. Delete it, and the training is "
+            "done again."
+        ) from error
 
 
 def tidy(run: RunFolder, training: OptimisationConfig) -> None:

@@ -1,0 +1,192 @@
+"""The one manifest: the size and the digest of every file of a folder, written last, and what is wrong with a folder.
+
+Checkpoints, cache entries, corpora, exported models and runs all have one, each beside what else their file says. In a
+run it is `codir-manifest.json`: whoever reads the run asks here, so that a flipped bit is told and not computed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from codir.errors import CodirError, ModelError, RunError
+from codir.locks import is_trace
+from codir.storage import file_digest, read_json, write_json
+
+RUN_MANIFEST = "codir-manifest.json"
+"""In the folder of a run: `files` of the model and its tokenizer, `results` of what was measured."""
+
+EXPORT_MANIFEST = "deployment.json"
+
+EXPORT_MARK = "codir_export"
+"""Key in the header of weights that were exported: such a file is no plain model."""
+
+RESULTS = ("metrics.json", "environment.json", "trained.json", "contrast.safetensors", "corpus.json")
+"""What codir reads of a run besides its model; README.md, codir.yaml and notes are people's to change."""
+
+# What versions before this one called it; checkpoints of theirs are one mapping of files.
+_DIGESTS = ("digest", "xxh3_128", "xxh3")
+_WEIGHTS = (".safetensors", ".bin", ".onnx", ".onnx.data")
+Files = dict[str, dict[str, Any]]
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """Returns what a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "digest": file_digest(path)}
+
+
+def entries(folder: Path, but: Collection[str] = ()) -> Files:
+    """Returns what a manifest says of all files below a folder, but for those of some names and for temporary ones."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): entry(path)
+        for path in paths
+        if path.name not in but and not is_trace(path.name)
+    }
+
+
+def checked(content: Any, section: str = "files") -> Files:
+    """Returns the files that a manifest's content lists.
+
+    Args:
+        content: what the file says.
+        section: under which of its keys they are.
+
+    Raises:
+        ValueError: it is no list of files: says what is wrong with it.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    files = content.get(section, {})
+    if section not in content and all(
+        isinstance(each, dict) and "bytes" in each for each in content.values()
+    ):
+        files = content if section == "files" else {}
+    if not isinstance(files, dict):
+        raise ValueError(f"its {section!r} are no list of files")
+    if not files and section == "files":
+        raise ValueError("it lists no files")
+    found: Files = {}
+    for name, facts in files.items():
+        if not isinstance(facts, dict):
+            raise ValueError(f"it says nothing of a file {name!r}")
+        digest = next((facts[key] for key in _DIGESTS if key in facts), None)
+        size = facts.get("bytes")
+        if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool):
+            raise ValueError(f"the entry of {name!r} has no size or no fingerprint")
+        path = PurePosixPath(name)
+        if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"it lists a file outside of the folder, {name!r}")
+        found[name] = {**facts, "bytes": size, "digest": digest}
+    return found
+
+
+def fault(
+    folder: Path, files: Mapping[str, Mapping[str, Any]], digest: Callable[[str], bool] = lambda name: True
+) -> str | None:
+    """Returns what is wrong with the files of a folder, in a few words, or None.
+
+    Args:
+        folder: where they lie.
+        files: what the manifest says (`checked`).
+        digest: says of which files the content is compared, too; of the others the size alone.
+    """
+    for name, facts in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (size := path.stat().st_size) != facts["bytes"]:
+            return f"{name} has {size:,} bytes where {facts['bytes']:,} were written"
+        if digest(name) and file_digest(path) != facts["digest"]:
+            return f"the content of {name} has changed"
+    return None
+
+
+def fault_by(path: Path, only: Collection[str] | None = None) -> str | None:
+    """Reads a manifest and the files it lists; returns what is wrong with it or with one of them, or None.
+
+    Args:
+        path: of the manifest.
+        only: names of the files to look at; None looks at all.
+    """
+    try:
+        files = checked(read_json(path))
+        if only is not None:
+            files = {name: files[name] for name in only}
+        return fault(path.parent, files)
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (RunError, ValueError) as error:
+        return f"{path.name} cannot be read ({error})"
+    except KeyError as error:
+        return f"{path.name} does not list {error}"
+    except OSError as error:
+        return f"a file cannot be read ({error})"
+
+
+def of_model(folder: Path, files: Iterable[str]) -> dict[str, Any]:
+    """Returns the content of the manifest of a run that has its model and no results yet."""
+    return {"files": {name: entry(folder / name) for name in sorted(files)}}
+
+
+def add_results(folder: Path) -> None:
+    """Notes the results of a run in its manifest, where it has one: without a model it has not."""
+    path = folder / RUN_MANIFEST
+    if path.is_file():
+        results = {name: entry(folder / name) for name in RESULTS if (folder / name).is_file()}
+        write_json(path, {"files": checked(read_json(path)), "results": results})
+
+
+def require_model(folder: Path, weights: bool | None = None) -> None:
+    """Makes sure that a model is what its run, or its export, wrote; one from elsewhere has no manifest and passes.
+
+    Args:
+        folder: of the model.
+        weights: look at the weights alone, or at all the rest (config, tokenizer); None looks at both.
+
+    Raises:
+        ModelError: names the file and the way out.
+    """
+    _require(folder, "files", lambda name: weights in (None, name.endswith(_WEIGHTS)), ModelError)
+
+
+def require_results(folder: Path, *names: str) -> None:
+    """Raises `RunError` unless results of a run (all of them if none is named) are what was written, or not listed."""
+    _require(folder, "results", lambda name: not names or name in names, RunError)
+
+
+def read_whole(path: Path) -> Any:
+    """Reads a JSON file of a run folder.
+
+    Raises:
+        RunError: it is not what was written, or cannot be read.
+        FileNotFoundError: it is not there.
+    """
+    if path.is_file():
+        require_results(path.parent, path.name)
+    return read_json(path)
+
+
+def _require(folder: Path, section: str, wanted: Callable[[str], bool], error: type[CodirError]) -> None:
+    path = folder / RUN_MANIFEST
+    way = (
+        "Copy the folder again from where it is whole, or train again"
+        f" (if you changed it yourself, delete {path}: without it nothing is compared)."
+    )
+    if not path.is_file():
+        path = folder / EXPORT_MANIFEST
+        way = "Copy the folder again, or export the model again: `codir export`."
+        if section != "files" or not path.is_file():
+            return
+    try:
+        files = {name: facts for name, facts in checked(read_json(path), section).items() if wanted(name)}
+    except (RunError, ValueError) as wrong:
+        said = str(wrong).removeprefix(f"{path} is damaged and ")
+        raise error(f"{path} is damaged: {said}. {way}") from wrong
+    try:
+        found = fault(folder, files)
+    except OSError as wrong:
+        raise error(f"A file in {folder} cannot be read: {wrong}.") from wrong
+    if found is not None:
+        raise error(f"{folder} is damaged, or was changed after it was written: {found}. {way}")
