@@ -97,7 +97,8 @@ def fault(
         if not path.is_file():
             return f"{name} is missing"
         if (size := path.stat().st_size) != facts["bytes"]:
-            return f"{name} has {size:,} bytes where {facts['bytes']:,} were written"
+            what = "is truncated: it has" if size < facts["bytes"] else "has"
+            return f"{name} {what} {size:,} bytes where {facts['bytes']:,} were written"
         if digest(name) and file_digest(path) != facts["digest"]:
             return f"the content of {name} has changed"
     return None

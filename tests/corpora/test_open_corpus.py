@@ -40,7 +40,7 @@ def test_moved_is_fine(corpus: Path, made: Path) -> None:
 def test_a_truncated_file(corpus: Path, part: str) -> None:
     path = corpus / part / "00000.arrow"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DataError, match=rf"{part}/00000.arrow has .* bytes where .* truncated"):
+    with pytest.raises(DataError, match=rf"{part}/00000.arrow is truncated: it has .* bytes where .* were written"):
         open_corpus(corpus)
 
 
@@ -49,7 +49,7 @@ def test_a_changed_file(corpus: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=r"train/00000.arrow has another content"):
+    with pytest.raises(DataError, match=r"the content of train/00000.arrow has changed"):
         open_corpus(corpus)
     open_corpus(corpus, digests=False)  # what happens to more than 1 GB
 

@@ -52,10 +52,13 @@ def _flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, r"model\.onnx\.data is truncated.*693 bytes.*deployment\.json says 700"),
-        (_flip, r"model\.onnx\.data is damaged"),
+        (_truncate, r"model\.onnx\.data is truncated: it has 693 bytes where 700 were written"),
+        (_flip, r"the content of model\.onnx\.data has changed"),
         (lambda f: (f / "model.onnx").unlink(), r"model\.onnx is missing.*codir export"),
-        (lambda f: (f / "model.onnx").write_bytes(b"x" * 501), r"model\.onnx is changed"),
+        (
+            lambda f: (f / "model.onnx").write_bytes(b"x" * 501),
+            r"model\.onnx has 501 bytes where 500 were written",
+        ),
     ],
 )
 def test_damage_to_a_file_is_found(folder: Path, damage: Callable[[Path], object], message: str) -> None:

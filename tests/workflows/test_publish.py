@@ -45,8 +45,10 @@ def distilled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(distilled: Path, tmp_path: Path) -> Path:
-    """Returns a copy of a finished distillation, to be spoilt."""
-    return Path(shutil.copytree(distilled, tmp_path / "student"))
+    """Returns a copy of a finished distillation, to be spoilt; without its manifest, which would tell of it first."""
+    copied = Path(shutil.copytree(distilled, tmp_path / "student"))
+    (copied / "codir-manifest.json").unlink()
+    return copied
 
 
 def send(folder: Path, api: StandIn | None = None, **settings: Any) -> tuple[StandIn, Published, str]:

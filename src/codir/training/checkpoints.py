@@ -35,15 +35,8 @@ def damage(folder: str | Path) -> str | None:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """Lists the checkpoints in `folder`, whole or not, newest (highest step) first.    Raises:
-    RunError: `folder` is a file.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunError(
-            f"{folder} is a file where the folder of the checkpoints should be. Delete it, and go on."
-        )
-    found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
+    found = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     named = [path for path in found if path.name.rpartition("-")[2].isdigit()]
     return sorted(named, key=step_of, reverse=True)
 
