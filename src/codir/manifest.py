@@ -6,7 +6,9 @@ run it is `codir-manifest.json`: whoever reads the run asks here, so that a flip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -150,6 +152,19 @@ def require_model(folder: Path, weights: bool | None = None) -> None:
         ModelError: names the file and the way out.
     """
     _require(folder, "files", lambda name: weights in (None, name.endswith(_WEIGHTS)), ModelError)
+
+
+@contextlib.contextmanager
+def model_checked(folder: Path) -> Iterator[None]:
+    """Checks the weights of a model (`require_model`) while the block loads it, so that nobody waits for both."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        whole = pool.submit(require_model, folder, weights=True)
+        try:
+            yield
+        except Exception:
+            whole.result()  # what is wrong with the files explains what became of them
+            raise
+        whole.result()
 
 
 def require_results(folder: Path, *names: str) -> None:

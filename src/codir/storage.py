@@ -98,9 +98,10 @@ def read_json(path: str | Path) -> Any:
 def file_digest(path: str | Path) -> str:
     """Returns the 128-bit xxHash of a file's content, in hexadecimal (a fingerprint, not a signature)."""
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+    part = memoryview(bytearray(1 << 20))  # filled again and again: half the time of new ones
+    with open(path, "rb", buffering=0) as file:
+        while length := file.readinto(part):
+            digest.update(part[:length])
     return digest.hexdigest()
 
 

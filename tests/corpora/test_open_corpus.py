@@ -40,7 +40,9 @@ def test_moved_is_fine(corpus: Path, made: Path) -> None:
 def test_a_truncated_file(corpus: Path, part: str) -> None:
     path = corpus / part / "00000.arrow"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DataError, match=rf"{part}/00000.arrow is truncated: it has .* bytes where .* were written"):
+    with pytest.raises(
+        DataError, match=rf"{part}/00000.arrow is truncated: it has .* bytes where .* were written"
+    ):
         open_corpus(corpus)
 
 

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from codir.errors import ModelError
-from codir.manifest import require_model
+from codir.manifest import model_checked, require_model
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
 from codir.models.heads import new_head, require_one_answer
 from codir.models.representations import EncoderShape
@@ -117,8 +117,9 @@ def _load(
                 f"{source / 'config.json'} describes a model of about {described:,} weights, and the weights beside "
                 f"it are {held:,}: the two do not belong together. Download or save the model again."
             )
+    whole = model_checked(source) if isinstance(source, Path) else contextlib.nullcontext()
     try:
-        with _quiet_transformers():
+        with whole, _quiet_transformers():
             return auto.from_pretrained(
                 str(source),
                 config=config,
@@ -128,6 +129,8 @@ def _load(
                 output_loading_info=True,
                 trust_remote_code=False,
             )
+    except ModelError:
+        raise
     except Exception as error:  # whatever a family's own code makes of a config that no model can have
         raise _explain(source, error) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from codir.errors import ModelError
-from codir.manifest import EXPORT_MANIFEST, EXPORT_MARK, require_model
+from codir.manifest import EXPORT_MANIFEST, EXPORT_MARK
 
 
 def count_weights(folder: Path, exported: bool = False) -> int:
@@ -20,7 +20,7 @@ def count_weights(folder: Path, exported: bool = False) -> int:
         exported: it is an exported model, whose manifest may not be written yet.
 
     Raises:
-        ModelError: they are not all there and whole or not what their run wrote, or they are pickled, or of an export.
+        ModelError: they are not all there and whole, or they are pickled, or of an export.
     """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -76,7 +76,6 @@ def count_weights(folder: Path, exported: bool = False) -> int:
                 f"{folder} holds an exported model ({mark}) without its {EXPORT_MANIFEST}, so nothing says that it is "
                 "whole. Copy the whole folder again, or export the model again: `codir export`."
             )
-    require_model(folder, weights=True)
     return total
 
 
