@@ -82,6 +82,8 @@ def test_what_cannot_be_meant_is_refused(
         ("a.jsonl", [0.5, 1], (), 1, "read as scores"),
         ("a.csv", [f"{n / 7:.3f}" for n in range(ROWS)], (), 1, "read as scores"),
         ("a.parquet", [Decimal("4"), Decimal("3"), Decimal("2")], (), 3, "read as 3 classes"),
+        ("a.jsonl", [10**400, 2, 3], (), 3, "read as 3 classes"),
+        ("a.csv", ["01.02.2024", "1.2.3"], (), 2, ""),
         ("a.csv", ["4,5", "3,0"], ("--kind", "classification"), 2, ""),
         ("a.csv", ["3.5", "4.0"], ("--kind", "regression"), 1, ""),
         ("a.csv", [f"c{n}" for n in range(11)], ("--kind", "classification"), 11, ""),

@@ -45,7 +45,7 @@ def finetuned(tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> Callable[.
     return train
 
 
-LOOK_LIKE_NUMBERS = ["0115", "115", "07", "7", "1.0", "1", "+1", "1e3", "1000", "3.10", "3.1", "٣"]
+LOOK_LIKE_NUMBERS = ["0115", "115", "07", "7", "1.0", "1", "+1", "1e3", "1000", "3.10", "3.1", "٣", "1.2.3"]
 
 
 def test_each_spelling_in_a_text_file_is_a_class_of_its_own(tmp_path: Path, finetuned: Any) -> None:

@@ -112,7 +112,7 @@ class LabelColumn:
 
     def _examples(self) -> str:
         names = list(self.names)
-        return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        return ", ".join(f"{name!r:.40}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
     # ---- classes or scores -------------------------------------------------------------------------------------
 
@@ -128,7 +128,10 @@ class LabelColumn:
         """
         names, total = self.names, len(self.rows)
         numbers = [number_of(value) for value in self.counts]
-        whole = all(number is None or number.is_integer() for number in numbers)
+        whole = all(
+            number is None or number.is_integer() or isinstance(value, int)
+            for value, number in zip(self.counts, numbers, strict=True)
+        )
         once = max(names.values()) == 1
         many = (total >= 20 and 3 * len(names) > total) or (total >= 6 and once)
         of_column = f"The labels in column {self.column!r} of {self.rows.source}"
@@ -173,7 +176,7 @@ class LabelColumn:
             if DRESSED_NUMBER.fullmatch(shown.strip()):
                 hint = f" Write it with a point and without signs: {undressed(shown)}."
             raise DataError(
-                f"{self._first(set(bad[:1]))}: the label {bad[0]!r} is not a finite number, and this is regression."
+                f"{self._first(set(bad[:1]))}: the label {bad[0]!r:.40} is not a finite number, and this is regression."
                 f"{hint}"
             )
         return np.array([found[value] for value in self._different], dtype=np.float64)[self._codes]

@@ -15,8 +15,8 @@ from typing import Any
 
 from codir.models.classes import matching_key, number_value
 
-# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program
-DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?\d[\d.,'\s]*[%‰€$£]?")
+# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
+DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
 
 
 def label_of(value: Any) -> str:
@@ -57,7 +57,9 @@ def number_of(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (ValueError, TypeError, OverflowError):
+    except OverflowError:
+        return math.inf
+    except (ValueError, TypeError):
         return None
 
 
