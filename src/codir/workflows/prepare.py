@@ -156,8 +156,14 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
     data = data or load_data(config.data)
     assert data.train is not None, "load_data gives a training split unless asked not to"
     if (inputs := inputs_of(config.teacher)) is not None:
-        way = "name the columns with --text and --text-pair." if inputs.pairs else "leave out --text-pair."
-        inputs.require_pairs(data.task.pairs, config.teacher, f"{data.task.name} has", way)
+        if inputs.pairs is False and data.task.pairs:
+            # it may have been pre-trained on pairs, and the student learns from the labels as well
+            console.print(
+                f"{config.teacher} was trained on single texts, and is to teach about pairs of texts."
+            )
+        else:
+            way = "name the second column with --text-pair."
+            inputs.require_pairs(data.task.pairs, config.teacher, f"{data.task.name} has", way)
     for note in data.notes:
         console.print(note, highlight=False)
     # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
