@@ -53,7 +53,8 @@ def test_the_words_are_the_comparisons(report: Report, distilled: Path) -> None:
     assert report.words == comparison.plain_words()
     assert "keeps" in report.words[0]
     assert report.finished
-    assert report.title == "student"
+    assert report.title == "Neg or pos: distilled student with 2 of 4 blocks"
+    assert report.place == "student"
     assert "codir-fine" in report.subtitle
 
 

@@ -104,7 +104,7 @@ def test_differences_and_words_are_the_studys(report: Report, finished: Path) ->
         (theirs,) = (d for (_, task), d in findings.differences.items() if (task or "average") == each.task)
         assert (each.mean, each.low, each.high) == (theirs.difference, theirs.low, theirs.high)
         assert each.shown == theirs.shown
-    assert "highest mean on the average of 2 tasks" in report.words[0]
+    assert "No recipe is ahead on the average of 2 tasks: finetune and kd" in report.words[0]
     assert len(report.words) > 2
 
 

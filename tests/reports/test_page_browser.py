@@ -417,16 +417,15 @@ def test_a_print_of_a_page_that_was_never_scrolled_has_all_figures(
         )
 
 
-def test_a_table_that_goes_on_says_so(opened: Callable[..., Any]) -> None:
+def test_a_table_that_is_too_wide_becomes_a_list(opened: Callable[..., Any]) -> None:
     with opened(fakes.full, PHONE) as page:
-        sides, region = page.locator(".sides").first, page.locator(".scroll").first
+        region = page.locator(".scroll").first
         region.scroll_into_view_if_needed()
-        page.wait_for_function("() => document.querySelector('.sides').classList.contains('more-right')")
-        assert page.locator(".wider").first.is_visible()
-        assert region.get_attribute("tabindex") == "0"
-        region.evaluate("each => { each.scrollLeft = each.scrollWidth; }")
-        page.wait_for_function("() => !document.querySelector('.sides').classList.contains('more-right')")
-        assert "more-left" in (sides.get_attribute("class") or "")
+        page.wait_for_function("() => document.querySelector('.scroll').classList.contains('stacked')")
+        assert region.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
+        page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
+        page.wait_for_function("() => !document.querySelector('.scroll').classList.contains('stacked')")
+        assert region.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
 
 
 def test_without_scripts_tables_and_facts_are_there(opened: Callable[..., Any]) -> None:

@@ -216,6 +216,7 @@ class Panel:
         models: the lines of the table, the teacher first.
         constant: what answering one class to everything scores; None if unknown.
         tests: paired tests of two of the models.
+        label: the task in words, where its name is a file's.
     """
 
     task: str
@@ -223,6 +224,12 @@ class Panel:
     models: Sequence[ReportedModel]
     constant: float | None = None
     tests: Sequence[PairedOutcome] = ()
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What the page calls the task."""
+        return self.label or self.task
 
 
 @dataclass
@@ -230,7 +237,8 @@ class Report:
     """One page.
 
     Attributes:
-        title: the run folder's or the study's name.
+        title: the task and the model in words; a study's name.
+        place: the folder's name.
         kind: `run` or `study`.
         subtitle: one line: recipe, task, teacher.
         recipe: its name, where there is one.
@@ -244,6 +252,7 @@ class Report:
         facts: (name, value): command, seed, versions, machine, data.
         config: the resolved configuration as YAML.
         missing: (part, why) for everything that cannot be shown.
+        warnings: what to know before any number is believed: times of a busy machine.
     """
 
     title: str
@@ -264,3 +273,5 @@ class Report:
     config: str = ""
     missing: list[tuple[str, str]] = field(default_factory=list)
     recipe: str = ""
+    place: str = ""
+    warnings: list[str] = field(default_factory=list)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import CodirError
-from codir.models.loading import load_config
+from codir.models.loading import class_names, load_config
 from codir.models.representations import EncoderShape
 from codir.objectives.registry import needs_of, views_of
+from codir.reports.escaping import capital, shortened
 from codir.reports.measured import blocks_in
 from codir.reports.run_files import RunFiles, items, mapping
 from codir.storage import human_bytes
@@ -130,6 +131,53 @@ def data_in_words(run: RunFiles) -> str:
         folder = f" from {data['data_dir']}" if data.get("data_dir") else ""
         return f"{data['task']}{folder}"
     return ", ".join(f"{key} {data[key]}" for key in ("train", "validation") if data.get(key))
+
+
+_GLUE = {
+    "cola": "CoLA",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "stsb": "STS-B",
+    "qqp": "QQP",
+    "mnli": "MNLI",
+    "qnli": "QNLI",
+    "rte": "RTE",
+    "wnli": "WNLI",
+}
+_MOST_NAMED = 4  # classes; more of them are counted
+
+
+def task_in_words(run: RunFiles) -> str:
+    """Says what the answers are, where the data are files, whose names say little; empty for a task by name."""
+    if run.command == "pretrain" or run.section("data").get("task"):
+        return ""
+    kind = run.section("data").get("kind")
+    try:
+        names = list(class_names(load_config(run.path)).values())
+    except (CodirError, AttributeError, TypeError, ValueError):
+        names = []
+    if kind == "regression" or len(names) == 1:
+        return "scores of texts"
+    if not names:
+        return "classes of texts"
+    if len(names) > _MOST_NAMED or all(str(name).startswith("LABEL_") for name in names):
+        return f"{len(names)} classes of texts"
+    return " or ".join(shortened(name, 30) for name in names)
+
+
+def title_of(run: RunFiles) -> str:
+    """Returns the page's title: what the model answers, and what it is."""
+    blocks = blocks_in(run.path)
+    if run.command == "pretrain":
+        return f"Pre-trained student{f' with {blocks} blocks' if blocks else ''}"
+    task = str(run.section("data").get("task") or "")
+    about = _GLUE.get(task, capital(task)) if task else capital(task_in_words(run))
+    if run.command == "finetune":
+        return f"{about}: fine-tuned model" + (f" with {blocks} blocks" if blocks else "")
+    teacher = run.find(str(run.config.get("teacher") or ""))
+    whole = blocks_in(teacher)
+    size = f" with {blocks}{f' of {whole}' if whole else ''} blocks" if blocks else ""
+    return f"{about}: distilled student{size}"
 
 
 def task_name(run: RunFiles) -> str:

@@ -13,8 +13,9 @@ from codir.models.heads import require_one_answer
 from codir.models.loading import load_config
 from codir.reports.contents import PairedOutcome, Panel, Report
 from codir.reports.curves import curves_of
-from codir.reports.details import costs_of, data_in_words, facts_of, task_name
+from codir.reports.details import costs_of, data_in_words, facts_of, task_in_words, task_name, title_of
 from codir.reports.export_lines import add_exports
+from codir.reports.headline import deployed
 from codir.reports.latency_lines import Measured, Placed, add_latency, name_strangers, read_latency
 from codir.reports.measured import blocks_in, finite, of_row, with_error
 from codir.reports.outputs import Examples
@@ -40,7 +41,8 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     run = read_run(folder)
     _require_one_answer(run)
     report = Report(
-        title=folder.resolve().name,
+        title=title_of(run),
+        place=folder.resolve().name,
         kind="run",
         subtitle=_subtitle(run),
         finished=run.finished,
@@ -55,7 +57,7 @@ def gather_run(folder: Path, wishes: Wishes) -> Report:
     report.costs = costs_of(run, names)
     report.panels = _panels(run, comparison)
     _add_times(run, comparison, wishes, report)
-    report.words = _words(run, _as_shown(comparison, report.panels))
+    report.words = _words(run, _as_shown(comparison, report.panels), _exported_in_words(report.panels))
     _add_curves(run, names, report)
     _add_views(run, names, wishes, report)
     return report
@@ -161,7 +163,8 @@ def _panels(run: RunFiles, comparison: Comparison | None) -> list[Panel]:
         )
         # `codir` is the run's own student, whatever it learned from
         models.append(replace(model, role="codir") if row.role == main else model)
-    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant, _tests(comparison))]
+    tests, label = _tests(comparison), task_in_words(run)
+    return [Panel(task_name(run), comparison.main_metric, models, comparison.constant, tests, label)]
 
 
 def _tests(comparison: Comparison) -> list[PairedOutcome]:
@@ -216,6 +219,7 @@ def _add_times(run: RunFiles, comparison: Comparison | None, wishes: Wishes, rep
             report.missing.append(("times", str(error)))
         else:
             placed, owners = Placed(), _owners(run, comparison)
+            report.warnings += measured.warnings
             report.panels = [
                 add_latency(panel, measured, owners, placed, report.missing) for panel in report.panels
             ]
@@ -281,14 +285,23 @@ def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Compari
     return replace(comparison, rows=rows)
 
 
-def _words(run: RunFiles, comparison: Comparison | None) -> list[str]:
+def _exported_in_words(panels: Sequence[Panel]) -> str:
+    """Returns how fast what will be deployed is, where an export of the student was timed."""
+    export = deployed(panels[0]) if panels else None
+    if export is None or export.speedup is None:
+        return ""
+    return f" ({export.speedup:.2f} times as {export.group})"
+
+
+def _words(run: RunFiles, comparison: Comparison | None, exported: str) -> list[str]:
     if not run.finished:
-        return [_how_far(run), *(comparison.plain_words() if comparison is not None else [])]
+        return [_how_far(run), *(comparison.plain_words(exported) if comparison is not None else [])]
     if comparison is not None:
-        return comparison.plain_words()
+        return comparison.plain_words(exported)
     metric, metrics = str(run.metrics.get("main_metric")), mapping(run.metrics.get("metrics"))
     if finite(metrics.get(metric)) is not None:
-        return [f"The fine-tuned model scores {metrics[metric]:.4f} in {metric} on {task_name(run)}."]
+        on = f" on {task_name(run)}" if run.section("data").get("task") else ""
+        return [f"The fine-tuned model scores {metrics[metric]:.4f} in {metric}{on}."]
     rows = {str(row.get("name")): row for row in masked_rows(run)}
     before, after = (finite(rows.get(name, {}).get("accuracy")) for name in ("student before", "student"))
     if before is not None and after is not None:

@@ -13,6 +13,7 @@ from codir.errors import CodirError
 from codir.reports.contents import Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.reports.curves import curves_of
 from codir.reports.details import duration, environment_facts
+from codir.reports.headline import together
 from codir.reports.measured import blocks_in, finite, with_timing
 from codir.reports.numbers import plural
 from codir.reports.run_files import mapping, read_log
@@ -49,6 +50,7 @@ def gather_study(folder: Path, wishes: Wishes) -> Report:
     final = [result for result in results if result.phase == "final"]
     report = Report(
         title=folder.resolve().name,
+        place=folder.resolve().name,
         kind="study",
         subtitle=_subtitle(findings),
         finished=findings.trials > 0 and not findings.missing and not damaged,
@@ -87,11 +89,16 @@ def _headline(findings: Findings) -> list[str]:
     )
     if not means:
         return []
-    best = max(means, key=lambda row: means[row])
+    high = max(round(100 * mean, 1) for mean in means.values())
+    first = [row for row, mean in means.items() if round(100 * mean, 1) == high]
+    best = first[0]
     where = f"the average of {len(findings.tasks)} tasks" if several else findings.tasks[0]
-    line = f"{best} has the highest mean on {where}: {100 * means[best]:.1f} points"
+    if len(first) > 1:
+        line = f"No recipe is ahead on {where}: {together([str(row) for row in first])} have the same mean, {high:.1f}"
+    else:
+        line = f"{best} has the highest mean on {where}: {100 * means[best]:.1f} points"
     against = next((row for row in means if row.recipe == findings.baseline), None)
-    if against is not None and against != best:
+    if against is not None and against not in first:
         line += f", {100 * means[against]:.1f} for {against}"
     tested = [each for each in findings.differences.values() if each.has_interval]
     if tested:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codir.reports.contents import Panel, Report, ReportedModel
@@ -39,6 +40,35 @@ def trained(panel: Panel) -> list[ReportedModel]:
     return [m for m in panel.models if m.role not in ("teacher", "other") and m.engine == "torch"]
 
 
+def deployed(panel: Panel) -> ReportedModel | None:
+    """Returns what of the main student will be deployed: the fastest of its exports, or any if none was timed.
+
+    One that costs more than two points of the score counts only where there is no other.
+    """
+    student = main_student(panel)
+    if student is None:
+        return None
+    exports = [each for each in panel.models if each.engine != "torch" and each.role == student.role]
+    whole = [
+        each
+        for each in exports
+        if not known(each.score) or not known(student.score) or each.score >= student.score - 0.02
+    ]
+    return max(whole or exports, key=lambda each: each.speedup or 0.0, default=None)
+
+
+def leaders(models: Sequence[ReportedModel]) -> list[ReportedModel]:
+    """Returns the models with the highest score as the page shows it: several in a tie."""
+    scored = [model for model in models if known(model.score)]
+    best = max((round(100 * (model.score or 0.0), 1) for model in scored), default=0.0)
+    return [model for model in scored if round(100 * (model.score or 0.0), 1) == best]
+
+
+def together(names: Sequence[str]) -> str:
+    """Returns `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def tiles(report: Report) -> list[Tile]:
     """Returns the numbers that are known, at most five."""
     if report.kind == "study":
@@ -61,8 +91,9 @@ def _run_tiles(panel: Panel) -> list[Tile]:
         found.append(Tile(share(student.kept), "of the teacher's score", against))
     elif known(student.score):
         found.append(Tile(points(student.score), metric, ""))
-    if known(student.speedup):
-        found.append(Tile(times(student.speedup), "as fast", _fast_note(panel, student)))
+    export = deployed(panel)
+    if known(student.speedup) or (export is not None and known(export.speedup)):
+        found.append(_speed(student, export))
     elif known(student.milliseconds):
         found.append(Tile(milliseconds(student.milliseconds), "ms per sequence"))
     if known(student.parameters):
@@ -73,10 +104,11 @@ def _run_tiles(panel: Panel) -> list[Tile]:
                 _of(student.parameters, teacher and teacher.parameters, count),
             )
         )
-    if known(student.bytes):
-        found.append(
-            Tile(size(student.bytes), "on disk", _of(student.bytes, teacher and teacher.bytes, size))
-        )
+    stored = export if export is not None and known(export.bytes) else student
+    if known(stored.bytes):
+        parts = [] if stored is student else [f"as {shortened(stored.group, 30)}"]
+        parts += filter(None, [_of(stored.bytes, teacher and teacher.bytes, size)])
+        found.append(Tile(size(stored.bytes), "on disk", ", ".join(parts)))
     if known(student.agreement):
         found.append(Tile(share(student.agreement), "agreement", "answered as the teacher does"))
     return found
@@ -88,18 +120,17 @@ def _of(value: float, whole: float | None, show: object) -> str:
     return f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}"
 
 
-def _fast_note(panel: Panel, student: ReportedModel) -> str:
-    exported = [
-        model
-        for model in panel.models
-        if known(model.speedup) and model.engine != "torch" and model.speedup > (student.speedup or 0.0)
-    ]
-    if exported:
-        fastest = max(exported, key=lambda model: model.speedup or 0.0)
-        return f"up to {times(fastest.speedup)} as {shortened(fastest.engine, 30)}"
-    if known(student.milliseconds):
-        return f"{milliseconds(student.milliseconds)} ms per sequence"
-    return ""
+def _speed(student: ReportedModel, export: ReportedModel | None) -> Tile:
+    """The speed of what will be deployed, which an export's is where one was timed."""
+    if export is not None and known(export.speedup):
+        beside = f"; {times(student.speedup)} in PyTorch" if known(student.speedup) else ""
+        return Tile(times(export.speedup), "as fast", f"as {shortened(export.group, 30)}{beside}")
+    time = f"{milliseconds(student.milliseconds)} ms per sequence" if known(student.milliseconds) else ""
+    if export is None:
+        return Tile(times(student.speedup), "as fast", time)
+    return Tile(
+        times(student.speedup), "as fast", f"in PyTorch; as {shortened(export.group, 30)} it was not timed"
+    )
 
 
 def _study_tiles(report: Report) -> list[Tile]:
@@ -108,16 +139,17 @@ def _study_tiles(report: Report) -> list[Tile]:
         students = [model for model in trained(panel) if known(model.score)]
         if not students:
             continue
-        best = max(students, key=lambda model: model.score or 0.0)
-        spread = deviation(best.scores)
+        first = leaders(students)
+        best = first[0]
+        spread = deviation(best.scores) if len(first) == 1 else None
         teacher = teacher_of(panel)
-        note = shortened(best.name, 40)
+        note = together([shortened(each.name, 40) for each in first])
         if teacher is not None and known(teacher.score):
             note += f"; the teacher's {points(teacher.score)}"
         name = (
             "best average"
             if panel.task == "average"
-            else f"best {clean(panel.metric)} on {clean(panel.task)}"
+            else f"best {clean(panel.metric)} on {clean(panel.shown)}"
         )
         found.append(Tile(points(best.score), name, note, "" if spread is None else f"± {points(spread)}"))
     found = found[:3]

@@ -178,7 +178,7 @@ def _latency(panel: Panel, models: list[ReportedModel], looks: Looks) -> Figure:
     axes.margins(y=0.18)
     axes.set_xlabel("milliseconds per sequence")
     axes.set_ylabel(f"{_plain(panel.metric)}, points")
-    axes.set_title(f"{_plain(panel.task)}: {_plain(models[0].measured, 100)}", fontsize=9)
+    axes.set_title(f"{_plain(panel.shown)}: {_plain(models[0].measured, 100)}", fontsize=9)
     _quiet(axes)
     return figure
 
@@ -214,7 +214,7 @@ def _scores(panel: Panel, looks: Looks) -> Figure:
             va="bottom",
         )
     _rows(axes, [model.name for model in models])
-    axes.set_xlabel(f"{_plain(panel.metric)}, points" + (f" ({_plain(panel.task)})" if panel.task else ""))
+    axes.set_xlabel(f"{_plain(panel.metric)}, points" + (f" ({_plain(panel.shown)})" if panel.task else ""))
     return figure
 
 

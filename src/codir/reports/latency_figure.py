@@ -7,8 +7,9 @@ from typing import Any
 
 from codir.reports.colours import named
 from codir.reports.contents import Panel, ReportedModel
-from codir.reports.escaping import capital, clean, for_hover, for_plotly, shortened
+from codir.reports.escaping import clean, for_hover, for_plotly, shortened
 from codir.reports.figures import Figure, axis, log_ticks
+from codir.reports.headline import leaders, together
 from codir.reports.numbers import deviation, known, milliseconds, points, share, spread, times
 from codir.reports.pareto import measured_models, pareto
 from codir.reports.point_names import NAME, TEACHER, Looks, group_looks, label_places, score_ends, symbol_of
@@ -80,7 +81,7 @@ def _figure(
     entries = len({model.group for model in models}) + (len(front) > 1)
     return Figure(
         name=name,
-        title="Score against latency" + (f": {clean(panel.task)}" if panel.task else ""),
+        title="Score against latency" + (f": {clean(panel.shown)}" if panel.task else ""),
         takeaway=_takeaway(models, front, panel, measured) + _without_score(panel, measured),
         data=data,
         layout={
@@ -188,17 +189,28 @@ def _hover(model: ReportedModel, metric: str) -> str:
 
 def _takeaway(models: list[ReportedModel], front: list[ReportedModel], panel: Panel, measured: str) -> str:
     fastest, best = front[0], front[-1]
+    first = [_name(model) for model in leaders(models)]
     if len(models) == 1:
         text = (
             f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
         )
     elif (students := _of_one_time(models)) is not None:
-        top = max(students, key=lambda model: model.score or 0.0)
+        ahead = leaders(students)
+        top, several = ahead[0], together([_name(model) for model in ahead])
         text = (
-            f"All {len(students)} students take {milliseconds(top.milliseconds)} ms: they have one shape. The highest "
-            f"of them is {_name(top)} ({points(top.score)})"
+            f"All {len(students)} students take {milliseconds(top.milliseconds)} ms: they have one shape. "
+            + (
+                f"The highest of them is {several} ({points(top.score)})"
+                if len(ahead) == 1
+                else f"None is ahead: {several} have the same score ({points(top.score)})"
+            )
         )
         text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
+    elif len(first) > 1:
+        text = f"None is ahead: {together(first)} have the same score ({points(best.score)}). "
+        text += (
+            f"Fastest: {_name(fastest)} ({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)})."
+        )
     elif fastest is best:
         text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
@@ -224,8 +236,8 @@ def _how_sure(best: ReportedModel, models: list[ReportedModel], panel: Panel) ->
     """Says what the lead of the best model over the next one is worth, where anything is known of that."""
     second = max((model for model in models if model is not best), key=lambda model: model.score or 0.0)
     lead = (best.score or 0.0) - (second.score or 0.0)
-    if not lead:
-        return f" {capital(_name(second))} has the same score."
+    if points(best.score) == points(second.score):
+        return ""  # said already
     test = next((each for each in panel.tests if each.names == {best.name, second.name}), None)
     over = f"The lead of {points(lead)} points over {_name(second)}"
     if test is not None:

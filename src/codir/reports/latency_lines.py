@@ -14,7 +14,7 @@ from codir.reports.export_lines import Missing, base_engine, engine_name, export
 from codir.reports.measured import finite, with_timing
 from codir.reports.owners import Owners, resolved
 from codir.storage import read_json
-from codir.workflows.latency_table import LatencyResult, LatencyRow
+from codir.workflows.latency_table import BUSY, LatencyResult, LatencyRow
 from codir.workflows.timing import Timing
 
 TORCH = "torch"
@@ -35,6 +35,11 @@ class Measured:
     result: LatencyResult
     asked: Sequence[Path] = ()
     inside: bool = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said of a busy machine when it was measured, with the file it stands in."""
+        return [f"{self.path.name}: {note}" for note in self.result.notes if note.startswith(BUSY)]
 
 
 @dataclass

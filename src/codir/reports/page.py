@@ -117,8 +117,10 @@ def render(report: Report) -> str:
 
 def _title(report: Report) -> str:
     """Returns the page's title: the folder's name, and what it is of, by which open pages and files are told apart."""
-    tasks = [panel.task for panel in report.panels if panel.task != "average"]
-    about = [report.recipe, " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")]
+    tasks = [panel.shown for panel in report.panels if panel.task != "average"]
+    named = " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")
+    about = [report.place if report.place != report.title else "", report.recipe]
+    about += [named] if named.lower() not in report.title.lower() else []
     return " – ".join([report.title, *filter(None, [", ".join(filter(None, about))])])
 
 
@@ -213,7 +215,7 @@ def _panel_view(panel: Panel, report: Report, key: str, looks: Looks) -> PanelVi
         if scores is not None and students > 1:
             figures.append(scores)
     return PanelView(
-        key, panel.task, figures, model_table(panel), forest_figure(report.differences, panel.task, key)
+        key, panel.shown, figures, model_table(panel), forest_figure(report.differences, panel.task, key)
     )
 
 

@@ -9,7 +9,7 @@ from codir.reports.colours import named
 from codir.reports.contents import PairedDifference, Panel, ReportedModel
 from codir.reports.escaping import clean, for_hover, for_plotly, shortened
 from codir.reports.figures import Figure, axis
-from codir.reports.headline import trained
+from codir.reports.headline import leaders, together, trained
 from codir.reports.numbers import known, plural, points, signed_points, spread
 from codir.reports.point_names import Looks, group_looks
 
@@ -93,7 +93,7 @@ def score_figure(panel: Panel, key: str, looks: Looks | None = None) -> Figure |
     height = 96 + 30 * len(models)
     return Figure(
         name=f"{key}-scores",
-        title=f"Scores: {clean(panel.task)}" if panel.task else "Scores",
+        title=f"Scores: {clean(panel.shown)}" if panel.task else "Scores",
         takeaway=_scores_takeaway(panel),
         data=data,
         layout={
@@ -233,10 +233,14 @@ def _scores_takeaway(panel: Panel) -> str:
     teacher = next((m for m in panel.models if m.role == "teacher" and known(m.score)), None)
     if not students:
         return f"Only the teacher has a score: {points(teacher.score if teacher else None)}."
-    best = max(students, key=lambda model: model.score or 0.0)
+    first = leaders(students)
     several = any(len(model.scores) > 1 for model in students)
     what = "mean" if several else "score"
-    text = f"The highest {what} of a student is {shortened(best.name, 40)}'s with {points(best.score)}"
+    if len(first) > 1:
+        names = together([shortened(each.name, 40) for each in first[:4]])
+        text = f"No student is ahead: {names} have the same {what}, {points(first[0].score)}"
+    else:
+        text = f"The highest {what} of a student is {shortened(first[0].name, 40)}'s with {points(first[0].score)}"
     if teacher is not None:
         text += f", the teacher has {points(teacher.score)}"
     if several:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codir.reports.contents import Panel, ReportedModel
-from codir.reports.details import task_name
+from codir.reports.details import task_in_words, task_name
 from codir.reports.measured import blocks_in, finite, numbers, whole
 from codir.reports.run_files import RunFiles, items, mapping
 from codir.workflows.timing import model_size
@@ -53,4 +53,4 @@ def _fine_tuned(run: RunFiles) -> list[Panel]:
         blocks=blocks_in(run.path),
         bytes=model_size(run.path) or None,
     )
-    return [Panel(task_name(run), metric, [model])]
+    return [Panel(task_name(run), metric, [model], label=task_in_words(run))]

@@ -213,20 +213,25 @@ class Comparison:
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"This is not the JSON of a comparison table: {error!r}") from error
 
-    def plain_words(self) -> list[str]:
-        """Returns what the table means, a line each; they claim no more than the numbers allow."""
+    def plain_words(self, exported: str = "") -> list[str]:
+        """Returns what the table means, a line each; they claim no more than the numbers allow.
+
+        Args:
+            exported: how fast the student's export is, in words, put beside its own speed.
+        """
         student = self.student
         if student is None:
             return []
-        lines = [self._kept_in_words(student), self._gain_in_words(student)]
+        lines = [self._kept_in_words(student, exported), self._gain_in_words(student)]
         if self.constant is not None and student.score <= self.constant + 1e-9:
-            lines.append(
+            lines.insert(
+                0,
                 f"Answering the same class to everything scores {_number(self.constant, 4)} in {self.main_metric}: the "
-                f"{student.name} is not above that, so that this score does not show that it has learned the task."
+                f"{student.name} is not above that, so that this score does not show that it has learned the task.",
             )
         return lines
 
-    def _kept_in_words(self, student: ModelRow) -> str:
+    def _kept_in_words(self, student: ModelRow, exported: str = "") -> str:
         teacher = self.row("teacher")
         if teacher is None:
             return f"The {student.name} scores {_number(student.score, 4)} in {student.main_metric}."
@@ -243,7 +248,7 @@ class Comparison:
             )
         extras = []
         if student.timing is not None:
-            extras.append(f"runs at {student.timing.speedup:.2f} times its speed on this machine")
+            extras.append(f"runs at {student.timing.speedup:.2f} times its speed on this machine{exported}")
         if student.parameters and teacher.parameters:
             extras.append(f"has {student.parameters / teacher.parameters:.0%} of its parameters")
         return f"{line}; it {' and '.join(extras)}." if extras else f"{line}."
@@ -273,7 +278,7 @@ class Comparison:
         return f"It is {against}, more than chance on these examples explains ({test.in_words()}). {advice}"
 
     def to_png(self, path: str | Path) -> None:
-        """Draws score kept and speed-up as bars from zero, one line a model (needs the extra `plots`).
+        """Draws the scores as dots and the speed-up as bars from zero, one line a model (needs the extra `plots`).
 
         Raises:
             ConfigError: matplotlib is not installed.

@@ -27,7 +27,7 @@ from codir.workflows.data import DEFAULT_TEXT, load_data
 from codir.workflows.environment import machine, versions
 from codir.workflows.latency_loading import Loaded, prepare
 from codir.workflows.latency_models import choose, score_of
-from codir.workflows.latency_table import LatencyResult, LatencyRow
+from codir.workflows.latency_table import BUSY, LatencyResult, LatencyRow
 from codir.workflows.memory import peak_memory
 from codir.workflows.run_data import Chosen, choose_data
 from codir.workflows.run_inputs import first_inputs
@@ -357,7 +357,7 @@ def busy_words(
     if not signs:
         return []
     return [
-        f"The machine was busy ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, and "
+        f"{BUSY} ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, and "
         "engines suffer unequally from that (PyTorch's threads wait for one another). Measure again when nothing else "
         "runs."
     ]

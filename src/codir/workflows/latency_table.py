@@ -15,6 +15,7 @@ from codir.workflows.comparison import short_count
 from codir.workflows.timing import RealLengths, Timing
 
 KIND = "codir latency"
+BUSY = "The machine was busy"  # how the note on that begins
 SCHEMA = 1
 _DASH = "-"
 

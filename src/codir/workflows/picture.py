@@ -1,4 +1,4 @@
-"""The picture of the comparison: what is kept and what is gained, as bars from zero."""
+"""The picture of the comparison: what is kept, as dots, and what is gained, as bars from zero."""
 
 from __future__ import annotations
 
@@ -32,15 +32,23 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     names = [row.name.replace("$", r"\$") for row in rows]
     colours = [_COLOURS.get(row.role, "#bdbdbd") for row in rows]
 
-    scores = [0.0 if row.score != row.score else row.score for row in rows]
-    bars = left.barh(places, scores, color=colours)
-    shares = [comparison.share_kept(row) for row in rows]
-    captions = [
-        f"{row.score:.3f}" + ("" if share is None else f"  ({100 * share:.1f}% kept)")
-        for row, share in zip(rows, shares, strict=True)
-    ]
-    left.bar_label(bars, labels=captions, padding=4)
-    left.set_xlim(min(0.0, 1.1 * min(scores, default=0.0)), 1.7 * max([*scores, 1e-9]))
+    # dots on an axis that ends at the scores: bars from zero would all look the same
+    scores = [row.score for row in rows if row.score == row.score]
+    low, high = min(scores, default=0.0), max(scores, default=1.0)
+    air = max(0.45 * (high - low), 0.01)
+    left.set_xlim(low - air, high + air)
+    left.set_ylim(-0.6, len(rows) - 0.3)
+    for place, row, colour in zip(places, rows, colours, strict=True):
+        if row.score != row.score:
+            left.text(low, place, "-", ha="center", va="center")
+            continue
+        share = comparison.share_kept(row)
+        caption = f"{row.score:.3f}" + ("" if share is None else f"  ({100 * share:.1f}% kept)")
+        left.plot([row.score], [place], "o", color=colour, markersize=8)
+        left.annotate(
+            caption, (row.score, place), (0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
+    left.grid(axis="x", color="#e5e5e5", linewidth=0.6)
     left.set_yticks(places, names)
     left.set_title(comparison.main_metric.replace("$", r"\$"))
 

@@ -1,13 +1,17 @@
-// A table that is wider than the screen has a shadow at the side where more of it is.
+// A table that is wider than the page is set closer, and where that is not enough as a list of its models: nothing is
+// cut off.
 (() => {
   "use strict";
   for (const region of document.querySelectorAll(".scroll")) {
+    let width = -1;
     const look = () => {
-      const hidden = region.scrollWidth - region.clientWidth;
-      region.parentElement.classList.toggle("more-right", hidden > 2 && region.scrollLeft < hidden - 2);
-      region.parentElement.classList.toggle("more-left", hidden > 2 && region.scrollLeft > 2);
+      if (region.clientWidth === width) return;
+      width = region.clientWidth;
+      region.classList.remove("tight", "stacked");
+      for (const closer of ["tight", "stacked"]) {
+        if (region.scrollWidth - width > 2) region.classList.add(closer);
+      }
     };
-    region.addEventListener("scroll", look, { passive: true });
     new ResizeObserver(look).observe(region);
     look();
   }
