@@ -83,6 +83,17 @@ def test_tokens_without_embeddings_are_refused_by_every_command(
         assert "embeddings for 71 tokens" in message
 
 
+def test_a_vocabulary_with_a_gap_is_as_long_as_its_last_number(
+    tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    folder = tiny_model_dir()
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["?"] = 90
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    message = refused("predict", folder, "--input", texts, "--output", tmp_path / "out.jsonl")
+    assert "ids up to 90 ('?')" in message
+
+
 def test_added_tokens_with_their_embeddings_are_welcome(
     tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path
 ) -> None:

@@ -120,7 +120,7 @@ def _share_padding(config: Any, tokenizer: PreTrainedTokenizerBase, name: str) -
 
 def _require_rows(rows: int, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuses a tokenizer that gives ids which the model has no embedding for, and warns of one that is far smaller."""
-    highest = _highest_id(tokenizer)
+    highest = _highest_id(tokenizer, rows)
     if highest >= rows:
         raise ModelError(
             f"The tokenizer of {name} gives ids up to {highest:,} ({tokenizer.convert_ids_to_tokens(highest)!r}), and "
@@ -149,15 +149,16 @@ def _rows(model: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Returns the highest id a tokenizer gives; its whole vocabulary, which is slow, is asked for if that has gaps."""
-    count = len(tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and hasattr(backend, "id_to_token"):
-        name_of = backend.id_to_token
-        if all(name_of(number) is not None for number in range(count)):
-            return count - 1
-    return max(tokenizer.get_vocab().values(), default=-1)
+def _highest_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """Returns the highest id that a tokenizer gives, as far as it can be told without its whole vocabulary (100 ms).
+
+    A vocabulary without gaps ends at its size; of one with gaps the first ids that a model of `rows` lacks are asked.
+    """
+    ids = [len(tokenizer) - 1, *tokenizer.added_tokens_decoder]
+    name_of = getattr(getattr(tokenizer, "backend_tokenizer", None), "id_to_token", None)
+    if name_of is not None:
+        ids += [number for number in range(rows, rows + _ROOM) if name_of(number) is not None]
+    return max(ids)
 
 
 def _fit_token_types(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
