@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fault_world import QUICK, refused, sentences, succeeded, unchanged, write_csv
+from transformers import BertConfig, BertForMaskedLM
 
 _DEEP = '{"a": ' * 1000 + "1" + "}" * 1000
 
@@ -184,3 +185,29 @@ def test_a_teacher_with_all_switches_on_trains_students(
     saved = json.loads((student / "config.json").read_text())
     assert not [name for name, value in saved.items() if name.startswith("output_") and value]
     succeeded("evaluate", student, "--validation", texts)
+
+
+def test_switches_in_a_masked_language_model_and_in_a_corpus_are_passed_over(
+    tiny_tokenizer: Any, texts: Path, tmp_path: Path
+) -> None:
+    """`codir corpus` copies the model's config.json, from which `codir pretrain` makes a student."""
+    folder, corpus = tmp_path / "model", tmp_path / "corpus"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(
+        BertConfig(**sizes, vocab_size=len(tiny_tokenizer), max_position_embeddings=64)
+    ).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    _damage(folder, {"output_attentions": True, "output_hidden_states": True, "use_return_dict": False})
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n\n".join(row["text"] for row in sentences(60)))
+    succeeded("corpus", "--tokenizer", folder, "--input", plain, "--block", "24", "--output", corpus)
+    quick = ("--steps", "2", "--batch-size", "4", "--precision", "fp32")
+    run = ("pretrain", "--recipe", "mlm-pre", "--corpus", corpus, *quick)
+    succeeded(*run, "--output", tmp_path / "fresh")
+    succeeded(*run, "--student", folder, "--output", tmp_path / "again")
+    succeeded(
+        "augment", "--model", folder, "--train", texts, "--copies", "1", "--output", tmp_path / "more.jsonl"
+    )
+    for name in ("fresh", "again"):
+        saved = json.loads((tmp_path / name / "config.json").read_text())
+        assert not [each for each, value in saved.items() if each.startswith("output_") and value]

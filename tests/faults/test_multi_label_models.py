@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from fault_world import QUICK, refused, sentences, succeeded, write_csv
 from transformers import AutoModelForSequenceClassification
+
+import codir
+from codir.errors import CodirError
 
 THREE = ("anger", "joy", "fear")
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -138,3 +142,57 @@ def test_a_model_that_does_not_say_what_it_is_is_read_as_transformers_does(
     first = json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])
     assert ("score" in first) == (len(labels) == 1)
     assert ("scores" in first) == (len(labels) == 2)
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_the_trainer_of_the_library_refuses_it(
+    whose: str, tiny_classifier: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    models = {"student": tiny_classifier(labels=THREE), "teacher": tiny_classifier(labels=THREE)}
+    models[whose].config.problem_type = "multi_label_classification"
+    data = encoded(tiny_tokenizer)
+    with pytest.raises(CodirError, match=f"the {whose} is a multi-label model"):
+        codir.DistillationTrainer(
+            objectives={"task": {}, "kd": {}},
+            args=codir.DistillationArguments(output_dir=str(tmp_path)),
+            train_dataset=data,
+            processing_class=tiny_tokenizer,
+            **models,
+        )
+
+
+def encoded(tokenizer: Any) -> Dataset:
+    rows = sentences(12, labels=THREE)
+    columns = dict(tokenizer([row["text"] for row in rows]))
+    numbers = [THREE.index(row["label"]) for row in rows]
+    return Dataset.from_dict({**columns, "labels": numbers, "example_id": list(range(12))})
+
+
+def test_the_trainer_of_the_library_sets_switches_of_the_output(
+    tiny_classifier: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A model that transformers loaded has those of its folder, and died when its first checkpoint was saved."""
+    teacher = tiny_classifier(labels=THREE)
+    student = tiny_classifier(labels=THREE, layers=2)
+    for model in (teacher, student):
+        model.config._attn_implementation = "eager"
+        model.config.output_attentions = model.config.output_hidden_states = True
+    data = encoded(tiny_tokenizer)
+    trainer = codir.DistillationTrainer(
+        student=student,
+        teacher=teacher,
+        objectives={"task": {}, "kd": {}},
+        args=codir.DistillationArguments(
+            output_dir=str(tmp_path),
+            max_steps=2,
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            report_to="none",
+        ),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tiny_tokenizer,
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0

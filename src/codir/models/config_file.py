@@ -96,6 +96,13 @@ def make_config(settings: Mapping[str, Any], where: str) -> PretrainedConfig:
     return config
 
 
+def settle_switches(config: PretrainedConfig) -> None:
+    """Sets the switches of the output to what codir counts on, in the config of a model that it did not load itself."""
+    for name in _OUTPUT_SWITCHES:
+        setattr(config, name, False)
+    config.return_dict = True
+
+
 def described_weights(config: PretrainedConfig) -> int:
     """Returns about how many weights a model has: a vector for each token, place and type, and the blocks' matrices."""
     width = _number(config, "hidden_size")

@@ -18,6 +18,8 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
 from codir.errors import ConfigError
 from codir.functional.gather import from_first, processes
+from codir.models.config_file import settle_switches
+from codir.models.heads import require_one_answer
 from codir.models.inference import forward_dataset
 from codir.models.loading import encoder_shape
 from codir.models.padding import settle_side
@@ -115,9 +117,13 @@ class DistillationTrainer(ResumableTrainer):
                 f"The objectives {', '.join(taught)} need a teacher and none was given; "
                 "plain fine-tuning is objectives={'task': {}}."
             )
+        settle_switches(student.config)
         if isinstance(teacher, PreTrainedModel):
             teacher = FrozenTeacher(teacher)
         if kind != "masked-lm":
+            require_one_answer(student.config, "the student")
+            if isinstance(teacher, FrozenTeacher):
+                require_one_answer(teacher.model.config, "the teacher")
             teacher, train_dataset, eval_dataset = match_by_name(
                 student, teacher, train_dataset, eval_dataset
             )
