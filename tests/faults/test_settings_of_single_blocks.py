@@ -110,6 +110,18 @@ def test_a_students_student(
     assert config_of(second)["attention_window"] == [4, 16]
 
 
+def test_blocks_that_compute_by_their_number_are_not_moved(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, train_csv: Path, dev_csv: Path
+) -> None:
+    """GPT-2 can divide a block's attention by its number, which no setting can say of another place."""
+    settings = {"scale_attn_by_inverse_layer_idx": True}
+    teacher = family_dir(tmp_path / "teacher", "gpt2", tiny_tokenizer, **settings)
+    run = tmp_path / "run"
+    message = refused(*given(teacher, train_csv, dev_csv, run, "[2, 4]"), leaves_nothing=run)
+    assert "scale_attn_by_inverse_layer_idx" in message
+    assert "--student-init first" in message
+
+
 @pytest.mark.parametrize("init", ["spread", "random"])
 @pytest.mark.parametrize("name", ["bart", "t5"])
 def test_an_encoder_with_a_decoder_is_not_cut(

@@ -113,6 +113,14 @@ def require_same_blocks(
                 before = vars(other).get(name)
                 if name.startswith("_") or name == "training" or not isinstance(value, _PLAIN):
                     continue
+                if (
+                    value is True and "layer_idx" in name and number != block - 1
+                ):  # GPT-2's scale by the number
+                    raise ModelError(
+                        f"{whose} cannot be cut to the blocks {list(blocks)}: {name} makes block {block} compute by "
+                        f"its number, which would be {number + 1}. Choose the first blocks (--student-init first), or "
+                        "another student (--student, --student-config)."
+                    )
                 if value == before or _is_number(value, before, number, block - 1):
                     continue
                 if isinstance(value, list | tuple) and list(value) == _of_blocks(
