@@ -22,6 +22,7 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 3e-3,
     "precision": "fp32",
     "seed": 3,
+    "max_grad_norm": 1.0,  # such a learning rate needs it
 }
 CRD = {"task": {}, "kd": {"weight": 0.7}, "crd": {"weight": 0.5, "k": 10, "dim": 8}}
 

@@ -65,7 +65,7 @@ def require_file(path: str | Path) -> Path:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        reason = getattr(error, "strerror", None) or str(error)
         shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
         raise DataError(f"Cannot read {shown!a:.400}: {reason}.{_neighbour(path)}") from error
     if stat.S_ISDIR(mode):
