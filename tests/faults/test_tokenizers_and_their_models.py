@@ -112,7 +112,7 @@ def test_one_token_type_is_enough_for_pairs(tiny_tokenizer: Any, pairs: Path, tm
         **SIZES, **LABELS, vocab_size=71, type_vocab_size=1, pad_token_id=0, bos_token_id=2, eos_token_id=3
     )
     folder = _save(hf.RobertaForSequenceClassification(config), tiny_tokenizer, tmp_path / "roberta")
-    data = ("--train", pairs, "--validation", pairs)
+    data = ("--train", pairs, "--validation", pairs, "--text-pair", "text_pair")
     succeeded("finetune", "--model", folder, *data, *QUICK, "--output", tmp_path / "teacher")
     out = tmp_path / "out.jsonl"
     succeeded("predict", tmp_path / "teacher", "--input", pairs, "--text-pair", "text_pair", "--output", out)

@@ -277,7 +277,7 @@ def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
 def test_a_fine_tuning_has_a_report(report_world: World) -> None:
     report = gather(report_world.teacher)
     score = json.loads((report_world.teacher / "metrics.json").read_text())["metrics"]["accuracy"]
-    assert report.words == [f"The fine-tuned model scores {score:.4f} in accuracy on train."]
+    assert report.words == [f"The fine-tuned model scores {score:.4f} in accuracy."]
     assert report.panels[0].models[0].score == score
     assert {curve.kind for curve in report.curves} == {"loss", "score"}
     assert dict(report.costs)["training of the model"]

@@ -28,8 +28,9 @@ from codir.models.representations import EncoderShape
 from codir.models.weight_files import count_weights, listing
 
 # What a tokenizer is saved as, in all families.
-_TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab*", "merges.txt", "*.codes", "s*.model")
-_TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab*", "merges.txt", "*.codes", "s*.model")
+# They say how a tokenizer is used; alone they are none.
+_TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # A config that describes so many times the weights that are there, and this many more, is of another model.
 _TIMES, _MORE = 4, 10_000_000
 
