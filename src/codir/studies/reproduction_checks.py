@@ -29,7 +29,9 @@ def require_enough_examples(made: Reproduction) -> None:
             if not drawn[name]:
                 continue
             if trial.task not in examples:
-                examples[trial.task] = len(load_data(study.tasks[trial.task]).train)
+                train = load_data(study.tasks[trial.task]).train
+                assert train is not None, "load_data gives a training split unless asked not to"
+                examples[trial.task] = len(train)
             there = examples[trial.task]
             if drawn[name] > there:
                 key = f"objectives.{name}.k"
