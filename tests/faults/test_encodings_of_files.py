@@ -201,3 +201,54 @@ def test_python_says_it_as_yaml_does(run: Path, files: tuple[Path, Path], tmp_pa
         codir.FinetuneConfig.model_validate(
             {"model": "m", "data": {**data, "encoding": "klingon"}, "output": "o"}
         )
+
+
+@pytest.mark.parametrize(("name", "ending"), [("cp1251", ".txt"), ("cp1252", ".jsonl"), ("cp932", ".txt")])
+def test_a_corpus_names_the_encoding_of_what_it_skips_and_reads_it(
+    tmp_path: Path, mlm: Path, name: str, ending: str
+) -> None:
+    """The blocks are those of the same text in UTF-8, and files that are UTF-8 stay what they are."""
+    lines = [f"{TEXTS[name]} {number}" for number in range(20)]
+    if ending == ".jsonl":
+        lines = [json.dumps({"text": line}, ensure_ascii=False) for line in lines]
+    keys = {}
+    for place, encoding in (("theirs", name), ("ours", "utf-8")):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / f"a{ending}").write_bytes("\r\n".join(lines).encode(encoding))
+        (folder / "b.txt").write_text("la café est là\n" * 3, encoding="utf-8")
+        making = (
+            "corpus",
+            "--input",
+            folder,
+            "--tokenizer",
+            mlm,
+            "--block",
+            "16",
+            "--output",
+            folder / "made",
+        )
+        if encoding != "utf-8":
+            message = refused(*making, leaves_nothing=folder / "made")
+            assert f"a{ending}: not UTF-8" in message
+            assert f"it looks like {name}, add --encoding {name}" in message
+            making = (*making, "--encoding", name)
+        said = succeeded(*making).text
+        assert (f"a{ending}: read as {name}" in said) == (encoding != "utf-8")
+        assert "Nothing was skipped" in said
+        keys[place] = json.loads((folder / "made" / "corpus.json").read_text(encoding="utf-8"))["key"]
+    assert keys["theirs"] == keys["ours"]
+
+
+def test_a_corpus_and_files_that_no_one_encoding_reads(tmp_path: Path, mlm: Path) -> None:
+    wide, mixed = tmp_path / "wide.txt", tmp_path / "mixed.txt"
+    making = ("corpus", "--tokenizer", mlm, "--output", tmp_path / "made")
+    for encoding, shown in (("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-32", "UTF-32")):
+        wide.write_bytes("a film\nthe café\n".encode(encoding))
+        assert f"iconv -f {shown} -t UTF-8" in refused(*making, "--input", wide)
+        assert "iconv -f" in refused(*making, "--input", wide, "--encoding", encoding)
+    mixed.write_bytes("le café\nla forêt\n".encode() + "déjà vu\n".encode("cp1252"))
+    for flags in ((), ("--encoding", "cp1252")):
+        assert "no one encoding reads them all" in refused(*making, "--input", mixed, *flags)
+    assert "no encoding 'nonsense'" in refused(*making, "--input", mixed, "--encoding", "nonsense")
+    assert not (tmp_path / "made").exists()

@@ -47,6 +47,10 @@ def corpus(
             metavar="HOW",
         ),
     ] = "auto",
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="of the .txt and .jsonl files that are not UTF-8", metavar="NAME"),
+    ] = None,
     validation: Annotated[
         float, typer.Option("--validation", help="share of the documents to hold out", metavar="SHARE")
     ] = 0.01,
@@ -82,6 +86,7 @@ def corpus(
         block=block,
         text=text,
         documents=documents,
+        encoding=encoding,
         validation=validation,
         workers=workers,
         seed=seed,

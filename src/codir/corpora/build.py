@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -15,7 +16,14 @@ import xxhash
 
 from codir import __version__
 from codir.corpora import planning
-from codir.corpora.checks import check_documents, check_files, check_output, check_same, check_settings
+from codir.corpora.checks import (
+    check_documents,
+    check_encoding,
+    check_files,
+    check_output,
+    check_same,
+    check_settings,
+)
 from codir.corpora.corpus import FORMAT, MANIFEST, WORK, Corpus, open_corpus, tokenizer_digest
 from codir.corpora.documents import read_documents
 from codir.corpora.encoder import Encoder, check_block, load, save
@@ -25,8 +33,8 @@ from codir.corpora.shards import Counts, ShardFiles
 from codir.corpora.sources import Source, find_sources
 from codir.corpora.splitting import PartWriter, choose_validation, document_tables, write_parts
 from codir.corpora.workers import Job, Shard, available_cpus, run_shards
-from codir.errors import RunError
-from codir.locks import exclusive
+from codir.errors import CodirError, RunError
+from codir.locks import LOCK, exclusive
 from codir.manifest import entries
 from codir.storage import read_json, require_disk, require_writable, write_json
 
@@ -43,6 +51,7 @@ def build_corpus(
     block: int = 512,
     text: str = "text",
     documents: str = "auto",
+    encoding: str | None = None,
     validation: float = 0.01,
     workers: int | None = None,
     seed: int = 0,
@@ -60,6 +69,7 @@ def build_corpus(
         text: column of the text in JSON lines and Parquet.
         documents: what is a document in a text file: each `line`, the lines between `blank` lines, what follows a
             `heading` of WikiText, the whole `file`, or `auto`: decided for each file from its beginning.
+        encoding: of the text files (.txt, .jsonl) that are not UTF-8.
         validation: share of the documents to hold out; 0 for none.
         workers: processes; the cores this process may use if None.
         seed: of the choice of the documents held out.
@@ -74,6 +84,7 @@ def build_corpus(
         RunError: the output is in the way or in use, the disk too small, or what is resumed was another corpus.
     """
     check_settings(documents, validation, workers, allow_skipped)
+    encoding = check_encoding(encoding)
     output = Path(output).expanduser()
     check_output(output, resume)
     loaded, config = load(tokenizer)
@@ -85,10 +96,12 @@ def build_corpus(
         "block": block,
         "text": text,
         "documents": documents,
+        "encoding": encoding,
         "validation": validation,
         "seed": seed,
         "shard_bytes": planning.SHARD_BYTES,
     }
+    made = [each for each in (output, *output.parents) if not each.exists()]
     require_writable(output)
     with exclusive(output):
         check_output(output, resume)  # again: another process may have been here in between
@@ -101,8 +114,13 @@ def build_corpus(
         plan = read_json(work / _PLAN) if (work / _PLAN).is_file() else None
         if plan is not None:
             check_same(output, plan["options"], options)
-        found = _look_over(options, work, plan)
-        check_files(found, allow_skipped)
+        try:
+            found = _look_over(options, work, plan)
+            check_files(found, allow_skipped)
+        except CodirError:
+            if plan is None:
+                _leave_no_trace(work, made)
+            raise
         (work / "shards").mkdir(parents=True, exist_ok=True)
         write_json(work / _PLAN, {"options": options, "sources": [source.state() for source in found]})
         try:
@@ -143,6 +161,16 @@ def build_corpus(
     return open_corpus(output, digests=False)
 
 
+def _leave_no_trace(work: Path, made: Sequence[Path]) -> None:
+    """Removes what a refused corpus made: of the folders those that were not there before."""
+    shutil.rmtree(work, ignore_errors=True)
+    if made:
+        (made[0] / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # one that is not empty: somebody else is there by now
+        for folder in made:
+            folder.rmdir()
+
+
 def _silent(done: int, in_all: int) -> None:
     pass
 
@@ -157,7 +185,7 @@ def _look_over(options: dict[str, Any], work: Path, plan: dict[str, Any] | None)
         if before and (before.bytes, before.modified) == (source.bytes, source.modified):
             result.append(before)
             continue
-        scan(source, options["text"], options["documents"])
+        scan(source, options["text"], options["documents"], options["encoding"])
         if plan and (before is None or before.digest != source.digest):
             raise RunError(
                 f"{source.name} {'was changed' if before else 'was added'} since this corpus was begun. Start anew "

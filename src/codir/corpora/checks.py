@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from codir.corpora.corpus import MANIFEST, WORK
+from codir.corpora.scanning import conversion
 from codir.corpora.shards import Counts
 from codir.corpora.sources import DOCUMENTS, Source
 from codir.errors import ConfigError, DataError, RunError, nearest
 from codir.locks import is_trace
 from codir.storage import require_name
+from codir.tasks.decoding import require_encoding
 
 
 def check_settings(documents: str, validation: float, workers: int | None, allow_skipped: float) -> None:
@@ -29,6 +31,21 @@ def check_settings(documents: str, validation: float, workers: int | None, allow
             raise ConfigError(f"The share {what} must lie between 0 and 1, not {value}.")
     if workers is not None and workers < 1:
         raise ConfigError(f"There must be at least one worker, not {workers}.")
+
+
+def check_encoding(name: str | None) -> str | None:
+    """Returns the name by which Python knows the encoding of text files, None for UTF-8.
+
+    Raises:
+        ConfigError: there is no such encoding, or text in it cannot be divided at its line ends.
+    """
+    found = require_encoding(name).removesuffix("-sig") if name is not None else "utf-8"
+    if "\n".encode(found) != b"\n":
+        raise ConfigError(
+            f"Text in {name} cannot be read in parts, as a corpus is: convert it to UTF-8 "
+            f"(`{conversion(found)}`) and leave out --encoding."
+        )
+    return found if found != "utf-8" else None
 
 
 def check_output(output: Path, resume: bool) -> None:

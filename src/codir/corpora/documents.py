@@ -54,7 +54,9 @@ def read_documents(source: Source, part: Part, text: str) -> Iterator[Event]:
     except OSError as error:
         raise DataError(f"Cannot read {source.name}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{source.name} was changed while it was read: it is no longer UTF-8.") from error
+        raise DataError(
+            f"{source.name} was changed while it was read: it is no longer {source.encoding.upper()}."
+        ) from error
 
 
 def place(source: Source, part: Part, row: int) -> str:
@@ -77,7 +79,7 @@ def place(source: Source, part: Part, row: int) -> str:
 
 def _pieces(source: Source, part: Part) -> Iterator[tuple[str, bool, bool]]:
     """Yields (text, whether it begins a line, whether it ends one): lines, the very long ones in pieces."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder(source.encoding)()
     left, begins = part.end - part.begin, True
     with open(source.path, "rb") as file:
         file.seek(part.begin)

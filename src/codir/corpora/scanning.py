@@ -13,13 +13,20 @@ from codir.corpora.planning import column_bytes
 from codir.corpora.sources import HEADING, Documents, Source, no_column
 from codir.errors import DataError
 from codir.storage import file_digest
+from codir.tasks.detection import detect, mixture, without_mark
 
 _SAMPLE = 1 << 18
 _CHUNK = 1 << 22
 
 
-def scan(source: Source, text: str, documents: str) -> Source:
+def scan(source: Source, text: str, documents: str, encoding: str | None = None) -> Source:
     """Fills in a source's digest, its separation of documents and its size, or why it is skipped.
+
+    Args:
+        source: to be looked over.
+        text: column of the text.
+        documents: what separates documents in a text file, or `auto`.
+        encoding: of a text file that is not UTF-8; None: such a file is skipped, and what it looks like is said.
 
     Raises:
         DataError: the column is missing, or its values are no text.
@@ -32,7 +39,7 @@ def scan(source: Source, text: str, documents: str) -> Source:
         _scan_arrow(source, text)
     else:
         source.text_bytes = source.bytes
-        _scan_text(source)
+        _scan_text(source, encoding)
         if source.skipped is None and source.kind == "jsonl":
             _check_records(source, text)
         if source.skipped is None and source.kind == "text":
@@ -40,36 +47,86 @@ def scan(source: Source, text: str, documents: str) -> Source:
     return source
 
 
-def _scan_text(source: Source) -> None:
-    digest, decoder = xxhash.xxh3_128(), codecs.getincrementaldecoder("utf-8")()
+def _scan_text(source: Source, encoding: str | None) -> None:
+    """Fills in digest and encoding: UTF-8 where the whole file is, else the given one."""
+    if (wide := _wide(_head(source))) is not None:
+        source.skipped = f"{wide.upper()}, not UTF-8: `{conversion(wide)}`"
+        return
+    reason, place = _read_through(source, "utf-8")
+    if reason is None or place is None:
+        source.skipped = reason
+        return
+    raw = _around(source, place)
+    fit, lines = mixture(raw)
+    if 3 * fit >= lines:
+        source.skipped = (
+            f"{reason}, though {fit:,} of {lines:,} lines around it are: no one encoding reads them all"
+        )
+    elif encoding is not None:
+        source.encoding = encoding
+        source.skipped, _ = _read_through(source, encoding)
+    else:
+        found, _ = detect(raw)
+        source.skipped = f"{reason}: it looks like {found}, add --encoding {found}" if found else reason
+
+
+def _read_through(source: Source, encoding: str) -> tuple[str | None, int | None]:
+    """Fills in the digest; returns why a file cannot be read in an encoding, and where a byte does not fit it."""
+    digest, decoder = xxhash.xxh3_128(), codecs.getincrementaldecoder(encoding)()
     position = 0
     with open(source.path, "rb") as file:
         while True:
             chunk = file.read(_CHUNK)
             digest.update(chunk)
-            if not position and chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
-                source.skipped = "UTF-16, not UTF-8"
-                return
             if (zero := chunk.find(b"\0")) >= 0:
-                source.skipped = f"binary (a zero byte at {position + zero:,})"
-                return
+                return f"binary (a zero byte at {position + zero:,})", None
             held = len(decoder.getstate()[0])
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 place = position - held + error.start
                 byte = error.object[error.start]
-                source.skipped = f"not UTF-8 (byte 0x{byte:02x} at {place:,})"
-                return
+                return f"not {encoding.upper()} (byte 0x{byte:02x} at {place:,})", place
             if not chunk:
                 break
             position += len(chunk)
     source.digest = digest.hexdigest()
+    return None, None
+
+
+def conversion(encoding: str) -> str:
+    """Returns the command that makes UTF-8 of text in UTF-16 or UTF-32."""
+    name = encoding.upper().replace("_", "-").replace("-LE", "LE").replace("-BE", "BE")
+    return f"iconv -f {name} -t UTF-8 OLD > NEW"
+
+
+def _head(source: Source) -> bytes:
+    with open(source.path, "rb") as file:
+        return file.read(_SAMPLE)
+
+
+def _around(source: Source, place: int) -> bytes:
+    """Returns the text around a byte, from the beginning of a line."""
+    with open(source.path, "rb") as file:
+        file.seek(begin := max(0, place - _CHUNK))
+        raw = file.read(2 * _CHUNK)
+    return raw[raw.find(b"\n", 0, place - begin) + 1 :] if begin else raw
+
+
+def _wide(head: bytes) -> str | None:
+    """Returns UTF-16 or UTF-32 if text is in it, by its mark or by its zero bytes; a picture has those, too."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    name = without_mark(head) if head.count(0) > len(head) / 4 else None
+    letters = head[: len(head) // 4 * 4].decode(name, "replace") if name else ""
+    shown = sum(letter.isprintable() or letter.isspace() for letter in letters)
+    return name if name and shown > 0.95 * len(letters) else None
 
 
 def _sample(source: Source) -> str:
-    with open(source.path, "rb") as file:
-        return file.read(_SAMPLE).decode("utf-8", errors="ignore").removeprefix("\ufeff")
+    return _head(source).decode(source.encoding, errors="ignore").removeprefix("\ufeff")
 
 
 def decide_documents(sample: str) -> Documents:
@@ -105,10 +162,10 @@ def _is_wrapped(followed: list[str]) -> bool:
 def _check_records(source: Source, text: str) -> None:
     """Raises `DataError` if none of the first JSON records has the column."""
     keys: dict[str, None] = {}
-    with open(source.path, encoding="utf-8-sig", newline="\n") as file:
+    with open(source.path, encoding=source.encoding, newline="\n") as file:
         for _, line in zip(range(100), file, strict=False):
             try:
-                record = json.loads(line)
+                record = json.loads(line.removeprefix("\ufeff"))
             except ValueError:
                 continue
             if isinstance(record, dict):

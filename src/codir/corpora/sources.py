@@ -37,6 +37,7 @@ class Source:
         kind: how it is read.
         bytes, modified, digest: size, time of change in ns, 128-bit xxHash of the content.
         documents: what separates documents in a text file.
+        encoding: of a text file, as Python calls it.
         text_bytes: about how much text there is in it.
         skipped: why it is left out, if it is.
     """
@@ -48,13 +49,15 @@ class Source:
     modified: int
     digest: str = ""
     documents: Documents | None = None
+    encoding: str = "utf-8"
     text_bytes: int = 0
     skipped: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Returns what the manifest says about it."""
         facts = {"name": self.name, "kind": self.kind, "bytes": self.bytes, "xxh3_128": self.digest}
-        return facts | ({"documents": self.documents} if self.documents else {})
+        facts |= {"documents": self.documents} if self.documents else {}
+        return facts | ({"encoding": self.encoding} if self.encoding != "utf-8" else {})
 
     def state(self) -> dict[str, Any]:
         """Returns all fields."""

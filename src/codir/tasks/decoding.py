@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codir.errors import ConfigError, DataError, nearest
-from codir.tasks.detection import LATIN, OTHERS, detect, without_mark
+from codir.tasks.detection import LATIN, OTHERS, detect, mixture, without_mark
 
 # A mark at the beginning of a file says for certain how it is encoded. That of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -201,12 +201,11 @@ def _shown(raw: bytes, place: int, encoding: str) -> str:
 
 def _mixed(path: Path, raw: bytes, start: int) -> str | None:
     """Says so if a part of the lines is UTF-8 and others are not: no one encoding reads such a file."""
-    lines = [line for line in raw[: 1 << 26].split(b"\n") if not line.isascii()]
-    fit = sum(_fault(line) is None for line in lines)
-    if 3 * fit < len(lines):
+    fit, lines = mixture(raw[: 1 << 26])
+    if 3 * fit < lines:
         return None
     line = raw.count(b"\n", 0, start) + 1
     return (
         f"{path}, line {line}: the byte 0x{raw[start]:02x} is not UTF-8, and of the "
-        f"{len(lines):,} lines with more than ASCII {fit:,} are. Mend the others: no one encoding reads them all."
+        f"{lines:,} lines with more than ASCII {fit:,} are. Mend the others: no one encoding reads them all."
     )

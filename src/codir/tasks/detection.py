@@ -29,6 +29,12 @@ def without_mark(raw: bytes) -> str | None:
     return "utf-16-le" if zeros[0] + zeros[2] < zeros[1] + zeros[3] else "utf-16-be"
 
 
+def mixture(raw: bytes) -> tuple[int, int]:
+    """Returns how many lines are UTF-8 beyond ASCII, and how many are beyond ASCII at all."""
+    lines = [line for line in raw.split(b"\n") if not line.isascii()]
+    return sum(_decoded(line, "utf-8") is not None for line in lines), len(lines)
+
+
 def detect(raw: bytes) -> tuple[str | None, list[tuple[str, str, str]]]:
     """Returns the encoding that bytes look like, and what else they could be.
 

@@ -103,6 +103,7 @@ def report(made: Corpus) -> list[RenderableType]:
     if not counts["validation"]["blocks"]:
         lines.append("No document is held out for validation: there is only one, or --validation is 0.")
     lines += _separations(made.manifest["sources"])
+    lines += _encodings(made.manifest["sources"])
     lines += _skipped(made.manifest["skipped"])
     return lines
 
@@ -115,6 +116,15 @@ def _separations(sources: Sequence[dict[str, Any]]) -> list[str]:
             more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
             lines.append(f"{', '.join(names[:5])}{more}: {meaning} (--documents {mode}).")
     return lines
+
+
+def _encodings(sources: Sequence[dict[str, Any]]) -> list[str]:
+    names = [Path(source["name"]).name for source in sources if "encoding" in source]
+    if not names:
+        return []
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    encoding = next(source["encoding"] for source in sources if "encoding" in source)
+    return [f"{', '.join(names[:5])}{more}: read as {encoding} (--encoding), all other files as UTF-8."]
 
 
 def _skipped(skipped: dict[str, Any]) -> list[str]:
