@@ -6,7 +6,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from codir.errors import DataError
-from codir.models.inference import evaluation_mode, forward_dataset
+from codir.models.inference import forward_dataset
+from codir.models.modes import evaluation_mode
 from codir.models.padding import Padding
 from codir.models.tokens import TokenColumns
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, ModelError
-from codir.models.inference import evaluation_mode, precision
+from codir.models.inference import precision
+from codir.models.modes import evaluation_mode
 from codir.models.padding import Padding, pad_batch
 from codir.models.positions import position_limit
 from codir.models.representations import represent

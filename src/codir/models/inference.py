@@ -5,7 +5,6 @@ A model whose answers padding changes (`codir.models.probe`) gets batches of one
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from codir.models.modes import evaluation_mode
 from codir.models.padding import Padding, pad_batch
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling, Representations, TokenView, represent
@@ -21,18 +21,6 @@ from codir.models.tokens import TokenColumns
 from codir.models.unpadded import padding_for
 
 Progress = Callable[[int, int], None]
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts `model` into eval mode for the block; afterwards every submodule has the mode it had before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def precision(device: torch.device, autocast: torch.dtype | None) -> torch.autocast:

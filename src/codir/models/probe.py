@@ -10,8 +10,6 @@ be exact are not run: `tests/faults/test_families.py` shows it for each of them,
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from codir.errors import ModelError
+from codir.models.modes import evaluation_mode
 from codir.models.padding import Side
 from codir.models.positions import position_limit
 
@@ -98,18 +97,14 @@ def require_trainable(model: Any, side: str) -> None:
     if getattr(model, "config", None) is None or _is_exact(model):
         return
     long, _ = _texts(model)
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.random.fork_rng():
+        with evaluation_mode(model), torch.random.fork_rng():
             _run(model.train(), long, torch.ones_like(long))
     except Exception as failure:  # whatever a family's code stumbles over
         raise ModelError(
             f"{side} is a {type(model).__name__}, which cannot be trained on texts of any length: "
             f"{_said(failure)} Choose another model for it."
         ) from failure
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _is_exact(model: Any) -> bool:
@@ -123,7 +118,7 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
     name = f"{type(model).__name__} ({getattr(model.config, 'model_type', 'unknown family')})"
     long, short = _texts(model)
     seeded, before = _seeded(model), _settings(model)
-    with _evaluation(model), torch.random.fork_rng():
+    with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(1)
         state = torch.get_rng_state()
         try:
@@ -202,17 +197,6 @@ def _run(model: Any, ids: Tensor, mask: Tensor, hidden: bool = False) -> Any:
     return model(
         input_ids=ids.to(place), attention_mask=mask.to(place), output_hidden_states=hidden, return_dict=True
     )
-
-
-@contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _answers(outputs: Any, row: int, tokens: int) -> Tensor:

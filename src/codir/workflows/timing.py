@@ -17,7 +17,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
-from codir.models.inference import Progress, evaluation_mode
+from codir.models.inference import Progress
+from codir.models.modes import evaluation_mode
 from codir.models.padding import Padding, pad_batch
 from codir.models.probe import behaviour
 from codir.models.unpadded import padding_for, parts_of_one_length
