@@ -139,3 +139,31 @@ def test_names_that_are_asked_for_stand_once(refuses: Callable[..., str], tmp_pa
     assert "the header names ['text'] more than once" in refuses(file)
     file.write_text(",,\na,x,b\n")
     assert f"{file} has no column 'text'" in refuses(file)
+
+
+def test_another_delimiter_is_seen_behind_quotes(
+    read: Callable[..., list[str]], refuses: Callable[..., str], tmp_path: Path
+) -> None:
+    """Every field in quotes and a mark at the beginning, as spreadsheets export: the comma then breaks line 1."""
+    file = tmp_path / "a.csv"
+    lines = ['"text";"label";', '"a ""good"" film; long";"x";', '"bad";"y";']
+    file.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    assert "add --delimiter ';'" in refuses(file)
+    assert read(file, "--delimiter", ";") == ['a "good" film; long', "bad"]
+    file.write_text('text,label\n"a; b"c,x\n')  # broken, but not by its delimiter
+    assert "--delimiter" not in refuses(file)
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"'])
+def test_a_file_that_names_its_delimiter(
+    first: str, read: Callable[..., list[str]], refuses: Callable[..., str], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    lines = [first, "text;label", "a film, good;x", '"b;c";y']
+    for end in ("\n", "\r\n"):
+        file.write_text(end.join(lines), newline="", encoding="utf-8-sig")
+        assert read(file) == read(file, "--delimiter", ";") == ["a film, good", "b;c"]
+    file.write_text("\n".join([*lines, "d;e;f"]))
+    assert "line 5: 3 fields" in refuses(file)
+    file.write_text("\n".join([*lines, ";x"]))
+    assert "line 5: the text in column 'text' is empty" in refuses(file)

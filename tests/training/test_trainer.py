@@ -371,6 +371,7 @@ def test_bad_settings(tmp_path, models, monkeypatch):
         "neftune_noise_alpha": 5.0,
         "save_only_model": True,
         "auto_find_batch_size": True,
+        "include_for_metrics": ["inputs"],
         "dataloader_persistent_workers": True,
     }.items():
         with pytest.raises(ConfigError, match=f"{name} is not supported"):

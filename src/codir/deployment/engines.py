@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, cast
@@ -54,7 +55,7 @@ def load_engine(path: str | Path, engine: str | None = None) -> Classifier:
         form = "onnx" if engine == "onnxruntime" else "openvino"
         raise ConfigError(
             f"{path} is a model folder, which {engine} cannot run. Export it first: "
-            f"codir export {path} --format {form} --output FOLDER"
+            f"codir export {shlex.quote(str(path))} --format {form} --output FOLDER"
         )
     if isinstance(source, Path) and (form := _unfinished(source)) is not None:
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -44,7 +45,8 @@ def require_one_answer(config: PretrainedConfig, name: str) -> None:
     if kind == "regression" and outputs != 1:
         raise ModelError(
             f"{name} is a regression of {outputs} scores (problem_type and id2label in its config.json), and codir "
-            f"knows regressions of one. `codir finetune --model {name}` trains a new head on its encoder; if its "
+            f"knows regressions of one. "
+            f"`codir finetune --model {shlex.quote(str(name))}` trains a new head on its encoder; if its "
             "outputs are classes, set problem_type to single_label_classification."
         )
 

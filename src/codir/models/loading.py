@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -326,7 +327,8 @@ def _refuse_head(source: str | Path, absent: list[str], report: dict[str, Any]) 
         )
     raise ModelError(
         f"{source} is not fine-tuned: it has no classifier weights ({', '.join(absent[:4])}"
-        f"{', ...' if len(absent) > 4 else ''}). `codir finetune --model {source} --task TASK --output DIR` makes a "
+        f"{', ...' if len(absent) > 4 else ''}). "
+        f"`codir finetune --model {shlex.quote(str(source))} --task TASK --output DIR` makes a "
         "teacher of it."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -260,12 +261,11 @@ def _owners(run: RunFiles, comparison: Comparison | None) -> Owners:
 def _measure(run: RunFiles, output: Path) -> str:
     """Returns the command that measures this run's models."""
     data = run.section("data")
-    task = f" --task {data['task']}" if data.get("task") else ""
-    folder = f" --data-dir {data['data_dir']}" if task and data.get("data_dir") else ""
-    teacher = run.config.get("teacher")
-    models = " ".join(str(each) for each in (teacher, run.path) if each)
-    again = " --overwrite" if output.exists() else ""
-    return f"codir latency {models}{task}{folder} --output {output}{again}"
+    task = ["--task", str(data["task"])] if data.get("task") else []
+    folder = ["--data-dir", str(data["data_dir"])] if task and data.get("data_dir") else []
+    models = [str(each) for each in (run.config.get("teacher"), run.path) if each]
+    again = ["--overwrite"] if output.exists() else []
+    return shlex.join(["codir", "latency", *models, *task, *folder, "--output", str(output), *again])
 
 
 def _as_shown(comparison: Comparison | None, panels: Sequence[Panel]) -> Comparison | None:

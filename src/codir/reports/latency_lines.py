@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,7 +63,7 @@ def read_latency(path: Path) -> LatencyResult:
     except CodirError as error:
         text = str(error).partition(" Measure again")[0]  # said once, with the file
         text += "" if text.endswith(".") else "."
-        again = f"Measure again: codir latency MODEL ... --output {path} --overwrite"
+        again = f"Measure again: codir latency MODEL ... --output {shlex.quote(str(path))} --overwrite"
         raise RunError(f"{text if str(path) in text else f'{path}: {text}'} {again}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -125,14 +126,14 @@ def _require_run(path: Path) -> None:
         raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.{hub}")
     if path.parent.name == "comparison" and RunFolder(path.parent.parent).is_run:
         raise RunError(
-            f"{path} is a student of comparison. Report the run: codir report {path.parent.parent}"
+            f"{path} is a student of comparison. Report the run: codir report {shlex.quote(str(path.parent.parent))}"
         )
     if RunFolder(path).is_run or (path / "metrics.json").is_file():
         return
     inside = sorted(entry.parent for entry in path.glob("*/codir.yaml"))[:3]
     shown = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     way = (
-        f"It holds runs: codir report {inside[0]}"
+        f"It holds runs: codir report {shlex.quote(str(inside[0]))}"
         if inside
         else "Give the --output of `codir distill`, `codir finetune`, `codir pretrain` or `codir study`."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def add_times(
         report.missing.append(
             (
                 "times",
-                f"the trials measured none: `{way}`, then `codir report {folder} --latency times.json`; students of "
+                f"the trials measured none: `{way}`, then "
+                f"`codir report {shlex.quote(str(folder))} --latency times.json`; students of "
                 "one shape take one time",
             )
         )
@@ -110,5 +112,6 @@ def _measure(
     """Returns the command that measures a teacher and a student of this study."""
     teacher = config.teachers.get(task, "TEACHER") if config is not None else "TEACHER"
     student = next((result.folder for result in results if result.task == task), folder / TRIALS / "...")
-    again = " --overwrite" if output.exists() else ""
-    return f"codir latency {teacher} {student} --task {task} --output {output}{again}"
+    again = ["--overwrite"] if output.exists() else []
+    models = [str(teacher), str(student)]
+    return shlex.join(["codir", "latency", *models, "--task", task, "--output", str(output), *again])

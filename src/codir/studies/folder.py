@@ -7,6 +7,7 @@ changed later changes nothing), `study.json` its name in the database and what h
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -81,7 +82,8 @@ class StudyFolder:
         """
         if not self.exists:
             raise RunError(
-                f"{self.path} holds no study: start one with `codir study STUDY.yaml --output {self.path}`."
+                f"{self.path} holds no study: start one with "
+                f"`codir study STUDY.yaml --output {shlex.quote(str(self.path))}`."
             )
         try:
             config = load_study(self.yaml, flags={"output": ("--output", str(self.path))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ def finish(output: Path, console: Console, report: bool = True) -> StudyResult:
         console.print(f"failed: {key}: {error}", highlight=False, markup=False, soft_wrap=True)
     if failed:
         console.print(
-            f"`codir study --output {output} --resume --retry-failed` runs what failed again.",
+            f"`codir study --output {shlex.quote(str(output))} --resume --retry-failed` runs what failed again.",
             highlight=False,
         )
     if result.results and report:
@@ -251,7 +252,8 @@ def _stoppable(plan: Plan) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"Stopped: {_how_far(plan)}. `codir study --output {plan.folder.path} --resume` goes on; nothing that "
+            f"Stopped: {_how_far(plan)}. "
+            f"`codir study --output {shlex.quote(str(plan.folder.path))} --resume` goes on; nothing that "
             "is finished is run again."
         ) from None
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codir.errors import DataError
-from codir.tasks.decoding import plain_lines, read_text
+from codir.tasks.decoding import Decoded, plain_lines, read_text
 from codir.tasks.delimiters import delimiter_hint
 from codir.tasks.rows import Rows, compute, require_columns
 
@@ -28,6 +28,7 @@ Fields = tuple[int, list[str]]
 
 _QUOTE, _LINE_ENDS = ord('"'), (ord("\n"), ord("\r"))
 _QUOTED_FIELD = r'"(?:[^"]|"")*"'
+_SAYS_DELIMITER = re.compile(rb'"?sep=([\t -~])"?(?=\r?\n)', re.IGNORECASE)
 _BLOCK = 1 << 24
 
 
@@ -46,14 +47,14 @@ def read_delimited(
     Raises:
         DataError: with the line, where there is one.
     """
-    content = read_text(path, encoding)
+    content, delimiter = _read(path, encoding, delimiter)
     header, table = _fast(content.utf8, delimiter) or _slow(path, content.text, columns, delimiter)
     header = _require_header(path, header, columns, delimiter)
     if not table or not len(table[0]):
         raise DataError(f"{path} is empty: it has no rows.")
 
     def find_places() -> list[int]:
-        return [line for line, _ in _records(path, read_text(path, encoding).text, delimiter)][1:]
+        return [line for line, _ in _records(path, _read(path, encoding, delimiter)[0].text, delimiter)][1:]
 
     named = {name: header.index(name) for name in (*columns, *optional) if name in header}
     kept = {name: table[number] for name, number in named.items()}
@@ -62,6 +63,19 @@ def read_delimited(
         if not name:
             _require_all_or_none(rows, table[number], number)
     return rows
+
+
+def _read(path: Path, encoding: str | None, delimiter: str) -> tuple[Decoded, str]:
+    """Returns a file's content and its delimiter, which it may name itself: `sep=;` is a spreadsheet's first line."""
+    content = read_text(path, encoding)
+    if (said := _SAYS_DELIMITER.match(content.utf8)) is not None:
+        content.utf8 = content.utf8[
+            said.end() :
+        ]  # the end of the line stays, so that lines keep their numbers
+        if (found := said[1].decode()) != delimiter:
+            content.notes.append(f"{path} is read with {found!r} between fields, as its first line says.")
+        return content, found
+    return content, delimiter
 
 
 def _require_header(path: Path, header: Sequence[str], columns: Sequence[str], delimiter: str) -> list[str]:
@@ -194,6 +208,7 @@ def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Fields]:
         raise DataError(
             f"{path}, line {start}: the record that starts here is not well-formed CSV ({error}). A quote inside a "
             "quoted field is written twice, and every quote that is opened must be closed."
+            f"{delimiter_hint(text.lstrip().splitlines()[:1], delimiter)}"
         ) from error
     finally:
         csv.field_size_limit(old_limit)

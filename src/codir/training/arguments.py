@@ -20,6 +20,7 @@ _UNSUPPORTED = {
     "auto_find_batch_size": "a second attempt would start from the bank and the weights of the first",
     "push_to_hub": "codir sends nothing while it trains; `codir publish` sends the finished run",
     "prediction_loss_only": "the evaluations need the predictions",
+    "include_for_metrics": "the metrics are those of predictions and labels",
     "batch_eval_metrics": "the metrics are those of the whole validation data",
     "ignore_data_skip": "a resumed run would see other data than the run it goes on with",
     "dataloader_persistent_workers": "a resumed run would draw other dropout than the run it goes on with",

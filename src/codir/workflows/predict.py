@@ -239,7 +239,8 @@ def print_result(result: PredictionResult, console: Console | None = None) -> No
     """Prints how many predictions of which class lie where, and how many inputs were cut."""
     console = terminal(console)
     classes = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
-    line = f"{result.rows:,} predictions in {result.output}" + (f": {classes}" if classes else "")
+    format = "" if result.output.suffix.lower() in (".jsonl", ".ndjson") else " (JSON lines, as always)"
+    line = f"{result.rows:,} predictions in {result.output}{format}" + (f": {classes}" if classes else "")
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result.truncated:
         one = result.truncated == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -100,7 +101,8 @@ def pretrain(
             result = _pretrain(config, run, console)
     console.print(result.table.to_rich())
     console.print(
-        f"The student is in {result.output}; `codir finetune --model {result.output} --task TASK --output DIR` "
+        f"The student is in {result.output}; "
+        f"`codir finetune --model {shlex.quote(str(result.output))} --task TASK --output DIR` "
         "fine-tunes it.",
         highlight=False,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,8 @@ def _latency(path: Path) -> str:
         raise RunError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # whatever a file from elsewhere holds
         raise RunError(
-            f"{path} is damaged ({type(error).__name__}: {error}). `codir latency ... --output {path}` measures "
+            f"{path} is damaged ({type(error).__name__}: {error}). "
+            f"`codir latency ... --output {shlex.quote(str(path))}` measures "
             "again; or delete it."
         ) from error
     return table if table.lstrip().startswith("#") else f"## Latency\n\n{table}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def look_at(folder: Path, report: bool = False) -> Source:
         raise ConfigError(f"{folder} {what}. Give a run folder or an exported folder.")
     if report and not (folder / "report.html").is_file():
         raise ConfigError(
-            f"{folder} has no report.html. `codir report {folder}` writes it; or leave out --report."
+            f"{folder} has no report.html. `codir report {shlex.quote(str(folder))}` writes it; or leave out --report."
         )
     if is_deployed(folder):
         manifest = Manifest.read(folder)

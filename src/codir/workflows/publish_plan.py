@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ def _places(source: Source, exported: Sequence[Path]) -> dict[str, Source]:
         if made_from and made_from != digest_of(source.folder):
             raise RunError(
                 f"--with {folder} was exported from other weights than those in {source.folder} (from "
-                f"{each.manifest.source}). Export it again: codir export {source.folder} --format "
+                f"{each.manifest.source}). Export it again: codir export {shlex.quote(str(source.folder))} --format "
                 f"{each.manifest.format} ..."
             )
         places[place] = each
