@@ -10,15 +10,21 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import functools
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+
+# A process of `codir` builds its commands once, and so do the tests: half of what a refusal took was this.
+typer.main.get_command = functools.cache(typer.main.get_command)  # type: ignore[assignment]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _TEXT = """
@@ -27,6 +33,16 @@ cat dog bird man woman child sees saw likes liked hates and or but of in on with
 yes no question answer same other long short red blue green old new
 """
 WORDS = _TEXT.split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_collected() -> None:
+    """Takes all that is imported so far out of the garbage collector's sight.
+
+    Accelerate collects at the end of every training, which among all of PyTorch takes longer than a tiny training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

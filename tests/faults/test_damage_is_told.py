@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,14 +75,32 @@ def run(tmp_path: Path, made: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory, distilling: list[object]) -> Path:
+    """A finished distillation, with another student beside it to compare with; its cache is `world/cache`."""
+    output = tmp_path_factory.mktemp("distilled") / "student"
+    succeeded(*distilling, "--output", output)
+    return output
+
+
+@pytest.fixture
+def student(tmp_path: Path, distilled: Path) -> Path:
+    """A copy of the finished distillation, to be damaged."""
+    return Path(shutil.copytree(distilled, tmp_path / "student"))
+
+
 # --- finished runs
 
 
+FEW = ("predict", "distill", "resume")  # the others load a model as one of these does
+
+
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"]
 )
 def test_whoever_loads_a_run_notices_a_flipped_bit(
-    run: Path, world: Path, training: list[object], name: str
+    run: Path, world: Path, training: list[object], name: str, few: bool
 ) -> None:
     flip(run / name)
     data = ["--train", world / "train.csv", "--validation", world / "dev.csv"]
@@ -104,8 +123,8 @@ def test_whoever_loads_a_run_notices_a_flipped_bit(
         "resume": [*training, "--output", run, "--resume"],
         "publish": ["publish", run, "me/model", "--dry-run"],
     }
-    for command, arguments in commands.items():
-        message = refused(*arguments, leaves_nothing=run.parent)
+    for command in FEW if few and name != "model.safetensors" else commands:
+        message = refused(*commands[command], leaves_nothing=run.parent)
         assert name in message, command
         assert "delete" in message
         assert "codir-manifest.json" in message
@@ -118,15 +137,13 @@ def test_what_is_missing_or_cut_is_told_too(run: Path, world: Path) -> None:
 
 
 def test_a_comparison_student_is_checked_like_its_run(
-    tmp_path: Path, distilling: list[object], world: Path
+    student: Path, distilling: list[object], world: Path
 ) -> None:
-    output = tmp_path / "student"
-    succeeded(*distilling, "--output", output)
-    other = next((output / "comparison").iterdir())
+    other = next((student / "comparison").iterdir())
     flip(other / "model.safetensors")
     assert "model.safetensors" in refused("evaluate", other, "--validation", world / "dev.csv")
-    assert "model.safetensors" in refused(*distilling, "--output", output, "--resume")
-    succeeded("evaluate", output, "--validation", world / "dev.csv")
+    assert "model.safetensors" in refused(*distilling, "--output", student, "--resume")
+    succeeded("evaluate", student, "--validation", world / "dev.csv")
 
 
 def test_a_model_changed_on_purpose_is_taken_when_the_manifest_is_deleted(run: Path, world: Path) -> None:
@@ -189,7 +206,19 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+# Of each kind one: what else is read by the same lines is for the slow tests.
+MORE = ("a number", "no file", "a digest is none", "nothing", "a long number", "no text")
+
+
+def some(values: dict[str, Any], slow: Collection[str]) -> list[Any]:
+    """Returns values as parameters with their names, some of them for the slow tests."""
+    return [
+        pytest.param(value, id=name, marks=[pytest.mark.slow] if name in slow else [])
+        for name, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize("text", some(BROKEN, MORE))
 def test_a_manifest_of_a_run_that_is_none(run: Path, world: Path, training: list[object], text: str) -> None:
     (run / "codir-manifest.json").write_text(text)
     message = refused("evaluate", run, "--validation", world / "dev.csv")
@@ -210,7 +239,7 @@ RESULTS: dict[str, Damage] = {
 }
 
 
-@pytest.mark.parametrize("damage", RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("damage", some(RESULTS, ("cut", "a list", "other", "deep")))
 def test_results_that_are_damaged_are_computed_again(
     run: Path, training: list[object], damage: Damage
 ) -> None:
@@ -225,15 +254,13 @@ def test_results_that_are_damaged_are_computed_again(
     assert "nothing to resume" in succeeded(*training, "--output", run, "--resume").text
 
 
-def test_the_table_of_a_distillation_is_computed_again(tmp_path: Path, distilling: list[object]) -> None:
-    output = tmp_path / "student"
-    succeeded(*distilling, "--output", output)
-    content = json.loads((output / "metrics.json").read_text())
+def test_the_table_of_a_distillation_is_computed_again(student: Path, distilling: list[object]) -> None:
+    content = json.loads((student / "metrics.json").read_text())
     before = [row["metrics"] for row in content["comparison"]["rows"]]
     content["comparison"]["rows"][0]["metrics"] = dict.fromkeys(before[0], 0.125)
-    (output / "metrics.json").write_text(json.dumps(content))
-    assert "0.125" not in succeeded(*distilling, "--output", output, "--resume").text
-    content = json.loads((output / "metrics.json").read_text())
+    (student / "metrics.json").write_text(json.dumps(content))
+    assert "0.125" not in succeeded(*distilling, "--output", student, "--resume").text
+    content = json.loads((student / "metrics.json").read_text())
     assert [row["metrics"] for row in content["comparison"]["rows"]] == before
 
 
@@ -281,7 +308,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, training: list[object]) ->
     return output
 
 
-@pytest.mark.parametrize("text", ["[]", '{"x": 5}', '{"files": {"a": 5}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", *(pytest.param(each, marks=pytest.mark.slow) for each in ('{"x": 5}', '{"files": {"a": 5}}'))],
+)
 def test_a_manifest_of_a_checkpoint_that_is_none(
     tmp_path: Path, stopped: Path, training: list[object], text: str
 ) -> None:
@@ -314,17 +344,19 @@ def test_files_where_folders_should_be(tmp_path: Path, stopped: Path, training: 
 # --- caches
 
 
-@pytest.mark.parametrize("text", ["[]", '{"files": {"mean.npy": 5}}'])
+@pytest.mark.parametrize("text", ["[]", pytest.param('{"files": {"mean.npy": 5}}', marks=pytest.mark.slow)])
 def test_a_manifest_of_a_cache_that_is_none(
-    tmp_path: Path, distilling: list[object], world: Path, text: str
+    tmp_path: Path, distilling: list[object], distilled: Path, world: Path, text: str
 ) -> None:
-    succeeded(*distilling, "--output", tmp_path / "before")
-    entries = [path / "manifest.json" for path in (world / "cache").iterdir() if path.is_dir()]
+    cache = Path(shutil.copytree(world / "cache", tmp_path / "cache"))
+    entries = [path / "manifest.json" for path in cache.iterdir() if path.is_dir()]
     assert entries
+    assert all(path.is_file() for path in entries)
     for path in entries:
         path.write_text(text)
-    succeeded(*distilling, "--output", tmp_path / "after")
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after"))
+    succeeded(*distilling, "--no-baseline", "--cache-dir", cache, "--output", tmp_path / "after")
+    assert [path for path in entries if path.read_text() == text] == []
+    one, other = (load_file(folder / "model.safetensors") for folder in (distilled, tmp_path / "after"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
@@ -439,7 +471,16 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("what", WRONG, ids=range(len(WRONG)))
+FAST = ("[]", "[" * 100_000, "engine", "settings", "metrics_before", "files")  # texts, maps, numbers, lists
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(what, id=str(number), marks=[] if what in FAST else [pytest.mark.slow])
+        for number, what in enumerate(WRONG)
+    ],
+)
 def test_a_manifest_of_an_export_that_is_none(tmp_path: Path, exported: Path, world: Path, what: str) -> None:
     copied = Path(shutil.copytree(exported, tmp_path / "copy"))
     path = copied / "deployment.json"
