@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from codir.errors import FolderInUseError, RunError
 
@@ -32,6 +33,16 @@ LOCK = ".lock"
 # What versions before this naming left: `.run.json.abcd1234`, `.codir-probe-abcd1234`.
 _OLD_TEMPORARY = re.compile(r"\.[\w-]+\.(json|yaml|md|html|png|safetensors)\.[a-z0-9_]{8}|\.codir-probe-.+")
 _TRIES = 200
+
+
+def at_home(path: Any) -> Any:
+    """Returns a path, as text or `Path`, with the user's folder in the place of a leading `~`; all else as it is.
+
+    A shell does that for most of what is typed, not for `--output=~/runs`, and nobody does it in files and in Python.
+    """
+    if isinstance(path, str | Path) and str(path).startswith(("~/", "~\\")):
+        return type(path)(os.path.expanduser(path))
+    return path
 
 
 def real_path(path: str | Path) -> Path:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import xxhash
 
 from codir.errors import FolderInUseError, RunError
-from codir.locks import TEMPORARY, real_path, sweep, try_lock, unlock
+from codir.locks import TEMPORARY, at_home, real_path, sweep, try_lock, unlock
 from codir.storage import require_name, require_writable
 
 P = ParamSpec("P")
@@ -42,6 +42,9 @@ def writes(
             given.apply_defaults()
             values = given.arguments
             first, *inner = argument.split(".")
+            for name in (first, *inputs):
+                values[name] = at_home(values[name])
+            args, kwargs = given.args, given.kwargs  # type: ignore[assignment]
             path = functools.reduce(getattr, inner, values[first])
             if path is None:
                 return function(*args, **kwargs)

@@ -9,6 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+from codir.locks import at_home
+
 # No setting of codir means anything beyond; a setting's own range, where it has one, is narrower.
 LARGEST = 2**32 - 1
 
@@ -29,6 +31,7 @@ class Section(BaseModel):
         field = cls.model_fields.get(info.field_name or "")
         if isinstance(value, bool) and field is not None and not _mentions_bool(field.annotation):
             raise ValueError("true and false are not allowed here")
+        value = [*map(at_home, value)] if isinstance(value, list) else at_home(value)
         # what is below has a section of its own, which says where it stands
         if not isinstance(value, Mapping) and (problem := out_of_range(value)) is not None:
             raise ValueError(problem)

@@ -49,6 +49,13 @@ DAMAGES: dict[str, tuple[dict[str, Any] | str, str]] = {
     "unknown activation": ({"hidden_act": "gelo"}, "did you mean 'gelu'"),
     "dropout of five": ({"hidden_dropout_prob": 5}, "hidden_dropout_prob is 5"),
     "dropout that is no number": ({"attention_probs_dropout_prob": float("nan")}, "is nan"),
+    "new weights that spread endlessly": ({"initializer_range": float("nan")}, "initializer_range is nan"),
+    "new weights that spread less than not": ({"initializer_range": -0.02}, "initializer_range is -0.02"),
+    "a class number that is none": ({"label2id": {"negative": "none", "positive": "1"}}, "label2id is"),
+    "numbers as text that contradict": (
+        {"label2id": {"negative": "1", "positive": "0"}},
+        "number 0 in id2label and 1 in label2id",
+    ),
     "negative epsilon": ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0"),
     "unknown family": ({"model_type": "brt"}, "did you mean 'bert'"),
     "a list of families": ({"model_type": ["bert"]}, "['bert']"),
@@ -211,3 +218,11 @@ def test_switches_in_a_masked_language_model_and_in_a_corpus_are_passed_over(
     for name in ("fresh", "again"):
         saved = json.loads((tmp_path / name / "config.json").read_text())
         assert not [each for each, value in saved.items() if each.startswith("output_") and value]
+
+
+def test_numbers_of_classes_may_be_text(
+    tmp_path: Path, tiny_model_dir: Callable[..., Path], texts: Path
+) -> None:
+    model = tiny_model_dir(layers=1)
+    _damage(model, {"label2id": {"negative": "0", "positive": "1"}})
+    succeeded("predict", model, "--input", texts, "--output", tmp_path / "scores.jsonl")

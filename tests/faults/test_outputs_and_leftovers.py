@@ -358,3 +358,21 @@ def test_a_refused_run_and_a_new_one_do_not_share_a_folder(tmp_path: Path, train
     assert [_ended(child) for child in children] == [0, 0, 0]
     assert not output.exists() or [path.name for path in output.iterdir()] == [".lock"]
     succeeded(*training, "--output", output)
+
+
+def test_a_tilde_is_the_users_folder_and_no_name(
+    tmp_path: Path, world: Path, training: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copytree(world, home / "data")
+    paths = [str(each).replace(str(world), "~/data") for each in training]
+    assert any(path.startswith("~/data/") for path in paths)
+    succeeded(*paths, "--output", "~/run", cwd=here)
+    texts = next(each for each in paths if each.startswith("~/data/"))
+    succeeded("predict", "~/run", "--input", texts, "--output", "~/scores.jsonl", cwd=here)
+    assert (home / "run" / "config.json").is_file()
+    assert (home / "scores.jsonl").is_file()
+    assert not list(here.iterdir())

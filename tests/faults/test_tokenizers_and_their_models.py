@@ -315,3 +315,15 @@ def test_code_that_comes_with_a_model_is_never_run_nor_offered(
     if what == "model":
         assert "runs no code that comes with a model" in message
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("length", ["512", 0, -1, [128], True])
+def test_a_length_that_is_none_is_refused(
+    length: Any, texts: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]
+) -> None:
+    model = tiny_model_dir(layers=1)
+    _set(model / "tokenizer_config.json", model_max_length=length)
+    output = tmp_path / "scores.jsonl"
+    message = refused("predict", model, "--input", texts, "--output", output, leaves_nothing=tmp_path)
+    assert f"model_max_length is {length!r}" in message
+    assert "tokenizer_config.json" in message

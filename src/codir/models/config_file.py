@@ -44,6 +44,12 @@ _SWITCHES = ("return_dict", "use_return_dict", "torchscript", "chunk_size_feed_f
 _OUTPUT_SWITCHES = ("output_attentions", "output_hidden_states")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
+_SPREADS = (
+    "initializer_range",
+    "initializer_factor",
+    "init_std",
+    "embedding_initializer_range",
+)  # of new weights
 _OWN_HEAD_SIZE = ("head_dim", "d_kv", "d_head", "attention_head_size")
 _ROTATED = ("rope_parameters", "rope_theta")  # families without a table of positions
 _WAY_OUT = "Correct it, or download or save the model again."
@@ -208,14 +214,14 @@ def _check_inverse(numbers: Any, of_names: Mapping[str, Any], where: str) -> Non
     """Refuses a `label2id` that is none, or has the same names with other numbers; other names are passed over."""
     if numbers is None:
         return
-    if not isinstance(numbers, Mapping) or not all(_is_whole(number) for number in numbers.values()):
+    if not isinstance(numbers, Mapping) or not all(map(_is_id, numbers.values())):
         raise _damaged(
             where,
             f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out",
         )
     if set(map(str, numbers)) == set(of_names):
         for name, number in numbers.items():
-            if number != int(of_names[str(name)]):
+            if int(number) != int(of_names[str(name)]):
                 raise _damaged(
                     where,
                     f"the class {name!r} is number {of_names[str(name)]} in id2label and {number} in label2id",
@@ -288,12 +294,21 @@ def _check_config(config: PretrainedConfig, settings: Mapping[str, Any], where: 
             continue
         if name.endswith(("dropout", "_prob", "_pdrop", "dropout_rate", "layerdrop")) and not 0 <= value <= 1:
             raise _damaged(where, f"{name} is {value} and has to be a share from 0 to 1")
+        if name in _SPREADS and not 0 <= value < float("inf"):
+            raise _damaged(where, f"{name} is {value} and has to be a number from 0")
         if name.endswith(("_eps", "_epsilon")) and not 0 <= value < float("inf"):
             raise _damaged(where, f"{name} is {value} and has to be a small number above 0")
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether a value is the number of a class; transformers takes `"0"` for one, too."""
+    return _is_whole(value) or (
+        isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
+    )
 
 
 def _long(value: int) -> str:

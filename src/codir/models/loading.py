@@ -156,6 +156,11 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **known)
     except Exception as error:  # every family reads its files with code of its own
         raise _explain_tokenizer(source, error) from error
+    limit: Any = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+        raise _explain_tokenizer(
+            source, ValueError(f"its model_max_length is {limit!r}, which is no number of tokens")
+        )
     needed = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
     if not type(tokenizer).vocab_files_names or not isinstance(source, Path):
         return tokenizer  # characters or bytes, which need no file

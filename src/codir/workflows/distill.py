@@ -29,6 +29,7 @@ from codir.workflows.fingerprint import (
     data_parts,
     model_part,
     require_same,
+    require_same_still,
     with_tokens,
 )
 from codir.workflows.judge import compare, teacher_on_validation
@@ -100,6 +101,9 @@ def distill(
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
+            require_same_still(
+                run, resolved_yaml(config), lambda: data_parts(load_data(config.data)) | _models(config)
+            )
             result = run.results(lambda content: _read(run, content))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
         else:

@@ -29,6 +29,7 @@ from codir.deployment.exporting import (
 from codir.deployment.folder import Manifest, is_deployed, new_folder, require_new, weight_files
 from codir.deployment.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
+from codir.locks import at_home
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import class_names, count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
@@ -113,7 +114,7 @@ def export(
     limits = checks.Limits.of(target, max_difference, min_agreement, max_drop)
     if calibration < 1:
         raise ConfigError(f"calibration must be at least 1 example, not {calibration}.")
-    output = Path(output)
+    output = Path(at_home(output))
     require_new(output)
     if max_length is not None and not isinstance(data, DataConfig):
         data = {"max_length": max_length, **(data or {})}

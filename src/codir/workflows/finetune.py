@@ -25,7 +25,15 @@ from codir.workflows.arguments import check_arguments, to_arguments
 from codir.workflows.card import CardInfo, model_card
 from codir.workflows.data import load_data
 from codir.workflows.environment import environment
-from codir.workflows.fingerprint import begin, data_parts, model_part, require_same, with_tokens
+from codir.workflows.fingerprint import (
+    Part,
+    begin,
+    data_parts,
+    model_part,
+    require_same,
+    require_same_still,
+    with_tokens,
+)
 from codir.workflows.runfolder import RunFolder
 from codir.workflows.student_run import Cost, TrainingData, train_into
 
@@ -66,6 +74,9 @@ def finetune(
     console = terminal(console)
     with RunFolder.open(config.output, config.resume) as run:
         if run.finished:
+            require_same_still(
+                run, resolved_yaml(config), lambda: data_parts(load_data(config.data)) | _model(config)
+            )
             result = run.results(lambda each: FinetuneResult(run.path, each["metrics"], Cost(**each["cost"])))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
         else:
@@ -81,6 +92,10 @@ def finetune(
     return result
 
 
+def _model(config: FinetuneConfig) -> dict[str, Part]:
+    return {"model to fine-tune": model_part(config.model)}
+
+
 def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> FinetuneResult:
     data = load_data(config.data)
     task = data.task
@@ -88,7 +103,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     for note in data.notes:
         console.print(note, highlight=False)
     begun = data_parts(data)
-    require_same(run, {**begun, "model to fine-tune": model_part(config.model)})
+    require_same(run, begun | _model(config))
     to_arguments(
         config.training, run.checkpoints, task.main_metric, len(data.train)
     )  # refuses what is wrong, early
@@ -107,8 +122,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         for name, split in data.validation.items()
     }
     # Only now is it a run: a refusal above leaves the folder free for the next attempt.
-    begun["model to fine-tune"] = model_part(config.model)
-    begin(run, resolved_yaml(config), with_tokens(begun, train))
+    begin(run, resolved_yaml(config), with_tokens(begun | _model(config), train))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
     )

@@ -7,7 +7,7 @@ beside it in `codir.yaml`. A path is no part of it, nor is the version of a libr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 from huggingface_hub import try_to_load_from_cache
 
-from codir.errors import RunError
+from codir.errors import CodirError, RunError
 from codir.models.loading import resolve
 from codir.models.tokens import TokenColumns
 from codir.storage import file_digest, read_json, write_json
@@ -140,6 +140,29 @@ def require_same(run: RunFolder, parts: Mapping[str, Part]) -> None:
             + "\n".join(differing)
             + "\nRestore it as it was, or begin anew with another --output."
         )
+
+
+def require_same_still(run: RunFolder, resolved_yaml: str, parts: Callable[[], Mapping[str, Part]]) -> None:
+    """Makes sure that a finished run is the one that is asked for, before its results are given for those of this call.
+
+    Args:
+        run: the finished run.
+        resolved_yaml: the configuration of this call, as it would be written to `codir.yaml`.
+        parts: reads data and models. Where they are gone, or the Hub is out of reach, and they are named as they were,
+            they are not compared.
+
+    Raises:
+        RunError: it has other settings, data or models.
+        CodirError: they are named otherwise than then, and cannot be read.
+    """
+    moved = run.check_same(resolved_yaml)
+    try:
+        now = parts()
+    except CodirError:
+        if moved:
+            raise
+        return
+    require_same(run, now)
 
 
 def begin(run: RunFolder, resolved_yaml: str, parts: Mapping[str, Part]) -> None:

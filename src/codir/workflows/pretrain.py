@@ -44,6 +44,7 @@ from codir.workflows.fingerprint import (
     config_part,
     model_part,
     require_same,
+    require_same_still,
 )
 from codir.workflows.masked_scores import MaskedTable, block_metrics, described, predict_masked
 from codir.workflows.pretrain_card import pretraining_card
@@ -92,6 +93,10 @@ def pretrain(
     check_arguments(config.training)
     with run_folder(config.output, config.resume) as run:
         if first_says("finished" if run.finished else ""):
+            if is_main():
+                require_same_still(
+                    run, resolved_yaml(config), lambda: _begun_with(config, open_corpus(config.corpus))
+                )
             result = run.results(lambda content: _read(run, content))
             console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
         else:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from codir.deployment.folder import MANIFEST
 from codir.errors import ConfigError, RunError
+from codir.locks import at_home
 from codir.printing import Console, terminal
 from codir.storage import human_bytes
 from codir.workflows.hub import Hub, Remote, check_repo
@@ -87,9 +88,9 @@ def publish(
     check_repo(repo)
     _check_branch(revision)
     plan = make_plan(
-        Path(folder),
+        Path(at_home(folder)),
         repo,
-        exported=[Path(each) for each in exported],
+        exported=[Path(at_home(each)) for each in exported],
         private=private,
         regenerate=regenerate,
         report=report,
