@@ -51,7 +51,7 @@ class World:
         self.pairs_dev = write_csv(folder / "pairs.csv", questions(32, seed=4))
         train = write_csv(folder / "train.csv", reviews(96, seed=1))
         pairs_train = write_csv(folder / "pairs-train.csv", questions(96, seed=3))
-        common = (*QUICK, "--epochs", "6", "--learning-rate", "1e-2", "--max-length")
+        common = (*QUICK, "--epochs", "3", "--learning-rate", "2e-2", "--max-length")
         self.single = folder / "single"
         succeeded(
             *("finetune", "--model", self.base, "--train", train, "--validation", self.dev, *common, LENGTH),

@@ -75,6 +75,7 @@ def test_an_export_or_a_run_of_an_earlier_codir_is_refused_too(
     )
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    (run / "codir-manifest.json").unlink()  # an earlier codir wrote none
     for command in (
         ("predict", run, "--input", texts, "--output", tmp_path / "out"),
         ("report", run, "--output", tmp_path / "report.html"),

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_world import QUICK, codir, refused, sentences, succeeded, write_csv
@@ -96,17 +97,33 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def training(world: Path, tiny_model_dir: Callable[..., Path]) -> list[object]:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_classifier(layers=1).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(world: Path, model: Path) -> list[object]:
     """The command of a training, without its output."""
     data = ["--train", world / "train.csv", "--validation", world / "dev.csv"]
-    return ["finetune", "--model", tiny_model_dir(layers=1), *data, *QUICK]
+    return ["finetune", "--model", model, *data, *QUICK]
 
 
-@pytest.fixture
-def predicting(world: Path, tiny_model_dir: Callable[..., Path]) -> list[object]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, training: list[object]) -> Path:
+    """A finished run, to be looked at only."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    succeeded(*training, "--output", output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def predicting(world: Path, model: Path) -> list[object]:
     """The command of a prediction, without its output."""
-    return ["predict", tiny_model_dir(layers=1), "--input", world / "texts.txt"]
+    return ["predict", model, "--input", world / "texts.txt"]
 
 
 # --- killed in its first moment, and in its last
@@ -161,9 +178,7 @@ def test_a_file_of_the_users_that_only_looks_temporary_stays(
     assert all(path.read_text() == "mine" for path in mine)
 
 
-def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(
-    tmp_path: Path, world: Path, tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(tmp_path: Path, model: Path) -> None:
     text = tmp_path / "articles.txt"
     text.write_text("the good film was not bad .\n\na cat sees a dog .\n" * 30)
     making = [
@@ -171,7 +186,7 @@ def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(
         "--input",
         text,
         "--tokenizer",
-        tiny_model_dir(layers=1),
+        model,
         "--block",
         "16",
         "--workers",
@@ -206,13 +221,11 @@ def test_of_two_predictions_with_one_output_the_second_is_refused(
 
 @pytest.mark.parametrize("seen", ["report", "latency", "export"])
 def test_of_two_commands_with_one_output_the_second_is_refused(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path], training: list[object], seen: str
+    tmp_path: Path, model: Path, trained: Path, seen: str
 ) -> None:
-    model = tiny_model_dir(layers=1)
     output = tmp_path / {"report": "page.html", "latency": "times.json", "export": "exported"}[seen]
     if seen == "report":
-        succeeded(*training, "--output", tmp_path / "run")
-        command: list[object] = ["report", tmp_path / "run", "--no-models"]
+        command: list[object] = ["report", trained, "--no-models"]
     elif seen == "latency":
         small = ["--rounds", "1", "--sequences", "2", "--batch", "2", "--max-length", "8", "--no-memory"]
         command = ["latency", model, *small]
@@ -246,10 +259,8 @@ def test_a_link_to_a_file_stays_and_its_target_is_written(tmp_path: Path, predic
     assert (tmp_path / "round").is_symlink()
 
 
-def test_links_to_folders_are_followed(
-    tmp_path: Path, training: list[object], tiny_model_dir: Callable[..., Path]
-) -> None:
-    exporting = ["export", tiny_model_dir(layers=1), "--format", "torch-bf16", "--no-data"]
+def test_links_to_folders_are_followed(tmp_path: Path, training: list[object], model: Path) -> None:
+    exporting = ["export", model, "--format", "torch-bf16", "--no-data"]
     (tmp_path / "there").mkdir()
     for number, command in enumerate((training, exporting)):
         for name, make in (("empty", True), ("missing", False)):
@@ -290,9 +301,7 @@ def test_names_at_the_limit_of_the_file_system_work(
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
-def test_folders_with_names_at_the_limit_work(
-    tmp_path: Path, training: list[object], tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_folders_with_names_at_the_limit_work(tmp_path: Path, training: list[object]) -> None:
     run, exported = tmp_path / LONGEST["three bytes"], tmp_path / LONGEST["ascii"]
     succeeded(*training, "--output", run)
     succeeded("export", run, "--format", "torch-bf16", "--no-data", "--output", exported)
@@ -301,9 +310,8 @@ def test_folders_with_names_at_the_limit_work(
 
 
 def test_names_that_cannot_be_are_refused_before_anything_is_computed(
-    tmp_path: Path, training: list[object], predicting: list[object], tiny_model_dir: Callable[..., Path]
+    tmp_path: Path, training: list[object], predicting: list[object], model: Path
 ) -> None:
-    model = tiny_model_dir(layers=1)
     deep = tmp_path
     while len(os.fsencode(deep)) < 3900:
         deep = deep / ("d" * 200)
@@ -343,7 +351,10 @@ def test_a_folder_whose_inner_names_do_not_fit_is_refused(tmp_path: Path, traini
 # --- the lock of a folder is that of the folder that is there now
 
 
-def test_a_refused_run_and_a_new_one_do_not_share_a_folder(tmp_path: Path, training: list[object]) -> None:
+@pytest.mark.parametrize("often", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_refused_run_and_a_new_one_do_not_share_a_folder(
+    tmp_path: Path, training: list[object], often: int
+) -> None:
     """Many starts and refusals at the same moment: at most one works at a time, none ends in a traceback."""
     output = tmp_path / "run"
     wrong = [*training]
@@ -352,7 +363,7 @@ def test_a_refused_run_and_a_new_one_do_not_share_a_folder(tmp_path: Path, train
     for _ in range(3):
         child = os.fork()
         if not child:
-            done = [codir(*wrong, "--output", output) for _ in range(8)]
+            done = [codir(*wrong, "--output", output) for _ in range(often)]
             os._exit(0 if all(each.code == 2 and "Traceback" not in each.text for each in done) else 1)
         children.append(child)
     assert [_ended(child) for child in children] == [0, 0, 0]
