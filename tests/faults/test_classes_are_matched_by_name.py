@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 from fault_world import QUICK, refused, sentences, succeeded
-from transformers import PreTrainedTokenizerFast
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 import codir
 
@@ -191,6 +191,7 @@ def trainer_of(tmp_path: Path, student: Any, teacher: Any, examples: Any, tokeni
         processing_class=tokenizer,
         teacher=teacher,
         compute_metrics=accuracy,
+        **more,
     )
 
 
@@ -292,3 +293,41 @@ def test_labels_without_names_are_refused_where_they_could_mean_two_things(
         trainer_of(tmp_path, models, models, unknown, tiny_tokenizer)
     # one order, known by both models, is taken for the data's
     assert trainer_of(tmp_path, copy.deepcopy(models), models, numbers, tiny_tokenizer) is not None
+
+
+def test_labels_that_the_student_has_no_output_for(
+    tmp_path: Path, models: Any, answered: list[dict[str, str]], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Numbers without names, as in many data sets: before anything is computed, and not where the loss meets them."""
+    examples = tokenised(as_dataset(answered, ["mid", "zeta", "alpha"]), tiny_tokenizer)
+    plain = examples.cast_column("label", datasets.Value("int64"))
+    for shift, words in ((1, "holds 3 in row"), (-1, "holds -1 in row")):  # counted from one; -1 for "none"
+        wrong = plain.map(lambda row, shift=shift: {"label": row["label"] + shift})
+        for train, evaluation in ((wrong, None), (plain, wrong)):
+            with pytest.raises(Exception, match=words) as caught:
+                trainer_of(tmp_path, models, models, train, tiny_tokenizer, evaluation=evaluation)
+            assert "0 to 2" in str(caught.value)
+    some = plain.map(lambda row, number: {"label": row["label"] if number % 2 else -100}, with_indices=True)
+    assert trainer_of(tmp_path, models, models, some, tiny_tokenizer)  # none is -100
+    floats = plain.cast_column("label", datasets.Value("float32"))
+    with pytest.raises(Exception, match=r"fraction.*cast_column\('labels', datasets.Value\('int64'\)\)"):
+        trainer_of(tmp_path, models, models, floats, tiny_tokenizer)
+
+
+def test_what_is_no_model_no_examples_no_collator(
+    tmp_path: Path, models: Any, answered: list[dict[str, str]], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from codir.tasks.encoding import encode
+
+    rows = as_dataset(answered, NAMES)
+    examples = tokenised(rows, tiny_tokenizer)
+    with pytest.raises(Exception, match="'runs/teacher', not a model: load it"):
+        trainer_of(tmp_path, models, "runs/teacher", examples, tiny_tokenizer)
+    with pytest.raises(Exception, match=r"IterableDataset, not a datasets\.Dataset"):
+        trainer_of(tmp_path, models, models, examples.to_iterable_dataset(), tiny_tokenizer)
+    collator = DataCollatorWithPadding(tiny_tokenizer)
+    with pytest.raises(Exception, match=r"DataCollatorWithPadding .*leave it out"):
+        trainer_of(tmp_path, models, models, examples, tiny_tokenizer, data_collator=collator)
+    texts = rows.map(lambda row: {"name": NAMES[row["label"]]}).remove_columns("label")
+    with pytest.raises(Exception, match=r"class_encode_column\('label'\)"):
+        encode(texts.rename_column("name", "label"), tiny_tokenizer)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from codir.errors import DataError, ModelError, nearest
+from codir.errors import ConfigError, DataError, ModelError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,6 +85,19 @@ def is_generic(names: Sequence[str]) -> bool:
 def is_numbered(names: Sequence[str]) -> bool:
     """Whether the names are 0, 1, 2, ... in this order: numbers of classes in the place of names."""
     return [matching_key(name) for name in names] == [str(number) for number in range(len(names))]
+
+
+def require_ids(examples: Dataset) -> None:
+    """Raises `ConfigError` if the labels of examples are texts and no class ids."""
+    from datasets import Value
+
+    for name in ("label", "labels"):
+        feature = examples.features.get(name)
+        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+            raise ConfigError(
+                f"The column {name!r} of the examples holds texts, and a training needs class ids: "
+                f"`dataset.class_encode_column({name!r})` numbers them and keeps their names."
+            )
 
 
 def label_names(examples: Dataset) -> tuple[str, ...] | None:

@@ -64,5 +64,5 @@ def load_task(
     known = task_names()
     raise ConfigError(
         f"There is no task {name!r}{nearest(name.lower(), known)}. There are {', '.join(known)}. "
-        "For your own data give files instead (load_files)."
+        "For your own data give files instead (--train FILE; in Python codir.tasks.files.load_files)."
     )

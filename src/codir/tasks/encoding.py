@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codir.errors import ConfigError, DataError
+from codir.models.classes import require_ids
 from codir.models.positions import position_limit
 
 if TYPE_CHECKING:
@@ -144,13 +145,14 @@ def encode_split(
 
     Raises:
         DataError: a class id that `label_ids` does not cover.
-        ConfigError: a maximum length too small for any text.
+        ConfigError: a maximum length too small for any text; the labels are texts.
     """
     from datasets import ClassLabel, Dataset, Features, Value
     from datasets import Sequence as ListOf
 
     from codir.functional.labels import UNLABELED
 
+    require_ids(split)
     longest = length_limit(max_length, config)
     columns, truncated = _tokenize(split, tokenizer, longest)
     teacher_longest: int | None = None

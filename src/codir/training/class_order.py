@@ -9,9 +9,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedModel
 
-from codir.errors import ConfigError, ModelError
+from codir.errors import DataError, ModelError
 from codir.functional.labels import UNLABELED
-from codir.models.classes import is_generic, label_names, match_classes, matching_key
+from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
 from codir.models.loading import class_names
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
@@ -67,19 +67,17 @@ def match_by_name(
                     else match_classes(own, class_names(student.config), "the student")
                 )
                 tests[name] = _relabelled(each, ids)
+    for each in (train, *tests.values()):
+        if isinstance(each, Dataset):
+            _require_outputs(each, student.config.num_labels)
     return teacher, train, tests if isinstance(evaluation, Mapping) else tests[""]
 
 
 def _columns(examples: Dataset) -> Dataset:
     """Returns examples with the columns that a training reads: `labels` and `example_id`."""
+    require_ids(examples)
     if "label" in examples.column_names and "labels" not in examples.column_names:
         examples = examples.rename_column("label", "labels")
-    feature = examples.features.get("labels")
-    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-        raise ConfigError(
-            "The column 'labels' of the examples holds texts, and a training needs class ids: "
-            "`dataset.class_encode_column('labels')` numbers them and keeps their names."
-        )
     if "example_id" not in examples.column_names:
         examples = _with_column(examples, "example_id", np.arange(len(examples)), Value("int64"))
     return examples
@@ -105,6 +103,30 @@ def _relabelled(examples: Dataset, label_ids: tuple[int, ...]) -> Dataset:
             names=[feature.names[label_ids.index(number)] for number in range(len(label_ids))]
         )
     return _with_column(examples, "labels", new, feature)
+
+
+def _require_outputs(examples: Dataset, outputs: int) -> None:
+    """Refuses labels for which a model of so many outputs has none; those of single tokens are not looked at."""
+    feature = examples.features.get("labels")
+    if not isinstance(feature, Value | ClassLabel):
+        return
+    scores = feature.dtype.startswith("float")
+    if scores != (outputs == 1):
+        are, way = ("numbers with a fraction", "int64") if scores else ("whole numbers", "float32")
+        raise DataError(
+            f"The column 'labels' of the examples holds {are}, and the student has {outputs} output"
+            f"{'s, one for each class' if outputs > 1 else ', a score'}: give it another student, or "
+            f"`dataset.cast_column('labels', datasets.Value('{way}'))`."
+        )
+    if scores:
+        return
+    ids = np.array([UNLABELED if each is None else each for each in examples["labels"]], np.int64)
+    wrong = np.flatnonzero((ids != UNLABELED) & ((ids < 0) | (ids >= outputs)))
+    if len(wrong):
+        raise DataError(
+            f"The column 'labels' of the examples holds {ids[wrong[0]]} in row {wrong[0]}, and the student's classes "
+            f"are 0 to {outputs - 1}. An example without a label has {UNLABELED}."
+        )
 
 
 def _require_one_order(student: PreTrainedModel, teacher: Teacher, train: Dataset) -> None:

@@ -40,6 +40,7 @@ from codir.training.callbacks import ProgressLine
 from codir.training.class_order import match_by_name
 from codir.training.collator import DistillationCollator, teacher_of
 from codir.training.context import objective_context
+from codir.training.given import require_objects
 from codir.training.global_batch import Part, ProcessBatches, plan_step
 from codir.training.missing_labels import filled
 from codir.training.model import DistillationModel
@@ -109,6 +110,7 @@ class DistillationTrainer(ResumableTrainer):
         data_key: str | None = None,
         label: str = "training",
     ):
+        require_objects(student, teacher, train_dataset, data_collator)
         if len(train_dataset) == 0:
             raise ConfigError("train_dataset is empty: there is nothing to train on.")
         needs = needs_of(objectives)
