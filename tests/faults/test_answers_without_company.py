@@ -153,3 +153,27 @@ def test_not_of_a_graph(name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTok
     succeeded("export", folder, "--format", "onnx", "--no-data", "--output", exported)
     found, _ = answered(exported, texts, tmp_path / "all.jsonl")
     np.testing.assert_allclose(found, alone(folder), atol=1e-4)
+
+
+def test_a_decoder_made_of_an_encoder_by_a_switch_is_refused(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folder = family_dir(tmp_path / "model", "roberta", tiny_tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
+    command = ["predict", folder, "--input", texts_file(tmp_path / "t.csv"), "--output", tmp_path / "p.jsonl"]
+    message = refused(*command, leaves_nothing=tmp_path)
+    assert "the same answer whatever the text" in message
+    assert "is_decoder" in message
+    (folder / "config.json").write_text(json.dumps(config | {"is_decoder": False}))
+    succeeded(*command)
+
+
+def test_windows_that_its_own_code_cannot_take_are_refused(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folder = family_dir(tmp_path / "model", "longformer", tiny_tokenizer, attention_window=2)
+    texts, output = texts_file(tmp_path / "t.csv"), tmp_path / "p.jsonl"
+    assert "cannot be run" in refused(
+        "predict", folder, "--input", texts, "--output", output, leaves_nothing=tmp_path
+    )

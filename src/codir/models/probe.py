@@ -27,6 +27,7 @@ EXACT_FAMILIES = frozenset(
     | {"xlm-roberta", "xlm-roberta-xl"}
 )
 _LENGTH = 11
+_WINDOW = 4
 _KEPT = "_codir_behaviour"
 # What is but rounding, as a share of the largest logit: int8 has steps of 1/127 of a tensor's largest value.
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.06, torch.int8: 0.1}
@@ -108,9 +109,19 @@ def require_trainable(model: Any, side: str) -> None:
 
 
 def _is_exact(model: Any) -> bool:
-    """Whether a model is of a family whose code is known to be exact, and not code that came with its weights."""
-    known = getattr(model.config, "model_type", None) in EXACT_FAMILIES
+    """Whether a model is of a family whose code is known to be exact, and not code that came with its weights.
+
+    Nor is it known of one that is made a decoder of, or whose windows are narrower than any that was ever trained.
+    """
+    config = model.config
+    windows = getattr(config, "attention_window", None) or _WINDOW
+    narrow = min(windows) < _WINDOW if isinstance(windows, list | tuple) else windows < _WINDOW
+    known = getattr(config, "model_type", None) in EXACT_FAMILIES and not (narrow or _is_decoder(config))
     return known and not type(model).__module__.startswith("transformers_modules")
+
+
+def _is_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_decoder", False))
 
 
 @torch.inference_mode()
@@ -147,6 +158,11 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
             f"{by:.2g}. Use another model."
         )
     if alone.logits.dim() == 2 and torch.equal(_answers(together, 0, 1), _answers(together, 1, 1)):
+        if _is_decoder(model.config):
+            raise ModelError(
+                f"{name} gives the same answer whatever the text: its config.json makes a decoder of it, whose first "
+                "token sees no other. Set is_decoder to false there."
+            )
         raise ModelError(
             f"{name} gives the same answer whatever the text: its attention needs a kernel that this machine has not "
             "got, or its weights are damaged. Use another model."
