@@ -387,3 +387,33 @@ def test_a_tilde_is_the_users_folder_and_no_name(
     assert (home / "run" / "config.json").is_file()
     assert (home / "scores.jsonl").is_file()
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "LONG", "--input", "DATA"],
+        ["export", "LONG", "--format", "torch-bf16"],
+        ["finetune", "--model", "LONG", "--train", "DATA", "--validation", "DATA"],
+        ["distill", "--teacher", "LONG", "--train", "DATA", "--validation", "DATA"],
+        [
+            "distill",
+            "--teacher",
+            "MODEL",
+            "--student-config",
+            "LONG",
+            "--train",
+            "DATA",
+            "--validation",
+            "DATA",
+        ],
+    ],
+)
+def test_names_of_inputs_that_cannot_be_are_refused(
+    command: list[str], tmp_path: Path, world: Path, tiny_model_dir: Callable[..., Path]
+) -> None:
+    given = {"LONG": "m" * 300, "DATA": str(world / "train.csv"), "MODEL": str(tiny_model_dir(layers=1))}
+    arguments = [given.get(each, each) for each in command]
+    message = refused(*arguments, "--output", tmp_path / "out", leaves_nothing=tmp_path)
+    assert "longer than a name can be" in message
+    assert "m" * 300 in message

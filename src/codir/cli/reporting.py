@@ -22,6 +22,7 @@ _DISK = {
     errno.ENOSPC: "the disk is full. Free some space or choose an output folder on another disk",
     errno.EDQUOT: "your disk quota is used up. Free some space or choose an output folder on another disk",
     errno.EROFS: "the file system is read-only. Choose another output folder",
+    errno.ENAMETOOLONG: "that is longer than a name can be. Choose another one",
     errno.EACCES: "permission denied. Choose a folder you may read and write",
 }
 
@@ -54,7 +55,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             if error.errno not in _DISK:
                 raise
-            place = f"{error.filename}: " if error.filename else ""
+            place = f"{str(error.filename)[:300]}: " if error.filename else ""
             raise _exit(BAD_INPUT, f"Error: {place}{_DISK[error.errno]}.") from error
 
     return wrapped

@@ -90,7 +90,7 @@ class RunFolder:
             try:
                 with folder.running():
                     yield folder
-            except CodirError:
+            except (CodirError, OSError):
                 folder._leave_no_trace(made)
                 raise
 
