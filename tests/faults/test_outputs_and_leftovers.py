@@ -351,6 +351,13 @@ def test_a_folder_whose_inner_names_do_not_fit_is_refused(tmp_path: Path, traini
 # --- the lock of a folder is that of the folder that is there now
 
 
+def test_a_refused_run_leaves_an_empty_folder_empty(tmp_path: Path, training: list[object]) -> None:
+    (tmp_path / "run").mkdir()
+    wrong = [*training]
+    wrong[2] = tmp_path / "none"
+    refused(*wrong, "--output", tmp_path / "run", leaves_nothing=tmp_path / "run")
+
+
 @pytest.mark.parametrize("often", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_refused_run_and_a_new_one_do_not_share_a_folder(
     tmp_path: Path, training: list[object], often: int

@@ -87,11 +87,12 @@ class RunFolder:
                 sweep(each, old=True)
             if folder.finished:
                 folder._reopen_without_results()
+            new = not (folder.path / _STATUS).exists()
             try:
                 with folder.running():
                     yield folder
-            except (CodirError, OSError):
-                folder._leave_no_trace(made)
+            except (CodirError, OSError) as error:
+                folder._leave_no_trace(made, new and not isinstance(error, InterruptedRunError))
                 raise
 
     def _reopen_without_results(self) -> None:
@@ -130,9 +131,20 @@ class RunFolder:
                 f"{self.metrics} is missing, damaged, or of another version ({what}). {way}"
             ) from error
 
-    def _leave_no_trace(self, made: Sequence[Path]) -> None:
-        """Removes the folders that a refused run made, unless it had done something that can be resumed."""
-        if not made or self.is_run or self._content() or real_path(self.path) != made[0]:
+    def _leave_no_trace(self, made: Sequence[Path], new: bool) -> None:
+        """Removes what a refused run made, unless it had done something that can be resumed.
+
+        Args:
+            made: folders that were not there before it.
+            new: whether there was no `run.json` before it. A folder that was there may be that of another refused
+                run, which was gone a moment later: what this one wrote goes all the same.
+        """
+        if self.is_run or self._content():
+            return
+        if new:
+            for trace in (_STATUS, _FINGERPRINT):
+                (self.path / trace).unlink(missing_ok=True)
+        if not made or real_path(self.path) != made[0]:
             return
         for trace in _TRACES:
             (self.path / trace).unlink(missing_ok=True)
