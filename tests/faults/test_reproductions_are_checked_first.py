@@ -81,3 +81,20 @@ def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> 
         "--set", "study.training.epochs=1", "--set", "study.teacher_training.epochs=1",
     )  # fmt: skip
     assert (tmp_path / "out" / "table5.md").is_file()
+
+
+def test_flags_that_a_table_has_no_use_for(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> None:
+    """A table of speeds trains nothing, so that no tasks and no seeds can be chosen for it."""
+    start = (
+        "reproduce",
+        "table3",
+        "--model",
+        tiny_model_dir(),
+        "--data-dir",
+        glue,
+        "--output",
+        tmp_path / "out",
+    )
+    for flag, value in (("--seeds", "1-3"), ("--seeds", "nonsense"), ("--tasks", "cola")):
+        message = refused(*start, "--plan", flag, value, leaves_nothing=tmp_path / "out")
+        assert f"leave out {flag}" in message

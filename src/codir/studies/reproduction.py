@@ -148,6 +148,10 @@ def plan(wanted: Wanted) -> Reproduction:
     table = load_table(wanted.table, wanted.scale, wanted.overrides)
     made = Reproduction(wanted, table, [])
     if table.speed is not None:
+        if idle := [flag for flag, value in (("--tasks", wanted.tasks), ("--seeds", wanted.seeds)) if value]:
+            raise ConfigError(
+                f"{table.source} measures speed on {table.speed.task} and trains nothing: leave out {', '.join(idle)}."
+            )
         if _missing_task(wanted, table.speed.task):
             raise DataError(
                 f"The speed is measured on {table.speed.task}, which is not in {wanted.data_dir}."

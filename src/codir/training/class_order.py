@@ -69,7 +69,7 @@ def match_by_name(
                 tests[name] = _relabelled(each, ids)
     for each in (train, *tests.values()):
         if isinstance(each, Dataset):
-            _require_outputs(each, student.config.num_labels)
+            _require_outputs(each, len(class_names(student.config)))
     return teacher, train, tests if isinstance(evaluation, Mapping) else tests[""]
 
 
