@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,29 @@ def test_data_that_were_moved_or_are_gone_are_no_hindrance(world: World, tmp_pat
         assert "nothing to resume" in succeeded(*world.command(), "--resume").text
     finally:
         hidden.rename(world.train)
+
+
+@pytest.mark.slow  # a worker is a process of its own
+def test_a_study_does_not_go_on_with_other_data(world: World, tmp_path: Path) -> None:
+    train = Path(shutil.copy(world.train, tmp_path / "train.csv"))
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        json.dumps(
+            {
+                "recipes": ["finetune"],
+                "tasks": {"toy": {"train": str(train), "validation": str(world.dev), "max_length": 16}},
+                "teachers": {"toy": str(world.run)},
+                "students": {"one": {"layers": 1}},
+                "seeds": [1],
+                "training": {"steps": 1, "batch_size": 8, "precision": "fp32"},
+                "workers": 1,
+            }
+        )
+    )
+    command = ["study", study, "--output", tmp_path / "out"]
+    succeeded(*command)
+    succeeded(*command, "--resume")
+    write_csv(train, world.rows[:16])
+    message = refused(*command, "--resume", leaves_nothing=tmp_path / "out")
+    assert "training data" in message
+    assert "24 examples then, 16 now" in message

@@ -424,3 +424,17 @@ def test_names_of_inputs_that_cannot_be_are_refused(
     message = refused(*arguments, "--output", tmp_path / "out", leaves_nothing=tmp_path)
     assert "longer than a name can be" in message
     assert "m" * 300 in message
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(
+    tmp_path: Path, predicting: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path(str(predicting[1])) / "model.safetensors"
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, *mode, **more: Path(path) != weights and allowed(path, *mode, **more)
+    )
+    weights.write_bytes(b"")  # root may read everything
+    message = refused(*predicting, "--output", tmp_path / "scores.jsonl", leaves_nothing=tmp_path)
+    assert "permission denied" in message
+    assert "damaged" not in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -67,6 +68,10 @@ def count_weights(folder: Path, exported: bool = False) -> int:
                     raise ModelError(f"{path} holds no weights. Download or save the model again.")
                 total += sum(math.prod(file.get_slice(each).get_shape()) for each in names)
         except (SafetensorError, OSError) as error:
+            if not os.access(path, os.R_OK):  # safetensors calls that missing
+                raise ModelError(
+                    f"{path} may not be read: permission denied. Ask its owner for it."
+                ) from error
             raise ModelError(
                 f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {error}. "
                 "Download or save the model again."

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from codir.errors import CodirError, ConfigError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
 from codir.printing import Console, silent
 from codir.recipes.config import DistillConfig
+from codir.recipes.data_config import DataConfig
 from codir.storage import require_disk
 from codir.studies.config import Range, StudyConfig, grid_points
 from codir.studies.resolved import ResolvedRecipe, applies
@@ -21,6 +25,7 @@ from codir.studies.strategies.greedy import Greedy
 from codir.studies.trial import Trial
 from codir.studies.trial_config import distill_config, teacher_folder
 from codir.workflows.data import load_data
+from codir.workflows.fingerprint import Part, data_parts, model_part, require_same
 from codir.workflows.prepare import Distillation, check_for, prepare
 from codir.workflows.runfolder import RunFolder
 
@@ -131,6 +136,32 @@ def check_with_models(
         raise ConfigError("\n".join(dict.fromkeys(f"{name}: {error}" for name, error in problems)))
     require_disk(config.output, needed, "The study (a student for each trial, and checkpoints meanwhile)")
     return list(kinds)
+
+
+def require_same_data(output: Path, tasks: Iterable[str]) -> None:
+    """Makes sure that the data and the teachers of a study that goes on are those of its trials so far.
+
+    One trial of each task is asked. Data that cannot be read are not compared: the trials say it, if any is left.
+
+    Args:
+        output: the study's folder.
+        tasks: their names.
+
+    Raises:
+        RunError: they have changed since.
+    """
+    for task in tasks:
+        path = next(iter(sorted((output / "trials" / task).glob("**/fingerprint.json"))), None)
+        if path is None:
+            continue
+        run = RunFolder(path.parent)
+        parts: dict[str, Part] = {}
+        # ValueError: of another version of codir
+        with contextlib.suppress(CodirError, OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+            parts |= {"teacher": model_part(content["teacher"])}
+            parts |= data_parts(load_data(DataConfig(**content["data"])))
+        require_same(run, parts)
 
 
 def unfit(config: StudyConfig, kinds: Mapping[str, list[DistillConfig]]) -> dict[str, str]:

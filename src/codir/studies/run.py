@@ -18,7 +18,12 @@ from codir.errors import CodirError, InterruptedRunError, RunError
 from codir.locks import exclusive, is_trace
 from codir.printing import Console, terminal
 from codir.storage import require_name, require_writable
-from codir.studies.check import check_settings, check_with_models, describe_trials
+from codir.studies.check import (
+    check_settings,
+    check_with_models,
+    describe_trials,
+    require_same_data,
+)
 from codir.studies.config import StudyConfig
 from codir.studies.folder import Plan, StudyFolder, notes_of
 from codir.studies.loading import load_study
@@ -90,6 +95,7 @@ def study(
     kinds = check_settings(config, recipes)
     if folder.exists:
         folder.check_same(config, recipes)
+        require_same_data(folder.path, config.tasks)
     require_writable(folder.path)
     with exclusive(folder.path):
         _check_folder(folder, config.resume)
