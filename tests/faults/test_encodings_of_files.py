@@ -232,6 +232,9 @@ def test_a_corpus_names_the_encoding_of_what_it_skips_and_reads_it(
             message = refused(*making, leaves_nothing=folder / "made")
             assert f"a{ending}: not UTF-8" in message
             assert f"it looks like {name}, add --encoding {name}" in message
+            wrong = refused(*making, "--encoding", "utf-7", leaves_nothing=folder / "made")
+            assert "not UTF-7" in wrong
+            assert f"it looks like {name}, add --encoding {name}" in wrong
             making = (*making, "--encoding", name)
         said = succeeded(*making).text
         assert (f"a{ending}: read as {name}" in said) == (encoding != "utf-8")

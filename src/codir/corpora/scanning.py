@@ -62,12 +62,14 @@ def _scan_text(source: Source, encoding: str | None) -> None:
         source.skipped = (
             f"{reason}, though {fit:,} of {lines:,} lines around it are: no one encoding reads them all"
         )
-    elif encoding is not None:
+        return
+    if encoding is not None:
         source.encoding = encoding
-        source.skipped, _ = _read_through(source, encoding)
-    else:
+        reason, place = _read_through(source, encoding)
+    if place is not None:
         found, _ = detect(raw)
-        source.skipped = f"{reason}: it looks like {found}, add --encoding {found}" if found else reason
+        reason = f"{reason}: it looks like {found}, add --encoding {found}" if found else reason
+    source.skipped = reason
 
 
 def _read_through(source: Source, encoding: str) -> tuple[str | None, int | None]:
