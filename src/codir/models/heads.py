@@ -26,6 +26,7 @@ def require_one_answer(config: PretrainedConfig, name: str) -> None:
     Raises:
         ModelError: its outputs are labels that hold or do not hold each on its own, or several scores.
     """
+    model = name if " " not in name else config.name_or_path or "MODEL"  # `the student` is no folder
     kind, outputs = config.problem_type, int(config.num_labels or 1)
     if kind is None:
         return
@@ -39,7 +40,7 @@ def require_one_answer(config: PretrainedConfig, name: str) -> None:
         raise ModelError(
             f"{name} is a multi-label model (problem_type in its config.json): it has {what} holds or does not hold. "
             "codir knows models that give one class or one score, and would misread it. `codir finetune --model "
-            f"{name}` trains a new classifier on its encoder; if its classes exclude each other, set problem_type to "
+            f"{model}` trains a new classifier on its encoder; if its classes exclude each other, set problem_type to "
             "single_label_classification."
         )
     if kind == "regression" and outputs != 1:
