@@ -384,9 +384,10 @@ def _explain_tokenizer(source: str | Path, error: Exception) -> ModelError:
             "was trained with (tokenizer.json, tokenizer_config.json) into it."
         )
     again = "Copy the tokenizer's files again from where the model is from."
-    for name in (*files, *_TOKENIZER_EXTRAS):
+    files += [name for name in _TOKENIZER_EXTRAS if (source / name).is_file()]
+    for name in files:
         path = source / name
-        if name.endswith(".json") and path.is_file():
+        if name.endswith(".json"):
             try:
                 if not isinstance(json.loads(path.read_bytes()), dict):
                     return ModelError(f"{path} is damaged: it holds no object with names. {again}")
