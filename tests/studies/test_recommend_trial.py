@@ -252,11 +252,11 @@ def test_the_command_line(
     ("flags", "message"),
     [
         (["--holdout", "1.5"], "--holdout 1.5: give a share"),
-        (["--holdout", "nan"], "--holdout nan: give a share"),
+        (["--holdout", "nan"], "--holdout is nan: must be a finite number"),
         (["--learning-rates", "nan,1e-4"], "--learning-rates nan: give numbers"),
         (["--learning-rates", "1e-4,inf"], "--learning-rates inf: give numbers"),
         (["--learning-rates", "-1e-4"], "--learning-rates -0.0001: give numbers"),
-        (["--trial-epochs", "inf"], "--trial-epochs inf: give a number"),
+        (["--trial-epochs", "inf"], "--trial-epochs is inf: must be a finite number"),
         ([], "pip install 'codir[study]'"),
     ],
 )
