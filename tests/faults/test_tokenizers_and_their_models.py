@@ -205,6 +205,7 @@ def test_no_padding_token_at_all_is_said_with_a_way_out_that_works(
     folder, out = _save(_decoder("gpt2"), tiny_tokenizer, tmp_path / "model"), tmp_path / "out.jsonl"
     _set(folder / "config.json", pad_token_id=None)
     _set(folder / "tokenizer_config.json", pad_token=None)
+    _set(folder / "tokenizer.json", padding=None)  # of a call with padding, which would name a token, too
     message = refused("predict", folder, "--input", texts, "--output", out)
     assert '"pad_token": "[SEP]"' in message
     _set(folder / "tokenizer_config.json", pad_token="[SEP]")

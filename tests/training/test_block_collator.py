@@ -47,16 +47,18 @@ def test_a_batch(collator, masking):
     assert batch["inputs"]["token_type_ids"].sum() == 0
 
 
-def test_padding_on_the_left_and_to_a_multiple(tiny_tokenizer, masking, monkeypatch):
+def test_padding_goes_to_the_right_whatever_the_tokenizer_says_and_to_a_multiple(
+    tiny_tokenizer, masking, monkeypatch
+):
     monkeypatch.setattr(tiny_tokenizer, "padding_side", "left")
     monkeypatch.setattr(tiny_tokenizer, "model_input_names", ["input_ids", "attention_mask"])
     batch = MaskedBlockCollator(tiny_tokenizer, masking, pad_to_multiple_of=8)(ROWS[:3])
     assert set(batch["inputs"]) == {"input_ids", "attention_mask"}
     assert batch["labels"].shape == batch["inputs"]["input_ids"].shape == (3, 16)
     hidden = batch["labels"] != -100
-    assert hidden[:, -1].sum() == 0  # [SEP]
+    assert hidden[:, 0].sum() == 0  # [CLS]
     for index, row in enumerate(ROWS[:3]):
-        original = torch.tensor([0] * (16 - len(row["input_ids"])) + row["input_ids"])
+        original = torch.tensor(row["input_ids"] + [0] * (16 - len(row["input_ids"])))
         assert torch.equal(batch["labels"][index][hidden[index]], original[hidden[index]])
         assert torch.equal(batch["inputs"]["input_ids"][index][~hidden[index]], original[~hidden[index]])
 
