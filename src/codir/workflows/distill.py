@@ -128,6 +128,7 @@ def _distill(
     require_same(run, begun)
     parts = prepare(config, console, data)
     # Only now is it a run: bad input leaves nothing behind that would refuse the corrected command.
+    # the models once more: one of the Hub is in the cache, and so has digests, only since it was loaded
     begin(run, resolved_yaml(config), with_tokens(begun | _models(config), parts.train))
     write_json(
         run.environment,

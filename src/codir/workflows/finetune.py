@@ -122,6 +122,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         for name, split in data.validation.items()
     }
     # Only now is it a run: a refusal above leaves the folder free for the next attempt.
+    # the models once more: one of the Hub is in the cache, and so has digests, only since it was loaded
     begin(run, resolved_yaml(config), with_tokens(begun | _model(config), train))
     write_json(
         run.environment, environment(config.training.seed, resolve_precision(config.training.precision))

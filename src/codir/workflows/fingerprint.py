@@ -203,9 +203,8 @@ def _config_digest(path: Path) -> str:
 
 
 def _split(split: Dataset) -> Part:
-    chosen = (
-        split._indices
-    )  # of a subset; reading it through the data set takes 45 s for a million rows, this 1 s
+    # of a subset; reading it through the data set takes 45 s for a million rows, this 1 s
+    chosen = split._indices
 
     def column(name: str) -> pa.ChunkedArray:
         whole = split.data.column(name)
