@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codir.losses.base import Objective, ObjectiveContext, Step
+from codir.losses.registry import build_objectives
 from codir.models.representations import EncoderShape, Representations
-from codir.objectives.base import Objective, ObjectiveContext, Step
-from codir.objectives.registry import build_objectives
 
 BATCH, DIM, K, CLASSES, TAU = 32, 128, 1000, 3, 0.07
 

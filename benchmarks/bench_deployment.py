@@ -36,17 +36,17 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from codir.deployment.engines import OPENVINO_FILE, load_engine
-from codir.deployment.exporting import engine_settings, export_files
-from codir.deployment.folder import Manifest
-from codir.deployment.openvino_core import openvino_core
+from codir.deploy.exporting import engine_settings, export_files
+from codir.deploy.latency_models import TARGETS
+from codir.engines.engines import OPENVINO_FILE, load_engine
+from codir.engines.folder import Manifest
+from codir.engines.openvino_core import openvino_core
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
-from codir.workflows.environment import machine
-from codir.workflows.latency_models import TARGETS
-from codir.workflows.model_shapes import KNOWN
-from codir.workflows.progress import quiet_libraries
-from codir.workflows.timing import Inputs, time_in_turns
+from codir.runs.environment import machine
+from codir.runs.model_shapes import KNOWN
+from codir.runs.progress import quiet_libraries
+from codir.runs.timing import Inputs, time_in_turns
 
 HALF, BF16, INT8 = 1.95, 12.0, 16.0
 PRECISION = {

@@ -39,17 +39,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from codir.config.library import load_recipe
+from codir.config.training_config import TrainingConfig
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.student import build_student
-from codir.recipes.library import load_recipe
-from codir.recipes.training_config import TrainingConfig
+from codir.runs.arguments import to_arguments
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
 from codir.training.precision import Precision
 from codir.training.trainer import DistillationTrainer
-from codir.workflows.arguments import to_arguments
 
 GOAL = 1.10
 PLAIN, CACHED, LIVE = "plain fine-tuning", "codir-fine, cache", "codir-fine, live"

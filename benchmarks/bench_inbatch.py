@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codir.losses.base import ObjectiveContext, Step
+from codir.losses.crd import CRD
+from codir.losses.registry import build_objectives
 from codir.models.representations import EncoderShape, Representations
-from codir.objectives.base import ObjectiveContext, Step
-from codir.objectives.crd import CRD
-from codir.objectives.registry import build_objectives
 
 MICRO = 32
 VARIANTS: dict[str, dict[str, Any]] = {

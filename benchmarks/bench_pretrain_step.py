@@ -45,11 +45,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig
 
+from codir.losses.base import ObjectiveContext
+from codir.losses.registry import build_objectives, needs_of
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import masked_lm_from_config
 from codir.models.representations import represent
-from codir.objectives.base import ObjectiveContext
-from codir.objectives.registry import build_objectives, needs_of
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.model import DistillationModel
 

@@ -28,10 +28,10 @@ TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 def prepare(folder: Path) -> None:
     """Makes the corpus, the teacher and the student."""
     from codir.corpora.build import build_corpus
+    from codir.data.grammar import generate
     from codir.models.loading import load_tokenizer
     from codir.models.masked_lm import load_masked_lm
     from codir.models.student import build_student
-    from codir.tasks.grammar import generate
     from glue_results import encoder
 
     teacher = load_masked_lm(encoder(), require_head=False)

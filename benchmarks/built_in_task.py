@@ -21,7 +21,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from codir.tasks.grammar import NAME, generate
+from codir.data.grammar import NAME, generate
 
 Example = tuple[str, int, str]
 

@@ -18,10 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 
-from codir.recipes.data_config import DataConfig
+from codir.config.data_config import DataConfig
+from codir.data.metrics import matthews
+from codir.runs.evaluate import evaluate
 from codir.studies.report import read_findings
-from codir.tasks.metrics import matthews
-from codir.workflows.evaluate import evaluate
 from evidence_by_source import FILE, TASK, BySource, Part, Training, read_by_source, table, write_by_source
 from evidence_trial import short
 

@@ -18,13 +18,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import yaml
 
+from codir.data import load_task
+from codir.data.encoding import encode
+from codir.losses.base import Step
+from codir.losses.crd import CRD
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.representations import represent
 from codir.models.student import build_student
-from codir.objectives.base import Step
-from codir.objectives.crd import CRD
-from codir.tasks import load_task
-from codir.tasks.encoding import encode
 from codir.training.arguments import DistillationArguments
 from codir.training.collator import teacher_of
 from codir.training.trainer import DistillationTrainer

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
+from codir.runs.drawing import new_figure, plain
 from codir.studies.findings import Row
 from codir.studies.statistics import PairedDifference
-from codir.workflows.drawing import new_figure, plain
 from evidence_choice import Chosen, interval
 from evidence_data import EvidenceTrial
 

@@ -1,4 +1,4 @@
-"""Fills the blocks of the evidence pages, draws their figures, and writes `src/codir/recipes/evidence.json`.
+"""Fills the blocks of the evidence pages, draws their figures, and writes `src/codir/config/evidence.json`.
 
 A page asks for what it shows by a comment, and everything up to the next `<!-- evidence end -->` is made from it:
 
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import evidence_figures as figures
 import evidence_tables as tables
 from codir.errors import ConfigError, nearest
+from codir.runs.drawing import rendered
 from codir.storage import write_bytes, write_text
-from codir.workflows.drawing import rendered
 from evidence_by_source import by_source
 from evidence_choice import Chosen, choose
 from evidence_data import Study, read_study
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PAGES = ("docs/evidence.md", "docs/negatives.md")
 IMAGES = "docs/img"
 PREFIX = "evidence-"
-ENTRIES = "src/codir/recipes/evidence.json"
+ENTRIES = "src/codir/config/evidence.json"
 _END = "<!-- evidence end -->"
 _START = re.compile(r"<!-- evidence: ((?:(?!-->).)*?) -->\n", flags=re.DOTALL)
 _BLOCK = re.compile(rf"{_START.pattern}((?:(?!<!-- evidence: ).)*?){_END}", flags=re.DOTALL)

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from codir.config.data_config import DataConfig
+from codir.config.student_config import START, StudentConfig
+from codir.config.training_config import TrainingConfig
+from codir.data.glue import glue_task
+from codir.data.metrics import constant_score
 from codir.errors import CodirError, RunError
-from codir.recipes.data_config import DataConfig
-from codir.recipes.student_config import START, StudentConfig
-from codir.recipes.training_config import TrainingConfig
+from codir.runs.data import load_data
 from codir.storage import read_json
 from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
 from codir.studies.trial import Trial
-from codir.tasks.glue import glue_task
-from codir.tasks.metrics import constant_score
-from codir.workflows.data import load_data
 from evidence_trial import add_teacher, collected, number_of, short, thinner
 
 _PATHS = ("data_dir", "train", "validation", "model", "config", "origin", "unlabeled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codir.recipes.student_config import StudentConfig, start_of
+from codir.config.student_config import StudentConfig, start_of
 
 _PREFIX = "student."
 

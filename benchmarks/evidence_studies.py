@@ -15,8 +15,8 @@ from string import Template
 from types import SimpleNamespace
 from typing import Any
 
+from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.errors import ConfigError, nearest
-from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.storage import write_text
 from codir.studies.config import StudyConfig
 from codir.studies.short_forms import seeds_of, spelt_out

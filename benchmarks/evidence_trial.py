@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codir.recipes.yaml_text import read_yaml_file
+from codir.config.yaml_text import read_yaml_file
+from codir.runs.runfolder import RunFolder
 from codir.storage import read_json
 from codir.studies.results import TrialResult
-from codir.workflows.runfolder import RunFolder
 
 # in log.jsonl, but no curve of a term
 _NO_CURVE = ("epoch", "step", "grad_norm", "learning_rate", "total_flos")

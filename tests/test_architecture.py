@@ -19,7 +19,7 @@ Floor = tuple[int, int]
 
 
 def read_floors(page: str) -> dict[str, Floor]:
-    """Returns (floor, place in its row) of each package in the table's rows `| 4 | `codir.objectives` | ... |`."""
+    """Returns (floor, place in its row) of each package in the table's rows `| 4 | `codir.losses` | ... |`."""
     floors: dict[str, Floor] = {}
     for row in re.findall(r"^\| *(\d+) *\|([^|]*)\|", page, flags=re.MULTILINE):
         for place, name in enumerate(re.findall(r"`(codir\.\w+)`", row[1])):
@@ -128,8 +128,8 @@ def test_only_the_ground_floors_know_no_transformers() -> None:
             "codir.functional.kd",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import codir.training.trainer",
         ),
-        ("codir.functional.kd", "from ..objectives import base"),
-        ("codir.functional.kd", "from importlib import import_module\nimport_module('codir.tasks.glue')"),
+        ("codir.functional.kd", "from ..losses import base"),
+        ("codir.functional.kd", "from importlib import import_module\nimport_module('codir.data.glue')"),
         ("codir.functional.kd", "from codir import distill"),
         ("codir.storage", "from codir.functional import kd"),
         ("codir.errors", "from codir.storage import write_text"),
@@ -142,9 +142,9 @@ def test_the_checker_sees_an_import_that_goes_up_or_round(module: str, source: s
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("codir.objectives.crd", "from codir.functional.infonce import info_nce"),
-        ("codir.objectives.crd", "from .base import Objective"),
-        ("codir.objectives.crd", "from codir.objectives.base import Objective\nimport torch"),
+        ("codir.losses.crd", "from codir.functional.infonce import info_nce"),
+        ("codir.losses.crd", "from .base import Objective"),
+        ("codir.losses.crd", "from codir.losses.base import Objective\nimport torch"),
         ("codir.storage", "from codir.errors import RunError"),
         ("codir.cli.main", "from codir import __version__"),
         ("codir.__main__", "from codir.cli.main import run"),

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import yaml
 
-import codir.objectives
-from codir.objectives.registry import find_objective, objective_names
-from codir.recipes.loading import load_distill
+import codir.losses
+from codir.config.loading import load_distill
+from codir.losses.registry import find_objective, objective_names
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Puts the objective's file where Python finds it as part of `codir.objectives`; returns the test's code."""
+    """Puts the objective's file where Python finds it as part of `codir.losses`; returns the test's code."""
     objective, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "logit_l1.py").write_text(objective, encoding="utf-8")
-    monkeypatch.setattr(codir.objectives, "__path__", [*codir.objectives.__path__, str(tmp_path)])
+    monkeypatch.setattr(codir.losses, "__path__", [*codir.losses.__path__, str(tmp_path)])
     yield test
-    sys.modules.pop("codir.objectives.logit_l1", None)
-    vars(codir.objectives).pop("logit_l1", None)
+    sys.modules.pop("codir.losses.logit_l1", None)
+    vars(codir.losses).pop("logit_l1", None)
 
 
 def test_the_example_passes_its_own_test(example: str) -> None:

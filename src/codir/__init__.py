@@ -9,29 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codir.config.config import DistillConfig, FinetuneConfig
+    from codir.config.pretraining import PretrainConfig
     from codir.corpora.build import build_corpus
     from codir.corpora.corpus import open_corpus
+    from codir.data import load_task
+    from codir.deploy.export import export
+    from codir.deploy.latency import latency
+    from codir.deploy.publish import publish
     from codir.models.student import build_student
-    from codir.recipes.config import DistillConfig, FinetuneConfig
-    from codir.recipes.pretraining import PretrainConfig
     from codir.reports.make import report
+    from codir.runs.augment import augment
+    from codir.runs.distill import distill
+    from codir.runs.evaluate import evaluate
+    from codir.runs.finetune import finetune
+    from codir.runs.predict import predict
+    from codir.runs.pretrain import pretrain
     from codir.studies.config import StudyConfig
     from codir.studies.loading import load_study
+    from codir.studies.recommend_choice import recommend
     from codir.studies.run import study
-    from codir.tasks import load_task
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
     from codir.training.trainer import DistillationTrainer
-    from codir.workflows.augment import augment
-    from codir.workflows.distill import distill
-    from codir.workflows.evaluate import evaluate
-    from codir.workflows.export import export
-    from codir.workflows.finetune import finetune
-    from codir.workflows.latency import latency
-    from codir.workflows.predict import predict
-    from codir.workflows.pretrain import pretrain
-    from codir.workflows.publish import publish
-    from codir.workflows.recommend import recommend
 
 __version__ = "0.1.0"
 
@@ -63,28 +63,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DistillConfig": "codir.recipes.config",
+    "DistillConfig": "codir.config.config",
     "DistillationArguments": "codir.training.arguments",
     "DistillationTrainer": "codir.training.trainer",
-    "FinetuneConfig": "codir.recipes.config",
+    "FinetuneConfig": "codir.config.config",
     "FrozenTeacher": "codir.teacher.frozen",
-    "PretrainConfig": "codir.recipes.pretraining",
+    "PretrainConfig": "codir.config.pretraining",
     "StudyConfig": "codir.studies.config",
-    "augment": "codir.workflows.augment",
+    "augment": "codir.runs.augment",
     "build_corpus": "codir.corpora.build",
     "build_student": "codir.models.student",
-    "distill": "codir.workflows.distill",
-    "evaluate": "codir.workflows.evaluate",
-    "export": "codir.workflows.export",
-    "finetune": "codir.workflows.finetune",
-    "latency": "codir.workflows.latency",
+    "distill": "codir.runs.distill",
+    "evaluate": "codir.runs.evaluate",
+    "export": "codir.deploy.export",
+    "finetune": "codir.runs.finetune",
+    "latency": "codir.deploy.latency",
     "load_study": "codir.studies.loading",
-    "load_task": "codir.tasks",
+    "load_task": "codir.data",
     "open_corpus": "codir.corpora.corpus",
-    "predict": "codir.workflows.predict",
-    "pretrain": "codir.workflows.pretrain",
-    "publish": "codir.workflows.publish",
-    "recommend": "codir.workflows.recommend",
+    "predict": "codir.runs.predict",
+    "pretrain": "codir.runs.pretrain",
+    "publish": "codir.deploy.publish",
+    "recommend": "codir.studies.recommend_choice",
     "report": "codir.reports.make",
     "study": "codir.studies.run",
 }

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import codir.workflows
+import codir.runs
 from codir.cli import options
 from codir.cli.main import app
+from codir.config.config import DistillConfig, FinetuneConfig
+from codir.config.library import recipe_names
+from codir.config.pretraining import PretrainConfig
+from codir.config.sections import section_at
 from codir.errors import DataError, InterruptedRunError
-from codir.recipes.config import DistillConfig, FinetuneConfig
-from codir.recipes.library import recipe_names
-from codir.recipes.pretraining import PretrainConfig
-from codir.recipes.sections import section_at
 
 DISTILL = ["distill", "--teacher", "t", "--task", "sst2", "--output", "o"]
 FINETUNE = ["finetune", "--model", "m", "--task", "sst2", "--output", "o"]
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
         def workflow(*args: Any, _name: str = name, **kwargs: Any) -> None:
             noted.append((_name, args, kwargs))
 
-        monkeypatch.setattr(codir.workflows, name, SimpleNamespace(**{name: workflow}), raising=False)
+        monkeypatch.setattr(codir.runs, name, SimpleNamespace(**{name: workflow}), raising=False)
     return noted
 
 
@@ -49,7 +49,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, workflow: str
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(codir.workflows, workflow, SimpleNamespace(**{workflow: fail}), raising=False)
+    monkeypatch.setattr(codir.runs, workflow, SimpleNamespace(**{workflow: fail}), raising=False)
 
 
 def value_at(config: Any, path: str) -> Any:
@@ -325,12 +325,12 @@ def test_a_run_that_saved_before_it_stopped(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_real_process_that_gets_ctrl_c() -> None:
     program = (
-        "import codir.workflows, os, signal, time\n"
+        "import codir.runs, os, signal, time\n"
         "from types import SimpleNamespace\n"
         "def wait(config):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(30)\n"
-        "codir.workflows.distill = SimpleNamespace(distill=wait)\n"
+        "codir.runs.distill = SimpleNamespace(distill=wait)\n"
         "from codir.cli.main import run\n"
         "run()\n"
     )

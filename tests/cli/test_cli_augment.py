@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codir.cli.main import app
-from codir.workflows import augment as workflow
+from codir.runs import augment as workflow
 
 
 def run(*arguments: str) -> Any:

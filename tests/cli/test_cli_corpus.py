@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import codir.workflows
+import codir.runs
 from codir.cli.main import app
 
 REQUIRED = ["--tokenizer", "t", "--output", "o"]
@@ -28,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     def workflow(*args: Any, **kwargs: Any) -> None:
         noted.append((args, kwargs))
 
-    monkeypatch.setattr(codir.workflows, "corpus", SimpleNamespace(corpus=workflow), raising=False)
+    monkeypatch.setattr(codir.runs, "corpus", SimpleNamespace(corpus=workflow), raising=False)
     return noted
 
 

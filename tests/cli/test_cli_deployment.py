@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from codir.cli.main import app
+from codir.deploy import export as module
 from codir.errors import ModelError
-from codir.workflows import export as module
 
 COMMAND = ["export", "runs/student", "--format", "onnx", "--output", "deploy/student"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import codir.workflows
+import codir.runs
 from codir.cli.main import app
 
 
@@ -25,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     def latency(*args: Any, **kwargs: Any) -> None:
         noted.append((args, kwargs))
 
-    monkeypatch.setattr(codir.workflows, "latency", SimpleNamespace(latency=latency), raising=False)
+    monkeypatch.setattr(codir.deploy, "latency", SimpleNamespace(latency=latency), raising=False)
     return noted
 
 

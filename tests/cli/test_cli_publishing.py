@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from codir.cli.main import app
-from codir.workflows import publish as module
+from codir.deploy import publish as module
 
 
 def run(*arguments: str, given: str | None = None) -> Result:

@@ -12,7 +12,7 @@ import pytest
 from docs_runner import BEFORE, run, smaller
 from docs_world import TEST, hub, write_world
 
-from codir.tasks.submission import ROWS
+from codir.deploy.submission import ROWS
 
 
 @pytest.fixture(scope="session")

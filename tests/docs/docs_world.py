@@ -18,7 +18,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from codir.tasks.glue import GLUE
+from codir.data.glue import GLUE
 
 # Rows of every made-up data set. Recipes take 500 negatives, and a table of the paper, on MRPC from files, 1000.
 TRAIN, DEV, TEST = 510, 24, 6

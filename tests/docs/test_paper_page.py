@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 from docs_pages import pages, read, spans
 
-from codir.recipes.library import load_recipe, recipe_names
+from codir.config.library import load_recipe, recipe_names
 
 NAMES = sorted(
     {

@@ -14,8 +14,8 @@ from docs_pages import ROOT, Block, blocks, commands, pages, read, spans
 from docs_runner import NOT_OURS, NOT_RUN
 
 from codir.cli.main import app
-from codir.recipes.config import DistillConfig
-from codir.recipes.library import recipe_names
+from codir.config.config import DistillConfig
+from codir.config.library import recipe_names
 from codir.studies.config import StudyConfig
 
 GROUP: Any = typer.main.get_command(app)

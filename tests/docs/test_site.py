@@ -51,7 +51,7 @@ def test_pages_load_nothing_from_a_network(site: Path) -> None:
 def test_the_reference_holds_what_is_public(site: Path) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     for name in (
-        "codir.workflows.distill.distill",
+        "codir.runs.distill.distill",
         "codir.functional.infonce",
         "codir.training.trainer.DistillationTrainer",
     ):

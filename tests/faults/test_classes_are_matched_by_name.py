@@ -248,7 +248,7 @@ def test_the_trainer_matches_data_student_and_teacher_by_name(
 def test_the_pattern_of_the_readme_is_right_for_a_teacher_of_another_order(
     tmp_path: Path, tiny_classifier: Callable[..., Any], tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from codir.tasks.encoding import encode
+    from codir.data.encoding import encode
 
     data = codir.load_task("acceptability", train_size=30, validation_size=2)
     labels = list(data.train["label"])
@@ -317,7 +317,7 @@ def test_labels_that_the_student_has_no_output_for(
 def test_what_is_no_model_no_examples_no_collator(
     tmp_path: Path, models: Any, answered: list[dict[str, str]], tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from codir.tasks.encoding import encode
+    from codir.data.encoding import encode
 
     rows = as_dataset(answered, NAMES)
     examples = tokenised(rows, tiny_tokenizer)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflows"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runs"))
 from small_world import TRAINING, World, quiet, sentences, write_table
 
 HOSTILE = "<script>alert('good')</script> &amp; [bold]x[/bold] \u202egood"

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from small_world import World
 
-from codir.deployment.folder import Manifest
+from codir.deploy.latency_table import LatencyResult, LatencyRow
+from codir.engines.folder import Manifest
 from codir.errors import RunError
 from codir.reports import export_lines
 from codir.reports.contents import ReportedModel
 from codir.reports.gather import gather
-from codir.workflows.latency_table import LatencyResult, LatencyRow
-from codir.workflows.timing import RealLengths, Timing
+from codir.runs.timing import RealLengths, Timing
 
 
 def timing(milliseconds: float, speedup: float) -> Timing:
@@ -165,7 +165,7 @@ def test_an_export_of_another_model_is_shown_only_if_named(copy_of: Path, tmp_pa
 
 
 def test_an_export_is_known_by_the_weights_it_was_made_from(copy_of: Path, tmp_path: Path) -> None:
-    from codir.workflows.publish_files import digest_of
+    from codir.deploy.publish_files import digest_of
 
     folder = export(tmp_path / "int8", "/moved/student", source_digest=digest_of(copy_of))
     file = write(tmp_path / "times.json", row(folder, "onnxruntime-int8", "int8", 1.0))

@@ -17,7 +17,7 @@ from small_world import World, quiet
 from codir.functional.cka import linear_cka
 from codir.reports.contents import Report
 from codir.reports.gather import gather
-from codir.workflows.comparison import Comparison
+from codir.runs.comparison import Comparison
 
 
 @pytest.fixture(scope="module")

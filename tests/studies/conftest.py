@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflows"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runs"))
 from small_world import TRAINING, World, quiet, sentences, write_table
 
 TRIAL_TRAINING = {key: value for key, value in TRAINING.items() if key != "seed"}
@@ -60,9 +60,9 @@ def study_settings(study_world: World) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes `codir study` work in this process, as one worker, and counts the trainings."""
+    from codir.runs import distill as module
     from codir.studies import run
     from codir.studies.worker import Worker
-    from codir.workflows import distill as module
 
     counted: list[str] = []
     train = module.train_into

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflows"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runs"))
 
 from small_world import TRAINING, World, quiet, sentences
 

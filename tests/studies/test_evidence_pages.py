@@ -16,8 +16,8 @@ from scipy import stats
 from small_world import quiet
 
 from codir import study
+from codir.config.evidence import load_evidence
 from codir.errors import ConfigError, RunError
-from codir.recipes.evidence import load_evidence
 from codir.studies.findings import Row
 from codir.studies.short_forms import spelt_out
 

@@ -16,19 +16,19 @@ from small_world import World, quiet
 from typer.testing import CliRunner
 
 from codir.cli.main import app
+from codir.config.data_config import DataConfig
+from codir.config.loading import resolved_yaml
 from codir.errors import ConfigError, InterruptedRunError, RunError
-from codir.recipes.data_config import DataConfig
-from codir.recipes.loading import resolved_yaml
 from codir.storage import write_json, write_text
 from codir.studies import halving, recommend_trial, recommend_verdict
+from codir.studies import recommend_choice as workflow
 from codir.studies.halving import Arm, Rung, Standing
+from codir.studies.recommend_choice import recommend
+from codir.studies.recommend_cost import StepCost
 from codir.studies.recommend_folder import TRIAL, begun, check_folder
+from codir.studies.recommend_result import Recommendation
 from codir.studies.recommend_trial import Trial, compete, plan_trial
 from codir.studies.recommend_verdict import verdict
-from codir.workflows import recommend as workflow
-from codir.workflows.recommend import recommend
-from codir.workflows.recommend_cost import StepCost
-from codir.workflows.recommend_result import Recommendation
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from codir.config.student_config import StudentConfig
 from codir.errors import ConfigError
-from codir.recipes.student_config import StudentConfig
 from codir.studies.config import StudyConfig, grid_points
 from codir.studies.folder import StudyFolder, notes_of
 from codir.studies.loading import load_study, study_yaml

@@ -15,10 +15,10 @@ from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
 from codir.locks import exclusive
+from codir.runs.runfolder import RunFolder
 from codir.storage import read_json, write_json
 from codir.studies.results import read_results
 from codir.studies.run import show_status, study
-from codir.workflows.runfolder import RunFolder
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -182,7 +182,7 @@ def test_a_folder_in_use_or_of_others_is_refused(
 def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     study_settings: Settings, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codir.workflows import distill as module
+    from codir.runs import distill as module
 
     counting = module.train_into
 
@@ -242,7 +242,7 @@ def test_a_teacher_that_fails_blocks_its_task_alone(
     here: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from codir.workflows import finetune as module
+    from codir.runs import finetune as module
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         raise ConfigError("it diverged")

@@ -11,10 +11,10 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
 from codir.errors import ConfigError
+from codir.losses.base import ObjectiveContext
+from codir.losses.registry import build_objectives
 from codir.models.loading import encoder_shape
 from codir.models.student import build_student
-from codir.objectives.base import ObjectiveContext
-from codir.objectives.registry import build_objectives
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.global_batch import PositionCounts
 from codir.training.model import DistillationModel

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_job import make_trainer
 
 from codir.errors import ConfigError
-from codir.objectives.base import Objective, ObjectiveSettings, Term
-from codir.objectives.registry import check_schedule
+from codir.losses.base import Objective, ObjectiveSettings, Term
+from codir.losses.registry import check_schedule
 
 SHORT = {"num_train_epochs": 1, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1}
 

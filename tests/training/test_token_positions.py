@@ -12,11 +12,11 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
 from codir.functional import vocabulary
+from codir.losses.base import ObjectiveContext, TokenChunk
+from codir.losses.kd import KD
+from codir.losses.registry import build_objectives
 from codir.models.loading import encoder_shape
 from codir.models.student import build_student
-from codir.objectives.base import ObjectiveContext, TokenChunk
-from codir.objectives.kd import KD
-from codir.objectives.registry import build_objectives
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.global_batch import PositionCounts, plan_step
 from codir.training.model import DistillationModel

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_job import examples, make_trainer
 
 from codir.errors import ConfigError, ModelError
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Step, Term, Views
 from codir.models.padding import pad_batch
 from codir.models.representations import TokenView
 from codir.models.student import build_student
-from codir.objectives.base import Needs, Objective, ObjectiveSettings, Step, Term, Views
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.token_cache import open_token_cache

@@ -75,8 +75,8 @@ def augment(
 
     Example: codir augment --model bert-base-uncased --task cola --output augmented.jsonl
     """
-    from codir.recipes.data_config import DataConfig
-    from codir.recipes.loading import Settings, build
+    from codir.config.data_config import DataConfig
+    from codir.config.loading import Settings, build
 
     known = ("auto", "fp32", "bf16", "fp16")
     if precision not in known:
@@ -89,8 +89,8 @@ def augment(
     if not settings.values.keys() & {"task", "train"}:
         raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
     data = build(DataConfig, settings)
-    from codir.workflows import augment as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import augment as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.augment(

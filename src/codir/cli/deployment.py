@@ -98,12 +98,12 @@ def export(
 
     Example: codir export runs/student --format onnx --quantize int8 --output deploy/student
     """
-    from codir.deployment.formats import Target
+    from codir.engines.formats import Target
 
     Target.of(format, quantize, precision)  # before anything heavy is imported
     data = _data(o.given(ctx.params), no_data)
-    from codir.workflows import export as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.deploy import export as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.export(
@@ -129,8 +129,8 @@ def _data(given: dict[str, tuple[str, Any]], no_data: bool) -> Any:
     Raises:
         ConfigError: data beside --no-data, or data that `DataConfig` refuses.
     """
-    from codir.recipes.data_config import DataConfig
-    from codir.recipes.loading import Settings, build
+    from codir.config.data_config import DataConfig
+    from codir.config.loading import Settings, build
 
     settings = Settings()
     for path, (flag, value) in given.items():
@@ -207,8 +207,8 @@ def latency(
     data = _data(
         {path: each for path, each in o.given(ctx.params).items() if path != "data.max_length"}, no_data
     )
-    from codir.workflows import latency as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.deploy import latency as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.latency(

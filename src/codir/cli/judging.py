@@ -37,8 +37,8 @@ def evaluate(
 
     Example: codir evaluate runs/student --task sst2
     """
-    from codir.recipes.data_config import DataConfig
-    from codir.recipes.loading import Settings, build
+    from codir.config.data_config import DataConfig
+    from codir.config.loading import Settings, build
 
     settings = Settings()
     for path, (flag, value) in o.given(ctx.params).items():
@@ -50,8 +50,8 @@ def evaluate(
             "There is nothing to evaluate on: add --task sst2, or --validation dev.csv --text review --label stars."
         )
     data = build(DataConfig, settings)
-    from codir.workflows import evaluate as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import evaluate as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.evaluate(model, data, batch_size)
@@ -94,8 +94,8 @@ def predict(
 
     Example: codir predict runs/student --input texts.txt --output predictions.jsonl
     """
-    from codir.workflows import predict as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import predict as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.predict(
@@ -158,8 +158,8 @@ def submit(
         raise ConfigError("--check only looks at an archive: give it alone.")
     if check is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise ConfigError(f"{' and '.join(missing)} must be given, or --check ARCHIVE to check an archive.")
-    from codir.workflows import submit as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.deploy import submit as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     if check is not None:

@@ -101,11 +101,11 @@ def finetune(
 
     Example: codir finetune --model roberta-base --task sst2 --output runs/teacher
     """
-    from codir.recipes.loading import load_finetune
+    from codir.config.loading import load_finetune
 
     settings = load_finetune(config=config, overrides=overrides or (), flags=o.given(ctx.params))
-    from codir.workflows import finetune as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import finetune as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.finetune(settings)
@@ -159,13 +159,13 @@ def distill(
 
     Example: codir distill --teacher runs/teacher --task sst2 --student-layers 6 --output runs/student
     """
-    from codir.recipes.loading import load_distill
+    from codir.config.loading import load_distill
 
     settings = load_distill(
         recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
     )
-    from codir.workflows import distill as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import distill as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.distill(settings)
@@ -198,8 +198,8 @@ def demo(
     ] = Path("runs/demo"),
 ) -> None:
     """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
-    from codir.workflows import demo as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import demo as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.demo(output)
@@ -214,8 +214,8 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes: what each is, where its numbers come from, what it needs."""
-    from codir.recipes.cards import without_card
-    from codir.recipes.library import load_recipe, recipe_names
+    from codir.config.cards import without_card
+    from codir.config.library import load_recipe, recipe_names
 
     if name is not None:
         found = load_recipe(name)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from codir.recipes.config import DistillConfig, FinetuneConfig
-from codir.recipes.pretraining import PretrainConfig
-from codir.recipes.sections import section_at
+from codir.config.config import DistillConfig, FinetuneConfig
+from codir.config.pretraining import PretrainConfig
+from codir.config.sections import section_at
 
 # For each parameter of a command, the setting it stands for.
 SETTINGS = {
@@ -68,7 +68,7 @@ def description(path: str, model: type[BaseModel] = DistillConfig) -> str:
 
 
 def given(parameters: dict[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Returns the flags that were given, as the loaders of `codir.recipes.loading` take them."""
+    """Returns the flags that were given, as the loaders of `codir.config.loading` take them."""
     return {
         path: (_flag_name(name, parameters[name]), parameters[name])
         for name, path in SETTINGS.items()

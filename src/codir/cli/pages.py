@@ -69,7 +69,7 @@ def report(
     Example: codir report runs/student --open
     """
     from codir.reports.make import report as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow(

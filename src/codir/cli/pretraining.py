@@ -75,8 +75,8 @@ def corpus(
     inputs = [*(input or ()), *(more or ())]
     if not inputs:
         raise ConfigError("There is no input: add --input articles.jsonl (files, folders or a Hub data set).")
-    from codir.workflows import corpus as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import corpus as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.corpus(
@@ -125,13 +125,13 @@ def pretrain(
 
     Example: codir pretrain --corpus corpora/wiki --teacher roberta-base --student runs/stage1 --output runs/codir-pre
     """
-    from codir.recipes.loading import load_pretrain
+    from codir.config.loading import load_pretrain
 
     settings = load_pretrain(
         recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
     )
-    from codir.workflows import pretrain as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import pretrain as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.pretrain(settings)
@@ -170,8 +170,8 @@ def plan(
 
     Example: codir plan --recipe codir-pre --teacher roberta-base --corpus corpora/wiki --gpus 8 --device h100
     """
-    from codir.workflows import plan as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.runs import plan as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.plan(

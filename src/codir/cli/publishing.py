@@ -61,8 +61,8 @@ def publish(
     """
     if not (dry_run or yes or _at_a_terminal()):
         raise ConfigError("Nobody can be asked here: add --yes to publish without a question, or --dry-run.")
-    from codir.workflows import publish as workflow
-    from codir.workflows.progress import quiet_libraries
+    from codir.deploy import publish as workflow
+    from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
     workflow.publish(

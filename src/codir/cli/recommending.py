@@ -10,9 +10,9 @@ from pydantic_core import to_jsonable_python
 
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
+from codir.config.data_config import DataConfig
+from codir.config.loading import Settings, build
 from codir.errors import ConfigError, InterruptedRunError
-from codir.recipes.data_config import DataConfig
-from codir.recipes.loading import Settings, build
 
 
 def _wish(flag: str, help: str, metavar: str = "X", **more: Any) -> Any:
@@ -116,10 +116,10 @@ def recommend(
     if resume and not (trial or run):
         raise ConfigError("--resume goes on with a trial or a run: add --trial, --run or both.")
     data = build(DataConfig, settings)
+    from codir.runs.progress import quiet_libraries
+    from codir.studies import recommend_choice as workflow
     from codir.studies import recommend_folder, recommend_trial
-    from codir.workflows import recommend as workflow
-    from codir.workflows.progress import quiet_libraries
-    from codir.workflows.recommend_student import Wish
+    from codir.studies.recommend_student import Wish
 
     quiet_libraries()
     folder = output or Path("runs/recommended")

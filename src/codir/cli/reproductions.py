@@ -87,9 +87,9 @@ def reproduce(
 
     Example: codir reproduce table4 --scale small --model MODEL --data-dir glue --output runs/table4
     """
+    from codir.runs.progress import quiet_libraries
     from codir.studies import reproduce as workflow
     from codir.studies.reproduction import Wanted
-    from codir.workflows.progress import quiet_libraries
 
     quiet_libraries()
     wanted = Wanted(

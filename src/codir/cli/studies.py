@@ -9,8 +9,8 @@ import typer
 
 from codir.cli import options as o
 from codir.cli.reporting import reports_errors
+from codir.config.config import DistillConfig
 from codir.errors import ConfigError
-from codir.recipes.config import DistillConfig
 from codir.studies.config import StudyConfig
 
 # For each parameter, the setting it stands for.
@@ -135,8 +135,8 @@ def study(
     from codir.studies.loading import load_study
 
     config = load_study(study, overrides=overrides or (), flags=flags)
+    from codir.runs.progress import quiet_libraries
     from codir.studies.run import study as workflow
-    from codir.workflows.progress import quiet_libraries
 
     quiet_libraries()
     if workflow(config, retry_failed=retry_failed).failed:
@@ -144,9 +144,9 @@ def study(
 
 
 def _look_at(output: Path, join: bool, status: bool, report: bool, workers: int | None) -> None:
+    from codir.runs.progress import quiet_libraries
     from codir.studies import run
     from codir.studies.report import write_report
-    from codir.workflows.progress import quiet_libraries
 
     quiet_libraries()
     if status:

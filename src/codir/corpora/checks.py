@@ -10,10 +10,10 @@ from codir.corpora.corpus import MANIFEST, WORK
 from codir.corpora.scanning import conversion
 from codir.corpora.shards import Counts
 from codir.corpora.sources import DOCUMENTS, Source
+from codir.data.decoding import require_encoding
 from codir.errors import ConfigError, DataError, RunError, nearest
 from codir.locks import is_trace
 from codir.storage import require_name
-from codir.tasks.decoding import require_encoding
 
 
 def check_settings(documents: str, validation: float, workers: int | None, allow_skipped: float) -> None:

@@ -11,9 +11,9 @@ import xxhash
 
 from codir.corpora.planning import column_bytes
 from codir.corpora.sources import HEADING, Documents, Source, no_column
+from codir.data.detection import detect, mixture, without_mark
 from codir.errors import DataError
 from codir.storage import file_digest
-from codir.tasks.detection import detect, mixture, without_mark
 
 _SAMPLE = 1 << 18
 _CHUNK = 1 << 22

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import CodirError
+from codir.losses.registry import needs_of, views_of
 from codir.models.loading import class_names, load_config
 from codir.models.representations import EncoderShape
-from codir.objectives.registry import needs_of, views_of
 from codir.reports.escaping import capital, shortened
 from codir.reports.measured import blocks_in
 from codir.reports.run_files import RunFiles, items, mapping
+from codir.runs.comparison import TITLES
+from codir.runs.timing import model_size
 from codir.storage import human_bytes
 from codir.teacher.cache import cache_bytes
-from codir.workflows.comparison import TITLES
-from codir.workflows.timing import model_size
 
 _MACHINE = {"platform": "system", "cpu": "processor", "cores": "cores", "threads": "threads", "cuda": "CUDA"}
 

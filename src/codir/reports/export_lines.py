@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from codir.deployment.folder import Manifest, is_deployed
+from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
 from codir.reports.contents import Panel, ReportedModel
 from codir.reports.measured import blocks_in, finite, with_error

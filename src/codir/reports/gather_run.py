@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from codir.data.metrics import METRICS, constant_score
 from codir.errors import CodirError, ModelError, RunError
 from codir.models.heads import require_one_answer
 from codir.models.loading import load_config
@@ -25,9 +26,8 @@ from codir.reports.run_files import RunFiles, items, mapping, read_log, read_run
 from codir.reports.single_model import FINE_TUNED, masked_rows, single_panel
 from codir.reports.views import ALL_VIEWS, Folders, add_views, add_views_of_one
 from codir.reports.wishes import Wishes
-from codir.tasks.metrics import METRICS, constant_score
-from codir.workflows.comparison import TITLES, Comparison
-from codir.workflows.prepare import main_role
+from codir.runs.comparison import TITLES, Comparison
+from codir.runs.prepare import main_role
 
 
 def gather_run(folder: Path, wishes: Wishes) -> Report:

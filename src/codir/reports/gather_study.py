@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from codir.data import BUILT_IN
+from codir.data.metrics import METRICS, constant_score
 from codir.errors import CodirError
 from codir.reports.contents import Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.reports.curves import curves_of
@@ -19,6 +21,8 @@ from codir.reports.numbers import plural
 from codir.reports.run_files import mapping, read_log
 from codir.reports.study_times import add_times
 from codir.reports.wishes import Wishes
+from codir.runs.data import load_data
+from codir.runs.timing import Timing, model_size
 from codir.storage import read_json
 from codir.studies.config import StudyConfig
 from codir.studies.findings import AVERAGE, Cell, Findings, Row
@@ -27,10 +31,6 @@ from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
 from codir.studies.trial import TRIALS
 from codir.studies.words import plain_words
-from codir.tasks import BUILT_IN
-from codir.tasks.metrics import METRICS, constant_score
-from codir.workflows.data import load_data
-from codir.workflows.timing import Timing, model_size
 
 
 def is_study(folder: Path) -> bool:

@@ -22,8 +22,8 @@ from codir.reports.numbers import known, spread
 from codir.reports.pareto import measured_models, pareto
 from codir.reports.point_names import TEACHER, Looks, label_places, page_looks, symbol_of
 from codir.reports.training_figures import PERCENT, curve_colours, term_colours
+from codir.runs.drawing import new_figure, plain, rendered
 from codir.storage import write_bytes
-from codir.workflows.drawing import new_figure, plain, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from codir.deployment.folder import Manifest, is_deployed
+from codir.deploy.latency_table import BUSY, LatencyResult, LatencyRow
+from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
 from codir.reports.contents import Panel, ReportedModel
 from codir.reports.export_lines import Missing, base_engine, engine_name, export_line, is_whole, kept, named
 from codir.reports.measured import finite, with_timing
 from codir.reports.owners import Owners, resolved
+from codir.runs.timing import Timing
 from codir.storage import read_json
-from codir.workflows.latency_table import BUSY, LatencyResult, LatencyRow
-from codir.workflows.timing import Timing
 
 TORCH = "torch"
 

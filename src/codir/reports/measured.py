@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from codir.reports.contents import ReportedModel
-from codir.workflows.comparison import Comparison, ModelRow
-from codir.workflows.timing import Timing
+from codir.runs.comparison import Comparison, ModelRow
+from codir.runs.timing import Timing
 
 _SHARES = ("accuracy",)
 _BLOCKS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from codir.config.data_config import DataConfig
+from codir.data.encoding import encode
+from codir.data.task import Kind, Task
 from codir.errors import CodirError
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
@@ -20,11 +23,8 @@ from codir.models.loading import class_names, load_classifier
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar
-from codir.recipes.data_config import DataConfig
 from codir.reports.run_files import RunFiles
-from codir.tasks.encoding import encode
-from codir.tasks.task import Kind, Task
-from codir.workflows.data import load_data
+from codir.runs.data import load_data
 
 _FOLDERS = ("data_dir", "train", "validation")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codir.deployment.folder import Manifest
+from codir.engines.folder import Manifest
 from codir.errors import CodirError
 
 
@@ -58,7 +58,7 @@ class Owners:
         return given.resolve()
 
     def _of_weights(self, digest: str) -> int | None:
-        from codir.workflows.publish_files import digest_of
+        from codir.deploy.publish_files import digest_of
 
         for number, each in enumerate(self.folders):
             for folder in each:

@@ -15,8 +15,8 @@ import yaml
 
 from codir.errors import RunError
 from codir.manifest import read_whole
-from codir.workflows.run_data import find_near
-from codir.workflows.runfolder import RunFolder
+from codir.runs.run_data import find_near
+from codir.runs.runfolder import RunFolder
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_HUB = (

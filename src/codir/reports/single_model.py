@@ -8,7 +8,7 @@ from codir.reports.contents import Panel, ReportedModel
 from codir.reports.details import task_in_words, task_name
 from codir.reports.measured import blocks_in, finite, numbers, whole
 from codir.reports.run_files import RunFiles, items, mapping
-from codir.workflows.timing import model_size
+from codir.runs.timing import model_size
 
 FINE_TUNED = "fine-tuned model"
 
@@ -19,7 +19,7 @@ def single_panel(run: RunFiles) -> list[Panel]:
 
 
 def masked_rows(run: RunFiles) -> list[dict[str, Any]]:
-    """Returns the rows of a pre-training's table, see `codir.workflows.masked_scores`."""
+    """Returns the rows of a pre-training's table, see `codir.runs.masked_scores`."""
     return [mapping(row) for row in items(mapping(run.metrics.get("scores")).get("rows"))]
 
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import yaml
 
+from codir.config.config import DistillConfig
+from codir.config.data_config import DataConfig
 from codir.errors import CodirError, ConfigError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
 from codir.printing import Console, silent
-from codir.recipes.config import DistillConfig
-from codir.recipes.data_config import DataConfig
+from codir.runs.data import load_data
+from codir.runs.fingerprint import Part, data_parts, model_part, require_same
+from codir.runs.prepare import Distillation, check_for, prepare
+from codir.runs.runfolder import RunFolder
 from codir.storage import require_disk
 from codir.studies.config import Range, StudyConfig, grid_points
 from codir.studies.resolved import ResolvedRecipe, applies
@@ -24,10 +28,6 @@ from codir.studies.strategies.base import Group
 from codir.studies.strategies.greedy import Greedy
 from codir.studies.trial import Trial
 from codir.studies.trial_config import distill_config, teacher_folder
-from codir.workflows.data import load_data
-from codir.workflows.fingerprint import Part, data_parts, model_part, require_same
-from codir.workflows.prepare import Distillation, check_for, prepare
-from codir.workflows.runfolder import RunFolder
 
 # Weights, Adam's two moments, and of these up to three checkpoints at a time.
 _CHECKPOINTS = 3 * 3

@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from codir.config.data_config import DataConfig
+from codir.config.sections import Section
+from codir.config.student_config import StudentConfig
+from codir.config.training_config import TrainingConfig
 from codir.errors import nearest
-from codir.recipes.data_config import DataConfig
-from codir.recipes.sections import Section
-from codir.recipes.student_config import StudentConfig
-from codir.recipes.training_config import TrainingConfig
 from codir.studies.short_forms import dotted, seeds_of, spelt_out
 
 StrategyName = Literal["grid", "random", "tpe", "greedy"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, nearest
+from codir.runs.holm import holm
 from codir.studies.statistics import PairedDifference, Ranking, Spread, paired_difference, ranking
-from codir.workflows.holm import holm
 
 if TYPE_CHECKING:
     from codir.studies.results import TrialResult

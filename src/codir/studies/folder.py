@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codir.config.loading import with_new_defaults
+from codir.config.training_config import TrainingConfig
 from codir.errors import ConfigError, RunError
-from codir.recipes.loading import with_new_defaults
-from codir.recipes.training_config import TrainingConfig
 from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study, study_yaml

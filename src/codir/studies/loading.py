@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codir.config.library import is_recipe_file
+from codir.config.loading import Flags, Settings, build
+from codir.config.messages import explain
+from codir.config.student_config import START, StudentConfig
+from codir.config.training_config import TrainingConfig
+from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.errors import ConfigError
-from codir.recipes.library import is_recipe_file
-from codir.recipes.loading import Flags, Settings, build
-from codir.recipes.messages import explain
-from codir.recipes.student_config import START, StudentConfig
-from codir.recipes.training_config import TrainingConfig
-from codir.recipes.yaml_text import dump_yaml, read_yaml_file
 from codir.studies.config import StudyConfig
 from codir.studies.short_forms import spelt_out
 

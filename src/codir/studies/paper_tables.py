@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from codir.config.loading import Settings, build
+from codir.config.sections import Section
+from codir.config.yaml_text import read_yaml
 from codir.errors import ConfigError, nearest
-from codir.recipes.loading import Settings, build
-from codir.recipes.sections import Section
-from codir.recipes.yaml_text import read_yaml
 
 ScaleName = Literal["paper", "small"]
 Statistic = Literal["mean", "median", "max", "std"]

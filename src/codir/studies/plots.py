@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from codir.runs.drawing import new_figure, plain, rendered
 from codir.studies.findings import AVERAGE, Findings
 from codir.studies.statistics import PairedDifference, Ranking
-from codir.workflows.drawing import new_figure, plain, rendered
 
 _ABOVE, _BELOW, _UNDECIDED, _BASE = "#08519c", "#b2182b", "#7f7f7f", "#bdbdbd"
 _PANELS_A_ROW = 4

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from codir.printing import Console, Live, Table, live, table, text
+from codir.runs.runfolder import RunFolder
 from codir.studies.folder import Plan
 from codir.studies.store import Claim, teacher_key, what_of
 from codir.studies.survey import Outcome
 from codir.studies.trial import Trial
 from codir.studies.worker import teacher_state
-from codir.workflows.runfolder import RunFolder
 
 SECONDS_BETWEEN_LINES = 60.0
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from codir.config.config import DistillConfig
+from codir.config.loading import load_distill
 from codir.errors import RunError
-from codir.recipes.config import DistillConfig
-from codir.recipes.loading import load_distill
+from codir.runs.runfolder import RunFolder
 from codir.storage import read_json, write_json
-from codir.workflows.runfolder import RunFolder
 
 TRIAL = Path("trial") / "trial.json"
 """What a trial needs to go on; without it there is none."""

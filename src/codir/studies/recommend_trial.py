@@ -13,23 +13,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codir.config.config import DistillConfig
+from codir.config.data_config import DataConfig
 from codir.errors import ConfigError, RunError
 from codir.outputs import writes
 from codir.printing import Console, Table, table, terminal
-from codir.recipes.config import DistillConfig
-from codir.recipes.data_config import DataConfig
+from codir.runs.data import load_data
 from codir.storage import read_json, write_json
 from codir.studies.check import check_settings, unfit
 from codir.studies.halving import Arm, Rung, Standing, halve, rung_study, rungs
 from codir.studies.loading import load_study
+from codir.studies.recommend_command import command_of, data_flags
+from codir.studies.recommend_cost import StepCost, hours, show_hours
 from codir.studies.recommend_folder import TRIAL, begun
+from codir.studies.recommend_result import Recommendation, concluded
 from codir.studies.recommend_verdict import verdict
 from codir.studies.resolved import resolve_recipes
 from codir.studies.store import require_optuna
-from codir.workflows.data import load_data
-from codir.workflows.recommend_command import command_of, data_flags
-from codir.workflows.recommend_cost import StepCost, hours, show_hours
-from codir.workflows.recommend_result import Recommendation, concluded
 
 LAST_EPOCHS = 4
 """Most epochs of the last rung: a trial is to be short."""
@@ -273,7 +273,7 @@ def compete(
 
 def run(config: DistillConfig, console: Console | None = None) -> None:
     """Distils as recommended; a run that is there already is gone on with, as it was begun."""
-    from codir.workflows.distill import distill
+    from codir.runs.distill import distill
 
     there = begun(config.output)
     if there is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from codir.recipes.loading import load_distill
+from codir.config.loading import load_distill
+from codir.runs.evaluate import EvaluationResult, evaluate
+from codir.runs.paired import PairedTest, paired_test
+from codir.runs.runfolder import RunFolder
 from codir.studies.halving import Standing
-from codir.workflows.evaluate import EvaluationResult, evaluate
-from codir.workflows.paired import PairedTest, paired_test
-from codir.workflows.runfolder import RunFolder
 
 
 def verdict(standings: Sequence[Standing]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from codir.deploy.glue_testset import find_test_file
+from codir.deploy.submission import DIAGNOSTIC, FILES
 from codir.errors import DataError
 from codir.markdown import inline
 from codir.outputs import writes
@@ -19,8 +21,6 @@ from codir.studies.reproduction_checks import require_enough_examples
 from codir.studies.results import TrialResult, read_result
 from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
 from codir.studies.study_table import StudyTable
-from codir.tasks.glue_testset import find_test_file
-from codir.tasks.submission import DIAGNOSTIC, FILES
 from codir.training.processes import one_process_only
 
 
@@ -107,9 +107,9 @@ def about(made: Reproduction) -> list[str]:
 
 
 def _pretrain(made: Reproduction, console: Console) -> None:
-    from codir.workflows.corpus import corpus
-    from codir.workflows.pretrain import pretrain
-    from codir.workflows.runfolder import RunFolder
+    from codir.runs.corpus import corpus
+    from codir.runs.pretrain import pretrain
+    from codir.runs.runfolder import RunFolder
 
     if (
         made.corpus and made.corpus_folder is not None
@@ -153,7 +153,7 @@ def _archives(
     made: Reproduction, results: dict[str, list[TrialResult]], console: Console
 ) -> tuple[dict[str, Path], list[str]]:
     """Writes the archive for GLUE's server for each row of ours: of each task the seed best on its dev split."""
-    from codir.workflows.submit import submit
+    from codir.deploy.submit import submit
 
     if made.wanted.data_dir is None:
         return {}, [

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codir.config.loading import load_pretrain
+from codir.config.pretraining import PretrainConfig
 from codir.corpora.corpus import MANIFEST
+from codir.data.glue import task_folder
 from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.models.masked_lm import load_masked_lm
-from codir.recipes.loading import load_pretrain
-from codir.recipes.pretraining import PretrainConfig
 from codir.studies.check import describe_trials
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study
@@ -20,7 +21,6 @@ from codir.studies.resolved import resolve_recipes
 from codir.studies.strategies import strategy_of
 from codir.studies.survey import Outcome
 from codir.studies.trial import Trial
-from codir.tasks.glue import task_folder
 
 HEAD = "head"  # the stage that makes a pre-training teacher of an encoder without a masked-LM head
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from codir.errors import ConfigError
-from codir.objectives.contrastive import rows_drawn
-from codir.objectives.registry import settings_for
+from codir.losses.contrastive import rows_drawn
+from codir.losses.registry import settings_for
+from codir.runs.data import load_data
 from codir.studies.reproduction import Reproduction, all_trials
 from codir.studies.resolved import FINETUNE, resolve_recipes
 from codir.studies.trial_config import distill_config
-from codir.workflows.data import load_data
 
 
 def require_enough_examples(made: Reproduction) -> None:

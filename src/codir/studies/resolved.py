@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from codir.config.library import is_recipe_file, load_recipe, recipe_names
+from codir.config.loading import Settings, complete_objectives, recipe_settings
+from codir.config.messages import explain
+from codir.config.student_config import START
+from codir.config.training_config import TrainingConfig
 from codir.errors import ConfigError, nearest
-from codir.recipes.library import is_recipe_file, load_recipe, recipe_names
-from codir.recipes.loading import Settings, complete_objectives, recipe_settings
-from codir.recipes.messages import explain
-from codir.recipes.student_config import START
-from codir.recipes.training_config import TrainingConfig
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig
 
 FINETUNE = "finetune"

@@ -10,8 +10,8 @@ from typing import Any
 
 from codir.errors import RunError
 from codir.manifest import read_whole
+from codir.runs.runfolder import RunFolder
 from codir.studies.trial import Phase, Trial, read_trials
-from codir.workflows.runfolder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _forget_failures(plan: Plan) -> None:
 
 
 def _teacher_error(plan: Plan, task: str) -> str:
-    from codir.workflows.runfolder import RunFolder
+    from codir.runs.runfolder import RunFolder
 
     attempts = RunFolder(teacher_folder(plan.config, task)).status.get("attempts", [{}])
     return str(attempts[-1].get("error", "unknown"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codir.recipes.library import is_recipe_file
+from codir.config.library import is_recipe_file
 
 
 def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from codir.errors import RunError
+from codir.runs.holm import holm
 from codir.storage import read_json
 from codir.studies.findings import AVERAGE
 from codir.studies.paper_tables import Statistic, TableColumn, TableRow
@@ -15,7 +16,6 @@ from codir.studies.results import TrialResult
 from codir.studies.statistics import PairedDifference, Spread, paired_difference
 from codir.studies.study_table import Column, StudyTable, Value
 from codir.studies.trial_config import teacher_folder
-from codir.workflows.holm import holm
 
 PAPER, OURS = "paper", "ours"
 

@@ -14,16 +14,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.student import build_student
-from codir.recipes.data_config import DataConfig
+from codir.runs.data import load_data
+from codir.runs.timing import Text, Timing, measure, texts_of
 from codir.studies.reproduction import Reproduction
 from codir.studies.side_by_side import OURS, PAPER
 from codir.studies.study_table import Column, StudyTable, Value
-from codir.workflows.data import load_data
-from codir.workflows.timing import Text, Timing, measure, texts_of
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

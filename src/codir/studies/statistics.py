@@ -1,6 +1,6 @@
 """What the scores of several seeds allow to say: spread, paired differences, ranks. Plain numbers in and out.
 
-`codir.workflows.paired` compares two models on the same examples and speaks of the examples; the functions here compare
+`codir.runs.paired` compares two models on the same examples and speaks of the examples; the functions here compare
 two recipes over the same seeds and speak of the seeds. `codir.studies.findings` applies them to a study's trials.
 """
 

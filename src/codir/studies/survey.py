@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from codir.errors import RunError
 from codir.manifest import read_whole
+from codir.runs.runfolder import RunFolder
 from codir.storage import read_json
 from codir.studies.trial import TRIALS, read_trials
-from codir.workflows.runfolder import RunFolder
 
 PRUNED = "pruned.json"
 

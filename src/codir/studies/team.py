@@ -187,7 +187,7 @@ class Team:
         return self.plan.folder.path / TRIALS / what
 
     def _open(self, what: str) -> bool:
-        from codir.workflows.runfolder import RunFolder
+        from codir.runs.runfolder import RunFolder
 
         return RunFolder(self._path(what)).state in ("new", "running", "interrupted")
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codir.config.config import DistillConfig, FinetuneConfig
+from codir.config.loading import Settings, build, complete_objectives
+from codir.config.student_config import start_of
 from codir.errors import ConfigError
-from codir.recipes.config import DistillConfig, FinetuneConfig
-from codir.recipes.loading import Settings, build, complete_objectives
-from codir.recipes.student_config import start_of
 from codir.studies.config import BUDGET, StudyConfig
 from codir.studies.resolved import ResolvedRecipe
 from codir.studies.trial import Trial

@@ -24,13 +24,13 @@ from types import FrameType
 from codir.errors import CodirError, FolderInUseError, InterruptedRunError
 from codir.locks import exclusive
 from codir.printing import Console, log_to, settle
+from codir.runs.runfolder import RunFolder
 from codir.studies.folder import Plan, StudyFolder
 from codir.studies.pruning import PrunedTrialError, Pruning
 from codir.studies.store import Store, about_trial, teacher_key
 from codir.studies.survey import Outcome
 from codir.studies.trial import Trial
 from codir.studies.trial_config import distill_config, teacher_config, teacher_folder
-from codir.workflows.runfolder import RunFolder
 
 POLL = 1.0
 STOPPED, BAD_INPUT = 130, 2
@@ -93,7 +93,7 @@ class Worker:
         return False
 
     def _teach(self, task: str) -> None:
-        from codir.workflows.finetune import finetune
+        from codir.runs.finetune import finetune
 
         path = Path(teacher_folder(self.plan.config, task))
         if RunFolder(path).finished:
@@ -103,7 +103,7 @@ class Worker:
             finetune(teacher_config(self.plan.config, task, resume=_begun(path)), console=self.console)
 
     def _train(self, trial: Trial, number: int) -> None:
-        from codir.workflows.distill import distill
+        from codir.runs.distill import distill
 
         config = self.plan.config
         path = trial.folder(config.output)
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         stop.listen()
         stop.watch_parent()
-        from codir.workflows.progress import quiet_libraries
+        from codir.runs.progress import quiet_libraries
 
         quiet_libraries()
         Worker(StudyFolder(given.folder), given.name, console).work()

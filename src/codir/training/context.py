@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from codir.functional.gather import processes
+from codir.losses.base import Kind, ObjectiveContext
 from codir.models.loading import encoder_shape
-from codir.objectives.base import Kind, ObjectiveContext
 from codir.training.arguments import DistillationArguments
 from codir.training.missing_labels import without_gaps
 from codir.training.teaching import Teaching

@@ -26,7 +26,7 @@ def require_objects(student: Any, teacher: Any, examples: Any, collator: Any) ->
     if not isinstance(examples, Dataset):
         raise ConfigError(
             f"The training examples are a {type(examples).__name__}, not a datasets.Dataset: a training needs to know "
-            "how many they are, and their columns (`codir.tasks.encoding.encode` makes them)."
+            "how many they are, and their columns (`codir.data.encoding.encode` makes them)."
         )
     if type(collator).__module__.startswith("transformers."):
         raise ConfigError(

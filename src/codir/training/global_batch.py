@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from codir.functional.gather import gather_rows, processes
 from codir.functional.labels import has_label
-from codir.objectives.base import TokenPositions
+from codir.losses.base import TokenPositions
 from codir.training.masking import IGNORED
 from codir.training.processes import rank
 

@@ -8,8 +8,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from codir.losses.base import Views
 from codir.models.representations import EncoderShape, Pooling
-from codir.objectives.base import Views
 from codir.teacher.cache import TeacherOutputs, open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.token_cache import open_token_cache, too_large

@@ -18,14 +18,8 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
 from codir.errors import ConfigError
 from codir.functional.gather import from_first, processes
-from codir.models.config_file import settle_switches
-from codir.models.heads import require_one_answer
-from codir.models.inference import forward_dataset
-from codir.models.loading import encoder_shape
-from codir.models.padding import settle_side
-from codir.models.probe import behaviour
-from codir.objectives.base import Kind
-from codir.objectives.registry import (
+from codir.losses.base import Kind
+from codir.losses.registry import (
     build_objectives,
     check_objectives,
     needs_of,
@@ -33,6 +27,12 @@ from codir.objectives.registry import (
     taught_by,
     views_of,
 )
+from codir.models.config_file import settle_switches
+from codir.models.heads import require_one_answer
+from codir.models.inference import forward_dataset
+from codir.models.loading import encoder_shape
+from codir.models.padding import settle_side
+from codir.models.probe import behaviour
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
@@ -64,7 +64,7 @@ class DistillationTrainer(ResumableTrainer):
         objectives: settings by objective name, for example `{"task": {}, "kd": {"weight": 0.7}}`.
         args: see `DistillationArguments`.
         train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id`
-            (see `codir.tasks.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
+            (see `codir.data.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
             leaves it out, and where objectives choose negatives by class it has the teacher's. Where the labels know
             their names (a ClassLabel, as in `load_task`'s splits), student and teacher are matched with them by
             name, whatever their order; else they are the student's class ids.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from codir.errors import ConfigError
+from codir.losses.base import Views
 from codir.models.attention import require_attention
 from codir.models.probe import require_layers, require_trainable
-from codir.objectives.base import Views
 from codir.teacher.cache import TeacherOutputs
 
 

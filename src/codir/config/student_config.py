@@ -1,0 +1,184 @@
+"""Which student: the section `student` of a run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from codir.config.sections import Section
+
+InitName = Literal["spread", "ends", "first", "last", "random"]
+
+
+# What a recipe may say of its student without making it another kind: where its weights come from, what is trained.
+START = ("init", "origin", "freeze")
+
+
+def takes_start(student: Mapping[str, Any]) -> bool:
+    """Whether a recipe's `START` is meant for this student: cut out of the teacher at full width, not random.
+
+    Blocks to choose from are there for no other; and embeddings that are new or cut have to be trained.
+    """
+    named = any(student.get(key) is not None for key in ("model", "config", "width"))
+    return not named and student.get("init") != "random"
+
+
+def start_of(start: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what counts of a recipe's `START` for a student of which so much is said: what that leaves open."""
+    return {key: value for key, value in start.items() if key not in said} if takes_start(said) else {}
+
+
+class StudentConfig(Section):
+    """The student: blocks taken from the teacher (layers, init), or any model, or any configuration."""
+
+    layers: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="number of blocks of the student (default: half of the teacher's)",
+    )
+    init: InitName | list[int] = Field(
+        default="spread",
+        description="where its weights come from: teacher blocks `spread` evenly, spread from the first to the "
+        "last (`ends`), the `first`, the `last`, "
+        "a list of block numbers counted from 1, or `random` weights",
+    )
+    model: str | None = Field(
+        default=None, description="take this model (folder or Hub id) as the student instead"
+    )
+    config: Path | dict[str, Any] | None = Field(
+        default=None,
+        description="build the student, with random weights, from this model config instead: a json file, or its "
+        "settings right here (`model_type: bert`, ...)",
+    )
+    embeddings: Literal["random", "teacher"] = Field(
+        default="random",
+        description="word embeddings of a student built from a config: `random`, or a copy of the `teacher`'s",
+    )
+    origin: str | None = Field(
+        default=None,
+        description="take blocks and embeddings from this model of the teacher's family (folder or Hub id) instead of "
+        "from the teacher; layers, init, width and intermediate choose from it, the classifier stays the teacher's",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="hidden size of a narrower student, a multiple of the size of a head: the dimensions and heads "
+        "with the largest weights are kept (default: as wide as what it is cut out of)",
+    )
+    intermediate: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: "
+        "in proportion to width)",
+    )
+    freeze: list[Literal["embeddings"] | int] | None = Field(
+        default=None,
+        description="what is never trained: `embeddings`, and numbers of the student's blocks, counted from 1",
+    )
+
+    def said(self) -> dict[str, Any]:
+        """Returns what was set, without what is there by default."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+    @field_validator("config")
+    @classmethod
+    def _names_its_family(cls, value: Path | dict[str, Any] | None) -> Path | dict[str, Any] | None:
+        if isinstance(value, dict) and not value.get("model_type"):
+            raise ValueError("the config does not name its family: add model_type: bert (or roberta, ...)")
+        return value
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _list_of_parts(cls, value: Any) -> Any:
+        """Lets `embeddings,1,2` on the command line, and a single number, mean a list."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value]
+        if isinstance(value, str):
+            value = value.split(",")
+        if not isinstance(value, list | tuple):
+            return value
+        if any(isinstance(part, bool) for part in value):
+            raise ValueError(
+                "true and false are not allowed here: name `embeddings` or the numbers of blocks"
+            )
+        parts = [part.strip() if isinstance(part, str) else part for part in value]
+        return [int(part) if isinstance(part, str) and part.isdigit() else part for part in parts]
+
+    @field_validator("freeze")
+    @classmethod
+    def _each_part_once(
+        cls, value: list[Literal["embeddings"] | int] | None
+    ) -> list[Literal["embeddings"] | int] | None:
+        for part in value or []:
+            if isinstance(part, int) and part < 1:
+                raise ValueError(
+                    f"{part} is no block: they are counted from 1, and below them are `embeddings`"
+                )
+        if value and len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(map(str, value))}: a part is named twice")
+        return value or None
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _list_of_numbers(cls, value: Any) -> Any:
+        """Lets `2,4,6` on the command line, and a single number, mean a list."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value]
+        if isinstance(value, str) and value and all(part.strip().isdigit() for part in value.split(",")):
+            return [int(part) for part in value.split(",")]
+        return value
+
+    @field_validator("init")
+    @classmethod
+    def _counted_from_one(cls, value: InitName | list[int]) -> InitName | list[int]:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("the list of teacher blocks is empty")
+            if min(value) < 1:
+                raise ValueError("teacher blocks are counted from 1 (the embeddings are always copied)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.model is not None and self.config is not None:
+            raise ValueError(
+                "model and config exclude each other: the student is either a model or built from a config"
+            )
+        if self.model is not None or self.config is not None:
+            other = "model" if self.model is not None else "config"
+            cut = [
+                name
+                for name in ("layers", "origin", "width", "intermediate")
+                if getattr(self, name) is not None
+            ]
+            if cut or self.init != "spread":
+                raise ValueError(
+                    f"{[*cut, 'init'][0]} says how to build the student from another model's blocks, but {other} says "
+                    f"to take {self.model or config_name(self.config)}: leave out one of the two"
+                )
+        if self.origin is not None and self.init == "random":
+            raise ValueError(
+                f"origin says to take the weights of {self.origin}, but init says random: leave out one of the two"
+            )
+        if self.embeddings == "teacher" and self.config is None:
+            raise ValueError(
+                "embeddings: teacher is for a student that is built from a config; one cut out of the teacher has its "
+                "embeddings anyway, and a model brings its own: leave embeddings out"
+            )
+        if isinstance(self.init, list) and self.layers is not None and self.layers != len(self.init):
+            raise ValueError(
+                f"init lists {len(self.init)} teacher blocks, but layers is {self.layers}: leave one out or "
+                "make them agree"
+            )
+        return self
+
+
+def config_name(config: Path | Mapping[str, Any] | None) -> str:
+    """Says in messages which config is meant: its path, or the family that an inline one names."""
+    return f"the config of a {config['model_type']} model" if isinstance(config, Mapping) else str(config)

@@ -1,0 +1,94 @@
+"""The labels of a training split and a validation split, read together: classes or scores, which classes, which ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from codir.data.contradictions import contradictions
+from codir.data.label_column import Comparison, LabelColumn
+from codir.data.rows import Rows
+from codir.data.task import Kind
+from codir.errors import ConfigError, DataError
+from codir.models.classes import is_numbered, spelt_twice
+
+
+@dataclass
+class Labelling:
+    """What `read_labels` found.
+
+    Attributes:
+        kind: classification or regression.
+        names: the classes, index = class id; None for regression.
+        notes: sentences the user should read: what was guessed and why, and what is odd about the labels.
+    """
+
+    kind: Kind
+    names: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    _labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def of(self, rows: Rows) -> np.ndarray:
+        """Returns the class id, or the score, of each row of a split."""
+        return self._labels[rows.source]
+
+
+def read_labels(
+    train: Rows | None,
+    validation: Rows | None,
+    texts: Sequence[str],
+    label: str,
+    kind: Kind | None = None,
+    names: Sequence[str] | None = None,
+) -> Labelling:
+    """Reads the labels of both splits; classes are those of the training split, or those that are given.
+
+    Args:
+        train: the training split, or None.
+        validation: the validation split, or None; one of the two there is.
+        texts: the text columns.
+        label: the label column.
+        kind: what the labels are; None: what they look like (`LabelColumn.kind`).
+        names: class names of a model, in the order of its ids. A model that only numbers its classes has them in the
+            order in which the file names them.
+
+    Raises:
+        DataError: a label that is missing or unknown, or that cannot be meant; one class in two spellings.
+    """
+    columns = {rows.source: LabelColumn(rows, label) for rows in (train, validation) if rows is not None}
+    reference = next(iter(columns.values()))
+    in_file = reference.rows.classes.get(label, ())
+    found = Labelling(kind or "classification")
+    if kind is None and not names and not in_file:
+        found.kind, why = reference.kind()
+        found.notes += [why] if why else []
+    owner = "the given class names"
+    if found.kind == "classification":
+        said = [column.spellings() for column in columns.values()]
+        found.notes += [blanks for blanks in said if blanks]
+        if names and not (is_numbered(names) and len(names) == len(in_file)):
+            found.names = tuple(names)
+        else:
+            occurring = reference.classes() if train is not None and not names else ()
+            found.names = in_file or occurring
+            owner = f"the training split {reference.rows.source}"
+        if not found.names:
+            raise ConfigError(
+                f"Evaluating on {reference.rows.source} alone needs the class names (of the model) in `labels`."
+            )
+        if not names and (twice := spelt_twice(found.names)):
+            raise DataError(
+                f"{reference.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are "
+                "one class in two spellings. Give the file one name for each class."
+            )
+    compare: Comparison = "key"  # classes of a model: as models are matched with each other
+    if not names:
+        compare = "exact" if reference.type in ("text", "class", "mixed") else "value"
+    for source, column in columns.items():
+        labels = column.scores() if found.names is None else column.ids(found.names, owner, compare)
+        found._labels[source] = labels
+        twice = contradictions(column.rows, texts, label, labels)
+        found.notes += [twice] if twice else []
+    return found

@@ -1,0 +1,204 @@
+"""Contrastive distillation as the authors' released code computes it, to be compared with `crd`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from codir.errors import ConfigError
+from codir.functional.bank import MemoryBank
+from codir.functional.gather import align_generator, from_first
+from codir.functional.nce import binary_nce, nce_log_constant
+from codir.functional.negatives import Sharing
+from codir.functional.similarity import group_similarity
+from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.losses.contrastive import (
+    BlockProjection,
+    ContrastiveSettings,
+    PendingWrites,
+    bank_summary,
+    check_contrastive,
+    make_sampler,
+    number_of_negatives,
+    untouched,
+)
+from codir.models.representations import Pooling
+from codir.storage import human_bytes
+
+
+class OfficialCRDSettings(ContrastiveSettings):
+    """Settings of the objective `crd_official`; the defaults are the released code's."""
+
+    pooling: Pooling = Field(default="cls", description="how a block's tokens become one vector (Eq. 3)")
+    teacher_blocks: str | list[int] = Field(
+        default="odd", description="all, every-other, odd, or numbers counted from 1"
+    )
+    sharing: Sharing = Field(default="independent", description="the released code draws for each example")
+    divide_by_batch: bool = Field(
+        default=True,
+        description="divide the term by the batch size, which is what the released code's sums and means amount to",
+    )
+
+
+class OfficialCRD(Objective):
+    """Binary NCE with two banks, both directions averaged (see `codir.functional.nce`).
+
+    As in the released code: the student's live representation is compared with rows of the teacher's bank and the
+    teacher's with rows of the student's; the positive is the example's *old* row, random in the first epoch; the
+    constants Z come from the first training batch and stay; banks start with uniform entries.
+
+    Two of its faults are not reproduced: the teacher does not run with dropout, and an evaluation does not write
+    into the banks. Where it draws by permuting whole classes, the draw here has the same distribution and costs
+    the same at every N.
+
+    Metric `accuracy`: how often the student's live representation has its positive ranked first.
+    """
+
+    name = "crd_official"
+    Settings = OfficialCRDSettings
+
+    def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
+        super().__init__(settings, context)
+        self._settings = settings = cast(OfficialCRDSettings, settings)
+        if context.teacher is None:
+            raise ConfigError("The objective 'crd_official' needs a teacher and there is none.")
+        k = number_of_negatives(settings, context)
+        if k == "all":
+            raise ConfigError("crd_official.k='all' has no meaning for the binary NCE: give a number.")
+        self._k = k
+        self.teacher_projection = BlockProjection(
+            settings.teacher_blocks, context.teacher, settings.dim, context.seed
+        )
+        self.student_projection = BlockProjection(
+            settings.student_blocks, context.student, settings.dim, context.seed + 1
+        )
+        self.sampler = make_sampler(settings, context)
+        self.teacher_bank, self.student_bank = (
+            MemoryBank(
+                context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform"
+            )
+            for seed in (context.seed + 3, context.seed + 4)
+        )
+        # log Z of the two directions; NaN until the first training batch has set them.
+        self._log_constants = torch.full((2,), torch.nan, device=context.device)
+        self._frozen = False
+        self._pending = PendingWrites(settings.dim, context.device, embeddings=2)
+        self.to(context.device)
+
+    @classmethod
+    def needs(cls, settings: ObjectiveSettings) -> Needs:
+        """One pooling of all blocks."""
+        return Needs(pooled=frozenset({cast(OfficialCRDSettings, settings).pooling}))
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data."""
+        settings = cast(OfficialCRDSettings, settings)
+        check_contrastive(cls.name, settings, context)
+        if settings.k == "all":
+            raise ConfigError("crd_official.k='all' has no meaning for the binary NCE: give a number.")
+        if settings.bank_storage != "auto" or settings.bank_dtype != "float32":
+            raise ConfigError(
+                "crd_official keeps its two banks in fp32 where it trains, as the released code does: drop "
+                "bank_storage and bank_dtype, or use the objective 'crd'."
+            )
+        if settings.negatives == "hard":
+            raise ConfigError(
+                "crd_official.negatives='hard' may leave fewer than K negatives, which the binary NCE cannot take: "
+                "use different-label or any, or the objective 'crd'."
+            )
+
+    def forward(self, step: Step) -> Term:
+        """Reads the pooled blocks [B, blocks, d] of both sides; queues the banks' updates if training."""
+        if step.teacher is None:
+            raise ConfigError(
+                "The objective 'crd_official' needs the teacher's blocks, and this batch has none."
+            )
+        how, tau, examples = self._settings.pooling, self._settings.temperature, self.context.examples
+        teacher = self.teacher_projection(step.teacher.pooled[how])  # [B, m]
+        student = self.student_projection(step.student.pooled[how])  # [B, m]
+        with (
+            torch.autocast(teacher.device.type, enabled=False),
+            untouched(self.sampler.generator, not self.training),
+        ):
+            negatives = self.sampler.draw(step.ids, self._k)
+            similarities = []  # [B, 1 + K] of each direction, the positive first
+            for live, bank in ((student, self.teacher_bank), (teacher, self.student_bank)):
+                positive = (live * bank.rows(step.ids)).sum(dim=1, keepdim=True)
+                others = group_similarity(live, bank.rows(negatives.ids), negatives.group)
+                similarities.append(torch.cat([positive, others], dim=1))
+            constants = self._constants(similarities)
+            losses = [
+                binary_nce(similarity, constant, tau, examples)
+                for similarity, constant in zip(similarities, constants, strict=True)
+            ]
+        if self.training:
+            self._pending.add(step.ids, student, teacher)
+        loss = (losses[0] + losses[1]) / 2
+        if self._settings.divide_by_batch:
+            loss = loss / step.ids.numel()
+        first = similarities[0].detach()
+        return Term(loss, {"accuracy": (first[:, 0] > first[:, 1:].amax(dim=1)).float().mean()})
+
+    def _constants(self, similarities: list[Tensor]) -> Tensor:
+        if self._frozen:
+            return self._log_constants
+        tau, examples = self._settings.temperature, self.context.examples
+        constants = torch.stack([nce_log_constant(similarity, tau, examples) for similarity in similarities])
+        if self.training:  # an evaluation before the first step must not decide them
+            constants = from_first(constants)  # every process must freeze the same
+            self._log_constants, self._frozen = constants, True
+        return constants
+
+    def describe(self) -> list[str]:
+        """The chosen blocks, the negatives and the banks' memory."""
+        return [
+            f"teacher blocks: {self.teacher_projection.describe()} ({self._settings.pooling} pooling)",
+            f"student blocks: {self.student_projection.describe()} ({self._settings.pooling} pooling)",
+            f"negatives: {self.sampler.name}, K = {self._k}, {self._settings.sharing}",
+            f"memory banks: 2 of {self.student_bank.size:,} x {self.student_bank.dim}, "
+            f"{human_bytes(2 * self.student_bank.nbytes)} on {self.student_bank.data.device}",
+        ]
+
+    def after_step(self) -> None:
+        """Writes the rows of the step's examples in both banks."""
+        align_generator(self.sampler.generator)  # processes may have drawn for different numbers of classes
+        written = self._pending.take()
+        if written is not None:
+            ids, student, teacher = written
+            self.student_bank.update(ids, student)
+            self.teacher_bank.update(ids, teacher)
+
+    def discard_step(self) -> None:
+        """Forgets the step's rows."""
+        self._pending.clear()
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Both banks, the constants and the sampler's generator."""
+        return {
+            "student_bank": self.student_bank.data,
+            "teacher_bank": self.teacher_bank.data,
+            "log_constants": self._log_constants,
+            "generator": self.sampler.state(),
+        }
+
+    def summary_tensors(self) -> dict[str, Tensor]:
+        """Both projections, and some rows of the student's bank."""
+        return {
+            **self.teacher_projection.summary("teacher"),
+            **self.student_projection.summary("student"),
+            **bank_summary(self.student_bank, self.context.labels),
+        }
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores them; a bank of another size raises `RunError`."""
+        self.student_bank.load_state({"rows": state["student_bank"]})
+        self.teacher_bank.load_state({"rows": state["teacher_bank"]})
+        self._log_constants = state["log_constants"].to(self.context.device)
+        self._frozen = bool(self._log_constants.isfinite().all())
+        self.sampler.load_state(state["generator"])
+        self._pending.clear()

@@ -1,0 +1,60 @@
+"""The task's own loss: cross-entropy for classes, squared error for scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from codir.errors import ConfigError, DataError
+from codir.functional.labels import UNLABELED, has_label
+from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+
+
+class Task(Objective):
+    """Cross-entropy with the labels, or their mean squared error for a regression (L_CE of Eq. 1).
+
+    Examples without a label do not count: the mean is over the labelled ones, and 0 where there are none.
+    """
+
+    name = "task"
+    kinds = frozenset({"classification", "regression"})
+
+    @classmethod
+    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+        """Raises `DataError` for data without labels, `ConfigError` for a corpus."""
+        if context.kind == "masked-lm":
+            raise ConfigError(
+                "The objective 'task' is for labelled examples; a corpus has masked tokens: use 'mlm'."
+            )
+        if context.labels is None:
+            raise DataError(
+                "The objective 'task' needs labels, and this data has none: name the label column, or drop it."
+            )
+
+    def forward(self, step: Step) -> Term:
+        """Reads the student's logits [B, C] and the labels [B]."""
+        if step.labels is None:
+            raise DataError(
+                "The objective 'task' needs labels, and this batch has none: name the label column."
+            )
+        with torch.autocast(step.student.logits.device.type, enabled=False):
+            logits = step.student.logits.float()
+            if self.context.unlabeled:
+                return self._of_labelled(logits, step.labels.view(-1), step.labelled)
+            if self.context.kind == "regression":
+                # [B, 1] against [B] would broadcast to [B, B] without a word.
+                return Term(functional.mse_loss(logits.squeeze(1), step.labels.to(logits.dtype).view(-1)))
+            return Term(functional.cross_entropy(logits, step.labels.view(-1)))
+
+    def _of_labelled(self, logits: Tensor, labels: Tensor, labelled: float | None) -> Term:
+        """Sums over the labelled examples; `labelled` is what the sum is divided by, see `Step`."""
+        known = has_label(labels)
+        if self.context.kind == "regression":
+            target = labels.to(logits.dtype).nan_to_num()  # NaN times zero would be NaN in the gradient, too
+            loss = torch.where(known, logits.squeeze(1) - target, 0.0).square().sum()
+        else:
+            loss = functional.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction="sum")
+        if labelled is None:
+            return Term(loss / known.sum().clamp_min(1))
+        return Term(loss / (labelled or 1.0), empty=labelled == 0)

@@ -1,0 +1,303 @@
+"""More texts for the teacher to label: copies of the training texts with words replaced (Jiao et al. 2020)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from codir.config.data_config import DataConfig
+from codir.data.files import load_texts
+from codir.data.reading import read_rows
+from codir.data.task import limit
+from codir.data.unlabeled import SOURCE_DIGEST, source_digest
+from codir.errors import ConfigError, DataError, RunError
+from codir.locks import exclusive
+from codir.models.candidates import Texts, WordCandidates
+from codir.models.check import load_tokenizer_for
+from codir.models.masked_lm import load_masked_lm
+from codir.outputs import writes
+from codir.printing import Console, progress_bar, table, terminal, text
+from codir.runs.candidate_parts import PART, CandidateParts, parts_folder, texts_digest
+from codir.runs.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
+from codir.runs.replacement import changed_words, copies_of, count_words
+from codir.storage import whole_text_file
+from codir.teacher.key import model_digest, tokenizer_digest
+from codir.training.precision import Precision, resolve_precision
+from codir.training.processes import one_process_only
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SHOWN = 3
+
+
+@dataclass
+class Augmentation:
+    """What was made.
+
+    Attributes:
+        output: the file.
+        examples: training examples it was made from.
+        words: words in them that could be replaced.
+        copies: copies in the file.
+        unchanged: copies left out because no word of them was replaced.
+        repeated: copies left out because they equal another copy or a training example.
+        replaced: words replaced in the copies of the file.
+        seconds: what the candidates and the copies took.
+        shown: a few examples, each with a copy of it.
+        notes: sentences on the data.
+    """
+
+    output: Path
+    examples: int
+    words: int
+    copies: int = 0
+    unchanged: int = 0
+    repeated: int = 0
+    replaced: int = 0
+    seconds: float = 0.0
+    shown: list[tuple[Texts, Texts]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@writes()
+def augment(
+    model: str | Path,
+    data: DataConfig,
+    output: str | Path,
+    *,
+    copies: int = 20,
+    probability: float = 0.4,
+    candidates: int = 15,
+    together: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    precision: Precision = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> Augmentation:
+    """Writes copies of the training texts with words replaced, as JSON lines for `--unlabeled`, whole or not at all.
+
+    Algorithm 1 of Jiao et al. 2020: every word of a copy is replaced with probability p by one of its K candidates, the
+    most probable whole words a masked language model finds at its place. (The paper takes neighbours in GloVe for words
+    of several pieces; here such a word is masked as one token, so that no vectors of another vocabulary are needed.)
+    A line is `{"text": ..., "text_pair": ..., "source": row, "source_digest": ...}`, the texts under the names that
+    they have in the data, so that the same flags read both; `source` counts the training examples from 0, and the
+    digest is of the original's texts: a training that holds them out leaves out the copy.
+
+    The candidates of a text are computed once for all its copies and kept in `OUTPUT.parts` until the file is written:
+    with `resume` an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
+
+    Args:
+        model: folder or Hub id of a masked language model, with its head.
+        data: the training examples: exactly those that a training with these settings would use (`holdout`,
+            `limit_train`). A file without labels is taken whole.
+        output: the file to write, .jsonl.
+        copies: N of the paper, of each example; those without a change and repeats are left out.
+        probability: p of the paper.
+        candidates: K of the paper.
+        together: share of an example's words masked in one pass (see `WordCandidates`).
+        seed: of the draws.
+        batch_size: inputs run at a time.
+        precision: of the model; `auto` is bf16 where the hardware has it.
+        resume: goes on with an interrupted run.
+        overwrite: replaces an existing output.
+        device: where to compute; a GPU if there is one.
+        console: where to print the summary; standard output by default.
+        quiet: prints nothing.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        RunError: the output exists or cannot be written, or an interrupted run is in the way.
+        DataError: the data cannot be read, or not a single copy is new.
+        ModelError: the model has no head or no mask token, or gives NaN.
+    """
+    one_process_only("codir augment")
+    output = Path(output)
+    _check(output, copies, probability)
+    texts, pairs, notes = training_texts(data)
+    if not any(map(count_words, texts)):
+        raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
+    chosen = resolve_precision(precision)
+    masked = load_masked_lm(model)
+    tokenizer = load_tokenizer_for(masked, model)
+    cast(nn.Module, masked).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    proposer = WordCandidates(
+        masked,
+        tokenizer,
+        most=candidates,
+        together=together,
+        max_length=data.max_length,
+        batch_size=batch_size,
+        autocast=_AUTOCAST[chosen],
+    )
+    columns = (data.text or DEFAULT_TEXT, *([data.text_pair or DEFAULT_TEXT_PAIR] if pairs else []))
+    settings = {
+        "texts": texts_digest(texts),
+        "model": model_digest(masked),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "candidates": candidates,
+        "together": together,
+        "max_length": proposer.max_length,
+        "batch_size": batch_size,
+        "precision": chosen,
+        "part": PART,
+    }
+    result = Augmentation(output, len(texts), sum(map(count_words, texts)), notes=notes)
+    started = time.monotonic()
+    folder = parts_folder(output)
+    with exclusive(folder):
+        parts = CandidateParts(folder, settings, resume=resume)
+        with progress_bar("finding candidates (words)", result.words) as progress:
+            parts.compute(proposer, texts, progress)
+        with whole_text_file(output) as file:
+            _write(file, parts, texts, proposer, result, columns, copies, probability, seed)
+        parts.remove()
+    result.seconds = time.monotonic() - started
+    if not quiet:
+        print_result(result, console)
+    return result
+
+
+def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
+    """Returns the training examples that settings name, whether they are pairs, and what there is to say of them.
+
+    With labels (a task, or a file with its label column) these are the rows that a training would get: without those
+    held out for validation. A file without labels is taken whole.
+
+    Raises:
+        ConfigError, DataError: as `load_data` and `load_texts`.
+    """
+    if data.task is not None or _labelled(data):
+        loaded = load_data(data)
+        assert loaded.train is not None
+        split, notes = loaded.train, loaded.notes
+    else:
+        assert data.train is not None
+        whole = load_texts(
+            data.train,
+            text=data.text or DEFAULT_TEXT,
+            text_pair=data.text_pair,
+            delimiter=data.delimiter,
+            encoding=data.encoding,
+        )
+        split = limit(whole, data.limit_train)
+        taken = "all" if len(split) == len(whole) else f"{len(split):,} (a fixed random subset)"
+        notes = [f"{data.train} is read without labels: of its {len(whole):,} rows {taken} are taken."]
+    pairs = "text_pair" in split.column_names
+    return _rows(split, pairs), pairs, notes
+
+
+def _rows(split: Dataset, pairs: bool) -> list[Texts]:
+    columns = ("text", "text_pair") if pairs else ("text",)
+    return list(zip(*(split[name][:] for name in columns), strict=True))
+
+
+def _labelled(data: DataConfig) -> bool:
+    """Whether a file is to be read with its labels: because settings say so, or because the column is there."""
+    if data.train is None:
+        raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
+    if data.label is not None or data.holdout is not None or data.validation is not None:
+        return True
+    path = Path(data.train)
+    if path.suffix.lower() == ".txt":
+        return False
+    if not path.is_file():
+        return True  # the Hub, or a message on what is missing
+    try:
+        read_rows(path, [DEFAULT_LABEL], data.delimiter, encoding=data.encoding)
+    except DataError:
+        return False
+    return True
+
+
+def _check(output: Path, copies: int, probability: float) -> None:
+    """Refuses what cannot be written or drawn before anything is loaded."""
+    if copies < 1:
+        raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
+    if not 0.0 < probability <= 1.0:
+        raise ConfigError(
+            f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}."
+        )
+    if output.suffix.lower() != ".jsonl":
+        raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
+
+
+def _write(
+    file: IO[str],
+    parts: CandidateParts,
+    examples: Sequence[Texts],
+    proposer: WordCandidates,
+    result: Augmentation,
+    columns: Sequence[str],
+    copies: int,
+    probability: float,
+    seed: int,
+) -> None:
+    """Draws and writes the copies, row by row."""
+    seen = set(examples)
+    wanted = [len(examples) * (2 * number + 1) // (2 * _SHOWN) for number in range(_SHOWN)]
+    with progress_bar("writing copies (texts)", len(examples)) as progress:
+        for row, (texts, candidates) in enumerate(parts.read(examples)):
+            digest = source_digest(texts)
+            drawn = copies_of(
+                texts, candidates, proposer.words, copies=copies, probability=probability, seed=seed
+            )
+            for copy in drawn:
+                if copy == texts:
+                    result.unchanged += 1
+                    continue
+                if copy in seen:
+                    result.repeated += 1
+                    continue
+                seen.add(copy)
+                result.copies += 1
+                result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
+                if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
+                    result.shown.append((texts, copy))
+                line: dict[str, Any] = dict(zip(columns, copy, strict=True))
+                line.setdefault("source", row)  # unless a column of texts has that name
+                line[SOURCE_DIGEST] = digest
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            progress(row + 1, len(examples))
+    if not result.copies:
+        raise DataError(
+            f"None of the copies of {len(examples):,} texts is new. Go on with --resume and more --copies or a "
+            "higher --probability."
+        )
+
+
+def print_result(result: Augmentation, console: Console | None = None) -> None:
+    """Prints what was made and a few texts beside a copy of them, new words in bold."""
+    console = terminal(console)
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    beside = table()
+    beside.add_column("text")
+    beside.add_column("copy")
+    for texts, copy in result.shown:
+        for original, changed in zip(texts, copy, strict=True):
+            shown = text(changed)
+            for start, end in changed_words(original, changed):
+                shown.stylize("bold", start, end)
+            beside.add_row(original, shown)
+    console.print(beside)
+    console.print(
+        f"{result.copies:,} copies of {result.examples:,} texts in {result.output} after {result.seconds:,.0f} s: "
+        f"{result.replaced / result.copies:.1f} words replaced in each. Left out: {result.unchanged:,} without a "
+        f"change, {result.repeated:,} repeats.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,115 @@
+"""From the data section of a configuration to the task's splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from codir.config.data_config import DataConfig
+from codir.data import BUILT_IN, load_task
+from codir.data.files import load_files
+from codir.data.task import Kind, TaskData, hold_out, limit
+from codir.data.unlabeled import load_unlabeled
+from codir.errors import ConfigError
+
+DEFAULT_TEXT, DEFAULT_TEXT_PAIR, DEFAULT_LABEL = "text", "text_pair", "label"
+
+
+def load_data(
+    data: DataConfig,
+    *,
+    train: bool = True,
+    labels: Sequence[str] | None = None,
+    kind: Kind | None = None,
+) -> TaskData:
+    """Loads what a `DataConfig` asks for, cut down to its limits; unlabelled texts only with the training split.
+
+    The built-in task generates as many sentences as the limits say (more than its default size, too); elsewhere a
+    limit draws a fixed subset, the same for every training seed, and says so in `notes`.
+
+    Args:
+        data: task or files.
+        train: also load the training split; without it a validation file alone is enough.
+        labels: class names for files without training split (those of the model to be evaluated).
+        kind: likewise what the labels are, where `data.kind` does not say it.
+
+    Raises:
+        ConfigError: an unknown task, or settings that do not fit together.
+        DataError: for everything wrong with the data, with file and line.
+    """
+    whole = _whole(data, train, labels, kind)
+    loaded = whole if _is_built_in(data) else _limited(whole, data)
+    if not data.unlabeled or loaded.train is None:
+        return loaded
+    found = load_unlabeled(
+        data.unlabeled,
+        loaded.train,
+        whole.validation,
+        text=data.text or DEFAULT_TEXT,
+        text_pair=(data.text_pair or DEFAULT_TEXT_PAIR) if loaded.task.pairs else None,
+        most=data.limit_unlabeled,
+        delimiter=data.delimiter,
+        encoding=data.encoding,
+    )
+    return replace(loaded, unlabeled=found.split, notes=[*loaded.notes, *found.notes])
+
+
+def _is_built_in(data: DataConfig) -> bool:
+    return data.task is not None and data.task.lower() == BUILT_IN
+
+
+def _whole(
+    data: DataConfig, train: bool, labels: Sequence[str] | None = None, kind: Kind | None = None
+) -> TaskData:
+    """Loads all that there is; the built-in task, which is made to measure, within its limits."""
+    held = data.holdout is not None
+    sizes = {}
+    if _is_built_in(data):
+        if data.data_dir is not None:
+            raise ConfigError(f"The task {BUILT_IN} is generated: leave out data_dir ({data.data_dir}).")
+        sizes = {"train_size": data.limit_train, "validation_size": data.limit_validation}
+    if data.task is not None:
+        loaded = load_task(data.task, data.data_dir, train=train or held, validation=not held, **sizes)
+        return loaded if data.holdout is None else _held_out(loaded, data.holdout, train)
+    # Without a validation file a part of the training data is held out, so that has to be read in any case.
+    only_validation = not train and data.validation is not None
+    loaded = load_files(
+        None if only_validation else data.train,
+        data.validation,
+        text=data.text or DEFAULT_TEXT,
+        text_pair=data.text_pair,
+        label=data.label or DEFAULT_LABEL,
+        kind=data.kind or kind,
+        labels=labels if (data.kind or kind) != "regression" else None,
+        holdout=data.holdout,
+        delimiter=data.delimiter,
+        encoding=data.encoding,
+    )
+    return loaded if train else replace(loaded, train=None)
+
+
+def _held_out(loaded: TaskData, share: float, train: bool) -> TaskData:
+    """Puts a share of the training split in the place of the validation splits."""
+    assert loaded.train is not None, "load_task gives a training split unless asked not to"
+    rest, held = hold_out(loaded.train, loaded.task.kind, share, seed=0)
+    note = (
+        f"{len(held):,} of the {len(loaded.train):,} training examples are held out and validate; the task's own "
+        "validation data are not opened."
+    )
+    return replace(
+        loaded, train=rest if train else None, validation={"holdout": held}, notes=[*loaded.notes, note]
+    )
+
+
+def _limited(loaded: TaskData, data: DataConfig) -> TaskData:
+    notes = list(loaded.notes)
+    splits = {} if loaded.train is None else {"training": loaded.train}
+    splits |= loaded.validation
+    for name, split in splits.items():
+        most = data.limit_train if name == "training" else data.limit_validation
+        splits[name] = limit(split, most)
+        if len(splits[name]) < len(split):
+            notes.append(
+                f"Of {len(split):,} {name} examples {len(splits[name]):,} are used (a fixed random subset)."
+            )
+    return replace(loaded, train=splits.pop("training", None), validation=splits, notes=notes)

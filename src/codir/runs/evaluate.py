@@ -1,0 +1,198 @@
+"""Measures a model on the validation data of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from codir.config.data_config import DataConfig
+from codir.data.encoding import encode_split
+from codir.data.metrics import compute_metrics, flat_metrics, predictions
+from codir.data.task import Kind, Task, TaskData
+from codir.engines.engines import Classifier, load_engine
+from codir.models.check import load_tokenizer_for
+from codir.models.classes import is_generic, match_classes, require_regression
+from codir.models.inference import predict_logits
+from codir.models.loading import class_names
+from codir.printing import Console, Table, progress_bar, table, terminal
+from codir.runs.data import load_data
+from codir.runs.run_inputs import fill
+from codir.training.processes import one_process_only
+
+
+@dataclass
+class EvaluationResult:
+    """What a model scores on every validation split of a task.
+
+    Attributes:
+        model: as it was named.
+        task: the task.
+        metrics: metric values by split; the first split is the main one.
+        logits: [n, C] by split, columns in the order of the data's classes ([n, 1] for regression).
+        labels: [n] by split, the data's class ids or scores.
+        truncated: by split, how many examples were longer than the limit and were cut.
+        max_length: that limit in tokens, None if there is none.
+        notes: what the user should know about the data.
+    """
+
+    model: str
+    task: Task
+    metrics: dict[str, dict[str, float]]
+    logits: dict[str, np.ndarray] = field(repr=False)
+    labels: dict[str, np.ndarray] = field(repr=False)
+    truncated: dict[str, int]
+    max_length: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def main_split(self) -> str:
+        """Name of the main split."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """The main metric on the main split."""
+        return self.metrics[self.main_split][self.task.main_metric]
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Returns one level: the main split's metrics by name, those of the others as `SPLIT/METRIC`."""
+        return flat_metrics(self.metrics)
+
+    def predictions(self, split: str | None = None) -> np.ndarray:
+        """Returns [n] class ids of the data, or scores, of a split (the main one by default)."""
+        return predictions(self.logits[split or self.main_split], self.task)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values: no logits, no labels."""
+        return {
+            "model": self.model,
+            "task": self.task.name,
+            "main_metric": self.task.main_metric,
+            "metrics": self.metrics,
+            "examples": {split: len(labels) for split, labels in self.labels.items()},
+            "truncated": self.truncated,
+            "max_length": self.max_length,
+            "notes": self.notes,
+        }
+
+    def to_rich(self) -> Table:
+        """Returns one row for each split."""
+        shown = table(f"{self.model} on {self.task.name}")
+        shown.add_column("split")
+        shown.add_column("examples", justify="right")
+        for name in self.task.metrics:
+            shown.add_column(name, justify="right", style="bold" if name == self.task.main_metric else "")
+        for split, values in self.metrics.items():
+            shown.add_row(
+                split, f"{len(self.labels[split]):,}", *(f"{values[m]:.4f}" for m in self.task.metrics)
+            )
+        return shown
+
+
+def evaluate(
+    model: str | Path,
+    data: DataConfig,
+    batch_size: int = 32,
+    *,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> EvaluationResult:
+    """Measures a model on every validation split of `data` and prints the table.
+
+    Args:
+        model: folder or Hub id of a fine-tuned model, or an exported folder.
+        data: the task, or files; training data are not read unless validation data are held out from them. What is not
+            set (length, columns, encoding) is as the model's run folder says.
+        batch_size: examples in a batch.
+        device: where to compute; a GPU if there is one.
+        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
+        console: where to print; standard output by default.
+        quiet: prints nothing.
+
+    Raises:
+        ConfigError: the run was on pairs of texts, and the data are single ones, or the other way round.
+        ModelError: the model cannot be loaded, or its classes are not those of the data.
+        DataError: for everything wrong with the data.
+    """
+    one_process_only("codir evaluate")
+    data, words = fill(model, data)
+    if words is not None and not quiet:
+        terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
+    classifier = load_engine(model)
+    tokenizer = load_tokenizer_for(classifier, model)
+    names = list(class_names(classifier.config).values())
+    kind: Kind = "regression" if len(names) == 1 else "classification"
+    # a model that was never told its classes (LABEL_0, ...) can only be meant for data that numbers them
+    labels = [str(number) for number in range(len(names))] if is_generic(names) else names
+    task_data = load_data(data, train=False, labels=labels, kind=kind)
+    result = evaluate_model(
+        classifier,
+        tokenizer,
+        task_data,
+        name=str(model),
+        max_length=data.max_length,
+        batch_size=batch_size,
+        device=device or ("cuda" if torch.cuda.is_available() else None),
+        autocast=autocast,
+    )
+    if not quiet:
+        print_result(result, console)
+    return result
+
+
+def evaluate_model(
+    model: Classifier,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    *,
+    name: str = "the model",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+) -> EvaluationResult:
+    """Measures a model that is already loaded; arguments as for `evaluate`, `device` None leaves it where it is."""
+    permutation: Sequence[int] = (0,)
+    if data.task.labels is None:
+        require_regression(len(class_names(model.config)), name)
+    else:
+        permutation = match_classes(data.task.labels, class_names(model.config), name)
+    result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
+    for split, dataset in data.validation.items():
+        encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
+        with progress_bar(split, len(dataset)) as progress:
+            logits = predict_logits(
+                model,
+                encoded.dataset,
+                tokenizer,
+                batch_size=batch_size,
+                device=device,
+                autocast=autocast,
+                progress=progress,
+            )[:, list(permutation)]
+        labels = np.asarray(dataset["label"])
+        result.metrics[split] = compute_metrics(data.task.metrics, logits, labels)
+        result.logits[split], result.labels[split] = logits, labels
+        result.truncated[split], result.max_length = encoded.truncated, encoded.max_length
+    return result
+
+
+def print_result(result: EvaluationResult, console: Console | None = None) -> None:
+    """Prints the table, then what was cut and the notes on the data."""
+    console = terminal(console)
+    console.print(result.to_rich())
+    for split, count in result.truncated.items():
+        if count:
+            of = f"{len(result.labels[split]):,}"
+            line = f"{count:,} of {of} {split} examples were longer than {result.max_length} tokens and were cut."
+            console.print(line, highlight=False, markup=False)
+    for note in result.notes:
+        console.print(note, highlight=False, markup=False)

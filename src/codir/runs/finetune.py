@@ -1,0 +1,163 @@
+"""From a pre-trained encoder and a task to a fine-tuned classifier: the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+
+from codir.config.config import FinetuneConfig
+from codir.config.loading import load_finetune, resolved_yaml
+from codir.data.encoding import encode
+from codir.data.metrics import compute_metrics, flat_metrics
+from codir.models.check import load_tokenizer_for
+from codir.models.inference import predict_logits
+from codir.models.loading import load_classifier
+from codir.models.probe import require_trainable
+from codir.printing import Console, terminal
+from codir.runs.arguments import check_arguments, to_arguments
+from codir.runs.card import CardInfo, model_card
+from codir.runs.data import load_data
+from codir.runs.environment import environment
+from codir.runs.fingerprint import (
+    Part,
+    begin,
+    data_parts,
+    model_part,
+    require_same,
+    require_same_still,
+    with_tokens,
+)
+from codir.runs.runfolder import RunFolder
+from codir.runs.student_run import Cost, TrainingData, train_into
+from codir.storage import read_json, write_json, write_text
+from codir.training.precision import resolve_precision
+from codir.training.processes import one_process_only
+
+
+@dataclass
+class FinetuneResult:
+    """What a fine-tuning gave.
+
+    Attributes:
+        output: the run folder, which is the model.
+        metrics: on every validation split; those of further splits as `SPLIT/METRIC`.
+        cost: what it took.
+    """
+
+    output: Path
+    metrics: dict[str, float]
+    cost: Cost
+
+
+def finetune(
+    config: FinetuneConfig | None = None, *, console: Console | None = None, **settings: Any
+) -> FinetuneResult:
+    """Fine-tunes an encoder on a task.
+
+    Args:
+        config: the whole configuration; or give its sections as keywords:
+            `finetune(model="roberta-base", data={"task": "sst2"}, output="runs/teacher")`.
+        console: where to print; the terminal by default.
+        settings: `model`, `data`, `training`, `output`, `resume`.
+
+    Raises:
+        CodirError: bad input, a run in the way, an interrupted or diverged training.
+    """
+    if config is None:
+        config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
+    one_process_only("codir finetune")
+    check_arguments(config.training)
+    console = terminal(console)
+    with RunFolder.open(config.output, config.resume) as run:
+        if run.finished:
+            require_same_still(
+                run, resolved_yaml(config), lambda: data_parts(load_data(config.data)) | _model(config)
+            )
+            result = run.results(lambda each: FinetuneResult(run.path, each["metrics"], Cost(**each["cost"])))
+            console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
+        else:
+            if run.reopened:
+                console.print(run.reopened, highlight=False)
+            run.check_same(resolved_yaml(config))
+            result = _finetune(config, run, console)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    console.print(
+        f"Fine-tuned on {config.data.task or config.data.train}: {scores}. The model is in {result.output}.",
+        highlight=False,
+    )
+    return result
+
+
+def _model(config: FinetuneConfig) -> dict[str, Part]:
+    return {"model to fine-tune": model_part(config.model)}
+
+
+def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> FinetuneResult:
+    data = load_data(config.data)
+    task = data.task
+    assert data.train is not None, "load_data gives a training split unless asked not to"
+    for note in data.notes:
+        console.print(note, highlight=False)
+    begun = data_parts(data)
+    require_same(run, begun | _model(config))
+    to_arguments(
+        config.training, run.checkpoints, task.main_metric, len(data.train)
+    )  # refuses what is wrong, early
+    set_seed(config.training.seed)  # the classifier's fresh weights
+    model = load_classifier(
+        config.model,
+        require_head=False,
+        id2label=dict(enumerate(task.labels)) if task.labels is not None else None,
+        regression=task.kind == "regression",
+    )
+    tokenizer = load_tokenizer_for(model, config.model)
+    require_trainable(model, config.model)
+    train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
+    validation = {
+        name: encode(split, tokenizer, config.data.max_length, config=model.config)
+        for name, split in data.validation.items()
+    }
+    # Only now is it a run: a refusal above leaves the folder free for the next attempt.
+    # the models once more: one of the Hub is in the cache, and so has digests, only since it was loaded
+    begin(run, resolved_yaml(config), with_tokens(begun | _model(config), train))
+    write_json(
+        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
+    )
+    encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
+    model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
+    metrics = flat_metrics(
+        {
+            name: compute_metrics(
+                task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
+            )
+            for name, split in validation.items()
+        }
+    )
+    content: dict[str, Any] = {
+        "task": task.name,
+        "main_metric": task.main_metric,
+        "seed": config.training.seed,
+        "metrics": metrics,
+        "cost": asdict(cost),
+        "train_examples": len(train),
+        "validation_examples": {name: len(split) for name, split in validation.items()},
+    }
+    write_json(run.metrics, content)
+    info = CardInfo(
+        name=run.path.name,
+        task=task,
+        source=data.source or task.name,
+        metrics=metrics,
+        config_yaml=resolved_yaml(config),
+        environment=read_json(run.environment),
+        examples={"training": len(train), **content["validation_examples"]},
+        base_model=config.model,
+        max_length=config.data.max_length,
+        notes=data.notes,
+    )
+    write_text(run.card, model_card(info))
+    return FinetuneResult(run.path, metrics, cost)

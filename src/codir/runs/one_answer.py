@@ -1,0 +1,68 @@
+"""Trainings that end with one answer to everything: what is known to lead there, and a warning while there is time."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from codir.config.student_config import StudentConfig
+from codir.losses.crd import CRDSettings
+from codir.losses.negative_sources import has_bank
+from codir.training.processes import is_main
+
+logger = logging.getLogger(__name__)
+
+
+def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
+    """Returns what to say of a bank of random rows for a student of the teacher's first blocks; else None.
+
+    Such students failed in every seed on CoLA (docs/negatives.md): the live positives move away from the rows
+    together, and take the student's representations with them.
+    """
+    init = student.init
+    first = init == "first" if isinstance(init, str) else init == list(range(1, len(init) + 1))
+    if "crd" not in objectives or not first or student.model or student.config:
+        return None
+    settings = CRDSettings.model_validate(objectives["crd"])
+    if settings.bank_init == "student" or not has_bank(settings.negatives):
+        return None
+    return (
+        "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "
+        "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
+        "recovered late (docs/negatives.md). With "
+        "objectives.crd.negatives=in-batch, or objectives.crd.bank_init=student, none did."
+    )
+
+
+class OneAnswer:
+    """Watches the evaluations of a training; warns once, at the second in a row with one answer for all examples.
+
+    The first one is often like that where classes are unequal, and passes.
+
+    Args:
+        label: what the training is called.
+        contrast: whether its objectives have a contrastive term, which is known to do that.
+    """
+
+    def __init__(self, label: str, contrast: bool = False):
+        self.label, self.contrast = label, contrast
+        self._in_a_row = 0
+
+    def watch(self, answers: np.ndarray, labels: np.ndarray) -> None:
+        """Takes the answers [n] and the labels [n] of one evaluation: class ids or scores."""
+        alike = len(answers) > 1 and bool(np.ptp(answers) == 0) and bool(np.ptp(labels) > 0)
+        self._in_a_row = self._in_a_row + 1 if alike else 0
+        if self._in_a_row != 2 or not is_main():
+            return
+        advice = "a lower training.learning_rate or a longer training.warmup"
+        if self.contrast:
+            advice += ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/negatives.md)"
+        logger.warning(
+            "%s: a second evaluation with the same answer for all %s validation examples. If that stays, the training "
+            "has failed and more of it will not help: stop it (Ctrl-C) and try %s.",
+            self.label,
+            f"{len(answers):,}",
+            advice,
+        )

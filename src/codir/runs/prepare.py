@@ -1,0 +1,302 @@
+"""Everything a distillation needs, loaded and checked before anything is computed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from codir.config.config import DistillConfig
+from codir.config.library import load_recipe
+from codir.data.encoding import encode, same_tokenizer
+from codir.data.task import Task, TaskData
+from codir.data.unlabeled import united
+from codir.errors import ConfigError, ModelError
+from codir.losses.base import ObjectiveContext, Views
+from codir.losses.registry import check_objectives, needs_of, views_of
+from codir.models.check import load_tokenizer_for
+from codir.models.classes import match_classes, require_regression
+from codir.models.loading import class_names, encoder_shape, load_classifier
+from codir.models.representations import Pooling, TokenView
+from codir.printing import Console, progress_bar
+from codir.runs.arguments import to_arguments
+from codir.runs.comparison import TITLES, Role
+from codir.runs.data import load_data
+from codir.runs.make_student import make_student, student_lines
+from codir.runs.one_answer import first_blocks_note
+from codir.runs.run_inputs import inputs_of
+from codir.teacher.cache import TeacherOutputs, open_cache
+from codir.teacher.frozen import FrozenTeacher
+from codir.teacher.token_cache import open_token_cache, too_large
+from codir.training.missing_labels import without_gaps
+from codir.training.views import check_views, require_tokens
+
+
+@dataclass
+class Distillation:
+    """The two models, the encoded data, and the objectives of every student that will be trained.
+
+    Attributes:
+        config: as asked for.
+        data: the task and its splits.
+        teacher: frozen, its logits in the order of the student's classes.
+        teacher_tokenizer: None where both sides tokenise alike.
+        tokenizer: the student's.
+        student: as initialised; all students start from it.
+        train: encoded training split; `example_id` numbers its rows. Unlabelled texts come after the labelled ones.
+        validation: encoded validation splits.
+        objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
+        label_ids: the students' class id for each of the data's classes; None for regression.
+        views: by role, the vectors of single tokens that the objectives read.
+        lines: about the student and where its weights come from, for the table printed before training.
+        live: says why the teacher runs live for the objectives over single tokens although the rest is cached; None
+            where it does not.
+    """
+
+    config: DistillConfig
+    data: TaskData
+    teacher: FrozenTeacher
+    teacher_tokenizer: PreTrainedTokenizerBase | None
+    tokenizer: PreTrainedTokenizerBase
+    student: PreTrainedModel
+    train: Dataset
+    validation: dict[str, Dataset]
+    objectives: dict[Role, dict[str, Any]]
+    label_ids: tuple[int, ...] | None = None
+    views: dict[Role, Views] = field(default_factory=dict)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    live: str | None = None
+
+    @property
+    def labelled(self) -> Dataset:
+        """The labelled rows of the training split: what students that learn from labels alone see."""
+        assert self.data.train is not None
+        return self.train if self.data.unlabeled is None else self.train.select(range(len(self.data.train)))
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.data.task
+
+    def title(self, role: Role) -> str:
+        """Returns what the table calls the student of a role: a recipe beside the three usual ones gives its name."""
+        if role != main_role(self.config.objectives):
+            return TITLES[role]
+        if self.config.recipe not in ("codir-fine", "kd", "finetune"):
+            return f"{self.config.recipe} student"
+        if role == "codir" and not any(name.startswith("crd") for name in self.config.objectives):
+            return "distilled student"  # objectives of the user's own on top of a usual recipe
+        return TITLES[role]
+
+    def fresh_student(self) -> PreTrainedModel:
+        """Returns the student before training; each call gives the same weights in a model of its own."""
+        return copy.deepcopy(self.student)
+
+    def teachers(self, console: Console) -> dict[Role, FrozenTeacher | TeacherOutputs | None]:
+        """Gives the teacher of every student: live, or out of a cache that is computed once for all; None if unread."""
+        if self.live is not None:
+            console.print(self.live, highlight=False)
+        found: dict[Role, FrozenTeacher | TeacherOutputs | None] = {}
+        cached: list[Role] = []
+        poolings: frozenset[Pooling] = frozenset()
+        tokens: frozenset[TokenView] = frozenset()
+        for role, objectives in self.objectives.items():
+            needs, views = needs_of(objectives), self.views[role].teacher
+            found[role] = self.teacher if needs.teacher_logits or needs.pooled or views else None
+            if found[role] is not None and self.config.cache and not (views and self.live is not None):
+                cached.append(role)
+                poolings, tokens = poolings | needs.pooled, tokens | views
+        if cached:
+            outputs = self.teacher_outputs(self.train, poolings, console, "training", tokens)
+            found |= {role: require_tokens(outputs, self.views[role]) for role in cached}
+        return found
+
+    def teacher_outputs(
+        self,
+        split: Dataset,
+        poolings: frozenset[Pooling],
+        console: Console,
+        what: str,
+        tokens: frozenset[TokenView] = frozenset(),
+    ) -> TeacherOutputs:
+        """Opens the teacher's cache for a split, computing it with a progress bar where it is not there yet."""
+        settings: dict[str, Any] = {
+            "tokenizer": self.teacher_tokenizer or self.tokenizer,
+            "folder": self.config.cache_dir,
+            "report": lambda text: console.print(text, highlight=False),
+        }
+        with progress_bar(f"teacher on the {what} split", len(split)) as move:
+            outputs = open_cache(self.teacher, split, poolings=poolings, progress=move, **settings)
+        if not tokens:
+            return outputs
+        with progress_bar(f"teacher's tokens on the {what} split", len(split)) as move:
+            found = open_token_cache(self.teacher, split, tokens, progress=move, **settings)
+        return outputs.with_tokens(found)
+
+
+def prepare(config: DistillConfig, console: Console, data: TaskData | None = None) -> Distillation:
+    """Loads teacher, data and student, matches their classes, encodes the data, and checks the objectives.
+
+    Args:
+        config: what to prepare.
+        console: for notes on the data and on the student.
+        data: what `load_data` gave for it, where the caller has loaded it already.
+
+    Raises:
+        CodirError: whatever would fail later, with the way out.
+    """
+    model = load_classifier(config.teacher)
+    teacher_tokenizer = load_tokenizer_for(model, config.teacher)
+    data = data or load_data(config.data)
+    assert data.train is not None, "load_data gives a training split unless asked not to"
+    if (inputs := inputs_of(config.teacher)) is not None:
+        if inputs.pairs is False and data.task.pairs:
+            # it may have been pre-trained on pairs, and the student learns from the labels as well
+            console.print(
+                f"{config.teacher} was trained on single texts, and is to teach about pairs of texts."
+            )
+        else:
+            way = "name the second column with --text-pair."
+            inputs.require_pairs(data.task.pairs, config.teacher, f"{data.task.name} has", way)
+    for note in data.notes:
+        console.print(note, highlight=False)
+    # built again, and used, in `train_into`; here so that a wrong one is refused before the teacher computes anything
+    examples = len(data.train) + len(data.unlabeled or ())
+    to_arguments(config.training, config.output, data.task.main_metric, examples)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pairs = "text_pair" in data.train.column_names
+    made = make_student(config.student, model, teacher_tokenizer, config.training.seed, pairs)
+    student, tokenizer = made.model, made.tokenizer
+    label_ids, logit_order = _match(data.task, student, model)
+    teacher = FrozenTeacher(model, logit_order).to(device)
+
+    own = None if same_tokenizer(tokenizer, teacher_tokenizer) else teacher_tokenizer
+    length = config.data.max_length
+
+    def encoded(split: Dataset) -> Dataset:
+        return encode(
+            split,
+            tokenizer,
+            length,
+            label_ids,
+            own,
+            length,
+            config=student.config,
+            teacher_config=model.config,
+        )
+
+    train = encoded(united(data.train, data.unlabeled, data.task.kind))
+    objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
+    if config.kd and "kd" not in objectives:
+        objectives["kd"] = load_recipe("kd").settings["objectives"]
+    if config.baseline and "finetune" not in objectives:
+        objectives["finetune"] = {"task": {}}
+    views, live = _check(objectives, train, student, teacher, config)
+    if (note := first_blocks_note(config.student, config.objectives)) is not None:
+        console.print(note, highlight=False)
+    return Distillation(
+        config=config,
+        data=data,
+        teacher=teacher,
+        teacher_tokenizer=own,
+        tokenizer=tokenizer,
+        student=student,
+        train=train,
+        validation={name: encoded(split) for name, split in data.validation.items()},
+        objectives=objectives,
+        label_ids=label_ids,
+        views=views,
+        lines=student_lines(config.teacher, made, model),
+        live=live,
+    )
+
+
+def check_for(parts: Distillation, config: DistillConfig) -> None:
+    """Checks the objectives of another configuration with the models and data of this one.
+
+    Raises:
+        CodirError: as `prepare` does.
+    """
+    objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
+    to_arguments(config.training, config.output, parts.task.main_metric, len(parts.train))
+    _check(objectives, parts.train, parts.student, parts.teacher, config)
+
+
+def main_role(objectives: Mapping[str, Any]) -> Role:
+    """Returns the role of the main student in the table, by what it learns from."""
+    if set(objectives) == {"task"}:
+        return "finetune"
+    return "kd" if set(objectives) <= {"task", "kd"} else "codir"
+
+
+def _match(
+    task: Task, student: PreTrainedModel, teacher: PreTrainedModel
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Returns the student's class id for each of the data's, and the teacher's output for each of the student's."""
+    if task.labels is None:
+        require_regression(teacher.config.num_labels or 1, "the teacher")
+        require_regression(student.config.num_labels or 1, "the student")
+        return None, None
+    if teacher.config.num_labels == 1:
+        raise ModelError(
+            "the teacher has one output, for scores, and the labels are read as classes: "
+            f"{', '.join(task.labels[:5])}. If they are scores, add `--kind regression`; else use a teacher fine-tuned "
+            "on these classes."
+        )
+    of_data = match_classes(task.labels, class_names(teacher.config), "the teacher")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
+        label_ids = match_classes(task.labels, class_names(student.config), "the student")
+    # student's class j is the data's class c with label_ids[c] == j, which is the teacher's output of_data[c]
+    logit_order = [0] * len(label_ids)
+    for of_student, of_teacher in zip(label_ids, of_data, strict=True):
+        logit_order[of_student] = of_teacher
+    return label_ids, tuple(logit_order)
+
+
+def _check(
+    objectives: Mapping[Role, Mapping[str, Any]],
+    train: Dataset,
+    student: PreTrainedModel,
+    teacher: FrozenTeacher,
+    config: DistillConfig,
+) -> tuple[dict[Role, Views], str | None]:
+    """Checks the objectives of every student; returns what they read of single tokens, see `Distillation`."""
+    labels, unlabeled = without_gaps(torch.tensor(train["labels"][:]))
+    assert labels is not None, "the task's own training split is labelled"
+    regression = labels.is_floating_point()
+    context = ObjectiveContext(
+        student=encoder_shape(student),
+        teacher=teacher.shape,
+        examples=len(train),
+        labels=labels,
+        kind="regression" if regression else "classification",
+        num_classes=1 if regression else len(class_names(student.config)),
+        teacher_space=(lambda pooling: None) if config.cache else None,
+        aligned="teacher_input_ids" not in train.column_names,
+        unlabeled=unlabeled,
+    )
+    views: dict[Role, Views] = {}
+    for role, settings in objectives.items():
+        check_objectives(settings, context)
+        views[role] = views_of(settings, context.student, context.teacher)
+        pooled = bool(needs_of(settings).pooled)
+        check_views(views[role], student, teacher.model, context.aligned, pooled)
+    if not config.cache:
+        return views, None
+    of_all = frozenset().union(*(each.teacher for each in views.values()))
+    live = too_large(train, teacher.shape, of_all, config.cache_tokens_gb)
+    if live is not None:
+        for role, settings in objectives.items():
+            if views[role].teacher:  # once more: a live teacher has no space to search
+                try:
+                    check_objectives(settings, replace(context, teacher_space=None))
+                except ConfigError as error:
+                    raise ConfigError(f"{error} {live} Raise it to have the cache.") from None
+    return views, live

@@ -1,0 +1,406 @@
+"""Speed of several models side by side: they take turns, so that the machine's noise falls on all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from codir.data.encoding import length_limit
+from codir.errors import DataError
+from codir.models.inference import Progress
+from codir.models.modes import evaluation_mode
+from codir.models.padding import Padding, pad_batch
+from codir.models.probe import behaviour
+from codir.models.unpadded import padding_for, parts_of_one_length
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_TURN = 16
+"""Texts in a model's turn where requests are small."""
+
+Text = str | tuple[str, str | None]
+Inputs = dict[str, torch.Tensor]
+Model = Any
+"""A classifier of transformers, or a module that acts as one (`config`, `device`, `dtype`, keyword inputs)."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time one model takes for a sequence, forward pass only (tokenising excluded).
+
+    Attributes:
+        ms_per_sequence: median over the rounds, in milliseconds.
+        spread: half of the distance between the slowest and the fastest round, in milliseconds.
+        speedup: median over the rounds of (time of the first model / time of this one); 1 for the first.
+        speedup_low, speedup_high: the smallest and the largest of these ratios.
+        rounds: milliseconds per sequence of each round.
+        sequences: number of sequences in a round.
+        batch_size, max_length: as measured; batches are padded to their longest sequence unless `padded`.
+        padded: whether every sequence was padded to `max_length`.
+        device, dtype, threads: where it was measured.
+    """
+
+    ms_per_sequence: float
+    spread: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    rounds: tuple[float, ...]
+    sequences: int
+    batch_size: int
+    max_length: int
+    padded: bool
+    device: str
+    dtype: str
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Timing:
+        """Restores what `to_dict` returned."""
+        return cls(**{**values, "rounds": tuple(values["rounds"])})
+
+
+@dataclass(frozen=True)
+class RealLengths:
+    """Time one model takes for a request: a batch of texts at their real lengths, padded to its longest only.
+
+    Attributes:
+        batch_size: texts in a request.
+        requests: number of requests timed, all rounds together.
+        p50, p95: milliseconds that half and 95 % of these requests stay within.
+        mean: milliseconds of a request, over all of them.
+        sequences_per_second: median over the rounds of sequences / time.
+        speedup: median over the rounds of (time of the first model / time of this one); 1 for the first.
+        tokens: mean number of tokens of a text.
+    """
+
+    batch_size: int
+    requests: int
+    p50: float
+    p95: float
+    mean: float
+    sequences_per_second: float
+    speedup: float
+    tokens: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RealLengths:
+        """Restores what `to_dict` returned."""
+        return cls(**values)
+
+
+def measure(
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
+    texts: Sequence[Text],
+    batch_size: int = 32,
+    max_length: int = 128,
+    rounds: int = 3,
+    device: str | torch.device = "cpu",
+    pad_to_max_length: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    all_shapes: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Timing]:
+    """Times the models on the same texts, in turns: each batch goes through every model before the next one.
+
+    Who goes first changes with every batch. One batch per model is run before, untimed. Models are put in eval
+    mode on `device` for the measurement and given back as they came.
+
+    Args:
+        models: model and tokenizer by name; speed-ups are against the first.
+        texts: texts, or (text, second text) pairs.
+        batch_size: sequences in a batch.
+        max_length: tokens after which a sequence is cut (also cut at the model's own limit).
+        rounds: passes over the texts; the median counts.
+        device: where to measure.
+        pad_to_max_length: pad all sequences to `max_length` instead of to the longest of their batch.
+        clock: seconds, replaced in tests.
+        all_shapes: run one batch of every shape before, for engines that prepare themselves for each.
+        progress: called after each pass of a model with (passes done, passes in all).
+
+    Returns:
+        One `Timing` for each name, in the order given.
+
+    Raises:
+        DataError: there are no texts.
+    """
+    if not models:
+        return {}
+    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length)
+    seconds = time_in_turns(
+        {name: model for name, (model, _) in models.items()},
+        batches,
+        rounds,
+        device=device,
+        clock=clock,
+        all_shapes=all_shapes,
+        progress=progress,
+    )
+    first = next(iter(seconds.values())).sum(axis=1)
+    results = {}
+    for name, (model, _) in models.items():
+        totals = seconds[name].sum(axis=1)
+        per_sequence = [1000 * float(total) / len(texts) for total in totals]
+        ratios = _ratios(first, totals)
+        results[name] = Timing(
+            ms_per_sequence=statistics.median(per_sequence),
+            spread=(max(per_sequence) - min(per_sequence)) / 2,
+            speedup=statistics.median(ratios),
+            speedup_low=min(ratios),
+            speedup_high=max(ratios),
+            rounds=tuple(per_sequence),
+            sequences=len(texts),
+            batch_size=batch_size,
+            max_length=max_length,
+            padded=pad_to_max_length,
+            device=device_name(device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+        )
+    return results
+
+
+def measure_requests(
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
+    texts: Sequence[Text],
+    batch_size: int = 1,
+    max_length: int = 128,
+    rounds: int = 3,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress | None = None,
+) -> dict[str, RealLengths]:
+    """Times single requests, as users run a model: the texts in their order, at their real lengths.
+
+    Models take turns as in `measure`, small requests 16 texts at a time: request by request they would find the
+    caches full of each other's weights, which no service does. A batch of every shape is run before, untimed: a service
+    that has been up for a while has seen all lengths. All requests have `batch_size` texts: the last one is filled up
+    with the first texts. Arguments and errors as for `measure`.
+    """
+    if not models:
+        return {}
+    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length=False, whole=True)
+    sequences = batch_size * len(next(iter(batches.values())))
+    seconds = time_in_turns(
+        {name: model for name, (model, _) in models.items()},
+        batches,
+        rounds,
+        device=device,
+        clock=clock,
+        all_shapes=True,
+        turn=max(1, _TURN // batch_size),
+        progress=progress,
+    )
+    first = next(iter(seconds.values())).sum(axis=1)
+    results = {}
+    for name in models:
+        totals = seconds[name].sum(axis=1)
+        requests = 1000 * seconds[name].ravel()
+        results[name] = RealLengths(
+            batch_size=batch_size,
+            requests=len(requests),
+            p50=float(np.percentile(requests, 50)),
+            p95=float(np.percentile(requests, 95)),
+            mean=float(requests.mean()),
+            sequences_per_second=statistics.median(
+                sequences / total if total > 0 else float("inf") for total in totals.tolist()
+            ),
+            speedup=statistics.median(_ratios(first, totals)),
+            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / sequences,
+        )
+    return results
+
+
+def time_in_turns(
+    models: Mapping[str, Model],
+    batches: Mapping[str, Sequence[Inputs]],
+    rounds: int,
+    *,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    all_shapes: bool = False,
+    turn: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs every batch through every model before the next batch, the first to go changing with each.
+
+    Args:
+        models: by name.
+        batches: of each model, its own inputs; equally many for all.
+        rounds: passes over the batches.
+        device: where to compute; models come back to where they were, in the mode they had.
+        clock: seconds, replaced in tests.
+        all_shapes: before the clock starts, run one batch of every shape instead of the first batch only.
+        turn: batches in a row that are one turn of a model. Where there are several, the turn's first batch is run once
+            more before, untimed: the model before has left the processor's caches full of its own weights.
+        progress: called after each pass of a model with (passes done, passes in all).
+
+    Returns:
+        Seconds of each forward pass [rounds, batches] by name; copies to the device are not in them.
+    """
+    place = torch.device(device)
+    order = list(models)
+    number_of = len(batches[order[0]])
+    seconds = {name: np.zeros((rounds, number_of)) for name in order}
+    before = {name: model.device for name, model in models.items()}
+
+    warm_up = {name: _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1] for name in order}
+    turns = [range(start, min(start + turn, number_of)) for start in range(0, number_of, turn)]
+    passes = number_of + (len(turns) if turn > 1 else 0)
+    done, in_all = 0, sum(map(len, warm_up.values())) + rounds * passes * len(order)
+
+    def run(name: str, batch: Inputs) -> float:
+        nonlocal done
+        taken = _forward(models[name], batch, place, clock)
+        done += 1
+        if progress is not None:
+            progress(done, in_all)
+        return taken
+
+    with contextlib.ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluation_mode(model))
+        try:
+            for model in models.values():
+                model.to(place)
+            with torch.inference_mode():
+                for name in order:
+                    for batch in warm_up[name]:
+                        run(name, batch)
+                for round_ in range(rounds):
+                    for place_in_line, numbers in enumerate(turns):
+                        first = (round_ + place_in_line) % len(order)
+                        for name in order[first:] + order[:first]:
+                            if turn > 1:
+                                run(name, batches[name][numbers[0]])
+                            for number in numbers:
+                                seconds[name][round_, number] = run(name, batches[name][number])
+        finally:
+            for name, model in models.items():
+                model.to(before[name])
+    return seconds
+
+
+def _batches(
+    models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
+    texts: Sequence[Text],
+    batch_size: int,
+    max_length: int,
+    rounds: int,
+    pad_to_max_length: bool,
+    whole: bool = False,
+) -> dict[str, list[Inputs]]:
+    """Returns each model's own batches of the texts, in their order; a `whole` last one has the first texts again."""
+    if not texts:
+        raise DataError("There are no texts to measure the speed on: the validation split is empty.")
+    if rounds < 1 or batch_size < 1:
+        raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
+    if whole:
+        number = math.ceil(len(texts) / batch_size) * batch_size
+        texts = list(itertools.islice(itertools.cycle(texts), number))
+    chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    return {
+        name: [encode_batch(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
+        for name, (model, tokenizer) in models.items()
+    }
+
+
+def encode_batch(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    max_length: int,
+    pad_to_max_length: bool,
+) -> Inputs:
+    """Returns a model's inputs for a batch, cut at `max_length` and at the model's own limit, whatever runs it."""
+    limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)
+    firsts, pairs = _columns(texts)
+    encoded = tokenizer(firsts, pairs, truncation=True, max_length=limit, return_attention_mask=True)
+    rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]
+    padding = padding_for(model, Padding.of(tokenizer))
+    batch = pad_batch(rows, padding, pad_to_multiple_of=limit if pad_to_max_length else None)
+    if pad_to_max_length and not behaviour(model).padded:
+        batch["attention_mask"].fill_(
+            1
+        )  # it would be run without its padding, and this is to measure a length
+    return batch
+
+
+def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[int]:
+    """Returns the number of tokens of each text, uncut."""
+    encoded = tokenizer(*_columns(texts), truncation=False, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]  # type: ignore[union-attr]
+
+
+def _columns(texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
+    firsts = [text if isinstance(text, str) else text[0] for text in texts]
+    seconds = [None if isinstance(text, str) else text[1] for text in texts]
+    pairs = [second or "" for second in seconds] if any(second is not None for second in seconds) else None
+    return firsts, pairs
+
+
+def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
+    """Returns the texts of a split (its first `most`), pairs as tuples."""
+    chosen = split if most is None else split.select(range(min(most, len(split))))
+    pairs = chosen["text_pair"] if "text_pair" in chosen.column_names else [None] * len(chosen)
+    return [
+        (first, second) if second is not None else first
+        for first, second in zip(chosen["text"], pairs, strict=True)
+    ]
+
+
+def _one_of_each_shape(batches: Sequence[Inputs]) -> list[Inputs]:
+    return list({tuple(batch["input_ids"].shape): batch for batch in batches}.values())
+
+
+def _ratios(first: np.ndarray, other: np.ndarray) -> list[float]:
+    """Returns time of the first model / time of the other, round by round."""
+    return [a / b if b > 0 else float("nan") for a, b in zip(first.tolist(), other.tolist(), strict=True)]
+
+
+def device_name(device: str | torch.device) -> str:
+    """Returns what a device is called: `cpu`, or the GPU's name."""
+    place = torch.device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
+
+
+def _forward(model: Model, batch: Inputs, device: torch.device, clock: Callable[[], float]) -> float:
+    """Runs one batch and returns the seconds it took, copies to the device excluded.
+
+    A model whose answers padding changes is run as everywhere else, on texts of one length at a time.
+    """
+    parts = [batch] if behaviour(model).padded else [part for _, part in parts_of_one_length(batch)]
+    inputs = [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = clock()
+    for part in inputs:
+        model(**part)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def model_size(folder: str | Path) -> int:
+    """Returns the bytes of a model's safetensors files in its folder (0 where there are none)."""
+    return sum(path.stat().st_size for path in Path(folder).glob("model*.safetensors"))

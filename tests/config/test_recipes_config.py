@@ -1,0 +1,166 @@
+"""The typed configuration refuses what makes no sense and has the paper's defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from codir.config.config import DistillConfig, FinetuneConfig
+from codir.config.data_config import DataConfig
+from codir.config.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
+from codir.config.sections import Section, section_at
+from codir.config.student_config import StudentConfig
+from codir.config.training_config import OptimisationConfig, TrainingConfig
+
+GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
+
+
+def all_sections() -> list[type[Section]]:
+    return [
+        DataConfig,
+        StudentConfig,
+        TrainingConfig,
+        FinetuneConfig,
+        DistillConfig,
+        MaskingConfig,
+        PretrainingConfig,
+        PretrainConfig,
+    ]
+
+
+def test_defaults_are_the_papers_and_its_codes() -> None:
+    training = TrainingConfig()
+    assert (training.learning_rate, training.batch_size, training.epochs) == (2e-5, 32, 10)
+    assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.98, 1e-6)
+    assert (training.weight_decay, training.warmup, training.scheduler) == (0.1, 0.06, "linear")
+
+
+@pytest.mark.parametrize("section", all_sections())
+def test_every_field_is_described(section: type[Section]) -> None:
+    assert all(field.description for field in section.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "nothing is set"),
+        ({"task": "sst2", "train": "a.csv"}, "exclude each other"),
+        ({"task": "sst2", "validation": "a.csv"}, "exclude each other"),
+        ({"task": "sst2", "text": "review"}, "its own columns"),
+        ({"task": "sst2", "kind": "regression"}, "its own columns"),
+        ({"train": "a.csv", "data_dir": "d"}, "data_dir"),
+        ({"task": "sst2", "max_length": 0}, "greater than or equal to 4"),
+        ({"task": "sst2", "limit_train": 0}, "greater than or equal to 1"),
+        ({"train": "a.csv", "kind": "regresion"}, "regression"),
+    ],
+)
+def test_data_that_makes_no_sense(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        DataConfig.model_validate(data)
+
+
+def test_validation_alone_is_for_evaluating_only() -> None:
+    data = {"validation": "dev.csv"}
+    assert DataConfig.model_validate(data).validation == "dev.csv"
+    with pytest.raises(ValidationError, match="--train"):
+        DistillConfig.model_validate({**GOOD, "data": data})
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ({"model": "m", "config": "c.json"}, "exclude each other"),
+        ({"model": "m", "layers": 3}, "leave out"),
+        ({"model": "m", "init": "first"}, "leave out"),
+        ({"config": "c.json", "init": [1, 2]}, "leave out"),
+        ({"layers": 2, "init": [1, 2, 3]}, "agree"),
+        ({"layers": 0}, "greater than"),
+        ({"init": []}, "empty"),
+        ({"init": [0, 1]}, "from 1"),
+        ({"init": "sprad"}, "spread"),
+    ],
+)
+def test_students_that_make_no_sense(student: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        StudentConfig.model_validate(student)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("2,4,6", [2, 4, 6]), ("2, 4", [2, 4]), (3, [3]), ("3", [3]), ("last", "last")]
+)
+def test_blocks_can_be_written_as_on_the_command_line(given: Any, meant: Any) -> None:
+    assert StudentConfig(init=given).init == meant
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 0),
+        ("learning_rate", -1e-5),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", True),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("batch_size", False),
+        ("epochs", 0),
+        ("warmup", 1.1),
+        ("warmup", -0.1),
+        ("scheduler", "liner"),
+        ("precision", "fp8"),
+        ("adam_beta2", 1.0),
+        ("evaluate_every", 0),
+        ("evaluate_every", "step"),
+        ("early_stopping", 0),
+        ("seed", -1),
+        ("report_to", "wandb"),
+        ("group_by_length", "perhaps"),
+    ],
+)
+def test_training_values_out_of_range(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=key):
+        TrainingConfig.model_validate({key: value})
+
+
+def test_numbers_given_as_text_are_numbers() -> None:
+    training = TrainingConfig.model_validate({"learning_rate": "1e-3", "batch_size": "16", "epochs": 3})
+    assert (training.learning_rate, training.batch_size, training.epochs) == (1e-3, 16, 3.0)
+
+
+def test_what_we_set_cannot_be_set_a_second_time() -> None:
+    with pytest.raises(ValidationError, match=r"training\.precision"):
+        TrainingConfig(arguments={"bf16": True})
+    assert TrainingConfig(arguments={"dataloader_num_workers": 2}).arguments == {"dataloader_num_workers": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)]
+)
+def test_the_keys_named_instead_exist(config: type[Section], section: type[OptimisationConfig]) -> None:
+    for path in section.set_by_us.values():
+        *sections, name = path.split(".")
+        assert name in section_at(config, sections).model_fields
+
+
+@pytest.mark.parametrize("missing", ["teacher", "output", "data"])
+def test_required_settings(missing: str) -> None:
+    with pytest.raises(ValidationError, match=missing):
+        DistillConfig.model_validate({key: value for key, value in GOOD.items() if key != missing})
+
+
+def test_a_loss_without_terms_is_refused() -> None:
+    with pytest.raises(ValidationError, match="objectives is empty"):
+        DistillConfig.model_validate({**GOOD, "objectives": {}})
+
+
+@pytest.mark.parametrize("section", all_sections())
+def test_unknown_keys_are_refused(section: type[Section]) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        section.model_validate({**GOOD, "no_such_key": 1})
+
+
+def test_a_setting_is_no_section() -> None:
+    with pytest.raises(KeyError, match="not a section"):
+        section_at(DistillConfig, ["teacher"])

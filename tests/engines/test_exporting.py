@@ -1,0 +1,199 @@
+"""Families that can be exported, and plain words for what cannot."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exporting_world import CALIBRATION, FAMILIES, SHAPES, batch, classifier
+from torch import Tensor, nn
+
+from codir.deploy.exporting import (
+    engine_settings,
+    explain_export,
+    export_files,
+    model_inputs,
+    require_packages,
+)
+from codir.engines import extras
+from codir.engines.engines import open_engine
+from codir.engines.folder import Manifest
+from codir.engines.formats import Target
+from codir.errors import ConfigError, ModelError
+from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification
+
+
+def exported(model: Any, target: Target, folder: Path) -> Any:
+    export_files(model, target, folder, batch(3, 9), CALIBRATION, name="toy")
+    manifest = Manifest(
+        target.format, target.quantize, target.kind, target.engine, "s", "d", settings=engine_settings(target)
+    )
+    return open_engine(folder, manifest)
+
+
+def check(family: str, target: Target, folder: Path, bound: float) -> None:
+    model = classifier(family)
+    engine = exported(model, target, folder)
+    for size, length in SHAPES:
+        inputs = model_inputs(model, batch(size, length, seed=size))
+        with torch.no_grad():
+            difference = (engine(**inputs).logits.float() - model(**inputs).logits).abs().max()
+        assert difference < bound, (family, target, size, length)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_roberta(tmp_path: Path, format: str) -> None:
+    # its positions depend on where the padding is
+    target = Target.of(format, precision="fp32")
+    check("roberta", target, tmp_path, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_families(tmp_path: Path, family: str) -> None:
+    for number, (words, bound) in enumerate(
+        [
+            (("onnx",), 1e-4),
+            (("openvino", "none", "fp32"), 1e-4),
+            (("openvino",), 0.2),
+            (("torch-bf16",), 0.2),
+            (("onnx", "int8"), 0.6),
+            (("openvino", "int8"), 2.0),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        check(family, Target.of(*words), folder, bound)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+
+class DecidesByValue(Wrapped):
+    def forward(self, states: Tensor) -> Tensor:
+        return self.inner(states) if states.sum() > 0 else -self.inner(states)
+
+
+class Eigenvalues(Wrapped):
+    def forward(self, states: Tensor) -> Tensor:
+        return self.inner(states) + torch.linalg.eigvalsh(states.T @ states)[:1]
+
+
+@pytest.mark.parametrize(
+    ("head", "format", "message"),
+    [
+        (
+            DecidesByValue,
+            "openvino",
+            r"toy \(BertForSequenceClassification\) cannot be exported to OpenVINO: its forward decides by the values "
+            r"of a tensor .*in forward\)\. --format torch-bf16 and the model folder",
+        ),
+        (
+            Eigenvalues,
+            "onnx",
+            r"cannot be exported to ONNX: the operator aten\._linalg_eigh has no counterpart there\. Try --format "
+            r"openvino; --format torch-bf16",
+        ),
+        (
+            Eigenvalues,
+            "openvino",
+            r"to OpenVINO: the operator aten\._linalg_eigh has no counterpart.*--format onnx;",
+        ),
+    ],
+)
+def test_an_operator_that_cannot_be_exported_is_named(
+    tmp_path: Path, head: type[Wrapped], format: str, message: str
+) -> None:
+    model: Any = classifier("bert")
+    model.classifier = head(model.classifier)
+    with pytest.raises(ModelError, match=message):
+        export_files(model, Target.of(format), tmp_path, batch(3, 9), name="toy")
+    assert not list(tmp_path.iterdir())
+    # the conversion sets the root logger's level, and does not put it back when it fails
+    assert logging.getLogger("codir.data.metrics").isEnabledFor(logging.WARNING)
+
+
+def test_unknown_failures_keep_the_exporters_words() -> None:
+    assert explain_export(RuntimeError("odd thing.\nmore")) == ("RuntimeError: odd thing", True)
+    assert explain_export(ValueError()) == ("ValueError: no reason given", True)
+
+
+def bilstm() -> BiLstmForSequenceClassification:
+    return BiLstmForSequenceClassification(
+        BiLstmConfig(vocab_size=60, embedding_size=16, hidden_size=32, num_labels=3)
+    ).eval()
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_bilstm_has_no_graph(tmp_path: Path, format: str) -> None:
+    with pytest.raises(ModelError, match=r"is a BiLSTM, which cannot be exported.*--format torch-bf16"):
+        export_files(bilstm(), Target.of(format), tmp_path, batch(3, 9), name="runs/lstm")
+
+
+def test_a_bilstm_in_bf16(tmp_path: Path) -> None:
+    model = bilstm()
+    engine = exported(model, Target.of("torch-bf16"), tmp_path)
+    with torch.no_grad():
+        difference = (engine(**batch(5, 12)).logits.float() - model(**batch(5, 12)).logits).abs().max()
+    assert difference < 0.05
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}  # the source is as it was
+
+
+def test_bf16_weights_are_half_the_size_and_say_so(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    model = classifier("bert")
+    export_files(model, Target.of("torch-bf16"), tmp_path, batch(3, 9))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+    assert '"dtype": "bfloat16"' in (tmp_path / "config.json").read_text()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.dtype != torch.bfloat16
+
+
+@pytest.mark.parametrize("words", [("onnx", "int8"), ("openvino", "int8")])
+def test_the_exporters_are_silent(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    words: tuple[str, str],
+) -> None:
+    handlers, level = list(logging.root.handlers), logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_files(classifier("bert"), Target.of(*words), tmp_path, batch(3, 9), CALIBRATION)
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert logging.root.handlers == handlers
+    assert logging.root.manager.disable == level
+
+
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (("onnx",), "onnx"),
+        (("onnx",), "onnxscript"),
+        (("onnx", "int8"), "onnxruntime"),
+        (("openvino",), "openvino"),
+        (("openvino", "int8"), "nncf"),
+    ],
+)
+def test_a_package_that_is_not_installed_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], package: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ConfigError, match=rf'package {package} .*pip install "codir\[export\]"'):
+        require_packages(Target.of(*words))
+
+
+def test_an_old_transformers_has_no_exporters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "transformers.exporters", None)
+    with pytest.raises(ConfigError, match=r"must be 5\.23 or newer"):
+        extras.exporters()

@@ -1,0 +1,414 @@
+"""Bad input on the command line: exit code 2, one readable message, no traceback, no training, nothing in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import TRAINING, World, sentences, write_table
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from codir.cli.main import app
+from codir.runs import student_run
+from codir.training.trainer import DistillationTrainer
+
+
+@pytest.fixture(autouse=True)
+def _no_training(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Bad input has to be found before any training starts."""
+    if "trains" in request.keywords:
+        return
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a training was started")
+
+    monkeypatch.setattr(student_run.DistillationTrainer, "train", refuse)
+
+
+def words(output: str) -> str:
+    return " ".join(output.split())
+
+
+def distill_flags(world: World, output: Path, **changes: Any) -> list[str]:
+    """Returns the arguments of a distillation; `changes` replaces flags, None leaves one out."""
+    flags: dict[str, Any] = {
+        "teacher": world.teacher,
+        "train": world.train,
+        "validation": world.dev,
+        "text": "review",
+        "label": "stars",
+        "student-layers": 2,
+        "max-length": 32,
+        "cache-dir": world.cache,
+        "output": output,
+    }
+    flags |= {name.replace("_", "-"): value for name, value in changes.items()}
+    given = ["distill"]
+    for name, value in flags.items():
+        if value is not None:
+            given += [f"--{name}", str(value)]
+    for key, value in {**TRAINING, "epochs": 1}.items():
+        given += ["--set", f"training.{key}={value}"]
+    return [*given, "--set", "objectives.crd.k=10"]
+
+
+def refused(arguments: list[str]) -> str:
+    """Runs the command line and returns its one message."""
+    done = CliRunner().invoke(app, arguments)
+    text = words(done.output)
+    assert done.exit_code == 2, text
+    assert isinstance(done.exception, SystemExit)
+    assert "Traceback" not in text
+    assert text.count("Error:") == 1, text
+    return text[text.index("Error:") :]
+
+
+def table(path: Path, change: Callable[[list[dict[str, str]]], None], count: int = 40) -> Path:
+    rows = sentences(count, seed=4)
+    change(rows)
+    return write_table(path, rows)
+
+
+def relabel(*labels: str) -> Callable[[list[dict[str, str]]], None]:
+    def change(rows: list[dict[str, str]]) -> None:
+        for row, label in zip(rows, labels * len(rows), strict=False):
+            row["stars"] = label
+
+    return change
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_misspelt_column(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, tmp_path / "run", text="reveiw"))
+    assert "train.csv has no column 'reveiw' (did you mean 'review'?)" in message
+    assert "'review', 'stars', 'score', 'reply'" in message
+    message = refused(distill_flags(world, tmp_path / "run", label="rating"))
+    assert "has no column 'rating'" in message
+
+
+def test_a_label_that_the_teacher_lacks_and_the_reverse(world: World, tmp_path: Path) -> None:
+    train = table(tmp_path / "three.csv", relabel("neg", "pos", "mixed"))
+    message = refused(distill_flags(world, tmp_path / "run", train=train, validation=None))
+    assert "the label 'mixed', which the teacher does not know: its classes are 'neg', 'pos'" in message
+    assert "codir finetune" in message
+    assert "mixed" in message
+    model = AutoModelForSequenceClassification.from_pretrained(
+        world.teacher, num_labels=3, ignore_mismatched_sizes=True
+    )
+    model.config.id2label = {0: "neg", 1: "pos", 2: "mixed"}
+    model.save_pretrained(tmp_path / "teacher")
+    AutoTokenizer.from_pretrained(world.teacher).save_pretrained(tmp_path / "teacher")
+    message = refused(distill_flags(world, tmp_path / "run", teacher=tmp_path / "teacher"))
+    assert "the class 'mixed', which the data does not have" in message
+
+
+def test_validation_label_that_training_lacks(world: World, tmp_path: Path) -> None:
+    dev = table(tmp_path / "dev.csv", lambda rows: rows[4].update(stars="pso"))
+    message = refused(distill_flags(world, tmp_path / "run", validation=dev))
+    assert "dev.csv, line 6: the label 'pso' is unknown to the training split" in message
+    assert "did you mean 'pos'?" in message
+
+
+@pytest.mark.parametrize("value", ["", "nan"])
+def test_missing_label(world: World, tmp_path: Path, value: str) -> None:
+    train = table(tmp_path / "train.csv", lambda rows: rows[6].update(stars=value))
+    message = refused(distill_flags(world, tmp_path / "run", train=train))
+    assert f"{train}, line 8: the label in column 'stars' is missing or NaN" in message
+
+
+def test_empty_text_and_empty_file(world: World, tmp_path: Path) -> None:
+    train = table(tmp_path / "train.csv", lambda rows: rows[1].update(review="  "))
+    message = refused(distill_flags(world, tmp_path / "run", train=train))
+    assert f"{train}, line 3: the text in column 'review' is empty" in message
+    for name, content in (("empty.csv", ""), ("header.csv", "review,stars\n")):
+        (tmp_path / name).write_text(content)
+        message = refused(distill_flags(world, tmp_path / "run", train=tmp_path / name))
+        assert f"{tmp_path / name} is empty" in message
+        message = refused(distill_flags(world, tmp_path / "run", validation=tmp_path / name))
+        assert f"{tmp_path / name} is empty" in message
+
+
+def test_not_utf8(world: World, tmp_path: Path) -> None:
+    train = table(tmp_path / "train.csv", lambda rows: None)
+    lines = train.read_bytes().split(b"\n")
+    lines[5] = b"caf\xe9," + lines[5]
+    train.write_bytes(b"\n".join(lines))
+    message = refused(distill_flags(world, tmp_path / "run", train=train))
+    assert f"{train}, line 6: the byte 0xe9 is not UTF-8" in message
+
+
+def test_no_such_file(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, tmp_path / "run", train=world.folder / "trian.csv"))
+    assert "No such file" in message
+    assert "did you mean 'train.csv'?" in message
+
+
+@pytest.mark.parametrize("command", ["distill", "finetune"])
+def test_one_class_only(world: World, tmp_path: Path, command: str) -> None:
+    train = table(tmp_path / "train.csv", relabel("pos"))
+    arguments = distill_flags(world, tmp_path / "run", train=train, validation=None)
+    if command == "finetune":
+        arguments = ["finetune", "--model", str(world.folder / "encoder"), "--train", str(train)]
+        arguments += ["--text", "review", "--label", "stars", "--output", str(tmp_path / "run")]
+    message = refused(arguments)
+    assert "all 40 rows have the label 'pos'. A classifier needs two classes" in message
+
+
+def test_one_class_left_by_a_limit(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, tmp_path / "run", limit_train=1))
+    assert "crd" in message
+
+
+@pytest.mark.trains
+def test_quotes_tabs_and_na_are_text(world: World, tmp_path: Path) -> None:
+    def change(rows: list[dict[str, str]]) -> None:
+        rows[0]["review"], rows[1]["review"], rows[2]["review"] = 'a "good"\tfilm', "NA", "one,\ntwo"
+
+    train = table(tmp_path / "train.csv", change)
+    done = CliRunner().invoke(app, [*distill_flags(world, tmp_path / "run", train=train), "--no-baseline"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train_examples"] == 40
+
+
+@pytest.mark.trains
+def test_texts_longer_than_the_models_positions_are_cut_and_counted(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(rows: list[dict[str, str]]) -> None:
+        for row in rows[:3]:
+            row["review"] = "good film " * 300
+
+    train = table(tmp_path / "train.csv", change)
+    arguments = distill_flags(world, tmp_path / "run", train=train, max_length=500)
+    done = CliRunner().invoke(app, [*arguments, "--no-baseline"])
+    assert done.exit_code == 0, done.output
+    assert "3 of 40 texts are longer than 64 tokens and were cut" in words(done.output + caplog.text)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_that_is_not_fine_tuned(world: World, tmp_path: Path) -> None:
+    encoder = world.folder / "encoder"
+    message = refused(distill_flags(world, tmp_path / "run", teacher=encoder))
+    assert f"{encoder} is not fine-tuned: it has no classifier weights" in message
+    assert f"`codir finetune --model {encoder}" in message
+
+
+def test_a_teacher_shallower_than_the_student(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, tmp_path / "run", student_layers=5))
+    assert "A student of 5 blocks is deeper than its teacher, which has 4" in message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["missing", "half"])
+def test_a_damaged_teacher(world: World, tmp_path: Path, name: str, how: str) -> None:
+    teacher = tmp_path / "teacher"
+    AutoModelForSequenceClassification.from_pretrained(world.teacher).save_pretrained(teacher)
+    AutoTokenizer.from_pretrained(world.teacher).save_pretrained(teacher)
+    path = teacher / name
+    content = path.read_bytes()
+    path.unlink()
+    if how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    message = refused(distill_flags(world, tmp_path / "run", teacher=teacher))
+    assert str(teacher) in message
+
+
+def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, tmp_path / "run", teacher=world.regression))
+    assert "the teacher" in message
+    message = refused(distill_flags(world, tmp_path / "run", label="score"))
+    assert "the teacher has 2 outputs, but scores need a model with one" in message
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["objectives.crd.k=0"], "crd.k=0 does not fit N=96 training examples"),
+        (["objectives.crd.k=97"], "crd.k=97 does not fit N=96"),
+        (["objectives.crd.k=many"], "objectives.crd.k"),
+        (["objectives.crd.negatives=hrd"], "did you mean 'hard'?"),
+        (["objectives.crd.negatives=hard", "cache=false"], "drop --no-cache"),
+        (["objectives.crd.teacher_blocks=[0]"], "crd.teacher_blocks"),
+        (["objectives.crd.teacher_blocks=[5]"], "crd.teacher_blocks"),
+        (["objectives.crd.tau=1"], "tau"),
+        (["objectives.cdr.k=1"], "did you mean 'crd'?"),
+        (["training.learning_rat=1"], "did you mean 'learning_rate'?"),
+        (["training.epochs=0"], "training.epochs"),
+        (["training.epochs=nan"], "training.epochs"),
+        (["training.learning_rate=-1"], "training.learning_rate"),
+        (["training.arguments={gradient_checkpoint: true}"], "did you mean 'gradient_checkpointing'?"),
+        (["training.arguments={optim: no_such}"], "no_such"),
+        (["training.report_to=[wandbb]"], "did you mean 'wandb'?"),
+        (["training.report_to=[codecarbon]"], "to be installed"),
+        (["student.init=[1,9]", "student.layers=2"], "9"),
+        (["student.init=sprad"], "student.init"),
+    ],
+)
+def test_settings_out_of_range(world: World, tmp_path: Path, settings: list[str], expected: str) -> None:
+    arguments = distill_flags(world, tmp_path / "run", student_layers=None if "init" in settings[0] else 2)
+    message = refused([*arguments, *(part for each in settings for part in ("--set", each))])
+    assert expected in message
+    assert not (tmp_path / "run" / "codir.yaml").exists()
+
+
+def test_different_label_for_scores(world: World, tmp_path: Path) -> None:
+    arguments = distill_flags(world, tmp_path / "run", teacher=world.regression, label="score")
+    message = refused([*arguments, "--set", "objectives.crd.negatives=different-label"])
+    assert "needs classes, and these labels are scores: use negatives: any" in message
+
+
+def test_unknown_key_in_a_file(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("training:\n  epochs: 2\n  batchsize: 8\n")
+    message = refused([*distill_flags(world, tmp_path / "run"), "--config", str(path)])
+    assert f"{path}, line 3" in message
+    assert "did you mean 'batch_size'?" in message
+
+
+# ---- the run folder --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run_or_something_else(world: World, tmp_path: Path) -> None:
+    message = refused(distill_flags(world, world.teacher))
+    assert f"{world.teacher} already holds a run (finished)" in message
+    assert "--resume" in message
+    assert "--output" in message
+    (tmp_path / "thesis.tex").write_text("")
+    message = refused(distill_flags(world, tmp_path))
+    assert "is not empty and not a codir run (it holds thesis.tex)" in message
+
+
+def test_resume_with_other_settings_or_of_nothing(world: World, tmp_path: Path) -> None:
+    message = refused([*distill_flags(world, tmp_path / "run"), "--resume"])
+    assert "Nothing to resume" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.trains
+def test_after_bad_input_the_corrected_command_works(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    refused(distill_flags(world, output, text="reveiw"))
+    refused(distill_flags(world, output, student_layers=9))
+    refused([*distill_flags(world, output), "--set", "objectives.crd.k=1000"])
+    done = CliRunner().invoke(app, [*distill_flags(world, output), "--no-baseline"])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_read_only_folder(world: World, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    message = refused(distill_flags(world, tmp_path / "locked" / "run"))
+    assert "Cannot write to the folder" in message
+
+
+def test_a_folder_that_nobody_can_write_to(world: World) -> None:
+    message = refused(distill_flags(world, Path("/proc/codir-run")))
+    assert "Cannot write to the folder /proc/codir-run" in message
+
+
+# ---- disks -----------------------------------------------------------------------------------------------------------
+
+FULL = """
+import os, subprocess, sys
+# a disk of its own, in a name space of its own
+place, size, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "codir-test", place], check=True)
+done = subprocess.run([sys.executable, "-m", "codir", *arguments])
+left = subprocess.run(["ls", "-R", place], capture_output=True, text=True).stdout
+print("LEFT", left)
+sys.exit(done.returncode)
+"""
+
+
+def can_mount() -> bool:
+    try:
+        command = ["unshare", "-rm", "mount", "-t", "tmpfs", "codir-test", "/mnt"]
+        return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["8k", "100k", "200k", "300k", "400k", "500k", "600k"])
+@pytest.mark.parametrize("what", ["output", "cache"])
+def test_a_disk_that_is_really_full(world: World, tmp_path: Path, size: str, what: str) -> None:
+    if not can_mount():
+        pytest.skip("no user name spaces here")
+    if what == "cache":
+        size = {"8k": "8k", "100k": "16k", "200k": "28k"}.get(size, "")
+        if not size:
+            pytest.skip("the cache is smaller")
+    place = tmp_path / "disk"
+    place.mkdir()
+    changes = (
+        {"output": place / "run"}
+        if what == "output"
+        else {"output": tmp_path / "run", "cache_dir": place / "c"}
+    )
+    arguments = distill_flags(world, **changes)  # type: ignore[arg-type]
+    command = ["unshare", "-rm", sys.executable, "-c", FULL, str(place), size, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    text = words(done.stderr)
+    assert "Traceback" not in done.stderr, done.stderr
+    if done.returncode == 0:
+        assert size == "600k"
+        return
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"disk|No space left", text), text
+    assert text.count("Error:") == 1
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("raised", ["torch", "safetensors", "os"])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    import errno
+
+    import torch
+    from safetensors import SafetensorError
+
+    errors: dict[str, Exception] = {
+        "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        "safetensors": SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        "os": OSError(errno.ENOSPC, "No space left on device"),
+    }
+    save = torch.save
+    calls = []
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        if len(calls) > 4:
+            raise errors[raised]
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    arguments = distill_flags(world, tmp_path / "run")
+    message = refused([*arguments, "--set", "training.evaluate_every=4"])
+    assert "could not be written" in message
+    assert "--resume" in message
+    monkeypatch.setattr(torch, "save", save)
+    done = CliRunner().invoke(app, [*arguments, "--set", "training.evaluate_every=4", "--resume"])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_guard_of_this_file_works(world: World) -> None:
+    with pytest.raises(AssertionError, match="a training was started"):
+        DistillationTrainer.train(None)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""A new objective is one file and one recipe: nothing else in codir knows of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_world import TRAINING, World, quiet
+
+import codir.losses
+from codir import distill
+from codir.config.loading import load_distill
+
+OBJECTIVE = '''"""Sign agreement of mean hidden states: made up for a test."""
+
+import torch
+from pydantic import Field
+
+from codir.models.matching import Matching, match_blocks
+from codir.models.representations import TokenView
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Term, Views
+
+
+class MadeUpSettings(ObjectiveSettings):
+    slope: float = Field(default=1.0, gt=0)
+    matching: Matching = "top"
+
+
+class MadeUp(Objective):
+    name = "made_up"
+    Settings = MadeUpSettings
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        self.pairs = match_blocks(settings.matching, context.student.blocks, context.teacher.blocks)
+        self.map = torch.nn.Linear(context.student.width, context.teacher.width)
+
+    @classmethod
+    def needs(cls, settings):
+        return Needs(pooled=frozenset({"mean"}))
+
+    @classmethod
+    def views(cls, settings, student, teacher):
+        pairs = match_blocks(settings.matching, student.blocks, teacher.blocks)
+        return Views(
+            frozenset(TokenView("hidden", own) for own, _ in pairs),
+            frozenset(TokenView("hidden", other) for _, other in pairs),
+        )
+
+    def forward(self, step):
+        own, other = self.pairs[0]
+        mapped = self.map(step.student.tokens[TokenView("hidden", own)].float())
+        gap = torch.tanh(self.settings.slope * (mapped - step.teacher.tokens[TokenView("hidden", other)]))
+        loss = (gap.abs().mean(dim=2) * step.student.mask).sum() / step.student.mask.sum()
+        pooled = step.student.pooled["mean"][:, own - 1] - step.teacher.pooled["mean"][:, other - 1]
+        return Term(loss, {"pooled_gap": pooled.abs().mean().detach()})
+'''
+
+RECIPE = """
+recipe: kd
+objectives:
+  {name}:
+    weight: 0.5
+    slope: 2.0
+  attention_mse:
+    weight: 0.1
+"""
+
+
+@pytest.mark.parametrize("place", ["the user's own folder", "the package's folder"])
+def test_one_file_and_one_recipe(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    name = "made_up"
+    if place == "the user's own folder":
+        (folder / "my_objectives.py").write_text(OBJECTIVE)
+        monkeypatch.syspath_prepend(folder)
+        name = "my_objectives:MadeUp"
+    else:
+        (folder / "made_up.py").write_text(OBJECTIVE)
+        monkeypatch.setattr(codir.losses, "__path__", [*codir.losses.__path__, str(folder)])
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(RECIPE.format(name=name))
+
+    config = load_distill(
+        config=recipe,
+        flags={
+            key: (key, value)
+            for key, value in {
+                "teacher": str(world.teacher),
+                "data": world.data(),
+                "student.layers": 2,
+                "training": {**TRAINING, "epochs": 1},
+                "output": str(tmp_path / "run"),
+                "cache_dir": str(world.cache),
+                "baseline": False,
+            }.items()
+        },
+    )
+    assert config.objectives[name]["slope"] == 2.0
+    assert set(config.objectives) == {"task", "kd", name, "attention_mse"}
+    result = distill(config, console=quiet())
+
+    lines = [json.loads(line) for line in (result.output / "log.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss_made_up" in line]
+    assert logged
+    assert all(0 < line["loss_made_up"] < 1 and line["made_up_pooled_gap"] > 0 for line in logged)
+    shutil.rmtree(result.output)

@@ -1,0 +1,502 @@
+"""`codir submit` on small GLUE folders (test sets of 6 rows), and on the real test files where they are at hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner, Result
+
+import codir.deploy.submit as module
+from codir.cli.main import app
+from codir.data.glue import GLUE
+from codir.deploy.glue_testset import find_test_file, read_test_file
+from codir.deploy.submission import FILES, ROWS, member_bytes
+from codir.deploy.submission_check import check_archive
+from codir.deploy.submission_models import choose_models
+from codir.deploy.submit import check, submit
+from codir.errors import ConfigError, DataError, ModelError, RunError
+
+N = 6
+TEXTS = ["a cat", 'the "dog" is', "good film", "bad film was awful", "a man sees a cat", "no"]
+PAIRS = [(text, TEXTS[-1 - number]) for number, text in enumerate(TEXTS)]
+HEADERS = {
+    "CoLA/test.tsv": ("index", "sentence"),
+    "SST-2/test.tsv": ("index", "sentence"),
+    "MRPC/test.tsv": ("index", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+    "STS-B/test.tsv": ("index", "genre", "sentence1", "sentence2"),
+    "QQP/test.tsv": ("id", "question1", "question2"),
+    "MNLI/test_matched.tsv": ("index", "promptID", "pairID", "genre", "sentence1", "sentence2"),
+    "MNLI/test_mismatched.tsv": ("index", "promptID", "pairID", "genre", "sentence1", "sentence2"),
+    "QNLI/test.tsv": ("index", "question", "sentence"),
+    "RTE/test.tsv": ("index", "sentence1", "sentence2"),
+    "WNLI/test.tsv": ("index", "sentence1", "sentence2"),
+    "diagnostic/diagnostic.tsv": ("index", "sentence1", "sentence2"),
+}
+
+
+def write_test(path: Path, rows: int = N) -> None:
+    header = HEADERS[f"{path.parent.name}/{path.name}"]
+    width = 1 if header[-1] == "sentence" and len(header) == 2 else 2
+    lines = ["\t".join(header)]
+    for row in range(rows):
+        texts = PAIRS[row % len(PAIRS)][:width]
+        lines.append("\t".join([str(row), *["x"] * (len(header) - 1 - width), *texts]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def glue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A GLUE folder with all test files, of 6 rows each."""
+    for name in ROWS:
+        monkeypatch.setitem(ROWS, name, N)
+    folder = tmp_path / "glue"
+    for name in HEADERS:
+        write_test(folder / name)
+    return folder
+
+
+@pytest.fixture
+def model(tiny_model_dir: Callable[..., Path]) -> Callable[..., Path]:
+    """Returns a factory of tiny models for a task, with the task's class names or others."""
+
+    def make(task: str, labels: tuple[str, ...] | None = None, **settings: object) -> Path:
+        known = GLUE[task].task.labels
+        if known is None and labels is None:
+            return tiny_model_dir(regression=True, **settings)
+        return tiny_model_dir(labels=labels or known, **settings)
+
+    return make
+
+
+def as_run(
+    folder: Path, task: str, command: str = "finetune", score: float = 0.5, state: str = "finished", **data
+) -> Path:
+    """Makes a model folder look like the folder of a run."""
+    (folder / "codir.yaml").write_text(yaml.safe_dump({"command": command, "data": {"task": task, **data}}))
+    (folder / "run.json").write_text(json.dumps({"state": state}))
+    (folder / "trained.json").write_text(json.dumps({"best_score": score}))
+    return folder
+
+
+def written(archive: Path) -> dict[str, list[str]]:
+    with zipfile.ZipFile(archive) as opened:
+        return {
+            name: [line.split("\t")[1] for line in opened.read(name).decode().splitlines()[1:]]
+            for name in opened.namelist()
+        }
+
+
+def logits(folder: Path, texts: list[tuple[str, ...]], **settings: object) -> torch.Tensor:
+    """What transformers alone gives, one text at a time."""
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return torch.cat([classifier(**tokenizer(*t, return_tensors="pt", **settings)).logits for t in texts])
+
+
+SINGLE = [(text,) for text in TEXTS]
+
+
+# --- the archive --------------------------------------------------------------------------------------------------
+
+
+def test_every_task_predicts_its_files(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+    folders = {task: model(task, seed=number) for number, task in enumerate(GLUE)}
+    entries = ",".join(f"{task}={folder}" for task, folder in folders.items())
+    result = submit([entries], glue, tmp_path / "s.zip", batch_size=4, quiet=True)
+    assert check_archive(tmp_path / "s.zip") == []
+    assert result.filled == []
+    found = written(tmp_path / "s.zip")
+    for name, file in FILES.items():
+        expected = logits(folders[file.task], PAIRS if file.glue.pairs else SINGLE)
+        if file.words is None:
+            scores = [float(word) for word in found[name]]
+            assert scores == pytest.approx(expected[:, 0].clamp(0, 5).tolist(), abs=2e-6)
+        else:
+            assert found[name] == [file.words[int(number)] for number in expected.argmax(1)]
+
+
+def test_missing_tasks_are_filled_and_it_is_said(
+    tmp_path: Path, glue: Path, model: Callable[..., Path]
+) -> None:
+    out = io.StringIO()
+    result = submit([f"mrpc={model('mrpc')}"], glue, tmp_path / "s.zip", console=Console(file=out, width=160))
+    assert result.filled == [name for name in FILES if name != "MRPC.tsv"]
+    found = written(tmp_path / "s.zip")
+    assert found["CoLA.tsv"] == ["1"] * N
+    assert found["WNLI.tsv"] == ["0"] * N
+    assert found["STS-B.tsv"] == ["2.0", "3.0"] * 3  # a constant has no correlation
+    assert found["AX.tsv"] == ["entailment"] * N
+    manifest = (tmp_path / "s.md").read_text()
+    for said in (out.getvalue(), manifest):
+        assert "10 of 11 files have no model's predictions in them (CoLA.tsv, SST-2.tsv, STS-B.tsv," in said
+        assert "filled in: always 1" in said
+        assert "filled in: 2.0 and 3.0 in turns" in said
+        assert "no result of yours" in said
+    assert "| MRPC.tsv | 6 |" in manifest
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.namelist() == list(FILES)  # the manifest lies beside the archive, not in it
+
+
+def test_no_fill_refuses_before_anything_is_loaded(tmp_path: Path, glue: Path) -> None:
+    with pytest.raises(ConfigError, match=r"CoLA\.tsv, SST-2\.tsv, STS-B\.tsv.*--no-fill"):
+        submit(["mrpc=no/such/model"], glue, tmp_path / "s.zip", fill=False)
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_diagnostic_data_may_be_missing_or_elsewhere(
+    tmp_path: Path, glue: Path, model: Callable[..., Path]
+) -> None:
+    entry = [f"mnli={model('mnli')}"]
+    file = FILES["AX.tsv"]
+    assert find_test_file(file, glue) == glue / "diagnostic/diagnostic.tsv"
+    result = submit(entry, glue, tmp_path / "a.zip", quiet=True)
+    assert not {"MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"} & set(result.filled)
+    (glue / "AX").mkdir()
+    shutil.move(glue / "diagnostic/diagnostic.tsv", glue / "AX/AX.tsv")
+    assert find_test_file(file, glue) == glue / "AX/AX.tsv"
+    submit(entry, glue, tmp_path / "b.zip", quiet=True)
+    assert (tmp_path / "a.zip").read_bytes() == (
+        tmp_path / "b.zip"
+    ).read_bytes()  # and the archive is the same
+    shutil.rmtree(glue / "AX")
+    result = submit(entry, glue, tmp_path / "c.zip", quiet=True)
+    assert "AX.tsv" in result.filled
+    assert any("although there is a model for mnli" in note for note in result.notes)
+    with pytest.raises(ConfigError, match=r"no test data, for CoLA.*AX\.tsv"):
+        submit(entry, glue, tmp_path / "d.zip", fill=False)
+
+
+def test_classes_are_matched_by_name(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+    swapped = model("mnli", labels=("CONTRADICTION", "neutral", "Entailment"))
+    result = submit([f"mnli={swapped}"], glue, tmp_path / "s.zip", quiet=True)
+    words = ["contradiction", "neutral", "entailment"]
+    expected = [words[int(number)] for number in logits(swapped, PAIRS).argmax(1)]
+    assert written(tmp_path / "s.zip")["MNLI-m.tsv"] == expected
+    assert len(set(expected)) > 1
+    assert not any("order" in note for note in result.notes)
+
+
+def test_generic_names_are_taken_in_order_and_it_is_said(
+    tmp_path: Path, glue: Path, model: Callable[..., Path]
+) -> None:
+    generic = model("rte", labels=("LABEL_0", "LABEL_1"))
+    out = io.StringIO()
+    result = submit([f"rte={generic}"], glue, tmp_path / "s.zip", console=Console(file=out, width=160))
+    expected = [FILES["RTE.tsv"].words[int(number)] for number in logits(generic, PAIRS).argmax(1)]  # type: ignore[index]
+    assert written(tmp_path / "s.zip")["RTE.tsv"] == expected
+    said = "matched by order: entailment = LABEL_0, not_entailment = LABEL_1"
+    assert any(said in note and note.startswith("rte: ") for note in result.notes)
+    assert said in out.getvalue()
+    assert said.replace("_", r"\_") in (tmp_path / "s.md").read_text()
+
+
+def test_other_classes_are_refused(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match=r"negative.*positive"):
+        submit([f"sst2={model('cola')}"], glue, tmp_path / "s.zip", quiet=True)
+    with pytest.raises(ModelError, match="3 outputs"):
+        submit([f"stsb={model('mnli')}"], glue, tmp_path / "s.zip", quiet=True)
+    with pytest.raises((DataError, ModelError)):
+        submit([f"mrpc={model('stsb')}"], glue, tmp_path / "s.zip", quiet=True)
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_scores_are_clipped_and_it_is_said(
+    tmp_path: Path, glue: Path, tiny_classifier, tiny_tokenizer
+) -> None:
+    folder, wide = tmp_path / "m", tiny_classifier(regression=True)
+    wide.classifier.weight.data.mul_(100)
+    wide.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    result = submit([f"sts-b={folder}"], glue, tmp_path / "s.zip", quiet=True)
+    raw = logits(folder, PAIRS)[:, 0]
+    outside = int(((raw < 0) | (raw > 5)).sum())
+    assert outside
+    assert any(f"{outside} scores were outside of 0 to 5 and were clipped" in note for note in result.notes)
+    assert [float(x) for x in written(tmp_path / "s.zip")["STS-B.tsv"]] == pytest.approx(
+        raw.clamp(0, 5).tolist(), abs=1e-5
+    )
+
+
+def test_texts_are_cut_where_training_cut_them(
+    tmp_path: Path, glue: Path, model: Callable[..., Path]
+) -> None:
+    folder = as_run(model("cola"), "cola", max_length=4)
+    result = submit([str(folder)], glue, tmp_path / "s.zip", quiet=True)
+    expected = logits(folder, SINGLE, truncation=True, max_length=4).argmax(1)
+    assert written(tmp_path / "s.zip")["CoLA.tsv"] == [str(int(number)) for number in expected]
+    assert any("longer than 4 tokens and were cut" in note for note in result.notes)
+    result = submit([str(folder)], glue, tmp_path / "t.zip", max_length=64, quiet=True)
+    assert not any("were cut" in note for note in result.notes)
+
+
+def test_nan_leaves_nothing(tmp_path: Path, glue: Path, tiny_classifier, tiny_tokenizer) -> None:
+    broken = tiny_classifier(labels=GLUE["cola"].task.labels)
+    word = tiny_tokenizer.convert_tokens_to_ids("dog")
+    broken.bert.embeddings.word_embeddings.weight.data[word] = float("nan")
+    broken.save_pretrained(tmp_path / "m")
+    tiny_tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"NaN or infinity for row 2 of .*CoLA/test\.tsv"):
+        submit([f"cola={tmp_path / 'm'}"], glue, tmp_path / "s.zip", quiet=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"glue", "m"}
+
+
+def test_outputs_are_not_overwritten(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+    entry = [f"rte={model('rte')}"]
+    out = tmp_path / "s.zip"
+    with pytest.raises(ConfigError, match=r"ends in \.zip"):
+        submit(entry, glue, tmp_path / "s.tar")
+    out.write_text("precious")
+    with pytest.raises(RunError, match=r"s\.zip exists already.*--overwrite"):
+        submit(["rte=no/such/model"], glue, out)
+    assert out.read_text() == "precious"
+    submit(entry, glue, out, overwrite=True, quiet=True)
+    first = out.read_bytes()
+    out.unlink()
+    with pytest.raises(RunError, match=r"s\.md exists already"):
+        submit(entry, glue, out)
+    submit(entry, glue, out, overwrite=True, quiet=True)
+    assert out.read_bytes() == first
+    (tmp_path / "folder.zip").mkdir()
+    with pytest.raises(RunError, match="is a folder"):
+        submit(entry, glue, tmp_path / "folder.zip", overwrite=True)
+
+
+def test_a_failure_leaves_the_old_archive(
+    tmp_path: Path, glue: Path, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.zip"
+    submit([f"rte={model('rte')}"], glue, out, quiet=True)
+    before = out.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_bytes", full)
+    with pytest.raises(RunError, match=r"Cannot write .*s\.zip: No space left"):
+        submit([f"rte={model('rte', seed=3)}"], glue, out, overwrite=True, quiet=True)
+    assert out.read_bytes() == before
+
+
+# --- the test files -----------------------------------------------------------------------------------------------
+
+
+def test_test_files_other_than_the_official_ones_are_refused(tmp_path: Path, glue: Path) -> None:
+    def refused(task: str, name: str, match: str) -> None:
+        with pytest.raises(DataError, match=match):
+            submit([f"{task}=no/such/model"], glue, tmp_path / "s.zip")
+        write_test(glue / name)
+
+    path = glue / "MRPC/test.tsv"
+    write_test(path, N - 1)
+    refused(
+        "mrpc",
+        "MRPC/test.tsv",
+        r"has 5 rows, but the official test set of MRPC\.tsv has 6.*part of a test set",
+    )
+    path.write_text(path.read_text().replace("\n3\t", "\n7\t"))
+    refused("mrpc", "MRPC/test.tsv", r"line 5: the index is '7', expected 3")
+    path.write_text(path.read_text().replace("#2 String", "#2 Strings"))
+    refused("mrpc", "MRPC/test.tsv", r"no column '#2 String' \(did you mean '#2 Strings'")
+    path.write_text(path.read_text().replace("\n2\tx\t", "\n2\t"))
+    refused("mrpc", "MRPC/test.tsv", "line 4: 4 fields, expected 5")
+    path.write_text("")
+    refused("mrpc", "MRPC/test.tsv", "is empty")
+    (glue / "CoLA/test.tsv").write_text(
+        "gj04\t1\t\ta cat\n" * (N + 1)
+    )  # a file without header, such as dev.tsv
+    refused("cola", "CoLA/test.tsv", "no column 'index'")
+    dev = "index\tsentence1\tsentence2\tlabel\n" + "".join(f"{i}\ta\tb\tentailment\n" for i in range(N))
+    (glue / "RTE/test.tsv").write_text(dev)
+    refused("rte", "RTE/test.tsv", "has labels")
+    path.unlink()
+    refused("mrpc", "MRPC/test.tsv", r"not the official test file \(test\.tsv\).*leave out the model")
+    with pytest.raises(DataError, match="does not exist"):
+        submit(["mrpc=no/such/model"], tmp_path / "nowhere", tmp_path / "s.zip")
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_broken_rows_of_qqp_get_a_prediction(glue: Path) -> None:
+    path = glue / "QQP/test.tsv"
+    lines = path.read_text().split("\n")
+    lines[3] = "2\ta cat"
+    path.write_text("\n".join(lines))
+    texts, notes = read_test_file(FILES["QQP.tsv"], path)
+    assert len(texts) == N
+    assert texts[2] == {"text": "a cat", "text_pair": ""}
+    assert "1 rows have a wrong number of fields" in notes[0]
+
+
+def test_test_files_are_read_as_they_are(tmp_path: Path, glue: Path) -> None:
+    texts, _ = read_test_file(FILES["SST-2.tsv"], glue / "SST-2/test.tsv")
+    assert texts["text"][:] == TEXTS  # a quote is a character like any other
+    assert "text_pair" not in texts.column_names
+    path = glue / "MRPC/test.tsv"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n")
+    )  # as the official file was once
+    texts, _ = read_test_file(FILES["MRPC.tsv"], path)
+    assert list(zip(texts["text"], texts["text_pair"], strict=True)) == PAIRS
+
+
+def test_the_task_s_own_folder_will_do_and_nothing_outside_is_read(glue: Path) -> None:
+    (glue / "MNLI/dev_matched.tsv").write_text("x\n")
+    assert find_test_file(FILES["MNLI-mm.tsv"], glue / "MNLI") == glue / "MNLI/test_mismatched.tsv"
+    assert find_test_file(FILES["AX.tsv"], glue / "MNLI") is None
+
+
+# --- which model --------------------------------------------------------------------------------------------------
+
+
+def test_models_are_named_one_by_one(tmp_path: Path) -> None:
+    chosen = choose_models(["SST-2=runs/a, cola=owner/model", "sts-b=b=c"])
+    assert {task: choice.model for task, choice in chosen.items()} == {
+        "cola": "owner/model", "sst2": "runs/a", "stsb": "b=c",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"no task 'mrcp' \(did you mean 'mrpc'"):
+        choose_models(["mrcp=a"])
+    with pytest.raises(ConfigError, match="The model of mnli predicts"):
+        choose_models(["mnli-mm=a"])
+    with pytest.raises(ConfigError, match="two models for cola: a and b"):
+        choose_models(["cola=a", "CoLA=b"])
+    with pytest.raises(ConfigError, match="There is no model"):
+        choose_models([" , "])
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        choose_models([str(tmp_path / "none")])
+
+
+def test_a_model_folder_says_its_task_or_must_be_told(model: Callable[..., Path]) -> None:
+    folder = model("qnli")
+    with pytest.raises(ConfigError, match="does not say which GLUE task"):
+        choose_models([str(folder)])
+    as_run(folder, "QNLI", max_length=77)
+    assert (choose_models([str(folder)])["qnli"].model, choose_models([str(folder)])["qnli"].max_length) == (
+        str(folder),
+        77,
+    )
+    chosen = choose_models([f"rte={folder}"])["rte"]  # same classes, so only the configuration knows
+    assert "was trained on qnli, not on rte" in chosen.notes[0]
+    (folder / "codir.yaml").write_text("a: [")
+    with pytest.raises(RunError, match=r"codir\.yaml is damaged"):
+        choose_models([str(folder)])
+
+
+def test_a_folder_of_runs_gives_the_best_of_each_task(tmp_path: Path) -> None:
+    def run(name: str, task: str, command: str, score: float, state: str = "finished") -> Path:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        return as_run(folder, task, command, score, state)
+
+    run("teachers/mrpc", "mrpc", "finetune", 0.99)
+    run("trials/mrpc/kd/1", "mrpc", "distill", 0.7)
+    best = run("trials/mrpc/kd/2", "mrpc", "distill", 0.8)
+    run("trials/mrpc/kd/3", "mrpc", "distill", 0.9, state="running")
+    run("trials/mrpc/kd/2/comparison/kd", "mrpc", "distill", 0.95)  # part of a run, not one of its own
+    teacher = run("teachers/cola", "cola", "finetune", 0.3)
+    run("other", "acceptability", "finetune", 1.0)
+    run(".hidden", "rte", "finetune", 1.0)
+    chosen = choose_models([str(tmp_path / "runs")])
+    assert {task: choice.model for task, choice in chosen.items()} == {
+        "cola": str(teacher),
+        "mrpc": str(best),
+    }
+    assert "of 2 distilled runs" in chosen["mrpc"].notes[0]
+    assert "f1 0.8000" in chosen["mrpc"].notes[0]
+    assert chosen["cola"].notes == ()
+    with pytest.raises(ConfigError, match=r"no finished run of a GLUE task \(1 are not finished\)"):
+        choose_models([str(run("late/mrpc", "mrpc", "distill", 1.0, state="failed").parent)])
+
+
+# --- command line -------------------------------------------------------------------------------------------------
+
+
+def run_cli(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
+        app, ["submit", *arguments]
+    )
+
+
+def test_cli_writes_and_checks(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+    out = tmp_path / "s.zip"
+    models = ["--models", f"mrpc={model('mrpc')},cola={model('cola')}", "--models", f"rte={model('rte')}"]
+    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
+    assert ended.exit_code == 0, ended.output
+    assert "8 of 11 files have no model's predictions" in ended.output
+    assert "gluebenchmark.com/submit" in ended.output
+    ended = run_cli("--check", str(out))
+    assert ended.exit_code == 0
+    assert "can be submitted: 11 files" in ended.output
+    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
+    assert (ended.exit_code, "--overwrite" in ended.output) == (2, True)
+    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out), "--overwrite", "--no-fill")
+    assert (ended.exit_code, "leave out --no-fill" in ended.output) == (2, True)
+
+
+def test_cli_check_lists_all_problems_and_exits_with_1(tmp_path: Path, glue: Path) -> None:
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, file in FILES.items():
+            if name != "AX.tsv":
+                words = ["yes"] * N if name == "MRPC.tsv" else file.filled()
+                archive.writestr(name, member_bytes(words))
+        archive.writestr("README.md", "x")
+    ended = run_cli("--check", str(path))
+    assert ended.exit_code == 1
+    assert "cannot be submitted: 3 problems" in ended.output
+    assert "MRPC.tsv, line 2: 'yes' is unknown, expected 0 or 1; line 3:" in ended.output
+    assert "AX.tsv, is missing" in ended.output
+    assert "README.md" in ended.output
+    path.write_text("index\tprediction\n")
+    ended = run_cli("--check", str(path))
+    assert (ended.exit_code, "not a zip archive" in ended.output) == (1, True)
+    ended = run_cli("--check", str(tmp_path / "none.zip"))
+    assert (ended.exit_code, "does not exist" in ended.output) == (2, True)
+
+
+def test_cli_says_which_flags_are_missing() -> None:
+    ended = run_cli("--models", "mrpc=a")
+    assert (ended.exit_code, "--data-dir and --output must be given" in ended.output) == (2, True)
+    ended = run_cli("--check", "a.zip", "--models", "mrpc=a")
+    assert (ended.exit_code, "give it alone" in ended.output) == (2, True)
+    assert "--no-fill" in run_cli("--help").output
+
+
+def test_check_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.zip").write_bytes(b"")
+    assert [problem.kind for problem in check(tmp_path / "a.zip", quiet=True)] == ["archive"]
+    assert capsys.readouterr().out == ""
+
+
+# --- the real test files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QNLI.tsv", "WNLI.tsv"])
+def test_official_test_files_have_the_official_rows(shared_data: Path, name: str) -> None:
+    path = find_test_file(FILES[name], shared_data / "glue")
+    if path is None:
+        pytest.skip(f"no test file of {name} on this machine")
+    texts, notes = read_test_file(FILES[name], path)
+    assert len(texts) == ROWS[name]
+    assert notes == []
+
+
+def test_a_submission_of_the_real_wnli(shared_data: Path, tmp_path: Path, model: Callable[..., Path]) -> None:
+    if not (shared_data / "glue/WNLI/test.tsv").is_file():
+        pytest.skip("no test file of WNLI on this machine")
+    result = submit([f"wnli={model('wnli')}"], shared_data / "glue", tmp_path / "s.zip", quiet=True)
+    assert len(result.filled) == 10
+    assert check_archive(tmp_path / "s.zip") == []
+    with pytest.raises(DataError, match=r"not the official test file .*RTE\.tsv|neither a folder RTE"):
+        submit([f"rte={model('rte')}"], shared_data / "glue", tmp_path / "t.zip", quiet=True)
