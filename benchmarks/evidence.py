@@ -10,8 +10,8 @@
 not know are handed to `codir study`. `collect` makes benchmarks/evidence/results/NAME.json out of what is finished.
 What ran elsewhere (`run NAME --part seeds=2,3 ...`) is brought together by naming several folders, or beside them the
 file of what was collected before, or of another study that has some of the same trials. `draw` makes the figures
-(docs/img/evidence-*.svg), the blocks between markers in the two pages and src/codir/config/evidence.json out of all
-results (and evidence/cola-sources.json, of cola_sources.py); it needs no study folder, no data and no model.
+(docs/img/evidence-*.svg) and the blocks between markers in the two pages out of all results (and
+evidence/cola-sources.json, of cola_sources.py); it needs no study folder, no data and no model.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the study ran; also files of results: of parts that ran elsewhere, of studies with the same trials",
     )
     collect.add_argument("--output", type=Path, help="file to write (default: results/NAME.json)")
-    draw = command("draw", _draw, "make figures, tables and src/codir/config/evidence.json")
+    draw = command("draw", _draw, "make figures and tables")
     draw.add_argument("--check", action="store_true", help="write nothing; fail if anything would change")
     draw.add_argument("--png", type=Path, help="folder that gets the figures as PNG, too")
     return parser

@@ -1,4 +1,4 @@
-"""Makes one small file out of a study's folder: all that figures, tables and `codir recommend` need of it.
+"""Makes one small file out of a study's folder: all that figures and tables need of it.
 
 A study may be shared out over machines and days: several folders, and files that were made before, give one file. What
 another study has trained already need not be trained again: its results give the trials that both have. No text of a

@@ -1,4 +1,4 @@
-"""Fills the blocks of the evidence pages, draws their figures, and writes `src/codir/config/evidence.json`.
+"""Fills the blocks of the evidence pages and draws their figures.
 
 A page asks for what it shows by a comment, and everything up to the next `<!-- evidence end -->` is made from it:
 
@@ -27,7 +27,6 @@ from codir.storage import write_bytes, write_text
 from evidence_by_source import by_source
 from evidence_choice import Chosen, choose
 from evidence_data import Study, read_study
-from evidence_entries import entries_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 PAGES = ("docs/evidence.md", "docs/negatives.md")
 IMAGES = "docs/img"
 PREFIX = "evidence-"
-ENTRIES = "src/codir/config/evidence.json"
 _END = "<!-- evidence end -->"
 _START = re.compile(r"<!-- evidence: ((?:(?!-->).)*?) -->\n", flags=re.DOTALL)
 _BLOCK = re.compile(rf"{_START.pattern}((?:(?!<!-- evidence: ).)*?){_END}", flags=re.DOTALL)
@@ -167,7 +165,7 @@ def draw(
         ConfigError: a block cannot be read or drawn.
     """
     studies = {path.stem: read_study(path) for path in sorted(results.glob("*.json"))}
-    contents: dict[Path, str] = {root / ENTRIES: entries_text(list(studies.values()))}
+    contents: dict[Path, str] = {}
     pictures: dict[str, Figure] = {}
     for name in pages:
         page = root / name

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from codir.runs.pretrain import pretrain
     from codir.studies.config import StudyConfig
     from codir.studies.loading import load_study
-    from codir.studies.recommend_choice import recommend
     from codir.studies.run import study
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
@@ -57,7 +56,6 @@ __all__ = [
     "predict",
     "pretrain",
     "publish",
-    "recommend",
     "report",
     "study",
 ]
@@ -84,7 +82,6 @@ _HOMES = {
     "predict": "codir.runs.predict",
     "pretrain": "codir.runs.pretrain",
     "publish": "codir.deploy.publish",
-    "recommend": "codir.studies.recommend_choice",
     "report": "codir.reports.make",
     "study": "codir.studies.run",
 }

@@ -22,7 +22,6 @@ SMALLER = {
     "finetune": "--epochs 1 --batch-size 128",
     "distill": "--epochs 1 --batch-size 128",
     "augment": "--copies 2 --candidates 4",
-    "recommend": "--recipes kd,pkd",
     "corpus": "--block 32 --workers 1",
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 1",
@@ -32,7 +31,6 @@ SMALLER = {
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
     "export runs/demo/student": "--limit-validation 200 --calibration 50",
-    "recommend runs/teacher --task mrpc --data-dir glue": "--recipes kd --learning-rates 1e-4,2e-4 --trial-examples 64",
     "study study.yaml": "--seeds 1-2 --recipes kd,codir-fine",
     "study --recipes": "--seeds 1 --recipes kd",
     "reproduce table4 --model": "--plan",  # at the paper's scale: hours, also for tiny models
@@ -77,7 +75,6 @@ _DEMO = (  # stands in for `make demo`
 BEFORE = {
     "docs/index.md": _DEMO,
     "docs/deployment.md": _SST2,
-    "docs/recommend.md": _MRPC,
     "docs/report.md": _MRPC,
     "docs/publishing.md": _MRPC,
     "docs/submission.md": [

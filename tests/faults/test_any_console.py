@@ -108,7 +108,7 @@ def test_errors_usage_and_help_are_said_on_ascii(tmp_path: Path, monkeypatch: py
     code, said = _spoken(monkeypatch, "ascii", "evaluate", "--ヘルプ…")
     assert code == 2
     assert "\\u30d8" in said
-    for command in ("distill", "pretrain", "study", "recommend", "publish"):
+    for command in ("distill", "pretrain", "study", "publish"):
         code, said = _spoken(monkeypatch, "ascii", command, "--help")
         assert code == 0, said
     code, said = _spoken(monkeypatch, "ascii", "recipes")

@@ -49,7 +49,6 @@ def test_every_command_that_would_misread_it_refuses(
         ("distill", "--teacher", folder, *data, "--output", out),
         ("export", folder, "--format", "torch-bf16", "--output", out),
         ("latency", folder),
-        ("recommend", folder, *data),
     ):
         message = refused(*command, leaves_nothing=out)
         assert words in message, command

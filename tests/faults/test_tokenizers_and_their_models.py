@@ -80,7 +80,6 @@ def test_tokens_without_embeddings_are_refused_by_every_command(
         ("distill", "--recipe", "kd", "--teacher", good, "--student", folder, *data, "--output", out),
         ("export", folder, "--format", "torch-bf16", "--output", out),
         ("latency", folder),
-        ("recommend", folder, *data, "--output", out),
     ):
         if few and command[0] not in FEW:
             continue

@@ -16,7 +16,6 @@ from scipy import stats
 from small_world import quiet
 
 from codir import study
-from codir.config.evidence import load_evidence
 from codir.errors import ConfigError, RunError
 from codir.studies.findings import Row
 from codir.studies.short_forms import spelt_out
@@ -31,7 +30,6 @@ from evidence import RESULTS, main
 from evidence_choice import choose, interval
 from evidence_collect import LARGEST, collect
 from evidence_data import Study, read_study
-from evidence_entries import entries_text
 from evidence_pages import PAGES, draw, read_block
 from evidence_start import resolved_start
 from evidence_studies import Outline, filled, outline, part_of, parts, study_names
@@ -97,12 +95,6 @@ def test_study_files_can_be_read(name: str, tmp_path: Path) -> None:
     assert "$" not in text
     flags = {key: (key, value) for key, value in {**content, "output": str(tmp_path / "o")}.items()}
     assert resolve_recipes(load_study(flags=flags))
-
-
-def test_every_entry_of_the_package_is_read() -> None:
-    evidence = load_evidence()
-    trials = sum(len(json.loads(file.read_text())["trials"]) for file in RESULTS.glob("*.json"))
-    assert 0 < sum(entry.seeds for entry in evidence.entries) <= trials
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -372,86 +364,6 @@ def test_agreement_with_the_teacher_may_stand_for_a_score() -> None:
     assert chosen.findings.differences[Row("crd"), "a"].difference == pytest.approx(
         statistics.mean([0.002, 0.003, 0.002])
     )
-
-
-def test_a_learning_rate_of_its_own_counts_as_a_setting_unless_kd_has_one_too() -> None:
-    study = make_study("one", SCORES)
-    own = {"training.learning_rate": 1e-4}
-
-    def settings(*arms: str) -> dict[str, Any]:
-        content = {**study.content, "arms": {name: dict(arm) for name, arm in study.content["arms"].items()}}
-        for name in arms:
-            content["arms"][name]["settings"] = own
-        entries = json.loads(entries_text([_read(content)]))["entries"]
-        return {entry["recipe"]: entry["settings"] for entry in entries}
-
-    assert settings("crd") == {"kd": {}, "crd": own}
-    study.content["students"]["half"]["init"] = "first"
-    both = {"kd": {"student.init": "first"}, "crd": {"student.init": "last"}}
-    study.content["arms"]["crd"]["settings"] = {"student.init": "last"}
-    assert settings() == both  # the word of the arm, not that of the study
-    del study.content["students"]["half"]["init"]
-    assert settings("crd", "kd") == {"kd": {}, "crd": {}}
-
-
-def test_what_was_judged_on_other_texts_is_no_evidence_for_a_recommendation() -> None:
-    both = [make_study("plus", SCORES), make_study("sources", SCORES)]
-    entries = json.loads(entries_text(both))["entries"]
-    assert {entry["study"] for entry in entries} == {"plus"}
-    assert len(entries) == 4
-
-
-def test_trials_taken_from_another_study_are_one_entry() -> None:
-    studies = [read_study(RESULTS / f"{name}.json") for name in ("ablation", "plus")]
-    for order in (studies, studies[::-1]):
-        entries = json.loads(entries_text(order))["entries"]
-        of_plus = [entry for entry in entries if entry["arm"] == "codir-plus"]
-        assert [(entry["study"], entry["seeds"]) for entry in of_plus] == [("plus", 5)] * 3
-    twice = json.loads(entries_text([studies[1], studies[1]]))
-    assert twice == json.loads(entries_text([studies[1]]))
-
-
-def test_an_entry_is_compared_with_labels_alone_from_its_own_start() -> None:
-    """The gain is that of the study that has both, and stands in the entry that is kept: the one beside `kd`."""
-    kd, crd = ({(name, "a"): SCORES[name, "a"]} for name in ("kd", "crd"))
-    first = make_study("first", {**kd, **crd, ("elsewhere", "a"): [0.1, 0.2, 0.3]})
-    second = make_study("another", {**crd, ("alone", "a"): [0.71, 0.71, 0.74]})
-    for made, labels in ((first, "elsewhere"), (second, "alone")):
-        made.content["arms"][labels] |= {
-            "recipe": "crd",
-            "objectives": {"task": {}},
-            "settings": {"no": None},
-        }
-        made.content["arms"]["crd"]["start"] = {"init": "first"}
-    second.content["arms"]["alone"]["start"] = {"init": "first"}
-    entries = json.loads(entries_text([_read(dict(made.content)) for made in (second, first)]))["entries"]
-    found = {(each["study"], each["arm"]): each["over_undistilled"] for each in entries}
-    assert set(found) == {("first", "kd"), ("first", "crd"), ("first", "elsewhere"), ("another", "alone")}
-    assert found["first", "crd"]["seeds"] == {
-        "1": pytest.approx(1.0),
-        "2": pytest.approx(3.0),
-        "3": pytest.approx(1.0),
-    }
-    assert found["first", "crd"]["mean"] == pytest.approx(5 / 3, abs=1e-3)
-    assert found["first", "kd"]["mean"] == pytest.approx(
-        (60 + 51 + 43) / 3, abs=1e-3
-    )  # kd starts as `elsewhere`
-    assert found["another", "alone"] is None
-
-
-def test_labels_alone_from_other_blocks_are_not_the_undistilled_student() -> None:
-    study = make_study(
-        "s", {**SCORES, ("labels", "a"): [0.6, 0.61, 0.62], ("labels", "b"): [0.5, 0.51, 0.52]}
-    )
-    study.content["arms"]["labels"]["objectives"] = {"task": {}}
-
-    def compared() -> dict[str, bool]:
-        entries = json.loads(entries_text([_read(dict(study.content))]))["entries"]
-        return {each["arm"]: each["over_undistilled"] is not None for each in entries}
-
-    assert compared() == {"kd": True, "crd": True, "labels": False}
-    study.content["arms"]["crd"]["settings"] = {"student.init": "last"}
-    assert compared() == {"kd": True, "crd": False, "labels": False}
 
 
 def test_the_last_checkpoint_instead_of_the_one_given_out() -> None:

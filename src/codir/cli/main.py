@@ -20,10 +20,10 @@ from codir.cli.judging import evaluate, predict, submit
 from codir.cli.pages import report
 from codir.cli.pretraining import corpus, plan, pretrain
 from codir.cli.publishing import publish
-from codir.cli.recommending import recommend
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
+from codir.errors import ConfigError
 from codir.printing import say, settle
 
 app = typer.Typer(
@@ -185,9 +185,18 @@ for command in (
     study,
     reproduce,
     publish,
-    recommend,
 ):
     app.command()(command)
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@reports_errors
+def recommend() -> None:
+    """Says what has taken the place of this command."""
+    raise ConfigError(
+        "`codir recommend` is gone. docs/choosing.md says which recipe, depth and budget to begin with; `codir study "
+        "--recipes codir-plus,kd ... --seeds 1-3` compares recipes on your own data."
+    )
 
 
 @app.command()

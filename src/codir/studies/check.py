@@ -164,24 +164,6 @@ def require_same_data(output: Path, tasks: Iterable[str]) -> None:
         require_same(run, parts)
 
 
-def unfit(config: StudyConfig, kinds: Mapping[str, list[DistillConfig]]) -> dict[str, str]:
-    """Returns the groups of trials that would fail, with the first reason; the other groups can be run.
-
-    Args:
-        config: of the study.
-        kinds: see `check_settings`.
-
-    Raises:
-        CodirError: what is wrong with a task as a whole.
-    """
-    found: dict[str, str] = {}
-    for name, error in _problems(config, kinds, silent())[0]:
-        if name not in kinds:
-            raise error
-        found.setdefault(name, str(error).splitlines()[0])
-    return found
-
-
 def _problems(
     config: StudyConfig, kinds: Mapping[str, list[DistillConfig]], console: Console
 ) -> tuple[list[tuple[str, CodirError]], int]:
