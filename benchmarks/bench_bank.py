@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from codir.functional.bank import Bank, MemoryBank
-from codir.functional.disk_bank import DiskBank
+from codir.contrast.bank import Bank, MemoryBank
+from codir.contrast.disk_bank import DiskBank
 
 BATCH, GROUP, DIM, DTYPE = 512, 16, 128, torch.float16
 SMALL = 50_000 // GROUP * GROUP

@@ -120,18 +120,18 @@ def test_only_the_ground_floors_know_no_transformers() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("codir.functional.kd", "from codir.models.representations import represent"),
-        ("codir.functional.kd", "from codir import models"),
-        ("codir.functional.kd", "import codir.models"),
-        ("codir.functional.kd", "def f():\n    from codir.cli.main import app"),
+        ("codir.contrast.nce", "from codir.models.representations import represent"),
+        ("codir.contrast.nce", "from codir import models"),
+        ("codir.contrast.nce", "import codir.models"),
+        ("codir.contrast.nce", "def f():\n    from codir.cli.main import app"),
         (
-            "codir.functional.kd",
+            "codir.contrast.nce",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import codir.training.trainer",
         ),
-        ("codir.functional.kd", "from ..losses import base"),
-        ("codir.functional.kd", "from importlib import import_module\nimport_module('codir.data.glue')"),
-        ("codir.functional.kd", "from codir import distill"),
-        ("codir.storage", "from codir.functional import kd"),
+        ("codir.contrast.nce", "from ..losses import base"),
+        ("codir.contrast.nce", "from importlib import import_module\nimport_module('codir.data.glue')"),
+        ("codir.contrast.nce", "from codir import distill"),
+        ("codir.storage", "from codir.contrast import nce"),
         ("codir.errors", "from codir.storage import write_text"),
     ],
 )
@@ -142,7 +142,7 @@ def test_the_checker_sees_an_import_that_goes_up_or_round(module: str, source: s
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("codir.losses.crd", "from codir.functional.infonce import info_nce"),
+        ("codir.losses.crd", "from codir.contrast.infonce import info_nce"),
         ("codir.losses.crd", "from .base import Objective"),
         ("codir.losses.crd", "from codir.losses.base import Objective\nimport torch"),
         ("codir.storage", "from codir.errors import RunError"),
@@ -155,11 +155,11 @@ def test_the_checker_lets_imports_go_down(module: str, source: str) -> None:
 
 
 def test_the_checker_knows_where_a_relative_import_starts() -> None:
-    assert imports_of("from . import kd", "codir.functional", is_package=True) == [(1, "codir.functional.kd")]
-    assert imports_of("from . import kd", "codir.functional.bank", is_package=False) == [
-        (1, "codir.functional.kd")
+    assert imports_of("from . import nce", "codir.contrast", is_package=True) == [(1, "codir.contrast.nce")]
+    assert imports_of("from . import nce", "codir.contrast.bank", is_package=False) == [
+        (1, "codir.contrast.nce")
     ]
-    assert imports_of("from .. import models", "codir.functional.bank", is_package=False) == [
+    assert imports_of("from .. import models", "codir.contrast.bank", is_package=False) == [
         (1, "codir.models")
     ]
 

@@ -73,6 +73,6 @@ def test_recipes_named_after_the_word_recipe_exist() -> None:
 
 def test_a_wrong_name_would_be_found() -> None:
     with pytest.raises(AttributeError):
-        find("codir.functional.kd.no_such_loss")
+        find("codir.losses.kd.no_such_loss")
     with pytest.raises((AttributeError, ModuleNotFoundError)):
         find("codir.no_such_package.thing")

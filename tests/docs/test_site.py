@@ -52,7 +52,7 @@ def test_the_reference_holds_what_is_public(site: Path) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     for name in (
         "codir.runs.distill.distill",
-        "codir.functional.infonce",
+        "codir.contrast.infonce",
         "codir.training.trainer.DistillationTrainer",
     ):
         assert f'id="{name}' in text, name

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from codir.contrast.bank import MemoryBank
+from codir.contrast.disk_bank import DiskBank
 from codir.errors import ConfigError, RunError
-from codir.functional.bank import MemoryBank
-from codir.functional.disk_bank import DiskBank
 from codir.losses import bank_storage
 from codir.losses.bank_storage import available_memory, choose_storage
 from codir.losses.base import ObjectiveContext, Step

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from codir.contrast.disk_bank import DiskBank
+from codir.contrast.negatives import Hard
 from codir.errors import ConfigError, RunError
-from codir.functional.disk_bank import DiskBank
-from codir.functional.negatives import Hard
 from codir.losses import bank_storage
 from codir.losses.base import ObjectiveContext, Step
 from codir.losses.crd import CRD, CRDSettings

@@ -9,7 +9,7 @@ import torch
 from token_world import MASK, token_context, token_step
 
 from codir.errors import ConfigError
-from codir.functional.attention_mse import attention_mse
+from codir.losses.attention_distances import attention_mse
 from codir.losses.attention_mse import AttentionMSE, AttentionMSESettings
 from codir.losses.base import Step, Views
 from codir.models.representations import TokenView, represent

@@ -343,7 +343,7 @@ def test_what_is_kept_to_be_looked_at(context: ObjectiveContext, make_step: Any,
 def test_of_a_large_bank_few_rows_are_kept_and_none_that_was_never_visited(
     context: ObjectiveContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codir.functional.bank import MemoryBank
+    from codir.contrast.bank import MemoryBank
     from codir.losses import contrastive
 
     monkeypatch.setattr(contrastive, "SUMMARY_ROWS", 10)

@@ -10,8 +10,8 @@ from token_world import MASK, token_context, token_step
 from transformers import BertConfig, BertForMaskedLM
 
 from codir.errors import ConfigError
-from codir.functional.token_cosine import token_cosine_distance
 from codir.losses.base import Step, Views
+from codir.losses.distances import token_cosine_distance
 from codir.losses.hidden_cosine import HiddenCosine, HiddenCosineSettings
 from codir.models.representations import TokenView, represent
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from codir.errors import ConfigError
-from codir.functional.kd import kd_loss
-from codir.losses.kd import KD, KDSettings
+from codir.losses.kd import KD, KDSettings, kd_loss
 
 
 def test_classification(context, make_step) -> None:

@@ -14,7 +14,7 @@ from naive_outputs import logits_of, pooled_of
 from safetensors.torch import load_file
 from small_world import World, quiet
 
-from codir.functional.cka import linear_cka
+from codir.reports.cka import linear_cka
 from codir.reports.contents import Report
 from codir.reports.gather import gather
 from codir.runs.comparison import Comparison

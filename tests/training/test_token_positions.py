@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
-from codir.functional import vocabulary
 from codir.losses.base import ObjectiveContext, TokenChunk
 from codir.losses.kd import KD
 from codir.losses.registry import build_objectives
+from codir.models import vocabulary
 from codir.models.loading import encoder_shape
 from codir.models.student import build_student
 from codir.teacher.frozen import FrozenTeacher

@@ -150,7 +150,7 @@ def encode_split(
     from datasets import ClassLabel, Dataset, Features, Value
     from datasets import Sequence as ListOf
 
-    from codir.functional.labels import UNLABELED
+    from codir.models.labels import UNLABELED
 
     require_ids(split)
     longest = length_limit(max_length, config)

@@ -8,8 +8,8 @@ from typing import cast
 from pydantic import Field
 from torch import Tensor
 
-from codir.functional.relations import relation_divergence
 from codir.losses import progressive
+from codir.losses.attention_distances import relation_divergence
 from codir.losses.base import ObjectiveSettings
 from codir.losses.matched_attention import Attention, MatchedAttention
 from codir.losses.matched_states import say_pairs

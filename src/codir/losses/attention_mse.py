@@ -7,7 +7,7 @@ from typing import cast
 from pydantic import Field
 from torch import Tensor
 
-from codir.functional.attention_mse import attention_mse
+from codir.losses.attention_distances import attention_mse
 from codir.losses.base import ObjectiveSettings
 from codir.losses.matched_attention import Attention, MatchedAttention
 from codir.losses.matched_states import say_pairs

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
+from codir.contrast.disk_bank import HEAD
 from codir.errors import ConfigError
-from codir.functional.disk_bank import HEAD
-from codir.functional.gather import gather_rows
+from codir.gather import gather_rows
 from codir.storage import human_bytes
 
 Storage = Literal["gpu", "cpu", "disk"]

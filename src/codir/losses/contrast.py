@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from codir.contrast.negatives import NegativeSampler
 from codir.errors import ConfigError
-from codir.functional.negatives import NegativeSampler
 from codir.losses.base import ObjectiveContext, Step, Term
 from codir.losses.contrastive import BlockProjection, untouched
 from codir.losses.negative_sources import make_source

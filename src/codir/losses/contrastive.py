@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codir.contrast.bank import Bank, MemoryBank
+from codir.contrast.disk_bank import DiskBank
+from codir.contrast.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
 from codir.errors import ConfigError, DataError, nearest
-from codir.functional.bank import Bank, MemoryBank
-from codir.functional.disk_bank import DiskBank
-from codir.functional.gather import gather_rows, processes
-from codir.functional.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
+from codir.gather import gather_rows, processes
 from codir.losses.bank_storage import available_memory, check_storage, choose_storage
 from codir.losses.base import ObjectiveContext, ObjectiveSettings
 from codir.models.blocks import choose_blocks

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from codir.contrast.bank import Bank
+from codir.contrast.negatives import NegativeSampler
 from codir.errors import ConfigError, RunError
-from codir.functional.bank import Bank
-from codir.functional.negatives import NegativeSampler
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.losses.contrast import Contrast, mean_term
 from codir.losses.contrastive import storage_of

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from codir.contrast.bank import MemoryBank
+from codir.contrast.nce import binary_nce, nce_log_constant
+from codir.contrast.negatives import Sharing
+from codir.contrast.similarity import group_similarity
 from codir.errors import ConfigError
-from codir.functional.bank import MemoryBank
-from codir.functional.gather import align_generator, from_first
-from codir.functional.nce import binary_nce, nce_log_constant
-from codir.functional.negatives import Sharing
-from codir.functional.similarity import group_similarity
+from codir.gather import align_generator, from_first
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.losses.contrastive import (
     BlockProjection,
@@ -45,7 +45,7 @@ class OfficialCRDSettings(ContrastiveSettings):
 
 
 class OfficialCRD(Objective):
-    """Binary NCE with two banks, both directions averaged (see `codir.functional.nce`).
+    """Binary NCE with two banks, both directions averaged (see `codir.contrast.nce`).
 
     As in the released code: the student's live representation is compared with rows of the teacher's bank and the
     teacher's with rows of the student's; the positive is the example's *old* row, random in the first epoch; the

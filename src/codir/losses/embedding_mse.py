@@ -7,8 +7,8 @@ from typing import cast
 from pydantic import Field
 from torch import Tensor
 
-from codir.functional.feature_maps import feature_map_mse
 from codir.losses.base import ObjectiveSettings
+from codir.losses.distances import feature_map_mse
 from codir.losses.matched_states import MatchedStates, Pairs
 from codir.losses.state_projections import PROJECTING_HELP, Projecting
 from codir.models.representations import EncoderShape

@@ -8,8 +8,8 @@ from typing import Self, cast
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from codir.functional.feature_maps import feature_map_mse, feature_map_parts
 from codir.losses import progressive
+from codir.losses.distances import feature_map_mse, feature_map_parts
 from codir.losses.matched_states import MatchedStates, MatchedStatesSettings
 
 
@@ -62,7 +62,7 @@ class FeatureMapMSE(MatchedStates):
         return progressive.counted(self._chosen, self.pairs, progress)
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        """See `codir.functional.feature_maps`."""
+        """See `codir.losses.distances`."""
         chosen = self._chosen
         if chosen.normalised:
             maps, means, variances = feature_map_parts(student, teacher, mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from codir.functional.token_cosine import token_cosine_distance
+from codir.losses.distances import token_cosine_distance
 from codir.losses.matched_states import MatchedStates, MatchedStatesSettings
 from codir.losses.state_projections import PROJECTING_HELP, Projecting
 from codir.models.matching import MATCHING_HELP, Matching

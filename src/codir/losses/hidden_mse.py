@@ -7,7 +7,7 @@ from typing import cast
 from pydantic import Field
 from torch import Tensor
 
-from codir.functional.feature_maps import feature_map_mse
+from codir.losses.distances import feature_map_mse
 from codir.losses.matched_states import MatchedStates, MatchedStatesSettings
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from codir.errors import ConfigError
-from codir.functional.kd import logit_mse
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.losses.kd import logit_mse
 from codir.losses.token_checks import check_teacher
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from codir.errors import ConfigError
-from codir.functional.vocabulary import token_cross_entropy
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Term, TokenChunk
+from codir.models.vocabulary import token_cross_entropy
 
 
 class MLM(Objective):

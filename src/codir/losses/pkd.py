@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from pydantic import Field
 
-from codir.functional.patience import patient_distance
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.losses.distances import patient_distance
 from codir.losses.matched_states import matched, say_pairs
 from codir.losses.state_projections import PROJECTING_HELP, Projecting, StateProjections, check_widths
 from codir.losses.token_checks import check_teacher

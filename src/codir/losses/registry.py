@@ -16,9 +16,11 @@ from codir.models.representations import EncoderShape, Pooling
 
 _HELPERS = {
     "bank_storage",
+    "attention_distances",
     "base",
     "contrast",
     "contrastive",
+    "distances",
     "matched_attention",
     "matched_states",
     "negative_sources",

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator
 
 from codir.errors import ConfigError
-from codir.functional.relations import relation_divergence
+from codir.losses.attention_distances import relation_divergence
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, Views
 from codir.losses.matched_states import matched, say_pairs
 from codir.losses.token_checks import check_tokens, heads_of

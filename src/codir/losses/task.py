@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from codir.errors import ConfigError, DataError
-from codir.functional.labels import UNLABELED, has_label
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.models.labels import UNLABELED, has_label
 
 
 class Task(Objective):

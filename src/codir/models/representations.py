@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple, cast
 from torch import Tensor, nn
 
 from codir.errors import ModelError
-from codir.functional.pooling import pool_blocks
-from codir.functional.vocabulary import MaskedPredictions
 from codir.models.attention import capture_attention
+from codir.models.pooling import pool_blocks
+from codir.models.vocabulary import MaskedPredictions
 
 Pooling = Literal["mean", "cls"]
 TokenKind = Literal["hidden", "query", "key", "value"]

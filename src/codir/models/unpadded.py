@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codir.functional.vocabulary import MaskedPredictions
 from codir.models.padding import Padding
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling, Representations, TokenView, represent
+from codir.models.vocabulary import MaskedPredictions
 
 
 def padding_for(model: Any, padding: Padding) -> Padding:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from codir.functional.cka import linear_cka_of_blocks
 from codir.models.representations import Pooling
+from codir.reports.cka import linear_cka_of_blocks
 from codir.reports.contents import BlockSimilarity
 from codir.reports.outputs import Outputs
 

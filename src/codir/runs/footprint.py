@@ -5,7 +5,7 @@ Every function states its formula; `codir.runs.costs` has the setting that they 
 
 from __future__ import annotations
 
-from codir.functional.vocabulary import chunk_of
+from codir.models.vocabulary import chunk_of
 from codir.runs.costs import Setting
 
 
@@ -95,7 +95,7 @@ def teacher_activation_bytes(setting: Setting) -> int:
 
 
 def logits_bytes(setting: Setting) -> int:
-    """One chunk of fp32 logits: at most 64 MiB on a GPU, 16 MiB on a CPU (`codir.functional.vocabulary`).
+    """One chunk of fp32 logits: at most 64 MiB on a GPU, 16 MiB on a CPU (`codir.models.vocabulary`).
 
     A loss holds a few of them at a time.
     """

@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from codir import markdown
-from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.models.inference import precision
 from codir.models.loading import count_parameters, encoder_shape
 from codir.models.modes import evaluation_mode
 from codir.models.representations import represent
+from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.printing import Table, table
 from codir.training.block_collator import MaskedBlockCollator
 from codir.training.masking import IGNORED

@@ -18,7 +18,7 @@ from codir.config.loading import load_pretrain, resolved_yaml
 from codir.config.pretraining import PretrainConfig
 from codir.corpora.corpus import Corpus, open_corpus
 from codir.errors import DataError
-from codir.functional.gather import processes
+from codir.gather import processes
 from codir.losses.registry import predicts
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm

@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedModel
 
 from codir.errors import DataError, ModelError
-from codir.functional.labels import UNLABELED
 from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
+from codir.models.labels import UNLABELED
 from codir.models.loading import class_names
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher

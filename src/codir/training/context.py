@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from codir.functional.gather import processes
+from codir.gather import processes
 from codir.losses.base import Kind, ObjectiveContext
 from codir.models.loading import encoder_shape
 from codir.training.arguments import DistillationArguments

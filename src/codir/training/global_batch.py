@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from codir.functional.gather import gather_rows, processes
-from codir.functional.labels import has_label
+from codir.gather import gather_rows, processes
 from codir.losses.base import TokenPositions
+from codir.models.labels import has_label
 from codir.training.masking import IGNORED
 from codir.training.processes import rank
 

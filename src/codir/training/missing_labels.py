@@ -8,9 +8,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.functional.gather import from_first, processes, wire
-from codir.functional.labels import has_label
+from codir.gather import from_first, processes, wire
 from codir.models.inference import predict_logits
+from codir.models.labels import has_label
 from codir.teacher.frozen import FrozenTeacher
 
 

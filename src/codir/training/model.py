@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from codir.functional.vocabulary import chunked_loss, token_cross_entropy
 from codir.losses.base import Objective, Step, Term, TokenChunk
 from codir.losses.weighted_sum import weighted_sum
 from codir.models.freezing import parameters_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.student import blocks_prefix
+from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.training.global_batch import PositionCounts
 from codir.training.masking import IGNORED
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from codir.errors import ConfigError
-from codir.functional.gather import from_first, gather_rows, processes, wire
+from codir.gather import from_first, gather_rows, processes, wire
 
 # What the errors of a broken connection have in common, in the words of gloo and NCCL.
 _BROKEN = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe", "socket")

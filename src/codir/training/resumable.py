@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from codir.errors import InterruptedRunError, ProcessEndedError, RunError, TrainingDivergedError
-from codir.functional.gather import processes
+from codir.gather import processes
 from codir.storage import human_bytes, read_json, write_json
 from codir.training import checkpoints
 from codir.training.model import DistillationModel

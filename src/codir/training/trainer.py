@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
 from codir.errors import ConfigError
-from codir.functional.gather import from_first, processes
+from codir.gather import from_first, processes
 from codir.losses.base import Kind
 from codir.losses.registry import (
     build_objectives,

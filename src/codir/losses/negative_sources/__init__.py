@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from codir.contrast.negatives import NegativeSampler
 from codir.errors import ConfigError
-from codir.functional.negatives import NegativeSampler
 from codir.losses.base import ObjectiveContext
 from codir.losses.contrastive import check_contrastive, negatives_name
 from codir.losses.negative_sources.bank import BankDraws, MiniBatchBank

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from codir.functional.bank import Bank
-from codir.functional.gather import gather_rows
-from codir.functional.infonce import info_nce, streamed_info_nce
-from codir.functional.negatives import NegativeSampler
-from codir.functional.similarity import group_similarity
+from codir.contrast.bank import Bank
+from codir.contrast.infonce import info_nce, streamed_info_nce
+from codir.contrast.negatives import NegativeSampler
+from codir.contrast.similarity import group_similarity
+from codir.gather import gather_rows
 from codir.losses.base import ObjectiveContext, Step, Term
 from codir.losses.contrastive import bank_summary, make_bank, make_sampler
 from codir.losses.negative_sources.base import RememberingSource, SourceSettings, contrastive_term
@@ -66,7 +66,7 @@ class BankSource(RememberingSource):
 
 
 class BankDraws(BankSource):
-    """Rows of the whole bank, chosen by a sampler (`codir.functional.negatives`): the paper's in fine-tuning."""
+    """Rows of the whole bank, chosen by a sampler (`codir.contrast.negatives`): the paper's in fine-tuning."""
 
     def __init__(
         self, settings: SourceSettings, context: ObjectiveContext, sampler: NegativeSampler | None = None

@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from codir.contrast.draws import draw_allowed
+from codir.contrast.infonce import ContrastiveResult, info_nce
 from codir.errors import RunError
-from codir.functional.draws import draw_allowed
-from codir.functional.gather import align_generator
-from codir.functional.infonce import ContrastiveResult, info_nce
+from codir.gather import align_generator
 from codir.losses.base import ObjectiveContext, Step, Term
 from codir.losses.contrastive import (
     ContrastiveSettings,

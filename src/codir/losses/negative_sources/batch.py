@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from codir.functional.gather import gather_rows, gather_with_grad
+from codir.gather import gather_rows, gather_with_grad
 from codir.losses.base import Step, Term
 from codir.losses.negative_sources.base import NegativeSource
 

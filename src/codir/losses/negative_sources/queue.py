@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from codir.functional.queue import EmbeddingQueue
+from codir.contrast.queue import EmbeddingQueue
 from codir.losses.base import ObjectiveContext, Step, Term
 from codir.losses.contrastive import SUMMARY_ROWS
 from codir.losses.negative_sources.base import RememberingSource, SourceSettings

@@ -1,1 +1,0 @@
-"""Functions on tensors: pooling, losses, bank and negatives. They know torch, and nothing of transformers."""

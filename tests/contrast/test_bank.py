@@ -1,0 +1,86 @@
+"""Eq. 5 against plain loops; start, state, duplicates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from codir.contrast.bank import MemoryBank
+from codir.errors import RunError
+
+
+def naive_update(rows: list[list[float]], ids: list[int], embeddings: list[list[float]], beta: float) -> None:
+    last = dict(zip(ids, embeddings, strict=True))  # the last embedding of an id counts
+    for key, h in last.items():
+        mixed = [beta * old + (1 - beta) * new for old, new in zip(rows[key], h, strict=True)]
+        length = math.sqrt(sum(value * value for value in mixed))
+        rows[key] = [value / length for value in mixed]
+
+
+@pytest.mark.parametrize("ids", [[3], [0, 9, 4], [2, 2, 5, 2]])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_update_against_plain_loops(ids: list[int], beta: float) -> None:
+    bank = MemoryBank(10, 4, beta, seed=1, dtype=torch.float64)
+    expected = bank.data.tolist()
+    for _ in range(3):
+        h = normalize(torch.randn(len(ids), 4, dtype=torch.float64), dim=1)
+        naive_update(expected, ids, h.tolist(), beta)
+        bank.update(torch.tensor(ids), h)
+    torch.testing.assert_close(bank.data, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_start_is_unit_random_and_seeded() -> None:
+    bank = MemoryBank(2000, 16, seed=4)
+    torch.testing.assert_close(bank.data.norm(dim=1), torch.ones(2000))
+    assert bank.data.mean(dim=0).abs().max() < 0.05  # no direction is preferred
+    assert torch.equal(bank.data, MemoryBank(2000, 16, seed=4).data)
+    assert not torch.equal(bank.data, MemoryBank(2000, 16, seed=5).data)
+    official = MemoryBank(2000, 16, seed=4, start="uniform").data
+    assert official.abs().max() <= 1 / math.sqrt(16 / 3)
+    assert official.abs().max() > 0.99 / math.sqrt(16 / 3)
+
+
+def test_update_touches_only_its_rows_in_place_and_without_gradient() -> None:
+    bank = MemoryBank(6, 3)
+    before, address = bank.data.clone(), bank.data.data_ptr()
+    h = normalize(torch.randn(2, 3), dim=1).requires_grad_()
+    bank.update(torch.tensor([1, 4]), h)
+    changed = (bank.data != before).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [1, 4]
+    assert bank.data.data_ptr() == address
+    assert not bank.data.requires_grad
+    torch.testing.assert_close(bank.data.norm(dim=1), torch.ones(6))
+
+
+def test_opposite_embedding_replaces_the_row() -> None:
+    bank = MemoryBank(2, 3, momentum=0.5)
+    opposite = -bank.data[:1].clone()
+    bank.update(torch.tensor([0]), opposite)
+    torch.testing.assert_close(bank.data[:1], opposite)
+
+
+def test_rows_are_copies_of_any_shape_in_fp32() -> None:
+    bank = MemoryBank(6, 3, dtype=torch.bfloat16)
+    rows = bank.rows(torch.tensor([[1, 2], [5, 1]]))
+    assert rows.shape == (2, 2, 3)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows[1, 0], bank.data[5].float())
+    kept = rows.clone()
+    bank.update(torch.tensor([1]), torch.eye(3)[:1])
+    assert torch.equal(rows, kept)
+    assert bank.nbytes == 6 * 3 * 2
+
+
+def test_state_round_trip_and_refusal() -> None:
+    bank, other = MemoryBank(5, 3, seed=1), MemoryBank(5, 3, seed=2)
+    address = other.data.data_ptr()
+    other.load_state(bank.state())
+    assert torch.equal(other.data, bank.data)
+    assert other.data.data_ptr() == address
+    with pytest.raises(RunError, match=r"\(5, 3\).*\(6, 3\)"):
+        MemoryBank(6, 3).load_state(bank.state())
+    with pytest.raises(RunError, match="bfloat16"):
+        MemoryBank(5, 3, dtype=torch.bfloat16).load_state(bank.state())

@@ -1,0 +1,63 @@
+"""The gradient of gathered rows, in a real group of two (gloo), against one process that has all rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
+
+from codir.gather import gather_rows, gather_with_grad
+
+ROWS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def share(rank: int, counts: tuple[int, int]) -> slice:
+    return slice(0, counts[0]) if rank == 0 else slice(counts[0], sum(counts))
+
+
+def loss_of(own: Tensor, every: Tensor) -> Tensor:
+    """Sum over the own rows of a function of all rows that is not linear, and differs from row to row."""
+    return torch.exp(own @ every.T).sum() + (every**3).sum() * own.sum()
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    results = []
+    for counts in ((2, 2), (3, 2), (0, 4)):
+        own = ROWS[share(rank, counts)].clone().requires_grad_()
+        every = gather_with_grad(own)
+        assert torch.equal(every, gather_rows(own.detach())[0])
+        loss_of(own, every).backward()
+        results.append(own.grad)
+        with torch.no_grad():
+            assert not gather_with_grad(own).requires_grad
+    torch.save(results, f"{folder}/{rank}")
+    distributed.barrier()
+    os._exit(0)  # gloo's threads now and then abort an orderly end of the interpreter
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    spawn(worker, (str(tmp_path),), nprocs=2)
+    saved = [torch.load(tmp_path / str(rank)) for rank in range(2)]
+    for index, counts in enumerate(((2, 2), (3, 2), (0, 4))):
+        rows = ROWS[: sum(counts)].clone().requires_grad_()
+        # The sum of what the processes compute: DDP's average of it is 1/W times this.
+        torch.stack([loss_of(rows[share(rank, counts)], rows) for rank in range(2)]).sum().backward()
+        gradient = torch.cat([saved[rank][index] for rank in range(2)])
+        torch.testing.assert_close(gradient, rows.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_the_reference_by_finite_differences() -> None:
+    rows = ROWS.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss_of(x[:2], gather_with_grad(x)), (rows,))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_one_process_gets_its_own_back(count: int) -> None:
+    rows = torch.ones(count, 2, requires_grad=True)
+    assert gather_with_grad(rows) is rows
