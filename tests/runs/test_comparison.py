@@ -55,7 +55,7 @@ def test_share_kept() -> None:
     for bad in (0.0, -0.1, float("nan")):
         comparison = four(teacher=bad)
         assert comparison.share_kept(comparison.rows[3]) is None
-        assert comparison.cells()[1][3][2] == "-"
+        assert comparison.table().cells()[3][2] == "-"
     without = Comparison([row("codir", 0.7)])
     assert without.share_kept(without.rows[0]) is None
 

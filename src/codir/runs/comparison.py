@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from codir import markdown
 from codir.data.metrics import METRICS, constant_score
 from codir.errors import RunError
-from codir.printing import Table, table
 from codir.runs.paired import PairedTest, paired_test
 from codir.runs.timing import Timing
 from codir.storage import human_bytes
+from codir.table import DASH, Column, Table, Tabular
 
 Role = Literal["teacher", "finetune", "kd", "codir", "other"]
 
@@ -26,7 +25,6 @@ TITLES: dict[str, str] = {
     "kd": "KD student",
     "codir": "CoDIR student",
 }
-_DASH = "-"
 
 
 @dataclass
@@ -85,7 +83,7 @@ class ModelRow:
 
 
 @dataclass
-class Comparison:
+class Comparison(Tabular):
     """The rows, teacher first, and the paired tests of the distilled students against the undistilled one.
 
     Attributes:
@@ -136,55 +134,29 @@ class Comparison:
         """Name of the metric in the table."""
         return self.rows[0].main_metric if self.rows else ""
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Returns the headings and the rows of the table as text; what is unknown or undefined is `-`."""
-        headings = [
-            "model",
-            self.main_metric.replace("_", " "),
-            "kept",
-            "agrees",
-            "params",
-            "embed.",
-            "size",
-            "ms/seq",
-            "speed-up",
-        ]
-        lines = []
-        for row in self.rows:
-            timing = row.timing
-            lines.append(
-                [
-                    row.name,
-                    _number(row.score, 4),
-                    _percent(self.share_kept(row)),
-                    _number(row.agreement, 3),
-                    short_count(row.parameters),
-                    short_count(row.embedding_parameters),
-                    _DASH if row.bytes is None else human_bytes(row.bytes),
-                    _milliseconds(timing),
-                    _DASH if timing is None else f"{timing.speedup:.2f}x",
-                ]
+    def table(self) -> Table:
+        """Returns the table; what is unknown or undefined is `-`. In the terminal it fits 100 columns."""
+        columns = (
+            Column("model", left=True),
+            Column(self.main_metric.replace("_", " "), "{:.4f}".format, name=self.main_metric),
+            Column("kept", _percent),
+            Column("agrees", "{:.3f}".format),
+            Column("params", short_count),
+            Column("embed.", short_count),
+            Column("size", human_bytes),
+            Column("ms/seq"),
+            Column("speed-up", "{:.2f}x".format),
+        )
+        rows = [
+            (
+                *(row.name, row.score, self.share_kept(row), row.agreement),
+                *(row.parameters, row.embedding_parameters, row.bytes),
+                *((_milliseconds(row.timing), row.timing.speedup) if row.timing else (None, None)),
             )
-        return headings, lines
-
-    def to_rich(self, title: str | None = None) -> Table:
-        """Returns the table for the terminal; it fits 100 columns."""
-        headings, lines = self.cells()
-        shown = table(title, collapse_padding=True)
-        for number, (heading, *cells) in enumerate(zip(headings, *lines, strict=True)):
-            # a long heading may fold, a long name too, a number never
-            width = max((len(cell) for cell in cells), default=0)
-            width = width if number else min(width, 24)
-            justify: Literal["left", "right"] = "right" if number else "left"
-            shown.add_column(heading, justify=justify, overflow="fold", min_width=width)
-        for row, line in zip(self.rows, lines, strict=True):
-            shown.add_row(*line, style="bold" if row.role == "codir" else None)
-        return shown
-
-    def to_markdown(self) -> str:
-        """Returns the table in GitHub's Markdown."""
-        headings, lines = self.cells()
-        return markdown.table(headings, lines)
+            for row in self.rows
+        ]
+        bold = [number for number, row in enumerate(self.rows) if row.role == "codir"]
+        return Table("", columns, rows, bold=bold)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values, as they stand in `metrics.json`."""
@@ -313,16 +285,14 @@ def _finite(value: float | None) -> float | None:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return _DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
-    return _DASH if value is None else f"{100 * value:.1f}%"
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
 
 
-def _milliseconds(timing: Timing | None) -> str:
-    if timing is None:
-        return _DASH
+def _milliseconds(timing: Timing) -> str:
     digits = 1 if timing.ms_per_sequence >= 100 else 2
     return f"{timing.ms_per_sequence:.{digits}f} ±{timing.spread:.{digits}f}"
 
@@ -330,7 +300,7 @@ def _milliseconds(timing: Timing | None) -> str:
 def short_count(value: int | None) -> str:
     """Returns a count as tables show it: `22.7M`; `-` where it is not known."""
     if value is None:
-        return _DASH
+        return DASH
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.1f}{unit}"

@@ -20,14 +20,15 @@ from codir.models.check import load_tokenizer_for
 from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
 from codir.models.loading import class_names
-from codir.printing import Console, Table, progress_bar, table, terminal
+from codir.printing import Console, progress_bar, terminal
 from codir.runs.data import load_data
 from codir.runs.run_inputs import fill
+from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 
 
 @dataclass
-class EvaluationResult:
+class EvaluationResult(Tabular):
     """What a model scores on every validation split of a task.
 
     Attributes:
@@ -81,18 +82,15 @@ class EvaluationResult:
             "notes": self.notes,
         }
 
-    def to_rich(self) -> Table:
+    def table(self) -> Table:
         """Returns one row for each split."""
-        shown = table(f"{self.model} on {self.task.name}")
-        shown.add_column("split")
-        shown.add_column("examples", justify="right")
-        for name in self.task.metrics:
-            shown.add_column(name, justify="right", style="bold" if name == self.task.main_metric else "")
-        for split, values in self.metrics.items():
-            shown.add_row(
-                split, f"{len(self.labels[split]):,}", *(f"{values[m]:.4f}" for m in self.task.metrics)
-            )
-        return shown
+        metrics = [Column(name, "{:.4f}".format) for name in self.task.metrics]
+        rows = [
+            (split, len(self.labels[split]), *(values[name] for name in self.task.metrics))
+            for split, values in self.metrics.items()
+        ]
+        columns = (Column("split", left=True), Column("examples", "{:,}".format), *metrics)
+        return Table(f"{self.model} on {self.task.name}", columns, rows)
 
 
 def evaluate(

@@ -13,13 +13,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from codir import markdown
 from codir.models.inference import precision
 from codir.models.loading import count_parameters, encoder_shape
 from codir.models.modes import evaluation_mode
 from codir.models.representations import represent
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
-from codir.printing import Table, table
+from codir.table import Column, Table, Tabular
 from codir.training.block_collator import MaskedBlockCollator
 from codir.training.masking import IGNORED
 
@@ -53,7 +52,7 @@ class MaskedRow:
 
 
 @dataclass
-class MaskedTable:
+class MaskedTable(Tabular):
     """The models of a pre-training side by side, on the same masked tokens.
 
     Attributes:
@@ -77,54 +76,39 @@ class MaskedTable:
         """Restores what `to_json` returned."""
         return cls(**{**values, "rows": [MaskedRow(**row) for row in values["rows"]]})
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Returns the headings and the rows as text; what is unknown is `-`."""
-        headings = ["model", "blocks", "params", "embed.", "loss", "perplexity", "accuracy", "agrees"]
-        return headings, [
-            [
-                row.name,
-                f"{row.blocks} x {row.width}",
-                f"{row.parameters / 1e6:.1f} M",
-                f"{row.embedding_parameters / 1e6:.1f} M",
-                _text(row.loss, ".3f"),
-                _text(row.perplexity, ".1f"),
-                _text(row.accuracy, ".3f"),
-                _text(row.agreement, ".3f"),
-            ]
+    def table(self) -> Table:
+        """Returns the table; what is unknown is `-`."""
+        columns = (
+            Column("model", left=True),
+            Column("blocks"),
+            Column("params", _millions),
+            Column("embed.", _millions),
+            Column("loss", "{:.3f}".format),
+            Column("perplexity", "{:.1f}".format),
+            Column("accuracy", "{:.3f}".format),
+            Column("agrees", "{:.3f}".format),
+        )
+        rows = [
+            (
+                *(row.name, f"{row.blocks} x {row.width}", row.parameters, row.embedding_parameters),
+                *(row.loss, row.perplexity, row.accuracy, row.agreement),
+            )
             for row in self.rows
         ]
+        return Table("Held-out masked tokens", columns, rows, self.caption())
 
     def caption(self) -> str:
         """Says what was measured."""
         if not self.positions:
             return "The corpus has no held-out blocks: nothing was scored."
-        said = (
-            f"{self.positions:,} masked tokens of {self.held_out:,} held-out blocks, the same for every model"
-        )
+        said = f"{self.positions:,} masked tokens of {self.held_out:,} held-out blocks, the same for every model."
         if self.head_trained:
             return said
-        return (
-            f"{said}; the student's head was not trained, so its scores say little of it: fine-tune it to see"
-        )
-
-    def to_rich(self) -> Table:
-        """Returns the table for the terminal."""
-        headings, rows = self.cells()
-        shown = table("Held-out masked tokens", self.caption())
-        for number, heading in enumerate(headings):
-            shown.add_column(heading, justify="left" if number == 0 else "right")
-        for row in rows:
-            shown.add_row(*row)
-        return shown
-
-    def to_markdown(self) -> str:
-        """Returns the table in Markdown."""
-        headings, rows = self.cells()
-        return f"{markdown.table(headings, rows)}\n{self.caption()}.\n"
+        return f"{said[:-1]}; the student's head was not trained, so its scores say little of it: fine-tune it to see."
 
 
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _millions(value: float) -> str:
+    return f"{value / 1e6:.1f} M"
 
 
 def described(name: str, model: PreTrainedModel) -> MaskedRow:
