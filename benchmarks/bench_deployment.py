@@ -44,7 +44,7 @@ from codir.engines.openvino_core import openvino_core
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
 from codir.runs.environment import machine
-from codir.runs.model_shapes import KNOWN
+from codir.runs.plan import KNOWN
 from codir.runs.progress import quiet_libraries
 from codir.runs.timing import Inputs, time_in_turns
 

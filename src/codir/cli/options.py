@@ -216,12 +216,8 @@ Gpus = Annotated[int, _plan_option("--gpus", "processes, one for each GPU (defau
 DeviceName = Annotated[
     str | None,
     _plan_option(
-        "--device", "GPU to plan for: t4, v100, a100, h100, h200, ... (default: this machine's)", "NAME"
+        "--device", "GPU to estimate for: t4, v100, a10, l4, l40s, a100, h100 or h200 (default: a100)", "NAME"
     ),
-]
-PeakTflops = Annotated[
-    float | None,
-    _plan_option("--peak-tflops", "peak of a device without a name, in the run's precision", "X"),
 ]
 Efficiency = Annotated[
     float | None, _plan_option("--efficiency", "share of the peak that is reached (default: 0.35)", "X")

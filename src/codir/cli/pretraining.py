@@ -158,7 +158,6 @@ def plan(
     precision: o.PrecisionName = None,
     gpus: o.Gpus = 1,
     device: o.DeviceName = None,
-    peak_tflops: o.PeakTflops = None,
     efficiency: o.Efficiency = None,
     measure: o.MeasureSteps = False,
     paper: o.PaperSetting = False,
@@ -166,7 +165,7 @@ def plan(
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,
 ) -> None:
-    """Say what a pre-training will cost before it starts: operations, memory, disk, hours.
+    """Say what a pre-training will cost before it starts: parameters, operations, memory, hours.
 
     Example: codir plan --recipe codir-pre --teacher roberta-base --corpus corpora/wiki --gpus 8 --device h100
     """
@@ -183,7 +182,6 @@ def plan(
         block=block,
         gpus=gpus,
         device=device,
-        peak_tflops=peak_tflops,
         efficiency=efficiency,
         measured=measure,
         paper=paper,

@@ -1,90 +1,150 @@
-"""What a pre-training will cost, before it starts: parameters, operations, bytes, hours, line by line."""
+"""What a pre-training costs, before it starts: parameters, operations, memory, and time (measured, or estimated)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import PretrainedConfig
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
 from codir.corpora.corpus import Corpus, open_corpus
-from codir.errors import ConfigError, DataError, ModelError
+from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.losses.negative_sources import has_bank
 from codir.losses.registry import needs_of, predicts, taught_by
-from codir.models.blocks import choose_blocks
-from codir.models.loading import load_tokenizer
-from codir.models.matching import match_blocks
+from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
 from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit
 from codir.models.shallower import shallower_config
 from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config
 from codir.outputs import writes
-from codir.printing import Console, terminal
-from codir.runs import costs, footprint
+from codir.printing import Console, table, terminal
 from codir.runs.arguments import share_out
-from codir.runs.costs import Contrast, Setting
-from codir.runs.devices import Machine
-from codir.runs.model_shapes import config_of, model_shape
-from codir.runs.plan_table import Stage, processes_table, show_hours, show_seconds, stage_values, to_rich
-from codir.runs.warmup import measure_step
-from codir.storage import write_json
+from codir.runs.step_time import measure_step
+from codir.storage import human_bytes, write_json
+from codir.training.precision import resolve_precision
 
+EFFICIENCY = 0.35
+"""Share of a device's peak that is reached, where no time is measured."""
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
-_OTHER_PROCESSES = (1, 8, 64)
-_BUSY = 0.85  # below this share of a processor, a measurement says more about the others
+
+# Peak of 16-bit and of fp32 products of dense matrices in TFLOP/s, memory in GB, the 16-bit format; from data sheets.
+DEVICES: dict[str, tuple[float, float, int, Literal["bf16", "fp16"]]] = {
+    "t4": (65, 8.1, 16, "fp16"),
+    "v100": (125, 15.7, 32, "fp16"),
+    "a10": (125, 31.2, 24, "bf16"),
+    "l4": (121, 30.3, 24, "bf16"),
+    "l40s": (362, 91.6, 48, "bf16"),
+    "a100": (312, 19.5, 80, "bf16"),
+    "h100": (989, 67, 80, "bf16"),
+    "h200": (989, 67, 141, "bf16"),
+}
 
 # The paper does not name its corpus; it follows RoBERTa and speaks of BooksCorpus. With BERT's two corpora, 0.8 and 2.5
 # billion words (Devlin et al., 2019, section 3.1), and about 1.3 tokens a word: 4.3 billion tokens.
-PAPER_RECIPES = "mlm-pre,codir-pre"
-PAPER_TEACHER = "roberta-base"
+PAPER_RECIPES, PAPER_TEACHER = "mlm-pre,codir-pre", "roberta-base"
 PAPER_BLOCKS, PAPER_BLOCK = 8_400_000, 512
 
+# Architectures that are known without a download; what is not said is transformers' default, which is BERT-base.
+_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-base": ("roberta", _ROBERTA),
+    "roberta-large": ("roberta", {**_ROBERTA, **_LARGE}),
+    "bert-base-uncased": ("bert", {}),
+    "bert-large-uncased": ("bert", _LARGE),
+    "distilbert-base-uncased": ("distilbert", {}),
+}
 
-@dataclass
-class Plan:
-    """The stages of a pre-training and what is assumed.
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a pre-training, planned; operations are those of an optimiser step over all processes.
 
     Attributes:
-        stages: in their order.
-        others: the same stages on other numbers of processes.
-        notes: what the numbers rest on, in sentences.
+        student_parameters, teacher_parameters: all of them; None without a teacher.
+        flops_student: forward and backward pass, head at the predicted positions included.
+        flops_teacher_forward: the teacher's pass; 0 without one.
+        flops_total: both. Norms, activations, the contrastive term and the optimiser are left out: below 1 %.
+        memory_bytes: of a process at its fullest moment: measured on a GPU, else an estimate.
+        bank_bytes: of the memory bank, part of `memory_bytes`.
+        steps, tokens: optimiser steps, and tokens of each.
+        epochs: passes over the corpus.
+        micro_batches: those that a process computes one after the other in a step.
+        precision: of the matrix products.
+        seconds_per_step, hours, gpu_hours: measured or estimated; the network is not in them.
     """
 
-    stages: list[Stage]
-    others: list[list[Stage]]
+    student_parameters: int
+    teacher_parameters: int | None
+    flops_student: int
+    flops_teacher_forward: int
+    flops_total: int
+    memory_bytes: int
+    bank_bytes: int
+    steps: int
+    tokens: int
+    epochs: float
+    micro_batches: int
+    precision: str
+    seconds_per_step: float
+    hours: float
+    gpu_hours: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a pre-training by their recipes' names, in order, and what the numbers rest on, in sentences."""
+
+    stages: dict[str, Stage]
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values: every line of every stage by name, in bytes, operations and seconds."""
+        """Returns plain values: each stage's fields, and the sums."""
         return {
-            "stages": {stage.name: stage_values(stage) for stage in self.stages},
-            "hours": sum(stage.hours for stage in self.stages),
-            "gpu_hours": sum(stage.gpu_hours for stage in self.stages),
-            "processes": {
-                str(stages[0].setting.processes): {
-                    "hours": sum(stage.hours for stage in stages),
-                    "gpu_hours": sum(stage.gpu_hours for stage in stages),
-                }
-                for stages in self.others
-            },
+            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
+            "hours": sum(stage.hours for stage in self.stages.values()),
+            "gpu_hours": sum(stage.gpu_hours for stage in self.stages.values()),
             "notes": self.notes,
         }
 
     def show(self, console: Console) -> None:
-        """Prints the tables and the notes."""
-        console.print(to_rich(self.stages, "The plan"))
-        if len(self.others) > 1:
-            console.print()
-            console.print(processes_table("On other numbers of GPUs", self.others))
-        console.print()
+        """Prints the table and the notes."""
+        shown = table("The plan")
+        shown.add_column("")
+        for name in self.stages:
+            shown.add_column(name, justify="right", no_wrap=True)
+        lines = {
+            "student, parameters": lambda s: f"{s.student_parameters / 1e6:,.1f} M",
+            "teacher, parameters": lambda s: f"{(s.teacher_parameters or 0) / 1e6:,.1f} M",
+            "student, operations of a step": lambda s: f"{s.flops_student / 1e12:,.2f} TFLOP",
+            "teacher, operations of a step": lambda s: f"{s.flops_teacher_forward / 1e12:,.2f} TFLOP",
+            "memory of a process": lambda s: human_bytes(s.memory_bytes),
+            "  of it the bank": lambda s: human_bytes(s.bank_bytes),
+            "steps": lambda s: f"{s.steps:,}",
+            "tokens of a step": lambda s: f"{s.tokens:,}",
+            "passes over the corpus": lambda s: f"{s.epochs:,.1f}",
+            "micro-batches of a process": lambda s: f"{s.micro_batches:,}",
+            "seconds of a step": lambda s: f"{s.seconds_per_step:,.3g}",
+            "hours": lambda s: f"{s.hours:,.1f}",
+            "GPU-hours": lambda s: f"{s.gpu_hours:,.1f}",
+        }
+        for label, value in lines.items():
+            shown.add_row(label, *(value(stage) for stage in self.stages.values()))
+        console.print(shown)
         for note in self.notes:
-            console.print(note, highlight=False)
+            console.print(note, highlight=False, markup=False)
 
 
 @writes("json_file", option="--json")
@@ -98,7 +158,6 @@ def plan(
     block: int | None = None,
     gpus: int = 1,
     device: str | None = None,
-    peak_tflops: float | None = None,
     efficiency: float | None = None,
     measured: bool = False,
     paper: bool = False,
@@ -113,10 +172,9 @@ def plan(
         blocks: N, where there is no corpus yet.
         block: L, likewise (512).
         gpus: processes.
-        device: name of the GPU; by default this machine's, or an A100.
-        peak_tflops: of a device that has no name here, in the precision of the training.
-        efficiency: model-FLOPs utilisation assumed.
-        measured: time a few warm-up steps on this machine instead.
+        device: name of a GPU in `DEVICES`; an A100 by default.
+        efficiency: share of the device's peak that is reached (0.35).
+        measured: time a few steps on this machine instead.
         paper: the paper's own setting, as far as nothing else is said.
         json_file: where the numbers go as well.
         console: where to print; the terminal by default.
@@ -132,8 +190,8 @@ def plan(
         flags.setdefault("teacher", ("--paper", PAPER_TEACHER))
         if "corpus" not in flags:
             blocks, block = blocks or PAPER_BLOCKS, block or PAPER_BLOCK
-    machine = Machine.of(device, peak_tflops, efficiency, measured)
-    stages, notes = [], machine.notes()
+    device = _device(device, efficiency, measured)
+    stages, notes = {}, []
     for recipe in recipes.split(",") if recipes else [None]:
         loaded = load_pretrain(
             recipe=recipe.strip() if recipe else None,
@@ -142,27 +200,55 @@ def plan(
             flags=flags,
             defaults={"corpus": _NOWHERE, "output": _NOWHERE},
         )
-        stages.append(_stage(loaded, machine, gpus, blocks, block))
-        if loaded.student.freeze:
-            notes.append(
-                f"{loaded.recipe}: student.freeze keeps {', '.join(map(str, loaded.student.freeze))} as they are. The "
-                "plan counts them as trained, so memory and time are at most as said."
-            )
-    result = Plan(stages, _on_other_numbers(stages, machine), notes + _warnings(stages, machine))
+        stages[loaded.recipe] = _stage(loaded, device, efficiency or EFFICIENCY, gpus, blocks, block, notes)
+    if device is not None:
+        notes.append(
+            f"Times are estimates from {efficiency or EFFICIENCY:.0%} of the peak of one {device.upper()} a process "
+            f"(16 bits: {DEVICES[device][0]:g} TFLOP/s); --measure times this machine instead."
+        )
+    notes.append(
+        "Blocks count as full, the network's time is not in it. Weights, gradients and Adam are fp32; memory is an "
+        "estimate unless measured on a GPU."
+    )
+    result = Plan(stages, notes)
     result.show(terminal(console))
     if json_file is not None:
         write_json(json_file, result.to_json())
     return result
 
 
+def _device(name: str | None, efficiency: float | None, measured: bool) -> str | None:
+    """Returns the device to estimate for; None to measure here."""
+    if measured and (name or efficiency):
+        raise ConfigError("--measure times this machine: leave out --device and --efficiency.")
+    if efficiency is not None and not 0 < efficiency <= 1:
+        raise ConfigError(
+            f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1."
+        )
+    if measured:
+        return None
+    name = (name or "a100").strip().lower()
+    if name not in DEVICES:
+        raise ConfigError(
+            f"--device {name} is not known{nearest(name, DEVICES)}: choose {', '.join(DEVICES)}, or time any other "
+            "machine on itself with --measure."
+        )
+    return name
+
+
 def _stage(
-    config: PretrainConfig, machine: Machine, gpus: int, blocks: int | None, block: int | None
+    config: PretrainConfig,
+    device: str | None,
+    efficiency: float,
+    gpus: int,
+    blocks: int | None,
+    block: int | None,
+    notes: list[str],
 ) -> Stage:
     if gpus < 1:
         raise ConfigError(f"--gpus {gpus}: give at least one.")
+    needs, taught, training = needs_of(config.objectives), taught_by(config.objectives), config.training
     corpus = _corpus(config, blocks, block)
-    needs = needs_of(config.objectives)
-    taught = taught_by(config.objectives)
     if taught and config.teacher is None:
         raise ConfigError(
             f"The recipe {config.recipe!r} distils a teacher ({', '.join(taught)}) and none is named: add "
@@ -171,83 +257,114 @@ def _stage(
     teacher_config = config_of(config.teacher) if config.teacher is not None else None
     student_config = _student_config(config, teacher_config, corpus)
     length = corpus.block if corpus is not None else (block or PAPER_BLOCK)
-    for whose, each in (("teacher", teacher_config), ("student", student_config)):
-        limit = position_limit(each) if each is not None else None
-        if limit is not None and length > limit:
-            raise ModelError(
-                f"The {whose} has positions for {limit} tokens, and blocks of {length} are planned: use --block "
-                f"{limit}, or prepare the corpus so."
-            )
-    if corpus is not None:
-        _same_tokenizer(config, corpus, teacher_config, student_config)
-    student = model_shape(student_config)
-    teacher = model_shape(teacher_config) if teacher_config is not None and taught else None
+    count = len(corpus.train) if corpus is not None else int(blocks or 0)
+    _fit(config, corpus, length, teacher_config, student_config)
+    if not taught:
+        teacher_config = None
+    student = _Shape.of(student_config)
+    teacher = _Shape.of(teacher_config) if teacher_config is not None else None
     if teacher is not None and needs.teacher_logits and teacher.vocabulary != student.vocabulary:
         raise ConfigError(
             f"The teacher's vocabulary has {teacher.vocabulary:,} tokens and the student's {student.vocabulary:,}, so "
             "KD over tokens is impossible: plan --recipe mlm-pre, or a student of the teacher's family."
         )
-    training = config.training
-    micro_batch, _ = share_out(training, gpus)
-    precision = machine.precision(training.precision)
-    dropout = float(getattr(student_config, "attention_probs_dropout_prob", 0.0) or 0.0)
-    count = len(corpus.train) if corpus is not None else _required(blocks)
-    setting = Setting(
-        student=student,
-        teacher=teacher,
-        block=length,
-        blocks=count,
-        batch=training.batch_size,
-        micro_batch=micro_batch,
-        processes=gpus,
-        steps=training.steps_for(count),
-        masked=1.0 if _everywhere(config) else config.masking.probability,
-        precision=precision,
-        tokens_predicted=predicts(config.objectives),
-        teacher_logits=needs.teacher_logits,
-        pooled=bool(needs.pooled),
-        contrast=_contrast(config, student.blocks, student.width, teacher, micro_batch * gpus),
-        recompute=bool(training.arguments.get("gradient_checkpointing", False)),
-        cpu=machine.cpu,
-        stored_attention=machine.cpu and dropout > 0,
-        head_only=config.trained == "head",
-        kept=training.save_total_limit,
-        save_every=training.save_every,
-    )
-    peak = machine.peak_in(precision)
-    if machine.measured:
-        used = teacher_config if teacher is not None else None
-        found = measure_step(setting, config.objectives, student_config, used)
-        seconds = found.seconds_per_step(setting)
-        return Stage(config.recipe, setting, machine.memory, peak, seconds, found)
-    assert peak is not None
+    micro_batch, accumulation = share_out(training, gpus)
+    precision = _precision(training.precision, device)
+    head_only = config.trained == "head"
+    recompute = bool(training.arguments.get("gradient_checkpointing", False))
+    everywhere = any(settings.get("positions") == "all" for settings in config.objectives.values())
+    masked = 1.0 if everywhere else config.masking.probability
+
+    tokens = training.batch_size * length
+    heads = round(masked * tokens) if predicts(config.objectives) else 0
+    # a backward pass is twice its forward; if the head alone is trained, its input has no gradient
+    flops_student = (1 if head_only else 3) * tokens * student.flops_of_token(length)
+    flops_student += (2 if head_only else 3) * heads * student.head_flops
+    flops_teacher = 0
+    if teacher is not None:
+        flops_teacher = tokens * teacher.flops_of_token(length)
+        flops_teacher += heads * teacher.head_flops if needs.teacher_logits else 0
+
+    bank = 0
+    crd = config.objectives.get("crd")
+    if crd is not None and has_bank("in-batch-bank" if crd["negatives"] == "auto" else crd["negatives"]):
+        bank = count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
+    trained = student.head_parameters if head_only else student.parameters
+    memory = 4 * (student.parameters + (teacher.parameters if teacher else 0)) + 12 * trained + bank
+    if not head_only:
+        memory += micro_batch * length * student.kept_for_backward(precision, recompute)
+
+    if device is None:
+        found = measure_step(
+            config.objectives,
+            student_config,
+            teacher_config,
+            block=length,
+            batch=training.batch_size,
+            micro_batch=micro_batch,
+            masked=masked,
+            precision=precision,
+            recompute=recompute,
+            head_only=head_only,
+        )
+        seconds = accumulation * found.micro_batch + found.optimiser
+        memory = found.peak_memory or memory
+        notes.append(
+            f"{config.recipe}, measured on {found.device}: {found.micro_batch:.3g} s for {micro_batch} blocks, "
+            f"{found.optimiser:.3g} s for the optimiser."
+        )
+    else:
+        half, single, gigabytes, _ = DEVICES[device]
+        peak = 1e12 * (single if precision == "fp32" else half)
+        seconds = (flops_student + flops_teacher) / (gpus * peak * efficiency)
+        if memory > 0.95e9 * gigabytes:
+            notes.append(
+                f"{config.recipe} does not fit into {gigabytes} GB: use --micro-batch with a smaller number, or --set "
+                "training.arguments.gradient_checkpointing=true."
+            )
+    if config.student.freeze:
+        notes.append(f"{config.recipe}: what student.freeze keeps as it is counts as trained here.")
+    steps = training.steps_for(count)
     return Stage(
-        config.recipe,
-        setting,
-        machine.memory,
-        peak,
-        costs.seconds_per_step(setting, peak, machine.efficiency),
+        student_parameters=student.parameters,
+        teacher_parameters=teacher.parameters if teacher else None,
+        flops_student=flops_student,
+        flops_teacher_forward=flops_teacher,
+        flops_total=flops_student + flops_teacher,
+        memory_bytes=memory,
+        bank_bytes=bank,
+        steps=steps,
+        tokens=tokens,
+        epochs=steps * training.batch_size / count,
+        micro_batches=accumulation,
+        precision=precision,
+        seconds_per_step=seconds,
+        hours=steps * seconds / 3600,
+        gpu_hours=steps * seconds * gpus / 3600,
     )
 
 
-def _everywhere(config: PretrainConfig) -> bool:
-    """Whether a term compares predictions at all tokens, and not at the masked ones alone."""
-    return any(settings.get("positions") == "all" for settings in config.objectives.values())
+def _precision(
+    asked: Literal["auto", "fp32", "bf16", "fp16"], device: str | None
+) -> Literal["fp32", "bf16", "fp16"]:
+    if device is None:
+        return resolve_precision(asked)
+    narrow = DEVICES[device][3]
+    if asked == "bf16" and narrow != "bf16":
+        raise ConfigError(
+            f"The {device.upper()} has no bf16: use --precision fp16, fp32 or auto, or another --device."
+        )
+    return narrow if asked == "auto" else asked
 
 
 def _corpus(config: PretrainConfig, blocks: int | None, block: int | None) -> Corpus | None:
-    if str(config.corpus) == _NOWHERE:
-        _required(blocks)
-        return None
-    if blocks is not None or block is not None:
-        raise ConfigError(
-            f"--blocks and --block describe a corpus that does not exist yet, and {config.corpus} is named as well: "
-            "leave out one of the two."
-        )
-    return open_corpus(config.corpus, digests=False)
-
-
-def _required(blocks: int | None) -> int:
+    if str(config.corpus) != _NOWHERE:
+        if blocks is not None or block is not None:
+            raise ConfigError(
+                f"--blocks and --block describe a corpus that does not exist yet, and {config.corpus} is named as "
+                "well: leave out one of the two."
+            )
+        return open_corpus(config.corpus, digests=False)
     if blocks is None:
         raise ConfigError(
             "There is no corpus: name its folder with --corpus, or say how many blocks it will have with --blocks "
@@ -255,7 +372,15 @@ def _required(blocks: int | None) -> int:
         )
     if blocks < 1:
         raise ConfigError(f"--blocks {blocks}: give at least one.")
-    return blocks
+    return None
+
+
+def config_of(source: str | Path) -> PretrainedConfig:
+    """Reads a model's config: of a folder, a config.json, one of `KNOWN` (also with its owner before it), a Hub id."""
+    path = Path(source).expanduser()
+    if not path.exists() and (known := KNOWN.get(str(source).split("/")[-1])):
+        return AutoConfig.for_model(known[0], **known[1])
+    return load_config(path if path.is_file() else resolve(source))
 
 
 def _student_config(
@@ -265,9 +390,7 @@ def _student_config(
     if wanted.model is not None:
         return config_of(wanted.model)
     if wanted.config is not None:
-        if isinstance(wanted.config, Mapping):
-            return read_config(wanted.config)
-        return config_of(wanted.config)
+        return read_config(wanted.config) if isinstance(wanted.config, Mapping) else config_of(wanted.config)
     if teacher is None and corpus is not None and corpus.config_path is not None:
         teacher = config_of(corpus.config_path)
     if teacher is None:
@@ -281,18 +404,28 @@ def _student_config(
     return narrow_config(cut, wanted.width, wanted.intermediate)
 
 
-def _same_tokenizer(
+def _fit(
     config: PretrainConfig,
-    corpus: Corpus,
+    corpus: Corpus | None,
+    length: int,
     teacher: PretrainedConfig | None,
     student: PretrainedConfig,
 ) -> None:
-    """Compares tokenizers where they lie in a folder here, and the sizes of the vocabularies in any case."""
-    for whose, source, each in (
+    """Refuses models whose positions or vocabulary do not reach for the corpus."""
+    both: Sequence[tuple[str, str | None, PretrainedConfig | None]] = (
         ("teacher", config.teacher, teacher),
         ("student", config.student.model, student),
-    ):
+    )
+    for whose, source, each in both:
         if each is None:
+            continue
+        limit = position_limit(each)
+        if limit is not None and length > limit:
+            raise ModelError(
+                f"The {whose} has positions for {limit} tokens, and blocks of {length} are planned: use --block "
+                f"{limit}, or prepare the corpus so."
+            )
+        if corpus is None:
             continue
         if source is not None and Path(source).expanduser().is_dir():
             corpus.check_tokenizer(load_tokenizer(source), f"the {whose} {source}")
@@ -304,98 +437,64 @@ def _same_tokenizer(
             )
 
 
-def _contrast(
-    config: PretrainConfig, student_blocks: int, student_width: int, teacher: Any, together: int
-) -> Contrast | None:
-    settings = config.objectives.get("crd")
-    if settings is None or teacher is None:
-        return None
-    name = "in-batch-bank" if settings["negatives"] == "auto" else settings["negatives"]
-    if name == "in-batch-bank":
-        compared = config.training.batch_size
-    elif name == "in-batch":
-        compared = together
-    elif name == "queue":
-        compared = settings["queue_size"]
-    else:
-        compared = 500 if settings["k"] in ("auto", "all") else int(settings["k"])
-    bank = has_bank(name)
-    if settings["contrast"] == "blocks":
-        pairs = of_teacher = of_student = len(
-            match_blocks(settings["matching"], student_blocks, teacher.blocks)
+@dataclass(frozen=True)
+class _Shape:
+    """What is counted of a masked language model; `weights` are the numbers a token is multiplied with on its way."""
+
+    layers: int
+    width: int
+    intermediate: int
+    vocabulary: int
+    parameters: int
+    head_parameters: int
+    weights: int
+    head_flops: int
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> _Shape:
+        """Reads it off the modules, built without memory for the weights (device `meta`)."""
+        try:
+            with torch.device("meta"):
+                model = AutoModelForMaskedLM.from_config(config)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"No masked language model can be made from this config ({config.model_type}): {error}"
+            ) from error
+        output = model.get_output_embeddings()
+        if not isinstance(output, nn.Linear):
+            raise ModelError(f"A {config.model_type} model does not say which layer gives its predictions.")
+        encoder, shared = set(model.base_model.modules()), set(model.base_model.parameters())
+        matrices = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+        layers, width = int(config.num_hidden_layers), int(config.hidden_size)
+        # ALBERT runs through its few groups of weights again and again
+        repeats = layers // getattr(config, "num_hidden_groups", layers)
+        return cls(
+            layers=layers,
+            width=width,
+            intermediate=int(
+                getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
+            ),
+            vocabulary=output.out_features,
+            parameters=count_parameters(model)[0],
+            head_parameters=sum(each.numel() for each in model.parameters() if each not in shared),
+            weights=sum(
+                each.weight.numel() * (repeats if "layer_groups" in name else 1)
+                for name, each in matrices.items()
+                if each in encoder and "pooler" not in name
+            ),
+            # the product with the vocabulary included
+            head_flops=2 * sum(each.weight.numel() for each in matrices.values() if each not in encoder),
         )
-    else:
-        pairs = 1
-        of_teacher = len(choose_blocks(settings["teacher_blocks"], teacher.blocks))
-        of_student = len(choose_blocks(settings["student_blocks"], student_blocks))
-    return Contrast(
-        dim=settings["dim"],
-        teacher_inputs=of_teacher * teacher.width,
-        student_inputs=of_student * student_width,
-        compared=compared,
-        through_negatives=bool(settings["negatives_gradient"]),
-        bank_item=(2 if settings["bank_dtype"] == "float16" else 4) if bank else 0,
-        bank_storage=settings["bank_storage"],
-        queue=settings["queue_size"] if name == "queue" else 0,
-        pairs=pairs,
-    )
 
+    def flops_of_token(self, length: int) -> int:
+        """One forward pass: 2 x weights, and for scores and weighted values 2 x 2 x L x d in each layer."""
+        return 2 * self.weights + 4 * length * self.width * self.layers
 
-def _on_other_numbers(stages: Sequence[Stage], machine: Machine) -> list[list[Stage]]:
-    """The same stages on 1, 8, 64 and the number asked for, where the batch can be shared out to them."""
-    asked = stages[0].setting.processes
-    if machine.measured and not torch.cuda.is_available():
-        return [list(stages)]
-    rows = []
-    for number in sorted({*_OTHER_PROCESSES, asked}):
-        row = []
-        for stage in stages:
-            own, rest = divmod(stage.setting.batch, number)
-            if rest or own % min(stage.setting.micro_batch, max(own, 1)):
-                break
-            micro_batch = min(stage.setting.micro_batch, own)
-            setting = replace(stage.setting, processes=number, micro_batch=micro_batch)
-            if stage.measured is not None:
-                seconds = stage.measured.seconds_per_step(setting)
-            else:
-                assert stage.peak is not None
-                seconds = costs.seconds_per_step(setting, stage.peak, machine.efficiency)
-            row.append(replace(stage, setting=setting, seconds_per_step=seconds))
-        if len(row) == len(stages):
-            rows.append(row)
-    return rows
+    def kept_for_backward(self, precision: str, recompute: bool) -> int:
+        """Bytes kept of a token for the backward pass, about: for layers as BERT's, attention fused.
 
-
-def _warnings(stages: Sequence[Stage], machine: Machine) -> list[str]:
-    notes = [
-        "Blocks count as full. The network's time is not in it: several processes take at least as long as said."
-    ]
-    formats = sorted({stage.setting.precision for stage in stages})
-    notes.append(f"Matrix products run in {' and '.join(formats)}; weights, gradients and Adam are fp32.")
-    for stage in stages:
-        if (found := stage.measured) is not None:
-            where = (
-                found.device
-                if found.peak_memory is not None
-                else f"{found.device}, {found.threads} thread(s)"
-            )
-            notes.append(
-                f"{stage.name}, measured on {where}: {show_seconds(found.micro_batch_seconds)} for "
-                f"{stage.setting.micro_batch} blocks (median of {found.micro_batches}), "
-                f"{show_seconds(found.optimiser_seconds)} for the optimiser."
-            )
-            alone = found.alone_per_step(stage.setting)
-            if alone is not None and alone < _BUSY * stage.seconds_per_step:
-                notes.append(
-                    f"The machine is busy. By its processor time a step of {stage.name} would take about "
-                    f"{show_seconds(alone)} alone, all steps {show_hours(alone * stage.setting.steps / 3600)}."
-                )
-        needed = footprint.memory_bytes(stage.setting, stage.gpu_memory)
-        if stage.gpu_memory is not None and needed > 0.95 * stage.gpu_memory:
-            recompute = replace(stage.setting, recompute=True)
-            helps = footprint.memory_bytes(recompute, stage.gpu_memory) <= 0.95 * stage.gpu_memory
-            way_out = "--micro-batch with a smaller number" + (
-                ", or --set training.arguments.gradient_checkpointing=true" if helps else ""
-            )
-            notes.append(f"{stage.name} does not fit into {stage.gpu_memory / 1e9:.0f} GB: use {way_out}.")
-    return notes
+        In fp32 34 d + 8 f a layer, in 16 bits 30 d + 4 f; with gradient checkpointing one layer's, and 4 d of each.
+        """
+        d, f = self.width, self.intermediate
+        layer = 34 * d + 8 * f if precision == "fp32" else 30 * d + 4 * f
+        return layer + 4 * d * self.layers if recompute else layer * self.layers
