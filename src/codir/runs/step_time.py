@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from codir.functional.gather import processes
+from codir.gather import processes
 from codir.losses.base import ObjectiveContext
 from codir.losses.registry import build_objectives, needs_of, views_of
 from codir.models.loading import encoder_shape
