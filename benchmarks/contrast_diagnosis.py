@@ -26,7 +26,7 @@ from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.representations import represent
 from codir.models.student import build_student
 from codir.training.arguments import DistillationArguments
-from codir.training.collator import teacher_of
+from codir.training.collators import teacher_of
 from codir.training.trainer import DistillationTrainer
 
 STEPS = (1, 20, 60, 100, 140)

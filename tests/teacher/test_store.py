@@ -137,7 +137,7 @@ def test_a_place_that_is_taken_by_something_damaged(tmp_path: Path):
 
 def test_hashing_is_fast_enough():
     # not a timed test of speed: a guard against hashing in Python, which would take minutes for half a gigabyte
-    from codir.teacher.key import model_digest
+    from codir.teacher.store import model_digest
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:

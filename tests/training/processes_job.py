@@ -41,7 +41,7 @@ from transformers import (
 from codir.errors import CodirError, ConfigError
 from codir.training import processes
 from codir.training.arguments import DistillationArguments
-from codir.training.block_collator import MaskedBlockCollator
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import TokenMasking
 from codir.training.samplers import NeighbourSampler
 from codir.training.trainer import DistillationTrainer

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from codir.errors import DataError
-from codir.training.block_collator import MaskedBlockCollator
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import TokenMasking
 
 ROWS = [

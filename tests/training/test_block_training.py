@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from codir.training.arguments import DistillationArguments
-from codir.training.block_collator import MaskedBlockCollator
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import TokenMasking
 from codir.training.samplers import NeighbourSampler
 from codir.training.trainer import DistillationTrainer

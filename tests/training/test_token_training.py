@@ -31,8 +31,8 @@ from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.token_cache import open_token_cache
 from codir.training.arguments import DistillationArguments
-from codir.training.block_collator import MaskedBlockCollator
-from codir.training.collator import DistillationCollator, teacher_of
+from codir.training.collators import MaskedBlockCollator
+from codir.training.collators import DistillationCollator, teacher_of
 from codir.training.masking import TokenMasking
 from codir.training.trainer import DistillationTrainer
 

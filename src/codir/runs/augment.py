@@ -28,7 +28,7 @@ from codir.runs.candidate_parts import PART, CandidateParts, parts_folder, texts
 from codir.runs.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.runs.replacement import changed_words, copies_of, count_words
 from codir.storage import whole_text_file
-from codir.teacher.key import model_digest, tokenizer_digest
+from codir.teacher.store import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
 

@@ -29,7 +29,7 @@ from codir.runs.fingerprint import (
     require_same_still,
     with_tokens,
 )
-from codir.runs.judge import compare, teacher_on_validation
+from codir.runs.judge import compare
 from codir.runs.lineage import started_from
 from codir.runs.prepare import Distillation, main_role, prepare
 from codir.runs.run_inputs import INPUTS
@@ -138,8 +138,7 @@ def _distill(
     )
     console.print(pairs("Before training", parts.lines))
 
-    teachers = parts.teachers(console)
-    teacher_logits = teacher_on_validation(parts, console)
+    teacher_logits = parts.teacher_on_validation(console)
     main_split = parts.data.main_split
     encoded = TrainingData(
         parts.task,
@@ -168,8 +167,9 @@ def _distill(
                 else encoded,
                 console,
                 parts.title(role),
-                teacher=teachers[role],
+                teacher=parts.teacher_of(role),
                 teacher_tokenizer=parts.teacher_tokenizer,
+                cache=parts.cache,
                 callbacks=callbacks if main else (),
             )
             if not main:

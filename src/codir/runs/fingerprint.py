@@ -21,7 +21,7 @@ from codir.errors import CodirError, RunError
 from codir.models.loading import resolve
 from codir.models.tokens import TokenColumns
 from codir.storage import file_digest, read_json, write_json
-from codir.teacher.key import NOT_CONTENT, data_digest
+from codir.teacher.store import NOT_CONTENT, data_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,28 +11,12 @@ from transformers import PreTrainedModel
 from codir.data.metrics import compute_metrics, flat_metrics, predictions
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
-from codir.printing import Console
 from codir.runs.comparison import TITLES, Comparison, ModelRow, Role, agreement
 from codir.runs.prepare import Distillation, main_role
 from codir.runs.student_run import in_data_order
 from codir.runs.timing import Timing, measure, model_size, texts_of
 
 TIMED_SEQUENCES = 256
-
-
-def teacher_on_validation(parts: Distillation, console: Console) -> dict[str, np.ndarray]:
-    """Returns the teacher's logits on every validation split, in the student's order of classes."""
-    found = {}
-    for name, split in parts.validation.items():
-        if parts.config.cache:
-            found[name] = parts.teacher_outputs(split, frozenset(), console, name).logits.numpy()
-        else:
-            prefix = "teacher_" if "teacher_input_ids" in split.column_names else ""
-            raw = predict_logits(
-                parts.teacher.model, split, parts.teacher_tokenizer or parts.tokenizer, prefix=prefix
-            )
-            found[name] = raw[:, list(parts.teacher.logit_order)]
-    return found
 
 
 def compare(

@@ -19,7 +19,7 @@ from codir.models.modes import evaluation_mode
 from codir.models.representations import represent
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.table import Column, Table, Tabular
-from codir.training.block_collator import MaskedBlockCollator
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import IGNORED
 
 

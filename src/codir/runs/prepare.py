@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,13 +18,11 @@ from codir.config.library import load_recipe
 from codir.data.encoding import encode, same_tokenizer
 from codir.data.task import Task, TaskData
 from codir.data.unlabeled import united
-from codir.errors import ConfigError, ModelError
-from codir.losses.base import ObjectiveContext, Views
-from codir.losses.registry import check_objectives, needs_of, views_of
+from codir.errors import ModelError
+from codir.losses.registry import taught_by
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names, encoder_shape, load_classifier
-from codir.models.representations import Pooling, TokenView
+from codir.models.loading import class_names, load_classifier
 from codir.printing import Console, progress_bar
 from codir.runs.arguments import to_arguments
 from codir.runs.comparison import TITLES, Role
@@ -31,11 +30,10 @@ from codir.runs.data import load_data
 from codir.runs.make_student import make_student, student_lines
 from codir.runs.one_answer import first_blocks_note
 from codir.runs.run_inputs import inputs_of
-from codir.teacher.cache import TeacherOutputs, open_cache
+from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.token_cache import open_token_cache, too_large
-from codir.training.missing_labels import without_gaps
-from codir.training.views import check_views, require_tokens
+from codir.teacher.source import CacheSettings, teacher_logits
+from codir.training.setup import set_up
 
 
 @dataclass
@@ -53,10 +51,7 @@ class Distillation:
         validation: encoded validation splits.
         objectives: by role, main student first: `codir` (or the recipe's), `kd`, `finetune`.
         label_ids: the students' class id for each of the data's classes; None for regression.
-        views: by role, the vectors of single tokens that the objectives read.
         lines: about the student and where its weights come from, for the table printed before training.
-        live: says why the teacher runs live for the objectives over single tokens although the rest is cached; None
-            where it does not.
     """
 
     config: DistillConfig
@@ -68,10 +63,8 @@ class Distillation:
     train: Dataset
     validation: dict[str, Dataset]
     objectives: dict[Role, dict[str, Any]]
-    label_ids: tuple[int, ...] | None = None
-    views: dict[Role, Views] = field(default_factory=dict)
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    live: str | None = None
+    label_ids: tuple[int, ...] | None
+    lines: list[tuple[str, str]]
 
     @property
     def labelled(self) -> Dataset:
@@ -98,46 +91,39 @@ class Distillation:
         """Returns the student before training; each call gives the same weights in a model of its own."""
         return copy.deepcopy(self.student)
 
-    def teachers(self, console: Console) -> dict[Role, FrozenTeacher | TeacherOutputs | None]:
-        """Gives the teacher of every student: live, or out of a cache that is computed once for all; None if unread."""
-        if self.live is not None:
-            console.print(self.live, highlight=False)
-        found: dict[Role, FrozenTeacher | TeacherOutputs | None] = {}
-        cached: list[Role] = []
-        poolings: frozenset[Pooling] = frozenset()
-        tokens: frozenset[TokenView] = frozenset()
-        for role, objectives in self.objectives.items():
-            needs, views = needs_of(objectives), self.views[role].teacher
-            found[role] = self.teacher if needs.teacher_logits or needs.pooled or views else None
-            if found[role] is not None and self.config.cache and not (views and self.live is not None):
-                cached.append(role)
-                poolings, tokens = poolings | needs.pooled, tokens | views
-        if cached:
-            outputs = self.teacher_outputs(self.train, poolings, console, "training", tokens)
-            found |= {role: require_tokens(outputs, self.views[role]) for role in cached}
+    @property
+    def cache(self) -> CacheSettings:
+        """The settings of the teacher's cache."""
+        return cache_settings(self.config)
+
+    def teacher_of(self, role: Role) -> FrozenTeacher | None:
+        """Returns the teacher for the student of a role; None where its objectives read nothing of one."""
+        return self.teacher if taught_by(self.objectives[role]) else None
+
+    def teacher_on_validation(self, console: Console) -> dict[str, np.ndarray]:
+        """Returns the teacher's logits [n, C] on every validation split, in the student's order of classes."""
+        tokenizer = self.teacher_tokenizer or self.tokenizer
+        found = {}
+        for name, split in self.validation.items():
+            if not self.config.cache:
+                found[name] = teacher_logits(self.teacher, split, tokenizer)
+                continue
+            with progress_bar(f"teacher on the {name} split", len(split)) as move:
+                outputs = open_cache(
+                    self.teacher,
+                    split,
+                    tokenizer=tokenizer,
+                    folder=self.config.cache_dir,
+                    report=lambda text: console.print(text, highlight=False),
+                    progress=move,
+                )
+            found[name] = outputs.logits.numpy()
         return found
 
-    def teacher_outputs(
-        self,
-        split: Dataset,
-        poolings: frozenset[Pooling],
-        console: Console,
-        what: str,
-        tokens: frozenset[TokenView] = frozenset(),
-    ) -> TeacherOutputs:
-        """Opens the teacher's cache for a split, computing it with a progress bar where it is not there yet."""
-        settings: dict[str, Any] = {
-            "tokenizer": self.teacher_tokenizer or self.tokenizer,
-            "folder": self.config.cache_dir,
-            "report": lambda text: console.print(text, highlight=False),
-        }
-        with progress_bar(f"teacher on the {what} split", len(split)) as move:
-            outputs = open_cache(self.teacher, split, poolings=poolings, progress=move, **settings)
-        if not tokens:
-            return outputs
-        with progress_bar(f"teacher's tokens on the {what} split", len(split)) as move:
-            found = open_token_cache(self.teacher, split, tokens, progress=move, **settings)
-        return outputs.with_tokens(found)
+
+def cache_settings(config: DistillConfig) -> CacheSettings:
+    """Returns what a configuration says of the teacher's cache."""
+    return CacheSettings(config.cache, config.cache_dir, config.cache_tokens_gb)
 
 
 def prepare(config: DistillConfig, console: Console, data: TaskData | None = None) -> Distillation:
@@ -197,7 +183,8 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
         objectives["kd"] = load_recipe("kd").settings["objectives"]
     if config.baseline and "finetune" not in objectives:
         objectives["finetune"] = {"task": {}}
-    views, live = _check(objectives, train, student, teacher, config)
+    for settings in objectives.values():
+        set_up(settings, student, teacher, train, cache_settings(config))
     if (note := first_blocks_note(config.student, config.objectives)) is not None:
         console.print(note, highlight=False)
     return Distillation(
@@ -211,9 +198,7 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
         validation={name: encoded(split) for name, split in data.validation.items()},
         objectives=objectives,
         label_ids=label_ids,
-        views=views,
         lines=student_lines(config.teacher, made, model),
-        live=live,
     )
 
 
@@ -223,9 +208,8 @@ def check_for(parts: Distillation, config: DistillConfig) -> None:
     Raises:
         CodirError: as `prepare` does.
     """
-    objectives: dict[Role, dict[str, Any]] = {main_role(config.objectives): dict(config.objectives)}
     to_arguments(config.training, config.output, parts.task.main_metric, len(parts.train))
-    _check(objectives, parts.train, parts.student, parts.teacher, config)
+    set_up(config.objectives, parts.student, parts.teacher, parts.train, cache_settings(config))
 
 
 def main_role(objectives: Mapping[str, Any]) -> Role:
@@ -258,45 +242,3 @@ def _match(
     for of_student, of_teacher in zip(label_ids, of_data, strict=True):
         logit_order[of_student] = of_teacher
     return label_ids, tuple(logit_order)
-
-
-def _check(
-    objectives: Mapping[Role, Mapping[str, Any]],
-    train: Dataset,
-    student: PreTrainedModel,
-    teacher: FrozenTeacher,
-    config: DistillConfig,
-) -> tuple[dict[Role, Views], str | None]:
-    """Checks the objectives of every student; returns what they read of single tokens, see `Distillation`."""
-    labels, unlabeled = without_gaps(torch.tensor(train["labels"][:]))
-    assert labels is not None, "the task's own training split is labelled"
-    regression = labels.is_floating_point()
-    context = ObjectiveContext(
-        student=encoder_shape(student),
-        teacher=teacher.shape,
-        examples=len(train),
-        labels=labels,
-        kind="regression" if regression else "classification",
-        num_classes=1 if regression else len(class_names(student.config)),
-        teacher_space=(lambda pooling: None) if config.cache else None,
-        aligned="teacher_input_ids" not in train.column_names,
-        unlabeled=unlabeled,
-    )
-    views: dict[Role, Views] = {}
-    for role, settings in objectives.items():
-        check_objectives(settings, context)
-        views[role] = views_of(settings, context.student, context.teacher)
-        pooled = bool(needs_of(settings).pooled)
-        check_views(views[role], student, teacher.model, context.aligned, pooled)
-    if not config.cache:
-        return views, None
-    of_all = frozenset().union(*(each.teacher for each in views.values()))
-    live = too_large(train, teacher.shape, of_all, config.cache_tokens_gb)
-    if live is not None:
-        for role, settings in objectives.items():
-            if views[role].teacher:  # once more: a live teacher has no space to search
-                try:
-                    check_objectives(settings, replace(context, teacher_space=None))
-                except ConfigError as error:
-                    raise ConfigError(f"{error} {live} Raise it to have the cache.") from None
-    return views, live

@@ -45,8 +45,8 @@ from codir.runs.student_run import Cost, train_and_publish, trained_before
 from codir.storage import read_json, write_json, write_text
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
-from codir.training.block_collator import MaskedBlockCollator
 from codir.training.callbacks import LogFile
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import TokenMasking
 from codir.training.precision import resolve_precision
 from codir.training.processes import barrier, first_says, is_main

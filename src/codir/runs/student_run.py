@@ -26,8 +26,8 @@ from codir.runs.comparison import agreement
 from codir.runs.one_answer import OneAnswer
 from codir.runs.runfolder import TRAINED, RunFolder
 from codir.storage import require_disk, write_bytes, write_json
-from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
+from codir.teacher.source import CacheSettings
 from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile, TrainingClock
 from codir.training.processes import barrier, first_says, is_main
 from codir.training.trainer import DistillationTrainer
@@ -91,8 +91,9 @@ def train_into(
     data: TrainingData,
     console: Console,
     label: str,
-    teacher: FrozenTeacher | TeacherOutputs | None = None,
+    teacher: FrozenTeacher | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    cache: CacheSettings | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, Cost]:
     """Trains `student` in `run`, from the newest whole checkpoint there if there is one, and publishes it.
@@ -108,8 +109,9 @@ def train_into(
         data: encoded splits.
         console: for the table of what will happen and the progress line.
         label: what the progress line calls it.
-        teacher: cached outputs, or the live teacher.
+        teacher: the frozen teacher; None for a student that learns from the labels alone.
         teacher_tokenizer: where it differs from the student's.
+        cache: settings of the teacher's cache.
         callbacks: of transformers, beside codir's own.
 
     Returns:
@@ -134,8 +136,9 @@ def train_into(
         return scores
 
     args = to_arguments(training, run.checkpoints, data.task.main_metric, len(data.train), data.budget)
-    # `FrozenTeacher` reaches this place only where no cache is wanted.
-    args.cache_teacher = False
+    cache = cache or CacheSettings()
+    args.cache_teacher, args.cache_tokens_gb = cache.enabled, cache.tokens_gb
+    args.cache_folder = str(cache.folder) if cache.folder is not None else None
     watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
     # so many steps, whatever the epochs
     if training.evaluate_every == "epoch" and args.eval_strategy == "steps":
@@ -154,6 +157,7 @@ def train_into(
         compute_metrics=metrics,
         callbacks=watching,
         label=label,
+        report=lambda text: console.print(text, highlight=False),
     )
     return trainer.student, train_and_publish(run, trainer, training, data.tokenizer, console, label)
 

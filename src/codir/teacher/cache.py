@@ -1,14 +1,15 @@
 """The teacher's outputs for a data set, computed once and read from disk by every epoch, seed and search trial.
 
-An entry of the cache folder is named `KEY-POOLINGS` and holds
+An entry of the cache folder is named `KEY-DIGEST`: the key of the content (`store.cache_key`) and a digest of the names
+of what it holds, one file each:
 
-    manifest.json   shapes, sizes and digests of the files, what the key was made of, versions
     logits.npy      [N, C] float32, in the teacher's own order of classes
-    mean.npy        [N, T, d] float16, for each pooling: all blocks, so that any choice of blocks is a part of it
+    mean.npy        [N, T, d] float16, for each pooling: all layers, so that any choice of layers is a part of it
+    hidden.3.npy    [tokens of all examples, w] float16, for each view of single tokens: example after example by id,
+                    padding left out
 
-Entries are never changed. Asking for poolings that some whole entry of the same key covers reads that one; asking for
-others computes another entry (one more pass of the teacher). Vectors of single tokens lie in entries of their own: see
-`token_cache`.
+A training takes each of these from whatever whole entry has it. Those that none has are computed together, in one pass
+of the teacher, into one more entry: so recipes share what they have in common. Entries are never changed.
 """
 
 from __future__ import annotations
@@ -23,35 +24,56 @@ from typing import Any, cast
 import numpy as np
 import torch
 import transformers
+import xxhash
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.errors import ModelError
+from codir.errors import DataError, ModelError, RunError
 from codir.models.classes import align_logits, label_names
 from codir.models.inference import Progress, forward_dataset
-from codir.models.representations import EncoderShape, Pooling, Representations
+from codir.models.padding import Padding, Side
+from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 from codir.models.tokens import TokenColumns
-from codir.storage import human_bytes, require_writable
-from codir.teacher.examples import HALF_MAX, first_bad, read_examples, rows_of
+from codir.models.unpadded import padding_for
+from codir.storage import human_bytes, read_json, require_writable
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.key import cache_key
 from codir.teacher.store import (
+    MANIFEST,
     EntryWriter,
     Report,
     building_lock,
+    cache_key,
     default_cache_folder,
     fault_of,
     new_entry,
 )
-from codir.teacher.token_cache import TokenOutputs
 
 logger = logging.getLogger(__name__)
 
+Output = str | TokenView
+"""What a file holds: `logits`, a pooling, or a view of single tokens."""
 
-def cache_bytes(examples: int, outputs: int, shape: EncoderShape, poolings: Iterable[Pooling]) -> int:
-    """Returns the bytes that a teacher's outputs take on disk: 4 N C + 2 N T d for each pooling."""
-    return 4 * examples * outputs + 2 * examples * shape.blocks * shape.width * len(set(poolings)) + 4096
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def cache_bytes(
+    examples: int,
+    outputs: int,
+    shape: EncoderShape,
+    poolings: Iterable[Pooling] = (),
+    views: Iterable[TokenView] = (),
+    tokens: int = 0,
+) -> int:
+    """Returns the bytes on disk: 4 N C, 2 N T d for each pooling, 2 d for each of `tokens` tokens and each view."""
+    views = set(views)
+    pooled = 2 * examples * shape.blocks * shape.width * len(set(poolings))
+    return 4 * examples * outputs + pooled + (2 * tokens * shape.width + 512) * len(views) + 4096
+
+
+def teacher_prefix(encoded: Dataset) -> str:
+    """Returns the prefix of the teacher's token columns: `teacher_` where they are not the student's, too."""
+    return "teacher_" if "teacher_input_ids" in encoded.column_names else ""
 
 
 @dataclass
@@ -59,93 +81,127 @@ class TeacherOutputs:
     """A teacher's outputs for examples 0..N-1, memory-mapped.
 
     Attributes:
-        folder: the cache entry.
+        files: where each output lies, maybe in several entries.
+        offsets: [N+1] int64; the tokens of example n are the rows `offsets[n]:offsets[n + 1]` of a view of tokens.
         shape: the teacher's depth and width.
-        poolings: the poolings that were asked for (the entry may hold more).
         logit_order: which of the teacher's outputs belongs to which class of the data.
-        built: whether this call computed them; False if they were there.
-        tokens: vectors of single tokens of the same examples, if the training reads any; see `with_tokens`.
+        built: the outputs that this call computed; the others were there.
     """
 
-    folder: Path
+    files: dict[Output, Path]
+    offsets: np.ndarray
     shape: EncoderShape
-    poolings: tuple[Pooling, ...]
     logit_order: tuple[int, ...]
-    built: bool = False
-    tokens: TokenOutputs | None = None
-    _logits: np.ndarray = field(init=False, repr=False)
-    _pooled: dict[Pooling, np.ndarray] = field(init=False, repr=False)
+    built: frozenset[Output] = frozenset()
+    _arrays: dict[Output, np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._open()
-
-    def _open(self) -> None:
-        self._logits = np.load(self.folder / "logits.npy", mmap_mode="r", allow_pickle=False)
-        self._pooled = {
-            how: np.load(self.folder / f"{how}.npy", mmap_mode="r", allow_pickle=False)
-            for how in self.poolings
+        self._arrays = {
+            output: np.load(path, mmap_mode="r", allow_pickle=False) for output, path in self.files.items()
         }
 
     def __getstate__(self) -> dict[str, Any]:
         # a data loader's spawned worker maps the files again; pickling a map would copy all of it
-        return {name: value for name, value in self.__dict__.items() if name not in ("_logits", "_pooled")}
+        return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open()
+        self.__post_init__()
 
     def __len__(self) -> int:
-        return len(self._logits)
+        return len(self.offsets) - 1
 
-    def with_tokens(self, tokens: TokenOutputs | None) -> TeacherOutputs:
-        """Returns the same outputs together with vectors of single tokens, or without."""
-        found = copy.copy(self)
-        found.tokens = tokens
-        return found
+    @property
+    def poolings(self) -> frozenset[Pooling]:
+        """Returns the poolings that can be read."""
+        return frozenset(_poolings(self.files))
+
+    @property
+    def views(self) -> frozenset[TokenView]:
+        """Returns the views of single tokens that can be read."""
+        return frozenset(_views(self.files))
+
+    def only(self, poolings: Iterable[Pooling], views: Iterable[TokenView]) -> TeacherOutputs:
+        """Returns the same outputs, of which `rows` reads the logits, `poolings` and `views` alone.
+
+        Raises:
+            KeyError: one was not asked for when the cache was opened.
+        """
+        wanted: list[Output] = ["logits", *poolings, *views]
+        return self._with(files={output: self.files[output] for output in wanted})
 
     def reordered(self, logit_order: Sequence[int]) -> TeacherOutputs:
         """Returns the same outputs with the logits in another order."""
+        return self._with(logit_order=tuple(logit_order))
+
+    def _with(self, **changes: Any) -> TeacherOutputs:
         found = copy.copy(self)
-        found.logit_order = tuple(logit_order)
+        found.__dict__.update(changes)
+        found._arrays = {output: self._arrays[output] for output in found.files}
         return found
 
     @property
     def logits(self) -> Tensor:
         """Returns all logits, [N, C] fp32, in the data's order of classes."""
-        return align_logits(torch.from_numpy(np.array(self._logits)), self.logit_order)
+        return align_logits(torch.from_numpy(np.array(self._arrays["logits"])), self.logit_order)
+
+    def space(self, pooling: Pooling) -> np.ndarray:
+        """Returns the pooled layers of all examples, concatenated (Eq. 3): a float16 memory map [N, T*d].
+
+        Raises:
+            KeyError: the pooling was not asked for when the cache was opened.
+        """
+        if pooling not in self._arrays:
+            raise KeyError(
+                f"The cache was opened for {', '.join(map(str, self.files))}, not for {pooling!r}."
+            )
+        return self._arrays[pooling].reshape(len(self), -1)
 
     def rows(
-        self, ids: Tensor | np.ndarray | Sequence[int], poolings: Iterable[Pooling] | None = None
+        self, ids: Tensor | np.ndarray | Sequence[int], length: int | None = None, side: Side = "right"
     ) -> Representations:
         """Reads the outputs of some examples.
 
         Args:
             ids: [B] `example_id`s; repetitions are allowed.
-            poolings: the ones to read; by default all that were asked for when the cache was opened.
+            length: L, the length to which vectors of single tokens are padded, with zeros; by default the longest's.
+            side: where the padding is.
 
         Returns:
-            fp32 tensors on the CPU: logits [B, C] in the data's order of classes, pooled [B, T, d] each.
+            fp32 tensors on the CPU: logits [B, C] in the data's order of classes, pooled [B, T, d], tokens [B, L, w].
 
         Raises:
             IndexError: an id is not one of 0..N-1.
+            ValueError: an example has more than L tokens.
         """
-        wanted = rows_of(ids, len(self))
-        logits = align_logits(torch.from_numpy(self._logits[wanted]), self.logit_order)
-        pooled: dict[Pooling, Tensor] = {
-            how: torch.from_numpy(self._pooled[how][wanted]).float()
-            for how in (self.poolings if poolings is None else tuple(poolings))
-        }
-        return Representations(logits, pooled)
+        wanted = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(
+                f"Example ids {wanted.min()}..{wanted.max()} are outside the cache's 0..{len(self) - 1}."
+            )
+        found = Representations(torch.empty(0))
+        for output, array in self._arrays.items():
+            if isinstance(output, TokenView):
+                found.tokens[output] = self._padded(array, wanted, length, side)
+            elif output == "logits":
+                found.logits = align_logits(torch.from_numpy(array[wanted]), self.logit_order)
+            else:
+                found.pooled[cast(Pooling, output)] = torch.from_numpy(array[wanted]).float()
+        return found
 
-    def space(self, pooling: Pooling) -> np.ndarray:
-        """Returns the pooled blocks of all examples, concatenated (Eq. 3): a float16 memory map [N, T*d].
-
-        Raises:
-            KeyError: the pooling was not asked for when the cache was opened.
-        """
-        if pooling not in self._pooled:
-            raise KeyError(f"The cache was opened for the poolings {self.poolings}, not for {pooling!r}.")
-        return self._pooled[pooling].reshape(len(self), -1)
+    def _padded(self, flat: np.ndarray, wanted: np.ndarray, length: int | None, side: Side) -> Tensor:
+        starts, ends = self.offsets[wanted], self.offsets[wanted + 1]
+        longest = int((ends - starts).max(initial=0))
+        length = longest if length is None else length
+        if longest > length:
+            raise ValueError(
+                f"An example of the teacher's cache has {longest} tokens and the batch is padded to {length}."
+            )
+        padded = np.zeros((len(wanted), length, flat.shape[1]), dtype=np.float16)
+        for row, start, end in zip(padded, starts, ends, strict=True):
+            first = length - (end - start) if side == "left" else 0
+            row[first : first + end - start] = flat[start:end]
+        return torch.from_numpy(padded).float()
 
 
 def open_cache(
@@ -154,127 +210,200 @@ def open_cache(
     *,
     tokenizer: PreTrainedTokenizerBase,
     poolings: Iterable[Pooling] = (),
+    tokens: Iterable[TokenView] = (),
     folder: str | Path | None = None,
     batch_size: int = 32,
     prefix: str | None = None,
     report: Report = logger.info,
     progress: Progress | None = None,
 ) -> TeacherOutputs:
-    """Opens the teacher's outputs for a data set, computing them first if no whole entry holds them.
+    """Opens the teacher's outputs for a data set, computing first those that no whole entry holds.
 
-    The entry is found by content: the teacher's weights and config, the token columns, the tokenizer, the precision
-    (`teacher.autocast`) and the transformers version. An entry is read through once when it is opened; a damaged one is
-    reported, removed and computed again. A second process that wants the same entry waits for the first one.
+    Entries are found by content: the teacher's weights and config, the token columns, the tokenizer, the precision
+    (`teacher.autocast`) and the transformers version. A file is read through once when it is opened; a damaged entry is
+    reported, removed and computed again. A second process that wants the same content waits for the first one.
 
     Args:
         teacher: the frozen teacher, on the device where it shall compute.
         encoded: data set with token columns and `example_id` 0..N-1 (each once; the row numbers if there is none).
             Where its `labels` know their names, the logits are in that order of classes (`FrozenTeacher.for_classes`).
         tokenizer: the teacher's.
-        poolings: poolings of the blocks to store.
+        poolings: poolings of the layers, beside the logits.
+        tokens: views of single tokens.
         folder: where entries lie; by default `default_cache_folder()`. Nothing is written outside of it.
         batch_size: examples in a batch while computing.
-        prefix: of the teacher's token columns; None takes `teacher_` if there is `teacher_input_ids`, else none.
-        report: is told the disk need before anything is computed, and about damaged or left-over entries.
+        prefix: of the teacher's token columns; by default `teacher_prefix`.
+        report: is told the disk need before anything is computed, and about damaged entries.
         progress: called with (examples done, examples in all).
 
     Raises:
         DataError: the example ids are not 0..N-1.
-        ModelError: the teacher's outputs are not finite or beyond what half precision holds.
+        ModelError: the teacher's outputs are not finite or beyond what half precision holds, or it does not show its
+            attention.
         RunError: the disk is too small, or the folder cannot be written.
     """
     if (names := label_names(encoded)) is not None:
         teacher = teacher.for_classes(names)
     folder = Path(folder).expanduser() if folder is not None else default_cache_folder()
-    wanted = tuple(sorted(set(poolings)))
+    wanted: list[Output] = ["logits", *sorted(set(poolings)), *sorted(set(tokens))]
     columns = read_examples(encoded, prefix)
+    lengths = np.empty(len(columns), dtype=np.int64)
+    lengths[columns.ids] = columns.lengths  # in the files examples lie by id, and not as in the data set
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     key, parts = cache_key(teacher.model, columns, tokenizer, teacher.autocast)
-    name = f"{key}-{'+'.join(wanted) or 'logits'}"
-    entry, damaged = _find(folder, key, wanted)
-    if entry is not None:
-        return TeacherOutputs(entry, teacher.shape, wanted, teacher.logit_order)
-    for path, fault in damaged.items():
-        report(f"The teacher's cache {path} is damaged: {fault}. It is removed and computed again.")
 
-    outputs = len(teacher.logit_order)
-    needed = cache_bytes(len(columns), outputs, teacher.shape, wanted)
-    report(
-        f"The teacher's outputs for {len(columns)} examples take {human_bytes(needed)} in {folder} "
-        f"(logits{''.join(f', {how} of {teacher.shape.blocks} blocks' for how in wanted)}); computing them once."
+    files, damaged = _find(folder, key, wanted)
+    missing = [output for output in wanted if output not in files]
+    if missing:
+        for path, fault in damaged.items():
+            report(f"The teacher's cache {path} is damaged: {fault}. It is removed and computed again.")
+        report(
+            f"The teacher's outputs ({', '.join(map(str, missing))}) for {len(columns)} examples take "
+            f"{human_bytes(_needed(missing, teacher, offsets))} in {folder}; computing them once."
+        )
+        require_writable(folder)
+        with building_lock(folder, key, report):
+            files, damaged = _find(folder, key, wanted)
+            missing = [
+                output for output in wanted if output not in files
+            ]  # fewer, if another process was faster
+            if missing:
+                name = f"{key}-{xxhash.xxh3_64(','.join(map(str, missing)).encode()).hexdigest()}"
+                with new_entry(folder, name, _needed(missing, teacher, offsets), tuple(damaged)) as writer:
+                    _compute(teacher, columns, offsets, tokenizer, missing, writer, batch_size, progress)
+                    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+                    writer.finish({"key": parts, "examples": len(columns), "versions": versions})
+                files |= {output: folder / name / _file(output) for output in missing}
+    return TeacherOutputs(
+        {output: files[output] for output in wanted},
+        offsets,
+        teacher.shape,
+        teacher.logit_order,
+        frozenset(missing),
     )
-    require_writable(folder)
-    with building_lock(folder, name, report):
-        entry, damaged = _find(folder, key, wanted)
-        if entry is not None:  # another process was faster
-            return TeacherOutputs(entry, teacher.shape, wanted, teacher.logit_order)
-        with new_entry(folder, name, needed, damaged, report) as writer:
-            _compute(teacher, columns, tokenizer, wanted, writer, batch_size, progress)
-            writer.finish(
-                {
-                    "key": parts,
-                    "examples": len(columns),
-                    "blocks": teacher.shape.blocks,
-                    "width": teacher.shape.width,
-                    "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-                }
-            )
-    return TeacherOutputs(folder / name, teacher.shape, wanted, teacher.logit_order, built=True)
 
 
-def _find(folder: Path, key: str, wanted: tuple[Pooling, ...]) -> tuple[Path | None, dict[Path, str]]:
-    """Returns the smallest whole entry of `key` that has the wanted poolings, and what is wrong with damaged ones."""
-    found: list[tuple[int, Path]] = []
-    for entry in folder.glob(f"{key}-*"):
-        held = entry.name.removeprefix(f"{key}-").split("+")
-        if entry.is_dir() and set(wanted) <= set(held):
-            found.append((len(held), entry))
+def read_examples(encoded: Dataset, prefix: str | None = None) -> TokenColumns:
+    """Reads the token columns that the teacher sees.
+
+    Raises:
+        DataError: there are no examples, or their ids are not 0..N-1, each once.
+    """
+    columns = TokenColumns.read(encoded, teacher_prefix(encoded) if prefix is None else prefix)
+    if not len(columns):
+        raise DataError("The data set is empty: there is nothing for the teacher to compute.")
+    if not np.array_equal(np.sort(columns.ids), np.arange(len(columns))):
+        raise DataError(
+            f"The column example_id must hold each of 0..{len(columns) - 1} once, since it numbers the rows of the "
+            "cache. Encode the data again instead of selecting from encoded data."
+        )
+    return columns
+
+
+def _file(output: Output) -> str:
+    return f"{output}.npy"
+
+
+def _poolings(outputs: Iterable[Output]) -> list[Pooling]:
+    return [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
+
+
+def _views(outputs: Iterable[Output]) -> list[TokenView]:
+    return [each for each in outputs if isinstance(each, TokenView)]
+
+
+def _needed(outputs: Sequence[Output], teacher: FrozenTeacher, offsets: np.ndarray) -> int:
+    classes = len(teacher.logit_order) if "logits" in outputs else 0
+    tokens = int(offsets[-1])
+    return cache_bytes(len(offsets) - 1, classes, teacher.shape, _poolings(outputs), _views(outputs), tokens)
+
+
+def _find(folder: Path, key: str, wanted: Sequence[Output]) -> tuple[dict[Output, Path], dict[Path, str]]:
+    """Returns where whole entries hold the wanted outputs, and what is wrong with damaged entries that should."""
+    files: dict[Output, Path] = {}
     damaged: dict[Path, str] = {}
-    for _, entry in sorted(found):
-        if (fault := fault_of(entry)) is None:
-            return entry, damaged
-        damaged[entry] = fault
-    return None, damaged
+    for entry in sorted(folder.glob(f"{key}-*")):
+        if not entry.is_dir():
+            continue
+        try:
+            held = set(read_json(entry / MANIFEST)["files"])
+        except (OSError, RunError, KeyError, TypeError):
+            damaged[entry] = fault_of(entry) or f"{MANIFEST} names no files"
+            continue
+        chosen = [output for output in wanted if output not in files and _file(output) in held]
+        # files that this training does not read are left to those that do
+        if chosen and (fault := fault_of(entry, [_file(output) for output in chosen])) is not None:
+            damaged[entry] = fault
+            continue
+        files |= {output: entry / _file(output) for output in chosen}
+    return files, damaged
 
 
 def _compute(
     teacher: FrozenTeacher,
     columns: TokenColumns,
+    offsets: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
-    poolings: tuple[Pooling, ...],
+    wanted: Sequence[Output],
     writer: EntryWriter,
     batch_size: int,
     progress: Progress | None,
 ) -> None:
     """Runs the teacher over all examples and writes each batch's rows into the memory maps."""
-    count, shape = len(columns), teacher.shape
-    logits = writer.create("logits", (count, len(teacher.logit_order)), np.float32)
-    pooled = {how: writer.create(how, (count, shape.blocks, shape.width), np.float16) for how in poolings}
+    padding = padding_for(teacher.model, Padding.of(tokenizer))
+    lengths = np.diff(offsets)
+    arrays: dict[Output, np.memmap] = {}
     for ids, outputs in forward_dataset(
         teacher.model,
         columns,
-        tokenizer,
-        poolings=poolings,
+        padding,
+        poolings=_poolings(wanted),
+        tokens=_views(wanted),
         batch_size=batch_size,
         autocast=teacher.autocast,
         progress=progress,
     ):
-        values = outputs.logits.cpu()
-        if not torch.isfinite(values).all():
-            raise ModelError(
-                f"The teacher's logits for example {first_bad(ids, values)} are not finite: its weights are damaged, "
-                "or it cannot compute in this precision."
-            )
-        logits[ids] = values.numpy()
-        for how, tensor in outputs.pooled.items():
-            half = tensor.half().cpu()
-            if not torch.isfinite(half).all():
-                bad = first_bad(ids, half)
-                blocks = [
-                    number + 1 for number in range(shape.blocks) if not torch.isfinite(half[:, number]).all()
-                ]
-                raise ModelError(
-                    f"The teacher's pooled outputs ({how}) of block {', '.join(map(str, blocks))} are beyond half "
-                    f"precision (+-{HALF_MAX:.0f}) or not finite, first for example {bad}. "
-                    "Run the teacher live (--no-cache, cache_teacher=False)."
+        for output in wanted:
+            if isinstance(output, TokenView):  # [tokens of the batch, w], example after example
+                vectors = outputs.tokens[output]
+                real = _real(lengths[ids], vectors.shape[1], padding.side).to(vectors.device)
+                values, owners = vectors[real].half(), np.repeat(ids, lengths[ids])
+                places = np.concatenate([np.arange(int(offsets[n]), int(offsets[n + 1])) for n in ids])
+                rows = int(offsets[-1])
+            else:
+                values = (
+                    outputs.logits if output == "logits" else outputs.pooled[cast(Pooling, output)].half()
                 )
-            pooled[cast(Pooling, how)][ids] = half.numpy()
+                places, owners, rows = ids, ids, len(columns)
+            values = values.cpu().numpy()
+            _require_finite(output, values, owners)
+            if output not in arrays:
+                arrays[output] = writer.create(str(output), (rows, *values.shape[1:]), values.dtype)
+            arrays[output][places] = values
+
+
+def _real(lengths: np.ndarray, width: int, side: Side) -> Tensor:
+    """Returns [B, L] bool, True where a batch of examples of these lengths has tokens and no padding."""
+    counts, places = torch.from_numpy(lengths).unsqueeze(1), torch.arange(width).unsqueeze(0)
+    return places >= width - counts if side == "left" else places < counts
+
+
+def _require_finite(output: Output, values: np.ndarray, owners: np.ndarray) -> None:
+    """Refuses infinite and undefined numbers; `owners` are the examples of the rows of `values`."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    bad = owners[int(finite.reshape(len(values), -1).all(axis=1).argmin())]
+    if output == "logits":
+        raise ModelError(
+            f"The teacher's logits for example {bad} are not finite: its weights are damaged, or it cannot compute in "
+            "this precision."
+        )
+    what = f"vectors of single tokens ({output})"
+    if isinstance(output, str):
+        layers = [str(number + 1) for number in range(values.shape[1]) if not finite[:, number].all()]
+        what = f"pooled outputs ({output}) of block {', '.join(layers)}"
+    raise ModelError(
+        f"The teacher's {what} are beyond half precision (+-{_HALF_MAX:.0f}) or not finite, first for example {bad}. "
+        "Run the teacher live (--no-cache, cache_teacher=False)."
+    )

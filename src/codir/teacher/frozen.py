@@ -81,16 +81,9 @@ class FrozenTeacher(nn.Module):
         positions: Tensor | None = None,
         tokens: Iterable[TokenView] = (),
     ) -> Representations:
-        """Runs the teacher once.
+        """Runs the teacher once; arguments as `codir.models.representations.represent`, on the teacher's device.
 
-        Args:
-            inputs: the model's keyword arguments, on the teacher's device.
-            poolings: poolings of its blocks to compute.
-            positions: [B, L], of a masked language model: where its predictions are wanted; see `represent`.
-            tokens: vectors of single tokens to give.
-
-        Returns:
-            fp32 logits in the data's order of classes, and the pooled blocks.
+        The logits are fp32 and in the data's order of classes.
         """
         self.model.eval()  # someone may hold the inner model and have called train() on that
         with precision(device_of(self.model), self.autocast):

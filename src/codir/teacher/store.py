@@ -1,43 +1,120 @@
-"""Cache entries on disk: folders of .npy files that are whole or not there, and checked when they are opened.
+"""Cache entries on disk: found by content, whole or not there, and checked when they are opened.
 
-An entry is built in a folder `.building-LOCK-...` beside its place, under the lock `.lock-LOCK` (by default the entry's
-own name). Every file is synced, then the manifest with the size and digest of each is written, then the folder is
-renamed. So an entry without a manifest that fits is damaged, and a building folder whose lock is free was left by a
-process that died.
+An entry is a folder of .npy files, named by the key of what it was computed from. It is built in a temporary folder
+(`codir.locks`) under the key's lock: every file is synced, then the manifest with the size and digest of each is
+written, then the folder is renamed. So an entry without a manifest that fits is damaged, and what a killed process left
+is swept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import torch
+import transformers
+import xxhash
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import RunError
+from codir.locks import sweep, temporary_folder, try_lock, unlock
 from codir.manifest import entry as facts_of
 from codir.manifest import fault_by
-from codir.storage import human_bytes, require_disk, write_json
+from codir.models.probe import behaviour
+from codir.models.tokens import TokenColumns
+from codir.storage import require_disk, write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+FORMAT = 2
+"""Version of the files' layout; raise it when that changes. Entries of other versions are not looked at."""
 
 MANIFEST = "manifest.json"
-_BUILDING = ".building-"
-_DEAD_WITHOUT_LOCKS = (
-    86_400.0  # seconds after which a building folder counts as left over where there are no locks
+
+# Neither the folder a model was loaded from, nor the version that saved it, nor the names of its classes change what it
+# computes (their number is in the shape of the weights).
+NOT_CONTENT = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "problem_type"),
 )
 
 Report = Callable[[str], None]
+
+
+# ---- the key: a digest of everything the teacher's outputs depend on -----------------------------------------------
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """Returns a digest of a model's class, configuration, weights and buffers (about 0.1 s for 0.5 GB)."""
+    digest = xxhash.xxh3_128()
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_CONTENT}
+    header = json.dumps(config, sort_keys=True, default=str)
+    digest.update(f"{type(model).__name__}\n{header}\n".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def data_digest(columns: TokenColumns) -> str:
+    """Returns a digest of ids, token ids, masks and token types, whatever integer type they are stored in."""
+    digest = xxhash.xxh3_128()
+    for name, array in {"ids": columns.ids, "offsets": columns.offsets, **columns.values}.items():
+        digest.update(f"{name} {len(array)}\n".encode())
+        for start in range(0, len(array), 1 << 22):  # in pieces, so that no second copy of everything is made
+            digest.update(np.ascontiguousarray(array[start : start + (1 << 22)], dtype=np.int64).data)
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns a digest of vocabulary, rules and padding, but not of the truncation and padding last asked for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content: dict[str, Any] = {
+        "special": {name: str(value) for name, value in tokenizer.special_tokens_map.items()},
+        "pad": [tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side],
+    }
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        content["rules"] = {name: rules[name] for name in rules if name not in ("truncation", "padding")}
+    else:
+        content["vocabulary"] = tokenizer.get_vocab()
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def cache_key(
+    model: PreTrainedModel,
+    columns: TokenColumns,
+    tokenizer: PreTrainedTokenizerBase,
+    autocast: torch.dtype | None,
+) -> tuple[str, dict[str, Any]]:
+    """Returns the key of a teacher's outputs, and the parts it was made of (for the manifest).
+
+    The minor version of transformers is one of them: a release can mend the mathematics of a model.
+    """
+    parts = {
+        "format": FORMAT,
+        "teacher": model_digest(model),
+        "data": data_digest(columns),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "precision": str(autocast or "weights"),
+        "padding": behaviour(model, tokenizer.pad_token_id).padded,
+        "transformers": ".".join(transformers.__version__.split(".")[:2]),
+    }
+    return xxhash.xxh3_128(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20], parts
+
+
+# ---- entries -------------------------------------------------------------------------------------------------------
 
 
 def default_cache_folder() -> Path:
@@ -46,154 +123,68 @@ def default_cache_folder() -> Path:
 
 
 def fault_of(entry: Path, only: Collection[str] | None = None) -> str | None:
-    """Reads every file of an entry once; returns what is wrong with it, or None if it is whole.
-
-    Args:
-        entry: its folder.
-        only: names of the files to look at; None looks at all.
-    """
+    """Reads all files of an entry once, or `only` some; returns what is wrong with them, or None if they are whole."""
     return fault_by(entry / MANIFEST, only)
 
 
-def _lock_file(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def building_lock(folder: Path, key: str, report: Report) -> Iterator[None]:
+    """Holds the lock of a key's entries, after waiting (and saying so) for another process that computes them.
+
+    The lock is the operating system's and ends with the process. Where there are none (Windows, some network disks) two
+    builders both work, and the first one's rename counts.
+    """
+    told = False
+    while True:
+        try:
+            handle = try_lock(folder / f".lock-{key}", make=True)
+            break
+        except BlockingIOError:
+            if not told:
+                report(
+                    f"Another process is computing the same teacher's outputs in {folder}; waiting for it."
+                )
+                told = True
+            time.sleep(0.1)
     try:
-        return open(path, "a+b")
-    except PermissionError:  # made by another user of a shared cache; a lock does not need more than reading
-        return open(path, "rb")
+        yield
+    finally:
+        unlock(handle)
 
 
 @contextlib.contextmanager
-def building_lock(folder: Path, name: str, report: Report, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of one entry for the block; yields whether it is held.
+def new_entry(folder: Path, name: str, needed: int, damaged: Collection[Path]) -> Iterator[EntryWriter]:
+    """Gives the writer of one entry; the caller holds the lock of its key.
 
-    The lock is the operating system's and ends with the process. Where there are none (Windows, some network disks)
-    the block runs without: two builders then both work, and the first one's rename counts.
-
-    Args:
-        folder: the cache folder.
-        name: the entry.
-        report: is told if another process holds it.
-        wait: wait for the other process; False yields False at once.
-    """
-    with _lock_file(folder / f".lock-{name}") as file:
-        told = False
-        held = True
-        while fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not wait:
-                    held = False
-                    break
-                if not told:
-                    report(
-                        f"Another process is computing the same teacher's outputs in {folder}; waiting for it."
-                    )
-                    told = True
-                time.sleep(0.1)
-            except OSError:  # a disk without locks
-                held = wait
-                break
-        yield held
-
-
-def remove_leftovers(folder: Path, report: Report, own: str) -> None:
-    """Removes building folders whose process has died; the caller holds the lock of the entry `own`."""
-    for path in sorted(folder.glob(f"{_BUILDING}*")):
-        found = re.fullmatch(rf"{re.escape(_BUILDING)}(.+)-[^-]+", path.name)
-        if not found or not path.is_dir():
-            continue
-        locked = building_lock(folder, found[1], report, wait=False) if found[1] != own else nullcontext(True)
-        with contextlib.suppress(OSError), locked as held:
-            if not held or (fcntl is None and time.time() - path.stat().st_mtime < _DEAD_WITHOUT_LOCKS):
-                continue
-            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-            shutil.rmtree(path)
-            report(f"Removed {path}, left by a process that died while computing ({human_bytes(size)}).")
-
-
-def remove_entry(entry: Path, locked: bool, lock: str | None = None) -> None:
-    """Removes a damaged entry, unless another process is about to replace it or just has.
-
-    Args:
-        entry: its folder.
-        locked: whether the caller holds its lock.
-        lock: the name of its lock, where that is not its own.
+    Damaged entries of that key, and what killed processes left, go first. If the block raises, nothing is left.
 
     Raises:
-        RunError: the file system does not let it.
+        RunError: the disk is too small for `needed` bytes, or something damaged cannot be removed.
     """
-    try:
-        name = lock or entry.name
-        with (
-            nullcontext(True) if locked else building_lock(entry.parent, name, lambda _: None, wait=False)
-        ) as held:
-            if held and fault_of(entry) is not None:
-                shutil.rmtree(entry)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunError(
-            f"The damaged cache {entry} cannot be removed: {error.strerror or error}. Remove it yourself, or choose "
-            "another cache folder (CODIR_CACHE)."
-        ) from error
-
-
-@contextlib.contextmanager
-def new_entry(
-    folder: Path,
-    name: str,
-    needed: int,
-    damaged: Collection[Path],
-    report: Report,
-    lock: str | None = None,
-) -> Iterator[EntryWriter]:
-    """Gives the writer of one entry, after damaged and left-over ones are gone and the disk has been asked for room.
-
-    Args:
-        folder: the cache folder.
-        name: the entry; its lock is held by the caller.
-        needed: bytes it will take.
-        damaged: entries in the way, to be removed.
-        report: is told about what a dead process left.
-        lock: the name of the lock that the caller holds, where it is not the entry's; damaged entries have it, too.
-
-    Raises:
-        RunError: the disk is too small, or something damaged cannot be removed.
-    """
-    for path in damaged:
-        remove_entry(path, locked=lock is not None or path.name == name)
-    remove_leftovers(folder, report, own=lock or name)
+    for entry in damaged:
+        try:
+            shutil.rmtree(entry)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise RunError(
+                f"The damaged cache {entry} cannot be removed: {error.strerror or error}. Remove it yourself, or "
+                "choose another cache folder (CODIR_CACHE)."
+            ) from error
+    sweep(folder)
     require_disk(folder, needed, "the teacher's cache")
-    with EntryWriter(folder, name, lock) as writer:
-        yield writer
+    with temporary_folder(folder) as place:
+        yield EntryWriter(place, folder / name)
 
 
 class EntryWriter:
-    """One entry under construction: `create` its arrays, fill them, then `finish`.
+    """One entry under construction: `create` its arrays, fill them, then `finish`."""
 
-    Args:
-        folder: the cache folder.
-        name: the entry; its lock is held by the caller.
-        lock: the name of that lock, where it is not the entry's.
-
-    Used as a context manager it removes what was begun if the block raises.
-    """
-
-    def __init__(self, folder: Path, name: str, lock: str | None = None):
-        self.target = folder / name
-        self.place = Path(tempfile.mkdtemp(dir=folder, prefix=f"{_BUILDING}{lock or name}-"))
+    def __init__(self, place: Path, target: Path):
+        self.place, self.target = place, target
         self.arrays: dict[str, np.memmap] = {}
 
-    def __enter__(self) -> EntryWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.arrays.clear()
-        shutil.rmtree(self.place, ignore_errors=True)  # after finish() there is nothing left of it
-
-    def create(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
         """Makes the file `name`.npy with its space on the disk reserved, and returns it as a writable memory map.
 
         Raises:
@@ -216,15 +207,14 @@ class EntryWriter:
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Syncs all files, writes the manifest with `facts` in it, and puts the entry in its place."""
         files: dict[str, Any] = {}
-        for name in list(self.arrays):
-            array = self.arrays.pop(name)
+        for name, array in self.arrays.items():
             array.flush()
             path = self.place / f"{name}.npy"
             _sync(path)
             files[path.name] = {**facts_of(path), "shape": list(array.shape)}
-            del array  # unmapped: Windows renames no folder with mapped files
+        self.arrays.clear()
         write_json(self.place / MANIFEST, {**facts, "files": files})
-        os.chmod(self.place, 0o755)  # mkdtemp makes it private; a cache may be shared
+        os.chmod(self.place, 0o755)  # a temporary folder is private; a cache may be shared
         _sync(self.place)
         try:
             os.rename(self.place, self.target)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from codir.errors import ConfigError
+from codir.teacher.source import CacheSettings
 from codir.training.processes import accelerate_asked_for, launch_advice
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,11 @@ class DistillationArguments(TrainingArguments):
             "more, the teacher runs live."
         },
     )
+
+    @property
+    def cache(self) -> CacheSettings:
+        """Returns the settings of the teacher's cache."""
+        return CacheSettings(self.cache_teacher, self.cache_folder, self.cache_tokens_gb)
 
     def __post_init__(self) -> None:
         if self.average_tokens_across_devices:

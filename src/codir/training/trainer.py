@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -16,38 +16,29 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
-from codir.errors import ConfigError
 from codir.gather import from_first, processes
 from codir.losses.base import Kind
-from codir.losses.registry import (
-    build_objectives,
-    check_objectives,
-    needs_of,
-    prefill_needs_of,
-    taught_by,
-    views_of,
-)
+from codir.losses.registry import build_objectives, prefill_needs_of
 from codir.models.config_file import settle_switches
 from codir.models.heads import require_one_answer
 from codir.models.inference import forward_dataset
-from codir.models.loading import encoder_shape
 from codir.models.padding import settle_side
 from codir.models.probe import behaviour
+from codir.printing import progress_bar
 from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
-from codir.training.class_order import match_by_name
-from codir.training.collator import DistillationCollator, teacher_of
-from codir.training.context import objective_context
-from codir.training.given import require_objects
+from codir.training.classes import match_by_name
+from codir.training.collators import DistillationCollator, teacher_of
 from codir.training.global_batch import Part, ProcessBatches, plan_step
-from codir.training.missing_labels import filled
 from codir.training.model import DistillationModel
 from codir.training.processes import rank, total
 from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
-from codir.training.teaching import Teaching
+from codir.training.setup import Objectives, require_objects, set_up
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationTrainer(ResumableTrainer):
@@ -84,6 +75,7 @@ class DistillationTrainer(ResumableTrainer):
         data_key: fingerprint of the training data; with it objectives may keep files (a bank on disk) beside the
             checkpoints.
         label: what the progress line calls this training.
+        report: is told what the teacher's cache takes, and what was damaged there.
 
     Raises:
         ConfigError: objectives that do not fit with the data or the models, before anything is computed.
@@ -95,7 +87,7 @@ class DistillationTrainer(ResumableTrainer):
     def __init__(
         self,
         student: PreTrainedModel,
-        objectives: Mapping[str, Mapping[str, Any]],
+        objectives: Objectives,
         args: DistillationArguments,
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
@@ -109,16 +101,9 @@ class DistillationTrainer(ResumableTrainer):
         kind: Kind | None = None,
         data_key: str | None = None,
         label: str = "training",
+        report: Callable[[str], None] = logger.info,
     ):
         require_objects(student, teacher, train_dataset, data_collator)
-        if len(train_dataset) == 0:
-            raise ConfigError("train_dataset is empty: there is nothing to train on.")
-        needs = needs_of(objectives)
-        if teacher is None and (taught := taught_by(objectives)):
-            raise ConfigError(
-                f"The objectives {', '.join(taught)} need a teacher and none was given; "
-                "plain fine-tuning is objectives={'task': {}}."
-            )
         settle_switches(student.config)
         if isinstance(teacher, PreTrainedModel):
             teacher = FrozenTeacher(teacher)
@@ -129,32 +114,22 @@ class DistillationTrainer(ResumableTrainer):
             teacher, train_dataset, eval_dataset = match_by_name(
                 student, teacher, train_dataset, eval_dataset
             )
-        self._views = views_of(
-            objectives, encoder_shape(student), teacher.shape if teacher is not None else None
-        )
         if behaviour(student, processing_class.pad_token_id).side == "left":
             settle_side(processing_class, "left")
-        self._teaching = Teaching(teacher, self._views, train_dataset, args)
 
-        # Everything is checked before the teacher computes anything; the space is read when objectives are built.
-        context = objective_context(student, self._teaching, train_dataset, args, kind, data_key)
-        check_objectives(objectives, context)
-        self._teaching.check(student, context.aligned, bool(needs.pooled))
-        self._teaching.compute(train_dataset, teacher_tokenizer or processing_class, needs.pooled, args)
-        if context.unlabeled:
-            logits = self._teaching.logits(train_dataset, teacher_tokenizer or processing_class)
-            if logits is not None:
-                labels = filled(torch.tensor(train_dataset["labels"][:]), logits)
-                context = replace(context, labels=labels)
-        outputs = self._teaching.outputs
-        if outputs is not None:
-            context = replace(context, teacher_space=outputs.space)
-        built = build_objectives(objectives, context)
-        self.objective_notes = [
-            *self._teaching.notes,
-            *(line for objective in built.values() for line in objective.describe()),
-        ]
-        self.distillation = DistillationModel(student, built, needs.pooled, self._views.student)
+        # Everything is checked before the teacher computes anything.
+        setup = set_up(objectives, student, teacher, train_dataset, args.cache, args, kind, data_key)
+        self._views, self._source = setup.views, setup.source
+        teachers = teacher_tokenizer or processing_class
+        with args.main_process_first(desc="teacher's cache"):
+            self._source.open(
+                train_dataset, teachers, args.device, report, functools.partial(progress_bar, "teacher")
+            )
+        built = build_objectives(objectives, setup.with_teacher(train_dataset, teachers))
+        self.objective_notes = [line for objective in built.values() for line in objective.describe()]
+        if self._source.why_live:
+            self.objective_notes.insert(0, f"teacher: {self._source.why_live}")
+        self.distillation = DistillationModel(student, built, setup.poolings, setup.views.student)
         self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)  # optimiser steps that went into the sums
@@ -166,7 +141,7 @@ class DistillationTrainer(ResumableTrainer):
             args=args,
             data_collator=data_collator
             or DistillationCollator(
-                processing_class, teacher_tokenizer, outputs, live_teacher=self._teaching.live is not None
+                processing_class, teacher_tokenizer, self._source.outputs, self._source.live is not None
             ),
             train_dataset=train_dataset,
             eval_dataset=cast(Any, eval_dataset),
@@ -192,8 +167,8 @@ class DistillationTrainer(ResumableTrainer):
     ) -> Any:
         """Computes the weighted sum of one batch; in training the terms are checked and added to the log."""
         teacher = teacher_of(inputs)
-        if teacher is None and self._teaching.live is not None and model.training:
-            teacher = self._teaching.live.represent(
+        if teacher is None and self._source.live is not None and model.training:
+            teacher = self._source.live.represent(
                 inputs.get("teacher_inputs", inputs["inputs"]),
                 self.distillation.poolings,
                 self.distillation.chosen_positions(inputs["inputs"], inputs.get("labels"), self._done()),
