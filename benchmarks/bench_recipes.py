@@ -28,7 +28,6 @@ from codir.models.loading import encoder_shape, load_classifier, load_tokenizer
 from codir.models.student import build_student
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.token_cache import open_token_cache
 from codir.training.callbacks import ProgressLine
 from codir.training.trainer import DistillationTrainer
 
@@ -82,14 +81,13 @@ def main() -> None:
             source: Any = teacher
             if not name.endswith(LIVE):
                 source = open_cache(
-                    teacher, data, tokenizer=tokenizer, poolings=needs.pooled, folder=folder / "cache"
+                    teacher,
+                    data,
+                    tokenizer=tokenizer,
+                    poolings=needs.pooled,
+                    tokens=views.teacher,
+                    folder=folder / "cache",
                 )
-                if views.teacher:
-                    source = source.with_tokens(
-                        open_token_cache(
-                            teacher, data, views.teacher, tokenizer=tokenizer, folder=folder / "cache"
-                        )
-                    )
             arguments = arguments_for(folder, len(data), steps + WARM_UP, "bf16", not name.endswith(LIVE))
             trainer = DistillationTrainer(
                 build_student(model),

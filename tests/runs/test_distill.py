@@ -230,7 +230,7 @@ def test_the_teacher_runs_once_for_all_students_and_for_the_next_run(
     monkeypatch.setattr(cache_module, "forward_dataset", spy)
     own = {"cache_dir": str(tmp_path / "cache")}
     distill(**world.settings(tmp_path / "one", kd=True, **own), console=quiet())
-    assert passes == [96, 40]  # the training split once for three students, the validation split
+    assert passes == [40, 96]  # the validation split, the training split once for three students
     training = {**TRAINING, "seed": 9, "learning_rate": 1e-3}
     distill(**world.settings(tmp_path / "two", kd=True, training=training, **own), console=quiet())
     assert len(passes) == 2

@@ -116,7 +116,7 @@ def test_killed_everywhere_and_resumed(world: World, whole: Path, tmp_path: Path
     assert '"train_loss"' not in (tmp_path / "run" / "log.jsonl").read_text()
     status = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(status["attempts"]) == len(POINTS) + 1
-    assert not list((tmp_path / "cache").glob(".building*"))
+    assert not list((tmp_path / "cache").glob(".codir-tmp-*"))
 
 
 @needs_fork
@@ -160,7 +160,7 @@ def test_ctrl_c_while_the_teacher_computes(world: World, tmp_path: Path) -> None
     assert said.startswith("130 ")
     assert "--resume goes on" in said
     assert "Traceback" not in said
-    assert not list((tmp_path / "cache").glob(".building*"))
+    assert not list((tmp_path / "cache").glob(".codir-tmp-*"))
     done = CliRunner().invoke(app, [*arguments, "--resume"])
     assert done.exit_code == 0, done.output
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runs"))  # killing.py
 
 
 @pytest.fixture

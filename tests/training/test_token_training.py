@@ -29,10 +29,8 @@ from codir.models.representations import TokenView
 from codir.models.student import build_student
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.token_cache import open_token_cache
 from codir.training.arguments import DistillationArguments
-from codir.training.collators import MaskedBlockCollator
-from codir.training.collators import DistillationCollator, teacher_of
+from codir.training.collators import DistillationCollator, MaskedBlockCollator, teacher_of
 from codir.training.masking import TokenMasking
 from codir.training.trainer import DistillationTrainer
 
@@ -160,7 +158,7 @@ def test_gradients_reach_the_student_alone(tmp_path, models):
         assert any("layer.1.attention.self.query" in name for name in moved)
         assert any("embeddings" in name for name in moved)
         if not cached:
-            assert all(parameter.grad is None for parameter in trainer._teaching.live.parameters())
+            assert all(parameter.grad is None for parameter in trainer._source.live.parameters())
 
 
 def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models):
@@ -169,7 +167,7 @@ def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models)
     trainer = make_trainer(
         tmp_path, models, {"task": {}, "kd": {}, GAP: {}}, **settings, cache_tokens_gb=1e-6
     )
-    assert isinstance(trainer._teaching.live, FrozenTeacher)
+    assert isinstance(trainer._source.live, FrozenTeacher)
     assert not folder.exists()
     (note,) = [line for line in trainer.objective_notes if line.startswith("teacher")]
     assert "live" in note
@@ -177,7 +175,7 @@ def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models)
     trainer.train()
     assert losses(trainer)[0]["loss_token_gap"] > 0
     # what needs no tokens is cached all the same
-    assert make_trainer(tmp_path, models, {"kd": {}}, **settings, cache_tokens_gb=1e-6)._teaching.live is None
+    assert make_trainer(tmp_path, models, {"kd": {}}, **settings, cache_tokens_gb=1e-6)._source.live is None
 
 
 def test_an_objective_that_reads_only_tokens_has_the_teacher(tmp_path, models):
@@ -221,17 +219,13 @@ def trainer_of(
 def test_given_outputs_must_hold_the_views(tmp_path, parts):
     settings = {"tokenizer": parts["tokenizer"], "folder": tmp_path / "cache"}
     teacher, data = parts["teacher"], examples()
-    outputs = open_cache(teacher, data, poolings=["mean"], **settings)
-    for given in (
-        outputs,
-        outputs.with_tokens(open_token_cache(teacher, data, [LAST["teacher"]], **settings)),
-    ):
-        with pytest.raises(ConfigError, match=r"query\.4.*open_token_cache"):
-            trainer_of(tmp_path, {**parts, "teacher": given}, {GAP: {}})
-    more = open_token_cache(teacher, data, [TokenView("hidden", 4), TokenView("hidden", 1)], **settings)
-    trainer = trainer_of(
-        tmp_path, {**parts, "teacher": outputs.with_tokens(more)}, {GAP: {"attention": False}}
+    outputs = open_cache(teacher, data, poolings=["mean"], tokens=[TokenView("hidden", 4)], **settings)
+    with pytest.raises(ConfigError, match=r"query\.4.*open_cache"):
+        trainer_of(tmp_path, {**parts, "teacher": outputs}, {GAP: {}})
+    outputs = open_cache(
+        teacher, data, poolings=["mean"], tokens=[TokenView("hidden", 4), TokenView("hidden", 1)], **settings
     )
+    trainer = trainer_of(tmp_path, {**parts, "teacher": outputs}, {GAP: {"attention": False}})
     trainer.train()
     assert set(TokenGap.seen[0].teacher.tokens) == {TokenView("hidden", 4)}  # no more than is needed is read
 
@@ -290,8 +284,7 @@ def test_a_batch_is_padded_like_the_students_inputs(tmp_path, parts, side):
     tokenizer.padding_side = side
     settings = {"tokenizer": tokenizer, "folder": tmp_path / "cache"}
     views = [TokenView("hidden", 0), TokenView("key", 3)]
-    tokens = open_token_cache(parts["teacher"], data, views, batch_size=60, **settings)
-    outputs = open_cache(parts["teacher"], data, **settings).with_tokens(tokens)
+    outputs = open_cache(parts["teacher"], data, tokens=views, batch_size=60, **settings)
     collator = DistillationCollator(tokenizer, teacher=outputs)
     batch = collator([data[number] for number in range(60)])
     found = teacher_of(batch)

@@ -119,7 +119,7 @@ def test_cached_and_live_teacher_give_the_same_losses(tmp_path, models):
 
 def test_the_live_teacher_stays_in_eval_mode_and_untouched(tmp_path, models):
     trainer = make_trainer(tmp_path, models, **ONE_EPOCH, cache_teacher=False)
-    teacher = trainer._teaching.live
+    teacher = trainer._source.live
     assert isinstance(teacher, FrozenTeacher)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     modes = []

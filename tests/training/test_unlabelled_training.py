@@ -16,7 +16,7 @@ from training_job import examples, make_trainer
 
 from codir.errors import DataError
 from codir.models.inference import predict_logits
-from codir.training.missing_labels import filled, without_gaps
+from codir.training.setup import filled, without_gaps
 
 SGD = {
     "save_strategy": "no",

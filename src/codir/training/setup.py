@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
 from codir.gather import from_first, processes, wire
-from codir.models.labels import has_label
 from codir.losses.base import Kind, ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, taught_by, views_of
 from codir.models.attention import require_attention
+from codir.models.labels import has_label
 from codir.models.loading import encoder_shape
 from codir.models.probe import require_layers, require_trainable
 from codir.models.representations import Pooling
