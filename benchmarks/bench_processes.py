@@ -27,7 +27,7 @@ TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 
 def prepare(folder: Path) -> None:
     """Makes the corpus, the teacher and the student."""
-    from codir.corpora.build import build_corpus
+    from codir.data.corpus_build import build_corpus
     from codir.data.grammar import generate
     from codir.models.loading import load_tokenizer
     from codir.models.masked_lm import load_masked_lm

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codir.config.config import DistillConfig, FinetuneConfig
     from codir.config.pretraining import PretrainConfig
-    from codir.corpora.build import build_corpus
-    from codir.corpora.corpus import open_corpus
     from codir.data import load_task
+    from codir.data.corpus import open_corpus
+    from codir.data.corpus_build import build_corpus
     from codir.deploy.export import export
     from codir.deploy.latency import latency
     from codir.deploy.publish import publish
@@ -69,7 +69,7 @@ _HOMES = {
     "PretrainConfig": "codir.config.pretraining",
     "StudyConfig": "codir.studies.config",
     "augment": "codir.runs.augment",
-    "build_corpus": "codir.corpora.build",
+    "build_corpus": "codir.data.corpus_build",
     "build_student": "codir.models.student",
     "distill": "codir.runs.distill",
     "evaluate": "codir.runs.evaluate",
@@ -78,7 +78,7 @@ _HOMES = {
     "latency": "codir.deploy.latency",
     "load_study": "codir.studies.loading",
     "load_task": "codir.data",
-    "open_corpus": "codir.corpora.corpus",
+    "open_corpus": "codir.data.corpus",
     "predict": "codir.runs.predict",
     "pretrain": "codir.runs.pretrain",
     "publish": "codir.deploy.publish",

@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 
 from codir import distill, finetune
 from codir.cli.main import app
-from codir.corpora.build import build_corpus
+from codir.data.corpus_build import build_corpus
 from codir.errors import CodirError, ConfigError, DataError, InterruptedRunError, ModelError, RunError
 from codir.runs import pretrain as module
 from codir.runs import student_run

@@ -18,7 +18,7 @@ from codir.cli.main import app
 from codir.config.loading import load_distill
 from codir.config.pretraining import PretrainConfig
 from codir.config.student_config import StudentConfig
-from codir.corpora.build import build_corpus
+from codir.data.corpus_build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.runs import student_run

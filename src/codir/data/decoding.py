@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import mmap
 import os
 import stat
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> Decoded:
     else:
         found = (wanted or "utf-8").removesuffix("-sig")
         if found != "utf-8" and _is_code_page(found) and not raw.isascii():
-            if (start := _fault(raw)) is None:
+            if (start := fault(raw)) is None:
                 notes.append(f"{path} is UTF-8, not {encoding}, and was read as UTF-8.")
                 found = "utf-8"
             elif words := _mixed(path, raw, start):
@@ -127,7 +128,7 @@ def read_text(path: str | Path, encoding: str | None = None) -> Decoded:
             raw = raw.decode(found).removeprefix("\ufeff").encode()
         except UnicodeError as error:
             raise DataError(_unfit(path, raw, found, error)) from error
-    elif (start := _fault(raw)) is not None:
+    elif (start := fault(raw)) is not None:
         raise DataError(_not_utf8(path, raw, start))
     elif looks := without_mark(raw):
         raise DataError(f"{path} holds zero bytes. It looks like {looks}: {_flag(looks)}.")
@@ -142,11 +143,11 @@ def plain_lines(text: str) -> list[str]:
     return lines
 
 
-def _fault(raw: bytes) -> int | None:
-    """Returns where the first byte stands that is not UTF-8, without a copy of the whole; None if all is well."""
-    if raw.isascii():
+def fault(raw: bytes | mmap.mmap, encoding: str = "utf-8") -> int | None:
+    """Returns where the first byte stands that does not fit an encoding, without a copy of the whole, or None."""
+    if isinstance(raw, bytes) and encoding == "utf-8" and raw.isascii():
         return None
-    decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
+    decoder, start = codecs.getincrementaldecoder(encoding)(), 0
     while start < len(raw):
         held = len(decoder.getstate()[0])
         try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from codir.corpora.build import build_corpus
-from codir.corpora.corpus import Corpus
-from codir.corpora.workers import available_cpus
+from codir.data.corpus import Corpus
+from codir.data.corpus_build import available_cpus, build_corpus
 from codir.printing import Console, RenderableType, progress_bar, table, terminal
 from codir.training.callbacks import SECONDS_BETWEEN_LINES
 
@@ -31,35 +30,29 @@ def corpus(
     console: Console | None = None,
     **options: Any,
 ) -> Corpus:
-    """Prepares a corpus with a progress bar and prints its report; arguments and errors as `build_corpus`.
-
-    Args:
-        inputs: files, folders, patterns or Hub data sets.
-        tokenizer: model folder, tokenizer folder or Hub id.
-        output: the corpus folder.
-        resume: go on with a corpus that was interrupted.
-        workers: processes; all cores if None.
-        console: where the report goes.
-        options: further arguments of `build_corpus`.
-    """
+    """Prepares a corpus with a progress bar and prints its report; arguments and errors as `build_corpus`."""
     console = terminal(console)
     started = time.monotonic()
     with progress_bar("corpus (MB of text)") as move:
-        moved = _with_lines(move, console)
         made = build_corpus(
-            inputs, tokenizer, Path(output), resume=resume, workers=workers, progress=moved, **options
+            inputs,
+            tokenizer,
+            Path(output),
+            resume=resume,
+            workers=workers,
+            progress=_with_lines(move, console),
+            **options,
         )
     seconds = time.monotonic() - started
     for line in report(made):
         console.print(line, highlight=False, soft_wrap=isinstance(line, str))
-    tokens = made.manifest["counts"]["tokens"]
-    speed = (
-        ""
-        if resume
-        else f", {tokens / seconds:,.0f} tokens a second with {workers or available_cpus()} workers"
-    )
+    speed = f", {made.manifest['counts']['tokens'] / seconds:,.0f} tokens a second with "
+    speed += f"{workers or available_cpus()} workers"
     console.print(
-        f"Ready after {seconds:,.1f} s{speed}: {output}", highlight=False, soft_wrap=True, markup=False
+        f"Ready after {seconds:,.1f} s{'' if resume else speed}: {output}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     return made
 
@@ -88,13 +81,13 @@ def _with_lines(move: Callable[[int, int], None], console: Console) -> Callable[
 
 def report(made: Corpus) -> list[RenderableType]:
     """Returns what is in a corpus, how its documents were told apart, and what was skipped and why."""
-    counts = made.manifest["counts"]
+    counts, sources = made.manifest["counts"], made.manifest["sources"]
     shown = table(f"Corpus {made.path}")
     shown.add_column("")
     for heading in ("documents", "tokens", "blocks"):
         shown.add_column(heading, justify="right")
     for name, row in (("train", counts["train"]), ("validation", counts["validation"]), ("together", counts)):
-        shown.add_row(name, f"{row['documents']:,}", f"{row['tokens']:,}", f"{row['blocks']:,}")
+        shown.add_row(name, *(f"{row[what]:,}" for what in ("documents", "tokens", "blocks")))
     lines: list[RenderableType] = [
         shown,
         f"{counts['sentences']:,} sentences in blocks of at most {made.block} tokens, on average "
@@ -102,29 +95,18 @@ def report(made: Corpus) -> list[RenderableType]:
     ]
     if not counts["validation"]["blocks"]:
         lines.append("No document is held out for validation: there is only one, or --validation is 0.")
-    lines += _separations(made.manifest["sources"])
-    lines += _encodings(made.manifest["sources"])
-    lines += _skipped(made.manifest["skipped"])
-    return lines
-
-
-def _separations(sources: Sequence[dict[str, Any]]) -> list[str]:
-    lines: list[str] = []
     for mode, meaning in _SEPARATED.items():
-        names = [Path(source["name"]).name for source in sources if source.get("documents") == mode]
-        if names:
-            more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-            lines.append(f"{', '.join(names[:5])}{more}: {meaning} (--documents {mode}).")
-    return lines
+        if names := _names(each for each in sources if each.get("documents") == mode):
+            lines.append(f"{names}: {meaning} (--documents {mode}).")
+    if names := _names(each for each in sources if "encoding" in each):
+        encoding = made.manifest["options"]["encoding"]
+        lines.append(f"{names}: read as {encoding} (--encoding), all other files as UTF-8.")
+    return lines + _skipped(made.manifest["skipped"])
 
 
-def _encodings(sources: Sequence[dict[str, Any]]) -> list[str]:
-    names = [Path(source["name"]).name for source in sources if "encoding" in source]
-    if not names:
-        return []
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    encoding = next(source["encoding"] for source in sources if "encoding" in source)
-    return [f"{', '.join(names[:5])}{more}: read as {encoding} (--encoding), all other files as UTF-8."]
+def _names(sources: Iterable[dict[str, Any]]) -> str:
+    names = [Path(source["name"]).name for source in sources]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _skipped(skipped: dict[str, Any]) -> list[str]:

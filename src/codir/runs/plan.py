@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
-from codir.corpora.corpus import Corpus, open_corpus
+from codir.data.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.losses.negative_sources import has_bank
 from codir.losses.registry import needs_of, predicts, taught_by

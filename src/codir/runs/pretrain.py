@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from codir.config.loading import load_pretrain, resolved_yaml
 from codir.config.pretraining import PretrainConfig
-from codir.corpora.corpus import Corpus, open_corpus
+from codir.data.corpus import Corpus, open_corpus
 from codir.errors import DataError
 from codir.gather import processes
 from codir.losses.registry import predicts

@@ -19,7 +19,7 @@ from codir.runs.runfolder import RunFolder
 from codir.storage import read_json
 
 if TYPE_CHECKING:
-    from codir.corpora.corpus import Corpus
+    from codir.data.corpus import Corpus
 
 
 FILL_MASK = "fill-mask"

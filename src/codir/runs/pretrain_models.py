@@ -9,7 +9,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.config.pretraining import PretrainConfig
-from codir.corpora.corpus import Corpus, tokenizer_digest
+from codir.data.corpus import Corpus
+from codir.data.packing import tokenizer_digest
 from codir.errors import ConfigError, ModelError
 from codir.losses.registry import needs_of, predicts, taught_by
 from codir.models.check import check_model

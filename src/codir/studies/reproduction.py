@@ -9,7 +9,7 @@ from typing import Any
 
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
-from codir.corpora.corpus import MANIFEST
+from codir.data.corpus import MANIFEST
 from codir.data.glue import task_folder
 from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.models.masked_lm import load_masked_lm

@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features, List, Value
 from small_texts import articles
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from codir.corpora import build as build_module
-from codir.corpora import planning, splitting, workers
-from codir.corpora.build import build_corpus
-from codir.corpora.corpus import Corpus, open_corpus
-from codir.corpora.sentences import split_sentences
-from codir.corpora.splitting import choose_validation
+from codir import build_corpus, open_corpus
+from codir.data import corpus_build
+from codir.data.corpus import Corpus
+from codir.data.corpus_build import choose_validation
+from codir.data.packing import Packing, tokenizer_digest
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.locks import exclusive
 
@@ -37,8 +38,8 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns `build_corpus` with the tiny tokenizer, short blocks, small shards and one worker."""
-    monkeypatch.setattr(planning, "SHARD_BYTES", 2000)
+    """Returns `build_corpus` with the tiny tokenizer, short blocks, small portions and one worker."""
+    monkeypatch.setattr(corpus_build, "PORTION_BYTES", 2000)
 
     def run(inputs: Path | Sequence[Path | str], output: Path, **options: Any) -> Corpus:
         names = [str(inputs)] if isinstance(inputs, Path) else [str(each) for each in inputs]
@@ -81,7 +82,7 @@ def test_blocks_hold_the_documents_whole(
     counts = corpus.manifest["counts"]
     assert counts["documents"] == 120
     assert counts["tokens"] == sum(map(len, expected))
-    assert counts["sentences"] == sum(len(split_sentences(text)) for text in articles(120))
+    assert counts["sentences"] == sum(text.count(".") for text in articles(120))
     assert counts["blocks"] == len(corpus.train) + len(corpus.validation)
     filled = sum(len(ids) for part in (corpus.train, corpus.validation) for ids in part["input_ids"])
     assert counts["fill"] == pytest.approx(filled / (16 * counts["blocks"]))
@@ -107,7 +108,7 @@ def test_the_corpus_says_what_it_is(texts: Path, tmp_path: Path, build: Any, tok
     assert corpus.config_path.read_bytes() == (tokenizer_dir / "config.json").read_bytes()
     assert corpus.manifest["sources"][0]["documents"] == "line"
     assert corpus.train.column_names == ["input_ids", "document"]
-    assert corpus.train.features == splitting.FEATURES
+    assert corpus.train.features == Features({"input_ids": List(Value("int32")), "document": Value("int64")})
     assert corpus.train.cache_files  # memory-mapped
     assert corpus.train[3]["document"] <= corpus.train[4]["document"]
     assert not (tmp_path / "corpus" / ".building").exists()
@@ -168,7 +169,11 @@ def test_a_tokenizer_saved_with_truncation_and_padding(
 # --- the same for every number of workers, and after a stop ----------------------------------------------------------
 
 
-def test_workers_do_not_matter(texts: Path, tmp_path: Path, build: Any) -> None:
+def test_workers_do_not_matter(
+    texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_build, "PORTION_BYTES", 10_000)
+    monkeypatch.setattr(corpus_build, "_WORTH_A_PROCESS", 100)
     one = build(texts, tmp_path / "one")
     three = build(texts, tmp_path / "three", workers=3)
     assert one.key == three.key
@@ -183,72 +188,57 @@ def test_the_seed_and_the_text_matter(texts: Path, tmp_path: Path, build: Any) -
     assert build(texts, tmp_path / "more").key != one.key
 
 
-def test_resume_builds_only_what_is_missing(
+def stops(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_resume_packs_only_what_is_missing(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = build(texts, tmp_path / "whole")
-    calls: list[int] = []
-    run = workers.Job.run
+    pack, seen = Packing.__call__, []
 
-    def stops(self: workers.Job, number: int, parts: Any) -> Any:
-        if len(calls) == 3:
+    def until(self: Packing, batch: Any) -> Any:
+        if len(seen) == 3:
             raise KeyboardInterrupt
-        calls.append(number)
-        return run(self, number, parts)
+        seen.extend([batch["text"][0]])
+        return pack(self, batch)
 
-    monkeypatch.setattr(workers.Job, "run", stops)
+    monkeypatch.setattr(Packing, "__call__", until)
     with pytest.raises(KeyboardInterrupt):
         build(texts, tmp_path / "corpus")
     with pytest.raises(DataError, match=r"unfinished.*--resume"):
         open_corpus(tmp_path / "corpus")
     with pytest.raises(RunError, match=r"unfinished corpus. Add --resume"):
         build(texts, tmp_path / "corpus")
-    marker = tmp_path / "corpus" / ".building" / "shards" / "000001.arrow"
-    marker.write_bytes(marker.read_bytes()[:-1])  # a file that did not reach the disk is built again
-    again: list[int] = []
-    monkeypatch.setattr(workers.Job, "run", lambda *a: again.append(a[1]) or run(*a))
+    again: list[str] = []
+    monkeypatch.setattr(Packing, "__call__", lambda *a: again.append(a[1]["text"][0]) or pack(*a))
     resumed = build(texts, tmp_path / "corpus", resume=True)
     assert resumed.key == whole.key
-    assert 1 in again
-    assert 0 not in again
-    assert 2 not in again
+    assert again
+    assert not {*seen} & {*again}
     assert content(tmp_path / "corpus") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["choose_validation", "write_parts", "_seal", "save"])
-def test_resume_after_the_shards(
+@pytest.mark.parametrize("name", ["choose_validation", "_save_tokenizer", "os.replace", "write_json"])
+def test_resume_after_the_packing(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     whole = build(texts, tmp_path / "whole")
-
-    def stops(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, name, stops)
+        if name == "write_json":  # between the moves and the manifest
+            write = corpus_build.write_json
+            patch.setattr(
+                corpus_build, name, lambda p, v: stops() if p.name == "corpus.json" else write(p, v)
+            )
+        else:
+            patch.setattr(f"codir.data.corpus_build.{name}", stops)
         with pytest.raises(KeyboardInterrupt):
             build(texts, tmp_path / "corpus")
+    with pytest.raises(DataError, match="unfinished"):
+        open_corpus(tmp_path / "corpus")
     assert build(texts, tmp_path / "corpus", resume=True).key == whole.key
     assert content(tmp_path / "corpus") == content(tmp_path / "whole")
-
-
-def test_resume_between_the_moves(
-    texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stops(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_PARTS", ("train",))
-        write_json = build_module.write_json
-        patch.setattr(
-            build_module, "write_json", lambda p, v: stops() if p.name == "corpus.json" else write_json(p, v)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            build(texts, tmp_path / "corpus")
-    assert (tmp_path / "corpus" / "train").is_dir()
-    build(texts, tmp_path / "corpus", resume=True)
-    assert open_corpus(tmp_path / "corpus").train[0]
 
 
 def test_a_finished_corpus_that_is_resumed_stays_as_it_is(texts: Path, tmp_path: Path, build: Any) -> None:
@@ -270,8 +260,8 @@ def test_an_input_that_changed_in_between(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_parts", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(corpus_build, "_write_parts", stops)
+        with pytest.raises(KeyboardInterrupt):
             build(texts, tmp_path / "corpus")
     texts.write_text(texts.read_text() + "\nOne more .")
     with pytest.raises(RunError, match="was changed since"):
@@ -301,7 +291,7 @@ def test_choice_of_validation() -> None:
     held = choose_validation(hashes, blocks, 0.05)
     assert 900 < held.sum() < 1100
     assert hashes[held].max() < hashes[~held].min()
-    assert choose_validation(hashes, blocks, 0.5).sum() == splitting.MOST_BLOCKS
+    assert choose_validation(hashes, blocks, 0.5).sum() == corpus_build.MOST_HELD_OUT
     assert not choose_validation(hashes, blocks, 0.0).any()
     assert choose_validation(hashes[:2], blocks[:2], 0.001).sum() == 1
     assert choose_validation(hashes[:2], blocks[:2], 1.0).sum() == 1
@@ -428,7 +418,7 @@ def test_a_disk_that_would_fill(
     monkeypatch.setattr("codir.storage.shutil.disk_usage", lambda _: usage(10**9, 10**9, 10_000))
     with pytest.raises(RunError, match=r"The corpus needs .* free"):
         build(texts, tmp_path / "corpus")
-    assert not list((tmp_path / "corpus").rglob("*.arrow"))
+    assert len(list((tmp_path / "corpus").rglob("*.arrow"))) == 1
 
 
 def test_the_estimate_of_the_disk_covers_what_is_written(
@@ -437,8 +427,8 @@ def test_the_estimate_of_the_disk_covers_what_is_written(
     path = tmp_path / "big.txt"
     path.write_text("\n".join(articles(2000, most=30)))
     needed: list[int] = []
-    monkeypatch.setattr(build_module, "require_disk", lambda _, size, __: needed.append(size))
-    monkeypatch.setattr(planning, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(corpus_build, "require_disk", lambda _, size, __: needed.append(size))
+    monkeypatch.setattr(corpus_build, "PORTION_BYTES", 100_000)
     corpus = build(path, tmp_path / "corpus", block=64)
     written = 2 * sum(facts["bytes"] for facts in corpus.manifest["files"].values())
     assert 0.8 * written < needed[0] < 2 * written
@@ -448,9 +438,22 @@ def test_a_full_disk(texts: Path, tmp_path: Path, build: Any, monkeypatch: pytes
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(build_module, "write_parts", full)
+    monkeypatch.setattr(corpus_build, "_write_parts", full)
     with pytest.raises(RunError, match=r"disk of .* is full.*--resume goes on"):
         build(texts, tmp_path / "corpus")
+
+
+def test_nothing_is_left_but_the_corpus(
+    texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither beside the texts nor where `datasets` keeps its own files."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    before = sorted(tmp_path.iterdir())
+    build(texts, tmp_path / "corpus")
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "corpus"])
+    assert {each.name for each in (tmp_path / "corpus").iterdir()} == {
+        *("train", "validation", "tokenizer", "corpus.json", ".lock"),
+    }
 
 
 def test_progress_counts_bytes_of_text(texts: Path, tmp_path: Path, build: Any) -> None:
@@ -469,3 +472,112 @@ def test_random_bytes_never_crash(tmp_path: Path, build: Any) -> None:
         path.write_bytes(bytes(generator.choices(b"\n\n .a\xc3\xa9\xe2\x80\x9d=", k=400)))
         with contextlib.suppress(DataError):
             build(path, tmp_path / f"corpus{number}")
+
+
+# --- opening one -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "a.txt").write_text("\n".join(articles(60)))
+    build_corpus(
+        [str(folder / "a.txt")], str(tokenizer_dir), folder / "corpus", block=16, workers=1, validation=0.1
+    )
+    return folder / "corpus"
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "wiki"))
+
+
+def test_moved_is_fine(copied: Path, made: Path) -> None:
+    opened = open_corpus(str(copied))
+    assert opened.name == "wiki"
+    assert opened.key == open_corpus(made).key
+    assert opened.train[0] == open_corpus(made).train[0]
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_truncated_file(copied: Path, part: str) -> None:
+    path = copied / part / "00000.arrow"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(
+        DataError, match=rf"{part}/00000.arrow is truncated: it has .* bytes where .* were written"
+    ):
+        open_corpus(copied)
+
+
+def test_a_changed_file(copied: Path) -> None:
+    path = copied / "train" / "00000.arrow"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"the content of train/00000.arrow has changed"):
+        open_corpus(copied)
+    open_corpus(copied, digests=False)  # what happens to more than 1 GB
+
+
+def test_a_missing_file(copied: Path) -> None:
+    (copied / "train" / "00000.arrow").unlink()
+    with pytest.raises(DataError, match=r"train/00000.arrow is missing"):
+        open_corpus(copied)
+
+
+def test_a_damaged_manifest(copied: Path) -> None:
+    manifest = copied / "corpus.json"
+    manifest.write_text(manifest.read_text()[:100])
+    with pytest.raises(DataError, match=r"corpus.json is damaged"):
+        open_corpus(copied)
+
+
+def test_another_format(copied: Path) -> None:
+    manifest = json.loads((copied / "corpus.json").read_text())
+    (copied / "corpus.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(DataError, match="format 99, and this codir reads 1"):
+        open_corpus(copied)
+
+
+def test_no_corpus(tmp_path: Path, copied: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").touch()
+    with pytest.raises(DataError, match=r"other is no corpus: corpus.json is missing .it holds config.json"):
+        open_corpus(tmp_path / "other")
+    with pytest.raises(DataError, match=r"wike does not exist .did you mean 'wiki'"):
+        open_corpus(tmp_path / "wike")
+
+
+# --- whose tokenizer fits ---
+
+
+def test_its_own_tokenizer_fits(
+    copied: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    opened = open_corpus(copied)
+    opened.check_tokenizer(tiny_tokenizer, "the teacher")
+    opened.check_tokenizer(opened.tokenizer, "the teacher")
+    other = AutoTokenizer.from_pretrained(copied / "tokenizer")
+    other("a text", truncation=True, max_length=4, padding="max_length")  # leaves its state in the backend
+    other.padding_side = "left"
+    opened.check_tokenizer(other, "the teacher")
+    other.save_pretrained(tmp_path / "again")
+    opened.check_tokenizer(AutoTokenizer.from_pretrained(tmp_path / "again"), "the teacher")
+
+
+def test_another_tokenizer_is_refused_in_one_sentence(copied: Path) -> None:
+    opened = open_corpus(copied)
+    cased = AutoTokenizer.from_pretrained(copied / "tokenizer")
+    cased.backend_tokenizer.normalizer = normalizers.NFC()
+    larger = AutoTokenizer.from_pretrained(copied / "tokenizer")
+    larger.add_tokens(["entirely", "new"])
+    for other in (cased, larger):
+        with pytest.raises(DataError) as caught:
+            opened.check_tokenizer(other, "the student runs/stage1")
+        message = str(caught.value)
+        assert opened.manifest["tokenizer"]["name"] in message
+        assert "the student runs/stage1" in message
+        assert f"{len(other):,} tokens" in message
+        assert "\n" not in message
+        assert message.count(". ") == 0
+    assert len({tokenizer_digest(each) for each in (opened.tokenizer, cased, larger)}) == 3

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codir.corpora.encoder import tokenizer_digest
+from codir.data.packing import tokenizer_digest
 from codir.errors import DataError, RunError, nearest
 from codir.manifest import checked, fault
 from codir.storage import read_json
@@ -14,8 +14,6 @@ from codir.storage import read_json
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["FORMAT", "MANIFEST", "WORK", "Corpus", "open_corpus", "tokenizer_digest"]
 
 FORMAT = 1
 """Version of the folder's layout; raise it when that changes."""
@@ -49,9 +47,9 @@ class Corpus:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the blocks, from the copy in the folder."""
-        from codir.corpora.encoder import load
+        from codir.models.loading import read_tokenizer
 
-        return load(str(self.path / "tokenizer"))[0]
+        return read_tokenizer(self.path / "tokenizer")
 
     @property
     def config_path(self) -> Path | None:

@@ -8,23 +8,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_texts import articles
 
+from codir import build_corpus, open_corpus
 from codir.cli.main import app
-from codir.corpora import planning, workers
-from codir.corpora.build import build_corpus
-from codir.corpora.corpus import open_corpus
+from codir.data import corpus_build
+from codir.data.packing import Packing
+from codir.errors import DataError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and looks into /proc")
 
-run_shard = workers.Job.run
+pack = Packing.__call__
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "SHARD_BYTES", 2000)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_build, "PORTION_BYTES", 10_000)
+    monkeypatch.setattr(corpus_build, "_WORTH_A_PROCESS", 100)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +38,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """`codir corpus` in a forked process; every shard takes a while, so that a signal meets the middle."""
+    """`codir corpus` in a forked process; every batch takes a while, so that a signal meets the middle."""
 
     def __init__(
-        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.05, fatal: int = -1
+        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.2, fatal: int = 0
     ):
         self.log = output.parent / f"log-{time.monotonic_ns()}"
         command = ["corpus", "--input", str(texts), "--tokenizer", str(tokenizer), "--output", str(output)]
@@ -53,13 +56,16 @@ class Process:
             sys.stdout = os.fdopen(1, "w")
             sys.stderr = sys.__stderr__ = os.fdopen(2, "w")
 
-            def slow(self: workers.Job, number: int, parts: list[planning.Part]) -> object:
-                time.sleep(seconds)
-                if number == fatal:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return run_shard(self, number, parts)
+            calls = []
 
-            workers.Job.run = slow  # type: ignore[method-assign]
+            def slow(self: Packing, batch: Any) -> Any:
+                calls.append(1)
+                time.sleep(seconds)
+                if len(calls) == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return pack(self, batch)
+
+            Packing.__call__ = slow  # type: ignore[method-assign]
             signal.signal(signal.SIGINT, signal.default_int_handler)
             app([*command, "--block", "16", *flags])
             code = 0
@@ -72,7 +78,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Waits; returns the exit code and what was printed."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             done, status = os.waitpid(self.pid, os.WNOHANG)
             if done:
@@ -86,11 +92,9 @@ class Process:
         return [int(each) for each in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
-def shards_of(output: Path, ending: str) -> dict[str, int]:
-    """Returns when each finished file of a shard was written."""
-    return {
-        path.stem: path.stat().st_mtime_ns for path in (output / ".building" / "shards").glob(f"*.{ending}")
-    }
+def packed(output: Path) -> dict[str, int]:
+    """Returns when each packed portion, or a worker's share of one, was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (output / ".building").glob("*.arrow")}
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -105,20 +109,22 @@ def test_kill_and_resume(texts: Path, tokenizer_dir: Path, tmp_path: Path, count
     whole = build_corpus([str(texts)], str(tokenizer_dir), tmp_path / "whole", block=16, workers=1)
     output = tmp_path / "corpus"
     process = Process(texts, tokenizer_dir, output, "--workers", str(count))
-    wait_for(lambda: len(shards_of(output, "json")) >= 8)
+    wait_for(lambda: len(packed(output)) >= 2 * count and (count == 1 or len(process.children()) > count))
     offspring = process.children()
-    assert len(offspring) == (0 if count == 1 else count)
+    assert len(offspring) == (0 if count == 1 else count + 1)  # the workers, and who hands on what they say
     os.kill(process.pid, signal.SIGKILL)
     assert process.end()[0] == -signal.SIGKILL
     wait_for(
         lambda: not any(Path(f"/proc/{child}/exe").exists() for child in offspring), 10
     )  # nobody lives on
-    finished, before = shards_of(output, "json"), shards_of(output, "arrow")
-    again = Process(texts, tokenizer_dir, output, "--workers", "1", "--resume", fatal=len(finished) + 10)
+    before = packed(output)
+    again = Process(texts, tokenizer_dir, output, "--workers", "1", "--resume", fatal=3)
     assert again.end()[0] == -signal.SIGKILL  # and once more
-    after = shards_of(output, "arrow")
+    after = packed(output)
     assert len(after) > len(before)
-    assert {name: after[name] for name in finished} == {name: before[name] for name in finished}
+    assert {name: after[name] for name in before} == before
+    with pytest.raises(DataError, match="unfinished"):
+        open_corpus(output)
     code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", "--resume", seconds=0).end()
     assert code == 0, printed
     corpus = open_corpus(output)
@@ -130,7 +136,7 @@ def test_kill_and_resume(texts: Path, tokenizer_dir: Path, tmp_path: Path, count
 
 def test_two_processes_on_one_output(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "corpus"
-    first = Process(texts, tokenizer_dir, output, "--workers", "2", seconds=30)
+    first = Process(texts, tokenizer_dir, output, "--workers", "1", seconds=30)
     try:
         wait_for(lambda: (output / ".building" / "plan.json").is_file())
         code, printed = Process(texts, tokenizer_dir, output, "--resume").end()
@@ -143,18 +149,20 @@ def test_two_processes_on_one_output(texts: Path, tokenizer_dir: Path, tmp_path:
 
 def test_a_worker_that_is_killed(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "corpus"
-    code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", fatal=3).end()
+    code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", fatal=1).end()
     assert code == 2
     assert "A worker process was killed" in printed
     code, printed = Process(texts, tokenizer_dir, output, "--workers", "2", "--resume", seconds=0).end()
     assert code == 0, printed
 
 
-def test_ctrl_c(texts: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_ctrl_c(texts: Path, tokenizer_dir: Path, tmp_path: Path, count: int) -> None:
     output = tmp_path / "corpus"
-    process = Process(texts, tokenizer_dir, output, "--workers", "2")
-    wait_for(lambda: len(shards_of(output, "json")) >= 2)
+    process = Process(texts, tokenizer_dir, output, "--workers", str(count))
+    wait_for(lambda: len(packed(output)) >= 2)
     os.kill(process.pid, signal.SIGINT)
     code, printed = process.end()
-    assert code == 130
+    assert code == 130, printed
     assert "--resume" in printed
+    assert "Traceback" not in printed

@@ -1,1 +1,0 @@
-"""Pre-training corpora: text in, packed blocks of tokens on disk out."""
