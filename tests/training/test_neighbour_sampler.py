@@ -41,7 +41,7 @@ def test_every_block_once_and_the_same_again(lengths, neighbours):
         assert all(type(index) is int for index in order)
         assert sorted(order) == list(range(len(documents)))
         assert list(sampler) == order
-        assert sampler.order().tolist() == order
+        assert np.array(list(sampler)).tolist() == order
         again = NeighbourSampler(documents.tolist(), neighbours, seed=3)
         again.set_epoch(epoch)
         assert list(again) == order
@@ -64,7 +64,7 @@ def test_long_documents_are_cut_into_runs_that_differ_between_epochs():
     for epoch in range(20):
         sampler = NeighbourSampler(documents, 4, seed=0)
         sampler.set_epoch(epoch)
-        order = sampler.order()
+        order = np.array(list(sampler))
         chunks = order[: len(order) // 4 * 4].reshape(-1, 4)
         runs = (np.diff(chunks, axis=1) == 1).all(axis=1) & (
             documents[chunks[:, 0]] == documents[chunks[:, 3]]
@@ -83,7 +83,7 @@ def test_the_offsets_are_uniform():
     for epoch in range(400):
         sampler = NeighbourSampler(documents, 4, seed=1)
         sampler.set_epoch(epoch)
-        place = np.flatnonzero(sampler.order() == 50)[0]
+        place = np.flatnonzero(np.array(list(sampler)) == 50)[0]
         counts[place % 4] += 1
     assert (abs(counts - 100) < 40).all()  # more than four standard deviations
 
@@ -93,12 +93,12 @@ def test_short_documents_stay_whole_where_sizes_allow_it():
     for epoch in range(3):
         sampler = NeighbourSampler(documents, 4, seed=0)
         sampler.set_epoch(epoch)
-        assert meetings(sampler.order(), documents, 4) == 1.0
+        assert meetings(np.array(list(sampler)), documents, 4) == 1.0
 
 
 def test_a_document_of_exactly_one_chunk_is_never_cut():
     documents = documents_of([4] * 50)
-    chunks = NeighbourSampler(documents, 4, seed=0).order().reshape(-1, 4)
+    chunks = np.array(list(NeighbourSampler(documents, 4, seed=0))).reshape(-1, 4)
     assert (documents[chunks] == documents[chunks[:, :1]]).all()
     assert (np.diff(chunks[:, 0]) < 0).any()
 
@@ -110,9 +110,9 @@ def test_neighbours_meet(neighbours, least):
     for epoch in range(3):
         sampler = NeighbourSampler(documents, neighbours, seed=0)
         sampler.set_epoch(epoch)
-        shares.append(meetings(sampler.order(), documents, neighbours))
+        shares.append(meetings(np.array(list(sampler)), documents, neighbours))
     assert min(shares) > least
-    plain = NeighbourSampler(documents, 1, seed=0).order()
+    plain = np.array(list(NeighbourSampler(documents, 1, seed=0)))
     assert meetings(plain, documents, neighbours) < 0.02
 
 
@@ -123,7 +123,7 @@ def test_pieces_of_a_chunk_come_from_anywhere():
     for epoch in range(2):
         sampler = NeighbourSampler(documents, 4, seed=0)
         sampler.set_epoch(epoch)
-        chunks = documents[sampler.order().reshape(-1, 4)]
+        chunks = documents[np.array(list(sampler)).reshape(-1, 4)]
         partners.append({frozenset(chunk) for chunk in chunks.tolist()})
         assert abs(np.diff(chunks[:, [0, 2]], axis=1)).mean() > 200  # of 1000 documents; 333 if independent
     assert len(partners[0] & partners[1]) < 10
@@ -134,7 +134,7 @@ def test_the_short_chunk_comes_last():
     sampler = NeighbourSampler(documents, 4, seed=0)
     for epoch in range(10):
         sampler.set_epoch(epoch)
-        order = sampler.order()
+        order = np.array(list(sampler))
         runs = (np.diff(order[:16].reshape(4, 4), axis=1) == 1).all(axis=1)
         assert runs.sum() >= 3  # the three documents of five have a run each, at a chunk's place
 

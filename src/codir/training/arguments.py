@@ -30,20 +30,17 @@ _UNSUPPORTED = {
 
 @dataclass
 class DistillationArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults distillation needs and the settings of the teacher's cache.
+    """`TrainingArguments` with the defaults that distillation needs and the settings of the teacher's cache.
 
-    Every field of transformers' `TrainingArguments` keeps its name and meaning. Changed defaults:
-    `average_tokens_across_devices` is off (it would multiply a batch-mean loss by the number of processes),
-    `ddp_broadcast_buffers` is off (the buffers of encoders are constants),
-    `remove_unused_columns` is off (the objectives read columns the student's `forward` does not name) and
-    `save_total_limit` is 2, so that a damaged checkpoint leaves a whole one to fall back to.
-
-    Raises:
-        ConfigError: if a setting is asked for that codir does not support.
+    Every field of transformers' `TrainingArguments` keeps its name and meaning; what codir does not support is refused
+    with a `ConfigError`.
     """
 
     average_tokens_across_devices: bool = field(
-        default=False, metadata={"help": "Must stay off: codir's losses are batch means."}
+        default=False,
+        metadata={
+            "help": "Must stay off: it would multiply a mean over the batch by the number of processes."
+        },
     )
     remove_unused_columns: bool = field(
         default=False,

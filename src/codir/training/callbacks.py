@@ -7,14 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    EarlyStoppingCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from codir.printing import Console, Progress, TaskID, bar, errors, terminal
@@ -23,12 +16,7 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 class ProgressLine(TrainerCallback):
-    """One line with the step, the time left and the last loss terms; plain lines where there is no terminal.
-
-    Args:
-        label: what is being trained, for example "student (CoDIR)".
-        console: where to draw.
-    """
+    """One line with the step, the time left and the last loss terms; plain lines where there is no terminal."""
 
     def __init__(self, label: str = "training", console: Console | None = None):
         self.label = label
@@ -39,9 +27,7 @@ class ProgressLine(TrainerCallback):
         self._started = self._last_line = 0.0
         self._first_step = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the bar, at the resumed step if there is one; nothing is drawn but by the first process."""
         self.console.quiet = not state.is_world_process_zero
         self._started = self._last_line = time.monotonic()
@@ -53,9 +39,7 @@ class ProgressLine(TrainerCallback):
             )
             self.progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar, or prints a line now and then."""
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=state.global_step, recent=self.recent)
@@ -71,16 +55,9 @@ class ProgressLine(TrainerCallback):
                 soft_wrap=True,
             )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keeps the last loss terms for the line and prints each evaluation above the bar."""
-        logs = logs or {}
+        logs: dict[str, Any] = kwargs.get("logs") or {}
         terms = [f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_")]
         if terms:
             self.recent = "  " + "  ".join(terms)
@@ -95,9 +72,7 @@ class ProgressLine(TrainerCallback):
                 f"{self.label}: epoch {state.epoch or 0:.1f}, {text}", highlight=False, soft_wrap=True
             )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends the bar."""
         self.stop()
 
@@ -109,18 +84,12 @@ class ProgressLine(TrainerCallback):
 
 
 class LogFile(TrainerCallback):
-    """Appends every log entry to a JSON-lines file; a resume cuts off what the lost steps had written.
-
-    Args:
-        path: the file.
-    """
+    """Appends every log entry to a JSON-lines file; a resume cuts off what the lost steps had written."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the file anew from the history that the checkpoint holds (none at a fresh start)."""
         if not state.is_world_process_zero:
             return
@@ -128,9 +97,7 @@ class LogFile(TrainerCallback):
         with open(self.path, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Appends the newest entry."""
         if not state.is_world_process_zero:
             return
@@ -141,9 +108,7 @@ class LogFile(TrainerCallback):
 class EvaluateAtEnd(TrainerCallback):
     """Evaluates and saves after the last step too, where that is no multiple of the steps between evaluations."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """As in transformers."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
@@ -152,9 +117,7 @@ class EvaluateAtEnd(TrainerCallback):
 class EarlyStopping(EarlyStoppingCallback):
     """Early stopping whose verdict outlives a kill between the verdict and the end of the run."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stops at once when the restored patience had already run out."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
@@ -164,8 +127,7 @@ class EarlyStopping(EarlyStoppingCallback):
 class TrainingClock(TrainerCallback, ExportableState):
     """Seconds that a training has taken, over all attempts; steps lost by a kill are counted once, when done again.
 
-    Args:
-        before: seconds of the earlier attempts, up to the checkpoint that this one goes on from.
+    `before` are those of the earlier attempts, up to the checkpoint that this one goes on from.
     """
 
     def __init__(self, before: float = 0.0):

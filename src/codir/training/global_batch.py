@@ -69,12 +69,7 @@ class ProcessBatches(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class PositionCounts:
-    """Numbers of tokens that sums over positions are divided by.
-
-    Attributes:
-        masked: tokens to be predicted.
-        real: tokens that are no padding.
-    """
+    """Numbers of tokens that sums over positions are divided by: those to be predicted, those that are no padding."""
 
     masked: float
     real: float
@@ -110,8 +105,7 @@ class Part:
 def plan_step(batches: Sequence[dict[str, Any]]) -> list[Part]:
     """Finds out about the optimiser step that this process's `batches` belong to; every process has to call.
 
-    Args:
-        batches: what this process will accumulate, as collators make it; the same number in every process.
+    All accumulate the same number of batches, as collators make them.
     """
     if not batches or any("example_id" not in batch for batch in batches):
         return []

@@ -39,13 +39,6 @@ class TokenMasking:
     Random bits come from Philox, whose key is (seed, block id) and whose counter starts at the epoch: no state, and no
     two blocks or epochs share a stream. They are read raw, because only those are the same in every numpy version.
 
-    Args:
-        tokenizer: names the mask token and the special ones.
-        probability: share of the ordinary tokens that are predicted, in (0, 1].
-        masked: share of those that become the mask token.
-        random: share of those that become a random token.
-        seed: any integer.
-
     Raises:
         ModelError: the tokenizer has no mask token.
         ConfigError: a share is out of range.

@@ -82,12 +82,7 @@ def other_process_ended(error: BaseException) -> bool:
 
 
 def ended_message(step: int, last: Path | None) -> str:
-    """The sentence for the processes that are left when another one has ended.
-
-    Args:
-        step: steps done.
-        last: the newest checkpoint, if there is one.
-    """
+    """Returns the sentence for the processes that are left when another one has ended after `step`."""
     where = f"from {last}" if last else "from the start, since no checkpoint had been written yet"
     return (
         f"Another process of this training ended after step {step}, so process {rank()} of {processes()} stops too: "
@@ -100,14 +95,7 @@ def ended_message(step: int, last: Path | None) -> str:
 
 
 def one_process_only(what: str) -> None:
-    """Refuses to run in several processes.
-
-    Args:
-        what: what cannot, for example "codir distill".
-
-    Raises:
-        ConfigError: torchrun started several processes.
-    """
+    """Raises `ConfigError` where torchrun started several processes; `what` cannot run in them: "codir distill"."""
     if launched() > 1:
         raise ConfigError(
             f"{launched()} processes were started, and {what} runs in one: start it without torchrun. "
@@ -116,11 +104,9 @@ def one_process_only(what: str) -> None:
 
 
 def launch_advice(asked: int, gpus: int) -> str | None:
-    """Says what is wrong with how this process was started, or returns None.
+    """Says what is wrong with how this process was started where `gpus` are seen, or returns None.
 
-    Args:
-        asked: processes that `accelerate launch` was asked for (see `accelerate_asked_for`).
-        gpus: GPUs that PyTorch sees.
+    `asked` are the processes that `accelerate launch` was asked for (see `accelerate_asked_for`).
     """
     if processes() > 1 or launched() > 1:
         return None

@@ -18,12 +18,6 @@ class LengthGroupedSampler(Sampler[int]):
     batches, and the batches are shuffled; the incomplete batch, if any, comes last. Unlike transformers' sampler of
     the same purpose it draws from its own generator, seeded by (seed, epoch): it can be asked for any epoch's order
     again, which an exact mid-epoch resume needs.
-
-    Args:
-        lengths: number of tokens of each example.
-        batch_size: examples a batch.
-        seed: seed of the whole run's order.
-        pool_batches: batches per pool; larger means more alike within a batch and less random between epochs.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool_batches: int = 50):
@@ -118,10 +112,6 @@ class NeighbourSampler(Sampler[int]):
             yield from part[:left].tolist()
             left -= min(left, len(part))
 
-    def order(self) -> np.ndarray:
-        """Returns the epoch's whole order, [N] int64 (with `batch_size`: of its whole batches)."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *self._parts()])[: self._yielded]
-
     def _parts(self) -> Iterator[np.ndarray]:
         """Yields the order in parts of bounded size, so that no list of all indices is ever made."""
         if not self._count:
@@ -186,16 +176,7 @@ def _pack(
     Only the sizes matter for that, and there are few: take a filling of one chunk (the largest piece that still fits,
     again and again), use it as often as the pieces last, and go on with the next filling. When what is left fills no
     chunk exactly, the rest follows in random order and is cut where a chunk is full. Which piece of a size goes where
-    is random.
-
-    Args:
-        starts: [F] first block of each piece.
-        lengths: [F] their lengths, 1..size - 1.
-        size: blocks a chunk.
-        random: draws.
-
-    Returns:
-        The pieces' first blocks and lengths in their new order.
+    is random. `starts` and `lengths` [F] are the pieces' first blocks and lengths, and so are those returned.
     """
     shuffled = random.permutation(len(lengths))
     shuffled = shuffled[np.argsort(lengths[shuffled], kind="stable")]
@@ -234,12 +215,7 @@ def _filling(sizes: np.ndarray, left: np.ndarray, size: int) -> tuple[np.ndarray
 
 
 def neighbours_warning(batch_size: int, neighbours: int) -> str | None:
-    """Says what happens if batches of `batch_size` blocks cut chunks of `neighbours`, or returns None if they do not.
-
-    Args:
-        batch_size: blocks of one mini-batch of the optimiser, over all processes and accumulation.
-        neighbours: blocks a chunk of `NeighbourSampler`.
-    """
+    """Says what happens if mini-batches (over all processes and accumulation) cut chunks of `neighbours`, or None."""
     if batch_size % neighbours == 0:
         return None
     if neighbours > batch_size:
