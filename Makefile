@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format bench docs clean
+.PHONY: demo test test-slow test-research check format bench docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,14 +21,17 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
+test-research: $(STAMP)  ## research/: the pages say what the collected results say
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest research/tests
+
 check: $(STAMP)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks research
+	$(BIN)/ruff check src tests benchmarks research
 	$(BIN)/pyright
 
 format: $(STAMP)
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks research
+	$(BIN)/ruff check --fix src tests benchmarks research
 
 bench: $(STAMP)  ## one after the other, each prints its goal and whether it was met; BENCH=--quick for a trial
 	for file in benchmarks/bench_*.py; do \

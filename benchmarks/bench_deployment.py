@@ -6,9 +6,6 @@ of them real; every engine that `codir export` serves. Models and engines take t
 Goals: the student at least 1.95 times as fast as the teacher in the same engine and precision; the student's best CPU
 export against the teacher in torch fp32 at least 12 times in bf16 and 16 times with int8 (set on a CPU with AMX).
 
-Then the machine's own rate of matrix products (the model's shapes and large square ones, the best library for each
-precision), the share of it that each engine reaches, and where the rest of the time goes, operator by operator.
-
     python benchmarks/bench_deployment.py --threads 2
 
 On a busy machine, `--threads 1 --processor-time`: with one thread the processor's time is what the clock would show on
@@ -22,15 +19,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
-import contextlib
 import copy
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +32,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from codir.deploy.exporting import engine_settings, export_files
 from codir.deploy.latency_models import TARGETS
-from codir.engines.engines import OPENVINO_FILE, load_engine
+from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest
-from codir.engines.openvino_core import openvino_core
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
 from codir.runs.environment import machine
@@ -60,9 +53,6 @@ PRECISION = {
     "openvino-int8": "int8",
 }
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
-
-
-# --- models and engines ---------------------------------------------------------------------------------------------
 
 
 def base(quick: bool) -> PreTrainedModel:
@@ -101,199 +91,6 @@ def in_engine(model: PreTrainedModel, engine: str, folder: Path, length: int) ->
         embedding_parameters=embedding,
     ).write(folder)
     return load_engine(folder)
-
-
-def operations(model: PreTrainedModel, batch: int, length: int) -> float:
-    """Floating-point operations of a forward pass, a multiplication and an addition being two.
-
-    A block: 2 x (4 d^2 + 2 d f) for each token, and 4 L^2 d for each sequence (scores, and their sum over values).
-    """
-    c = model.config
-    d, f = c.hidden_size, c.intermediate_size
-    block = 2 * (4 * d * d + 2 * d * f) * length + 4 * length * length * d
-    return float(batch * (c.num_hidden_layers * block + 2 * d * d))
-
-
-# --- the machine's own rate -----------------------------------------------------------------------------------------
-
-
-def fastest(run: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> float:
-    """Seconds of the fastest of the runs that fit into the time: what the machine can do, without its noise."""
-    run()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while True:
-        start = clock()
-        run()
-        best = min(best, clock() - start)
-        if time.perf_counter() > end:
-            return best
-
-
-def torch_product(m: int, k: int, n: int, precision: str) -> Callable[[], Any]:
-    if precision == "int8":
-        a = torch.randint(-100, 100, (m, k), dtype=torch.int8)
-        b = torch.randint(-100, 100, (k, n), dtype=torch.int8)
-        product: Any = getattr(torch, "_int_mm")  # noqa: B009 - a private name, the only int8 product there is
-        return lambda: product(a, b)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
-    return lambda: torch.nn.functional.linear(a, b)
-
-
-def openvino_product(m: int, k: int, n: int, precision: str, threads: int) -> Callable[[], Any]:
-    """A product with a constant matrix; a small sum over its rows keeps the result from being handed over whole."""
-    import openvino as ov
-
-    op: Any = ov.opset13
-    x = op.parameter([m, k], np.float32)
-    values = np.random.default_rng(0).standard_normal((n, k), dtype=np.float32)
-    left: Any = x
-    right: Any = op.constant(values)
-    if precision == "int8":
-        scale = np.float32(np.abs(values).max() / 127)
-        whole = op.constant(np.clip(np.round(values / scale), -127, 127).astype(np.int8))
-        right = op.multiply(op.convert(whole, np.float32), op.constant(scale))
-        low, high = op.constant(np.float32(-4)), op.constant(np.float32(4))
-        left = op.fake_quantize(x, low, high, low, high, 256)
-    product = op.matmul(left, right, False, True)
-    # reduced to one column: copying all of the result out would cost as much as a quarter of the product
-    model: Any = cast(Any, ov.Model)([op.reduce_max(product, op.constant(np.int64(1)), True)], [x], "product")
-    hint = "bf16" if precision == "bf16" else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-    request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
-    data = np.random.default_rng(1).standard_normal((m, k), dtype=np.float32)
-    return lambda: request.infer([data], share_inputs=True, share_outputs=True)
-
-
-def rates(
-    model: PreTrainedModel, rows: int, threads: int, seconds: float, quick: bool, clock: Callable[[], float]
-) -> dict[str, float]:
-    """Prints the rates and returns the best of each precision, operations a second."""
-    d, f = model.config.hidden_size, model.config.intermediate_size
-    shapes = [(rows, d, d), (rows, d, 3 * d), (rows, d, f), (rows, f, d)]
-    shapes += [(1024,) * 3] if quick else [(2048,) * 3, (4096,) * 3]
-    print("\nMatrix products alone, 10^9 operations a second (the fastest run of each)")
-    names = [
-        f"{library} {precision}"
-        for precision in ("fp32", "bf16", "int8")
-        for library in ("torch", "openvino")
-    ]
-    print(f"  {'M x K x N':<20}" + "".join(f"{name:>15}" for name in names))
-    best: dict[str, float] = {"fp32": 0.0, "bf16": 0.0, "int8": 0.0}
-    for m, k, n in shapes:
-        line = f"  {f'{m} x {k} x {n}':<20}"
-        for precision in best:
-            products = (torch_product(m, k, n, precision), openvino_product(m, k, n, precision, threads))
-            found = [2.0 * m * k * n / fastest(product, seconds, clock) for product in products]
-            line += "".join(f"{rate / 1e9:15,.0f}" for rate in found)
-            best[precision] = max(best[precision], *found)
-        print(line, flush=True)
-    print("  best: " + ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in best.items()))
-    return best
-
-
-# --- where the time goes --------------------------------------------------------------------------------------------
-
-_OPENVINO = {
-    "matrix products": ("FullyConnected",),
-    "attention": ("ScaledDotProduct", "ScaledAttn", "MHA", "MatMul"),
-    "softmax": ("SoftMax", "Softmax"),
-    "layer norm": ("MVN", "LayerNorm", "RMSNorm"),
-    "GELU, sums": ("Gelu", "Eltwise", "Subgraph", "Add", "Multiply"),
-    "embeddings": ("Gather", "Embedding", "EmbeddingBag"),
-    "layout, quantise": ("Reorder", "FakeQuantize", "Quantize", "Convert", "Transpose", "Reshape"),
-}
-_TORCH = {
-    "matrix products": (
-        "aten::addmm",
-        "mkldnn::_linear_pointwise",
-        "aten::mkldnn_linear",
-        "aten::mm",
-        "aten::linear",
-    ),
-    "attention": ("aten::_scaled_dot_product", "aten::bmm", "aten::baddbmm"),
-    "softmax": ("aten::_softmax",),
-    "layer norm": ("aten::native_layer_norm",),
-    "GELU, sums": ("aten::gelu", "aten::add", "aten::mul", "aten::tanh", "aten::add_"),
-    "embeddings": ("aten::embedding", "aten::index_select"),
-    "layout, quantise": ("aten::copy_", "aten::clone", "aten::contiguous", "aten::_to_copy"),
-}
-
-
-def grouped(spent: dict[str, float], groups: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """Sums the times of operators by group; what belongs to none is `other`."""
-    found: dict[str, float] = defaultdict(float)
-    for name, value in spent.items():
-        exact = (group for group, kinds in groups.items() if name in kinds)
-        begins = (group for group, kinds in groups.items() if any(name.startswith(kind) for kind in kinds))
-        found[next(exact, None) or next(begins, "other")] += value
-    return found
-
-
-def torch_profile(model: Any, batch: Inputs, rounds: int) -> dict[str, float]:
-    """Milliseconds of each operator in a forward pass."""
-    from torch.profiler import ProfilerActivity, profile
-
-    # torch's profiler writes to the file descriptor behind Python's back
-    with _no_stderr(), torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as made:
-        for _ in range(rounds):
-            model(**batch)
-    return {each.key: each.self_cpu_time_total / 1000 / rounds for each in made.key_averages()}
-
-
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def openvino_profile(
-    folder: Path, settings: dict[str, str], batch: Inputs, rounds: int, threads: int
-) -> dict[str, float]:
-    """Milliseconds of each kind of operator in a forward pass."""
-
-    core = openvino_core()
-    options = {
-        "PERF_COUNT": "YES",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        **settings,
-    }
-    request = core.compile_model(
-        core.read_model(folder / OPENVINO_FILE), "CPU", options
-    ).create_infer_request()
-    inputs = {each.get_any_name() for each in request.model_inputs}
-    feed = {name: tensor.numpy() for name, tensor in batch.items() if name in inputs}
-    spent: dict[str, float] = defaultdict(float)
-    for number in range(rounds + 1):
-        request.infer(feed, share_inputs=True)
-        if number:
-            for node in request.profiling_info:
-                # scores, softmax and sum over the values are one fused subgraph
-                kind = "ScaledDotProduct" if "ScaledDotProduct" in node.node_name else node.node_type
-                spent[kind] += 1000 * node.real_time.total_seconds() / rounds
-    return dict(spent)
-
-
-def show_profiles(title: str, profiles: dict[str, dict[str, float]], names: list[str]) -> None:
-    print(f"\n{title}, ms of a batch (share)")
-    print(f"  {'':<20}" + "".join(f"{name:>20}" for name in profiles))
-    for group in [*names, "other"]:
-        line = f"  {group:<20}"
-        for spent in profiles.values():
-            value, total = spent.get(group, 0.0), sum(spent.values())
-            line += f"{f'{value:,.1f} ({value / total:.0%})':>20}"
-        print(line)
-    print(f"  {'sum':<20}" + "".join(f"{sum(spent.values()):>20,.1f}" for spent in profiles.values()))
-
-
-# --- all of it ------------------------------------------------------------------------------------------------------
 
 
 def median_ratio(first: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
@@ -358,26 +155,6 @@ def main() -> None:
         inputs = [tokens(teacher, batch, length, seed) for seed in range(rounds)]
         seconds = time_in_turns(models, dict.fromkeys(models, inputs), 1, clock=clock)
         show_speed(seconds, engines, batch, length)
-        best = rates(
-            teacher, batch * length, options.threads, 0.05 if options.quick else 0.5, options.quick, clock
-        )
-        show_shares(seconds, sources, best, batch, length)
-        profiles = {}
-        for engine in ("torch", "torch-bf16"):
-            if (own := models.get(f"student {engine}")) is not None:
-                profiles[engine] = grouped(torch_profile(own, inputs[0], 2), _TORCH)
-        kinds: dict[str, dict[str, float]] = {}
-        for engine in ("openvino-fp32", "openvino", "openvino-int8"):
-            if f"student {engine}" in models:
-                folder = folders["student", engine]
-                settings = engine_settings(TARGETS[engine])
-                kinds[engine] = openvino_profile(folder, settings, inputs[0], 2, options.threads)
-                profiles[engine] = grouped(kinds[engine], _OPENVINO)
-        if profiles:
-            show_profiles("The student, operator by operator", profiles, list(_OPENVINO))
-        for engine, spent in kinds.items():
-            most = sorted(spent.items(), key=lambda item: -item[1])[:8]
-            print(f"  {engine}: " + ", ".join(f"{kind} {value:,.1f}" for kind, value in most))
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end; {time.perf_counter() - started:.0f} s in all")
 
 
@@ -425,31 +202,6 @@ def show_speed(seconds: dict[str, np.ndarray], engines: list[str], batch: int, l
                 f"student in {precision} at least {goal:g} times as fast as the teacher in torch fp32: "
                 f"{verdict(own[engine], goal)} ({own[engine]:.1f} in {engine})"
             )
-
-
-def show_shares(
-    seconds: dict[str, np.ndarray],
-    models: dict[str, PreTrainedModel],
-    best: dict[str, float],
-    batch: int,
-    length: int,
-) -> None:
-    """Prints the rate each engine reaches (its fastest batch) and its share of the machine's best."""
-    print(
-        "\nRate of the whole forward pass (fastest batch), and its share of the best product rate of its precision"
-    )
-    for key, times in seconds.items():
-        name, engine = key.split(" ", 1)
-        rate = operations(models[name], batch, length) / float(times.min())
-        share = rate / best[PRECISION[engine]]
-        print(f"  {name:<10}{engine:<18}{PRECISION[engine]:<6}{rate / 1e9:9,.0f} x 10^9/s {share:8.0%}")
-    if "teacher torch" in seconds:
-        half = operations(models["student"], batch, length)
-        reference = float(seconds["teacher torch"].min())
-        bounds = [f"{name} {reference * best[name] / half:.1f}" for name in ("bf16", "int8")]
-        print(
-            f"  at these best rates the student would be faster than the teacher in torch fp32 by: {', '.join(bounds)}"
-        )
 
 
 if __name__ == "__main__":

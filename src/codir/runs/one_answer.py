@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
     """Returns what to say of a bank of random rows for a student of the teacher's first blocks; else None.
 
-    Such students failed in every seed on CoLA (docs/negatives.md): the live positives move away from the rows
+    Such students failed in every seed on CoLA (docs/choosing.md): the live positives move away from the rows
     together, and take the student's representations with them.
     """
     init = student.init
@@ -31,7 +31,7 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
     return (
         "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "
         "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
-        "recovered late (docs/negatives.md). With "
+        "recovered late (docs/choosing.md). With "
         "objectives.crd.negatives=in-batch, or objectives.crd.bank_init=student, none did."
     )
 
@@ -58,7 +58,7 @@ class OneAnswer:
             return
         advice = "a lower training.learning_rate or a longer training.warmup"
         if self.contrast:
-            advice += ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/negatives.md)"
+            advice += ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
         logger.warning(
             "%s: a second evaluation with the same answer for all %s validation examples. If that stays, the training "
             "has failed and more of it will not help: stop it (Ctrl-C) and try %s.",

@@ -1,7 +1,8 @@
-"""The figures of the evidence: one function a figure, from chosen trials to a matplotlib figure. Readable in grey."""
+"""The figures of the evidence: one function a figure, from found trials to a matplotlib figure. Readable in grey."""
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections import Counter
@@ -10,11 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-from codir.runs.drawing import new_figure, plain
-from codir.studies.findings import Row
-from codir.studies.statistics import PairedDifference
-from evidence_choice import Chosen, interval
-from evidence_data import EvidenceTrial
+from trials import Comparison, Row, Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,27 +32,52 @@ _LINES: tuple[dict[str, Any], ...] = (
 AVERAGE = "average of the tasks"
 
 
-def draw_kept(chosen: Chosen) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of a size in inches, without a window or any global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def rendered(figure: Figure) -> bytes:
+    """Returns the figure as SVG; the same figure gives the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "codir"}):
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        return file.getvalue()
+
+
+def plain(text: str) -> str:
+    """Returns text in which matplotlib reads no mathematics."""
+    return " ".join(text.split()).replace("$", r"\$")
+
+
+def draw_kept(found: Comparison) -> Figure:
     """Draws what each row keeps of its teacher, in percent: a panel for the average and one for each task, sorted."""
-    rows, panels = chosen.order(), chosen.panels
+    rows, panels = found.order(), found.panels
     figure, grid = _panels(rows, panels, unit=0.3)
     for axes, task in zip(grid, panels, strict=True):
         axes.axvline(100, color="black", linewidth=1)
         reference = [
             spread
             for row in rows
-            if row.recipe == chosen.findings.baseline and (spread := chosen.kept(row, task)) is not None
+            if row.recipe == found.baseline and (spread := found.kept(row, task)) is not None
         ]
         for spread in reference[:1]:
             axes.axvline(spread.mean, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)))
         for place, row in enumerate(rows):
-            spread = chosen.kept(row, task)
+            spread = found.kept(row, task)
             if spread is None:
                 continue
             if task is not None:
-                seeds = [trial.kept for trial in chosen.by_row[row] if trial.result.task == task]
+                seeds = [trial.kept for trial in found.by_row[row] if trial.task == task]
                 axes.plot(seeds, [place] * len(seeds), "|", color="#9e9e9e", markersize=7, markeredgewidth=1)
-            _dot(axes, place, spread.mean, interval(spread), filled=True)
+            _dot(axes, place, spread.mean, spread.interval, filled=True)
             if task == panels[0]:
                 axes.annotate(
                     f"{spread.mean:.1f}",
@@ -67,71 +89,62 @@ def draw_kept(chosen: Chosen) -> Figure:
                     fontsize=8,
                     color=_INK,
                 )
-        if (constant := drawn_constant(chosen, task)) is not None:
+        if (constant := drawn_constant(found, task)) is not None:
             axes.axvline(constant, color="#b2182b", linewidth=1, linestyle=":")
-        axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
+        axes.set_title(plain(_panel_name(found, task)), fontsize=9.5)
     figure.supxlabel("kept of the teacher's score, %  (teacher: black line at 100)", fontsize=9)
     return figure
 
 
-def drawn_constant(chosen: Chosen, task: str | None) -> float | None:
+def drawn_constant(found: Comparison, task: str | None) -> float | None:
     """Returns what one answer for everything keeps, in percent; None where it is far below all rows: not drawn."""
-    constant = chosen.findings.constants.get(task or "")
+    constant = found.constant(task)
     if task is None or constant is None:
         return None
-    kept = [trial.kept for trial in chosen.trials if trial.result.task == task and math.isfinite(trial.kept)]
-    share = 100 * constant / chosen.findings.teachers[task]
+    kept = [trial.kept for trial in found.trials if trial.task == task and math.isfinite(trial.kept)]
+    share = 100 * constant / found.teacher(task)
     return share if share > min(kept) - 0.5 * (max(100, *kept) - min(kept)) else None
 
 
-def draw_gains(chosen: Chosen, label: str = "") -> Figure | None:
+def draw_gains(found: Comparison, label: str = "") -> Figure:
     """Draws the paired differences from the baseline with their intervals; filled where shown beyond noise."""
-    findings = chosen.findings
-    differences = findings.differences
-    panels = chosen.panels
+    differences, panels = found.differences, found.panels
 
     def place_of(row: Row) -> float:
-        found = [differences.get((row, panel)) for panel in panels]
-        return -next((each.difference for each in found if each is not None and each.n), 0.0)
+        own = [differences.get((row, panel)) for panel in panels]
+        return -next((each.mean for each in own if each is not None and each.n), 0.0)
 
     with_pairs = dict.fromkeys(row for row, _ in differences)
     rows = sorted(with_pairs, key=lambda row: ((row, None) not in differences, place_of(row)))
-    if not rows:
-        return None
     figure, grid = _panels(rows, panels, unit=0.28)
     for axes, task in zip(grid, panels, strict=True):
         axes.axvline(0, color="black", linewidth=1)
         for place, row in enumerate(rows):
             difference = differences.get((row, task))
             if difference is not None and difference.n:
-                _dot(
-                    axes,
-                    place,
-                    100 * difference.difference,
-                    _hundredfold(difference),
-                    filled=difference.shown,
-                )
-        axes.set_title(plain(_panel_name(chosen, task)), fontsize=9.5)
-    against = plain(label or f"paired difference from {findings.baseline}")
+                ends = difference.interval and (100 * difference.interval[0], 100 * difference.interval[1])
+                _dot(axes, place, 100 * difference.mean, ends, filled=difference.shown)
+        axes.set_title(plain(_panel_name(found, task)), fontsize=9.5)
+    against = plain(label or f"paired difference from {found.baseline}")
     between = " " if figure.get_figwidth() > 7 else "\n"
-    intervals = any(each.low is not None for each in differences.values())
+    intervals = any(each.interval for each in differences.values())
     noise = "95 % intervals (filled: beyond noise after Holm's correction)" if intervals else "one seed"
     figure.supxlabel(f"{against}, points,{between}{noise}", fontsize=9)
     return figure
 
 
-def draw_costs(chosen: Chosen) -> Figure:
+def draw_costs(found: Comparison) -> Figure:
     """Draws what is kept against the time of a training: one point a row, names beside the panel."""
-    tasks = chosen.findings.tasks
+    tasks = found.tasks
     points = []
-    for row in chosen.findings.rows:
-        spread = chosen.kept(row, chosen.panels[0])
+    for row in found.rows:
+        spread = found.kept(row, found.panels[0])
         if spread is not None:
-            points.append((row, minutes(chosen, row), spread))
+            points.append((row, found.minutes(row), spread))
     figure = new_figure(7.6, max(3.6, 0.24 * len(points) + 1.4))
     axes = figure.subplots()
     for _, time, spread in points:
-        if (ends := interval(spread)) is not None:
+        if (ends := spread.interval) is not None:
             axes.plot([time, time], ends, color="#b0b0b0", linewidth=1.2, zorder=1)
         axes.plot([time], [spread.mean], "o", color=_INK, markersize=6, zorder=3)
     by_name: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
@@ -158,16 +171,6 @@ def draw_costs(chosen: Chosen) -> Figure:
     return figure
 
 
-def minutes(chosen: Chosen, row: Row) -> float:
-    """Returns the minutes of a training: median over the seeds, mean over the tasks."""
-    of_task = [
-        statistics.median(each.result.seconds for each in chosen.by_row[row] if each.result.task == task)
-        for task in chosen.findings.tasks
-        if any(each.result.task == task for each in chosen.by_row[row])
-    ]
-    return statistics.mean(of_task) / 60
-
-
 # what is logged of a contrastive term, and how it is shown
 _DYNAMICS = (
     ("loss_crd", "contrastive loss", True),
@@ -179,23 +182,21 @@ _DYNAMICS = (
 )
 
 
-def draw_dynamics(chosen: Chosen, groups: Groups) -> Figure | None:
+def draw_dynamics(found: Comparison, groups: Groups) -> Figure:
     """Draws how the contrastive term moves: a column for each group of recipes, a row for each thing logged."""
-    task = chosen.findings.tasks[0]
-    recipes = {row.recipe for row in chosen.findings.rows}
-    trials = [trial for trial in chosen.trials if trial.result.task == task]
+    task = found.tasks[0]
+    recipes = {row.recipe for row in found.rows}
+    trials = [trial for trial in found.trials if trial.task == task]
     columns = {
-        name: found
+        name: own
         for name, members in groups.items()
-        if (found := [each for each in members if each in recipes and _lines(trials, each, "loss_crd")])
+        if (own := [each for each in members if each in recipes and _lines(trials, each, "loss_crd")])
     }
     shown = [
         each
         for each in _DYNAMICS
         if any(_lines(trials, recipe, each[0]) for some in columns.values() for recipe in some)
     ]
-    if not columns or not shown:
-        return None
     counts = Counter(recipe for some in columns.values() for recipe in some)
     reference = max(counts, key=lambda recipe: counts[recipe])  # looks the same in every column
     columns = {name: sorted(some, key=lambda each: each != reference) for name, some in columns.items()}
@@ -244,8 +245,8 @@ def draw_dynamics(chosen: Chosen, groups: Groups) -> Figure | None:
     return figure
 
 
-def _lines(trials: Sequence[EvidenceTrial], recipe: str, key: str) -> list[tuple[list[int], list[float]]]:
-    found = [trial.curve(key) for trial in trials if trial.result.recipe == recipe]
+def _lines(trials: Sequence[Trial], recipe: str, key: str) -> list[tuple[list[int], list[float]]]:
+    found = [trial.curve(key) for trial in trials if trial.recipe == recipe]
     return [each for each in found if each[0]]
 
 
@@ -266,20 +267,18 @@ def _draw_lines(axes: Any, lines: Sequence[tuple[list[int], list[float]]], name:
     )
 
 
-def draw_ends(chosen: Chosen, key: str = "loss_crd") -> Figure | None:
+def draw_ends(found: Comparison, key: str = "loss_crd") -> Figure:
     """Draws what is kept against where the contrastive loss stands at the end: a point a trial, a ring a recipe."""
     tasks = [
         task
-        for task in chosen.findings.tasks
-        if any(trial.result.task == task and trial.end_of(key) is not None for trial in chosen.trials)
+        for task in found.tasks
+        if any(trial.task == task and trial.end_of(key) is not None for trial in found.trials)
     ]
-    if not tasks:
-        return None
     rows = {
         task: [
             row
-            for row in chosen.findings.rows
-            if any(each.result.task == task and each.end_of(key) for each in chosen.by_row[row])
+            for row in found.rows
+            if any(each.task == task and each.end_of(key) for each in found.by_row[row])
         ]
         for task in tasks
     }
@@ -288,7 +287,7 @@ def draw_ends(chosen: Chosen, key: str = "loss_crd") -> Figure | None:
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         named = []
         for row in rows[task]:
-            ends = ends_of(chosen, row, task, key)
+            ends = ends_of(found, row, task, key)
             axes.plot(
                 [x for x, _ in ends], [y for _, y in ends], ".", color="#8a8a8a", markersize=4, zorder=2
             )
@@ -298,11 +297,11 @@ def draw_ends(chosen: Chosen, key: str = "loss_crd") -> Figure | None:
             )
             axes.plot([middle[0]], [middle[1]], "o", color=_INK, markersize=6.5, zorder=3)
             named.append((*middle, plain(str(row))))
-        for row in chosen.findings.rows:
-            spread = chosen.kept(row, task)
-            if row.recipe == chosen.findings.baseline and spread is not None:
+        for row in found.rows:
+            spread = found.kept(row, task)
+            if row.recipe == found.baseline and spread is not None:
                 axes.axhline(spread.mean, color="black", linewidth=0.9, linestyle=(0, (4, 2)))
-                if (band := interval(spread)) is not None:
+                if (band := spread.interval) is not None:
                     axes.axhspan(*band, color=_BAND, zorder=0)
         axes.set_xscale("log")
         axes.margins(x=0.08, y=0.08)
@@ -316,45 +315,45 @@ def draw_ends(chosen: Chosen, key: str = "loss_crd") -> Figure | None:
     return figure
 
 
-def ends_of(chosen: Chosen, row: Row, task: str, key: str = "loss_crd") -> list[tuple[float, float]]:
+def ends_of(found: Comparison, row: Row, task: str, key: str = "loss_crd") -> list[tuple[float, float]]:
     """Returns (loss at the end, % kept) of a row's trials on a task."""
     return [
         (end, trial.kept)
-        for trial in chosen.by_row[row]
-        if trial.result.task == task and (end := trial.end_of(key)) is not None and end > 0
+        for trial in found.by_row[row]
+        if trial.task == task and (end := trial.end_of(key)) is not None and end > 0
     ]
 
 
-def ends_correlation(chosen: Chosen, task: str, key: str = "loss_crd") -> tuple[int, float | None]:
+def ends_correlation(found: Comparison, task: str, key: str = "loss_crd") -> tuple[int, float | None]:
     """Returns the number of trials with a contrastive loss, and Spearman's correlation of its end with the score.
 
     None for the correlation with fewer than three trials, or where loss or score does not vary.
     """
-    pairs = [pair for row in chosen.findings.rows for pair in ends_of(chosen, row, task, key)]
+    pairs = [pair for row in found.rows for pair in ends_of(found, row, task, key)]
     if len(pairs) < 3 or any(len({pair[side] for pair in pairs}) < 2 for side in (0, 1)):
         return len(pairs), None
     ends, scores = zip(*pairs, strict=True)
-    found: Any = stats.spearmanr(ends, scores)
-    return len(pairs), float(found.statistic)
+    outcome: Any = stats.spearmanr(ends, scores)
+    return len(pairs), float(outcome.statistic)
 
 
-def draw_epochs(chosen: Chosen) -> Figure:
+def draw_epochs(found: Comparison) -> Figure:
     """Draws the score after each epoch, mean over the seeds: a panel for each task, the teacher as a line."""
-    tasks = chosen.findings.tasks
-    rows = chosen.order()
+    tasks = found.tasks
+    rows = found.order()
     columns = 4 if len(tasks) > 1 else 3  # of the legend
     figure = new_figure(max(5.2, 0.6 + 3.4 * len(tasks)), 3.1 + 0.2 * math.ceil(len(rows) / columns))
     grid = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, task in zip(grid, tasks, strict=True):
-        axes.axhline(100 * chosen.findings.teachers[task], color="black", linewidth=1)
+        axes.axhline(100 * found.teacher(task), color="black", linewidth=1)
         for number, row in enumerate(rows):
             lines = [
                 (
                     each.values["evaluations"]["epoch"],
                     [100 * score for score in each.values["evaluations"]["score"]],
                 )
-                for each in chosen.by_row[row]
-                if each.result.task == task and each.values["evaluations"]["epoch"]
+                for each in found.by_row[row]
+                if each.task == task and each.values["evaluations"]["epoch"]
             ]
             _draw_lines(axes, lines, plain(str(row)), number)
         axes.set_title(plain(task), fontsize=9.5)
@@ -376,7 +375,7 @@ def draw_epochs(chosen: Chosen) -> Figure:
     return figure
 
 
-def settle(figure: Figure) -> Figure:
+def laid_out(figure: Figure) -> Figure:
     """Lays a figure out, and rounds the places of its panels: the layout's last digits differ from run to run."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -417,10 +416,10 @@ def _width(panel: str | None) -> float:
     return 3.1 if panel is None else 2.4
 
 
-def _panel_name(chosen: Chosen, task: str | None) -> str:
+def _panel_name(found: Comparison, task: str | None) -> str:
     if task is None:
         return AVERAGE
-    metric = next(cell.metric for (_, name), cell in chosen.findings.cells.items() if name == task)
+    metric = next(trial.metric for trial in found.trials if trial.task == task)
     return f"{task} ({metric.replace('_', ' ')})"
 
 
@@ -429,12 +428,6 @@ def _dot(axes: Any, place: int, value: float, ends: tuple[float, float] | None, 
         axes.plot(ends, [place, place], color=_INK, linewidth=1.8, zorder=3, solid_capstyle="butt")
     face = _INK if filled else "white"
     axes.plot([value], [place], "o", markerfacecolor=face, markeredgecolor=_INK, markersize=6, zorder=4)
-
-
-def _hundredfold(difference: PairedDifference) -> tuple[float, float] | None:
-    if difference.low is None or difference.high is None:
-        return None
-    return 100 * difference.low, 100 * difference.high
 
 
 def _names_beside(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
