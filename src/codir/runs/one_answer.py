@@ -58,7 +58,9 @@ class OneAnswer:
             return
         advice = "a lower training.learning_rate or a longer training.warmup"
         if self.contrast:
-            advice += ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
+            advice += (
+                ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
+            )
         logger.warning(
             "%s: a second evaluation with the same answer for all %s validation examples. If that stays, the training "
             "has failed and more of it will not help: stop it (Ctrl-C) and try %s.",
