@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from codir.errors import ConfigError
-from codir.losses.kd import KD, KDSettings, kd_loss
+from codir.kinds.classification import softened_divergence as kd_loss
+from codir.losses.kd import KD, KDSettings
 
 
 def test_classification(context, make_step) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,8 +12,6 @@ from codir.config.sections import Section
 from codir.data.decoding import require_encoding
 from codir.data.delimiters import require_delimiter
 from codir.errors import ConfigError
-
-Kind = Literal["classification", "regression"]
 
 
 def _checked(check: Callable[[str], str], value: str | None) -> str | None:
@@ -49,7 +47,7 @@ class DataConfig(Section):
     label: str | None = Field(
         default=None, description="column with the label (default: `label`)", examples=["stars"]
     )
-    kind: Kind | None = Field(
+    kind: str | None = Field(
         default=None,
         description="what the labels are: classification or regression (default: as the task says)",
     )

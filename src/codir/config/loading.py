@@ -23,7 +23,7 @@ from codir.config.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_fil
 from codir.errors import CodirError, ConfigError
 
 if TYPE_CHECKING:
-    from codir.losses.base import ObjectiveSettings
+    from codir.losses.base import Objective, ObjectiveSettings
 
 _SECTIONS = ("data", "student", "training", "objectives", "masking")
 _LENGTHS = ("steps", "epochs")
@@ -166,7 +166,7 @@ def complete_objectives(
         except ConfigError as error:
             problems.append(f"{places[path]}: {error}" if path in places else str(error))
         else:
-            if not _fits(find_objective(name).kinds, command):
+            if not _fits(find_objective(name), command):
                 place = f"{places[path]}: " if path in places else ""
                 problems.append(
                     f"{place}the objective {name!r} is not for `codir {command}`: {_INSTEAD[command]}"
@@ -195,8 +195,8 @@ _INSTEAD = {
 }
 
 
-def _fits(kinds: frozenset[str], command: str) -> bool:
-    return bool(kinds & ({"masked-lm"} if command == "pretrain" else {"classification", "regression"}))
+def _fits(objective: type[Objective], command: str) -> bool:
+    return objective.of_corpora if command == "pretrain" else objective.of_labels
 
 
 def resolved_yaml(config: RunConfig | PretrainConfig) -> str:

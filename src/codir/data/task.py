@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from codir.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["classification", "regression"]
+Kind = str
+"""The name of a kind of prediction, see `codir.kinds`."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.config.data_config import DataConfig
 from codir.data.encoding import encode_split
-from codir.data.task import Kind, TaskData
+from codir.data.task import TaskData
 from codir.deploy import export_checks as checks
 from codir.deploy.exporting import Batch
 from codir.errors import DataError
-from codir.models.classes import is_generic
-from codir.models.loading import class_names
 from codir.models.padding import INPUT_COLUMNS, Padding, pad_batch
-from codir.runs.data import load_data
+from codir.runs.data import load_data_for
 from codir.runs.evaluate import EvaluationResult
 
 CALIBRATION = 300  # examples; 1,200 gave the same differences on real students, 64 slightly larger ones
@@ -30,8 +28,7 @@ Text = tuple[str, str | None]
 
 def validation_data(model: PreTrainedModel, data: DataConfig) -> TaskData:
     """Loads the validation data, as `codir evaluate` does."""
-    labels, kind = _labels(model)
-    loaded = load_data(data, train=False, labels=labels, kind=kind)
+    loaded = load_data_for(model.config, data)
     if data.task is None and data.train is not None:
         # a run is named after its training file: one name for the same data
         loaded = replace(loaded, task=replace(loaded.task, name=Path(data.train).stem))
@@ -62,9 +59,9 @@ def calibration_batches(
     """
     split, name, note = None, "training", None
     if data.task is not None or data.train is not None:
-        labels, kind = _labels(model)
         try:
-            split = load_data(data.model_copy(update={"limit_train": count}), labels=labels, kind=kind).train
+            limited = data.model_copy(update={"limit_train": count})
+            split = load_data_for(model.config, limited, train=True).train
         except DataError:
             if data.task is None:
                 raise
@@ -84,12 +81,6 @@ def calibration_batches(
         for start in range(0, len(rows), _CALIBRATION_BATCH)
     ]
     return batches, f"{len(rows):,} {name} examples of {task.task.name}", note
-
-
-def _labels(model: PreTrainedModel) -> tuple[list[str], Kind]:
-    names = list(class_names(model.config).values())
-    kind: Kind = "regression" if len(names) == 1 else "classification"
-    return ([str(number) for number in range(len(names))] if is_generic(names) else names), kind
 
 
 def probe_texts(task: TaskData | None) -> list[Text]:

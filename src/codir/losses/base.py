@@ -11,10 +11,11 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from codir.kinds import kind_named
+from codir.kinds.base import Kind
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 from codir.settings import Section
 
-Kind = Literal["classification", "regression", "masked-lm"]
 TokenPositions = Literal["masked", "all"]
 """Where predictions of tokens are compared: at the masked ones, or at all that are no padding."""
 
@@ -54,7 +55,7 @@ class ObjectiveContext:
         labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled. Of single examples without
             a label they are the teacher's class or score.
         unlabeled: how many examples have no label.
-        kind: classification, regression, or the prediction of masked tokens.
+        kind: What is predicted.
         num_classes: C (1 for regression, the size of the vocabulary for masked tokens).
         seed: seeds whatever the objective draws.
         device: where the bank and the projections live.
@@ -82,6 +83,11 @@ class ObjectiveContext:
     micro_batch: int | None = None
     aligned: bool = True
     unlabeled: int = 0
+
+    def __post_init__(self) -> None:
+        """Takes the kind by its name, too."""
+        if isinstance(self.kind, str):
+            object.__setattr__(self, "kind", kind_named(self.kind))
 
 
 @dataclass(frozen=True)
@@ -183,8 +189,9 @@ class Objective(nn.Module):
     """
 
     name: ClassVar[str]
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression", "masked-lm"})
-    """What it can learn from: a recipe for something else is refused when it is read."""
+    of_labels: ClassVar[bool] = True
+    of_corpora: ClassVar[bool] = True
+    """Whether it can learn from a task's examples, and from a corpus: another recipe is refused when it is read."""
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):

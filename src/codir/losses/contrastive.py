@@ -82,9 +82,7 @@ def negatives_name(settings: ContrastiveSettings, context: ObjectiveContext) -> 
     """Resolves `negatives: auto`."""
     if settings.negatives != "auto":
         return settings.negatives
-    if context.kind == "masked-lm":
-        return "in-batch-bank"
-    return "any" if context.kind == "regression" else "different-label"
+    return context.kind.negatives
 
 
 def number_of_negatives(settings: ContrastiveSettings, context: ObjectiveContext) -> int | Literal["all"]:
@@ -157,7 +155,7 @@ def check_contrastive(
     if negatives == "different-label":
         _check_different_label(name, context)
     if negatives == "hard":
-        if context.kind == "masked-lm":
+        if context.kind.per_token:
             raise ConfigError(
                 f"{name}.negatives='hard' looks for neighbours in the teacher's cache, and a pre-training has none: "
                 "use in-batch-bank, whose blocks of one document are hard negatives."
@@ -186,12 +184,12 @@ def check_contrastive(
 
 
 def _check_different_label(name: str, context: ObjectiveContext) -> None:
-    if context.kind == "masked-lm":
+    if context.kind.per_token:
         raise ConfigError(
             f"{name}.negatives='different-label' needs classes, and there are no labels in a corpus: use "
             "in-batch-bank, in-batch, queue or any."
         )
-    if context.kind == "regression":
+    if not context.kind.has_classes:
         raise ConfigError(
             f"{name}.negatives='different-label' needs classes, and these labels are scores: use negatives: any."
         )
@@ -215,7 +213,7 @@ def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> Ne
         SamplerContext(
             examples=context.examples,
             labels=context.labels,
-            scores=context.kind == "regression",
+            scores=not context.kind.has_classes,
             sharing=settings.sharing,
             seed=context.seed + 2,
             device=context.device,
@@ -231,7 +229,7 @@ def storage_of(
     settings: ContrastiveSettings, context: ObjectiveContext, banks: int = 1
 ) -> Literal["auto", "gpu", "cpu", "disk"]:
     """Resolves `bank_storage: auto` of a corpus by the size of so many banks; of a task it stays: with the training."""
-    if settings.bank_storage != "auto" or context.kind != "masked-lm":
+    if settings.bank_storage != "auto" or not context.kind.per_token:
         return settings.bank_storage
     item = 2 if settings.bank_dtype == "float16" else 4
     nbytes = banks * context.examples * settings.dim * item
@@ -253,7 +251,7 @@ def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Memor
         RunError: the bank on disk is another corpus's, or truncated, or the disk is too small.
     """
     dtype = torch.float16 if settings.bank_dtype == "float16" else torch.float32
-    seed, corpus = context.seed + 3, context.kind == "masked-lm"
+    seed, corpus = context.seed + 3, context.kind.per_token
     storage, folder = storage_of(settings, context), _bank_folder(context)
     if storage == "disk" and folder is not None:
         return DiskBank(

@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from codir.errors import ConfigError
 from codir.losses.base import (
@@ -21,38 +20,6 @@ from codir.losses.base import (
     TokenPositions,
 )
 from codir.models.vocabulary import token_divergence
-
-
-def kd_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    temperature: float,
-    squared: bool = False,
-    averaged: bool = False,
-) -> Tensor:
-    """Divergence of the student's softened distribution from the teacher's (Eq. 2).
-
-    KL( softmax(z_t / rho) || softmax(z_s / rho) ), summed over the classes, mean over the batch, in fp32 (also
-    inside autocast).
-
-    Args:
-        student_logits: [B, C] z_s.
-        teacher_logits: [B, C] z_t; no gradient reaches it.
-        temperature: rho > 0.
-        squared: multiply by rho squared, as Hinton et al. and the released code do; the paper does not.
-        averaged: the mean over the classes instead of the sum, which is the divergence / C (the code of BERT-PKD).
-
-    Returns:
-        Scalar, at least fp32.
-    """
-    with torch.autocast(student_logits.device.type, enabled=False):
-        wide = torch.promote_types(student_logits.dtype, torch.float32)
-        student = torch.log_softmax(student_logits.to(wide) / temperature, dim=1)
-        teacher = torch.log_softmax(teacher_logits.detach().to(wide) / temperature, dim=1)
-        loss = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        if averaged:
-            loss = loss / student_logits.shape[1]
-        return loss * temperature**2 if squared else loss
 
 
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -120,7 +87,7 @@ class KD(Objective):
     @property
     def per_token(self) -> bool:
         """In pre-training."""
-        return self.context.kind == "masked-lm"
+        return self.context.kind.per_token
 
     @property
     def positions(self) -> TokenPositions:
@@ -148,11 +115,9 @@ class KD(Objective):
             )
         settings = cast(KDSettings, self.settings)
         student, teacher = step.student.logits, step.teacher.logits.detach().to(step.student.logits.device)
-        if self.context.kind == "regression":
-            with torch.autocast(student.device.type, enabled=False):
-                return Term(functional.mse_loss(student.float().view(-1), teacher.float().view(-1)))
-        agreement = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
-        return Term(
-            kd_loss(student, teacher, settings.temperature, settings.squared, settings.averaged),
-            {"agreement": agreement},
-        )
+        kind = self.context.kind
+        loss = kind.distance(student, teacher, settings.temperature, settings.squared, settings.averaged)
+        if not kind.has_classes:
+            return Term(loss)
+        same = kind.answers(student.detach()) == kind.answers(teacher)
+        return Term(loss, {"agreement": same.float().mean()})

@@ -16,7 +16,7 @@ class LogitMSE(Objective):
     """
 
     name = "logit_mse"
-    kinds = frozenset({"classification", "regression"})
+    of_corpora = False
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
@@ -27,7 +27,7 @@ class LogitMSE(Objective):
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` without a teacher, or in pre-training."""
         check_teacher(cls.name, context)
-        if context.kind == "masked-lm":
+        if context.kind.per_token:
             raise ConfigError(
                 "The objective 'logit_mse' compares the logits of a task, and this is a pre-training: use 'kd'."
             )
@@ -40,7 +40,7 @@ class LogitMSE(Objective):
             )
         student, teacher = step.student.logits, step.teacher.logits.detach().to(step.student.logits.device)
         loss = logit_mse(student, teacher)
-        if self.context.kind == "regression":
+        if not self.context.kind.has_classes:
             return Term(loss)
         agreement = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
         return Term(loss, {"agreement": agreement})

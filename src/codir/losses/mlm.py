@@ -14,12 +14,12 @@ class MLM(Objective):
     """
 
     name = "mlm"
-    kinds = frozenset({"masked-lm"})
+    of_labels = False
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `ConfigError` outside of pre-training."""
-        if context.kind != "masked-lm":
+        if not context.kind.per_token:
             raise ConfigError(
                 "The objective 'mlm' predicts masked tokens of a corpus; for labelled examples use 'task'."
             )

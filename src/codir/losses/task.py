@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from codir.errors import ConfigError, DataError
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
-from codir.models.labels import UNLABELED, has_label
+from codir.models.labels import has_label
 
 
 class Task(Objective):
@@ -18,12 +17,12 @@ class Task(Objective):
     """
 
     name = "task"
-    kinds = frozenset({"classification", "regression"})
+    of_corpora = False
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
         """Raises `DataError` for data without labels, `ConfigError` for a corpus."""
-        if context.kind == "masked-lm":
+        if context.kind.per_token:
             raise ConfigError(
                 "The objective 'task' is for labelled examples; a corpus has masked tokens: use 'mlm'."
             )
@@ -42,19 +41,12 @@ class Task(Objective):
             logits = step.student.logits.float()
             if self.context.unlabeled:
                 return self._of_labelled(logits, step.labels.view(-1), step.labelled)
-            if self.context.kind == "regression":
-                # [B, 1] against [B] would broadcast to [B, B] without a word.
-                return Term(functional.mse_loss(logits.squeeze(1), step.labels.to(logits.dtype).view(-1)))
-            return Term(functional.cross_entropy(logits, step.labels.view(-1)))
+            return Term(self.context.kind.task_loss(logits, step.labels.view(-1), "mean"))
 
     def _of_labelled(self, logits: Tensor, labels: Tensor, labelled: float | None) -> Term:
         """Sums over the labelled examples; `labelled` is what the sum is divided by, see `Step`."""
         known = has_label(labels)
-        if self.context.kind == "regression":
-            target = labels.to(logits.dtype).nan_to_num()  # NaN times zero would be NaN in the gradient, too
-            loss = torch.where(known, logits.squeeze(1) - target, 0.0).square().sum()
-        else:
-            loss = functional.cross_entropy(logits, labels, ignore_index=UNLABELED, reduction="sum")
+        loss = self.context.kind.task_loss(logits, labels, "sum")
         if labelled is None:
             return Term(loss / known.sum().clamp_min(1))
         return Term(loss / (labelled or 1.0), empty=labelled == 0)

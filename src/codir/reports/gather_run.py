@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codir.data.metrics import METRICS, constant_score
 from codir.errors import CodirError, ModelError, RunError
+from codir.kinds.metrics import constant_score, is_metric
 from codir.models.heads import require_one_answer
 from codir.models.loading import load_config
 from codir.reports.contents import PairedOutcome, Panel, Report
@@ -91,7 +91,7 @@ def _add_constant(examples: Examples | None, report: Report) -> None:
     for number, panel in enumerate(report.panels):
         if panel.constant is not None:
             continue
-        known = examples is not None and len(examples.numbers) == examples.whole and panel.metric in METRICS
+        known = examples is not None and len(examples.numbers) == examples.whole and is_metric(panel.metric)
         if known and examples is not None:
             constant = constant_score(panel.metric, examples.labels)
             report.panels[number] = replace(panel, constant=constant)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from codir.data import BUILT_IN
-from codir.data.metrics import METRICS, constant_score
 from codir.errors import CodirError
+from codir.kinds.metrics import constant_score, is_metric
 from codir.reports.contents import Curve, PairedDifference, Panel, Report, ReportedModel
 from codir.reports.curves import curves_of
 from codir.reports.details import duration, environment_facts
@@ -218,7 +218,7 @@ def _constants(findings: Findings, config: StudyConfig | None) -> dict[str, floa
         data = config.tasks.get(task) if config is not None else None
         # not from the Hub: a report waits for no network
         here = data is not None and (data.data_dir is not None or data.task is None or data.task == BUILT_IN)
-        if task in found or data is None or not here or cell.metric not in METRICS:
+        if task in found or data is None or not here or not is_metric(cell.metric):
             continue
         try:
             loaded = load_data(data, train=False)

@@ -14,17 +14,17 @@ from datasets import Dataset
 
 from codir.config.data_config import DataConfig
 from codir.data.encoding import encode
-from codir.data.task import Kind, Task
+from codir.data.task import Task
 from codir.errors import CodirError
+from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
-from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import forward_dataset
 from codir.models.loading import class_names, load_classifier
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar
 from codir.reports.run_files import RunFiles
-from codir.runs.data import load_data
+from codir.runs.data import load_data_for
 
 _FOLDERS = ("data_dir", "train", "validation")
 
@@ -108,10 +108,7 @@ def load_examples(run: RunFiles, student: Path, most: int, data_dir: Path | None
         config = DataConfig(**values)
     except ValueError as error:  # an older or younger codir's settings
         raise CodirError(f"the data section of its codir.yaml is not understood: {error}") from error
-    names = list(class_names(_config_of(student)).values())
-    kind: Kind = "regression" if len(names) == 1 else "classification"
-    labels = [str(number) for number in range(len(names))] if is_generic(names) else names
-    data = load_data(config, train=False, labels=labels, kind=kind)
+    data = load_data_for(_config_of(student), config)
     split = data.validation[data.main_split]
     numbers = np.arange(len(split))
     if most < len(split):
@@ -150,13 +147,9 @@ def run_model(
     model = load_classifier(path)
     tokenizer = load_tokenizer_for(model, path)
     names = class_names(model.config)
-    order: Sequence[int] = (0,)
-    if examples.task.labels is None:
-        require_regression(len(names), name)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the run itself has given it
-            order = match_classes(examples.task.labels, names, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the run itself has given it
+        order = kind_named(examples.task.kind).match(examples.task.labels, model.config, name)
     encoded = encode(examples.split, tokenizer, max_length, config=model.config)
     logits: np.ndarray | None = None
     pooled: dict[Pooling, np.ndarray] = {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from codir.data.metrics import METRICS, constant_score
 from codir.errors import RunError
+from codir.kinds.metrics import constant_score, is_metric
 from codir.runs.paired import PairedTest, paired_test
 from codir.runs.timing import Timing
 from codir.storage import human_bytes
@@ -102,7 +102,7 @@ class Comparison(Tabular):
 
     def __post_init__(self) -> None:
         """Runs the paired tests that can be run."""
-        if self.constant is None and self.labels is not None and self.main_metric in METRICS:
+        if self.constant is None and self.labels is not None and is_metric(self.main_metric):
             self.constant = constant_score(self.main_metric, self.labels)
         plain = self.row("finetune")
         if self.labels is None or plain is None or plain.predictions is None:
@@ -258,26 +258,6 @@ class Comparison(Tabular):
         from codir.runs.picture import draw_comparison
 
         draw_comparison(self, path)
-
-
-def agreement(
-    predictions: Sequence[float] | np.ndarray, teacher: Sequence[float] | np.ndarray, regression: bool
-) -> float:
-    """Returns how far a model predicts what the teacher predicts.
-
-    Args:
-        predictions: [n] class ids, or scores.
-        teacher: [n] those of the teacher.
-        regression: Pearson's correlation instead of the share of equal predictions; NaN if one side is constant.
-    """
-    a, b = np.asarray(predictions), np.asarray(teacher)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"predictions {a.shape} and the teacher's {b.shape} must be [n] alike")
-    if not regression:
-        return float(np.mean(a == b))
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])
 
 
 def _finite(value: float | None) -> float | None:

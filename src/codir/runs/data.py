@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from transformers import PretrainedConfig
+
 from codir.config.data_config import DataConfig
 from codir.data import BUILT_IN, load_task
 from codir.data.files import load_files
 from codir.data.task import Kind, TaskData, hold_out, limit
 from codir.data.unlabeled import load_unlabeled
 from codir.errors import ConfigError
+from codir.kinds import kind_named, kind_of
 
 DEFAULT_TEXT, DEFAULT_TEXT_PAIR, DEFAULT_LABEL = "text", "text_pair", "label"
 
@@ -37,6 +40,8 @@ def load_data(
         ConfigError: an unknown task, or settings that do not fit together.
         DataError: for everything wrong with the data, with file and line.
     """
+    if data.kind is not None:
+        kind_named(data.kind)  # refuses one that there is not
     whole = _whole(data, train, labels, kind)
     loaded = whole if _is_built_in(data) else _limited(whole, data)
     if not data.unlabeled or loaded.train is None:
@@ -52,6 +57,16 @@ def load_data(
         encoding=data.encoding,
     )
     return replace(loaded, unlabeled=found.split, notes=[*loaded.notes, *found.notes])
+
+
+def load_data_for(model: PretrainedConfig, data: DataConfig, train: bool = False) -> TaskData:
+    """Loads data for a model that is there already: its config says what files of labels hold.
+
+    Raises:
+        CodirError: as `load_data`.
+    """
+    kind = kind_of(model)
+    return load_data(data, train=train, labels=kind.known_names(model), kind=kind.name)
 
 
 def _is_built_in(data: DataConfig) -> bool:

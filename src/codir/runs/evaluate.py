@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.config.data_config import DataConfig
 from codir.data.encoding import encode_split
-from codir.data.metrics import compute_metrics, flat_metrics, predictions
-from codir.data.task import Kind, Task, TaskData
+from codir.data.task import Task, TaskData
 from codir.engines.engines import Classifier, load_engine
+from codir.kinds import kind_named
+from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.check import load_tokenizer_for
-from codir.models.classes import is_generic, match_classes, require_regression
 from codir.models.inference import predict_logits
-from codir.models.loading import class_names
 from codir.printing import Console, progress_bar, terminal
-from codir.runs.data import load_data
+from codir.runs.data import load_data_for
 from codir.runs.run_inputs import fill
 from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
@@ -67,7 +65,7 @@ class EvaluationResult(Tabular):
 
     def predictions(self, split: str | None = None) -> np.ndarray:
         """Returns [n] class ids of the data, or scores, of a split (the main one by default)."""
-        return predictions(self.logits[split or self.main_split], self.task)
+        return kind_named(self.task.kind).answers(self.logits[split or self.main_split])
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: no logits, no labels."""
@@ -126,11 +124,7 @@ def evaluate(
         terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
-    names = list(class_names(classifier.config).values())
-    kind: Kind = "regression" if len(names) == 1 else "classification"
-    # a model that was never told its classes (LABEL_0, ...) can only be meant for data that numbers them
-    labels = [str(number) for number in range(len(names))] if is_generic(names) else names
-    task_data = load_data(data, train=False, labels=labels, kind=kind)
+    task_data = load_data_for(classifier.config, data)
     result = evaluate_model(
         classifier,
         tokenizer,
@@ -158,11 +152,8 @@ def evaluate_model(
     autocast: torch.dtype | None = None,
 ) -> EvaluationResult:
     """Measures a model that is already loaded; arguments as for `evaluate`, `device` None leaves it where it is."""
-    permutation: Sequence[int] = (0,)
-    if data.task.labels is None:
-        require_regression(len(class_names(model.config)), name)
-    else:
-        permutation = match_classes(data.task.labels, class_names(model.config), name)
+    kind = kind_named(data.task.kind)
+    permutation = kind.match(data.task.labels, model.config, name)
     result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
     for split, dataset in data.validation.items():
         encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
@@ -177,7 +168,7 @@ def evaluate_model(
                 progress=progress,
             )[:, list(permutation)]
         labels = np.asarray(dataset["label"])
-        result.metrics[split] = compute_metrics(data.task.metrics, logits, labels)
+        result.metrics[split] = compute_metrics(kind, data.task.metrics, logits, labels)
         result.logits[split], result.labels[split] = logits, labels
         result.truncated[split], result.max_length = encoded.truncated, encoded.max_length
     return result

@@ -12,7 +12,8 @@ from transformers import set_seed
 from codir.config.config import FinetuneConfig
 from codir.config.loading import load_finetune, resolved_yaml
 from codir.data.encoding import encode
-from codir.data.metrics import compute_metrics, flat_metrics
+from codir.kinds import kind_named
+from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
@@ -129,10 +130,11 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     )
     encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
     model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
+    kind = kind_named(task.kind)
     metrics = flat_metrics(
         {
             name: compute_metrics(
-                task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
+                kind, task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
             )
             for name, split in validation.items()
         }

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from codir.data.metrics import compute_metrics, flat_metrics, predictions
+from codir.kinds import kind_named
+from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
-from codir.runs.comparison import TITLES, Comparison, ModelRow, Role, agreement
+from codir.runs.comparison import TITLES, Comparison, ModelRow, Role
 from codir.runs.prepare import Distillation, main_role
 from codir.runs.student_run import in_data_order
 from codir.runs.timing import Timing, measure, model_size, texts_of
@@ -37,6 +38,7 @@ def compare(
     """
     config = parts.config
     task, main_split = parts.task, parts.data.main_split
+    kind = kind_named(task.kind)
     labels = {name: np.asarray(split["label"]) for name, split in parts.data.validation.items()}
     timings = _time(parts, students[main_role(config.objectives)]) if timing else {}
 
@@ -49,11 +51,11 @@ def compare(
         speed: Timing | None,
     ) -> ModelRow:
         scores = {
-            name: compute_metrics(task.metrics, in_data_order(values, parts.label_ids), labels[name])
+            name: compute_metrics(kind, task.metrics, in_data_order(values, parts.label_ids), labels[name])
             for name, values in logits.items()
         }
         own, teachers = (
-            predictions(in_data_order(values[main_split], parts.label_ids), task)
+            kind.answers(in_data_order(values[main_split], parts.label_ids))
             for values in (logits, teacher_logits)
         )
         total, embedding = count_parameters(model)
@@ -62,7 +64,7 @@ def compare(
             role=role,
             metrics=flat_metrics(scores),
             main_metric=task.main_metric,
-            agreement=agreement(own, teachers, task.kind == "regression"),
+            agreement=kind.agreement(own, teachers),
             parameters=total,
             embedding_parameters=embedding,
             bytes=size,

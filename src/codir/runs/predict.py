@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase
 
 from codir.data.encoding import cuts_unsaid, encode_split
 from codir.data.files import load_texts
 from codir.engines.engines import Classifier, load_engine
 from codir.errors import ModelError
+from codir.kinds import kind_of
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names
@@ -128,7 +128,7 @@ def predict(
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     result = PredictionResult(output, len(texts))
-    names = list(class_names(classifier.config).values())
+    names, kind = list(class_names(classifier.config).values()), kind_of(classifier.config)
     if len(names) > 1:
         result.counts = dict.fromkeys(names, 0)
     with progress_bar("predicting", len(texts)) as progress, whole_text_file(output) as file:
@@ -145,7 +145,7 @@ def predict(
             source=f"{input}",
             name=f"{model}",
         ):
-            for row, prediction in zip(part, _predictions(logits, names), strict=True):
+            for row, prediction in zip(part, kind.predictions(logits, names), strict=True):
                 if "label" in prediction:
                     result.counts[prediction["label"]] += 1
                 file.write(
@@ -223,16 +223,6 @@ def _logits(
     cut.truncated += encoded.truncated
     cut.max_length = encoded.max_length
     return predict_logits(model, encoded.dataset, tokenizer, **settings)
-
-
-def _predictions(logits: np.ndarray, names: list[str]) -> Iterator[dict[str, Any]]:
-    if logits.shape[1] == 1:
-        for value in logits[:, 0]:
-            yield {"score": round(float(value), 6)}
-        return
-    for row in softmax(logits.astype(np.float64), axis=1):
-        scores = {name: round(float(p), 6) for name, p in zip(names, row, strict=True)}
-        yield {"label": names[int(row.argmax())], "scores": scores}
 
 
 def print_result(result: PredictionResult, console: Console | None = None) -> None:

@@ -18,11 +18,10 @@ from codir.config.library import load_recipe
 from codir.data.encoding import encode, same_tokenizer
 from codir.data.task import Task, TaskData
 from codir.data.unlabeled import united
-from codir.errors import ModelError
+from codir.kinds import kind_named
 from codir.losses.registry import taught_by
 from codir.models.check import load_tokenizer_for
-from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names, load_classifier
+from codir.models.loading import load_classifier
 from codir.printing import Console, progress_bar
 from codir.runs.arguments import to_arguments
 from codir.runs.comparison import TITLES, Role
@@ -223,20 +222,13 @@ def _match(
     task: Task, student: PreTrainedModel, teacher: PreTrainedModel
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """Returns the student's class id for each of the data's, and the teacher's output for each of the student's."""
-    if task.labels is None:
-        require_regression(teacher.config.num_labels or 1, "the teacher")
-        require_regression(student.config.num_labels or 1, "the student")
-        return None, None
-    if teacher.config.num_labels == 1:
-        raise ModelError(
-            "the teacher has one output, for scores, and the labels are read as classes: "
-            f"{', '.join(task.labels[:5])}. If they are scores, add `--kind regression`; else use a teacher fine-tuned "
-            "on these classes."
-        )
-    of_data = match_classes(task.labels, class_names(teacher.config), "the teacher")
+    kind = kind_named(task.kind)
+    of_data = kind.match(task.labels, teacher.config, "the teacher")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
-        label_ids = match_classes(task.labels, class_names(student.config), "the student")
+        label_ids = kind.match(task.labels, student.config, "the student")
+    if task.labels is None:
+        return None, None
     # student's class j is the data's class c with label_ids[c] == j, which is the teacher's output of_data[c]
     logit_order = [0] * len(label_ids)
     for of_student, of_teacher in zip(label_ids, of_data, strict=True):

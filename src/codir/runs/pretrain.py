@@ -19,6 +19,7 @@ from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
 from codir.errors import DataError
 from codir.gather import processes
+from codir.kinds import MASKED_LM, kind_named
 from codir.losses.registry import predicts
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
@@ -219,7 +220,7 @@ def _trainer(
         callbacks=[LogFile(run.log)],
         data_collator=collator,
         train_sampler=sampler,
-        kind="masked-lm",
+        kind=kind_named(MASKED_LM),
         data_key=corpus.key,
         label=config.recipe,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from codir.gather import processes
+from codir.kinds import MASKED_LM, kind_named
 from codir.losses.base import ObjectiveContext
 from codir.losses.registry import build_objectives, needs_of, views_of
 from codir.models.loading import encoder_shape
@@ -90,7 +91,7 @@ def measure_step(
         teacher=teacher.shape if teacher else None,
         examples=max(batch, _MOST_ROWS),
         labels=None,
-        kind="masked-lm",
+        kind=kind_named(MASKED_LM),
         num_classes=int(student.config.vocab_size),
         device=device,
         batch=batch,

@@ -15,14 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction
 
 from codir.config.training_config import OptimisationConfig, TrainingConfig
-from codir.data.metrics import compute_metrics, predictions
 from codir.data.task import Task
 from codir.errors import RunError
+from codir.kinds import kind_named
+from codir.kinds.metrics import compute_metrics
 from codir.manifest import read_whole
 from codir.models.loading import load_classifier
 from codir.printing import Console, Table, pairs
 from codir.runs.arguments import to_arguments
-from codir.runs.comparison import agreement
 from codir.runs.one_answer import OneAnswer
 from codir.runs.runfolder import TRAINED, RunFolder
 from codir.storage import require_disk, write_bytes, write_json
@@ -120,6 +120,7 @@ def train_into(
     if (cost := trained_before(run, training, console, label)) is not None:
         return load_classifier(run.path), cost
 
+    kind = kind_named(data.task.kind)
     one_answer = OneAnswer(label, contrast="crd" in objectives)
 
     def metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -127,11 +128,10 @@ def train_into(
         labels = np.asarray(prediction.label_ids)
         if data.label_ids is not None:
             labels = np.argsort(data.label_ids)[labels]
-        scores = compute_metrics(data.task.metrics, in_data_order(logits, data.label_ids), labels)
-        own = predictions(logits, data.task)
+        scores = compute_metrics(kind, data.task.metrics, in_data_order(logits, data.label_ids), labels)
+        own = kind.answers(logits)
         if data.teacher_logits is not None:
-            teachers = predictions(data.teacher_logits, data.task)
-            scores["agreement"] = agreement(own, teachers, data.task.kind == "regression")
+            scores["agreement"] = kind.agreement(own, kind.answers(data.teacher_logits))
         one_answer.watch(own, labels)
         return scores
 

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError
 from codir.gather import from_first, processes, wire
-from codir.losses.base import Kind, ObjectiveContext, Views
+from codir.kinds import kind_of
+from codir.kinds.base import Kind
+from codir.losses.base import ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, taught_by, views_of
 from codir.models.attention import require_attention
 from codir.models.labels import has_label
@@ -107,7 +109,7 @@ def set_up(
         examples: the encoded training examples.
         cache: settings of the teacher's cache.
         args: of the training; None for a check before there are any.
-        kind: of task; by default what the labels say.
+        kind: what is predicted; by default what the student's config says.
         data_key: fingerprint of the training data; with it objectives may keep files in `args.output_dir`.
 
     Raises:
@@ -124,13 +126,10 @@ def set_up(
     views = views_of(objectives, shape, teacher.shape if teacher is not None else None)
     source = TeacherSource(teacher, pooled, views.teacher, examples, cache)
     labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
-    regression = labels is not None and labels.is_floating_point()
     unlabeled = 0
     if labels is not None:
         labels, unlabeled = without_gaps(labels)
-    classes = 1 if regression else int(student.config.num_labels or 1)
-    if kind == "masked-lm":
-        classes = int(student.config.vocab_size)
+    kind = kind or kind_of(student.config)
     of_run: dict[str, Any] = {}
     if args is not None:
         of_run = {
@@ -146,8 +145,8 @@ def set_up(
         teacher=source.shape,
         examples=len(examples),
         labels=labels,
-        kind=kind or ("regression" if regression else "classification"),
-        num_classes=classes,
+        kind=kind,
+        num_classes=int((student.config.vocab_size if kind.per_token else student.config.num_labels) or 1),
         # the outputs are not there yet; that they will be is what samplers of neighbours ask
         teacher_space=(lambda pooling: None) if source.cached or source.why_live else None,
         aligned="teacher_input_ids" not in examples.column_names,

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
 from codir.gather import from_first, processes
-from codir.losses.base import Kind
+from codir.kinds import kind_named
+from codir.kinds.base import Kind
 from codir.losses.registry import build_objectives, prefill_needs_of
 from codir.models.config_file import settle_switches
 from codir.models.heads import require_one_answer
@@ -98,7 +99,7 @@ class DistillationTrainer(ResumableTrainer):
         callbacks: list[TrainerCallback] | None = None,
         data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         train_sampler: Sampler[int] | None = None,
-        kind: Kind | None = None,
+        kind: Kind | str | None = None,
         data_key: str | None = None,
         label: str = "training",
         report: Callable[[str], None] = logger.info,
@@ -107,7 +108,8 @@ class DistillationTrainer(ResumableTrainer):
         settle_switches(student.config)
         if isinstance(teacher, PreTrainedModel):
             teacher = FrozenTeacher(teacher)
-        if kind != "masked-lm":
+        kind = kind_named(kind) if isinstance(kind, str) else kind
+        if kind is None or not kind.per_token:
             require_one_answer(student.config, "the student")
             if isinstance(teacher, FrozenTeacher):
                 require_one_answer(teacher.model.config, "the teacher")

@@ -49,7 +49,7 @@ def check_source(name: str, settings: SourceSettings, context: ObjectiveContext)
             raise ConfigError(
                 f"{name}.bank_init='student' fills a memory bank, and negatives: {negatives} has none: drop it."
             )
-        if context.kind == "masked-lm":
+        if context.kind.per_token:
             raise ConfigError(
                 f"{name}.bank_init='student' runs the student over all the data before training, which is not done "
                 "with a corpus: use bank_init: random, or negatives: in-batch or queue, which need no bank."

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from codir.data.metrics import METRICS, compute_metrics, constant_score, metric
 from codir.errors import ConfigError, DataError, TrainingDivergedError
+from codir.kinds import kind_named
+from codir.kinds.metrics import compute_metrics, constant_score, metric
 
+CLASSES, SCORES = kind_named("classification"), kind_named("regression")
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 50)
 LOGITS = RNG.normal(size=(50, 3)) + 1.5 * np.eye(3)[LABELS]
@@ -21,7 +23,7 @@ def test_multi_class_against_plain_loops():
     for c in range(3):
         true = sum(g == c == y for g, y in pairs)
         f1s.append(2 * true / (sum(g == c for g, _ in pairs) + sum(y == c for _, y in pairs)))
-    found = compute_metrics(["accuracy", "macro_f1"], torch.tensor(LOGITS), torch.tensor(LABELS))
+    found = compute_metrics(CLASSES, ["accuracy", "macro_f1"], torch.tensor(LOGITS), torch.tensor(LABELS))
     assert found["accuracy"] == pytest.approx(sum(g == y for g, y in pairs) / 50)
     assert found["macro_f1"] == pytest.approx(sum(f1s) / 3)
     assert list(found) == ["accuracy", "macro_f1"]
@@ -33,7 +35,7 @@ def test_binary_f1_and_matthews_against_their_formulas():
     guesses = (logits[:, 1] > logits[:, 0]).astype(int)
     tp, fp = int(sum(guesses & labels)), int(sum(guesses & ~labels & 1))
     fn, tn = int(sum(~guesses & 1 & labels)), int(sum((guesses == 0) & (labels == 0)))
-    found = compute_metrics(["f1", "matthews"], logits, labels)
+    found = compute_metrics(CLASSES, ["f1", "matthews"], logits, labels)
     assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
     root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     assert found["matthews"] == pytest.approx((tp * tn - fp * fn) / root)
@@ -42,7 +44,7 @@ def test_binary_f1_and_matthews_against_their_formulas():
 def test_regression_against_their_formulas():
     truth = RNG.normal(size=20)
     scores = (truth + RNG.normal(size=20))[:, None]
-    found = compute_metrics(["pearson", "spearman", "pearson_spearman", "mse"], scores, truth)
+    found = compute_metrics(SCORES, ["pearson", "spearman", "pearson_spearman", "mse"], scores, truth)
     x, y = scores[:, 0] - scores.mean(), truth - truth.mean()
     assert found["pearson"] == pytest.approx((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()))
     ranks = [np.argsort(np.argsort(v)) for v in (x, y)]
@@ -53,33 +55,35 @@ def test_regression_against_their_formulas():
 
 def test_bfloat16_logits_are_taken():
     logits = torch.tensor(LOGITS).to(torch.bfloat16)
-    assert compute_metrics(["accuracy"], logits, LABELS)["accuracy"] > 0.5
+    assert compute_metrics(CLASSES, ["accuracy"], logits, LABELS)["accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "pearson_spearman"])
 def test_constant_scores_give_zero_and_a_warning(name, caplog):
-    assert compute_metrics([name], np.ones((5, 1)), np.arange(5.0)) == {name: 0.0}
+    assert compute_metrics(SCORES, [name], np.ones((5, 1)), np.arange(5.0)) == {name: 0.0}
     assert "no value" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["f1", "matthews"])
 def test_a_constant_class_gives_zero(name):
-    assert compute_metrics([name], np.array([[1.0, 0.0]] * 4), np.array([0, 1, 0, 1])) == {name: 0.0}
+    assert compute_metrics(CLASSES, [name], np.array([[1.0, 0.0]] * 4), np.array([0, 1, 0, 1])) == {name: 0.0}
 
 
 def test_errors():
     with pytest.raises(ConfigError, match=r"no metric 'acuracy' \(did you mean 'accuracy'\?\)"):
-        compute_metrics(["acuracy"], LOGITS, LABELS)
+        compute_metrics(CLASSES, ["acuracy"], LOGITS, LABELS)
     with pytest.raises(ConfigError, match="for two classes"):
-        compute_metrics(["f1"], LOGITS, LABELS)
-    with pytest.raises(ConfigError, match="is for regression, but the model has 3 classes"):
-        compute_metrics(["mse"], LOGITS, LABELS)
-    with pytest.raises(ConfigError, match="is for classification, but the model has one output"):
-        compute_metrics(["accuracy"], LOGITS[:, :1], LABELS)
+        compute_metrics(CLASSES, ["f1"], LOGITS, LABELS)
+    with pytest.raises(
+        ConfigError, match="is for regression, and this is classification: choose from accuracy"
+    ):
+        compute_metrics(CLASSES, ["mse"], LOGITS, LABELS)
+    with pytest.raises(ConfigError, match="is for classification, and this is regression"):
+        compute_metrics(SCORES, ["accuracy"], LOGITS[:, :1], LABELS)
     with pytest.raises(DataError, match="no examples"):
-        compute_metrics(["accuracy"], np.zeros((0, 2)), [])
+        compute_metrics(CLASSES, ["accuracy"], np.zeros((0, 2)), [])
     with pytest.raises(DataError, match="do not fit 49 labels"):
-        compute_metrics(["accuracy"], LOGITS, LABELS[:49])
+        compute_metrics(CLASSES, ["accuracy"], LOGITS, LABELS[:49])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -87,12 +91,15 @@ def test_logits_that_are_not_finite_are_an_error(bad):
     logits = LOGITS.copy()
     logits[7, 1] = bad
     with pytest.raises(TrainingDivergedError, match=r"1 of 50 examples \(the first is number 7\)"):
-        compute_metrics(["accuracy"], logits, LABELS)
+        compute_metrics(CLASSES, ["accuracy"], logits, LABELS)
 
 
 def test_registry():
-    assert metric("mse").greater_is_better is False
-    assert all(metric(name).greater_is_better for name in METRICS if name != "mse")
+    assert metric("mse")[1].greater_is_better is False
+    others = {
+        name: entry for kind in (CLASSES, SCORES) for name, entry in kind.metrics.items() if name != "mse"
+    }
+    assert all(entry.greater_is_better for entry in others.values())
 
 
 def test_the_score_of_one_answer_for_everything():

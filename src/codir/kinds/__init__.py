@@ -1,0 +1,56 @@
+"""What a model predicts: one file for each kind, and the register by which everything else finds it.
+
+A kind of one's own is a class in one file and one call of `register`; `tests/kinds` makes one up. The files are read
+when a kind is first asked for, so that `import codir.kinds` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codir.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from codir.kinds.base import Kind
+
+MASKED_LM = "masked-lm"
+# The name under which a config.json says its kind, where transformers' `problem_type` cannot.
+CONFIG_KEY = "codir_kind"
+_KINDS: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> Kind:
+    """Makes a kind known by its name."""
+    _KINDS[kind.name] = kind
+    return kind
+
+
+def kinds() -> dict[str, Kind]:
+    """Returns all kinds by name."""
+    if not _KINDS:
+        from codir.kinds.classification import Classification
+        from codir.kinds.masked_lm import MaskedLanguageModel
+        from codir.kinds.regression import Regression
+
+        for kind in (Classification(), Regression(), MaskedLanguageModel()):
+            _KINDS.setdefault(kind.name, kind)
+    return _KINDS
+
+
+def kind_named(name: str) -> Kind:
+    """Returns a kind; an unknown name raises `ConfigError` with the nearest and all that there are."""
+    found = kinds()
+    if name not in found:
+        raise ConfigError(
+            f"There is no kind of labels {name!r}{nearest(name, found)}. There are {', '.join(found)}."
+        )
+    return found[name]
+
+
+def kind_of(config: PretrainedConfig) -> Kind:
+    """Returns what a classifier with this config predicts: what it says itself, else by its `problem_type`."""
+    if (said := getattr(config, CONFIG_KEY, None)) is not None:
+        return kind_named(str(said))
+    return next(kind for kind in kinds().values() if kind.reads(config))
