@@ -110,3 +110,13 @@ def test_the_score_of_one_answer_for_everything():
     assert constant_score("matthews", labels) == 0.0
     assert constant_score("pearson_spearman", labels) is None
     assert constant_score("accuracy", labels[:0]) is None
+
+
+def test_agreement() -> None:
+    assert CLASSES.agreement(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])) == 0.75
+    a, b = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
+    by_hand = ((a - a.mean()) * (b - b.mean())).sum() / np.sqrt(
+        ((a - a.mean()) ** 2).sum() * ((b - b.mean()) ** 2).sum()
+    )
+    assert SCORES.agreement(a, b) == pytest.approx(by_hand)
+    assert np.isnan(SCORES.agreement(np.ones(3), b))

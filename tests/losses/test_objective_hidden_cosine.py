@@ -103,7 +103,7 @@ def test_masked_language_models() -> None:
     gradient = student.get_parameter("bert.encoder.layer.0.output.dense.weight").grad
     assert gradient is not None
     assert gradient.any()
-    assert "masked-lm" in HiddenCosine.kinds
+    assert HiddenCosine.of_corpora
 
 
 def test_refusals() -> None:

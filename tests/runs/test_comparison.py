@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from codir.errors import ConfigError, RunError
-from codir.runs.comparison import TITLES, Comparison, ModelRow, agreement
+from codir.runs.comparison import TITLES, Comparison, ModelRow
 from codir.runs.timing import Timing
 
 
@@ -168,18 +168,6 @@ def test_words_without_baseline_teacher_or_positive_score() -> None:
     assert "undefined" in four(codir=float("nan")).plain_words()[1]
     assert Comparison([row("teacher", 0.8)]).plain_words() == []
     assert "scores 0.7900 in accuracy" in Comparison([row("codir", 0.79)]).plain_words()[0]
-
-
-def test_agreement() -> None:
-    assert agreement([0, 1, 1, 0], [0, 1, 0, 0], regression=False) == 0.75
-    a, b = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
-    by_hand = ((a - a.mean()) * (b - b.mean())).sum() / np.sqrt(
-        ((a - a.mean()) ** 2).sum() * ((b - b.mean()) ** 2).sum()
-    )
-    assert agreement(a, b, regression=True) == pytest.approx(by_hand)
-    assert np.isnan(agreement(np.ones(3), b, regression=True))
-    with pytest.raises(ValueError, match="alike"):
-        agreement([1], [1, 2], regression=False)
 
 
 def test_picture(tmp_path) -> None:

@@ -96,6 +96,15 @@ class DataConfig(Section):
     def _one_character(cls, value: str | None) -> str | None:
         return _checked(require_delimiter, value)
 
+    @field_validator("kind")
+    @classmethod
+    def _one_there_is(cls, value: str | None) -> str | None:
+        if value is not None:
+            from codir.kinds import kind_named  # reads the kinds, and with them transformers
+
+            _checked(lambda name: kind_named(name).name, value)
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         files = [name for name in ("train", "validation") if getattr(self, name) is not None]

@@ -13,7 +13,7 @@ from codir.data.files import load_files
 from codir.data.task import Kind, TaskData, hold_out, limit
 from codir.data.unlabeled import load_unlabeled
 from codir.errors import ConfigError
-from codir.kinds import kind_named, kind_of
+from codir.kinds import kind_of
 
 DEFAULT_TEXT, DEFAULT_TEXT_PAIR, DEFAULT_LABEL = "text", "text_pair", "label"
 
@@ -40,8 +40,6 @@ def load_data(
         ConfigError: an unknown task, or settings that do not fit together.
         DataError: for everything wrong with the data, with file and line.
     """
-    if data.kind is not None:
-        kind_named(data.kind)  # refuses one that there is not
     whole = _whole(data, train, labels, kind)
     loaded = whole if _is_built_in(data) else _limited(whole, data)
     if not data.unlabeled or loaded.train is None:
