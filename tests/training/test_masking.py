@@ -1,14 +1,16 @@
-"""Dynamic masking: the shares of BERT, special tokens left alone, and a function of seed, epoch and block alone."""
+"""Dynamic masking and its batches: BERT's shares, a function of seed, epoch and block, whoever makes the batch."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from codir.errors import ConfigError, DataError, ModelError
+from codir.training.collators import MaskedBlockCollator
 from codir.training.masking import EVALUATION_EPOCH, TokenMasking
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -121,38 +123,6 @@ def test_special_tokens_and_padding_are_never_predicted(tokenizer):
     assert chosen[1 : LENGTH + 1].all()
 
 
-def test_an_added_token_is_predicted_but_never_drawn(tokenizer):
-    added = tokenizer.convert_tokens_to_ids("added1")
-    masking = TokenMasking(tokenizer, probability=1.0)
-    assert masking.mask(np.array([added]), 0, 0)[1].tolist() == [added]
-    assert added not in masking.ordinary
-    assert masking.ordinary.tolist() == list(range(5, 1000))
-
-
-def test_padding_does_not_change_the_masks(tokenizer):
-    ids = block(3)
-    masking = TokenMasking(tokenizer)
-    inputs, labels = masking.mask(ids, 3, 1)
-    padded = masking.mask(np.concatenate([ids, np.full(11, PAD)]), 3, 1)
-    assert (padded[0][: len(ids)] == inputs).all()
-    assert (padded[1][: len(ids)] == labels).all()
-
-
-@pytest.mark.parametrize("ordinary", [0, 1, 2, 6])
-@pytest.mark.parametrize("probability", [0.01, 0.15, 1.0])
-def test_short_blocks(tokenizer, ordinary, probability):
-    for number in range(20):
-        ids = block(number, ordinary)
-        _, labels = TokenMasking(tokenizer, probability=probability).mask(ids, number, 0)
-        count = (labels != -100).sum()
-        assert count == 0 if ordinary == 0 else 1 <= count <= ordinary
-
-
-def test_empty_block(tokenizer):
-    inputs, labels = TokenMasking(tokenizer).mask(np.array([], dtype=np.int64), 0, 0)
-    assert inputs.shape == labels.shape == (0,)
-
-
 def test_a_function_of_seed_epoch_and_block_alone(tokenizer):
     ids = block()
     one, other = TokenMasking(tokenizer, seed=3), TokenMasking(tokenizer, seed=3)
@@ -209,3 +179,95 @@ def test_no_mask_token():
 def test_a_corpus_of_another_tokenizer(tokenizer, token):
     with pytest.raises(DataError, match=f"Block 6 holds the token {token}.*another tokenizer"):
         TokenMasking(tokenizer).mask(np.array([5, token, 6]), 6, 0)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {
+        "input_ids": [2, *np.random.default_rng(number).integers(5, 60, 3 + 5 * number).tolist(), 3],
+        "example_id": number,
+    }
+    for number in range(12)
+]
+
+
+@pytest.fixture
+def masking(tiny_tokenizer) -> TokenMasking:
+    return TokenMasking(tiny_tokenizer, seed=4)
+
+
+@pytest.fixture
+def collator(tiny_tokenizer, masking) -> MaskedBlockCollator:
+    return MaskedBlockCollator(tiny_tokenizer, masking)
+
+
+def test_a_batch(collator, masking):
+    batch = collator(ROWS[2:5])
+    lengths = [len(row["input_ids"]) for row in ROWS[2:5]]
+    assert set(batch) == {"inputs", "labels", "example_id"}
+    assert set(batch["inputs"]) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert batch["example_id"].tolist() == [2, 3, 4]
+    for tensor in (*batch["inputs"].values(), batch["labels"]):
+        assert tensor.shape == (3, max(lengths))
+        assert tensor.dtype == torch.int64
+    for index, (row, length) in enumerate(zip(ROWS[2:5], lengths, strict=True)):
+        inputs, labels = masking.mask(np.array(row["input_ids"]), row["example_id"], 0)
+        assert batch["inputs"]["input_ids"][index].tolist() == [*inputs, *[0] * (max(lengths) - length)]
+        assert batch["labels"][index].tolist() == [*labels, *[-100] * (max(lengths) - length)]
+        assert batch["inputs"]["attention_mask"][index].sum() == length
+    assert batch["inputs"]["token_type_ids"].sum() == 0
+
+
+def test_padding_goes_to_the_right_whatever_the_tokenizer_says_and_to_a_multiple(
+    tiny_tokenizer, masking, monkeypatch
+):
+    monkeypatch.setattr(tiny_tokenizer, "padding_side", "left")
+    monkeypatch.setattr(tiny_tokenizer, "model_input_names", ["input_ids", "attention_mask"])
+    batch = MaskedBlockCollator(tiny_tokenizer, masking, pad_to_multiple_of=8)(ROWS[:3])
+    assert set(batch["inputs"]) == {"input_ids", "attention_mask"}
+    assert batch["labels"].shape == batch["inputs"]["input_ids"].shape == (3, 16)
+    hidden = batch["labels"] != -100
+    assert hidden[:, 0].sum() == 0  # [CLS]
+    for index, row in enumerate(ROWS[:3]):
+        original = torch.tensor(row["input_ids"] + [0] * (16 - len(row["input_ids"])))
+        assert torch.equal(batch["labels"][index][hidden[index]], original[hidden[index]])
+        assert torch.equal(batch["inputs"]["input_ids"][index][~hidden[index]], original[~hidden[index]])
+
+
+def test_the_masks_do_not_depend_on_the_batch(collator):
+    width = len(ROWS[-1]["input_ids"])
+    together = collator(ROWS)
+    for number in (0, 5, 11):
+        for rows in ([ROWS[number]], [ROWS[11], ROWS[number]], [ROWS[number], ROWS[3]]):
+            batch = collator(rows)
+            place = batch["example_id"].tolist().index(number)
+            length = len(ROWS[number]["input_ids"])
+            assert torch.equal(batch["labels"][place, :length], together["labels"][number, :length])
+            mine = batch["inputs"]["input_ids"][place, :length]
+            assert torch.equal(mine, together["inputs"]["input_ids"][number, :length])
+    assert together["labels"].shape == (12, width)
+
+
+def test_epochs_and_evaluation(collator):
+    first = collator(ROWS)["labels"]
+    assert torch.equal(collator(ROWS)["labels"], first)
+    evaluation = collator.evaluation()
+    fixed = evaluation(ROWS)["labels"]
+    collator.epoch = 1
+    second = collator(ROWS)["labels"]
+    assert not torch.equal(first, second)
+    assert torch.equal(evaluation(ROWS)["labels"], fixed)
+    assert not torch.equal(fixed, first)
+    assert not torch.equal(fixed, second)
+    collator.set_epoch(0)
+    assert torch.equal(collator(ROWS)["labels"], first)
+
+
+def test_too_long_a_block(tiny_tokenizer, masking):
+    collator = MaskedBlockCollator(tiny_tokenizer, masking, max_length=20)
+    assert collator(ROWS[:4])["labels"].shape == (4, 20)
+    with pytest.raises(DataError, match="Block 4 has 25 tokens and the model takes at most 20"):
+        collator(ROWS)
+    with pytest.raises(DataError, match="at most 20"):
+        collator.evaluation()(ROWS)

@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
-import subprocess
+import functools
+import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from killing import forked, needs_fork
+from training_job import Stop, make_trainer
 
-JOB = Path(__file__).with_name("training_job.py")
+from codir.errors import InterruptedRunError
+from codir.training import checkpoints
 
-
-def run(
-    folder: Path, models: Path, action: str = "none", step: int = 0, **settings
-) -> subprocess.CompletedProcess:
-    pairs = [f"{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, str(JOB), str(folder), str(models), action, str(step), *pairs]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+pytestmark = needs_fork
 
 
-def assert_same(one: Path, other: Path) -> None:
+def run(folder: Path, models: Path, action: str = "none", step: int = 0, **settings) -> tuple[int, str]:
+    """Trains in a process of its own, resuming whatever there is; returns how it ended and what it said.
+
+    `action`: none | kill (SIGKILL at the end of `step`) | term (SIGTERM to itself) | half (SIGKILL while the checkpoint
+    of `step` is being written). The final student, heads and banks are saved.
+    """
+    folder.mkdir(exist_ok=True)
+
+    def work() -> None:
+        with open(folder / "said", "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")  # not into pytest's hands
+        callbacks = []
+        if action in ("kill", "term"):
+            callbacks.append(Stop(step, signal.SIGKILL if action == "kill" else signal.SIGTERM))
+        if action == "half":
+            checkpoints.seal = functools.partial(die_before, checkpoints.seal, step)
+        trainer = make_trainer(folder, models, callbacks=callbacks, **settings)
+        try:
+            trainer.train(resume_from_checkpoint=True)
+        except InterruptedRunError as error:
+            print(error, flush=True)
+            os._exit(3)
+        torch.save(trainer.distillation.state_dict(), folder / "final.pt")
+        sys.stderr.flush()
+
+    code = forked(work)
+    return code, (folder / "said").read_text()
+
+
+def die_before(seal, step: int, path: Path) -> None:
+    if path.name == f"checkpoint-{step}":
+        weights = path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+    seal(path)
+
+
+def different(one: Path, other: Path) -> list[str]:
     a, b = (torch.load(folder / "final.pt", weights_only=True) for folder in (one, other))
     assert a.keys() == b.keys()
-    different = [name for name in a if not torch.equal(a[name], b[name])]
-    assert not different
+    return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 def uninterrupted(models: Path, **settings) -> Path:
     """Returns the folder of a run that nothing stopped, made once for each choice of settings."""
     folder = models / f"whole-{hash(frozenset(settings.items()))}"
     if not folder.exists():
-        done = run(folder, models, **settings)
-        assert done.returncode == 0, done.stderr
+        code, said = run(folder, models, **settings)
+        assert code == 0, said
     return folder
 
 
@@ -48,38 +87,35 @@ def uninterrupted(models: Path, **settings) -> Path:
     ],
 )
 def test_kill_9_and_resume(tmp_path, models, step, settings):
-    whole = uninterrupted(models, **settings)
-    killed = run(tmp_path / "killed", models, "kill", step, **settings)
-    assert killed.returncode == -9
-    assert not (tmp_path / "killed" / "final.pt").exists()
-    resumed = run(tmp_path / "killed", models, **settings)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same(whole, tmp_path / "killed")
+    whole, killed = uninterrupted(models, **settings), tmp_path / "killed"
+    assert run(killed, models, "kill", step, **settings)[0] == -signal.SIGKILL
+    assert not (killed / "final.pt").exists()
+    code, said = run(killed, models, **settings)
+    assert code == 0, said
+    assert different(whole, killed) == []
 
 
 def test_kill_while_a_checkpoint_is_written_falls_back(tmp_path, models):
     whole = uninterrupted(models)
-    assert run(tmp_path / "killed", models, "half", 15).returncode == -9
-    resumed = run(tmp_path / "killed", models)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint-15" in resumed.stderr
-    assert "not written to its end" in resumed.stderr
-    assert_same(whole, tmp_path / "killed")
+    assert run(tmp_path / "killed", models, "half", 15)[0] == -signal.SIGKILL
+    code, said = run(tmp_path / "killed", models)
+    assert code == 0, said
+    assert "checkpoint-15" in said
+    assert "not written to its end" in said
+    assert different(whole, tmp_path / "killed") == []
 
 
 def test_sigterm_saves_first_and_resumes(tmp_path, models):
     whole = uninterrupted(models)
-    stopped = run(tmp_path / "stopped", models, "term", 12)
-    assert stopped.returncode == 3, stopped.stderr
-    assert "Stopped by SIGTERM after step 12" in stopped.stdout
+    code, said = run(tmp_path / "stopped", models, "term", 12)
+    assert code == 3, said
+    assert "Stopped by SIGTERM after step 12" in said
     assert (tmp_path / "stopped" / "checkpoint-12" / "manifest.json").is_file()
-    assert run(tmp_path / "stopped", models).returncode == 0
-    assert_same(whole, tmp_path / "stopped")
+    assert run(tmp_path / "stopped", models)[0] == 0
+    assert different(whole, tmp_path / "stopped") == []
 
 
 def test_another_seed_gives_other_weights(tmp_path, models):
     """The comparison above can fail."""
-    one = uninterrupted(models)
-    assert run(tmp_path / "other", models, seed=6).returncode == 0
-    with pytest.raises(AssertionError):
-        assert_same(one, tmp_path / "other")
+    assert run(tmp_path / "other", models, seed=6)[0] == 0
+    assert different(uninterrupted(models), tmp_path / "other")

@@ -1,24 +1,14 @@
-"""A small training that the tests start as a process of its own, to be stopped in the middle.
-
-python training_job.py FOLDER MODELS ACTION STEP [key=value ...]
-    ACTION: none | kill (SIGKILL at the end of STEP) | term (SIGTERM to itself) | half (SIGKILL while the checkpoint of
-    STEP is being written)
-"""
+"""The small training that the tests of this room share."""
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from pathlib import Path
 
 import torch
-import yaml
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from codir.errors import InterruptedRunError
-from codir.training import checkpoints
 from codir.training.arguments import DistillationArguments
 from codir.training.trainer import DistillationTrainer
 
@@ -97,37 +87,3 @@ def make_trainer(
         teacher=AutoModelForSequenceClassification.from_pretrained(models / "teacher"),
         callbacks=list(callbacks),
     )
-
-
-def main() -> None:
-    """Trains, resuming whatever there is, and saves the final student, heads and banks."""
-    folder, models, action, step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    settings = {key: yaml.safe_load(value) for key, value in (pair.split("=") for pair in sys.argv[5:])}
-    torch.set_num_threads(1)
-    callbacks = []
-    if action in ("kill", "term"):
-        callbacks.append(Stop(step, signal.SIGKILL if action == "kill" else signal.SIGTERM))
-    if action == "half":
-        seal = checkpoints.seal
-
-        def die_before_the_seal(path: Path) -> None:
-            if path.name == f"checkpoint-{step}":
-                weights = path / "model.safetensors"
-                weights.write_bytes(weights.read_bytes()[:100])
-                os.kill(os.getpid(), signal.SIGKILL)
-            seal(path)
-
-        checkpoints.seal = die_before_the_seal
-    trainer = make_trainer(folder, models, callbacks=callbacks, **settings)
-    try:
-        trainer.train(resume_from_checkpoint=True)
-    except InterruptedRunError as error:
-        print(error)
-        sys.exit(3)
-    state = {f"model.{k}": v for k, v in trainer.distillation.state_dict().items()}
-    state |= {f"extra.{k}": v for k, v in trainer.distillation.extra_state_tensors().items()}
-    torch.save(state, folder / "final.pt")
-
-
-if __name__ == "__main__":
-    main()
