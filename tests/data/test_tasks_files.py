@@ -347,7 +347,7 @@ def test_optional_columns_are_read_where_they_are(ending, tmp_path):
     else:
         path.write_text('{"text": "a", "more": "1"}\n{"text": "b", "more": "2"}\n')
     rows = read_texts(path, text="text", optional=("more", "none", "text"))
-    assert rows.values == {"text": ["a", "b"], "more": ["1", "2"]}
+    assert rows.columns == {"text": ["a", "b"], "more": ["1", "2"]}
 
 
 def test_texts_for_prediction(write):

@@ -9,8 +9,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from codir.config.sections import Section
-from codir.data.decoding import require_encoding
-from codir.data.delimiters import require_delimiter
+from codir.data.encodings import require_encoding
+from codir.data.reading import require_delimiter
 from codir.errors import ConfigError
 
 

@@ -31,7 +31,7 @@ from codir.data.corpus_sources import (
     read_documents,
     scan,
 )
-from codir.data.decoding import require_encoding
+from codir.data.encodings import require_encoding
 from codir.data.packing import Encoder, Packing
 from codir.errors import CodirError, ConfigError, DataError, ModelError, RunError, nearest
 from codir.locks import LOCK, exclusive, is_trace

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from codir.data.decoding import fault
-from codir.data.detection import detect, mixture, without_mark
+from codir.data.encodings import detect, fault, mixture, without_mark
 from codir.errors import ConfigError, DataError, nearest
 from codir.storage import file_digest
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from codir.data.labelling import read_labels
+from codir.data.labels import read_labels
 from codir.data.reading import FORMATS, Rows, read_lines, read_rows
 from codir.data.rows import arrow_rows, require_columns
 from codir.data.task import Kind, Task, TaskData, hold_out, make_split

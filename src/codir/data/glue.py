@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codir.data.decoding import plain_lines, read_text
+from codir.data.encodings import plain_lines, read_text
 from codir.data.rows import require_columns
 from codir.data.task import Task, TaskData, make_split
 from codir.errors import ConfigError, DataError, nearest

@@ -1,33 +1,29 @@
 """The labels of one split, read by rules that do not depend on the order of the rows.
 
-What is looked at is the different values and how often each occurs, so that a million rows cost little.
+A label is text, and keeps its characters: `07` and `7` are two classes. It is a number only where the format of the
+file says so (JSON, Parquet), or where scores are asked for. What is looked at is the different values and how
+often each occurs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from codir.data.column_types import ColumnType, type_of_values
-from codir.data.labels import (
-    DRESSED_NUMBER,
-    difference,
-    is_missing,
-    label_of,
-    number_of,
-    sorted_names,
-    undressed,
-)
-from codir.data.rows import Rows, encoded
+from codir.data.rows import ColumnType, Rows, type_of_values
 from codir.data.task import Kind
 from codir.errors import DataError, nearest
-from codir.models.classes import find_classes, spelt_twice
+from codir.models.classes import find_classes, matching_key, number_value, spelt_twice
 
 _MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
+# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
+_DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
 # What no label can be, and what to do about it.
 _NO_LABEL: dict[ColumnType, str] = {
     "time": "a date or a time",
@@ -58,15 +54,17 @@ class LabelColumn:
     def __init__(self, rows: Rows, column: str):
         self.rows, self.column, self.type = rows, column, rows.types[column]
         if self.type in _NO_LABEL:
-            values = rows.values[column]
+            values = rows.columns[column]
             self._refuse(next((row for row, value in enumerate(values) if value is not None), 0), values)
-        values = rows.columns[column] if self.type != "mixed" else self._as_text(rows.values[column])
-        self._different, self._codes = encoded(values)
+        values = rows.columns[column] if self.type != "mixed" else self._as_text(rows.columns[column])
+        codes: dict[Any, int] = {}  # of the different values, in the order in which they come
+        self._codes = np.array([codes.setdefault(value, len(codes)) for value in values], dtype=np.int64)
+        self._different = list(codes)
         counted = np.bincount(self._codes, minlength=len(self._different))
         self.counts: dict[Any, int] = dict(zip(self._different, counted.tolist(), strict=True))
-        missing = {value for value in self.counts if is_missing(value)}
+        missing = {value for value in self.counts if _is_missing(value)}
         if not missing:
-            odd = {value for value in self.counts if number_of(value) is None}
+            odd = {value for value in self.counts if _number_of(value) is None}
             if len(odd) < len(self.counts) and all(
                 str(value).strip().lower() in _MISSING_BESIDE_NUMBERS for value in odd
             ):
@@ -99,7 +97,7 @@ class LabelColumn:
         for row, value in enumerate(values):
             if not isinstance(value, (str, bool, int, float, Decimal, type(None))):
                 self._refuse(row, values)
-        return [None if is_missing(value) else label_of(value) for value in values]
+        return [None if _is_missing(value) else label_of(value) for value in values]
 
     def _first(self, values: Collection[Any]) -> str:
         """Returns the place of the first row that has one of these values."""
@@ -127,7 +125,7 @@ class LabelColumn:
                 or they look like numbers and can be read as none.
         """
         names, total = self.names, len(self.rows)
-        numbers = [number_of(value) for value in self.counts]
+        numbers = [_number_of(value) for value in self.counts]
         whole = all(
             number is None or number.is_integer() or isinstance(value, int)
             for value, number in zip(self.counts, numbers, strict=True)
@@ -142,14 +140,14 @@ class LabelColumn:
                     f"{of_column} are numbers and not all whole ({self._examples()}): they are read as scores. "
                     "`--kind classification` reads them as classes."
                 )
-        if None in numbers and all(DRESSED_NUMBER.fullmatch(name) for name in names):
+        if None in numbers and all(_DRESSED_NUMBER.fullmatch(name) for name in names):
             dressed = next(
                 value for value, number in zip(self.counts, numbers, strict=True) if number is None
             )
             raise DataError(
                 f"{self._first({dressed})}: the label {dressed!r} in column {self.column!r} is text that looks like a "
                 f"number, as all labels there do. If they are scores, write them with a point and without signs "
-                f"({undressed(str(dressed))}) and add `--kind regression`; if they are classes, add `--kind "
+                f"({_undressed(str(dressed))}) and add `--kind regression`; if they are classes, add `--kind "
                 "classification`."
             )
         if many:
@@ -168,13 +166,13 @@ class LabelColumn:
 
     def scores(self) -> np.ndarray:
         """Returns the labels as floats; one that is not a finite number raises `DataError` with its line."""
-        found = {value: number_of(value) for value in self.counts}
+        found = {value: _number_of(value) for value in self.counts}
         bad = [value for value, number in found.items() if number is None or not math.isfinite(number)]
         if bad:
             shown = str(bad[0])
             hint = ""
-            if DRESSED_NUMBER.fullmatch(shown.strip()):
-                hint = f" Write it with a point and without signs: {undressed(shown)}."
+            if _DRESSED_NUMBER.fullmatch(shown.strip()):
+                hint = f" Write it with a point and without signs: {_undressed(shown)}."
             raise DataError(
                 f"{self._first(set(bad[:1]))}: the label {bad[0]!r:.40} is not a finite number, and this is regression."
                 f"{hint}"
@@ -184,7 +182,7 @@ class LabelColumn:
     # ---- classes -----------------------------------------------------------------------------------------------
 
     def classes(self) -> tuple[str, ...]:
-        """Returns the classes that occur, in order (`sorted_names`).
+        """Returns the classes that occur, in order (`_sorted_names`).
 
         Raises:
             DataError: there is only one class, so there is nothing to learn.
@@ -195,7 +193,7 @@ class LabelColumn:
                 f"{self.rows.source}: all {len(self.rows)} rows have the label {next(iter(names))!r}. A classifier "
                 "needs two classes."
             )
-        return sorted_names(names)
+        return _sorted_names(names)
 
     def spellings(self) -> str | None:
         """Checks that each class has one spelling; returns a sentence on labels that differ in blanks around them.
@@ -205,7 +203,7 @@ class LabelColumn:
         """
         names = self.names
         if twice := spelt_twice(names):
-            how, show = difference(*twice[:2])
+            how, show = _difference(*twice[:2])
             shown = [
                 f"{show(name)} ({names[name]:,} {'row' if names[name] == 1 else 'rows'}, first in "
                 f"{self._place(name).removeprefix(f'{self.rows.source}, ')})"
@@ -268,3 +266,78 @@ class LabelColumn:
                     f"would both be the class {names[index or 0]!r} of {owner}. Write each class in one way."
                 )
         return np.array([found[value] for value in self._different], dtype=np.int64)[self._codes]
+
+
+# --- single cells
+
+
+def label_of(value: Any) -> str:
+    """Returns the name of the class that a cell stands for, the one way from a cell to a label.
+
+    Text is its own name, but for blanks around it. A number of the file's own format has no spelling, so 3 and 3.0 are
+    both `3`; true is `true`.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float, Decimal)):
+        return _plain(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
+    return str(value)
+
+
+def _plain(number: Decimal) -> str:
+    """Spells a number in the one way without an exponent and without zeros that say nothing."""
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def _sorted_names(names: Collection[str]) -> tuple[str, ...]:
+    """Returns class names in order: by value if all are numbers in their plain spelling, else as text."""
+    numbers = {name: number_value(name) for name in names}
+    plain = all(
+        number is not None and number.adjusted() < 400 and _plain(number) == name
+        for name, number in numbers.items()
+    )
+    return tuple(sorted(names, key=lambda name: (numbers[name] if plain else 0, name)))
+
+
+def _number_of(value: Any) -> float | None:
+    """Returns a cell as a float, or None if it is no number."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_missing(value: Any) -> bool:
+    """None, a text in which nothing can be seen, and NaN in every spelling float() knows."""
+    if value is None or (isinstance(value, str) and not matching_key(value)):
+        return True
+    try:
+        return not isinstance(value, bool) and math.isnan(float(value))
+    except (ValueError, TypeError, OverflowError):
+        return False
+
+
+def _undressed(text: str) -> str:
+    """Returns a number as it should have been written: the last comma or point is the decimal one."""
+    digits = re.sub(r"[^\d.,+-]", "", text)
+    head, mark, tail = digits.rpartition("," if digits.rfind(",") > digits.rfind(".") else ".")
+    return f"{re.sub('[.,]', '', head)}.{tail}" if mark and tail else re.sub("[.,]", "", digits)
+
+
+def _difference(first: str, second: str) -> tuple[str, Callable[[str], str]]:
+    """Says in what two spellings of one class differ, and by which function they are shown."""
+    if first.casefold() == second.casefold():
+        return "upper and lower case", repr
+    if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", second):
+        return "their Unicode form", ascii
+    if " ".join(first.split()) == " ".join(second.split()):
+        return "blanks", repr
+    return "characters that cannot be seen (or case, blanks and Unicode form)", ascii

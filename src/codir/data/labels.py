@@ -1,91 +1,118 @@
-"""What a single cell of a label column stands for: the name of a class, or a score.
-
-A label is text, and keeps its characters: `07` and `7` are two classes. It is a number only where the format of the
-file says so (JSON, Parquet), or where scores are asked for.
-"""
+"""The labels of a training split and a validation split, read together: classes or scores, which classes, which ids."""
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
-from collections.abc import Callable, Collection
-from decimal import Decimal
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from codir.models.classes import matching_key, number_value
+import numpy as np
 
-# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
-DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
+from codir.data.label_column import Comparison, LabelColumn
+from codir.data.rows import Rows
+from codir.data.task import Kind
+from codir.errors import ConfigError, DataError
+from codir.models.classes import is_numbered, spelt_twice
 
 
-def label_of(value: Any) -> str:
-    """Returns the name of the class that a cell stands for, the one way from a cell to a label.
+@dataclass
+class Labelling:
+    """What `read_labels` found.
 
-    Text is its own name, but for blanks around it. A number of the file's own format has no spelling, so 3 and 3.0 are
-    both `3`; true is `true`.
+    Attributes:
+        kind: classification or regression.
+        names: the classes, index = class id; None for regression.
+        notes: sentences the user should read: what was guessed and why, and what is odd about the labels.
     """
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float, Decimal)):
-        return _plain(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
-    return str(value)
+
+    kind: Kind
+    names: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    _labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def of(self, rows: Rows) -> np.ndarray:
+        """Returns the class id, or the score, of each row of a split."""
+        return self._labels[rows.source]
 
 
-def _plain(number: Decimal) -> str:
-    """Spells a number in the one way without an exponent and without zeros that say nothing."""
-    text = format(number, "f")
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
+def read_labels(
+    train: Rows | None,
+    validation: Rows | None,
+    texts: Sequence[str],
+    label: str,
+    kind: Kind | None = None,
+    names: Sequence[str] | None = None,
+) -> Labelling:
+    """Reads the labels of both splits; classes are those of the training split, or those that are given.
+
+    Args:
+        train: the training split, or None.
+        validation: the validation split, or None; one of the two there is.
+        texts: the text columns.
+        label: the label column.
+        kind: what the labels are; None: what they look like (`LabelColumn.kind`).
+        names: class names of a model, in the order of its ids. A model that only numbers its classes has them in the
+            order in which the file names them.
+
+    Raises:
+        DataError: a label that is missing or unknown, or that cannot be meant; one class in two spellings.
+    """
+    columns = {rows.source: LabelColumn(rows, label) for rows in (train, validation) if rows is not None}
+    reference = next(iter(columns.values()))
+    in_file = reference.rows.classes.get(label, ())
+    found = Labelling(kind or "classification")
+    if kind is None and not names and not in_file:
+        found.kind, why = reference.kind()
+        found.notes += [why] if why else []
+    owner = "the given class names"
+    if found.kind == "classification":
+        said = [column.spellings() for column in columns.values()]
+        found.notes += [blanks for blanks in said if blanks]
+        if names and not (is_numbered(names) and len(names) == len(in_file)):
+            found.names = tuple(names)
+        else:
+            occurring = reference.classes() if train is not None and not names else ()
+            found.names = in_file or occurring
+            owner = f"the training split {reference.rows.source}"
+        if not found.names:
+            raise ConfigError(
+                f"Evaluating on {reference.rows.source} alone needs the class names (of the model) in `labels`."
+            )
+        if not names and (twice := spelt_twice(found.names)):
+            raise DataError(
+                f"{reference.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are "
+                "one class in two spellings. Give the file one name for each class."
+            )
+    compare: Comparison = "key"  # classes of a model: as models are matched with each other
+    if not names:
+        compare = "exact" if reference.type in ("text", "class", "mixed") else "value"
+    for source, column in columns.items():
+        labels = column.scores() if found.names is None else column.ids(found.names, owner, compare)
+        found._labels[source] = labels
+        twice = _contradictions(column.rows, texts, label, labels)
+        found.notes += [twice] if twice else []
+    return found
 
 
-def sorted_names(names: Collection[str]) -> tuple[str, ...]:
-    """Returns class names in order: by value if all are numbers in their plain spelling, else as text."""
-    numbers = {name: number_value(name) for name in names}
-    plain = all(
-        number is not None and number.adjusted() < 400 and _plain(number) == name
-        for name, number in numbers.items()
+def _contradictions(rows: Rows, texts: Sequence[str], label: str, labels: np.ndarray) -> str | None:
+    """Says how many texts stand in a file with several labels, and where the first one does; None if none does.
+
+    Blanks around a text make no other text.
+    """
+    keys = list(zip(*([text.strip() for text in rows.columns[name]] for name in texts), strict=True))
+    first: dict[tuple[str, ...], int] = {}
+    unlike = [row for row, key in enumerate(keys) if labels[first.setdefault(key, row)] != labels[row]]
+    if not unlike:
+        return None
+
+    def place(row: int) -> str:
+        return f"{rows.place(row).removeprefix(f'{rows.source}, ')} ({rows.columns[label][row]!r})"
+
+    twice = {keys[row] for row in unlike}
+    found = [row for row, key in enumerate(keys) if key in twice]
+    second = next(row for row in unlike if keys[row] == keys[found[0]])
+    one, several = ("pair of texts", "pairs of texts") if len(texts) == 2 else ("text", "texts")
+    what = f"{len(twice):,} {several} stand" if len(twice) > 1 else f"One {one} stands"
+    return (
+        f"{what} in {rows.source} with more than one label ({len(found):,} rows), first in {place(found[0])} and "
+        f"{place(second)}: at most one of them can be right."
     )
-    return tuple(sorted(names, key=lambda name: (numbers[name] if plain else 0, name)))
-
-
-def number_of(value: Any) -> float | None:
-    """Returns a cell as a float, or None if it is no number."""
-    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-    except (ValueError, TypeError):
-        return None
-
-
-def is_missing(value: Any) -> bool:
-    """None, a text in which nothing can be seen, and NaN in every spelling float() knows."""
-    if value is None or (isinstance(value, str) and not matching_key(value)):
-        return True
-    try:
-        return not isinstance(value, bool) and math.isnan(float(value))
-    except (ValueError, TypeError, OverflowError):
-        return False
-
-
-def undressed(text: str) -> str:
-    """Returns a number as it should have been written: the last comma or point is the decimal one."""
-    digits = re.sub(r"[^\d.,+-]", "", text)
-    head, mark, tail = digits.rpartition("," if digits.rfind(",") > digits.rfind(".") else ".")
-    return f"{re.sub('[.,]', '', head)}.{tail}" if mark and tail else re.sub("[.,]", "", digits)
-
-
-def difference(first: str, second: str) -> tuple[str, Callable[[str], str]]:
-    """Says in what two spellings of one class differ, and by which function they are shown."""
-    if first.casefold() == second.casefold():
-        return "upper and lower case", repr
-    if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", second):
-        return "their Unicode form", ascii
-    if " ".join(first.split()) == " ".join(second.split()):
-        return "blanks", repr
-    return "characters that cannot be seen (or case, blanks and Unicode form)", ascii

@@ -81,10 +81,10 @@ def load_unlabeled(
             optional=(SOURCE_DIGEST, "source"),
         )
         notes += rows.notes
-        found: list[Key] = list(zip(*(rows.values[name] for name in columns), strict=True))
+        found: list[Key] = list(zip(*(rows.columns[name] for name in columns), strict=True))
         kept: list[Key] = []
         in_validation = copied = repeated = 0
-        for key, source in zip(found, rows.values.get(SOURCE_DIGEST, [None] * len(found)), strict=True):
+        for key, source in zip(found, rows.columns.get(SOURCE_DIGEST, [None] * len(found)), strict=True):
             if _plain(key) in held:
                 in_validation += 1
             elif isinstance(source, str) and source in held_digests:
@@ -110,7 +110,7 @@ def load_unlabeled(
             )
         without = f" without {' and '.join(reasons)}" if reasons else ""
         notes.append(f"{len(kept):,} unlabelled texts of {path}{without}: the teacher labels them.")
-        if SOURCE_DIGEST not in rows.values and _counts_rows(rows.values.get("source", [])):
+        if SOURCE_DIGEST not in rows.columns and _counts_rows(rows.columns.get("source", [])):
             notes.append(
                 f"{path} seems to hold copies of training texts by an older `codir augment`, without saying of which: "
                 "if rows are held out of the training data, copies of them are trained on. Make it anew."

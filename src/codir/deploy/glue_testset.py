@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codir.data.decoding import plain_lines, read_text
+from codir.data.encodings import plain_lines, read_text
 from codir.data.glue import GLUE, task_folder
 from codir.data.rows import require_columns
 from codir.data.task import make_split
