@@ -165,9 +165,12 @@ def test_an_export_of_another_model_is_shown_only_if_named(copy_of: Path, tmp_pa
 
 
 def test_an_export_is_known_by_the_weights_it_was_made_from(copy_of: Path, tmp_path: Path) -> None:
-    from codir.deploy.publish_files import digest_of
+    from codir.deploy.export import weights_digest
+    from codir.models.loading import load_classifier
 
-    folder = export(tmp_path / "int8", "/moved/student", source_digest=digest_of(copy_of))
+    folder = export(
+        tmp_path / "int8", "/moved/student", source_digest=weights_digest(load_classifier(copy_of))
+    )
     file = write(tmp_path / "times.json", row(folder, "onnxruntime-int8", "int8", 1.0))
     report = gather(copy_of, models=False, latency=file)
     assert report.panels[0].models[-1].role == "codir"

@@ -21,7 +21,7 @@ from codir.config.data_config import DataConfig
 from codir.deploy import export_checks as checks
 from codir.deploy.export import export
 from codir.deploy.export_data import calibration_batches, probe_texts, validation_data
-from codir.deploy.submission_models import choose_models
+from codir.deploy.task_models import choose_models
 from codir.engines.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.runs.evaluate import evaluate

@@ -55,7 +55,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "while the second student is put in place": while_published,
     "the third training": at_call(distill_module, "train_into", 3),
     "while the table is made": at_call(distill_module, "compare", 1),
-    "before the card is written": at_call(distill_module, "model_card", 1),
+    "before the card is written": at_call(distill_module, "run_card", 1),
 }
 
 

@@ -307,7 +307,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "while a checkpoint is written": at_call(DistillationTrainer, "_save_rng_state", 2),
     "between the student and its marker": at_call(student_run, "write_json", 1),
     "while the table is made": at_call(module, "predict_masked", 2),
-    "before the card is written": at_call(module, "pretraining_card", 1),
+    "before the card is written": at_call(module, "run_card", 1),
 }
 
 

@@ -1,4 +1,4 @@
-"""The commands that run a model on data: `codir evaluate`, `codir predict`, `codir submit`."""
+"""The commands that run a model on data: `codir evaluate`, `codir predict`."""
 
 from __future__ import annotations
 
@@ -110,68 +110,3 @@ def predict(
         max_length=max_length,
         overwrite=overwrite,
     )
-
-
-@reports_errors
-def submit(
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--models",
-            help="mrpc=runs/a,cola=runs/b, a run folder, or a folder of runs (a study's output); may be repeated",
-            metavar="TASK=MODEL",
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", help="GLUE in its own format: holds CoLA/, ...", metavar="FOLDER"),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="archive to write", metavar="FILE.zip")
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option("--check", help="only check this archive, made here or elsewhere", metavar="ARCHIVE"),
-    ] = None,
-    fill: Annotated[
-        bool,
-        typer.Option(
-            "--fill/--no-fill",
-            help="fill files without a model with a constant, or refuse to write the archive",
-        ),
-    ] = True,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            help="texts are cut to this many tokens (default: as in training)", min=4, metavar="TOKENS"
-        ),
-    ] = None,
-    batch_size: o.EvaluationBatch = 32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an archive that exists")] = False,
-) -> None:
-    """Write the archive GLUE's test server takes, or check one.
-
-    Example: codir submit --models mrpc=runs/mrpc,cola=runs/cola --data-dir GLUE --output submission.zip
-    """
-    needed = {"--models": models, "--data-dir": data_dir, "--output": output}
-    if check is not None and any(needed.values()):
-        raise ConfigError("--check only looks at an archive: give it alone.")
-    if check is None and (missing := [flag for flag, value in needed.items() if not value]):
-        raise ConfigError(f"{' and '.join(missing)} must be given, or --check ARCHIVE to check an archive.")
-    from codir.deploy import submit as workflow
-    from codir.runs.progress import quiet_libraries
-
-    quiet_libraries()
-    if check is not None:
-        if workflow.check(check):
-            raise typer.Exit(1)
-    elif data_dir is not None and output is not None:
-        workflow.submit(
-            models or (),
-            data_dir,
-            output,
-            fill=fill,
-            max_length=max_length,
-            batch_size=batch_size,
-            overwrite=overwrite,
-        )

@@ -16,10 +16,10 @@ from codir import __version__
 from codir.cli import options as o
 from codir.cli.augmentation import augment
 from codir.cli.deployment import export, latency
-from codir.cli.judging import evaluate, predict, submit
+from codir.cli.judging import evaluate, predict
 from codir.cli.pages import report
 from codir.cli.pretraining import corpus, plan, pretrain
-from codir.cli.publishing import publish
+from codir.cli.publishing import publish, submit
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study

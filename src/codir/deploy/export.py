@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +19,7 @@ from codir.config.data_config import DataConfig
 from codir.data.encoding import cuts_unsaid, length_limit
 from codir.data.task import TaskData
 from codir.deploy import export_checks as checks
-from codir.deploy.export_card import ExportCard, export_card, padding_words, source_command
+from codir.deploy.card import export_card, padding_words
 from codir.deploy.export_data import (
     CALIBRATION,
     Text,
@@ -49,7 +47,7 @@ from codir.models.check import load_tokenizer_for
 from codir.models.loading import class_names, count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
-from codir.runs.environment import versions
+from codir.runs.environment import command_line, versions
 from codir.runs.evaluate import EvaluationResult, evaluate_model
 from codir.runs.run_data import Chosen, choose_data, describe
 from codir.runs.run_inputs import inputs_of
@@ -251,7 +249,7 @@ class _Job:
             embedding_parameters=embedding,
             versions=found | _package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "",
+            command=command_line(),
         )
 
     def _evaluate(
@@ -328,19 +326,9 @@ class _Job:
     ) -> Manifest:
         """Writes README.md and then the manifest."""
         size = sum((self.folder / name).stat().st_size for name in weight_files(os.listdir(self.folder)))
-        commands = [source_command(self.source), manifest.command]
-        card = ExportCard(
-            name=self.output.name,
-            manifest=manifest,
-            config=model.config,
-            tokenizer=tokenizer,
-            limit=manifest.max_length,
-            positions=length_limit(None, model.config),
-            pairs=task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs")),
-            commands=tuple(command for command in commands if command),
-            bytes=size,
-        )
-        write_text(self.folder / "README.md", export_card(card))
+        pairs = task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs"))
+        card = export_card(self.output.name, manifest, model.config, tokenizer, pairs=pairs, size=size)
+        write_text(self.folder / "README.md", card)
         return manifest.write(self.folder)
 
 

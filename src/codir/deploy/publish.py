@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard, constants
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from codir.deploy.hub import Hub, Remote, check_repo
-from codir.deploy.publish_files import OF_A_MODEL, matches
-from codir.deploy.publish_plan import Plan, make_plan
-from codir.deploy.publish_show import show
-from codir.engines.folder import MANIFEST
-from codir.errors import ConfigError, RunError
+from codir.config.yaml_text import dump_yaml, read_yaml_file
+from codir.deploy.hub import Remote, check_names, explained, look, send
+from codir.engines.folder import MANIFEST, Manifest, is_deployed
+from codir.errors import ConfigError, ModelError, RunError
 from codir.locks import at_home
-from codir.printing import Console, terminal
-from codir.storage import human_bytes
+from codir.manifest import read_whole
+from codir.markdown import inline
+from codir.models.check import load_tokenizer_for
+from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
+from codir.printing import Console, table, terminal
+from codir.runs.card import run_card
+from codir.runs.environment import short_paths
+from codir.runs.runfolder import RunFolder
+from codir.storage import human_bytes, read_json
+
+CARD = "README.md"
+# What is not on these lists stays, whatever it is.
+_MODEL = (
+    *(CARD, "LICENSE*", "NOTICE*", "config.json", "generation_config.json", "chat_template.jinja"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "tokenizer.model", "spiece.model", "spm.model"),
+    "sentencepiece.bpe.model",
+)
+_RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
+OF_A_RUN = (*_MODEL, *_RESULTS, "table.md", "table.png")
+# Where a model is replaced, these would be left-overs of the old one, or belie the new one.
+_OF_A_MODEL = (
+    *OF_A_RUN,
+    MANIFEST,
+    "report.html",
+    "*.onnx",
+    "*.onnx.data",
+    "openvino_model*.xml",
+    "openvino_model*.bin",
+)
+_TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Published:
-    """What came of it.
+    """What was sent, or after a dry run would have been.
 
     Attributes:
-        plan: what was, or would have been, sent.
-        url: of the model on the Hub.
-        commit: its hash; None after a dry run.
+        folder: The run folder or exported folder.
+        url: The model's address on the Hub.
+        files: By name in the repository, the file here, or its content where that differs.
+        left: What stays here; folders end in a slash.
+        metadata: The card's front matter.
+        shortened: The paths of this machine that were cut, with what they became.
+        notes: Sentences the user should read.
+        commit: The commit's hash; None after a dry run.
     """
 
-    plan: Plan
+    folder: Path
     url: str
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    shortened: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     commit: str | None = None
 
 
@@ -40,11 +84,10 @@ def publish(
     folder: str | Path,
     repo: str,
     *,
-    exported: Sequence[str | Path] = (),
+    subfolder: str = "",
     dry_run: bool = False,
     private: bool = False,
     update: bool = False,
-    regenerate: bool = False,
     report: bool = False,
     revision: str = "main",
     message: str | None = None,
@@ -56,107 +99,276 @@ def publish(
 ) -> Published:
     """Publishes a finished run, or an exported model, on the Hugging Face Hub.
 
-    Only what is needed to use the model and to repeat the run goes (`publish_files`); paths of this machine are
-    replaced (`privacy`); everything arrives as one commit or not at all.
+    Only what is needed to use the model and to repeat the run goes; paths of this machine are cut to their names;
+    everything arrives as one commit or not at all.
 
     Args:
-        folder: the run folder, or one that `codir export` made.
+        folder: The run folder, or one that `codir export` made.
         repo: `owner/name`.
-        exported: exported folders of the same model that go into subfolders.
-        dry_run: only show what would be sent; needs neither network nor token, and changes nothing.
-        private: make the repository private.
-        update: replace the model in a repository that holds files already.
-        regenerate: write the card anew, from what the run folder holds.
-        report: send `report.html` too.
-        revision: the branch; made if it is missing.
-        message: of the commit.
-        license: the Hub's identifier, for the card.
+        subfolder: Where in the repository; at its top by default.
+        dry_run: Only show what would be sent; needs neither network nor token, and changes nothing.
+        private: Make the repository private.
+        update: Replace the model in a repository that holds files already.
+        report: Send `report.html` too.
+        revision: The branch; made if it is missing.
+        message: The commit's message.
+        license: The Hub's identifier, for the card.
         language: ISO 639 codes separated by commas, for the card.
-        confirm: asked before anything is changed; None is yes.
-        console: where to print; the terminal by default.
-        api: stands in for `huggingface_hub.HfApi`.
-
-    Returns:
-        What was sent, and where it is.
+        confirm: Asked before anything is changed; None is yes.
+        console: Where to print; the terminal by default.
+        api: Stands in for `huggingface_hub.HfApi`.
 
     Raises:
-        ConfigError: a bad name, licence or language, no token, one that may not write, no consent.
-        ModelError: no model, or a damaged one.
-        RunError: an unfinished or damaged run, a repository in the way, a failure of the Hub or the network.
+        ConfigError: A bad name, licence or language, no token, no consent.
+        ModelError: No model, or a damaged one.
+        RunError: An unfinished or damaged run, a repository in the way, a failure of the Hub or the network.
     """
     console = terminal(console)
-    check_repo(repo)
-    _check_branch(revision)
-    plan = make_plan(
-        Path(at_home(folder)),
-        repo,
-        exported=[Path(at_home(each)) for each in exported],
-        private=private,
-        regenerate=regenerate,
-        report=report,
-        revision=revision,
-        license=license,
-        language=language,
-    )
+    check_names(repo, revision, subfolder)
+    about = _card_settings(license, language)
     url = f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision != "main" else "")
+    plan = _prepare(Path(at_home(folder)), repo, url, subfolder, report, about)
     if dry_run:
-        show(plan, console)
+        _show(plan, console, f"{repo} ({'private' if private else 'public'})")
         console.print("\nA dry run: nothing was sent. Without --dry-run it is.", highlight=False)
-        return Published(plan, url)
-    hub = Hub(repo, api)
-    user = hub.require_login()
-    remote = hub.look(revision)
-    stale = _check_remote(remote, plan, update)
-    show(plan, console, remote, stale)
+        return plan
+    api = HfApi() if api is None else api
+    with explained("ask the Hub who you are"):
+        user = api.whoami()["name"]
+    remote = look(api, repo, revision)
+    stale = _check_remote(remote, plan, repo, subfolder, private, update)
+    state = "private" if (remote.private if remote.exists else private) else "public"
+    _show(plan, console, f"{repo} ({state}{', exists' if remote.exists else ''}, branch {revision})", stale)
     if confirm is not None and not confirm(f"Send this to {repo} as {user}?"):
         raise ConfigError("Nothing was sent.")
-    made = not remote.exists
-    if made:
-        hub.create(private)
-        remote = hub.look("main")
-    if revision != "main" and (made or remote.head is None):
-        hub.branch(revision)
-    text = message or f"Publish {Path(folder).resolve().name} with codir"
-    with console.status(f"Sending {human_bytes(plan.bytes)} to {repo} ..."):
-        _, commit = hub.send(plan.files, stale, text, revision, remote.head, made)
+    message = message or f"Publish {plan.folder.resolve().name} with codir"
+    plan.commit = send(
+        api, repo, plan.files, stale, remote, private=private, revision=revision, message=message
+    )
     console.print(f"\nPublished: {url}", highlight=False, soft_wrap=True, markup=False)
-    return Published(plan, url, commit)
+    return plan
 
 
-def _check_remote(remote: Remote, plan: Plan, update: bool) -> list[str]:
-    """Returns the names of the old model's files that the new one does not have; they go.
-
-    Raises:
-        ConfigError: it is public and is to be private.
-        RunError: it holds files and they are not to be replaced.
-    """
-    if remote.exists and plan.private and not remote.private:
+def _check_remote(
+    remote: Remote, plan: Published, repo: str, subfolder: str, private: bool, update: bool
+) -> list[str]:
+    """Returns the old model's files that the new one does not have; raises where the repository is in the way."""
+    if remote.exists and private and not remote.private:
         raise ConfigError(
-            f"{plan.repo} exists and is public: --private only says how a repository is made. Change it in its "
-            f"settings ({constants.ENDPOINT}/{plan.repo}/settings), or choose another name."
+            f"{repo} exists and is public: --private only says how a repository is made. Change it in its settings "
+            f"({constants.ENDPOINT}/{repo}/settings), or choose another name."
         )
-    if remote.files and not update:
-        shown = ", ".join(sorted(remote.files)[:5]) + (", ..." if len(remote.files) > 5 else "")
+    there = sorted(name for name in remote.files if name.startswith(f"{subfolder}/") or not subfolder)
+    if there and not update:
+        shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
         raise RunError(
-            f"{plan.repo} holds {len(remote.files)} files already ({shown}). Add --update to replace the model in it, "
-            "or choose another name."
+            f"{repo} holds {len(there)} files already ({shown}). Add --update to replace the model in it, or choose "
+            "another name."
         )
-    places = {name.rpartition("/")[0] for name in plan.files}
-    stale, old = [], set()
-    for name in sorted(remote.files - plan.files.keys()):
+    for name in there:
         place, _, base = name.rpartition("/")
-        if place in places and matches(base, OF_A_MODEL):
-            stale.append(name)
-        elif base == MANIFEST:
-            old.add(place)
-    for place in sorted(old):
-        plan.notes.append(
-            f"{place}/ in the repository was exported from the model that is there now. Export it again and add "
-            "--with, or delete it there."
+        if base == MANIFEST and place != subfolder:
+            plan.notes.append(
+                f"{place}/ there was exported from the model that is replaced: export and publish it again."
+            )
+    prefix = f"{subfolder}/" if subfolder else ""
+    return [
+        name for name in there if name not in plan.files and _matches(name.removeprefix(prefix), _OF_A_MODEL)
+    ]
+
+
+def _prepare(
+    folder: Path, repo: str, url: str, subfolder: str, report: bool, about: dict[str, Any]
+) -> Published:
+    """Checks the folder and prepares every file; reads only, and needs no network."""
+    manifest = _check_folder(folder)
+    if report and not (folder / "report.html").is_file():
+        raise ConfigError(
+            f"{folder} has no report.html. `codir report {shlex.quote(str(folder))}` writes it; or leave out --report."
         )
-    return stale
+    allowed = OF_A_RUN if manifest is None else (CARD, MANIFEST, *manifest.files)
+    allowed = (*allowed, "report.html") if report else allowed
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    names = [path.name for path in entries if path.is_file() and _matches(path.name, allowed)]
+    plan = Published(folder, url)
+    plan.left = [path.name + "/" * path.is_dir() for path in entries if path.name not in names]
+    # first what tells of paths: they are then known in the texts
+    contents = {name: _content(folder / name, plan.shortened) for name in sorted(names, key=_is_text)}
+    card = _card(folder, repo, manifest is not None, plan.notes)
+    for key, value in about.items():
+        card.data[key] = value
+    if not card.data.get("license"):
+        plan.notes.append(
+            "No licence is given, so nobody else may use the model. Add --license apache-2.0, mit, ..."
+        )
+    plan.metadata = card.data.to_dict()
+    contents[CARD] = short_paths(str(card), plan.shortened).encode()
+    for name in sorted(contents):
+        _require_impersonal(folder / name, contents[name])
+    prefix = f"{subfolder}/" if subfolder else ""
+    plan.files = {f"{prefix}{name}": contents[name] for name in sorted(contents)}
+    return plan
 
 
-def _check_branch(revision: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w./-]*", revision) or ".." in revision or revision.startswith("refs/"):
-        raise ConfigError(f"--revision {revision!r} is no name of a branch. Give one such as main or v1.")
+def _is_text(name: str) -> bool:
+    return name.endswith((".md", ".html"))
+
+
+def _content(path: Path, found: dict[str, str]) -> Path | bytes:
+    """Returns a file as it is published: settings, results and texts with short paths, all else as it is."""
+    if path.name == "codir.yaml":
+        values = read_yaml_file(path)[0]
+        return dump_yaml(short_paths(values, found)).encode()
+    if path.name in (*_RESULTS, MANIFEST):
+        values = read_json(path)
+        short = short_paths(values, found)
+        return path if short == values else (json.dumps(short, indent=2, ensure_ascii=False) + "\n").encode()
+    return short_paths(_read(path), found).encode() if _is_text(path.name) else path
+
+
+def _card(folder: Path, repo: str, is_export: bool, notes: list[str]) -> ModelCard:
+    """Returns the folder's card, under the repository's name; that of a run is built anew if it is missing."""
+    path = folder / CARD
+    if not path.is_file() and not is_export:
+        notes.append(f"{CARD} is missing and built anew.")
+    text = _read(path) if path.is_file() or is_export else run_card(folder)
+    try:
+        card = ModelCard(text)
+        if not card.data.to_dict() and not is_export:
+            notes.append(f"{CARD} has no front matter: it gets what the run knows.")
+            card.data = ModelCard(run_card(folder)).data
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(
+            f"{path}: the front matter (between the lines of dashes) is not what the Hub takes: "
+            f"{' '.join(str(error).split())}. Mend it, or delete the file: then it is built anew."
+        ) from error
+    old, new = folder.absolute().name, repo.split("/")[1]
+    if card.data.get("model_name") == old:
+        card.data["model_name"] = new
+    card.text = card.text.replace(f"# {inline(old)}\n", f"# {inline(new)}\n", 1)
+    card.text = card.text.replace(f"{old!r}  # this folder", repr(repo))
+    return card
+
+
+def _card_settings(license: str | None, language: str | None) -> dict[str, Any]:
+    """Checks licence and languages as far as that goes without the Hub."""
+    found: dict[str, Any] = {}
+    if license is not None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+            raise ConfigError(
+                f"--license {license!r}: the Hub's identifiers are small letters: apache-2.0, mit, ..."
+            )
+        found["license"] = license
+    if language is not None:
+        found["language"] = [part.strip() for part in language.split(",")]
+        if not all(re.fullmatch(r"[a-z]{2,3}|multilingual|code", each) for each in found["language"]):
+            raise ConfigError(f"--language {language!r}: give ISO 639 codes, such as en or en,de.")
+    return found
+
+
+def _check_folder(folder: Path) -> Manifest | None:
+    """Refuses what is no model, unfinished or damaged; returns the manifest of an exported folder."""
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"{folder} {what}. Give a run folder or an exported folder.")
+    if is_deployed(folder):
+        manifest = Manifest.read(folder)
+        manifest.check_files(folder)
+        load_tokenizer(folder)
+        return manifest
+    run = RunFolder(folder)
+    if not run.status and not run.is_run:
+        way = "Give the folder of a finished run, or one that `codir export` made."
+        if (folder / "config.json").is_file():
+            way = f"It is a model, but no run of codir: `hf upload user/name {folder}` sends it as it is."
+        raise ModelError(f"{folder} is neither a run folder nor an exported folder. {way}")
+    if not run.finished:
+        raise RunError(
+            f"The run in {folder} is not finished (it is {run.state}), so there is nothing to publish yet. The command "
+            "that started it, with --resume, goes on with it."
+        )
+    resolve(folder)  # refuses a folder without config.json
+    for path in (run.config, run.environment, run.metrics):
+        if not path.is_file():
+            way = ", so nobody could repeat the run. Copy the run folder again, whole."
+            if folder.parent.name == "comparison":
+                way = f": this is a comparison student. Publish its run, {folder.parent.parent}."
+            raise RunError(f"{path} is missing{way}")
+        if path.suffix == ".json" and not isinstance(read_whole(path), dict):
+            raise RunError(f"{path} is damaged: it holds no results. Copy the run folder again.")
+    _check_weights(folder)
+    return None
+
+
+def _check_weights(folder: Path) -> None:
+    """Loads the model, which finds weights that are truncated or belong to another model."""
+    config = load_config(folder)
+    model: PreTrainedModel
+    if any("MaskedLM" in str(name) for name in config.architectures or ()):
+        model, missing = load_pretrained(AutoModelForMaskedLM, folder, config)
+        if missing:
+            raise ModelError(f"{folder} lacks weights of its head ({missing[0]}). Save the model again.")
+    else:
+        model = load_classifier(folder)
+    broken = next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise ModelError(
+            f"{folder}: the weight {broken} is not finite everywhere. Do not publish this model."
+        )
+    load_tokenizer_for(model, folder)
+
+
+def _require_impersonal(path: Path, content: Path | bytes) -> None:
+    """Raises `RunError` where a text still names the user's home folder, or holds a token of the Hub."""
+    if not path.name.endswith(_TEXTS):
+        return
+    home = str(Path.home()).rstrip("/\\")
+    patterns = {"holds a token of the Hub": rb"\bhf_[A-Za-z0-9]{30,}"}
+    if len(home) > 1:
+        patterns[f"names your home folder ({home})"] = re.escape(home.encode()) + rb"(?![\w-])"
+    raw = content if isinstance(content, bytes) else content.read_bytes()
+    for words, pattern in patterns.items():
+        if match := re.search(pattern, raw):
+            line = raw.count(b"\n", 0, match.start()) + 1
+            raise RunError(f"{path}, line {line}, {words}: that is not published. Change the line by hand.")
+
+
+def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = ()) -> None:
+    """Prints what would be sent, what stays, the card's front matter, and which paths were cut."""
+    sizes = {
+        name: len(each) if isinstance(each, bytes) else each.stat().st_size
+        for name, each in plan.files.items()
+    }
+    shown = table(f"{plan.folder} to {where}", show_footer=True)
+    shown.add_column("file", footer=f"{len(sizes)} files", overflow="fold")
+    shown.add_column("size", footer=human_bytes(sum(sizes.values())), justify="right")
+    shown.add_column("", overflow="fold")
+    for name, size in sizes.items():
+        shown.add_row(name, human_bytes(size), "")
+    for name in stale:
+        shown.add_row(name, "-", "deleted: a left-over of the model there")
+    console.print(shown)
+    console.print(f"Stays here: {', '.join(plan.left) or 'nothing'}")
+    console.print(f"\nFront matter of the card:\n{dump_yaml(plan.metadata)}")
+    for path, short in plan.shortened.items():
+        console.print(f"Cut, because it names a folder of this machine: {path} to {short}")
+    for note in plan.notes:
+        console.print(f"Note: {note}")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return (
+        not name.startswith(".")
+        and "/" not in name
+        and any(fnmatch.fnmatchcase(name, each) for each in patterns)
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RunError(
+            f"{path}, line {line}: not UTF-8 text. Save it as UTF-8, or copy the folder again."
+        ) from error

@@ -1,4 +1,4 @@
-"""What GLUE's server takes: the one place that knows each file's name, header, words, number of rows and kind.
+"""What GLUE's server takes: names, headers, words and numbers of rows, and the test files these are predicted from.
 
 The server (gluebenchmark.com) wants one flat zip archive with one tab separated file for each test set, eleven with
 the diagnostic set, each with the columns `index` and `prediction`, and a prediction for every row of the test set. Its
@@ -19,14 +19,23 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codir.data.glue import GLUE
-from codir.data.task import Task
+from codir.data.encodings import plain_lines, read_text
+from codir.data.glue import GLUE, task_folder
+from codir.data.rows import require_columns
+from codir.data.task import make_split
+from codir.errors import DataError
 
-HEADER = ("index", "prediction")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HEADER = "index\tprediction"
 LOWEST, HIGHEST = 0.0, 5.0
+DIAGNOSTIC = "AX.tsv"  # scored apart from the nine tasks, and its data are a download of their own
 
 # Rows of each official test set, without header.
 ROWS = {
@@ -49,36 +58,24 @@ class SubmissionFile:
     """One file of the archive.
 
     Attributes:
-        name: its name in the archive.
-        task: name of the GLUE task whose model predicts it; MNLI's predicts three files.
-        words: what is written for each class of the task, index = class id; None: a score from 0 to 5.
-        tests: where the official test file is, relative to the task's folder or (from `../`) to the one around it; the
-            first that exists is read.
-        fill: what is written, row by row in turns, where there is no model.
+        name: Its name in the archive.
+        task: The GLUE task whose model predicts it; MNLI's predicts three files.
+        words: What is written for each class of the task, index = class id; empty: a score from 0 to 5.
+        fill: What is written, row by row in turns, where there is no model.
+        tests: Where the official test file is, relative to the task's folder or (from `../`) to the one around it;
+            the first that exists is read.
     """
 
     name: str
     task: str
-    words: tuple[str, ...] | None
-    tests: tuple[str, ...]
+    words: tuple[str, ...]
     fill: tuple[str, ...]
+    tests: tuple[str, ...] = ("test.tsv",)
 
     @property
     def rows(self) -> int:
-        """Number of rows of the official test set."""
+        """The number of rows of the official test set."""
         return ROWS[self.name]
-
-    @property
-    def glue(self) -> Task:
-        """The GLUE task."""
-        return GLUE[self.task].task
-
-    @property
-    def wanted(self) -> str:
-        """The allowed predictions, in words."""
-        if self.words is None:
-            return f"a number from {LOWEST:g} to {HIGHEST:g}"
-        return f"{', '.join(self.words[:-1])} or {self.words[-1]}"
 
     def filled(self) -> list[str]:
         """Returns predictions for every row without a model."""
@@ -89,39 +86,28 @@ class SubmissionFile:
         return f"always {self.fill[0]}" if len(self.fill) == 1 else f"{' and '.join(self.fill)} in turns"
 
 
-def _file(
-    name: str, task: str, words: Sequence[str] | None, *fill: str, tests: Sequence[str] = ("test.tsv",)
-) -> SubmissionFile:
-    return SubmissionFile(name, task, tuple(words) if words else None, tuple(tests), fill)
-
-
 _BINARY = ("0", "1")
-_MNLI = GLUE["mnli"].task.labels
-_AX = (
-    "../AX/AX.tsv",
-    "../AX.tsv",
-    "../AX/test.tsv",
-    "../diagnostic/diagnostic.tsv",
-    "diagnostic.tsv",
-    "AX.tsv",
-)
+_MNLI, _QNLI, _RTE = (GLUE[name].task.labels or () for name in ("mnli", "qnli", "rte"))
+_ENTAILS = ("entailment",)
+_AX = ("AX/AX.tsv", "AX.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv")
 # Filled with the most frequent class of the training data (of the development data where those are even; for WNLI, like
 # BERT's authors, that of the test data). A constant has no correlation at all (0/0), so STS-B gets two values in turns.
 _FILES = (
-    _file("CoLA.tsv", "cola", _BINARY, "1"),
-    _file("SST-2.tsv", "sst2", _BINARY, "1"),
-    _file("MRPC.tsv", "mrpc", _BINARY, "1"),
-    _file("STS-B.tsv", "stsb", None, "2.0", "3.0"),
-    _file("QQP.tsv", "qqp", _BINARY, "0"),
-    _file("MNLI-m.tsv", "mnli", _MNLI, "entailment", tests=("test_matched.tsv",)),
-    _file("MNLI-mm.tsv", "mnli", _MNLI, "entailment", tests=("test_mismatched.tsv",)),
-    _file("QNLI.tsv", "qnli", GLUE["qnli"].task.labels, "entailment"),
-    _file("RTE.tsv", "rte", GLUE["rte"].task.labels, "entailment"),
-    _file("WNLI.tsv", "wnli", _BINARY, "0"),
-    _file("AX.tsv", "mnli", _MNLI, "entailment", tests=_AX),
+    SubmissionFile("CoLA.tsv", "cola", _BINARY, ("1",)),
+    SubmissionFile("SST-2.tsv", "sst2", _BINARY, ("1",)),
+    SubmissionFile("MRPC.tsv", "mrpc", _BINARY, ("1",)),
+    SubmissionFile("STS-B.tsv", "stsb", (), ("2.0", "3.0")),
+    SubmissionFile("QQP.tsv", "qqp", _BINARY, ("0",)),
+    SubmissionFile("MNLI-m.tsv", "mnli", _MNLI, _ENTAILS, ("test_matched.tsv",)),
+    SubmissionFile("MNLI-mm.tsv", "mnli", _MNLI, _ENTAILS, ("test_mismatched.tsv",)),
+    SubmissionFile("QNLI.tsv", "qnli", _QNLI, _ENTAILS),
+    SubmissionFile("RTE.tsv", "rte", _RTE, _ENTAILS),
+    SubmissionFile("WNLI.tsv", "wnli", _BINARY, ("0",)),
+    SubmissionFile(
+        DIAGNOSTIC, "mnli", _MNLI, _ENTAILS, (*(f"../{name}" for name in _AX), "diagnostic.tsv", "AX.tsv")
+    ),
 )
 FILES: Mapping[str, SubmissionFile] = {file.name: file for file in _FILES}
-DIAGNOSTIC = "AX.tsv"  # scored apart from the nine tasks, and its data are a download of their own
 
 
 def score_word(score: float) -> str:
@@ -131,11 +117,11 @@ def score_word(score: float) -> str:
 
 def member_bytes(predictions: Iterable[str]) -> bytes:
     """Returns one file of the archive: the header, then a line for each prediction, numbered from 0."""
-    lines = ["\t".join(HEADER), *(f"{row}\t{word}" for row, word in enumerate(predictions))]
+    lines = [HEADER, *(f"{row}\t{word}" for row, word in enumerate(predictions))]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
-def archive_bytes(members: Mapping[str, bytes]) -> bytes:
+def archive_bytes(predictions: Mapping[str, Iterable[str]]) -> bytes:
     """Returns the archive: flat, in the order of `FILES`, without times.
 
     The same predictions give the same bytes (with the same version of zlib).
@@ -146,5 +132,88 @@ def archive_bytes(members: Mapping[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, members[name])
+            archive.writestr(info, member_bytes(predictions[name]))
     return buffer.getvalue()
+
+
+def require_complete(content: bytes) -> None:
+    """Reads an archive of ours back: raises `AssertionError` unless the server could take it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == list(FILES), f"the archive holds {archive.namelist()}"
+        for name, file in FILES.items():
+            header, *lines = archive.read(name).decode("ascii").removesuffix("\n").split("\n")
+            assert header == HEADER, f"{name}: the header is {header!r}"
+            assert len(lines) == file.rows, f"{name}: {len(lines):,} rows, the test set has {file.rows:,}"
+            for row, line in enumerate(lines):
+                index, _, word = line.partition("\t")
+                assert index == str(row), f"{name}: the index {index!r} where {row} is expected"
+                known = word in file.words if file.words else LOWEST <= float(word) <= HIGHEST
+                assert known, f"{name}, row {row}: the prediction {word!r}"
+
+
+def find_test_file(file: SubmissionFile, data_dir: str | Path) -> Path | None:
+    """Returns the official test file that a file of the submission is predicted from, None if it is not there.
+
+    Args:
+        file: The file of the submission.
+        data_dir: The folder that holds `CoLA/`, `SST-2/`, ... or the task's own.
+
+    Raises:
+        DataError: There is no such folder, or nothing of the task in it.
+    """
+    folder = task_folder(file.task, data_dir)
+    own = folder.resolve() == Path(data_dir).resolve()
+    for name in file.tests:
+        if own and name.startswith("../"):  # nothing outside of what the user named is looked at
+            continue
+        path = folder.parent / name[3:] if name.startswith("../") else folder / name
+        if path.is_file():
+            return path
+    return None
+
+
+def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]]:
+    """Reads an official test file: its texts (`text`, and `text_pair` for pairs), and what the user should know of it.
+
+    Raises:
+        DataError: The file is not the official one: another number of rows, rows that are numbered otherwise, a column
+            that is missing, a broken row (except in QQP, whose official files are known to hold some: there the missing
+            text is empty, since the row needs a prediction).
+    """
+    entry = GLUE[file.task]
+    lines = plain_lines(read_text(path).text)
+    header = [name.strip() for name in lines[0].split("\t")]
+    index = next((name for name in ("index", "id") if name in header), "index")
+    require_columns(str(path), header, (index, *entry.text))
+    if header[-1] == entry.label:
+        raise DataError(
+            f"{path} has labels (the column {entry.label!r}), so it is not the official test file of "
+            f"{file.name.removesuffix('.tsv')}, which has none."
+        )
+    if len(lines) - 1 != file.rows:
+        raise DataError(
+            f"{path} has {len(lines) - 1:,} rows, but the official test set of {file.name} has {file.rows:,}. The "
+            "server refuses a submission in which an index is missing or is too many, so a part of a test set cannot "
+            "be submitted. Use the file from gluebenchmark.com/tasks."
+        )
+    columns, place = [header.index(name) for name in entry.text], header.index(index)
+    texts: list[list[str]] = [[] for _ in columns]
+    broken = 0
+    for row, line in enumerate(lines[1:]):
+        fields, where = line.split("\t"), f"{path}, line {row + 2}"
+        if len(fields) != len(header):
+            if not entry.skip_broken:
+                raise DataError(
+                    f"{where}: {len(fields)} fields, expected {len(header)} ({', '.join(header)})."
+                )
+            broken += 1
+            fields += [""] * (len(header) - len(fields))
+        if fields[place].strip() != str(row):
+            raise DataError(
+                f"{where}: the {index} is {fields[place]!r}, expected {row}. The official file numbers its rows 0 to "
+                f"{file.rows - 1}, in order; the server finds the answers by that number."
+            )
+        for text, column in zip(texts, columns, strict=True):
+            text.append(fields[column])
+    notes = [f"{path}: {broken} rows have a wrong number of fields (a known fault)."] if broken else []
+    return make_split(None, texts[0], texts[1] if len(texts) == 2 else None), notes

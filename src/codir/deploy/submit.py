@@ -1,18 +1,20 @@
-"""Writes the archive that GLUE's server takes, and says what is wrong with one."""
+"""`codir submit`: from one model for each task to the archive that GLUE's server takes."""
 
 from __future__ import annotations
 
-import io
+import statistics
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from codir import __version__
 from codir.data.glue import GLUE
-from codir.deploy.glue_testset import find_test_file, read_test_file
 from codir.deploy.submission import (
     DIAGNOSTIC,
     FILES,
@@ -20,25 +22,113 @@ from codir.deploy.submission import (
     LOWEST,
     SubmissionFile,
     archive_bytes,
-    member_bytes,
+    find_test_file,
+    read_test_file,
+    require_complete,
     score_word,
 )
-from codir.deploy.submission_check import Problem, check_archive
-from codir.deploy.submission_models import Chosen, choose_models
-from codir.deploy.submission_result import FileResult, SubmissionResult
+from codir.deploy.task_models import Chosen, choose_models
 from codir.engines.engines import load_engine
 from codir.errors import ConfigError, DataError, RunError
+from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
 from codir.models.classes import match_classes, require_regression
 from codir.models.loading import class_names
 from codir.outputs import check_file, writes
 from codir.printing import Console, progress_bar, terminal
 from codir.runs.predict import Cut, predict_texts
-from codir.storage import write_bytes, write_text
+from codir.storage import file_digest, write_bytes, write_text
+from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass
+class FileResult:
+    """One file of the archive and where its predictions come from.
+
+    Attributes:
+        file: What it is.
+        model: The model that predicted it; None: it was filled in.
+        predictions: What is written in it.
+        notes: What the user should know about it.
+    """
+
+    file: SubmissionFile
+    model: str | None
+    predictions: list[str] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def content(self) -> str:
+        """The predictions in short: `0: 578, 1: 1,147`, or the mean and range of the scores."""
+        if not self.file.words:
+            scores = [float(word) for word in self.predictions]
+            return f"mean {statistics.fmean(scores):.2f}, {min(scores):.2f} to {max(scores):.2f}"
+        counts = Counter(self.predictions)
+        return ", ".join(f"{word}: {counts[word]:,}" for word in self.file.words if counts[word])
+
+
+@dataclass
+class SubmissionResult(Tabular):
+    """What was written.
+
+    Attributes:
+        output: The archive.
+        manifest: The Markdown file beside it that says what is in it (the server wants no other files inside).
+        files: The files of the archive, in its order.
+    """
+
+    output: Path
+    manifest: Path
+    files: list[FileResult]
+
+    @property
+    def filled(self) -> list[str]:
+        """The files that no model predicted."""
+        return [each.file.name for each in self.files if each.model is None]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, each sentence once."""
+        notes = list(dict.fromkeys(note for each in self.files for note in each.notes))
+        if self.filled:
+            notes.append(
+                f"{len(self.filled)} of {len(self.files)} files have no model's predictions in them "
+                f"({', '.join(self.filled)}): the server wants all files, but its scores for these, and its average, "
+                "are no result of yours."
+            )
+        return notes
+
+    def table(self) -> Table:
+        """Returns a row for each file."""
+        columns = [
+            Column("file", left=True),
+            Column("rows", "{:,}".format),
+            Column("from", left=True),
+            Column("predictions", left=True),
+        ]
+        rows = [
+            (
+                each.file.name,
+                each.file.rows,
+                each.model or f"filled in: {each.file.fill_words()}",
+                each.content,
+            )
+            for each in self.files
+        ]
+        return Table("", columns, rows)
+
+    def to_markdown(self) -> str:
+        """Returns what lies beside the archive."""
+        notes = "".join(f"- {inline(note)}\n" for note in self.notes)
+        return (
+            f"# {inline(self.output.name)}\n\nA submission for gluebenchmark.com, made by codir {__version__}; xxh3 of "
+            f"the archive: `{file_digest(self.output)}`. This file belongs beside the archive, not into it.\n\n"
+            f"{self.table().to_markdown()}\n{notes}"
+        )
 
 
 @writes()
@@ -58,31 +148,35 @@ def submit(
 ) -> SubmissionResult:
     """Predicts GLUE's official test files and writes the archive its server takes, whole or not at all.
 
-    Beside `NAME.zip` lies `NAME.md`, which says what is in it. Before it gets its name the archive goes through the
-    same check as archives made elsewhere.
+    Beside `NAME.zip` lies `NAME.md`, which says what is in it.
 
     Args:
         models: `mrpc=MODEL`, several with commas between, run folders, or folders of runs; see `choose_models`.
         data_dir: GLUE in its own format: the folder that holds `CoLA/`, `SST-2/`, ...
-        output: the archive to write, `.zip`.
-        fill: files without a model are filled in, since the server wants all of them; False refuses.
-        batch_size: examples in a batch.
-        max_length: longer inputs are cut; by default where the run cut them in training.
-        overwrite: replaces an existing archive and its manifest.
-        device: where to compute; a GPU if there is one.
+        output: The archive to write, `.zip`.
+        fill: Files without a model are filled in, since the server wants all of them; False refuses.
+        batch_size: The examples in a batch.
+        max_length: Longer inputs are cut; by default where the run cut them in training.
+        overwrite: Replaces an existing archive and its manifest.
+        device: Where to compute; a GPU if there is one.
         autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
-        console: where to print; standard output by default.
-        quiet: prints nothing.
+        console: Where to print; standard output by default.
+        quiet: Prints nothing.
 
     Raises:
-        ConfigError: an unknown task, no model, or files without one and `fill` is False.
-        DataError: a test file is missing, or is not the official one.
-        ModelError: a model cannot be loaded, has other classes than its task, or gives NaN.
-        RunError: the output exists or cannot be written.
+        ConfigError: An unknown task, no model, or files without one and `fill` is False.
+        DataError: A test file is missing, or is not the official one.
+        ModelError: A model cannot be loaded, has other classes than its task, or gives NaN.
+        RunError: The output exists or cannot be written.
     """
     one_process_only("codir submit")
     output = Path(output)
-    manifest = _check_output(output, overwrite)
+    if output.suffix.lower() != ".zip":
+        raise ConfigError(
+            f"The server takes a zip archive: give an --output that ends in .zip, not {output}."
+        )
+    manifest = output.with_suffix(".md")
+    check_file(manifest, overwrite=overwrite)
     chosen = choose_models(models)
     tests = _read_tests(chosen, data_dir)
     if missing := [] if fill else [name for name in FILES if name not in tests]:
@@ -90,69 +184,43 @@ def submit(
             f"There is no model, or no test data, for {', '.join(missing)}, and the server refuses an archive without "
             "them. Add the models, or leave out --no-fill to have these files filled with a constant."
         )
-    done: dict[str, FileResult] = {}
+    files = {name: FileResult(file, None, file.filled()) for name, file in FILES.items()}
     for task, choice in chosen.items():
-        for result in _predict_task(
-            choice,
-            {name: test for name, test in tests.items() if FILES[name].task == task},
-            batch_size=batch_size,
-            max_length=max_length,
-            device=device,
-            autocast=autocast,
-        ):
-            done[result.file.name] = result
-    files = [
-        done[name] if name in done else FileResult(file, None, file.filled()) for name, file in FILES.items()
-    ]
+        mine = {name: test for name, test in tests.items() if FILES[name].task == task}
+        for done in _predict(choice, mine, batch_size, max_length, device, autocast):
+            files[done.file.name] = done
     if FILES[DIAGNOSTIC].task in chosen and DIAGNOSTIC not in tests:
-        note = (
+        files[DIAGNOSTIC].notes.append(
             f"{DIAGNOSTIC} is filled in, although there is a model for mnli: its data are not in {data_dir}."
         )
-        next(each for each in files if each.file.name == DIAGNOSTIC).notes.append(note)
-    result = SubmissionResult(output, manifest, files)
-    _write(result)
+    result = SubmissionResult(output, manifest, list(files.values()))
+    content = archive_bytes({name: each.predictions for name, each in files.items()})
+    require_complete(content)
+    try:
+        write_bytes(output, content)
+        write_text(manifest, result.to_markdown())
+    except OSError as error:
+        raise RunError(f"Cannot write {error.filename or output}: {error.strerror or error}.") from error
     if not quiet:
-        print_result(result, console)
+        console = terminal(console)
+        console.print(result.to_rich())
+        for note in result.notes:
+            console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")
+        console.print(
+            f"Upload {output} at gluebenchmark.com/submit. What is in it also stands in {manifest}.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return result
 
 
-def check(archive: str | Path, *, console: Console | None = None, quiet: bool = False) -> list[Problem]:
-    """Checks an archive, prints all problems with the way out, and returns them.
-
-    Raises:
-        DataError: there is no such file, or it cannot be read.
-    """
-    problems = check_archive(archive)
-    if not quiet:
-        console = terminal(console)
-        if problems:
-            count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-            console.print(
-                f"{archive} cannot be submitted: {count}.", style="red", highlight=False, markup=False
-            )
-        else:
-            console.print(f"{archive} can be submitted: {len(FILES)} files, all as GLUE's server wants them.")
-        for problem in problems:
-            console.print(f"- {problem}", highlight=False, markup=False, soft_wrap=True)
-    return problems
+_Test = tuple[Path, "Dataset", list[str]]
 
 
-def _check_output(output: Path, overwrite: bool) -> Path:
-    """Refuses an output that cannot or should not be written; returns the manifest's path."""
-    if output.suffix.lower() != ".zip":
-        raise ConfigError(
-            f"The server takes a zip archive: give an --output that ends in .zip, not {output}."
-        )
-    manifest = output.with_suffix(".md")
-    check_file(manifest, overwrite=overwrite)
-    return manifest
-
-
-def _read_tests(
-    chosen: dict[str, Chosen], data_dir: str | Path
-) -> dict[str, tuple[Path, Dataset, list[str]]]:
+def _read_tests(chosen: dict[str, Chosen], data_dir: str | Path) -> dict[str, _Test]:
     """Returns path, texts and notes of every test file there is a model for, before anything is computed."""
-    tests: dict[str, tuple[Path, Dataset, list[str]]] = {}
+    tests: dict[str, _Test] = {}
     for name, file in FILES.items():
         if file.task not in chosen:
             continue
@@ -167,16 +235,15 @@ def _read_tests(
     return tests
 
 
-def _predict_task(
+def _predict(
     choice: Chosen,
-    tests: dict[str, tuple[Path, Dataset, list[str]]],
-    *,
+    tests: dict[str, _Test],
     batch_size: int,
     max_length: int | None,
     device: str | torch.device | None,
     autocast: torch.dtype | None,
-) -> list[FileResult]:
-    """Returns the files that one model predicts."""
+) -> Iterator[FileResult]:
+    """Yields the files that one model predicts."""
     model = load_engine(choice.model)
     tokenizer = load_tokenizer_for(model, choice.model)
     task = GLUE[choice.task].task
@@ -189,12 +256,10 @@ def _predict_task(
             warnings.simplefilter("always", UserWarning)
             order = list(match_classes(task.labels, names, choice.model))
         notes += [f"{task.name}: {warning.message}" for warning in said]
-    results = []
     for name, (path, texts, about) in tests.items():
         file, cut = FILES[name], Cut()
-        logits = []
         with progress_bar(name, len(texts)) as progress:
-            for _, part in predict_texts(
+            parts = predict_texts(
                 model,
                 tokenizer,
                 texts,
@@ -206,55 +271,21 @@ def _predict_task(
                 progress=progress,
                 name=choice.model,
                 source=str(path),
-            ):
-                logits.append(part[:, order])
-        words, clipped = _words(file, np.concatenate(logits))
-        mine = [*notes, *about]
-        if clipped:
-            mine.append(
-                f"{name}: {clipped:,} scores were outside of {LOWEST:g} to {HIGHEST:g} and were clipped."
             )
+            logits = np.concatenate(
+                [part[:, order] for _, part in parts]
+            )  # [n, C] in the order of the task's classes
+        mine = [*notes, *about]
+        if file.words:
+            words = [file.words[int(number)] for number in logits.argmax(axis=1)]
+        else:
+            words = [score_word(float(score)) for score in logits[:, 0]]
+            if clipped := int(((logits[:, 0] < LOWEST) | (logits[:, 0] > HIGHEST)).sum()):
+                mine.append(
+                    f"{name}: {clipped:,} scores were outside of {LOWEST:g} to {HIGHEST:g} and were clipped."
+                )
         if cut.truncated:
             mine.append(
-                f"{name}: {cut.truncated:,} {'text is' if cut.truncated == 1 else 'texts are'} longer than "
-                f"{cut.max_length} tokens and {'was' if cut.truncated == 1 else 'were'} cut."
+                f"{name}: {cut.truncated:,} texts are longer than {cut.max_length} tokens and were cut."
             )
-        results.append(FileResult(file, choice.model, words, mine))
-    return results
-
-
-def _words(file: SubmissionFile, logits: np.ndarray) -> tuple[list[str], int]:
-    """Returns what is written for logits [n, C] (columns: the task's classes), and how many scores were clipped."""
-    if file.words is None:
-        scores = logits[:, 0]
-        outside = int(((scores < LOWEST) | (scores > HIGHEST)).sum())
-        return [score_word(float(score)) for score in scores], outside
-    return [file.words[int(number)] for number in logits.argmax(axis=1)], 0
-
-
-def _write(result: SubmissionResult) -> None:
-    members = {each.file.name: member_bytes(each.predictions) for each in result.files}
-    content = archive_bytes(members)
-    if problems := check_archive(io.BytesIO(content)):
-        raise AssertionError(f"codir made an archive that it would refuse itself: {problems[0]}")
-    try:
-        write_bytes(result.output, content)
-        write_text(result.manifest, result.to_markdown())
-    except OSError as error:
-        raise RunError(
-            f"Cannot write {error.filename or result.output}: {error.strerror or error}."
-        ) from error
-
-
-def print_result(result: SubmissionResult, console: Console | None = None) -> None:
-    """Prints what is in the archive, and what the user should know about it."""
-    console = terminal(console)
-    console.print(result.to_rich())
-    for note in result.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")
-    console.print(
-        f"Upload {result.output} at gluebenchmark.com/submit. What is in it also stands in {result.manifest}.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        yield FileResult(file, choice.model, words, mine)

@@ -58,14 +58,15 @@ class Owners:
         return given.resolve()
 
     def _of_weights(self, digest: str) -> int | None:
-        from codir.deploy.publish_files import digest_of
+        from codir.deploy.export import weights_digest
+        from codir.models.loading import load_classifier
 
         for number, each in enumerate(self.folders):
             for folder in each:
                 if not (folder / "config.json").is_file():
                     continue
                 try:
-                    if digest_of(folder) == digest:
+                    if weights_digest(load_classifier(folder)) == digest:
                         return number
                 except (CodirError, OSError, ValueError):
                     continue

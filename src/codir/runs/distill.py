@@ -15,7 +15,7 @@ from codir.config.loading import load_distill, resolved_yaml
 from codir.errors import ConfigError
 from codir.printing import Console, pairs, terminal
 from codir.runs.arguments import check_arguments
-from codir.runs.card import UNLABELLED, CardInfo, model_card
+from codir.runs.card import run_card
 from codir.runs.comparison import Comparison, Role
 from codir.runs.data import load_data
 from codir.runs.environment import environment
@@ -30,13 +30,12 @@ from codir.runs.fingerprint import (
     with_tokens,
 )
 from codir.runs.judge import compare
-from codir.runs.lineage import started_from
 from codir.runs.prepare import Distillation, main_role, prepare
 from codir.runs.run_inputs import INPUTS
 from codir.runs.runfolder import RunFolder
 from codir.runs.student_run import Cost, TrainingData, train_into
 from codir.runs.timing import model_size
-from codir.storage import read_json, write_json, write_text
+from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 
@@ -213,31 +212,12 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
         "train_examples": len(parts.labelled),
         **_unlabeled(config, parts),
         "validation_examples": {name: len(split) for name, split in parts.validation.items()},
+        "notes": parts.data.notes,
     }
     write_json(run.metrics, content)
     write_text(run.path / "table.md", result.comparison.to_markdown())
+    write_text(run.card, run_card(run.path))
     row = result.comparison.row(main_role(config.objectives))
-    info = CardInfo(
-        name=run.path.name,
-        task=parts.task,
-        source=parts.data.source or parts.task.name,
-        metrics=row.metrics if row is not None else {},
-        config_yaml=resolved_yaml(config),
-        environment=read_json(run.environment),
-        examples={
-            "training": len(parts.labelled),
-            **{name: len(split) for name, split in parts.validation.items()},
-            **({UNLABELLED: len(parts.data.unlabeled)} if parts.data.unlabeled is not None else {}),
-        },
-        recipe=config.recipe,
-        base_model=config.teacher,
-        started_from=started_from(config.model_dump(mode="json")) or "",
-        comparison=result.comparison,
-        max_length=config.data.max_length,
-        notes=parts.data.notes,
-        needs_codir=parts.student.config.model_type.startswith("codir-"),
-    )
-    write_text(run.card, model_card(info))
     if row is None or row.timing is None:
         return
     with contextlib.suppress(ConfigError):  # the picture needs the extra `plots`; the run does not

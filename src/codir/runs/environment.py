@@ -1,18 +1,23 @@
-"""What a result was computed with: versions, machine, command, git state. No secrets, no environment variables."""
+"""What a result was computed with: versions, machine, command, git; and how its paths are cut for others' eyes."""
 
 from __future__ import annotations
 
+import html
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+
+from codir.markdown import inline
 
 PACKAGES = (
     "codir",
@@ -31,16 +36,16 @@ PACKAGES = (
 def environment(seed: int | None = None, precision: str | None = None, **settings: Any) -> dict[str, Any]:
     """Describes this process and machine, for `environment.json`.
 
-    Nothing that identifies the user is read: no host name, no environment variable, no remote of the repository.
+    Neither the host's name nor an environment variable nor a remote of the repository is read.
 
     Args:
-        seed: of the run.
-        precision: as resolved (fp32, bf16, fp16).
-        settings: further plain values to record as they are.
+        seed: The run's seed.
+        precision: The precision that was chosen (fp32, bf16, fp16).
+        settings: Further plain values, recorded as they are.
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "",
+        "command": command_line(),
         "seed": seed,
         "precision": precision,
         **settings,
@@ -48,6 +53,15 @@ def environment(seed: int | None = None, precision: str | None = None, **setting
         "machine": machine(),
         "git": git_state(),
     }
+
+
+def command_line() -> str:
+    """Returns the command of this process, without the folder it lies in; that of `python -m codir` is codir."""
+    if not sys.argv:
+        return ""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str | None]:
@@ -58,14 +72,13 @@ def versions() -> dict[str, str | None]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
-    found["torch"] = str(
-        torch.__version__
-    )  # says which build it is (+cpu, +cu130), which the metadata may not
+    # says which build it is (+cpu, +cu130), which the metadata may not
+    found["torch"] = str(torch.__version__)
     return found
 
 
 def machine() -> dict[str, Any]:
-    """Returns platform, processor, cores this process may use, threads of torch, GPU names."""
+    """Returns platform, processor, cores this process may use, threads of torch, names of the GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -97,10 +110,7 @@ def _cpu_model() -> str:
 
 
 def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
-    """Returns the commit of the repository that `folder` is in and whether files differ from it.
-
-    None where there is no repository, no commit, or no git.
-    """
+    """Returns the commit of the repository around `folder` and whether files differ from it; None without one."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
@@ -116,3 +126,53 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def short_paths(value: Any, found: dict[str, str] | None = None) -> Any:
+    """Returns plain values in which absolute paths are cut to `.../NAME`, those in a command line too.
+
+    Cards and published files have only these: where a folder lies on one's own machine is nobody's business, and no
+    other machine has it there.
+
+    Args:
+        value: Settings or results as YAML and JSON give them, or a text.
+        found: The paths that were cut before, with what they became. They are replaced inside of sentences, too; new
+            ones are added.
+    """
+    found = {} if found is None else found
+    if isinstance(value, Mapping):
+        return {
+            short_paths(key, found): short_command(inner, found)
+            if key == "command" and isinstance(inner, str)
+            else short_paths(inner, found)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [short_paths(each, found) for each in value]
+    return _short_text(value, found) if isinstance(value, str) else value
+
+
+def _short_text(text: str, found: dict[str, str]) -> str:
+    home = Path.home()
+    for path in (PurePosixPath(text), PureWindowsPath(text)):
+        # what begins with a path that was cut before lies in it, or is a sentence
+        if not path.is_absolute() or "\n" in text or text.startswith(tuple(found)):
+            continue
+        if len(path.parts) > 2 or text == str(home):
+            found[text] = "..." if path.name == home.name else f".../{path.name}"
+    for path in sorted(found, key=len, reverse=True):
+        for form in (path, inline(path), html.escape(path)):
+            text = text.replace(form, found[path])
+    return text
+
+
+def short_command(command: str, found: dict[str, str] | None = None) -> str:
+    """Returns a command line in which absolute paths are cut as `short_paths` cuts them."""
+    found = {} if found is None else found
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an open quotation mark: no command line of ours
+        words = command.split()
+    # a path may follow a name (`mrpc=/runs/a`) or another path
+    short = ["".join(_short_text(part, found) for part in re.split(r"([=,])", word)) for word in words]
+    return command if short == words else shlex.join(short)

@@ -20,7 +20,7 @@ from codir.models.loading import load_classifier
 from codir.models.probe import require_trainable
 from codir.printing import Console, terminal
 from codir.runs.arguments import check_arguments, to_arguments
-from codir.runs.card import CardInfo, model_card
+from codir.runs.card import run_card
 from codir.runs.data import load_data
 from codir.runs.environment import environment
 from codir.runs.fingerprint import (
@@ -34,7 +34,7 @@ from codir.runs.fingerprint import (
 )
 from codir.runs.runfolder import RunFolder
 from codir.runs.student_run import Cost, TrainingData, train_into
-from codir.storage import read_json, write_json, write_text
+from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 
@@ -147,19 +147,8 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         "cost": asdict(cost),
         "train_examples": len(train),
         "validation_examples": {name: len(split) for name, split in validation.items()},
+        "notes": data.notes,
     }
     write_json(run.metrics, content)
-    info = CardInfo(
-        name=run.path.name,
-        task=task,
-        source=data.source or task.name,
-        metrics=metrics,
-        config_yaml=resolved_yaml(config),
-        environment=read_json(run.environment),
-        examples={"training": len(train), **content["validation_examples"]},
-        base_model=config.model,
-        max_length=config.data.max_length,
-        notes=data.notes,
-    )
-    write_text(run.card, model_card(info))
+    write_text(run.card, run_card(run.path))
     return FinetuneResult(run.path, metrics, cost)

@@ -26,6 +26,7 @@ from codir.models.masked_lm import load_masked_lm
 from codir.models.positions import position_limit
 from codir.printing import Console, Table, pairs, progress_bar, terminal
 from codir.runs.arguments import check_arguments, to_pretraining_arguments
+from codir.runs.card import run_card
 from codir.runs.environment import environment
 from codir.runs.fingerprint import (
     CORPUS,
@@ -38,7 +39,6 @@ from codir.runs.fingerprint import (
     require_same_still,
 )
 from codir.runs.masked_scores import MaskedTable, block_metrics, described, predict_masked
-from codir.runs.pretrain_card import pretraining_card
 from codir.runs.pretrain_models import PretrainingModels, load_models
 from codir.runs.runfolder import RunFolder
 from codir.runs.several import join, run_folder
@@ -315,7 +315,12 @@ def _judge(
 def _write(run: RunFolder, result: PretrainResult, config: PretrainConfig, corpus: Corpus) -> None:
     content = {
         "recipe": config.recipe,
-        "corpus": {"path": str(corpus.path), "key": corpus.key, "blocks": len(corpus.train)},
+        "corpus": {
+            "path": str(corpus.path),
+            "key": corpus.key,
+            "blocks": len(corpus.train),
+            "block": corpus.block,
+        },
         "teacher": config.teacher,
         "seed": config.training.seed,
         "scores": result.table.to_json(),
@@ -324,7 +329,7 @@ def _write(run: RunFolder, result: PretrainResult, config: PretrainConfig, corpu
     }
     write_json(run.metrics, content)
     write_text(run.path / "table.md", result.table.to_markdown())
-    write_text(run.card, pretraining_card(run, result.table, config, corpus))
+    write_text(run.card, run_card(run.path))
 
 
 def _read(run: RunFolder, content: Any) -> PretrainResult:

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from codir.deploy.glue_testset import find_test_file
-from codir.deploy.submission import DIAGNOSTIC, FILES
+from codir.deploy.submission import DIAGNOSTIC, FILES, find_test_file
 from codir.errors import DataError
 from codir.markdown import inline
 from codir.outputs import writes

@@ -19,11 +19,18 @@ from typer.testing import CliRunner, Result
 import codir.deploy.submit as module
 from codir.cli.main import app
 from codir.data.glue import GLUE
-from codir.deploy.glue_testset import find_test_file, read_test_file
-from codir.deploy.submission import FILES, ROWS, member_bytes
-from codir.deploy.submission_check import check_archive
-from codir.deploy.submission_models import choose_models
-from codir.deploy.submit import check, submit
+from codir.deploy.submission import (
+    FILES,
+    ROWS,
+    archive_bytes,
+    find_test_file,
+    member_bytes,
+    read_test_file,
+    require_complete,
+    score_word,
+)
+from codir.deploy.submit import submit
+from codir.deploy.task_models import choose_models
 from codir.errors import ConfigError, DataError, ModelError, RunError
 
 N = 6
@@ -115,12 +122,11 @@ def test_every_task_predicts_its_files(tmp_path: Path, glue: Path, model: Callab
     folders = {task: model(task, seed=number) for number, task in enumerate(GLUE)}
     entries = ",".join(f"{task}={folder}" for task, folder in folders.items())
     result = submit([entries], glue, tmp_path / "s.zip", batch_size=4, quiet=True)
-    assert check_archive(tmp_path / "s.zip") == []
     assert result.filled == []
     found = written(tmp_path / "s.zip")
     for name, file in FILES.items():
-        expected = logits(folders[file.task], PAIRS if file.glue.pairs else SINGLE)
-        if file.words is None:
+        expected = logits(folders[file.task], PAIRS if GLUE[file.task].task.pairs else SINGLE)
+        if not file.words:
             scores = [float(word) for word in found[name]]
             assert scores == pytest.approx(expected[:, 0].clamp(0, 5).tolist(), abs=2e-6)
         else:
@@ -428,55 +434,85 @@ def run_cli(*arguments: str) -> Result:
     )
 
 
-def test_cli_writes_and_checks(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
+def test_the_command(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
     out = tmp_path / "s.zip"
     models = ["--models", f"mrpc={model('mrpc')},cola={model('cola')}", "--models", f"rte={model('rte')}"]
     ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
     assert ended.exit_code == 0, ended.output
     assert "8 of 11 files have no model's predictions" in ended.output
     assert "gluebenchmark.com/submit" in ended.output
-    ended = run_cli("--check", str(out))
-    assert ended.exit_code == 0
-    assert "can be submitted: 11 files" in ended.output
     ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
     assert (ended.exit_code, "--overwrite" in ended.output) == (2, True)
     ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out), "--overwrite", "--no-fill")
     assert (ended.exit_code, "leave out --no-fill" in ended.output) == (2, True)
+    ended = run_cli("--models", "mrpc=a", "--output", "s.zip")
+    assert (ended.exit_code, "--data-dir" in ended.output) == (2, True)
 
 
-def test_cli_check_lists_all_problems_and_exits_with_1(tmp_path: Path, glue: Path) -> None:
-    path = tmp_path / "bad.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, file in FILES.items():
-            if name != "AX.tsv":
-                words = ["yes"] * N if name == "MRPC.tsv" else file.filled()
-                archive.writestr(name, member_bytes(words))
-        archive.writestr("README.md", "x")
-    ended = run_cli("--check", str(path))
-    assert ended.exit_code == 1
-    assert "cannot be submitted: 3 problems" in ended.output
-    assert "MRPC.tsv, line 2: 'yes' is unknown, expected 0 or 1; line 3:" in ended.output
-    assert "AX.tsv, is missing" in ended.output
-    assert "README.md" in ended.output
-    path.write_text("index\tprediction\n")
-    ended = run_cli("--check", str(path))
-    assert (ended.exit_code, "not a zip archive" in ended.output) == (1, True)
-    ended = run_cli("--check", str(tmp_path / "none.zip"))
-    assert (ended.exit_code, "does not exist" in ended.output) == (2, True)
+# --- the format ---------------------------------------------------------------------------------------------------
 
 
-def test_cli_says_which_flags_are_missing() -> None:
-    ended = run_cli("--models", "mrpc=a")
-    assert (ended.exit_code, "--data-dir and --output must be given" in ended.output) == (2, True)
-    ended = run_cli("--check", "a.zip", "--models", "mrpc=a")
-    assert (ended.exit_code, "give it alone" in ended.output) == (2, True)
-    assert "--no-fill" in run_cli("--help").output
+def test_official_numbers_of_rows() -> None:
+    # `wc -l` of a submission that the server took, as printed in the README of BERT on STILTs, headers included
+    lines = (
+        "1105 AX 1064 CoLA 9848 MNLI-mm 9797 MNLI-m 1726 MRPC 5464 QNLI 390966 QQP 3001 RTE 1822 SST-2 1380 STS-B "
+        "147 WNLI"
+    )
+    words = lines.split()
+    assert {
+        f"{name}.tsv": int(count) - 1 for count, name in zip(words[::2], words[1::2], strict=True)
+    } == ROWS
+    assert list(ROWS) == list(FILES)
 
 
-def test_check_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.zip").write_bytes(b"")
-    assert [problem.kind for problem in check(tmp_path / "a.zip", quiet=True)] == ["archive"]
-    assert capsys.readouterr().out == ""
+def test_words_stand_for_the_classes_of_the_task() -> None:
+    written = {
+        name: dict(zip(GLUE[file.task].task.labels or (), file.words, strict=True))
+        for name, file in FILES.items()
+    }
+    assert written["CoLA.tsv"] == {"unacceptable": "0", "acceptable": "1"}
+    assert written["SST-2.tsv"] == {"negative": "0", "positive": "1"}
+    assert written["MRPC.tsv"] == {"not_equivalent": "0", "equivalent": "1"}
+    assert written["QQP.tsv"] == {"not_duplicate": "0", "duplicate": "1"}
+    assert written["WNLI.tsv"] == {"not_entailment": "0", "entailment": "1"}
+    assert written["STS-B.tsv"] == {}
+    for name in ("MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv", "QNLI.tsv", "RTE.tsv"):
+        assert all(label == word for label, word in written[name].items())
+    assert {file.task for file in FILES.values()} == set(GLUE)
+    for file in FILES.values():
+        assert not file.words or set(file.fill) <= set(file.words)
+
+
+def test_members_and_scores() -> None:
+    assert member_bytes(["1", "0"]) == b"index\tprediction\n0\t1\n1\t0\n"
+    assert [score_word(x) for x in (-0.2, 3.14159265, 7)] == ["0.000000", "3.141593", "5.000000"]
+
+
+def test_archive_is_flat_ordered_and_the_same_every_time(glue: Path) -> None:
+    filled = {name: file.filled() for name, file in FILES.items()}
+    first = archive_bytes(filled)
+    require_complete(first)
+    assert first == archive_bytes(dict(reversed(filled.items())))
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert archive.namelist() == list(FILES)
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("MRPC.tsv", ["1"] * (N - 1), "5 rows, the test set has 6"),
+        ("MRPC.tsv", ["1"] * (N - 1) + ["equivalent"], "row 5: the prediction 'equivalent'"),
+        ("RTE.tsv", ["0"] * N, "row 0: the prediction '0'"),
+        ("STS-B.tsv", ["5.1"] * N, "row 0: the prediction '5.1'"),
+    ],
+)
+def test_an_archive_the_server_would_refuse_is_noticed(
+    glue: Path, name: str, words: list[str], message: str
+) -> None:
+    filled = {each: file.filled() for each, file in FILES.items()}
+    with pytest.raises(AssertionError, match=message):
+        require_complete(archive_bytes({**filled, name: words}))
 
 
 # --- the real test files ------------------------------------------------------------------------------------------
@@ -497,6 +533,5 @@ def test_a_submission_of_the_real_wnli(shared_data: Path, tmp_path: Path, model:
         pytest.skip("no test file of WNLI on this machine")
     result = submit([f"wnli={model('wnli')}"], shared_data / "glue", tmp_path / "s.zip", quiet=True)
     assert len(result.filled) == 10
-    assert check_archive(tmp_path / "s.zip") == []
     with pytest.raises(DataError, match=r"not the official test file .*RTE\.tsv|neither a folder RTE"):
         submit([f"rte={model('rte')}"], shared_data / "glue", tmp_path / "t.zip", quiet=True)

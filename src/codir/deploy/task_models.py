@@ -20,10 +20,10 @@ class Chosen:
     """The model for a task.
 
     Attributes:
-        task: a GLUE task.
-        model: folder or Hub id.
-        max_length: tokens the run cut its texts to, None if it did not or if that is not known.
-        notes: what the user should know about the choice.
+        task: A GLUE task.
+        model: A folder or Hub id.
+        max_length: The tokens the run cut its texts to, None if it did not or if that is not known.
+        notes: What the user should know about the choice.
     """
 
     task: str
@@ -41,21 +41,19 @@ def choose_models(entries: Iterable[str]) -> dict[str, Chosen]:
             score is taken, and one that was distilled before one that was not (a teacher).
 
     Raises:
-        ConfigError: a task is unknown or named twice, or there is no run in a folder.
-        RunError: a run folder is damaged.
+        ConfigError: A task is unknown or named twice, or there is no run in a folder.
+        RunError: A run folder is damaged.
     """
     found: dict[str, Chosen] = {}
-    for entry in entries:
-        for part in [entry] if Path(entry).exists() else entry.split(","):
-            if not part.strip():
-                continue
-            for chosen in _read_entry(part.strip()):
-                if chosen.task in found:
-                    raise ConfigError(
-                        f"There are two models for {chosen.task}: {found[chosen.task].model} and {chosen.model}. "
-                        "Name one."
-                    )
-                found[chosen.task] = chosen
+    parts = (
+        part.strip() for entry in entries for part in ([entry] if Path(entry).exists() else entry.split(","))
+    )
+    for chosen in (each for part in parts if part for each in _read_entry(part)):
+        if chosen.task in found:
+            raise ConfigError(
+                f"There are two models for {chosen.task}: {found[chosen.task].model} and {chosen.model}. Name one."
+            )
+        found[chosen.task] = chosen
     if not found:
         raise ConfigError(
             "There is no model: add --models mrpc=runs/mrpc,cola=runs/cola, or a folder of runs."
@@ -69,14 +67,14 @@ def _read_entry(part: str) -> list[Chosen]:
         return _in_folder(Path(part))
     task, model = glue_task(named[1]), named[2].strip()
     if task is None:
-        hint = (
+        mnli = (
             " The model of mnli predicts MNLI-m, MNLI-mm and AX."
             if named[1].lower()[:2] in ("mn", "ax")
             else ""
         )
         raise ConfigError(
-            f"--models {part}: GLUE has no task {named[1]!r}{nearest(named[1].lower(), GLUE)}. "
-            f"It has {', '.join(GLUE)}.{hint}"
+            f"--models {part}: GLUE has no task {named[1]!r}{nearest(named[1].lower(), GLUE)}. It has "
+            f"{', '.join(GLUE)}.{mnli}"
         )
     run = _inputs(model)
     notes = ()
@@ -92,30 +90,27 @@ def _in_folder(folder: Path) -> list[Chosen]:
         raise ConfigError(
             f"--models {folder}: there is no such folder. Give a folder of runs, or TASK=MODEL: mrpc=runs/mrpc."
         )
-    if (folder / "config.json").is_file():
-        run = _inputs(folder)
-        task = _task_of(run)
-        if run is None or task is None:
-            raise ConfigError(
-                f"{folder} is a model, but does not say which GLUE task it is for. Name it: --models mrpc={folder}"
-            )
-        return [Chosen(task, str(folder), run.max_length)]
+    is_model = (folder / "config.json").is_file()
     runs: dict[str, list[tuple[Path, RunInputs]]] = {}
     unfinished = 0
-    for path in _run_folders(folder):
-        run = _inputs(path)
-        task = _task_of(run)
-        if run is None or task is None:
+    for path in [folder] if is_model else _run_folders(folder):
+        inputs = _inputs(path)
+        task = _task_of(inputs)
+        if inputs is None or task is None:
             continue
-        if RunFolder(path).finished and (path / "config.json").is_file():
-            runs.setdefault(task, []).append((path, run))
+        if is_model or (RunFolder(path).finished and (path / "config.json").is_file()):
+            runs.setdefault(task, []).append((path, inputs))
         else:
             unfinished += 1
+    if is_model and not runs:
+        raise ConfigError(
+            f"{folder} is a model, but does not say which GLUE task it is for. Name it: --models mrpc={folder}"
+        )
     if not runs:
         more = f" ({unfinished} are not finished)" if unfinished else ""
         raise ConfigError(
-            f"{folder} holds no finished run of a GLUE task{more}. Give a folder of runs, or "
-            "TASK=MODEL: mrpc=runs/mrpc."
+            f"{folder} holds no finished run of a GLUE task{more}. Give a folder of runs, or TASK=MODEL: "
+            "mrpc=runs/mrpc."
         )
     return [_best(folder, task, candidates) for task, candidates in runs.items()]
 

@@ -1,0 +1,528 @@
+"""`codir publish`: what goes, what stays, which paths are cut, and what is said when the Hub says no."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import HfApi, ModelCard, constants
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from small_hub import DONE, REPO, SmallHub, running
+from typer.testing import CliRunner, Result
+
+from codir import distill
+from codir.cli import publishing
+from codir.cli.main import app
+from codir.deploy.publish import Published, publish
+from codir.engines.folder import Manifest
+from codir.errors import CodirError, ConfigError, InterruptedRunError, ModelError, RunError
+from codir.runs.card import run_card
+from codir.runs.run_inputs import inputs_of
+from codir.storage import write_json
+
+HOME = str(Path.home())
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def distilled(
+    tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Callable[..., Any], tiny_tokenizer: Any
+) -> Path:
+    """A finished distillation by absolute paths."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny_classifier(layers=2).save_pretrained(folder / "teacher")
+    tiny_tokenizer.save_pretrained(folder / "teacher")
+    rows = "".join(
+        f"{word} film,{label}\n" for word, label in (("good", "positive"), ("bad", "negative")) * 8
+    )
+    for name in ("train.csv", "dev.csv"):
+        (folder / name).write_text(f"text,label\n{rows}")
+    distill(
+        teacher=str(folder / "teacher"),
+        data={"train": str(folder / "train.csv"), "validation": str(folder / "dev.csv"), "max_length": 16},
+        student={"layers": 1},
+        recipe="kd",
+        baseline=False,
+        training={"steps": 1, "batch_size": 4, "precision": "fp32"},
+        cache_dir=str(folder / "cache"),
+        output=str(folder / "student"),
+        console=Console(file=io.StringIO()),
+        timing=False,
+    )
+    return folder / "student"
+
+
+@pytest.fixture
+def run(distilled: Path, tmp_path: Path) -> Path:
+    """Returns a copy of a finished distillation, to be spoilt; without its manifest, which would tell of it first."""
+    copied = Path(shutil.copytree(distilled, tmp_path / "student"))
+    (copied / "codir-manifest.json").unlink()
+    return copied
+
+
+def send(
+    folder: Path, hub: SmallHub, token: str | None = "hf_test", **settings: Any
+) -> tuple[Published, str]:
+    console = Console(file=io.StringIO(), width=120)
+    api = HfApi(endpoint=hub.address, token=token)
+    return publish(folder, REPO, console=console, api=api, **settings), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def look(folder: Path, **settings: Any) -> tuple[Published, str]:
+    console = Console(file=io.StringIO(), width=120)
+    done = publish(folder, REPO, dry_run=True, console=console, **settings)
+    return done, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def content(done: Published, name: str) -> str:
+    each = done.files[name]
+    return (each if isinstance(each, bytes) else each.read_bytes()).decode()
+
+
+def export_of(run: Path, folder: Path, **settings: Any) -> Path:
+    """Makes an exported folder by hand, as `codir export --format torch-bf16` would."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(run / name, folder)
+    (folder / "README.md").write_text("---\ntags: [codir]\n---\n\n# Words\n")
+    values: dict[str, Any] = {
+        "format": "torch-bf16",
+        "quantize": "none",
+        "precision": "bf16",
+        "engine": "torch-bf16",
+    }
+    values |= {
+        "source": str(run.absolute()),
+        "source_digest": "x",
+        "command": f"codir export {run.absolute()}",
+    }
+    Manifest(**{**values, **settings}).write(folder)
+    return folder
+
+
+# What goes and what stays
+
+
+def test_what_goes_is_an_allowlist(run: Path) -> None:
+    (run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    secrets = (
+        "contrast.safetensors",
+        "notes.txt",
+        ".env",
+        "optimizer.pt",
+        "report.html",
+        "log.jsonl",
+        "weights.onnx",
+    )
+    for name in secrets:
+        (run / name).write_text("secret")
+    (run / "LICENSE").write_text("free")
+    done, text = look(run)
+    model = ["LICENSE", "README.md", "codir.yaml", "config.json", "environment.json", "metrics.json"]
+    assert list(done.files) == [
+        *model,
+        "model.safetensors",
+        "table.md",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    for name in ("checkpoints/", "run.json", *secrets):
+        assert name in done.left
+        assert name in text
+    assert "report.html" in look(run, report=True)[0].files
+
+
+def test_a_dry_run_needs_no_network_and_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done, text = look(run, private=True, license="mit", language="en,de")
+    assert done.commit is None
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    for piece in (
+        REPO,
+        "(private)",
+        "model.safetensors",
+        "9 files",
+        "license: mit",
+        "- de",
+        "nothing was sent",
+    ):
+        assert piece in text, piece
+
+
+def test_a_model_goes_there_as_one_commit_and_can_be_used(run: Path, hub: SmallHub, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    done, text = send(run, hub, private=True)
+    assert done.commit == DONE
+    assert hub.private
+    assert sum("commit" in each for each in hub.asked) == 1
+    assert hub.files.keys() == done.files.keys()
+    assert text.rstrip().endswith(f"Published: {done.url}")
+    there = tmp_path / "there"
+    there.mkdir()
+    for name, each in hub.files.items():
+        (there / name).write_bytes(each)
+    assert AutoModelForSequenceClassification.from_pretrained(there).config.num_labels == 2
+    assert AutoTokenizer.from_pretrained(there)("a good film")["input_ids"]
+    inputs = inputs_of(there)
+    assert inputs is not None
+    assert inputs.max_length == 16  # whoever evaluates it reads texts as in training
+
+
+def test_an_update_leaves_no_old_parts_behind(run: Path, hub: SmallHub) -> None:
+    hub.exists = True
+    old = (
+        "model-00001-of-00002.safetensors",
+        "vocab.txt",
+        "photo.png",
+        "onnx/deployment.json",
+        "onnx/model.onnx",
+    )
+    hub.files = dict.fromkeys(old, b"old")
+    with pytest.raises(RunError, match=r"holds 5 files already .*Add --update"):
+        send(run, hub)
+    assert hub.head != DONE
+    done, text = send(run, hub, update=True)
+    assert hub.files.keys() == done.files.keys() | set(old[2:])
+    assert "a left-over of the model there" in text
+    assert "onnx/ there was exported from the model that is replaced" in " ".join(text.split())
+
+
+# The card
+
+
+def test_the_card_goes_under_the_repositorys_name(run: Path) -> None:
+    done, _ = look(run, license="apache-2.0", language="en")
+    text = content(done, "README.md")
+    data = ModelCard(text, ignore_metadata_errors=False).data.to_dict()
+    assert (data["license"], data["language"], data["pipeline_tag"]) == (
+        "apache-2.0",
+        ["en"],
+        "text-classification",
+    )
+    assert data["model-index"][0]["name"] == "small"
+    assert done.metadata == data
+    assert "\n# small\n" in text
+    assert f"path = '{REPO}'\n" in text
+    assert "No licence is given" not in done.notes
+
+
+def test_a_card_edited_by_hand_goes_as_it_is_and_a_missing_one_is_built(run: Path) -> None:
+    path = run / "README.md"
+    assert path.read_text() == run_card(run)  # that of the training is no other
+    before = content(look(run)[0], "README.md")
+    path.write_text(path.read_text().replace("## Limits", "## Mine\n\nWritten by hand.\n\n## Limits"))
+    assert "Written by hand." in content(look(run)[0], "README.md")
+    path.unlink()
+    done, text = look(run)
+    assert content(done, "README.md") == before
+    assert "README.md is missing and built anew" in text
+    assert "No licence is given" in text
+    path.write_text("# Only words\n")
+    done, text = look(run)
+    assert ModelCard(content(done, "README.md")).data.to_dict()["pipeline_tag"] == "text-classification"
+    assert "# Only words" in content(done, "README.md")
+    assert "no front matter" in text
+
+
+@pytest.mark.parametrize(
+    "front", ["tags: [a\nlicense: mit", "- a\n- b", "model-index:\n- name: x\n  results:\n  - metrics: 3"]
+)
+def test_front_matter_the_hub_could_not_read_is_refused(run: Path, front: str) -> None:
+    (run / "README.md").write_text(f"---\n{front}\n---\n\n# Words\n")
+    with pytest.raises(RunError, match=r"README.md: the front matter .* Mend it, or delete the file"):
+        look(run)
+
+
+# What is personal
+
+
+def test_no_path_of_this_machine_goes(run: Path, distilled: Path) -> None:
+    world = distilled.parent
+    command = f"codir distill --teacher {world}/teacher --train={world}/train.csv"
+    write_json(
+        run / "environment.json", {**json.loads((run / "environment.json").read_text()), "command": command}
+    )
+    write_json(run / "latency.json", {"rows": [{"path": f"{world}/student"}]})
+    (run / "report.html").write_text(f"<p>{world}/teacher</p>")
+    done, text = look(run, report=True)
+    for name in done.files.keys() - {"model.safetensors"}:
+        assert str(world) not in content(done, name), name
+    settings = yaml.safe_load(content(done, "codir.yaml"))
+    assert (settings["teacher"], settings["data"]["train"]) == (".../teacher", ".../train.csv")
+    assert settings["training"] == yaml.safe_load((run / "codir.yaml").read_text())["training"]
+    assert json.loads(content(done, "environment.json"))["command"] == (
+        "codir distill --teacher .../teacher --train=.../train.csv"
+    )
+    assert "distilled from `.../teacher`" in content(done, "README.md")
+    assert f"{world}/teacher to .../teacher" in " ".join(text.split())  # the user sees what is cut
+    assert isinstance(done.files["metrics.json"], Path)  # nothing to cut, so it goes as it is
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("README.md", f"see {HOME}/notes", r"README.md, line \d+, names your home folder"),
+        ("config.json", f'{{"x": "{HOME}"}}', r"config.json, line 1, names your home folder"),
+        ("report.html", "hf_" + "a" * 34, r"report.html, line 1, holds a token"),
+    ],
+)
+def test_a_home_folder_or_a_token_that_is_left_is_refused(
+    run: Path, name: str, words: str, message: str
+) -> None:
+    path = run / name
+    before = path.read_text().removesuffix("}\n") if path.is_file() else ""
+    path.write_text(
+        words if name == "report.html" else f"{before}\n{words}" if name.endswith(".md") else before
+    )
+    if name == "config.json":
+        path.write_text(json.dumps({**json.loads(before + "}"), "x": HOME}))
+    with pytest.raises(RunError, match=message):
+        look(run, report=name == "report.html")
+
+
+# Exported models
+
+
+def test_an_exported_model_goes_into_a_subfolder(run: Path, hub: SmallHub, tmp_path: Path) -> None:
+    folder = export_of(run, tmp_path / "bf16")
+    (folder / "notes.txt").write_text("mine")
+    send(run, hub)
+    done, _ = send(folder, hub, subfolder="torch-bf16")  # what lies above is not in the way
+    assert done.left == ["notes.txt"]
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in done.files:
+        assert name.startswith("torch-bf16/")
+        (there / name.removeprefix("torch-bf16/")).write_bytes(hub.files[name])
+    manifest = Manifest.read(there)
+    manifest.check_files(there)
+    assert (manifest.source, manifest.command) == (".../student", "codir export .../student")
+    with pytest.raises(RunError, match=r"holds 6 files already .torch-bf16/README"):
+        send(folder, hub, subfolder="torch-bf16")
+    send(folder, hub, subfolder="torch-bf16", update=True)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(ModelError, match="truncated"):
+        look(folder)
+
+
+# Folders that cannot go
+
+
+def test_bad_folders(run: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        look(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is a file"):
+        look(run / "README.md")
+    with pytest.raises(ModelError, match="no run of codir: `hf upload"):
+        look(tiny_model_dir())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="neither a run folder nor an exported folder"):
+        look(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
+def test_an_unfinished_run(run: Path, state: str) -> None:
+    write_json(run / "run.json", {"state": state})
+    with pytest.raises(RunError, match=rf"not finished .it is {state}.*--resume"):
+        look(run)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _not_finite(path: Path) -> None:
+    weights = load_file(path)
+    next(iter(weights.values())).fill_(float("nan"))
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("model.safetensors", _cut, "truncated or damaged"),
+        ("model.safetensors", Path.unlink, "model.safetensors is missing"),
+        ("model.safetensors", _not_finite, "not finite"),
+        ("config.json", Path.unlink, "config.json is missing"),
+        ("tokenizer.json", Path.unlink, "no tokenizer"),
+        ("metrics.json", _cut, "metrics.json is damaged"),
+        ("metrics.json", Path.unlink, "metrics.json is missing"),
+        ("metrics.json", lambda path: path.write_text("[]"), "holds no results"),
+        ("environment.json", _cut, "environment.json is damaged"),
+        ("codir.yaml", Path.unlink, "codir.yaml is missing"),
+        ("codir.yaml", lambda path: path.write_text("a: [1"), "codir.yaml"),
+        ("README.md", lambda path: path.write_bytes(b"\xff\n"), "line 1: not UTF-8"),
+    ],
+)
+def test_a_damaged_folder(run: Path, name: str, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(run / name)
+    with pytest.raises(CodirError, match=message):
+        look(run)
+
+
+# The repository
+
+
+@pytest.mark.parametrize(
+    ("repo", "settings", "message"),
+    [
+        *(
+            (repo, {}, "Give user/model-name")
+            for repo in ("model", "a/b/c", "ann/with space", "ann/-x", "ann/x.git")
+        ),
+        (REPO, {"revision": "refs/pr/1"}, "no name of a branch"),
+        (REPO, {"revision": "a b"}, "no name of a branch"),
+        (REPO, {"subfolder": "../x"}, "no name of a folder"),
+        (REPO, {"license": "Apache 2.0"}, "apache-2.0"),
+        (REPO, {"language": "english"}, "ISO 639"),
+        (REPO, {"language": ""}, "ISO 639"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_read(
+    tmp_path: Path, repo: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        publish(tmp_path / "nowhere", repo, dry_run=True, **settings)
+
+
+def test_a_report_must_be_there(run: Path) -> None:
+    with pytest.raises(ConfigError, match="codir report"):
+        look(run, report=True)
+
+
+def test_private_is_never_public(run: Path, hub: SmallHub) -> None:
+    hub.exists = True
+    with pytest.raises(ConfigError, match="is public: --private only says how"):
+        send(run, hub, private=True)
+    hub.private = True
+    assert "private, exists" in send(run, hub, private=True)[1]
+    assert not any("create" in each for each in hub.asked)
+
+
+def test_another_branch_is_made(run: Path, hub: SmallHub) -> None:
+    done, _ = send(run, hub, revision="v2")
+    assert hub.branches == {"main", "v2"}
+    assert done.url.endswith(f"/{REPO}/tree/v2")
+    assert hub.asked[-1].endswith("commit/v2")
+    send(run, hub, revision="v2", update=True)
+    assert sum("/branch/" in each for each in hub.asked) == 1
+
+
+def test_no_is_no(run: Path, hub: SmallHub) -> None:
+    asked: list[str] = []
+    with pytest.raises(ConfigError, match="Nothing was sent"):
+        send(run, hub, confirm=lambda question: bool(asked.append(question)))
+    assert asked == [f"Send this to {REPO} as ann?"]
+    assert not hub.exists
+
+
+# When the Hub says no
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        (f"models/{REPO}", 403, "look at ann/small: the token may not write"),
+        ("repos/create", 403, "make the repository ann/small: the token may not write there .403"),
+        ("repos/create", 409, "made or changed by somebody else.*--update"),
+        (f"models/{REPO}/preupload/main", 403, "send the files to ann/small: the token may not write"),
+        (f"models/{REPO}/commit/main", 401, "Log in again.*was made and can be used"),
+        (f"models/{REPO}/commit/main", 404, "no such repository"),
+        (f"models/{REPO}/commit/main", 500, "fault of its own .500"),
+        (f"models/{REPO}/commit/main", 418, "refused .418.: no"),
+        ("validate-yaml", 400, "Invalid metadata in README.md.*Mend README.md"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_sentence(
+    run: Path, hub: SmallHub, path: str, status: int, message: str
+) -> None:
+    hub.answers[path] = status
+    with pytest.raises(CodirError, match=message) as caught:
+        send(run, hub)
+    assert "\n" not in str(caught.value)
+    assert not hub.files
+    hub.answers.clear()
+    assert send(run, hub)[0].commit  # the same command goes on
+
+
+def test_somebody_else_was_faster(run: Path, hub: SmallHub) -> None:
+    hub.exists = True
+
+    def meanwhile(question: str) -> bool:
+        hub.head = "e" * 40
+        return True
+
+    with pytest.raises(RunError, match="changed by somebody else meanwhile"):
+        send(run, hub, confirm=meanwhile)
+    assert not hub.files
+
+
+def test_without_token_or_network(
+    run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"does not know the token .401.*hf auth login"):
+        send(run, hub, token="hf_wrong")
+    assert hub.asked == ["GET whoami-v2"]
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
+    with pytest.raises(ConfigError, match=r"no token.*hf auth login"):
+        send(run, hub, token=None)
+    with pytest.raises(RunError, match=r"ask the Hub who you are.*cannot be reached.*HTTPS_PROXY"):
+        publish(run, REPO, api=HfApi(endpoint="http://127.0.0.1:9", token="hf_test"))
+
+
+def test_an_interrupted_upload_says_that_nothing_changed(
+    run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    hub.exists = True
+    monkeypatch.setattr(HfApi, "create_commit", interrupted)
+    with pytest.raises(InterruptedRunError, match="Nothing in the repository was changed: the same command"):
+        send(run, hub)
+
+
+# The command line
+
+
+def command(*arguments: object, given: str | None = None) -> Result:
+    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return CliRunner(env=environment).invoke(app, ["publish", *map(str, arguments)], input=given)
+
+
+def test_the_command_shows_and_asks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    done = command(run, REPO, "--dry-run", "--license", "mit", "--subfolder", "small")
+    assert done.exit_code == 0, done.output
+    assert "small/model.safetensors" in done.output
+    for arguments, message in (
+        ([], "add --yes"),
+        (["--yes"], "OFFLINE"),
+        (["--dry-run", "--report"], "report.html"),
+    ):
+        done = command(run, REPO, *arguments)
+        assert done.exit_code == 2
+        assert message in done.output
+    monkeypatch.setattr(publishing, "_at_a_terminal", lambda: True)
+    assert "OFFLINE" in command(run, REPO).output
