@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from codir.config.config import DistillConfig
+from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.data_config import DataConfig
-from codir.errors import CodirError, ConfigError
+from codir.config.loading import resolved_yaml
+from codir.errors import CodirError, ConfigError, RunError
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
 from codir.printing import Console, silent
@@ -20,223 +20,190 @@ from codir.runs.data import load_data
 from codir.runs.fingerprint import Part, data_parts, model_part, require_same
 from codir.runs.prepare import Distillation, check_for, prepare
 from codir.runs.runfolder import RunFolder
+from codir.runs.same_settings import MAY_DIFFER, differences, moved
 from codir.storage import require_disk
-from codir.studies.config import Range, StudyConfig, grid_points
-from codir.studies.resolved import ResolvedRecipe, applies
-from codir.studies.strategies import strategy_of
-from codir.studies.strategies.base import Group
-from codir.studies.strategies.greedy import Greedy
-from codir.studies.trial import Trial
-from codir.studies.trial_config import distill_config, teacher_folder
+from codir.studies.config import Range
+from codir.studies.recipes import distill_config, teacher_config, teacher_folder
+from codir.studies.results import Plan
+from codir.studies.search import grid_points
+from codir.studies.trial import TRIALS, Trial, read_trials
 
 # Weights, Adam's two moments, and of these up to three checkpoints at a time.
 _CHECKPOINTS = 3 * 3
+Kinds = Mapping[tuple[str, str | None, str], list[DistillConfig]]
+"""For each group of trials (task, student, recipe) the configurations that it may come to."""
 
 
-def check_settings(
-    config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]
-) -> dict[str, list[DistillConfig]]:
-    """Builds every kind of trial there can be, and refuses settings that do not exist or values that are refused.
-
-    Returns:
-        For each group of trials, `TASK/STUDENT/RECIPE`, the configurations that it may come to.
+def check_settings(plan: Plan) -> Kinds:
+    """Builds every kind of trial there can be.
 
     Raises:
-        ConfigError: names every one that is wrong.
+        ConfigError: names all settings that do not exist, values that are refused, and what is searched for nothing.
     """
-    strategy, problems = strategy_of(config, recipes), []
-    found: dict[str, list[DistillConfig]] = {}
-    problems += _unused(config, recipes)
-    for group in _groups(config, recipes):
-        kinds = []
-        for point in _points(config, strategy, group, recipes):
+    groups = plan.search.groups()
+    groups += [  # those that a strategy has beside the study's own
+        Trial(name, task, student, plan.config.search_seed)
+        for name in plan.recipes.keys() - plan.config.recipes.keys()
+        for task in plan.config.tasks
+        for student in plan.config.students or [None]
+    ]
+    problems = _searched_for_nothing(plan)
+    found: dict[tuple[str, str | None, str], list[DistillConfig]] = {}
+    for group in groups:
+        found[group.group] = kinds = []
+        ends = {
+            key: [choice.tidy(choice.low), choice.tidy(choice.high)] if isinstance(choice, Range) else choice
+            for key, choice in plan.search.choices(group).items()
+        }
+        for point in grid_points(ends):
             try:
-                kinds.append(distill_config(config, recipes[group.recipe], group.trial(0, point, "search")))
+                trial = Trial(group.recipe, group.task, group.student, group.seed, point)
+                kinds.append(distill_config(plan.config, plan.recipes[group.recipe], trial))
             except CodirError as error:
                 problems.append(f"recipe {group.recipe}: {error}")
-        name = "/".join(filter(None, [group.task, group.student, group.recipe]))
-        found[name] = kinds
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return found
 
 
-def _groups(config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]) -> list[Group]:
-    groups = strategy_of(config, recipes).groups()
-    beside = [name for name in recipes if name not in config.recipes]  # a strategy's own
-    return groups + [
-        Group(task, student, name)
-        for name in beside
-        for task in config.tasks
-        for student in config.students or [None]
-    ]
-
-
-def _points(
-    config: StudyConfig, strategy: object, group: Group, recipes: Mapping[str, ResolvedRecipe]
-) -> list[dict[str, Any]]:
-    recipe = recipes[group.recipe]
-    grid: dict[str, list[Any]]
-    if config.space:
-        space = {key: values for key, values in config.space_of(group.recipe).items() if applies(key, recipe)}
-        grid = {key: values.ends if isinstance(values, Range) else values for key, values in space.items()}
-    elif isinstance(strategy, Greedy):
-        grid = strategy.grid_of(group)
-    else:
-        grid = {key: values for key, values in config.grid_of(group.recipe).items() if applies(key, recipe)}
-    if any(not values for values in grid.values()):
-        raise ConfigError(f"grid: {next(k for k, v in grid.items() if not v)} has no values.")
-    return grid_points(grid)
-
-
-def _unused(config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]) -> list[str]:
-    """Names what is searched and means nothing to any recipe it is for."""
+def _searched_for_nothing(plan: Plan) -> list[str]:
     problems = []
-    for what, values in (("grid", config.grid), ("space", config.space)):
+    for what, values in (("grid", plan.config.grid), ("space", plan.config.space)):
         for name in values:
-            keys = (
-                [name] if "." in name else list((config.grid_of if what == "grid" else config.space_of)(name))
-            )
-            meant = list(recipes) if "." in name else [name]
-            for key in keys:
-                if "." not in name and key in values:
-                    continue
-                known = [each for each in meant if each in recipes and applies(key, recipes[each])]
-                if not known:
-                    has = {each: list(recipes[each].objectives) for each in meant if each in recipes}
+            meant = list(plan.recipes) if "." in name else [name]
+            for key in [name] if "." in name else plan.config.choices_of(name):
+                own = "." in name or key not in values
+                if own and not any(plan.recipes[each].has(key) for each in meant if each in plan.recipes):
+                    has = {each: list(plan.recipes[each].objectives) for each in meant if each in plan.recipes}
                     problems.append(f"{what}: {key} means nothing to {', '.join(meant)} (objectives: {has}).")
     return problems
 
 
-def check_with_models(
-    config: StudyConfig,
-    kinds: Mapping[str, list[DistillConfig]],
-    known: list[str],
-    console: Console,
-) -> list[str]:
-    """Loads data, teachers and students, and checks the objectives of every recipe with them.
+def check_same(plan: Plan) -> None:
+    """Makes sure that the trials that were begun in the folder are trials of this study, and on the same data.
+
+    Raises:
+        RunError: names every setting that differs, with both values; the data or the teachers have changed since.
+    """
+    named = {trial.key for trial in plan.trials()}
+    lines = []
+    for trial in read_trials(plan.output):
+        if trial.key not in named:
+            lines.append(f"  {trial.key} is there, and no trial of the study now")
+            continue
+        config = distill_config(plan.config, plan.recipes[trial.recipe], trial)
+        lines += _differing(f"recipe {trial.recipe}", config)
+    for task in plan.config.tasks:
+        if task not in plan.config.teachers:
+            lines += _differing(f"teacher of {task}", teacher_config(plan.config, task))
+    if lines:
+        raise RunError(
+            f"{plan.output} holds a study of another configuration:\n"
+            + "\n".join(dict.fromkeys(lines))
+            + "\nRecipes, tasks, students, seeds and trials may be added; anything else makes another study: "
+            "choose another --output."
+        )
+    for task in plan.config.tasks:
+        _require_same_data(plan.output, task)
+
+
+def _differing(what: str, config: DistillConfig | FinetuneConfig) -> list[str]:
+    run = RunFolder(config.output)
+    if not run.config.is_file():
+        return []
+    try:
+        before = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return []  # the run says it when it goes on
+    now = yaml.safe_load(resolved_yaml(config))
+    elsewhere = moved(before, now) if run.fingerprint.is_file() else set()
+    return [f"  {what}, {line.strip()}" for line in differences(before, now, MAY_DIFFER | elsewhere)]
+
+
+def _require_same_data(output: Path, task: str) -> None:
+    """Compares data and teacher with what one trial was begun with; what cannot be read, its trials will name."""
+    path = next(iter(sorted((output / TRIALS / task).glob("**/fingerprint.json"))), None)
+    if path is None:
+        return
+    run = RunFolder(path.parent)
+    parts: dict[str, Part] = {}
+    # ValueError: of another version of codir
+    with contextlib.suppress(CodirError, OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        parts |= {"teacher": model_part(content["teacher"])}
+        parts |= data_parts(load_data(DataConfig(**content["data"])))
+    require_same(run, parts)
+
+
+def check_with_models(plan: Plan, kinds: Kinds, console: Console) -> None:
+    """Loads data, teachers and students of what is still to be run, and checks the objectives of every recipe with them.
 
     A teacher that is still to be fine-tuned is stood in for by the encoder with a head that knows nothing.
-
-    Args:
-        config: of the study.
-        kinds: see `check_settings`.
-        known: names of groups that were checked before.
-        console: for what is being checked.
-
-    Returns:
-        The names of all groups, which need no check again.
 
     Raises:
         CodirError: everything that a trial would have failed of.
     """
-    left = {name: each for name, each in kinds.items() if name not in known}
-    problems, needed = _problems(config, left, console)
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(f"{name}: {error}" for name, error in problems)))
-    require_disk(config.output, needed, "The study (a student for each trial, and checkpoints meanwhile)")
-    return list(kinds)
-
-
-def require_same_data(output: Path, tasks: Iterable[str]) -> None:
-    """Makes sure that the data and the teachers of a study that goes on are those of its trials so far.
-
-    One trial of each task is asked. Data that cannot be read are not compared: the trials say it, if any is left.
-
-    Args:
-        output: the study's folder.
-        tasks: their names.
-
-    Raises:
-        RunError: they have changed since.
-    """
-    for task in tasks:
-        path = next(iter(sorted((output / "trials" / task).glob("**/fingerprint.json"))), None)
-        if path is None:
-            continue
-        run = RunFolder(path.parent)
-        parts: dict[str, Part] = {}
-        # ValueError: of another version of codir
-        with contextlib.suppress(CodirError, OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-            content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-            parts |= {"teacher": model_part(content["teacher"])}
-            parts |= data_parts(load_data(DataConfig(**content["data"])))
-        require_same(run, parts)
-
-
-def _problems(
-    config: StudyConfig, kinds: Mapping[str, list[DistillConfig]], console: Console
-) -> tuple[list[tuple[str, CodirError]], int]:
-    """Returns what is wrong with which group or task, and the bytes that the trials will write."""
-    problems: list[tuple[str, CodirError]] = []
+    finals: dict[tuple[str, str | None, str], list[Trial]] = {}
+    for trial in plan.trials():
+        if trial.phase == "final":
+            finals.setdefault(trial.group, []).append(trial)
+    done = plan.done()
+    left = {
+        group: configs
+        for group, configs in kinds.items()
+        if group not in finals or any(trial.key not in done for trial in finals[group])
+    }
+    problems: list[str] = []
     needed = 0
-    for task in config.tasks:
-        of_task = {name: each for name, each in kinds.items() if name.split("/")[0] == task}
+    for task in plan.config.tasks:
+        of_task = {group: configs for group, configs in left.items() if group[0] == task}
         if not of_task:
             continue
         console.print(f"Checking {task}: data, teacher, student, {len(of_task)} recipes ...", highlight=False)
         try:
             with tempfile.TemporaryDirectory(prefix="codir-study-") as temporary:
-                needed += _check_task(config, task, of_task, Path(temporary), problems)
+                needed += _check_task(plan, task, of_task, Path(temporary), problems)
         except CodirError as error:
-            problems.append((f"task {task}", error))
-    return problems, needed
+            problems.append(f"task {task}: {error}")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    require_disk(plan.output, needed, "The study (a student for each trial, and checkpoints meanwhile)")
 
 
-def _check_task(
-    config: StudyConfig,
-    task: str,
-    kinds: Mapping[str, list[DistillConfig]],
-    temporary: Path,
-    problems: list[tuple[str, CodirError]],
-) -> int:
+def _check_task(plan: Plan, task: str, kinds: Kinds, temporary: Path, problems: list[str]) -> int:
     """Adds what is wrong to `problems`; returns the bytes that the trials will write."""
-    teacher = _teacher(config, task, temporary)
-    quiet = silent()
+    teacher = _teacher(plan, task, temporary)
     prepared: dict[str, Distillation] = {}
     needed = 0
-    for name, configs in kinds.items():
-        for kind in configs:
-            kind = kind.model_copy(update={"teacher": teacher})
-            what = f"{kind.student} {kind.data}"
+    for group, configs in kinds.items():
+        for number, kind in enumerate(configs):
+            kind = kind.model_copy(update={"teacher": str(teacher)})
+            inputs = f"{kind.student} {kind.data}"
             try:
-                parts = prepared.get(what)
-                if parts is None:
-                    parts = prepared[what] = prepare(kind, quiet)
+                if inputs in prepared:
+                    check_for(prepared[inputs], kind)
                 else:
-                    check_for(parts, kind)
+                    prepared[inputs] = prepare(kind, silent())
             except CodirError as error:
-                problems.append((name, error))
+                problems.append(f"{'/'.join(filter(None, group))}: {error}")
                 continue
-            size = 4 * count_parameters(parts.student)[0]
-            trials = len(config.seeds) if kind is configs[0] else 1
-            needed = max(needed, _CHECKPOINTS * size * config.workers) + trials * size
+            size = 4 * count_parameters(prepared[inputs].student)[0]
+            trials = len(plan.config.seeds) if number == 0 else 1
+            needed = max(needed, _CHECKPOINTS * size * (plan.config.workers or 1)) + trials * size
     return needed
 
 
-def _teacher(config: StudyConfig, task: str, temporary: Path) -> str:
-    folder = teacher_folder(config, task)
-    if task in config.teachers or RunFolder(folder).finished:
-        return folder
-    assert config.model is not None
-    of_task = load_data(config.tasks[task]).task
+def _teacher(plan: Plan, task: str, temporary: Path) -> Path:
+    if plan.teacher_state(task) == "finished":
+        return teacher_folder(plan.config, task)
+    assert plan.config.model is not None
+    of_task = load_data(plan.config.tasks[task]).task
     model = load_classifier(
-        config.model,
+        plan.config.model,
         require_head=False,
         id2label=dict(enumerate(of_task.labels)) if of_task.labels is not None else None,
         regression=of_task.kind == "regression",
     )
     model.save_pretrained(temporary)
-    load_tokenizer_for(model, config.model).save_pretrained(temporary)
-    return str(temporary)
-
-
-def describe_trials(trials: list[Trial]) -> str:
-    """Returns `40 trials: 4 recipes, 2 tasks, 5 seeds` for people."""
-    parts = [f"{len(trials)} trials: {len({trial.recipe for trial in trials})} recipes"]
-    parts.append(f"{len({trial.task for trial in trials})} tasks")
-    students = {trial.student for trial in trials} - {None}
-    if students:
-        parts.append(f"{len(students)} students")
-    parts.append(f"{len({trial.seed for trial in trials})} seeds")
-    return ", ".join(parts)
+    load_tokenizer_for(model, plan.config.model).save_pretrained(temporary)
+    return temporary

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from itertools import product
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,10 +14,9 @@ from codir.config.sections import Section
 from codir.config.student_config import StudentConfig
 from codir.config.training_config import TrainingConfig
 from codir.errors import nearest
-from codir.studies.short_forms import dotted, seeds_of, spelt_out
 
 StrategyName = Literal["grid", "random", "tpe", "greedy"]
-LauncherName = Literal["local", "ray"]
+EngineName = Literal["local", "ray"]
 PruningName = Literal["none", "median", "halving"]
 
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
@@ -33,8 +31,6 @@ BUDGET = (
     "group_by_length",
     "precision",
 )
-# What may be searched of it: the paper searches the batch size.
-_SEARCHABLE = ("batch_size",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -75,13 +71,22 @@ class Range(Section):
         return all(float(value).is_integer() for value in (self.low, self.high, step))
 
     @property
-    def ends(self) -> list[Any]:
-        """Its smallest and its largest value."""
-        return [int(end) if self.whole else end for end in (self.low, self.high)]
+    def values(self) -> list[Any] | None:
+        """All values in it; None in a range of real numbers."""
+        step = self.step or (1.0 if self.whole else None)
+        if step is None:
+            return None
+        count = int((self.high - self.low) / step + 1e-9) + 1
+        return [self.tidy(self.low + number * step) for number in range(count)]
+
+    def tidy(self, number: float) -> float | int:
+        """Returns a whole number in a range of whole numbers, else four digits: readable, and the same in YAML."""
+        number = min(max(number, self.low), self.high)
+        return round(number) if self.whole else min(max(float(f"{number:.4g}"), self.low), self.high)
 
 
-Grid = dict[str, list[Any]]
-Space = dict[str, Range | list[Any]]
+Choices = dict[str, list[Any] | Range]
+"""What is searched: values or a range by dotted key."""
 
 
 class StudyConfig(Section):
@@ -141,12 +146,6 @@ class StudyConfig(Section):
     trials: int = Field(
         default=20, ge=1, le=1_000_000, description="settings that `random` and `tpe` try for each recipe"
     )
-    parallel: int = Field(
-        default=4,
-        ge=1,
-        le=10_000,
-        description="settings `tpe` proposes at a time; it has learnt from all before them",
-    )
     search_seed: int = Field(
         default=0,
         ge=0,
@@ -162,25 +161,23 @@ class StudyConfig(Section):
     baseline: str | None = Field(
         default=None, description="recipe that the others are compared with (default: kd, else the first)"
     )
-    workers: int = Field(default=1, ge=1, le=10_000, description="processes that run trials side by side")
-    launcher: LauncherName = Field(
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="trials that run side by side, each in a process of its own (default: 1; with Ray all that the "
+        "cluster has room for); 0: in this process",
+    )
+    engine: EngineName = Field(
         default="local",
-        description="where the workers run: processes of this machine (`local`), or tasks of a `ray` cluster whose "
-        "machines share the output folder",
+        description="where trials run: processes of this machine (`local`), or a `ray` cluster whose machines share "
+        "the output folder",
+    )
+    address: str | None = Field(
+        default=None, description="of the Ray cluster, or `auto` (default: a new one on this machine)"
     )
     resources: dict[str, float] = Field(
-        default_factory=dict, description="of Ray, for each worker: {num_cpus: 4, num_gpus: 1, ...}"
-    )
-    storage: str | None = Field(
-        default=None,
-        description="database by which workers tell each other what they do (default: sqlite in the output folder; "
-        "several machines: postgresql://... or mysql://...)",
-    )
-    heartbeat: int = Field(
-        default=30,
-        ge=1,
-        le=86_400,
-        description="seconds between a worker's signs of life; after six without one its trial goes to another",
+        default_factory=dict, description="of Ray, for each trial: {num_cpus: 4, num_gpus: 1, ...}"
     )
     cache_dir: Path | None = Field(
         default=None,
@@ -188,18 +185,6 @@ class StudyConfig(Section):
     )
     output: Path = Field(description="folder of the study", examples=["studies/mrpc"])
     resume: bool = Field(default=False, description="go on with the study in the output folder")
-
-    # ---- short forms ---------------------------------------------------------------------------------------------
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelt_out(cls, values: Any) -> Any:
-        return spelt_out(values) if isinstance(values, Mapping) else values
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _from_to(cls, value: Any) -> Any:
-        return seeds_of(value)
 
     @field_validator("seeds")
     @classmethod
@@ -215,126 +200,111 @@ class StudyConfig(Section):
     @field_validator("settings", mode="before")
     @classmethod
     def _dotted_settings(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {name: dotted(each) for name, each in value.items()}
-
-    @field_validator("training")
-    @classmethod
-    def _is_training(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if "seed" in value:
-            raise ValueError("seed is set for each trial from seeds: leave out training.seed")
-        return value
-
-    # ---- what does not fit together --------------------------------------------------------------------------------
+        return {name: dotted(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not self.recipes or not self.tasks:
             raise ValueError("a study needs at least one of recipes and one of tasks")
+        if "seed" in self.training:
+            raise ValueError("training: seed is set for each trial from seeds: leave out training.seed")
         for what, names in (("recipes", self.recipes), ("tasks", self.tasks), ("students", self.students)):
             for name in names:
                 if not _NAME.match(name) or len(name) > 60:
                     raise ValueError(
                         f"{what}: {name!r} cannot be the name of a folder: use letters, digits, '.', '-' and '_'"
                     )
-        for what, keys in (("settings", self.settings), ("teachers", self.teachers)):
-            known = self.recipes if what == "settings" else self.tasks
-            for name in keys:
-                if name not in known:
-                    raise ValueError(
-                        f"{what} names {name!r}, which is not in this study{nearest(name, known)}: it has "
-                        f"{', '.join(known)}"
-                    )
-        without = [name for name in self.tasks if name not in self.teachers]
-        if without and self.model is None:
+        if self.student != StudentConfig() and self.students:
+            raise ValueError("student and students exclude each other: put the one into students, with a name")
+        _known("settings names", self.settings, self.recipes)
+        _known("teachers names", self.teachers, self.tasks)
+        if without := [name for name in self.tasks if name not in self.teachers and self.model is None]:
             raise ValueError(
                 f"there is no teacher for {', '.join(without)}: set model (an encoder that is fine-tuned on each "
                 "task), or teachers (fine-tuned models by task)"
             )
-        if self.students and self.student != StudentConfig():
-            raise ValueError(
-                "student and students exclude each other: put the one into students, with a name"
-            )
-        for name in self.tasks:
-            if self.tasks[name].task is None and self.tasks[name].train is None:
+        for name, data in self.tasks.items():
+            if data.task is None and data.train is None:
                 raise ValueError(f"tasks.{name} has no training data: set train")
-        if self.baseline is not None and self.baseline not in self.recipes:
-            raise ValueError(
-                f"baseline is {self.baseline!r}, which is not in this study"
-                f"{nearest(self.baseline, self.recipes)}: it has {', '.join(self.recipes)}"
-            )
+        _known("baseline is", [self.baseline] if self.baseline else [], self.recipes)
         self._search_fits()
         return self
 
     def _search_fits(self) -> None:
-        searching = {"grid": self.grid, "space": self.space}
-        for what, values in searching.items():
+        for what, values in (("grid", self.grid), ("space", self.space)):
             for name, value in values.items():
-                if "." not in name and name not in self.recipes and name not in ("finetune", "kd"):
+                if "." in name:
+                    _check_choices(what, {name: value})
+                    continue
+                if name not in (*self.recipes, "finetune", "kd"):
                     raise ValueError(
                         f"{what} names {name!r}, which is neither a dotted key (training.learning_rate) nor a recipe "
                         f"of this study{nearest(name, self.recipes)}: it has {', '.join(self.recipes)}"
                     )
-                if "." not in name and not isinstance(value, Mapping):
+                if not isinstance(value, Mapping):
                     raise ValueError(f"{what}.{name} must be settings with their values")
-                for key, choice in (dotted(value) if "." not in name else {name: value}).items():
-                    _check_choice(what, key, choice)
-        if self.strategy in ("grid", "greedy") and self.space:
+                _check_choices(what, dotted(value))
+        if self.strategy in ("random", "tpe"):
+            if not self.space:
+                raise ValueError(f"the strategy {self.strategy} needs space: what to search, by dotted keys")
+            if self.grid:
+                raise ValueError(f"the strategy {self.strategy} searches space: put the lists of grid there")
+        elif self.space:
             raise ValueError(
                 f"the strategy {self.strategy} searches a grid, not a space: set grid, or random or tpe"
             )
-        if self.strategy in ("random", "tpe") and not self.space:
-            raise ValueError(f"the strategy {self.strategy} needs space: what to search, by dotted keys")
-        if self.strategy in ("random", "tpe") and self.grid:
-            raise ValueError(
-                f"the strategy {self.strategy} searches space, not grid: lists can stand in space too"
-            )
-        if self.pruning != "none" and self.strategy not in ("random", "tpe"):
+        elif self.pruning != "none":
             raise ValueError(f"pruning is for the strategies random and tpe, not for {self.strategy}")
-
-    # ---- what the parts of the study are -----------------------------------------------------------------------------
 
     @property
     def reference(self) -> str:
         """The recipe that the others are compared with."""
-        if self.baseline is not None:
-            return self.baseline
-        return "kd" if "kd" in self.recipes else next(iter(self.recipes))
+        return self.baseline or ("kd" if "kd" in self.recipes else next(iter(self.recipes)))
 
-    def grid_of(self, recipe: str) -> Grid:
-        """Returns what is searched for a recipe: the keys for all, and its own over them."""
-        return {key: list(value) for key, value in _of_recipe(self.grid, recipe).items()}
-
-    def space_of(self, recipe: str) -> Space:
-        """Likewise for `space`."""
+    def choices_of(self, recipe: str) -> Choices:
+        """Returns what is searched for a recipe, from `grid` or `space`: the keys for all, and its own over them."""
+        values = self.space or self.grid
+        shared = {key: value for key, value in values.items() if "." in key}
         return {
-            key: list(value) if isinstance(value, list | tuple) else Range.model_validate(value)
-            for key, value in _of_recipe(self.space, recipe).items()
+            key: Range.model_validate(value) if isinstance(value, Mapping) else list(value)
+            for key, value in {**shared, **dotted(values.get(recipe, {}))}.items()
         }
 
 
-def _check_choice(what: str, key: str, choice: Any) -> None:
+def _known(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"{what} {name!r}, which is not in this study{nearest(name, known)}: it has {', '.join(known)}"
+            )
+
+
+def _check_choices(what: str, choices: Mapping[str, Any]) -> None:
     """Refuses what is neither a list of values nor, in a space, a range."""
-    if isinstance(choice, list | tuple) and choice:
-        return
-    if what == "grid":
-        raise ValueError(f"grid: {key} is {choice!r}: give a list of values, such as [1e-5, 2e-5]")
-    if not isinstance(choice, Mapping):
-        raise ValueError(f"space: {key} is {choice!r}: give {{low, high, log}} or a list of values")
-    try:
-        Range.model_validate(choice)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f".{part}" for part in problem["loc"])
-        raise ValueError(f"space: {key}{where}: {problem['msg'].removeprefix('Value error, ')}") from None
+    for key, choice in choices.items():
+        if isinstance(choice, list | tuple) and choice:
+            continue
+        if what == "grid":
+            raise ValueError(f"grid: {key} is {choice!r}: give a list of values, such as [1e-5, 2e-5]")
+        if not isinstance(choice, Mapping):
+            raise ValueError(f"space: {key} is {choice!r}: give {{low, high, log}} or a list of values")
+        try:
+            Range.model_validate(choice)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = "".join(f".{part}" for part in problem["loc"])
+            raise ValueError(f"space: {key}{where}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
-def _of_recipe(values: Mapping[str, Any], recipe: str) -> dict[str, Any]:
-    shared = {key: value for key, value in values.items() if "." in key}
-    return {**shared, **dotted(values.get(recipe, {}))}
-
-
-def grid_points(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Returns all combinations, the last key moving fastest; one empty one for an empty grid."""
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+def dotted(value: Any, prefix: str = "") -> Any:
+    """Returns `{"objectives.crd.k": 100}` for nested or dotted keys; ranges, lists and what is no mapping stay."""
+    if not isinstance(value, Mapping):
+        return value
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(inner, Mapping) and inner and not {"low", "high"} & set(inner):
+            flat.update(dotted(inner, name))
+        else:
+            flat[name] = inner
+    return flat

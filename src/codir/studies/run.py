@@ -1,41 +1,34 @@
-"""`codir study`: checks everything, lets workers run the trials, and says what came of them."""
+"""`codir study`: checks everything, lets an engine run the trials, and says what came of them."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from codir.errors import CodirError, InterruptedRunError, RunError
+from codir.errors import CodirError, ConfigError, FolderInUseError, InterruptedRunError, RunError
 from codir.locks import exclusive, is_trace
-from codir.printing import Console, terminal
+from codir.printing import Console, bar, terminal
 from codir.storage import require_name, require_writable
-from codir.studies.check import (
-    check_settings,
-    check_with_models,
-    describe_trials,
-    require_same_data,
-)
+from codir.studies.check import check_same, check_settings, check_with_models
 from codir.studies.config import StudyConfig
-from codir.studies.folder import Plan, StudyFolder, notes_of
+from codir.studies.engines import Engine, engine_of, make_teacher, record_failure, run_trial
 from codir.studies.loading import load_study
-from codir.studies.progress import Board, Progress, read_progress
-from codir.studies.ray_launcher import RayLauncher, require_ray
-from codir.studies.resolved import resolve_recipes
-from codir.studies.results import TrialResult, read_results
-from codir.studies.store import Store, require_optuna, what_of
-from codir.studies.team import Team
-from codir.studies.trial_config import teacher_folder
-from codir.studies.worker import teacher_state
+from codir.studies.recipes import notes_of, teacher_folder
+from codir.studies.results import RECIPES, STUDY, Plan, TrialResult, read_results
+from codir.studies.trial import Trial
 from codir.training.processes import one_process_only
+
+_SECONDS_TO_STOP = 180.0
 
 
 @dataclass
@@ -44,7 +37,7 @@ class StudyResult:
 
     Attributes:
         output: its folder.
-        results: of all finished trials.
+        results: all finished trials.
         failed: errors by key, of trials and (`teacher:TASK`) teachers.
         pruned: keys of the trials that a search has stopped.
         report: the report, where it was written.
@@ -84,164 +77,191 @@ def study(
     """
     if config is None:
         config = load_study(flags={key: (key, value) for key, value in settings.items()})
-    require_optuna()
-    if config.launcher == "ray":
-        require_ray()
     one_process_only("codir study")
     console = terminal(console)
-    folder = StudyFolder(config.output)
-    _check_folder(folder, config.resume)
-    recipes = resolve_recipes(config)
-    kinds = check_settings(config, recipes)
-    if folder.exists:
-        folder.check_same(config, recipes)
-        require_same_data(folder.path, config.tasks)
-    require_writable(folder.path)
-    with exclusive(folder.path):
-        _check_folder(folder, config.resume)
-        for line in notes_of(recipes):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        checked = check_with_models(config, kinds, folder.checked, console)
-        folder.save(config, recipes)
-        folder.add_checked(checked)
-        plan = Plan(folder)
+    _check_folder(config.output, config.resume)
+    plan = Plan(config)
+    kinds = check_settings(plan)
+    if config.space:
+        _require_optuna()
+    if (config.output / STUDY).is_file():
+        check_same(plan)
+    require_writable(config.output)
+    with exclusive(config.output):
+        _check_folder(config.output, config.resume)
+        for line in notes_of(plan.recipes):
+            _say(console, line)
+        check_with_models(plan, kinds, console)
+        plan.save()
         if retry_failed:
             _forget_failures(plan)
-        console.print(
-            describe_trials(plan.trials()) + f"; the workers' output is in {folder.logs}", highlight=False
-        )
-        names = [f"worker-{number}" for number in range(1, config.workers + 1)]
+            plan = Plan(config, plan.recipes)
+        _say(console, describe_trials(plan.search.all_trials()))
         with _stoppable(plan):
-            run_workers(plan, names, console)
-        return finish(folder.path, console, report)
+            _Work(plan, console).run()
+        return _finish(plan, console, report)
 
 
-def join(output: str | Path, workers: int = 1, console: Console | None = None) -> None:
-    """Adds workers to a study that was started elsewhere; returns when it is done.
+def show_status(output: str | Path, console: Console | None = None) -> None:
+    """Prints how far a study is, and what failed."""
+    console, plan = terminal(console), Plan.load(output)
+    _say(console, plan.in_words())
+    for key, error in plan.failures().items():
+        _say(console, f"  failed: {key}: {error}")
+
+
+def describe_trials(trials: list[Trial]) -> str:
+    """Returns `40 trials: 4 recipes, 2 tasks, 5 seeds` for people."""
+    parts = [f"{len(trials)} trials: {len({trial.recipe for trial in trials})} recipes"]
+    parts.append(f"{len({trial.task for trial in trials})} tasks")
+    if students := {trial.student for trial in trials} - {None}:
+        parts.append(f"{len(students)} students")
+    return ", ".join([*parts, f"{len({trial.seed for trial in trials})} seeds"])
+
+
+class _Work:
+    """Runs what is left of a study on its engine, and shows how far it is.
 
     Args:
-        output: the study's folder, on a disk that all machines share.
-        workers: processes to add.
-        console: where to print; the terminal by default.
-
-    Raises:
-        CodirError: there is no study; its database cannot be reached; interrupted.
+        plan: what is to be done.
+        console: where to print.
     """
-    require_optuna()
-    console = terminal(console)
-    plan = Plan(StudyFolder(output))
-    plan.config = plan.config.model_copy(update={"launcher": "local"})
-    require_writable(plan.folder.path)
-    names = [f"{platform.node()}-{os.getpid()}-{number}" for number in range(1, workers + 1)]
-    with _stoppable(plan):
-        run_workers(plan, names, console)
-    console.print(_how_far(plan), highlight=False)
+
+    def __init__(self, plan: Plan, console: Console):
+        self.plan, self.console = plan, console
+        self._running: dict[Future[None], str] = {}
+        self._ends: Counter[str] = Counter()  # of processes that left no outcome, by key
+        self._given_up: set[str] = set()
+
+    def run(self) -> None:
+        """Returns when every trial has ended, or cannot be run because its teacher has failed.
+
+        Raises:
+            KeyboardInterrupt: the user wants to stop; the trainings have saved checkpoints and ended.
+        """
+        if self._next() is None:
+            return
+        engine = engine_of(self.plan.config)
+        total = len(self.plan.search.all_trials())
+        with bar(self.console, clock=True, disable=not self.console.is_terminal) as shown:
+            task = shown.add_task("trials", total=total)
+            try:
+                while True:
+                    while len(self._running) < engine.slots and (job := self._next()) is not None:
+                        key, function, args = job
+                        self._running[engine.submit(function, *args)] = key
+                    ended = len(self.plan.done())
+                    failed = len(self.plan.failures())
+                    words = f"{len(self._running)} running" + f", {failed} failed" * bool(failed)
+                    shown.update(task, completed=ended, description=words)
+                    if not self._running:
+                        return
+                    for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                        self._ended(self._running.pop(future), future, engine.tries)
+            except KeyboardInterrupt:
+                _say(self.console, "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once.")
+                self._stop(engine)
+                raise
+            finally:
+                engine.close()
+
+    def _next(self) -> tuple[str, Callable[..., None], tuple[Any, ...]] | None:
+        """Returns what can be begun now, a teacher or a trial whose teacher is there, with its key."""
+        plan = self.plan
+        done, busy = plan.done(), {*self._running.values(), *self._given_up}
+        for trial in plan.trials(ask=True):
+            if trial.key in done or trial.key in busy:
+                continue
+            state, teacher = plan.teacher_state(trial.task), f"teacher:{trial.task}"
+            if state == "finished":
+                trial.describe(plan.output)
+                return trial.key, run_trial, (plan.config, plan.recipes[trial.recipe], trial)
+            if state != "failed" and teacher not in busy:
+                return teacher, make_teacher, (plan.config, trial.task)
+        return None
+
+    def _ended(self, key: str, future: Future[None], tries: int) -> None:
+        task = key.removeprefix("teacher:")
+        path = teacher_folder(self.plan.config, task) if task != key else self.plan.output / "trials" / key
+        outcome, error = self.plan.done().get(key), future.exception()
+        if outcome is not None:
+            what = outcome.error if outcome.state == "failed" else f"{outcome.score:.4f}"
+            _say(self.console, f"{outcome.state}: {key}: {what}")
+        elif task != key and self.plan.teacher_state(task) in ("finished", "failed"):
+            _say(self.console, f"{self.plan.teacher_state(task)}: {key}")
+        elif isinstance(error, FolderInUseError):  # a worker of a study that was killed saves its checkpoint
+            time.sleep(1)
+        else:
+            self._ends[key] += 1
+            _say(self.console, f"The process of {key} ended ({error or 'it left no result'}).")
+            if self._ends[key] >= tries:
+                record_failure(path, RunError(f"its process ended {tries} times: out of memory? ({error})"))
+                self._given_up.add(key)
+
+    def _stop(self, engine: Engine) -> None:
+        engine.stop()
+        wait(self._running, timeout=_SECONDS_TO_STOP)
 
 
-def run_workers(plan: Plan, names: list[str], console: Console) -> None:
-    """Lets workers on this machine run what is left of a study."""
-    config = plan.config
-    if not read_progress(plan, []).left:
-        return
-    store = Store(plan.folder.path, plan.folder.name, config.storage, config.heartbeat)
-    launch = RayLauncher(plan.folder.path, config.resources) if config.launcher == "ray" else None
-    with Board(plan, console) as board:
-        Team(plan, store, board, names, launch).work()
-
-
-def finish(output: Path, console: Console, report: bool = True) -> StudyResult:
-    """Says what a study gave so far, and writes the report if asked to."""
-    plan = Plan(StudyFolder(output))
-    progress = read_progress(plan, [])
-    failed = {key: outcome.error for key, outcome in progress.done.items() if outcome.state == "failed"}
-    for task in plan.config.tasks:
-        if teacher_state(plan, task) == "failed":
-            failed[f"teacher:{task}"] = _teacher_error(plan, task)
-    pruned = [key for key, outcome in progress.done.items() if outcome.state == "pruned"]
+def _finish(plan: Plan, console: Console, report: bool) -> StudyResult:
+    output = plan.output
+    failed = plan.failures()
+    pruned = [key for key, outcome in plan.done().items() if outcome.state == "pruned"]
     result = StudyResult(output, read_results(output), failed, pruned)
-    console.print(progress.in_words(), highlight=False)
+    _say(console, plan.in_words())
     for key, error in failed.items():
-        console.print(f"failed: {key}: {error}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"failed: {key}: {error}")
     if failed:
-        console.print(
-            f"`codir study --output {shlex.quote(str(output))} --resume --retry-failed` runs what failed again.",
-            highlight=False,
-        )
+        way = f"codir study --output {shlex.quote(str(output))} --resume --retry-failed"
+        _say(console, f"`{way}` runs what failed again.")
     if result.results and report:
-        result.report = _report(output, console)
+        from codir.studies.report import write_report
+
+        try:
+            write_report(output, console)
+            result.report = output / "report.md"
+        except CodirError as error:  # the trials are what they are; --report writes it later
+            _say(console, f"No report: {error}")
     return result
 
 
-def show_status(output: str | Path, console: Console | None = None) -> Progress:
-    """Prints how far a study is and who works on what."""
-    console = terminal(console)
-    plan = Plan(StudyFolder(output))
-    config = plan.config
-    claims = []
-    if config.storage or (plan.folder.path / "study.db").exists():
-        claims = Store(plan.folder.path, plan.folder.name, config.storage, config.heartbeat).claims()
-    progress = read_progress(plan, claims)
-    console.print(progress.in_words(), highlight=False)
-    for claim in claims:
-        console.print(f"  {claim.worker} on {claim.host}: {what_of(claim)}", highlight=False, markup=False)
-    for key, outcome in progress.done.items():
-        if outcome.state == "failed":
-            console.print(f"  failed: {key}: {outcome.error}", highlight=False, markup=False, soft_wrap=True)
-    return progress
-
-
-def _check_folder(folder: StudyFolder, resume: bool) -> None:
-    require_name(folder.path, folder=True)
-    if folder.exists:
+def _check_folder(output: Path, resume: bool) -> None:
+    require_name(output, folder=True)
+    if (output / STUDY).is_file():
         if not resume:
             raise RunError(
-                f"{folder.path} already holds a study. Add --resume to go on with it (recipes, tasks and seeds may be "
+                f"{output} already holds a study. Add --resume to go on with it (recipes, tasks and seeds may be "
                 "added), or choose another --output."
             )
         return
-    if folder.path.exists() and not folder.path.is_dir():
-        raise RunError(f"{folder.path} is a file, not a folder. Choose another --output.")
-    names = {entry.name for entry in folder.path.iterdir()} if folder.path.is_dir() else set()
-    content = {name for name in names if not is_trace(name)}
+    if output.exists() and not output.is_dir():
+        raise RunError(f"{output} is a file, not a folder. Choose another --output.")
+    names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
     # a study that was stopped while it was written has a part of its own files
-    if content - {"study.yaml", "recipes.json", "study.json"}:
+    if content := {name for name in names if not is_trace(name)} - {RECIPES}:
         raise RunError(
-            f"{folder.path} is not empty and not a study (it holds {', '.join(sorted(content)[:3])}). Choose another "
+            f"{output} is not empty and not a study (it holds {', '.join(sorted(content)[:3])}). Choose another "
             "--output."
         )
-    if resume and not content and not folder.path.is_dir():
-        raise RunError(
-            f"Nothing to resume: {folder.path} does not exist. Leave out --resume to start a new study."
-        )
+    if resume and not output.is_dir():
+        raise RunError(f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study.")
 
 
 def _forget_failures(plan: Plan) -> None:
-    for trial in plan.trials():
-        outcome = plan.done.get(trial.key)
-        if outcome is not None and outcome.state == "failed":
-            shutil.rmtree(trial.folder(plan.folder.path))
-    for task in plan.config.tasks:
-        if teacher_state(plan, task) == "failed":
-            shutil.rmtree(teacher_folder(plan.config, task))
-    plan.survey.forget_failures()
+    for key in plan.failures():
+        task = key.removeprefix("teacher:")
+        shutil.rmtree(plan.output / "trials" / key if task == key else teacher_folder(plan.config, task))
 
 
-def _teacher_error(plan: Plan, task: str) -> str:
-    from codir.runs.runfolder import RunFolder
-
-    attempts = RunFolder(teacher_folder(plan.config, task)).status.get("attempts", [{}])
-    return str(attempts[-1].get("error", "unknown"))
-
-
-def _report(output: Path, console: Console) -> Path | None:
-    from codir.studies import report
-
+def _require_optuna() -> None:
     try:
-        report.write_report(output, console)
-    except CodirError as error:  # the trials are what they are; --report writes it later
-        console.print(f"No report: {error}", highlight=False, markup=False, soft_wrap=True)
-        return None
-    return output / "report.md"
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"random and tpe need Optuna ({error}): pip install 'codir[study]'.") from error
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -257,16 +277,10 @@ def _stoppable(plan: Plan) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        way = f"codir study --output {shlex.quote(str(plan.output))} --resume"
         raise InterruptedRunError(
-            f"Stopped: {_how_far(plan)}. "
-            f"`codir study --output {shlex.quote(str(plan.folder.path))} --resume` goes on; nothing that "
-            "is finished is run again."
+            f"Stopped: {plan.in_words()}. `{way}` goes on; nothing that is finished is run again."
         ) from None
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-def _how_far(plan: Plan) -> str:
-    progress = read_progress(plan, [])
-    return f"{progress.count('finished')} of {len(progress.trials)} trials are finished"

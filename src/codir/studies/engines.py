@@ -1,0 +1,320 @@
+"""Where the trainings of a study run: in this process, in processes of this machine, or on a Ray cluster.
+
+An engine takes a training and gives a `Future`. What came of it stands in its run folder, which is also where it goes on
+after its process was killed: an engine only has to say that it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from codir.errors import ConfigError, FolderInUseError, InterruptedRunError
+from codir.locks import exclusive
+from codir.printing import log_to, settle
+from codir.runs.runfolder import RunFolder
+from codir.storage import write_json
+from codir.studies.config import StudyConfig
+from codir.studies.recipes import ResolvedRecipe, distill_config, teacher_config, teacher_folder
+from codir.studies.search import behind
+from codir.studies.trial import PRUNED, Trial, read_outcome, read_trials
+
+_SECONDS_TO_END = 300.0
+
+# ---- the trainings: functions of the study and what is wanted of it, in whatever process -----------------------------
+
+
+def make_teacher(config: StudyConfig, task: str) -> None:
+    """Fine-tunes the teacher of a task, or goes on with it."""
+    from codir.runs.finetune import finetune
+
+    path = teacher_folder(config, task)
+    with _failures_noted(path):
+        finetune(teacher_config(config, task, resume=_begun(path)), console=log_to(sys.stdout))
+
+
+def run_trial(config: StudyConfig, recipe: ResolvedRecipe, trial: Trial) -> None:
+    """Runs a trial, or goes on with it; a failure is noted in its folder."""
+    from codir.runs.distill import distill
+
+    path = trial.folder(config.output)
+    prunes = trial.phase == "search" and config.pruning != "none"
+    callbacks = [Pruning(config, trial)] if prunes else []
+    with _failures_noted(path):
+        try:
+            run = distill_config(config, recipe, trial, resume=_begun(path))
+            distill(run, console=log_to(sys.stdout), timing=False, callbacks=callbacks)
+        except PrunedTrialError:
+            shutil.rmtree(RunFolder(path).checkpoints, ignore_errors=True)
+    gc.collect()
+
+
+@contextlib.contextmanager
+def _failures_noted(path: Path) -> Iterator[None]:
+    """Records an error in the run folder instead of raising it: the study goes on with the next trial."""
+    try:
+        yield
+    except (FolderInUseError, InterruptedRunError):  # no failure: it is gone on with
+        raise
+    except Exception as error:
+        record_failure(path, error)
+
+
+def record_failure(path: Path, error: Exception) -> None:
+    """Makes sure that a run folder says that it has failed, and of what."""
+    if RunFolder(path).state != "failed":
+        with contextlib.suppress(Exception), exclusive(path), RunFolder(path).running():
+            raise error
+
+
+def _begun(path: Path) -> bool:
+    run = RunFolder(path)
+    return bool(run.status) or run.is_run
+
+
+class PrunedTrialError(InterruptedRunError):
+    """The trial was stopped because it is behind the others."""
+
+
+class Pruning(TrainerCallback):
+    """Compares a trial's dev scores so far with those of the other trials of its search after each evaluation.
+
+    Args:
+        config: the study's configuration.
+        trial: the trial that is trained.
+    """
+
+    def __init__(self, config: StudyConfig, trial: Trial):
+        self.config, self.trial = config, trial
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends the trial if it is behind; one at its last evaluation may as well finish."""
+        metric, output = str(args.metric_for_best_model), self.config.output
+        values = [entry[metric] for entry in state.log_history if metric in entry]
+        if not values or state.global_step >= state.max_steps:
+            return
+        same = (each for each in read_trials(output) if (each.group, each.seed) == (self.trial.group, self.trial.seed))
+        others = [read_outcome(each.folder(output)) for each in same if each.key != self.trial.key]
+        if behind(values, [each for each in others if each is not None], self.config.pruning):
+            folder = self.trial.folder(output)
+            write_json(folder / PRUNED, {"score": values[-1], "values": values, "step": state.global_step})
+            raise PrunedTrialError(f"Pruned after step {state.global_step}: behind the other trials.")
+
+
+# ---- engines ---------------------------------------------------------------------------------------------------------
+
+
+class Engine(Protocol):
+    """Runs trainings.
+
+    Attributes:
+        slots: how many it can run side by side.
+        tries: how often one is to be begun whose process dies, before it counts as failed.
+    """
+
+    slots: int
+    tries: int
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        """Begins a training, where a slot is free."""
+        ...
+
+    def stop(self) -> None:
+        """Asks all trainings to save a checkpoint and to end."""
+
+    def close(self) -> None:
+        """Ends whatever is left, at once."""
+
+
+def engine_of(config: StudyConfig) -> Engine:
+    """Returns the engine that a study names.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+    if config.engine == "ray":
+        return RayEngine(config)
+    workers = 1 if config.workers is None else config.workers
+    return Processes(workers, config.output / "logs") if workers else Here()
+
+
+class Here:
+    """Runs each training at once, in this process."""
+
+    slots, tries = 1, 1
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        """See `Engine`."""
+        future: Future[None] = Future()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            try:
+                future.set_result(function(*args))
+            except InterruptedRunError as error:
+                raise KeyboardInterrupt from error
+            except FolderInUseError as error:
+                future.set_exception(error)
+        return future
+
+    def stop(self) -> None:
+        """See `Engine`: nothing runs any more."""
+
+    def close(self) -> None:
+        """See `Engine`."""
+
+
+class Processes:
+    """Processes of this machine, each a pool of its own, so that one that is killed takes nothing else with it.
+
+    They end, with a checkpoint, when this process does, however that ends.
+
+    Args:
+        workers: number of processes.
+        logs: folder for what they print.
+    """
+
+    tries = 3
+
+    def __init__(self, workers: int, logs: Path):
+        logs.mkdir(parents=True, exist_ok=True)
+        self.slots, self.logs = workers, logs
+        self._context = multiprocessing.get_context("spawn")
+        self._pools: dict[int, tuple[ProcessPoolExecutor, Connection]] = {}
+        self._last: dict[int, Future[None]] = {}
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        """See `Engine`."""
+        slot = next(n for n in range(self.slots) if n not in self._last or self._last[n].done())
+        try:
+            future = self._pool(slot).submit(function, *args)
+        except BrokenProcessPool:  # its process was killed
+            self._pools.pop(slot)[0].shutdown(wait=False)
+            future = self._pool(slot).submit(function, *args)
+        self._last[slot] = future
+        return future
+
+    def _pool(self, slot: int) -> ProcessPoolExecutor:
+        if slot not in self._pools:
+            reader, ours = self._context.Pipe(duplex=False)
+            threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // self.slots)
+            log = self.logs / f"worker-{slot + 1}.log"
+            given = (reader, log, threads, _device(slot))
+            pool = ProcessPoolExecutor(1, self._context, initializer=_begin_worker, initargs=given)
+            self._pools[slot] = pool, ours
+        return self._pools[slot][0]
+
+    def stop(self) -> None:
+        """See `Engine`."""
+        for _, ours in self._pools.values():
+            ours.close()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.stop()
+        for pool, _ in self._pools.values():
+            pool.shutdown(wait=all(future.done() for future in self._last.values()), cancel_futures=True)
+
+
+def _begin_worker(parent: Connection, log: Path, threads: int, device: str | None) -> None:
+    """Makes a process a worker: its output goes into a file, and it ends when the other end of `parent` is closed."""
+    with contextlib.suppress(OSError):
+        os.setsid()  # Ctrl-C is for the parent alone, which stops its workers
+    with open(log, "ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    settle(sys.stdout, sys.stderr)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            parent.recv()
+        os.kill(os.getpid(), signal.SIGTERM)  # in a training: a checkpoint, then the end
+        time.sleep(_SECONDS_TO_END)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    from codir.runs.progress import quiet_libraries
+
+    quiet_libraries()
+
+
+def _device(slot: int) -> str | None:
+    """Returns the GPU of a worker, where there are several."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    devices = visible or [str(number) for number in range(torch.cuda.device_count())]
+    return devices[slot % len(devices)] if len(devices) > 1 else None
+
+
+class RayEngine:
+    """Tasks of a Ray cluster whose machines share the study's folder; one whose machine dies runs elsewhere.
+
+    Args:
+        config: the study's configuration: `address`, `resources`, `workers`.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    tries = 1  # Ray begins it again by itself
+
+    def __init__(self, config: StudyConfig):
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(f"engine: ray needs Ray ({error}): pip install 'codir[ray]'.") from error
+        self.ray = ray
+        if not ray.is_initialized():
+            try:
+                ray.init(address=config.address, log_to_driver=False)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ConfigError(
+                    f"There is no Ray cluster at {config.address}: {str(error).splitlines()[0]}"
+                ) from error
+        there: Mapping[str, float] = ray.cluster_resources()
+        needs = {"num_cpus": 1.0, **({"num_gpus": 1.0} if there.get("GPU") else {}), **config.resources}
+        of_ray = {key: needs.pop(key) for key in ("num_cpus", "num_gpus", "memory") if key in needs}
+        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+        wanted = {names.get(key, key): value for key, value in {**of_ray, **needs}.items() if value > 0}
+        self.slots = config.workers or max(1, min(int(there.get(k, 0) / v) for k, v in wanted.items()))
+        self._options = {**of_ray, "resources": needs, "max_retries": 3}
+        self._running: list[Any] = []
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        """See `Engine`."""
+        reference = self.ray.remote(**self._options)(function).remote(*args)
+        self._running.append(reference)
+        return reference.future()
+
+    def stop(self) -> None:
+        """See `Engine`: Ray raises what Ctrl-C does in its tasks, in which a training saves its checkpoint."""
+        for reference in self._running:
+            self.ray.cancel(reference, force=False)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.ray.shutdown()

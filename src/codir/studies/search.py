@@ -1,0 +1,343 @@
+"""Which trials a study runs next: functions of its configuration and of what its trials gave, so far as they began.
+
+`grid` runs all combinations with one seed, then the best with every seed. `random` and `tpe` are Optuna's samplers: the
+study they ask is built anew from the run folders each time, so that nothing but those has to outlive a kill.
+`greedy` is the paper's protocol (Section 4.2): fine-tuning's grid first (learning rate, batch size), then KD's (the paper
+fixes its two settings), then every other recipe's own (weight and K of the contrastive term), each keeping the best
+before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product, zip_longest
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from codir.studies.config import Choices, PruningName, Range, StudyConfig
+from codir.studies.recipes import ResolvedRecipe
+from codir.studies.trial import Outcome, Trial, settings_digest
+
+if TYPE_CHECKING:
+    import optuna
+
+Done = Mapping[str, Outcome]
+Grid = Mapping[str, Sequence[Any]]
+
+STAGES = ("finetune", "kd")
+# From the paper, Section 4.2.
+FINETUNING_GRID: Grid = {"training.learning_rate": [1e-5, 2e-5], "training.batch_size": [16, 32]}
+CRD_GRID: Grid = {"objectives.crd.weight": [0.1, 0.5, 1], "objectives.crd.k": [100, 500, 1000]}
+# Trials at random before TPE learns (Optuna's default), and finished ones before any is pruned.
+_STARTUP, PRUNING_STARTUP = 10, 4
+
+
+class Search:
+    """Says what a study runs next.
+
+    Args:
+        config: the study's configuration.
+        recipes: its recipes, resolved, by name.
+    """
+
+    def __init__(self, config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]):
+        self.config, self.recipes = config, recipes
+
+    def trials(self, done: Done, begun: Sequence[Trial] = (), ask: bool = True) -> list[Trial]:
+        """Returns every trial that can be named by now, in the order they should run.
+
+        When all of them have ended, the study is complete.
+
+        Args:
+            done: how trials ended, by key; what has not ended is not in it.
+            begun: trials that have a folder.
+            ask: let `random` and `tpe` propose one more setting for each recipe, task and student.
+        """
+        if self.config.strategy == "greedy":
+            students = list(self.config.students) or [None]
+            parts = [self._greedy(task, each, done) for task in self.config.tasks for each in students]
+        elif self.config.space:
+            parts = [self._sampled(group, done, begun, ask) for group in self.groups()]
+        else:
+            parts = [self._grid(group, done) for group in self.groups()]
+        named: dict[str, Trial] = {}
+        # the first of every part, then the second ones, ...: a study that is stopped early has some of each
+        for trial in (each for turn in zip_longest(*parts) for each in turn if each is not None):
+            # what a search has trained already is not trained again when it is among the best
+            if trial.key not in named or trial.phase == "final":
+                named[trial.key] = trial
+        return list(named.values())
+
+    def all_trials(self) -> list[Trial]:
+        """Returns as many trials as there will be, searches included (which settings they choose is not known yet)."""
+        if self.config.space:
+            return [
+                trial
+                for group in self.groups()
+                for trial in (*[replace(group, phase="search")] * self._limit(group), *self._finals(group))
+            ]
+        done: dict[str, Outcome] = {}
+        while new := [trial for trial in self.trials(done) if trial.key not in done]:
+            done |= {trial.key: Outcome("finished", 0.0) for trial in new}
+        return self.trials(done)
+
+    def groups(self) -> list[Trial]:
+        """Returns a trial without settings for each recipe, task and student: settings are chosen for each by itself.
+
+        A recipe with a student of its own has one for each task, whatever the students are.
+        """
+        found: dict[tuple[str, str | None, str], Trial] = {}
+        for task in self.config.tasks:
+            for student in self.config.students or [None]:
+                for recipe in self.config.recipes:
+                    own = self.recipes[recipe].student is not None
+                    group = Trial(recipe, task, None if own else student, self.config.search_seed)
+                    found.setdefault(group.group, group)
+        return list(found.values())
+
+    def choices(self, group: Trial) -> Choices:
+        """Returns what is searched for a group: the study's grid or space, or where it gives none, the paper's grid."""
+        recipe = self.recipes[group.recipe]
+        own = {k: v for k, v in self.config.choices_of(group.recipe).items() if recipe.has(k)}
+        if own or self.config.strategy != "greedy":
+            return own
+        paper = FINETUNING_GRID if group.recipe == "finetune" else CRD_GRID if "crd" in recipe.objectives else {}
+        return {key: list(values) for key, values in paper.items()}
+
+    def _tries(self, group: Trial, points: Sequence[Mapping[str, Any]]) -> list[Trial]:
+        return [
+            replace(group, settings=dict(point), phase="search", number=number)
+            for number, point in enumerate(points)
+        ]
+
+    def _finals(self, chosen: Trial | None) -> list[Trial]:
+        """Returns the trials that are compared: the chosen settings with every seed."""
+        if chosen is None:
+            return []
+        return [replace(chosen, seed=seed, phase="final") for seed in self.config.seeds]
+
+    def _grid(self, group: Trial, done: Done) -> list[Trial]:
+        tries = self._tries(group, grid_points(_lists(self.choices(group))))
+        if len(tries) == 1:  # nothing to choose
+            return self._finals(tries[0])
+        return tries + (self._finals(best(tries, done)) if ended(tries, done) else [])
+
+    # ---- the paper's protocol ----------------------------------------------------------------------------------------
+
+    def _greedy(self, task: str, student: str | None, done: Done) -> list[Trial]:
+        trials: list[Trial] = []
+        kept: Mapping[str, Any] = {}
+        chosen: dict[str, Trial] = {}
+        for recipe in STAGES:
+            group = Trial(recipe, task, student, self.config.search_seed)
+            tries, found = self._stage(group, kept, done)
+            trials += tries
+            if found is None:
+                return trials
+            chosen[recipe], kept = found, found.settings
+        of_task = [group for group in self.groups() if group.task == task]
+        waiting = False
+        first = next(iter(self.config.students), None)
+        for group in of_task:
+            # one with a student of its own is searched beside the first of the study's students
+            beside = group.student == student or (group.student is None and student == first)
+            if group.recipe in STAGES or not beside:
+                continue
+            has = self.recipes[group.recipe].has
+            tries, found = self._stage(group, {k: v for k, v in kept.items() if has(k)}, done)
+            trials += tries
+            waiting = waiting or not ended(tries, done)
+            if found is not None:
+                chosen[group.recipe] = found
+        if not waiting:
+            for group in of_task:
+                if group.student in (student, None) and group.recipe in chosen:
+                    trials += self._finals(replace(group, settings=chosen[group.recipe].settings))
+        return trials
+
+    def _stage(
+        self, group: Trial, kept: Mapping[str, Any], done: Done
+    ) -> tuple[list[Trial], Trial | None]:
+        """Returns the trials of one stage, and what was chosen once they have ended and one of them has finished."""
+        points = grid_points(_lists(self.choices(group)))
+        tries = self._tries(group, [{**kept, **point} for point in points])
+        if len(tries) == 1:
+            return [], tries[0]
+        return tries, best(tries, done) if ended(tries, done) else None
+
+    # ---- Optuna's samplers -------------------------------------------------------------------------------------------
+
+    def _limit(self, group: Trial) -> int:
+        """Returns how many settings are tried: a small space has no more than it has."""
+        sizes = [_values(choice) for choice in self.choices(group).values()]
+        if not sizes:
+            return 0
+        known = [len(values) for values in sizes if values is not None]
+        return min(self.config.trials, math.prod(known)) if len(known) == len(sizes) else self.config.trials
+
+    def _sampled(self, group: Trial, done: Done, begun: Sequence[Trial], ask: bool) -> list[Trial]:
+        if not self.choices(group):
+            return self._finals(group)
+        choices = self.choices(group)
+        tries = [each for each in begun if each.group == group.group and each.seed == group.seed]
+        tries = [each for each in tries if _fits(each.settings, choices)]
+        tries = [replace(each, phase="search") for each in sorted(tries, key=lambda each: each.number)]
+        if len(tries) < self._limit(group):
+            return [*tries, self._propose(group, tries, done)] if ask else tries
+        return tries + (self._finals(best(tries, done)) if ended(tries, done) else [])
+
+    def _propose(self, group: Trial, before: Sequence[Trial], done: Done) -> Trial:
+        """Asks the sampler for settings that were not tried yet; those that run count for TPE as bad ones."""
+        choices, known = self.choices(group), {settings_digest(trial.settings) for trial in before}
+        optuna = _optuna()
+        seed = seed_of(self.config.search_seed, *group.group, len(before))
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        if self.config.strategy == "tpe":
+            startup = min(_STARTUP, max(self.config.trials // 2, 1))
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        distributions = {key: _distribution(choice) for key, choice in choices.items()}
+        for trial in before:
+            study.add_trial(_told(trial, choices, distributions, done.get(trial.key)))
+        for _ in range(100):
+            asked = study.ask(distributions).params
+            point = {
+                key: choice.tidy(asked[key]) if isinstance(choice, Range) else choice[asked[key]]
+                for key, choice in choices.items()
+            }
+            if settings_digest(point) not in known:
+                break
+        else:  # the sampler insists on what it knows
+            points = grid_points({key: _values(choice) or [] for key, choice in choices.items()})
+            point = next((each for each in points if settings_digest(each) not in known), point)
+        return replace(group, settings=point, phase="search", number=len(before))
+
+
+def grid_points(grid: Grid) -> list[dict[str, Any]]:
+    """Returns all combinations, the last key moving fastest; one empty one for an empty grid."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def ended(trials: Sequence[Trial], done: Done) -> bool:
+    """Says whether all of them have ended, in whatever way."""
+    return all(trial.key in done for trial in trials)
+
+
+def best(trials: Sequence[Trial], done: Done) -> Trial | None:
+    """Returns the finished trial with the best dev score, the first of equal ones; None if none finished."""
+    chosen, highest = None, -math.inf
+    for trial in trials:
+        outcome = done.get(trial.key)
+        if outcome is None or outcome.state != "finished" or outcome.score is None:
+            continue
+        if outcome.score > highest:  # never true of NaN
+            chosen, highest = trial, outcome.score
+    return chosen
+
+
+def seed_of(*parts: Any) -> int:
+    """Returns 31 bits that depend on nothing but the parts, on every machine."""
+    return xxhash.xxh3_64("/".join(map(str, parts)).encode()).intdigest() & 0x7FFFFFFF
+
+
+def _lists(choices: Choices) -> dict[str, list[Any]]:
+    return {key: choice for key, choice in choices.items() if isinstance(choice, list)}
+
+
+def _values(choice: Range | list[Any]) -> list[Any] | None:
+    """Returns all values that a choice has; None for a range of real numbers."""
+    return choice.values if isinstance(choice, Range) else choice
+
+
+def _fits(settings: Mapping[str, Any], choices: Choices) -> bool:
+    return settings.keys() == choices.keys() and all(
+        choice.low <= settings[key] <= choice.high if isinstance(choice, Range) else settings[key] in choice
+        for key, choice in choices.items()
+    )
+
+
+def _optuna() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _distribution(choice: Range | list[Any]) -> optuna.distributions.BaseDistribution:
+    distributions = _optuna().distributions
+    if isinstance(choice, list):  # by number: Optuna's categories are single words and numbers
+        return distributions.CategoricalDistribution(list(range(len(choice))))
+    if choice.whole:
+        low, high, step = int(choice.low), int(choice.high), int(choice.step or 1)
+        return distributions.IntDistribution(low, high - (high - low) % step, log=choice.log, step=step)
+    return distributions.FloatDistribution(choice.low, choice.high, log=choice.log, step=choice.step)
+
+
+def _told(
+    trial: Trial, choices: Choices, distributions: Mapping[str, Any], outcome: Outcome | None
+) -> optuna.trial.FrozenTrial:
+    optuna = _optuna()
+    states = optuna.trial.TrialState
+    state = states.RUNNING
+    if outcome is not None:
+        state = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[outcome.state]
+        if state == states.COMPLETE and (outcome.score is None or math.isnan(outcome.score)):
+            state = states.FAIL
+    complete = state == states.COMPLETE
+    values = outcome.values if outcome is not None and state != states.FAIL else ()
+    return optuna.trial.create_trial(
+        state=state,
+        value=outcome.score if outcome is not None and complete else None,
+        params={
+            key: trial.settings[key] if isinstance(choice, Range) else choice.index(trial.settings[key])
+            for key, choice in choices.items()
+        },
+        distributions=dict(distributions),
+        intermediate_values=dict(enumerate(values)),
+    )
+
+
+# ---- pruning -------------------------------------------------------------------------------------------------------
+
+
+def behind(values: Sequence[float], others: Sequence[Outcome], how: PruningName) -> bool:
+    """Says whether a trial should be stopped.
+
+    Args:
+        values: its dev score after each evaluation so far.
+        others: trials of the same search that have ended.
+        how: `median`: its best score so far is below the median of what the finished ones had reached at the same
+            evaluation (Optuna's MedianPruner). `halving`: after 1, 2, 4, ... evaluations only the better half goes on
+            (Li et al., 2020: asynchronous successive halving; Optuna's SuccessiveHalvingPruner).
+    """
+    finished = [each for each in others if each.state == "finished" and each.values]
+    if how == "none" or len(finished) < PRUNING_STARTUP:
+        return False
+    optuna = _optuna()
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP)
+    if how == "halving":
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    study = optuna.create_study(
+        direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    for other in others:
+        if other.state != "failed" and other.values:
+            trial = study.ask()
+            _report(trial, other.values)
+            if other.state == "finished":
+                study.tell(trial, max(other.values))
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    return _report(study.ask(), values)
+
+
+def _report(trial: Any, values: Sequence[float]) -> bool:
+    """Tells the pruner of all evaluations in their order, as it keeps count of them; returns its last verdict."""
+    verdict = False
+    for number, value in enumerate(values, start=1):
+        trial.report(value, number)
+        verdict = trial.should_prune()
+    return verdict
