@@ -82,7 +82,7 @@ def test_resume_alone_takes_the_study_in_the_folder(
     [
         (["study"], "Nothing to study"),
         (["study", "--status"], "Add --output"),
-        (["study", "--join", "--output", "/nowhere/s"], "holds no study"),
+        (["study", "--status", "--output", "/nowhere/s"], "holds no study"),
         (["study", "--report", "--output", "/nowhere/s"], "There is no study in"),
         ([*COMMAND, "--teachers", "mrpc"], "expected TASK=FOLDER"),
         ([*COMMAND, "--seeds", "a"], "give seeds such as 1-5"),

@@ -25,15 +25,9 @@ from codir.studies.results import read_results
 def finished(report_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real study of two recipes, two tasks (the second of half the data) and two seeds, worked on in this process."""
     from codir.studies import run
-    from codir.studies.worker import Worker
 
     output = tmp_path_factory.mktemp("report-study") / "study"
     training = {key: value for key, value in TRAINING.items() if key != "seed"}
-    patch = pytest.MonkeyPatch()
-    patch.setattr(
-        run, "run_workers", lambda plan, names, console: Worker(plan.folder, names[0], console).work()
-    )
-    patch.setattr(run, "_report", lambda output, console: None)
     run.study(
         recipes=["finetune", "kd"],
         tasks={"good": report_world.data(), "half": report_world.data(limit_validation=20)},
@@ -42,10 +36,11 @@ def finished(report_world: World, tmp_path_factory: pytest.TempPathFactory) -> P
         seeds=[1, 2],
         training=training,
         cache_dir=str(report_world.cache),
+        workers=0,
         output=str(output),
+        report=False,
         console=quiet(),
     )
-    patch.undo()
     return output
 
 
@@ -172,7 +167,7 @@ def test_a_damaged_trial_is_named_and_the_others_are_shown(copied: Path) -> None
 
 
 def test_trials_alone_are_a_study(copied: Path) -> None:
-    for name in ("study.yaml", "recipes.json", "study.json"):
+    for name in ("study.yaml", "recipes.json"):
         (copied / name).unlink()
     report = gather(copied)
     assert [panel.task for panel in report.panels] == ["good", "half", "average"]

@@ -37,9 +37,9 @@ def study_world(
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def study_settings(study_world: World) -> Callable[..., dict[str, Any]]:
-    """Returns a factory of settings for `codir.study`: two recipes, one task, two seeds, one epoch."""
+    """Returns a factory of settings for `codir.study`: two recipes, one task, two seeds, one epoch, in this process."""
 
     def make(output: Path, **changes: Any) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -50,6 +50,7 @@ def study_settings(study_world: World) -> Callable[..., dict[str, Any]]:
             "seeds": [1, 2],
             "training": dict(TRIAL_TRAINING),
             "cache_dir": str(study_world.cache),
+            "workers": 0,
             "output": str(output),
         }
         return {key: value for key, value in {**settings, **changes}.items() if value is not None}
@@ -58,11 +59,9 @@ def study_settings(study_world: World) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes `codir study` work in this process, as one worker, and counts the trainings."""
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns a list that gets the key of each training of a student."""
     from codir.runs import distill as module
-    from codir.studies import run
-    from codir.studies.worker import Worker
 
     counted: list[str] = []
     train = module.train_into
@@ -71,12 +70,5 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
         counted.append("/".join(folder.path.parts[-3:]))
         return train(folder, *args, **kwargs)
 
-    def work(plan: Any, names: list[str], console: Any) -> None:
-        Worker(plan.folder, names[0], console).work()
-
     monkeypatch.setattr(module, "train_into", counting)
-    monkeypatch.setattr(run, "run_workers", work)
-    monkeypatch.setattr(
-        run, "_report", lambda output, console: None
-    )  # its pictures take longer than the trainings
     return counted

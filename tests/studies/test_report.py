@@ -1,7 +1,6 @@
-"""Findings, tables, pictures and words of made-up trials, finished and unfinished, with names that mean harm."""
+"""Findings, tables and words of made-up trials, finished and unfinished, with names that mean harm."""
 
 import csv
-import io
 import json
 import math
 import re
@@ -11,22 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
+from small_world import quiet
 
 from codir.errors import ConfigError, RunError
-from codir.studies import report, run
+from codir.studies import report
 from codir.studies.findings import Row, find
-from codir.studies.plots import draw_differences, draw_ranks
+from codir.studies.report import cost_table, differences_table, scores_table, spread_table
 from codir.studies.results import TrialResult
-from codir.studies.study_table import Column, StudyTable, escape_latex
-from codir.studies.tables import (
-    cost_table,
-    differences_table,
-    results_table,
-    scores_table,
-    spread_table,
-    trials_table,
-)
+from codir.studies.run import study as run_study
 from codir.studies.words import plain_words
 
 HOSTILE = r"a|b_[red]$x^2$ & 50% \input{x} <b>#~`"
@@ -117,7 +108,6 @@ def test_pairs_are_the_seeds_in_common():
         "kd on mrpc: not finished for seed 4",
         "sid on mrpc: not finished for seed 1",
     }
-    assert found.blocks_left_out == 2
 
 
 def test_holm_is_over_the_recipes_of_one_task():
@@ -150,8 +140,6 @@ def test_a_recipe_with_a_student_of_its_own_kind_is_compared_with_the_first_stud
     ]
     found = find(results)
     assert found.differences[Row("bilstm"), "mrpc"].n == 3
-    assert found.ranks.blocks == 3
-    assert set(found.ranks.names) == {"bilstm", "kd", "pkd"}
 
 
 def test_failed_trials_are_named_with_their_error():
@@ -275,12 +263,6 @@ def test_no_trial_no_words():
     assert scores_table(found).rows[0][0] == "teacher"
 
 
-def test_ranks_are_said_with_their_blocks():
-    words = words_of(find(study(["kd", "a", "b"], effects={"a": 0.3, "b": -0.3})))
-    assert "Ranks over 10 blocks (task, seed)" in words
-    assert "best is a (1.00)" in words
-
-
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
@@ -300,55 +282,6 @@ def test_markdown_parses_back():
     assert HOSTILE in [row[0] for row in markdown_cells(scores_table(found).to_markdown())]
 
 
-def test_csv_parses_back_to_full_numbers():
-    results = study(["kd", HOSTILE])
-    found = find(results)
-    rows = list(csv.DictReader(io.StringIO(results_table(found).to_csv())))
-    row = next(r for r in rows if r["recipe"] == HOSTILE and r["task"] == "cola")
-    d = found.differences[Row(HOSTILE), "cola"]
-    assert float(row["mean"]) == found.cells[Row(HOSTILE), "cola"].spread.mean
-    assert float(row["difference"]) == d.difference
-    assert (float(row["low"]), float(row["high"])) == (d.low, d.high)
-    assert next(r for r in rows if r["recipe"] == "kd")["difference"] == ""
-    assert {r["task"] for r in rows} == {"mrpc", "cola", "average"}
-
-
-def test_every_trial_has_a_line():
-    results = [
-        *study(["kd"]),
-        result("kd", "cola", 9, math.nan, settings={"a": 1}, metrics={"mcc": math.nan}),
-    ]
-    rows = list(csv.DictReader(io.StringIO(trials_table(results).to_csv())))
-    assert len(rows) == len(results)
-    assert json.loads(rows[-1]["settings"]) == {"a": 1}
-    assert rows[-1]["score"] == rows[-1]["mcc"] == ""
-    assert float(rows[0]["accuracy"]) == results[0].score
-
-
-def test_latex_is_escaped_and_ruled():
-    text = scores_table(find(study(["kd", HOSTILE]))).to_latex()
-    for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
-        assert rule in text
-    line = next(line for line in text.splitlines() if "50" in line)
-    assert r"\input" not in line
-    assert r"a\textbar{}b\_{[}red{]}\$x\textasciicircum{}2\$ \& 50\% \textbackslash{}input\{x\}" in line
-    # what is left of special characters belongs to commands: the columns, and nothing else
-    assert len(re.findall(r"(?<!\\)&", line)) == 3
-    assert not re.search(r"(?<!\\)[%#_]", line)
-    assert escape_latex("a\nb") == "a b"
-
-
-def test_latex_numbers_have_minus_signs():
-    table = StudyTable("t", (Column("n", left=True), Column("x")), (("codir-fine-2", "-0.3 to -0.1"),))
-    assert r"codir-fine-2 & $-$0.3 to $-$0.1 \\" in table.to_latex()
-
-
-def test_rich_shows_names_as_they_are():
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(scores_table(find(study(["kd", HOSTILE]))).to_rich())
-    assert "[red]" in console.export_text()
-
-
 def test_one_seed_has_no_spread_in_the_table():
     table = scores_table(find([result("kd", "mrpc", 1, 0.7)]))
     assert table.cells()[1] == ["kd", "70.0"]
@@ -362,118 +295,69 @@ def test_numbers_of_seeds_stand_in_brackets_where_they_differ():
     assert cells[2][1] == "70.0 (1)"
 
 
-# ---- pictures ----------------------------------------------------------------------------------------------------
-
-matplotlib = pytest.importorskip("matplotlib")
-
-
-def ink(png):
-    from matplotlib.image import imread
-
-    pixels = imread(io.BytesIO(png))[..., :3]
-    return float((pixels.min(axis=-1) < 0.9).mean())
-
-
-def test_pictures_of_fifteen_recipes():
-    names = ["kd", HOSTILE, *(f"recipe-{i}" for i in range(13))]
-    found = find(study(names, effects={"recipe-3": 0.05}))
-    for draw in (draw_differences, draw_ranks):
-        formats = draw(found)
-        assert set(formats) == {"png", "svg"}
-        assert ink(formats["png"]) > 0.005
-        assert formats["svg"].rstrip().endswith(b"</svg>")
-
-
-def test_pictures_of_one_pair_and_of_wide_ranks():
-    found = find([result(name, "mrpc", s, 0.7 + s / 100) for name in ("kd", "a", "b") for s in (1, 2)])
-    assert found.ranks.critical_difference > 2
-    assert ink(draw_ranks(found)["png"]) > 0.005
-    one = find([result("kd", "mrpc", 1, 0.7), result("a", "mrpc", 1, 0.8)])
-    assert ink(draw_differences(one)["png"]) > 0.002
-    assert draw_ranks(one) == {}
-
-
-def test_nothing_to_draw():
-    found = find(study(["pkd"]))
-    assert draw_differences(found) == {}
-    assert draw_ranks(found) == {}
-
-
-# ---- the report --------------------------------------------------------------------------------------------------
+# ---- the report ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     def write(results, **options):
         monkeypatch.setattr(report, "read_results", lambda output, damaged=None: list(results))
-        console = Console(width=140, file=io.StringIO())
+        console = quiet()
         findings = report.write_report(tmp_path, console, **options)
         return findings, console.file.getvalue()
 
     return write
 
 
-def test_report_writes_every_file(written, tmp_path):
-    _, shown = written(study(["kd", "pkd", "sid"]))
+def test_report_writes_every_file_with_full_numbers(written, tmp_path):
+    results = [
+        *study(["kd", HOSTILE, "sid"]),
+        result("kd", "cola", 9, math.nan, settings={"a": 1}, metrics={"mcc": math.nan}),
+    ]
+    found, shown = written(results)
     assert {path.name for path in tmp_path.iterdir()} == set(report.FILES)
-    assert all(path.stat().st_size > 200 for path in tmp_path.iterdir())
     text = (tmp_path / "report.md").read_text()
-    assert "30 trials finished." in text
-    assert "forest.png" in text
+    assert "31 trials finished" in text
     assert "beyond noise" in shown
-    assert "pkd" in shown
+    assert "[red]" in shown
+    assert r"\input" not in (tmp_path / "table.tex").read_text()
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    row = next(r for r in rows if r["recipe"] == HOSTILE and r["task"] == "mrpc")
+    d = found.differences[Row(HOSTILE), "mrpc"]
+    assert float(row["mean"]) == found.cells[Row(HOSTILE), "mrpc"].spread.mean
+    assert (float(row["difference"]), float(row["low"]), float(row["high"])) == (d.difference, d.low, d.high)
+    assert next(r for r in rows if r["recipe"].startswith("kd"))["difference"] == ""
+    assert {r["task"] for r in rows} == {"mrpc", "cola", "average"}
+    trials = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert len(trials) == len(results)
+    assert json.loads(trials[-1]["settings"]) == {"a": 1}
+    assert trials[-1]["score"] == trials[-1]["mcc"] == ""
+    assert float(trials[0]["accuracy"]) == results[0].score
 
 
 def test_report_of_an_unfinished_study(written, tmp_path):
-    written(study(["kd", "pkd", "sid"]))
     _, shown = written(study(["kd", "pkd"])[:3])
     assert "not finished for seed 2" in shown
     assert "the study is not complete" in (tmp_path / "report.md").read_text()
-    # the pictures of the earlier report do not stay behind
-    assert not (tmp_path / "ranks.png").exists()
-
-
-def test_report_is_whole_or_not_at_all(written, tmp_path, monkeypatch):
-    written(study(["kd", "pkd", "sid"]))
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def full(handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(report.os, "fsync", full)
-    with pytest.raises(RunError, match="No space left"):
-        written(study(["kd", "pkd"]))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_report_without_a_study(tmp_path):
     with pytest.raises(RunError, match="no study in"):
-        report.write_report(tmp_path, Console(file=io.StringIO()))
+        report.write_report(tmp_path, quiet())
 
 
-def test_report_without_matplotlib(written, tmp_path, monkeypatch):
-    def missing(findings):
-        raise ConfigError("The pictures need matplotlib: pip install 'codir[plots]'")
-
-    monkeypatch.setattr(report, "draw_differences", missing)
-    _, shown = written(study(["kd", "pkd"]))
-    assert "need matplotlib" in shown
-    assert (tmp_path / "report.md").is_file()
-    assert not (tmp_path / "forest.png").exists()
-
-
-def test_report_of_a_study_that_was_run(study_settings, here, tmp_path):
+def test_report_of_a_study_that_was_run(study_settings, tmp_path):
     output = tmp_path / "s"
     grid = {"finetune": {"training.learning_rate": [1e-3, 3e-3]}}
-    run.study(**study_settings(output, grid=grid, search_seed=7), console=Console(file=io.StringIO()))
+    run_study(**study_settings(output, grid=grid, search_seed=7), console=quiet())
     shutil.rmtree(output / "trials" / "good" / "kd" / "seed-2")
-    console = Console(file=io.StringIO(), width=140)
+    console = quiet()
     found = report.write_report(output, console)
     assert found.baseline == "kd"
     assert (found.trials, found.search_trials) == (3, 2)
     assert found.missing == ("kd on good: not finished for seed 2",)
     assert found.differences[Row("finetune"), "good"].n == 1
-    trials = list(csv.DictReader(io.StringIO((output / "trials.csv").read_text())))
+    trials = list(csv.DictReader((output / "trials.csv").open()))
     assert sorted(trial["phase"] for trial in trials) == ["final"] * 3 + ["search"] * 2
     assert "The search took 2 trials" in console.file.getvalue()
     assert report.write_report(output, console, baseline="finetune").baseline == "finetune"

@@ -15,8 +15,8 @@ from rich.console import Console
 from codir.errors import ConfigError, DataError
 from codir.studies import reproduce as workflow
 from codir.studies.paper_tables import load_table, table_names
+from codir.studies.recipes import resolve_recipes
 from codir.studies.reproduction import Wanted, all_trials, plan
-from codir.studies.resolved import resolve_recipes
 from codir.studies.results import TrialResult
 from codir.studies.side_by_side import differences_between_rows, side_by_side
 
@@ -243,7 +243,7 @@ def test_table4_varies_what_it_says(wanted):
     assert {settings[f"codir-{k}"]["objectives.crd.k"] for k in (100, 500, 1000)} == {100, 500, 1000}
     assert study.baseline == "codir-1000"
     searched = plan(wanted("table4", "paper")).studies["mlm-pre"]
-    assert all("objectives.crd.k" not in searched.grid_of(name) for name in searched.recipes)
+    assert all("objectives.crd.k" not in searched.choices_of(name) for name in searched.recipes)
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table4", "table5"])
@@ -385,11 +385,11 @@ TINY = (
 )
 
 
-def test_table5_from_start_to_end_and_again(wanted, here):
-    asked = wanted("table5", tasks=["cola"], seeds="1-2", overrides=TINY)
+def test_table5_from_start_to_end_and_again(wanted, trained):
+    asked = wanted("table5", tasks=["cola"], seeds="1-2", overrides=TINY, workers=0)
     console = Console(file=io.StringIO(), width=200)
     made = workflow.reproduce(asked, console)
-    assert len(here) == 2
+    assert len(trained) == 2
     rows = list(csv.reader(io.StringIO((asked.output / "table5.csv").read_text())))
     assert rows[1][:2] == ["Median", "paper"]
     assert rows[2][1] == "ours"
@@ -399,15 +399,15 @@ def test_table5_from_start_to_end_and_again(wanted, here):
     assert "Changed by \\-\\-set" in text or "Changed by --set" in text
     assert "\\begin{tabular}" in (asked.output / "table5.tex").read_text()
     workflow.reproduce(asked, console)  # goes on, and finds everything finished
-    assert len(here) == 2
+    assert len(trained) == 2
 
 
 @pytest.mark.slow
-def test_table2_from_start_to_end_with_its_pretraining(wanted, text, here):
+def test_table2_from_start_to_end_with_its_pretraining(wanted, text, trained):
     steps = "{steps: 2, batch_size: 8, micro_batch: 8, precision: fp32}"
     stages = ("head", "stage1", "mlm-pre", "kd-pre", "codir-pre")
     overrides = (*TINY, "block=16", *(f"pretraining.{stage}.training={steps}" for stage in stages))
-    asked = wanted("table2", tasks=["mrpc"], seeds="1", corpus=(text,), overrides=overrides)
+    asked = wanted("table2", tasks=["mrpc"], seeds="1", corpus=(text,), overrides=overrides, workers=0)
     made = workflow.reproduce(asked, Console(file=io.StringIO(), width=200))
     ours = [row for row in made.tables[0].cells() if row[1] == "ours"]
     assert len(ours) == 5

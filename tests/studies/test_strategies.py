@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study
-from codir.studies.resolved import resolve_recipes
-from codir.studies.strategies import strategy_of
-from codir.studies.strategies.base import Strategy
-from codir.studies.survey import Outcome
-from codir.studies.trial import Trial
+from codir.studies.recipes import resolve_recipes
+from codir.studies.search import PRUNING_STARTUP, Search, behind
+from codir.studies.trial import Outcome, Trial
 
 Score = Callable[[Trial], float | None]
 BASE: dict[str, Any] = {
@@ -26,30 +24,37 @@ BASE: dict[str, Any] = {
 }
 
 
-def load(**changes: Any) -> tuple[StudyConfig, Strategy]:
+def load(**changes: Any) -> tuple[StudyConfig, Search]:
     config = load_study(flags={key: (key, value) for key, value in {**BASE, **changes}.items()})
-    return config, strategy_of(config, resolve_recipes(config))
+    return config, Search(config, resolve_recipes(config))
 
 
-def play(strategy: Strategy, score: Score, at_once: int = 1) -> tuple[list[Trial], dict[str, Outcome]]:
-    """Ends the first open trials again and again; returns all trials in the order they ended. None fails."""
+def play(search: Search, score: Score, at_once: int = 1) -> tuple[list[Trial], dict[str, Outcome]]:
+    """Begins and ends trials, so many side by side; returns them in the order they were begun. None fails."""
     done: dict[str, Outcome] = {}
-    order: list[Trial] = []
-    while left := [trial for trial in strategy.next_trials(done) if trial.key not in done]:
-        for trial in left[:at_once]:
-            value = score(trial)
-            done[trial.key] = Outcome("failed") if value is None else Outcome("finished", value, (value,))
-            order.append(trial)
-    return order, done
+    begun: list[Trial] = []
+    while True:
+        running = [trial for trial in begun if trial.key not in done]
+        known = {trial.key for trial in begun}
+        new = [trial for trial in search.trials(done, begun) if trial.key not in known]
+        if new and len(running) < at_once:
+            begun.append(new[0])
+        elif running:
+            value = score(running[0])
+            done[running[0].key] = (
+                Outcome("failed") if value is None else Outcome("finished", value, (value,))
+            )
+        else:
+            return begun, done
 
 
-def finals(strategy: Strategy, done: Mapping[str, Outcome]) -> list[Trial]:
-    return [trial for trial in strategy.next_trials(done) if trial.phase == "final"]
+def finals(search: Search, done: Mapping[str, Outcome], begun: Sequence[Trial] = ()) -> list[Trial]:
+    return [trial for trial in search.trials(done, begun, ask=False) if trial.phase == "final"]
 
 
 def test_without_a_grid_every_recipe_runs_with_every_seed_one_seed_after_the_other() -> None:
     _, strategy = load()
-    trials = strategy.next_trials({})
+    trials = strategy.trials({})
     assert [trial.key for trial in trials] == [
         f"{task}/{recipe}/seed-{seed}"
         for seed in (1, 2)
@@ -57,7 +62,7 @@ def test_without_a_grid_every_recipe_runs_with_every_seed_one_seed_after_the_oth
         for recipe in ("finetune", "kd")
     ]
     assert {trial.phase for trial in trials} == {"final"}
-    assert strategy.next_trials({trials[0].key: Outcome("failed")}) == trials
+    assert strategy.trials({trials[0].key: Outcome("failed")}) == trials
 
 
 def test_students_are_a_second_dimension_but_for_a_recipe_with_its_own(tmp_path: Any) -> None:
@@ -65,7 +70,7 @@ def test_students_are_a_second_dimension_but_for_a_recipe_with_its_own(tmp_path:
     own.write_text("recipe: kd\nstudent:\n  model: some/model\n")
     students = {"three": {"layers": 3}, "two": {"layers": 2}}
     _, strategy = load(recipes=["kd", str(own)], students=students, tasks="mrpc", seeds=[1])
-    assert [trial.key for trial in strategy.next_trials({})] == [
+    assert [trial.key for trial in strategy.trials({})] == [
         "mrpc/three/kd/seed-1",
         "mrpc/other/seed-1",
         "mrpc/two/kd/seed-1",
@@ -127,71 +132,105 @@ SPACE = {
 
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
-def test_a_search_of_a_space_is_the_same_for_any_number_of_workers(name: str) -> None:
+def test_a_space_is_searched_by_optuna_and_the_best_is_compared(name: str) -> None:
     def score(trial: Trial) -> float:
         return -abs(rate(trial) - 1e-4) - trial.settings.get("objectives.kd.weight", 0)
 
-    _, first = load(strategy=name, space=SPACE, trials=9, parallel=4)
-    _, second = load(strategy=name, space=SPACE, trials=9, parallel=4)
-    one, done = play(first, score)
-    many, done_too = play(second, score, at_once=5)
-    assert set(one) == set(many)
-    assert done == done_too
-    assert finals(first, done) == finals(second, done)
-    # another worker, which knows nothing but the results
-    _, third = load(strategy=name, space=SPACE, trials=9, parallel=4)
-    assert third.next_trials(done) == first.next_trials(done)
-    searched = [trial for trial in one if trial.group == ("mrpc", None, "kd") and trial.phase == "search"]
-    assert len(searched) == 9
+    _, search = load(strategy=name, space=SPACE, trials=9)
+    begun, done = play(search, score)
+    searched = [trial for trial in begun if trial.group == ("mrpc", None, "kd") and trial.phase == "search"]
+    assert len({trial.key for trial in searched}) == 9
     for trial in searched:
         assert 1e-6 <= rate(trial) <= 1e-3
         assert trial.settings["objectives.kd.temperature"] in (1, 2, 4)
     best = max(searched, key=score)
-    assert {trial.key for trial in finals(first, done) if trial.group == best.group} == {
-        f"{best.key.rpartition('/')[0]}/seed-{seed}" for seed in (1, 2)
-    }
-    assert len(finals(first, done)) == 8
+    chosen = {trial.key for trial in finals(search, done, begun) if trial.group == best.group}
+    assert chosen == {f"{best.key.rpartition('/')[0]}/seed-{seed}" for seed in (1, 2)}
+    assert len(finals(search, done, begun)) == 8
+    assert len(search.all_trials()) == 4 * (9 + 2)
+    # what a process that was killed had begun is known by its folder and gone on with; another proposes the same
+    _, other = load(strategy=name, space=SPACE, trials=9)
+    half = [trial for trial in begun if trial.phase == "search"][:20]
+    known = {trial.key: done[trial.key] for trial in half[:-1]}
+    again = [trial for trial in other.trials(known, half[::-1]) if trial.key not in known]
+    assert half[-1] in again
+    others = {trial.key for trial in again if trial.group != half[-1].group}
+    assert others <= {trial.key for trial in begun}
 
 
-def test_more_trials_begin_with_the_same_ones() -> None:
-    for name in ("random", "tpe"):
-        few, many = (
-            play(
-                load(recipes=["kd"], tasks="mrpc", strategy=name, space=SPACE, trials=n, parallel=2)[1], rate
-            )[0]
-            for n in (4, 8)
-        )
-        first = {trial.key for trial in few if trial.phase == "search"}
-        if name == "random":
-            assert first <= {trial.key for trial in many}
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_several_workers_get_different_settings_and_no_more_than_asked_for(name: str) -> None:
+    _, search = load(recipes=["kd"], tasks="mrpc", strategy=name, space=SPACE, trials=8)
+    begun, done = play(search, rate, at_once=5)
+    searched = [trial for trial in begun if trial.phase == "search"]
+    assert len({trial.key for trial in searched}) == len(searched) == 8
+    assert [trial.number for trial in searched] == list(range(8))
+    # more of them may be asked for later
+    _, more = load(recipes=["kd"], tasks="mrpc", strategy=name, space=SPACE, trials=12)
+    assert {trial.key for trial in more.trials(done, begun, ask=False)} == {trial.key for trial in searched}
 
 
-def test_a_small_space_is_searched_once() -> None:
-    for name in ("random", "tpe"):
-        space = {"training.learning_rate": [1e-5, 2e-5], "training.batch_size": [16]}
-        _, strategy = load(recipes=["kd"], tasks="mrpc", strategy=name, space=space, trials=12)
-        order, done = play(strategy, rate)
-        assert len([trial for trial in order if trial.phase == "search"]) == 2
-        assert {rate(trial) for trial in finals(strategy, done)} == {2e-5}
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_small_space_is_searched_once(name: str) -> None:
+    space = {"training.learning_rate": [1e-5, 2e-5], "training.batch_size": {"low": 16, "high": 18}}
+    _, search = load(recipes=["kd"], tasks="mrpc", strategy=name, space=space, trials=12)
+    begun, done = play(search, rate)
+    assert len([trial for trial in begun if trial.phase == "search"]) == 6
+    assert {rate(trial) for trial in finals(search, done, begun)} == {2e-5}
+
+
+def test_trials_of_another_space_are_none_of_this_one() -> None:
+    _, search = load(recipes=["kd"], tasks="mrpc", strategy="tpe", space=SPACE, trials=4)
+    begun, done = play(search, rate)
+    narrow = {"training.learning_rate": {"low": 1e-9, "high": 1e-8}}
+    _, other = load(recipes=["kd"], tasks="mrpc", strategy="tpe", space=narrow, trials=4)
+    assert other.trials(done, begun, ask=False) == []
 
 
 def test_tpe_learns_and_takes_pruned_and_failed_trials_along() -> None:
     space = {"training.learning_rate": {"low": 1e-6, "high": 1e-1, "log": True}}
-    _, strategy = load(recipes=["kd"], tasks="mrpc", strategy="tpe", space=space, trials=40, seeds=[1])
+    _, search = load(recipes=["kd"], tasks="mrpc", strategy="tpe", space=space, trials=40, seeds=[1])
     done: dict[str, Outcome] = {}
-    rates = []
-    while left := [trial for trial in strategy.next_trials(done) if trial.key not in done]:
+    begun: list[Trial] = []
+    while left := [trial for trial in search.trials(done, begun) if trial.key not in done]:
         value = rate(left[0])
-        if left[0].phase == "search":
-            rates.append(value)
+        begun.append(left[0])
         score = -abs(math.log10(value / 1e-3))
         state = "failed" if 3e-4 < value < 4e-4 else "pruned" if value < 1e-5 else "finished"
         done[left[0].key] = Outcome(
             state, None if state == "failed" else score, () if state == "failed" else (score,)
         )
-    late = rates[20:]
+    late = [rate(trial) for trial in begun if trial.phase == "search"][20:]
     assert sum(1e-4 < value < 1e-2 for value in late) > len(late) / 2
-    assert all(done[trial.key].state == "finished" for trial in finals(strategy, done))
+    assert all(done[trial.key].state == "finished" for trial in finals(search, done, begun))
+
+
+# ---- pruning ---------------------------------------------------------------------------------------------------------
+
+GOOD = [Outcome("finished", 0.8 + n / 100, (0.6 + n / 100, 0.7, 0.8 + n / 100)) for n in range(5)]
+
+
+def test_median() -> None:
+    # the median of the five after the first evaluation is 0.62
+    assert behind([0.61], GOOD, "median")
+    assert not behind([0.63], GOOD, "median")
+    # the best so far counts: one bad evaluation is no reason
+    assert not behind([0.75, 0.1], GOOD, "median")
+    assert behind([0.61, 0.65], GOOD, "median")
+    assert not behind([0.61], GOOD, "none")
+
+
+def test_nobody_is_stopped_before_enough_have_finished() -> None:
+    few = GOOD[: PRUNING_STARTUP - 1]
+    for how in ("median", "halving"):
+        assert not behind([0.0], few, how)
+        assert not behind([0.0], [*few, Outcome("failed"), Outcome("pruned", 0.1, (0.1,))], how)
+
+
+def test_halving_lets_the_better_half_go_on() -> None:
+    assert behind([0.1], GOOD, "halving")
+    assert not behind([0.99], GOOD, "halving")
+    assert not behind([0.99, 0.99], GOOD, "halving")
 
 
 # ---- the paper's protocol --------------------------------------------------------------------------------------------
@@ -232,7 +271,7 @@ def test_greedy_keeps_the_best_of_each_stage() -> None:
         "codir-fine": {**kept, "objectives.crd.weight": 1, "objectives.crd.k": 500},
     }
     assert len(finals(strategy, done)) == 6
-    assert strategy.next_trials(done) == strategy.next_trials(dict(reversed(done.items())))
+    assert strategy.trials(done) == strategy.trials(dict(reversed(done.items())))
 
 
 def test_greedy_with_grids_of_the_study_and_for_one_recipe_alone() -> None:

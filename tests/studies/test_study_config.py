@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from codir.config.student_config import StudentConfig
 from codir.errors import ConfigError
-from codir.studies.config import StudyConfig, grid_points
-from codir.studies.folder import StudyFolder, notes_of
-from codir.studies.loading import load_study, study_yaml
-from codir.studies.resolved import resolve_recipes
-from codir.studies.short_forms import dotted, seeds_of
+from codir.studies.config import StudyConfig, dotted
+from codir.studies.loading import load_study, seeds_of, study_yaml
+from codir.studies.recipes import distill_config, notes_of, resolve_recipes
+from codir.studies.results import Plan
+from codir.studies.search import grid_points
 from codir.studies.trial import Trial, settings_digest
-from codir.studies.trial_config import distill_config
 
 BASE: dict[str, Any] = {"recipes": "finetune,kd", "tasks": "mrpc,cola", "model": "enc", "output": "s"}
 
@@ -174,6 +174,7 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
         ({"grid": {"kdd": {"objectives.kd.weight": [1]}}}, r"neither a dotted key .*did you mean 'kd'"),
         ({"pruning": "median"}, r"pruning is for the strategies random and tpe"),
         ({"strategy": "gird"}, r"did you mean 'grid'"),
+        ({"storage": "postgresql://x"}, r"storage is gone: .*engine: ray"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_way_out(changes: dict[str, Any], message: str) -> None:
@@ -229,13 +230,11 @@ def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
         training={"epochs": 2, "learning_rate": 1e-5},
         output=str(tmp_path / "s"),
     )
-    folder = StudyFolder(tmp_path / "s")
-    folder.save(config, resolve_recipes(config))
-    again, recipes = folder.load()
-    assert again.model_dump(exclude={"data"}) == config.model_dump(exclude={"data"})
-    assert study_yaml(again) == study_yaml(config)
-    assert recipes == resolve_recipes(config)
-    folder.check_same(config, resolve_recipes(config))
+    Plan(config).save()
+    again = Plan.load(tmp_path / "s")
+    assert again.config.model_dump(exclude={"data"}) == config.model_dump(exclude={"data"})
+    assert study_yaml(again.config) == study_yaml(config)
+    assert again.recipes == resolve_recipes(config)
 
 
 def test_keys_are_stable_and_tell_settings_apart() -> None:
@@ -259,3 +258,34 @@ def test_small_helpers() -> None:
         "a.b.c": 1,
         "a.d": {"low": 1, "high": 2},
     }
+
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "whole": {"layers": 3},
+    "frozen": {"layers": 3, "freeze": ["embeddings", 1]},
+    "narrow": {"layers": 3, "width": 192, "intermediate": 600},
+    "other": {"layers": 3, "origin": "encoders/mine"},
+}
+
+
+def test_students_reach_the_trials_with_paths_that_hold_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "encoders" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    base = {"recipes": "kd", "tasks": "mrpc", "model": "enc", "output": "s", "students": STUDENTS}
+    config = load(**base)
+    recipe = resolve_recipes(config)["kd"]
+    made = {
+        name: distill_config(config, recipe, Trial("kd", "mrpc", name, 1, {})).student for name in STUDENTS
+    }
+    assert made["frozen"].freeze == ["embeddings", 1]
+    assert (made["narrow"].width, made["narrow"].intermediate) == (192, 600)
+    assert made["other"].origin == str(tmp_path / "encoders" / "mine")
+    assert made["whole"].freeze is made["whole"].width is made["whole"].origin is None
+    text = study_yaml(config)
+    assert (
+        load(**{k: v for k, v in yaml.safe_load(text).items() if k != "command"}).students == config.students
+    )
+    # a study from before there were these settings is the same study
+    assert set(yaml.safe_load(text)["students"]["whole"]) == {"layers", "embeddings"}

@@ -17,8 +17,7 @@ import pytest
 import yaml
 from study_files import contents
 
-from codir.studies.folder import Plan, StudyFolder
-from codir.studies.store import Store
+from codir.studies.results import Plan
 
 Settings = Callable[..., dict[str, Any]]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -27,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 def command(settings: dict[str, Any], tmp_path: Path, *more: str) -> list[str]:
     file = tmp_path / "study_of_the_test.yaml"
     if not file.exists():
-        file.write_text(yaml.safe_dump({key: value for key, value in settings.items() if key != "output"}))
+        file.write_text(yaml.safe_dump({**settings, "workers": 1, "output": "s"}))
     return [sys.executable, "-m", "codir", "study", str(file), "--output", settings["output"], *more]
 
 
@@ -47,15 +46,15 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
 
 
 def workers_of(output: Path) -> list[int]:
-    """Returns the processes that work in a study's folder."""
+    """Returns the processes that work in a study's folder: those whose output goes into one of its logs."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                log = Path(os.readlink(entry / "fd" / "1"))
             except OSError:
                 continue
-            if b"codir.studies.worker" in words and os.fsencode(output) in words:
+            if log.parent == output / "logs":
                 found.append(int(entry.name))
     return found
 
@@ -76,8 +75,8 @@ def attempts(output: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def assert_done(output: Path, trials: int) -> None:
-    plan = Plan(StudyFolder(output))
-    outcomes = [plan.done[trial.key].state for trial in plan.trials()]
+    plan = Plan.load(output)
+    outcomes = [plan.done()[trial.key].state for trial in plan.trials()]
     assert outcomes == ["finished"] * trials
     for name, of_trial in attempts(output).items():
         assert sum(attempt.get("state") == "finished" for attempt in of_trial) == 1, name
@@ -107,7 +106,7 @@ def test_workers_and_parent_killed_at_random_moments(
     kept: dict[str, tuple[int, bytes]] = {}
     parents_killed = workers_killed = 0
     for _ in range(60):
-        resume = ["--resume"] if (output / "study.json").exists() else []
+        resume = ["--resume"] if (output / "study.yaml").exists() else []
         process = start(command(settings, tmp_path, "--workers", "2", *resume), tmp_path)
         while process.poll() is None:
             time.sleep(generator.uniform(1, 8))
@@ -142,7 +141,7 @@ def test_a_killed_worker_loses_its_own_trial_which_is_resumed(
     study_settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "s"
-    training = {**TRAINING, "epochs": 40}
+    training = {**TRAINING, "epochs": 15}
     settings = study_settings(output, training=training, recipes=["kd"], seeds=[1])
     process = start(command(settings, tmp_path), tmp_path)
     checkpoints = output / "trials" / "good" / "kd" / "seed-1" / "checkpoints"
@@ -151,11 +150,37 @@ def test_a_killed_worker_loses_its_own_trial_which_is_resumed(
     os.kill(worker, signal.SIGKILL)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
-    assert "signal SIGKILL) while it worked on good/kd/seed-1" in said
+    assert "The process of good/kd/seed-1 ended" in said
     (of_trial,) = attempts(output).values()
     assert [attempt.get("state") for attempt in of_trial] == [None, "finished"]
-    log = (output / "logs" / "worker-1.log").read_text()
-    assert log.count("starts good/kd/seed-1") == 2
+
+
+def test_what_kills_its_process_again_and_again_has_failed_and_the_others_go_on(
+    study_settings: Settings, tmp_path: Path
+) -> None:
+    output = tmp_path / "s"
+    settings = study_settings(output, training={**TRAINING, "epochs": 20}, recipes=["kd"], seeds=[1, 2])
+    process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
+    first = output / "trials" / "good" / "kd" / "seed-1" / "run.json"
+    for count in (1, 2, 3):
+        wait_for(
+            lambda count=count: first.exists() and len(json.loads(first.read_text())["attempts"]) == count,
+            "x",
+        )
+        (worker,) = [pid for pid in workers_of(output) if works_on(pid, first.parent)]
+        os.kill(worker, signal.SIGKILL)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 1, said
+    assert "failed: good/kd/seed-1" in said
+    assert "its process ended 3 times" in " ".join(said.split())
+    assert json.loads((first.parent.parent / "seed-2" / "run.json").read_text())["state"] == "finished"
+    assert len(attempts(output)["good/kd/seed-2"]) == 1
+
+
+def works_on(pid: int, folder: Path) -> bool:
+    """Says whether a process holds the lock of a run folder."""
+    opened = (entry for entry in (Path("/proc") / str(pid) / "fd").iterdir())
+    return any(os.readlink(each) == str(folder / ".lock") for each in opened if each.exists())
 
 
 def test_ctrl_c_stops_all_workers_with_checkpoints_and_says_how_to_go_on(
@@ -167,33 +192,18 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_says_how_to_go_on(
     process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
     logs = [output / "trials" / "good" / "kd" / f"seed-{seed}" / "log.jsonl" for seed in (1, 2)]
     wait_for(lambda: all(log.exists() and log.stat().st_size for log in logs), "no training")
-    store = Store(output, StudyFolder(output).name)
-    assert {claim.what for claim in store.claims()} == {"good/kd/seed-1", "good/kd/seed-2"}
+    other = subprocess.run(
+        command(settings, tmp_path, "--resume"), capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert other.returncode == 2
+    assert "Another process is working in" in " ".join(other.stderr.split())
     process.send_signal(signal.SIGINT)
     said = " ".join(process.communicate(timeout=300)[0].split())
     assert process.returncode == 130, said
-    assert "0 of 2 trials are finished" in said
+    assert "0 of 2 trials finished" in said
     assert "--resume` goes on" in said
     assert "Traceback" not in said
     assert not workers_of(output)
-    assert store.claims() == []
     for log in logs:
         assert json.loads((log.parent / "run.json").read_text())["state"] == "interrupted"
         assert len(list((log.parent / "checkpoints").glob("*/manifest.json"))) == 1
-
-
-def test_a_worker_joins_and_ends_with_the_study(study_settings: Settings, tmp_path: Path) -> None:
-    output = tmp_path / "s"
-    settings = study_settings(output, training=TRAINING, seeds=[1, 2, 3, 4])
-    process = start(command(settings, tmp_path), tmp_path)
-    wait_for(lambda: (output / "study.json").exists(), "no study")
-    joined = start([sys.executable, "-m", "codir", "study", "--output", str(output), "--join"], tmp_path)
-    said = process.communicate(timeout=900)[0]
-    of_joined = joined.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert joined.returncode == 0, of_joined
-    assert_done(output, 8)
-    own = (output / "logs" / "worker-1.log").read_text().count(" starts good/")
-    others = sum(path.read_text().count(" starts good/") for path in (output / "logs").glob("*.log")) - own
-    assert own + others == 8
-    assert others > 0

@@ -35,7 +35,8 @@ _SETTINGS = {
     "trials": "trials",
     "baseline": "baseline",
     "workers": "workers",
-    "storage": "storage",
+    "engine": "engine",
+    "address": "address",
     "cache_dir": "cache_dir",
     "output": "output",
     "resume": "resume",
@@ -88,7 +89,8 @@ def study(
     trials: Annotated[int | None, _option("trials", "N")] = None,
     baseline: Annotated[str | None, _option("baseline", "RECIPE")] = None,
     workers: Annotated[int | None, _option("workers", "N")] = None,
-    storage: Annotated[str | None, _option("storage", "URL")] = None,
+    engine: Annotated[str | None, _option("engine", "NAME")] = None,
+    address: Annotated[str | None, _option("address", "ADDRESS")] = None,
     cache_dir: Annotated[Path | None, _option("cache_dir", "FOLDER")] = None,
     overrides: o.Overrides = None,
     resume: Annotated[
@@ -100,9 +102,6 @@ def study(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="run trials that failed again, from their start")
     ] = False,
-    join: Annotated[
-        bool, typer.Option("--join", help="add workers to the study in --output, also from another machine")
-    ] = False,
     status: Annotated[bool, typer.Option("--status", help="say how far the study in --output is")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="write the report of the study in --output, of what is finished")
@@ -113,10 +112,10 @@ def study(
     Example: codir study --recipes finetune,kd,codir-fine --tasks mrpc --model roberta-base --seeds 1-5 --output runs/s
     """
     given = dict(locals())
-    if join or status or report:
+    if status or report:
         if output is None:
             raise ConfigError("Which study? Add --output FOLDER.")
-        _look_at(output, join, status, report, workers)
+        _look_at(output, status, report)
         return
     flags = {
         path: (f"--{name.replace('_', '-')}", given[name])
@@ -143,16 +142,14 @@ def study(
         raise typer.Exit(1)
 
 
-def _look_at(output: Path, join: bool, status: bool, report: bool, workers: int | None) -> None:
+def _look_at(output: Path, status: bool, report: bool) -> None:
     from codir.runs.progress import quiet_libraries
-    from codir.studies import run
     from codir.studies.report import write_report
+    from codir.studies.run import show_status
 
     quiet_libraries()
     if status:
-        run.show_status(output)
-    if join:
-        run.join(output, workers or 1)
+        show_status(output)
     if report:
         write_report(output)
 

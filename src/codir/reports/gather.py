@@ -8,8 +8,9 @@ from pathlib import Path
 from codir.errors import ConfigError
 from codir.reports.contents import Report
 from codir.reports.gather_run import gather_run
-from codir.reports.gather_study import gather_study, is_study
+from codir.reports.gather_study import gather_study
 from codir.reports.wishes import Wishes
+from codir.studies.results import is_study
 
 
 def gather(

@@ -26,16 +26,9 @@ from codir.runs.timing import Timing, model_size
 from codir.storage import read_json
 from codir.studies.config import StudyConfig
 from codir.studies.findings import AVERAGE, Cell, Findings, Row
-from codir.studies.folder import StudyFolder
 from codir.studies.report import read_findings
 from codir.studies.results import TrialResult
-from codir.studies.trial import TRIALS
 from codir.studies.words import plain_words
-
-
-def is_study(folder: Path) -> bool:
-    """Says whether a study was started in a folder, or trials of one are left there."""
-    return StudyFolder(folder).exists or (folder / TRIALS).is_dir()
 
 
 def gather_study(folder: Path, wishes: Wishes) -> Report:

@@ -74,7 +74,9 @@ def _searched_for_nothing(plan: Plan) -> list[str]:
             for key in [name] if "." in name else plan.config.choices_of(name):
                 own = "." in name or key not in values
                 if own and not any(plan.recipes[each].has(key) for each in meant if each in plan.recipes):
-                    has = {each: list(plan.recipes[each].objectives) for each in meant if each in plan.recipes}
+                    has = {
+                        each: list(plan.recipes[each].objectives) for each in meant if each in plan.recipes
+                    }
                     problems.append(f"{what}: {key} means nothing to {', '.join(meant)} (objectives: {has}).")
     return problems
 
@@ -136,7 +138,7 @@ def _require_same_data(output: Path, task: str) -> None:
 
 
 def check_with_models(plan: Plan, kinds: Kinds, console: Console) -> None:
-    """Loads data, teachers and students of what is still to be run, and checks the objectives of every recipe with them.
+    """Loads data, teachers and students of what is still to be run, and checks every recipe's objectives with them.
 
     A teacher that is still to be fine-tuned is stood in for by the encoder with a head that knows nothing.
 

@@ -215,7 +215,9 @@ class StudyConfig(Section):
                         f"{what}: {name!r} cannot be the name of a folder: use letters, digits, '.', '-' and '_'"
                     )
         if self.student != StudentConfig() and self.students:
-            raise ValueError("student and students exclude each other: put the one into students, with a name")
+            raise ValueError(
+                "student and students exclude each other: put the one into students, with a name"
+            )
         _known("settings names", self.settings, self.recipes)
         _known("teachers names", self.teachers, self.tasks)
         if without := [name for name in self.tasks if name not in self.teachers and self.model is None]:

@@ -1,7 +1,7 @@
 """Where the trainings of a study run: in this process, in processes of this machine, or on a Ray cluster.
 
-An engine takes a training and gives a `Future`. What came of it stands in its run folder, which is also where it goes on
-after its process was killed: an engine only has to say that it has ended.
+An engine takes a training and gives a `Future`. What came of it stands in its run folder, which is also where it goes
+on after its process was killed: an engine only has to say that it has ended.
 """
 
 from __future__ import annotations
@@ -110,7 +110,11 @@ class Pruning(TrainerCallback):
         values = [entry[metric] for entry in state.log_history if metric in entry]
         if not values or state.global_step >= state.max_steps:
             return
-        same = (each for each in read_trials(output) if (each.group, each.seed) == (self.trial.group, self.trial.seed))
+        same = (
+            each
+            for each in read_trials(output)
+            if (each.group, each.seed) == (self.trial.group, self.trial.seed)
+        )
         others = [read_outcome(each.folder(output)) for each in same if each.key != self.trial.key]
         if behind(values, [each for each in others if each is not None], self.config.pruning):
             folder = self.trial.folder(output)

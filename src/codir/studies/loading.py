@@ -1,4 +1,4 @@
-"""Reads a study's configuration: a YAML file, settings of the command line, flags, with all that may be written shorter."""
+"""Reads a study's configuration: a YAML file, `--set`, flags, with all that may be written shorter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GONE = {
     "parallel": "is gone: `tpe` proposes a setting whenever a worker is free",
 }
 
-# Settings that may be paths, wherever they stand; made absolute where there is such a file, since a trial is run elsewhere.
+# Settings that may be paths, wherever they stand; made absolute, since a trial may be run elsewhere.
 _PATHS = {"model", "origin", "config", "recipe", "train", "validation", "unlabeled", "data_dir", "teachers"}
 
 
@@ -65,9 +65,7 @@ def load_study(
         TrainingConfig.model_validate(loaded.training)
     except ValidationError as error:
         where = ("training",)
-        raise ConfigError(
-            explain(error, TrainingConfig, loaded.training, settings.places, where)
-        ) from None
+        raise ConfigError(explain(error, TrainingConfig, loaded.training, settings.places, where)) from None
     places_written = {key: getattr(loaded, key) for key in ("output", "cache_dir")}
     return loaded.model_copy(
         update={key: path and Path(path).expanduser().absolute() for key, path in places_written.items()}
@@ -80,7 +78,11 @@ def _absolute(value: Any, key: str = "") -> Any:
         return {name: _absolute(each, inner[name]) for name, each in value.items()}
     if isinstance(value, list):
         return [_absolute(each, key) for each in value]
-    if not isinstance(value, str | Path) or key not in _PATHS or (key == "recipe" and not is_recipe_file(str(value))):
+    if (
+        not isinstance(value, str | Path)
+        or key not in _PATHS
+        or (key == "recipe" and not is_recipe_file(str(value)))
+    ):
         return value
     path = Path(value).expanduser()
     return str(path.absolute()) if path.exists() else value

@@ -41,7 +41,7 @@ class ResolvedRecipe:
         options: how it keeps the teacher's outputs (`cache`, ...).
         student: the recipe's own student, if that is of another kind than the study's.
         notes: what it wanted otherwise than the study.
-        changes: settings of the student and of the unlabelled texts that the study makes for this recipe, by dotted key.
+        changes: the study's settings for this recipe of the student and of the unlabelled texts, by dotted key.
         start: how its student starts (`START`), where the study's student leaves that open.
     """
 

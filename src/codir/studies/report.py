@@ -1,50 +1,34 @@
-"""The report of a study: words, tables and pictures of what is finished, written whole or not at all."""
+"""The report of a study: words and tables of what is finished. `codir report FOLDER` makes the page with pictures."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from codir.errors import ConfigError, RunError
-from codir.locks import temporary_folder
+from codir.errors import RunError
 from codir.markdown import inline
 from codir.outputs import held
 from codir.printing import Console, terminal
-from codir.studies.findings import Findings, find
-from codir.studies.folder import Plan, StudyFolder
-from codir.studies.plots import draw_differences, draw_ranks
-from codir.studies.results import TrialResult, read_results
-from codir.studies.strategies import strategy_of
-from codir.studies.study_table import StudyTable
-from codir.studies.tables import (
-    cost_table,
-    differences_table,
-    results_table,
-    scores_table,
-    spread_table,
-    trials_table,
-)
-from codir.studies.trial import read_trials
+from codir.storage import write_text
+from codir.studies.config import StudyConfig
+from codir.studies.findings import AVERAGE, Cell, Findings, Row, find
+from codir.studies.results import STUDY, Plan, TrialResult, read_results
+from codir.studies.statistics import PairedDifference, Spread
 from codir.studies.words import plain_words
+from codir.table import DASH, Column, Table, Value
 
-if TYPE_CHECKING:
-    from codir.studies.config import StudyConfig
-
-FILES = (
-    *("report.md", "results.csv", "trials.csv", "table.tex"),
-    *("forest.png", "forest.svg", "ranks.png", "ranks.svg"),
-)
-_MOST_MISSING = 12  # lines of what is missing, before the rest is counted
+FILES = ("report.md", "results.csv", "trials.csv", "table.tex")
+_MOST_MISSING = 12  # lines of what is missing in the terminal, before the rest is counted
 
 
 def write_report(output: str | Path, console: Console | None = None, baseline: str | None = None) -> Findings:
-    """Reads a study's finished trials, prints its table and writes its report into its folder.
+    """Reads a study's finished trials, prints its tables and writes its report into its folder.
 
-    The files are `FILES`; they replace those of an earlier report together. A study may be unfinished: the report says
-    what is missing.
+    The files are `FILES`. A study may be unfinished: the report says what is missing.
 
     Args:
         output: the study's folder.
@@ -62,9 +46,17 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     console = terminal(console)
     with held(output / "report.md"):
         findings, results, config = read_findings(output, baseline)
-        files, notes = _contents(findings, results, config)
-        _write_together(output, files)
-    _show(findings, notes, output, console)
+        tables = _tables(findings)
+        latex = "\n".join(table.to_latex() for table in tables)
+        contents = (
+            _markdown(findings, tables, config),
+            _frame(_result_records(findings)),
+            _frame(_trial_records(results)),
+            f"% needs \\usepackage[T1]{{fontenc}} and \\usepackage{{booktabs}}\n{latex}",
+        )
+        for name, text in zip(FILES, contents, strict=True):
+            write_text(output / name, text)
+    _show(findings, tables, output, console)
     return findings
 
 
@@ -86,113 +78,230 @@ def read_findings(
         RunError: there is no study in the folder, or a finished trial is damaged.
     """
     results = read_results(output, damaged)
-    folder = StudyFolder(output)
-    plan = Plan(folder) if folder.exists else None
-    if plan is None and not results:
-        raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
-    config = plan.config if plan is not None else None
-    wanted = baseline
-    if wanted is None and config is not None:
-        finished = {result.recipe for result in results if result.phase == "final"}
-        wanted = config.reference if config.reference in finished else None
+    if not (output / STUDY).is_file():
+        if not results:
+            raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
+        return find(results, baseline), results, None
+    plan = Plan.load(output)
+    config = plan.config
+    done = plan.done(None if damaged is None else [])
+    finished = {result.recipe for result in results if result.phase == "final"}
     findings = find(
         results,
-        baseline=wanted,
-        recipes=list(config.recipes) if config is not None else (),
-        tasks=list(config.tasks) if config is not None else (),
-        planned=_planned(plan) if plan is not None else None,
-        failed=_failed(plan, damaged is not None) if plan is not None else {},
+        baseline or (config.reference if config.reference in finished else None),
+        recipes=list(config.recipes),
+        tasks=list(config.tasks),
+        planned=[(g.recipe, g.task, g.student, seed) for g in plan.search.groups() for seed in config.seeds],
+        failed={key: outcome.error for key, outcome in done.items() if outcome.state == "failed"},
     )
     return findings, results, config
 
 
-def _planned(plan: Plan) -> list[tuple[str, str, str | None, int]]:
-    groups = strategy_of(plan.config, plan.recipes).groups()
-    return [(group.recipe, group.task, group.student, seed) for group in groups for seed in plan.config.seeds]
+# ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _failed(plan: Plan, pass_damaged: bool) -> dict[str, str]:
-    errors = {}
-    for trial in read_trials(plan.folder.path):
-        try:
-            outcome = plan.done.get(trial.key)
-        except RunError:
-            if not pass_damaged:
-                raise
-            continue
-        if outcome is not None and outcome.state == "failed":
-            errors[trial.key] = outcome.error
-    return errors
+def points(value: float | None) -> str:
+    """Shows a score as the field's papers do, times 100 with one digit."""
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _contents(
-    findings: Findings, results: Sequence[TrialResult], config: StudyConfig | None
-) -> tuple[dict[str, bytes], list[str]]:
-    """Renders every file, and the lines that are said where a picture is not among them."""
-    notes = []
-    pictures: dict[str, bytes] = {}
-    try:
-        drawn = {"forest": draw_differences(findings), "ranks": draw_ranks(findings)}
-        pictures = {
-            f"{name}.{form}": data for name, formats in drawn.items() for form, data in formats.items()
-        }
-    except ConfigError as error:
-        notes.append(str(error))
-    tables = _tables(findings)
-    texts = {
-        "report.md": _markdown(findings, tables, pictures, config),
-        "results.csv": results_table(findings).to_csv(),
-        "trials.csv": trials_table(results).to_csv(),
-        "table.tex": "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n"
-        + "\n".join(table.to_latex() for table in tables),
-    }
-    return {**{name: text.encode() for name, text in texts.items()}, **pictures}, notes
+def spread_text(spread: Spread | None) -> str | None:
+    """Returns `77.1 ±0.8`, mean and standard deviation; without the latter for one score."""
+    if spread is None:
+        return None
+    return points(spread.mean) + ("" if spread.std is None else f" ±{points(spread.std)}")
 
 
-def _tables(findings: Findings) -> list[StudyTable]:
+def signed(value: float) -> str:
+    """Shows a difference in points, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def _tables(findings: Findings) -> list[Table]:
     if not findings.trials:
         return []
-    tables = [scores_table(findings)]
+    found = [scores_table(findings)]
     if findings.differences:
-        tables.append(differences_table(findings))
-    return [*tables, spread_table(findings), cost_table(findings)]
+        found.append(differences_table(findings))
+    return [*found, spread_table(findings), cost_table(findings)]
 
 
-def _markdown(
-    findings: Findings,
-    tables: Sequence[StudyTable],
-    pictures: dict[str, bytes],
-    config: StudyConfig | None,
-) -> str:
-    lines = ["# Report of the study", "", f"{_finished(findings)}", ""]
+def scores_table(findings: Findings) -> Table:
+    """Rows by tasks: mean and standard deviation over the seeds, the teacher first."""
+    counts = {cell.spread.n for cell in findings.cells.values() if cell.spread is not None}
+    same = counts.pop() if len(counts) == 1 else None
+    metric = {task: cell.metric.replace("_", " ") for (_, task), cell in findings.cells.items()}
+    headings = [AVERAGE if panel is None else f"{panel} ({metric[panel]})" for panel in findings.panels]
+
+    def shown(spread: Spread | None) -> str | None:
+        text = spread_text(spread)
+        return text if spread is None or same is not None else f"{text} ({spread.n})"
+
+    means = {**findings.teachers, None: sum(findings.teachers.values()) / max(1, len(findings.tasks))}
+    rows: list[tuple[Value, ...]] = [("teacher", *(points(means[panel]) for panel in findings.panels))]
+    if findings.constants:
+        known = [findings.constants.get(panel) if panel else None for panel in findings.panels]
+        rows.append(("one answer for all", *(None if each is None else points(each) for each in known)))
+    rule = len(rows)
+    rows += [
+        (str(row), *(shown(_spread(findings, row, p)) for p in findings.panels)) for row in findings.rows
+    ]
+    number = f"{same} seed{'s' if same != 1 else ''}" if same else "the seeds (their number in brackets)"
+    note = f"Points (score x 100) on the dev split: mean ± sample standard deviation over {number}."
+    if same == 1:
+        note = "Points (score x 100) on the dev split, one seed: there is no spread to be seen."
+    return Table("Scores", [Column("recipe", left=True), *map(Column, headings)], rows, note, rule_after=rule)
+
+
+def _spread(findings: Findings, row: Row, panel: str | None) -> Spread | None:
+    if panel is None:
+        return findings.averages.get(row)
+    cell = findings.cells.get((row, panel))
+    return cell.spread if cell is not None else None
+
+
+def spread_table(findings: Findings) -> Table:
+    """One line for each row on each task: the whole sample in a few numbers, and the share of the teacher kept."""
+    columns = [Column("task", left=True), Column("recipe", left=True), Column("seeds")]
+    columns += [Column(name, points) for name in ("mean", "median", "max", "min", "std")]
+    columns.append(Column("kept", lambda value: f"{100 * value:.1f}%"))
+    rows = [
+        (panel or AVERAGE, str(row), s.n, s.mean, s.median, s.high, s.low, s.std, cell.kept if cell else None)
+        for panel, row, cell in _places(findings)
+        if (s := _spread(findings, row, panel)) is not None
+    ]
+    note = "Points; std is the sample standard deviation; kept is the mean of score / teacher's score."
+    return Table("Spread over the seeds", columns, rows, note)
+
+
+def differences_table(findings: Findings) -> Table:
+    """The paired differences from the baseline with interval and tests."""
+    columns = (
+        *(Column("task", left=True), Column("recipe", left=True), Column("pairs")),
+        *(Column("difference", signed), Column("95 % interval"), Column("p (t)", _probability)),
+        *(
+            Column("p (t, Holm)", _probability),
+            Column("p (sign flip)", _probability),
+            Column("shown", left=True),
+        ),
+    )
+    rows = []
+    for panel, row, _ in _places(findings):
+        if (d := findings.differences.get((row, panel))) is None:
+            continue
+        shown = "no" if not d.shown else "above" if d.difference > 0 else "below"
+        numbers = (d.n, d.difference, interval_text(d) or d.without, d.p_value, d.adjusted, d.p_flip)
+        rows.append((panel or AVERAGE, str(row), *numbers, shown))
+    note = (
+        "Points, paired by seed. Interval and p (t): paired t test over the seeds; Holm's correction is over the "
+        "recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval without "
+        "zero and Holm's p below 0.05; 'no' does not mean equal."
+    )
+    return Table(f"Difference from {findings.baseline}", columns, rows, note)
+
+
+def interval_text(difference: PairedDifference) -> str | None:
+    """Returns `-0.3 to +1.2`; None where there is no interval."""
+    if difference.low is None or difference.high is None:
+        return None
+    return f"{signed(difference.low)} to {signed(difference.high)}"
+
+
+def _probability(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def cost_table(findings: Findings) -> Table:
+    """What a trial took, beside what it gave."""
+    columns = (
+        *(Column("task", left=True), Column("recipe", left=True), Column("score", points), Column("steps")),
+        *(Column("epochs", "{:.4g}".format), Column("best after", "{:.3g}".format)),
+        *(Column("s/trial", "{:.1f}".format), Column("s in all", "{:.1f}".format)),
+        Column("params", lambda value: f"{value / 1e6:.2f}M"),
+    )
+    rows = []
+    for task, row, cell in _places(findings):
+        if cell is not None:
+            mean = None if cell.spread is None else cell.spread.mean
+            steps = " or ".join(f"{count:,}" for count in cell.steps)
+            numbers = (cell.epochs, cell.best_epoch, cell.seconds, cell.seconds_total, cell.parameters)
+            rows.append((task, str(row), mean, steps, *numbers))
+    note = (
+        "Training time of the student on the wall clock; workers that share a machine slow each other down."
+    )
+    return Table("Cost", columns, rows, note)
+
+
+def _places(findings: Findings) -> list[tuple[str | None, Row, Cell | None]]:
+    """Returns task (None: the average), row and cell, in the order they are shown."""
+    return [
+        (panel, row, None if panel is None else findings.cells[row, panel])
+        for panel in findings.panels
+        for row in findings.rows
+        if (row in findings.averages if panel is None else (row, panel) in findings.cells)
+    ]
+
+
+def _result_records(findings: Findings) -> list[dict[str, Any]]:
+    """Everything in one long table, a line for each row on each task and the average."""
+    of_difference = ("n", "difference", "low", "high", "p_value", "adjusted", "p_flip")
+    records = []
+    for panel, row, cell in _places(findings):
+        spread, d = _spread(findings, row, panel), findings.differences.get((row, panel))
+        record: dict[str, Any] = {"task": panel or AVERAGE, "recipe": row.recipe, "student": row.student}
+        record["metric"] = cell.metric if cell else None
+        record |= (
+            dict.fromkeys(("n", "mean", "median", "high", "low", "std")) if spread is None else asdict(spread)
+        )
+        record["max"], record["min"] = record.pop("high"), record.pop("low")
+        record |= {
+            "teacher": findings.teachers[panel] if panel else None,
+            "kept": cell.kept if cell else None,
+        }
+        record |= {"baseline": None if d is None else findings.baseline}
+        record |= {"pairs" if k == "n" else k: None if d is None else getattr(d, k) for k in of_difference}
+        for name in ("seconds", "seconds_total", "epochs", "best_epoch", "parameters"):
+            record[name] = getattr(cell, name) if cell else None
+        records.append({**record, "steps": " ".join(map(str, cell.steps)) if cell else None})
+    return records
+
+
+def _trial_records(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """One line for each finished trial, every metric in a column of its own."""
+    return [
+        {**asdict(result), "settings": json.dumps(dict(result.settings), default=str), **result.metrics}
+        for result in results
+    ]
+
+
+def _frame(records: Sequence[dict[str, Any]]) -> str:
+    """Returns CSV of values as they are, not rounded; what is not known is empty."""
+    import pandas
+
+    frame = pandas.DataFrame(records, dtype=object)
+    return frame.drop(columns="metrics", errors="ignore").to_csv(index=False, lineterminator="\n")
+
+
+# ---- the files and the terminal --------------------------------------------------------------------------------------
+
+
+def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig | None) -> str:
+    lines = ["# Report of the study", "", _finished(findings), ""]
     if findings.missing:
         lines += ["Missing:", "", *(f"- {inline(line)}" for line in findings.missing), ""]
     lines += ["## In words", "", *(f"- {inline(line)}" for line in plain_words(findings)), ""]
     if tables:
-        lines += ["## Tables", ""]
-        lines += ["\n".join(table.to_markdown() for table in tables)]
-    if "forest.png" in pictures:
-        lines += [
-            "## Differences",
-            "",
-            "![Differences from the baseline with their intervals](forest.png)",
-            "",
-        ]
-    if "ranks.png" in pictures:
-        lines += ["## Ranks", "", "![Average ranks with the critical difference](ranks.png)", ""]
+        lines += ["## Tables", "", "\n".join(table.to_markdown() for table in tables)]
     if findings.search_trials:
         lines += [_search(findings), ""]
     if config is not None:
-        tasks = ", ".join(config.tasks)
-        recipes = ", ".join(config.recipes)
         seeds = ", ".join(map(str, config.seeds))
-        lines += [f"Recipes {recipes}; tasks {tasks}; seeds {seeds}.", ""]
+        lines += [f"Recipes {', '.join(config.recipes)}; tasks {', '.join(config.tasks)}; seeds {seeds}.", ""]
     return "\n".join(lines)
 
 
 def _finished(findings: Findings) -> str:
-    count = findings.trials
-    line = f"{count} trial{'s' if count != 1 else ''} finished"
+    line = f"{findings.trials} trial{'s' if findings.trials != 1 else ''} finished"
     return f"{line}; the study is not complete." if findings.missing else f"{line}."
 
 
@@ -203,42 +312,16 @@ def _search(findings: Findings) -> str:
     )
 
 
-def _show(findings: Findings, notes: Sequence[str], output: Path, console: Console) -> None:
-    def say(text: str, **style: object) -> None:
-        console.print(text, markup=False, highlight=False, style="dim" if style.get("dim") else None)
-
-    say(_finished(findings))
-    if findings.trials:
-        console.print(scores_table(findings).to_rich())
-        if findings.differences:
-            console.print(differences_table(findings).to_rich())
-        console.print(cost_table(findings).to_rich())
-    for line in plain_words(findings):
-        say(line)
-    for line in findings.missing[:_MOST_MISSING]:
-        say(f"Missing: {line}", dim=True)
+def _show(findings: Findings, tables: Sequence[Table], output: Path, console: Console) -> None:
+    lines = [*plain_words(findings), *(f"Missing: {line}" for line in findings.missing[:_MOST_MISSING])]
     if len(findings.missing) > _MOST_MISSING:
-        say(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md", dim=True)
-    if findings.search_trials:
-        say(_search(findings))
-    for note in notes:
-        say(note)
-    say(f"The report is in {output / 'report.md'}, with the tables and pictures beside it.")
-
-
-def _write_together(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes all files beside their places first, then moves them; those of `FILES` not given are removed."""
-    try:
-        with temporary_folder(folder) as staging:
-            for name, data in files.items():
-                with open(staging / name, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name in files:
-                os.replace(staging / name, folder / name)
-            for name in set(FILES) - set(files):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(folder / name)
-    except OSError as error:
-        raise RunError(f"Cannot write the report into {folder}: {error.strerror or error}.") from error
+        lines.append(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md")
+    lines += [_search(findings)] * bool(findings.search_trials)
+    lines.append(
+        f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
+    )
+    console.print(_finished(findings), markup=False, highlight=False)
+    for table in tables:
+        console.print(table.to_rich())
+    for line in lines:
+        console.print(line, markup=False, highlight=False)

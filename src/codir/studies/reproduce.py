@@ -13,13 +13,12 @@ from codir.markdown import inline
 from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.storage import require_writable, write_text
-from codir.studies.folder import Plan, StudyFolder
 from codir.studies.paper_tables import TableRow
 from codir.studies.reproduction import Reproduction, Wanted, plan
 from codir.studies.reproduction_checks import require_enough_examples
-from codir.studies.results import TrialResult, read_result
+from codir.studies.results import STUDY, TrialResult, read_results
 from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
-from codir.studies.study_table import StudyTable
+from codir.table import Table as StudyTable
 from codir.training.processes import one_process_only
 
 
@@ -133,19 +132,12 @@ def _run_studies(made: Reproduction, console: Console) -> dict[str, list[TrialRe
     results = {}
     for name, config in made.studies.items():
         _say(console, f"Study of {name}")
-        folder = StudyFolder(config.output)
-        outcome = study(config.model_copy(update={"resume": folder.exists}), console=console)
+        resume = (config.output / STUDY).is_file()
+        outcome = study(config.model_copy(update={"resume": resume}), console=console)
         for key, error in outcome.failed.items():
             made.left_out.append(f"{key}: failed: {error}")
-        results[name] = _final_results(folder)
+        results[name] = [result for result in read_results(config.output) if result.phase == "final"]
     return results
-
-
-def _final_results(folder: StudyFolder) -> list[TrialResult]:
-    """Returns the results of the trials that are compared, without those of a search."""
-    trials = [trial for trial in Plan(folder).trials() if trial.phase == "final"]
-    found = (read_result(trial, folder.path) for trial in trials)
-    return [result for result in found if result is not None]
 
 
 def _archives(

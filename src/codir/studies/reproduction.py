@@ -13,13 +13,12 @@ from codir.data.corpus import MANIFEST
 from codir.data.glue import task_folder
 from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.models.masked_lm import load_masked_lm
-from codir.studies.check import describe_trials
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study
 from codir.studies.paper_tables import MLM_PRE, PaperTable, Scale, ScaleName, TableRow, load_table
-from codir.studies.resolved import resolve_recipes
-from codir.studies.strategies import strategy_of
-from codir.studies.survey import Outcome
+from codir.studies.recipes import resolve_recipes
+from codir.studies.run import describe_trials
+from codir.studies.search import Search
 from codir.studies.trial import Trial
 
 HEAD = "head"  # the stage that makes a pre-training teacher of an encoder without a masked-LM head
@@ -128,14 +127,7 @@ class Reproduction:
 
 def all_trials(study: StudyConfig) -> list[Trial]:
     """Returns as many trials as a study will have, searches included (which settings they choose is not known yet)."""
-    strategy = strategy_of(study, resolve_recipes(study))
-    done: dict[str, Outcome] = {}
-    while True:
-        trials = strategy.next_trials(done)
-        new = {trial.key: Outcome("finished", 0.0) for trial in trials if trial.key not in done}
-        if not new:
-            return trials
-        done |= new
+    return Search(study, resolve_recipes(study)).all_trials()
 
 
 def plan(wanted: Wanted) -> Reproduction:

@@ -6,9 +6,8 @@ from codir.errors import ConfigError
 from codir.losses.contrastive import rows_drawn
 from codir.losses.registry import settings_for
 from codir.runs.data import load_data
+from codir.studies.recipes import FINETUNE, distill_config, resolve_recipes
 from codir.studies.reproduction import Reproduction, all_trials
-from codir.studies.resolved import FINETUNE, resolve_recipes
-from codir.studies.trial_config import distill_config
 
 
 def require_enough_examples(made: Reproduction) -> None:

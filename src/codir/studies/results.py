@@ -1,8 +1,8 @@
 """What a study's folder says: its configuration, how its trials ended, what the finished ones gave.
 
-`study.yaml` is the resolved study, `recipes.json` what its recipes came to (so that a recipe file that is changed or gone
-later changes no results); `trials/`, `teachers/`, `cache/` and `logs/` are what they say. The run folders below `trials/`
-are the truth: nothing else says what is done.
+`study.yaml` is the resolved study, `recipes.json` what its recipes came to (so that a recipe file that is changed or
+gone later changes no results); `trials/`, `teachers/`, `cache/` and `logs/` are what they say. The run folders below
+`trials/` are the truth: nothing else says what is done.
 """
 
 from __future__ import annotations

@@ -159,7 +159,10 @@ class _Work:
                     for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                         self._ended(self._running.pop(future), future, engine.tries)
             except KeyboardInterrupt:
-                _say(self.console, "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once.")
+                _say(
+                    self.console,
+                    "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once.",
+                )
                 self._stop(engine)
                 raise
             finally:
@@ -244,7 +247,9 @@ def _check_folder(output: Path, resume: bool) -> None:
             "--output."
         )
     if resume and not output.is_dir():
-        raise RunError(f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study.")
+        raise RunError(
+            f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study."
+        )
 
 
 def _forget_failures(plan: Plan) -> None:

@@ -2,9 +2,9 @@
 
 `grid` runs all combinations with one seed, then the best with every seed. `random` and `tpe` are Optuna's samplers: the
 study they ask is built anew from the run folders each time, so that nothing but those has to outlive a kill.
-`greedy` is the paper's protocol (Section 4.2): fine-tuning's grid first (learning rate, batch size), then KD's (the paper
-fixes its two settings), then every other recipe's own (weight and K of the contrastive term), each keeping the best
-before it.
+`greedy` is the paper's protocol (Section 4.2): fine-tuning's grid first (learning rate, batch size), then KD's (the
+paper fixes its two settings), then every other recipe's own (weight and K of the contrastive term), each keeping the
+best before it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Search:
         own = {k: v for k, v in self.config.choices_of(group.recipe).items() if recipe.has(k)}
         if own or self.config.strategy != "greedy":
             return own
-        paper = FINETUNING_GRID if group.recipe == "finetune" else CRD_GRID if "crd" in recipe.objectives else {}
+        paper = (
+            FINETUNING_GRID if group.recipe == "finetune" else CRD_GRID if "crd" in recipe.objectives else {}
+        )
         return {key: list(values) for key, values in paper.items()}
 
     def _tries(self, group: Trial, points: Sequence[Mapping[str, Any]]) -> list[Trial]:
@@ -158,9 +160,7 @@ class Search:
                     trials += self._finals(replace(group, settings=chosen[group.recipe].settings))
         return trials
 
-    def _stage(
-        self, group: Trial, kept: Mapping[str, Any], done: Done
-    ) -> tuple[list[Trial], Trial | None]:
+    def _stage(self, group: Trial, kept: Mapping[str, Any], done: Done) -> tuple[list[Trial], Trial | None]:
         """Returns the trials of one stage, and what was chosen once they have ended and one of them has finished."""
         points = grid_points(_lists(self.choices(group)))
         tries = self._tries(group, [{**kept, **point} for point in points])
@@ -202,6 +202,7 @@ class Search:
         distributions = {key: _distribution(choice) for key, choice in choices.items()}
         for trial in before:
             study.add_trial(_told(trial, choices, distributions, done.get(trial.key)))
+        point: dict[str, Any] = {}
         for _ in range(100):
             asked = study.ask(distributions).params
             point = {

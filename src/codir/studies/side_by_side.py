@@ -11,11 +11,12 @@ from codir.runs.holm import holm
 from codir.storage import read_json
 from codir.studies.findings import AVERAGE
 from codir.studies.paper_tables import Statistic, TableColumn, TableRow
+from codir.studies.recipes import teacher_folder
 from codir.studies.reproduction import Reproduction
 from codir.studies.results import TrialResult
 from codir.studies.statistics import PairedDifference, Spread, paired_difference
-from codir.studies.study_table import Column, StudyTable, Value
-from codir.studies.trial_config import teacher_folder
+from codir.table import Column, Value
+from codir.table import Table as StudyTable
 
 PAPER, OURS = "paper", "ours"
 

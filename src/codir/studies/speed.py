@@ -23,7 +23,8 @@ from codir.runs.data import load_data
 from codir.runs.timing import Text, Timing, measure, texts_of
 from codir.studies.reproduction import Reproduction
 from codir.studies.side_by_side import OURS, PAPER
-from codir.studies.study_table import Column, StudyTable, Value
+from codir.table import Column, Value
+from codir.table import Table as StudyTable
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -7,7 +7,7 @@ from codir.studies.statistics import PairedDifference
 
 
 def plain_words(findings: Findings) -> list[str]:
-    """Returns sentences: task by task who differs from the baseline beyond noise, the reservations, the ranks.
+    """Returns sentences: task by task who differs from the baseline beyond noise, the reservations.
 
     A difference counts as shown only if its 95 % interval excludes zero and its p stays below 0.05 after Holm's
     correction; anything else is "no difference shown", which is not the same as no difference.
@@ -25,7 +25,6 @@ def plain_words(findings: Findings) -> list[str]:
         lines += _on(findings, panel)
     if findings.baseline is not None and findings.differences:
         lines += _reservations(findings)
-    lines += _ranks(findings)
     lines += _constants(findings)
     lines += [f"Unequal budget: {line}." for line in findings.budget]
     lines.append(
@@ -95,36 +94,6 @@ def _reservations(findings: Findings) -> list[str]:
             "whatever the scores; there the t test rests on differences that are about normal."
         )
     return lines
-
-
-def _ranks(findings: Findings) -> list[str]:
-    ranks = findings.ranks
-    if ranks is None:
-        return [f"No ranks: {findings.why_no_ranks}."]
-    left_out = (
-        f" ({findings.blocks_left_out} more left out, in which a recipe has no score)"
-        if findings.blocks_left_out
-        else ""
-    )
-    over = f"over {ranks.blocks} blocks (task, seed){left_out}"
-    if ranks.p_value is None:
-        return [
-            f"Ranks {over}: {len(ranks.names)} recipes, no Friedman test (it takes three that do not all tie)."
-        ]
-    if not ranks.shown:
-        return [
-            f"Ranks {over}: the recipes' average ranks do not differ beyond noise (Friedman, {_p(ranks.p_value)})."
-        ]
-    gaps = ranks.ranks[-1] - ranks.ranks[0] >= ranks.critical_difference
-    pairs = (
-        f"pairs of recipes at least {ranks.critical_difference:.2f} ranks apart differ (Nemenyi)"
-        if gaps
-        else f"yet no two are {ranks.critical_difference:.2f} ranks apart, so that no pair is shown to differ (Nemenyi)"
-    )
-    return [
-        f"Ranks {over}: the recipes' average ranks differ (Friedman, {_p(ranks.p_value)}); {pairs}; best is "
-        f"{ranks.names[0]} ({ranks.ranks[0]:.2f}). Seeds of a task share its data: this speaks of these tasks only."
-    ]
 
 
 def _constants(findings: Findings) -> list[str]:
