@@ -5,9 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,49 +13,13 @@ from torch import distributed
 from codir.errors import ConfigError
 from codir.training import processes
 
-ASK = "from codir.training import processes as p; print('asked', p.accelerate_asked_for(), 'launched', p.launched())"
-BESIDE = Path(sys.executable).parent
-
-
-@pytest.mark.parametrize(
-    ("command", "asked"),
-    [
-        ([str(BESIDE / "accelerate"), "launch", "--cpu", "--num_processes", "2"], 2),
-        ([str(BESIDE / "accelerate-launch"), "--cpu", "--num_processes=3"], 3),
-        ([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num-processes", "2"], 2),
-        ([str(BESIDE / "accelerate"), "launch", "--cpu", "--num_processes", "1"], 1),
-    ],
-)
-def test_accelerate_that_starts_one_process_is_noticed(tmp_path, command, asked):
-    """The real commands. If one of them begins to start several processes, `launched` says so and the rest is moot."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("the parent's command line is read from /proc")
-    if not (BESIDE / "accelerate").exists():
-        pytest.skip("the commands of accelerate are not installed")
-    (tmp_path / "job.py").write_text(ASK)
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    environment["HF_HOME"] = str(tmp_path)  # no configuration of accelerate's
-    done = subprocess.run(
-        [*command, str(tmp_path / "job.py")], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.stdout.splitlines() == [f"asked {asked} launched 1"], done.stderr
-
-
-def test_without_accelerate_nothing_is_noticed(monkeypatch):
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    assert processes.accelerate_asked_for() in (0, 1)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # set, but the parent is no launcher
-    assert processes.accelerate_asked_for() == 0
-
 
 def test_advice(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert processes.launch_advice(0, 0) is None
-    assert processes.launch_advice(1, 1) is None
-    assert "torchrun --nproc_per_node 2" in str(processes.launch_advice(2, 0))
-    assert "4 GPUs are here and one is used" in str(processes.launch_advice(0, 4))
+    assert processes.launch_advice(0) is processes.launch_advice(1) is None
+    assert "4 GPUs are here and one is used" in str(processes.launch_advice(4))
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert processes.launch_advice(0, 4) is None
+    assert processes.launch_advice(4) is None
 
 
 def test_one_process_only(monkeypatch):

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from codir.errors import ConfigError
 from codir.teacher.source import CacheSettings
-from codir.training.processes import accelerate_asked_for, launch_advice
+from codir.training.processes import launch_advice
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,7 @@ class DistillationArguments(TrainingArguments):
             raise ConfigError("eval_do_concat_batches must be True: the metrics are those of the whole data.")
         self.label_names = ["labels"]
         super().__post_init__()
-        advice = launch_advice(accelerate_asked_for(), self.n_gpu)
-        if advice:
+        if advice := launch_advice(self.n_gpu):
             logger.warning(advice)
         # Several GPUs in one process would become nn.DataParallel, whose replicas cannot share a bank.
         self._n_gpu = min(self.n_gpu, 1)

@@ -103,44 +103,11 @@ def one_process_only(what: str) -> None:
         )
 
 
-def launch_advice(asked: int, gpus: int) -> str | None:
-    """Says what is wrong with how this process was started where `gpus` are seen, or returns None.
-
-    `asked` are the processes that `accelerate launch` was asked for (see `accelerate_asked_for`).
-    """
-    if processes() > 1 or launched() > 1:
+def launch_advice(gpus: int) -> str | None:
+    """Returns what to say where one process was started and `gpus` are seen, which would be used by several."""
+    if gpus <= 1 or processes() > 1 or launched() > 1:
         return None
-    if asked > 1:
-        return (
-            f"accelerate launch was asked for {asked} processes and started one, as it does on a CPU: start with "
-            f"`torchrun --nproc_per_node {asked} -m codir ...` instead."
-        )
-    if gpus > 1:
-        return (
-            f"{gpus} GPUs are here and one is used: `torchrun --nproc_per_node {gpus} -m codir ...` uses them all, "
-            "CUDA_VISIBLE_DEVICES=0 says that one is meant."
-        )
-    return None
-
-
-def accelerate_asked_for() -> int:
-    """How many processes the `accelerate launch` that started this process was asked for; 0 if none did.
-
-    With `--cpu` it starts one process whatever `--num_processes` says, and leaves no trace of the number in the
-    environment: it stands in the command line of the parent process only (which Linux shows in /proc).
-    """
-    if not any(name.startswith("ACCELERATE_") for name in os.environ):
-        return 0
-    try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
-    except OSError:
-        return 0
-    # `accelerate launch`, `accelerate-launch` or `python -m accelerate.commands.launch`, with or without a path
-    if not any(Path(word).name.startswith("accelerate") for word in words[:4]):
-        return 0
-    for place, word in enumerate(words):
-        name, _, value = word.partition("=")
-        if name.replace("_", "-") == "--num-processes":
-            value = value or (words[place + 1] if place + 1 < len(words) else "")
-            return int(value) if value.isdigit() else 0
-    return 0
+    return (
+        f"{gpus} GPUs are here and one is used: `torchrun --nproc_per_node {gpus} -m codir ...` uses them all, "
+        "CUDA_VISIBLE_DEVICES=0 says that one is meant."
+    )
