@@ -123,6 +123,24 @@ def test_special_tokens_and_padding_are_never_predicted(tokenizer):
     assert chosen[1 : LENGTH + 1].all()
 
 
+def test_an_added_token_is_predicted_but_never_drawn(tokenizer):
+    added = tokenizer.convert_tokens_to_ids("added1")
+    masking = TokenMasking(tokenizer, probability=1.0)
+    assert masking.mask(np.array([added]), 0, 0)[1].tolist() == [added]
+    assert added not in masking.ordinary
+    assert masking.ordinary.tolist() == list(range(5, 1000))
+
+
+@pytest.mark.parametrize("ordinary", [0, 1, 2, 6])
+@pytest.mark.parametrize("probability", [0.01, 0.15, 1.0])
+def test_short_blocks(tokenizer, ordinary, probability):
+    for number in range(20):
+        ids = block(number, ordinary)
+        _, labels = TokenMasking(tokenizer, probability=probability).mask(ids, number, 0)
+        count = (labels != -100).sum()
+        assert count == 0 if ordinary == 0 else 1 <= count <= ordinary
+
+
 def test_a_function_of_seed_epoch_and_block_alone(tokenizer):
     ids = block()
     one, other = TokenMasking(tokenizer, seed=3), TokenMasking(tokenizer, seed=3)
@@ -254,7 +272,7 @@ def test_epochs_and_evaluation(collator):
     assert torch.equal(collator(ROWS)["labels"], first)
     evaluation = collator.evaluation()
     fixed = evaluation(ROWS)["labels"]
-    collator.epoch = 1
+    collator.set_epoch(1)
     second = collator(ROWS)["labels"]
     assert not torch.equal(first, second)
     assert torch.equal(evaluation(ROWS)["labels"], fixed)
@@ -262,6 +280,26 @@ def test_epochs_and_evaluation(collator):
     assert not torch.equal(fixed, second)
     collator.set_epoch(0)
     assert torch.equal(collator(ROWS)["labels"], first)
+
+
+def test_workers_make_the_same_batches_in_every_epoch(collator):
+    alone = DataLoader(ROWS, batch_size=5, collate_fn=collator)  # type: ignore[arg-type]
+    workers = DataLoader(
+        ROWS,  # type: ignore[arg-type]
+        batch_size=5,
+        collate_fn=collator,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+    )
+    seen = []
+    for epoch in range(3):
+        collator.set_epoch(epoch)
+        for one, other in zip(alone, workers, strict=True):
+            assert torch.equal(one["labels"], other["labels"])
+            assert torch.equal(one["inputs"]["input_ids"], other["inputs"]["input_ids"])
+            seen.append(one["labels"].numpy().tobytes())
+    assert len(set(seen)) == len(seen)
 
 
 def test_too_long_a_block(tiny_tokenizer, masking):

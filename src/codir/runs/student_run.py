@@ -103,14 +103,14 @@ def train_into(
 
     Args:
         run: the folder; the caller holds it.
-        student: initialised student, changed by the training.
-        objectives: settings by name.
+        student: the initialised student, changed by the training.
+        objectives: settings of the losses by name.
         training: learning rate and so on.
         data: encoded splits.
         console: for the table of what will happen and the progress line.
         label: what the progress line calls it.
         teacher: the frozen teacher; None for a student that learns from the labels alone.
-        teacher_tokenizer: where it differs from the student's.
+        teacher_tokenizer: the teacher's, where it differs from the student's.
         cache: settings of the teacher's cache.
         callbacks: of transformers, beside codir's own.
 

@@ -30,16 +30,12 @@ def match_by_name(
     The data know the names of their classes where the column `labels` (or `label`) is a ClassLabel, as in `load_task`'s
     splits and in most data sets on the Hub. Labels that are mere numbers are taken for the student's class ids.
 
-    Args:
-        student: the model to train.
-        teacher: of the training; one that was given an order (`logit_order`) has it for the data's classes.
-        train: the encoded training examples; a column `label` is renamed to `labels`, and rows without `example_id` are
-            numbered.
-        evaluation: the same for evaluation, one or several by name. Where they have no names, they are numbered as the
-            training examples are.
+    A teacher that was given an order (`logit_order`) has it for the data's classes. A column `label` is renamed to
+    `labels`, and rows without `example_id` are numbered.
 
     Returns:
-        Teacher, training examples and evaluation examples; what is in order already is given back as it is.
+        Teacher, training examples and evaluation examples (one data set, or several by name); what is in order already
+        is given back as it is.
 
     Raises:
         CodirError: data and a model, or teacher and student, have different classes; the labels are texts.

@@ -22,15 +22,9 @@ TEACHER_PREFIX = "teacher_"
 class DistillationCollator:
     """Pads examples for the student and adds what the step needs of the teacher.
 
-    Args:
-        tokenizer: the student's, which knows how to pad.
-        teacher_tokenizer: the teacher's, if the examples carry `teacher_` columns of their own.
-        teacher: the teacher's cached outputs; without it a batch carries the teacher's inputs instead, if
-            `live_teacher`.
-        live_teacher: the teacher is run in the step, so its inputs must be in the batch.
-
-    A batch is a dict: `inputs` (the student's keyword arguments), `labels` [B], `example_id` [B], and either
-    `teacher` (a dict, see `teacher_of`) or `teacher_inputs`.
+    A batch is a dict: `inputs` (the student's keyword arguments), `labels` [B], `example_id` [B], and either `teacher`
+    (its cached outputs, see `teacher_of`) or, with a `live_teacher` that is run in the step, `teacher_inputs`: those of
+    `teacher_tokenizer` where the examples have `teacher_` columns of their own.
     """
 
     def __init__(
@@ -96,7 +90,7 @@ class MaskedBlockCollator:
     are already running, because the number lies in shared memory.
 
     Args:
-        tokenizer: knows how to pad and whether the model takes `token_type_ids`.
+        tokenizer: the model's.
         masking: chooses the tokens.
         max_length: longest block the model can read; None does not check.
         pad_to_multiple_of: rounds the length up, for tensor cores (8).
@@ -124,18 +118,9 @@ class MaskedBlockCollator:
         self.first_epoch = first_epoch
         self._epoch = _shared_number(first_epoch)
 
-    @property
-    def epoch(self) -> int:
-        """Returns the epoch whose masks the next batches get."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose masks the next batches get, also in running workers."""
-        self.epoch = self.first_epoch + epoch
+        self._epoch.fill_(self.first_epoch + epoch)
 
     def evaluation(self) -> MaskedBlockCollator:
         """Returns a collator like this one whose masks are always the same and hide something, for validation."""
@@ -145,15 +130,12 @@ class MaskedBlockCollator:
         return fixed
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Makes one batch.
-
-        Args:
-            rows: blocks with `input_ids` (a list or an array) and `example_id`; other columns are ignored.
+        """Makes one batch of blocks with `input_ids` and `example_id`; other columns are ignored.
 
         Raises:
             DataError: a block is longer than `max_length`, or holds a token the tokenizer does not know.
         """
-        epoch = self.epoch
+        epoch = int(self._epoch)
         inputs: list[dict[str, np.ndarray]] = []
         labels: list[dict[str, np.ndarray]] = []
         for row in rows:

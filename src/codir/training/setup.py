@@ -62,11 +62,7 @@ def require_objects(student: Any, teacher: Any, examples: Any, collator: Any) ->
 class Setup:
     """A training that can begin.
 
-    Attributes:
-        source: where the teacher's outputs come from.
-        context: what the objectives are built from.
-        poolings: poolings of the layers that the objectives read on both sides.
-        views: vectors of single tokens that they read.
+    `poolings` of the layers are read on both sides; `views` are the vectors of single tokens that are read.
     """
 
     source: TeacherSource
@@ -75,12 +71,7 @@ class Setup:
     views: Views
 
     def with_teacher(self, examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> ObjectiveContext:
-        """Returns the context once the source is open: with the space, and the teacher's answers for missing labels.
-
-        Args:
-            examples: the encoded training examples.
-            tokenizer: the teacher's.
-        """
+        """Returns the context once the source is open: with the space, and the teacher's answers for missing labels."""
         context, outputs = self.context, self.source.outputs
         if context.unlabeled:
             labels = torch.tensor(examples["labels"][:])
