@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from codir.errors import ConfigError, DataError, ModelError
