@@ -138,7 +138,7 @@ def test_workers_read_the_cache_too(tmp_path, models):
             {"task": {}, GAP: {}},
             **ONE_EPOCH,
             dataloader_num_workers=workers,
-            **({"dataloader_multiprocessing_context": "spawn"} if workers else {}),
+            **({"dataloader_multiprocessing_context": "fork"} if workers else {}),
         )
         trainer.train()
         entries.append([entry["loss_token_gap"] for entry in losses(trainer)])
