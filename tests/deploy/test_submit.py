@@ -24,10 +24,8 @@ from codir.deploy.submission import (
     ROWS,
     archive_bytes,
     find_test_file,
-    member_bytes,
     read_test_file,
     require_complete,
-    score_word,
 )
 from codir.deploy.submit import submit
 from codir.deploy.task_models import choose_models
@@ -79,6 +77,7 @@ def model(tiny_model_dir: Callable[..., Path]) -> Callable[..., Path]:
 
     def make(task: str, labels: tuple[str, ...] | None = None, **settings: object) -> Path:
         known = GLUE[task].task.labels
+        settings = {"layers": 1, **settings}
         if known is None and labels is None:
             return tiny_model_dir(regression=True, **settings)
         return tiny_model_dir(labels=labels or known, **settings)
@@ -167,15 +166,9 @@ def test_diagnostic_data_may_be_missing_or_elsewhere(
     entry = [f"mnli={model('mnli')}"]
     file = FILES["AX.tsv"]
     assert find_test_file(file, glue) == glue / "diagnostic/diagnostic.tsv"
-    result = submit(entry, glue, tmp_path / "a.zip", quiet=True)
-    assert not {"MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"} & set(result.filled)
     (glue / "AX").mkdir()
     shutil.move(glue / "diagnostic/diagnostic.tsv", glue / "AX/AX.tsv")
     assert find_test_file(file, glue) == glue / "AX/AX.tsv"
-    submit(entry, glue, tmp_path / "b.zip", quiet=True)
-    assert (tmp_path / "a.zip").read_bytes() == (
-        tmp_path / "b.zip"
-    ).read_bytes()  # and the archive is the same
     shutil.rmtree(glue / "AX")
     result = submit(entry, glue, tmp_path / "c.zip", quiet=True)
     assert "AX.tsv" in result.filled
@@ -483,11 +476,6 @@ def test_words_stand_for_the_classes_of_the_task() -> None:
         assert not file.words or set(file.fill) <= set(file.words)
 
 
-def test_members_and_scores() -> None:
-    assert member_bytes(["1", "0"]) == b"index\tprediction\n0\t1\n1\t0\n"
-    assert [score_word(x) for x in (-0.2, 3.14159265, 7)] == ["0.000000", "3.141593", "5.000000"]
-
-
 def test_archive_is_flat_ordered_and_the_same_every_time(glue: Path) -> None:
     filled = {name: file.filled() for name, file in FILES.items()}
     first = archive_bytes(filled)
@@ -526,12 +514,3 @@ def test_official_test_files_have_the_official_rows(shared_data: Path, name: str
     texts, notes = read_test_file(FILES[name], path)
     assert len(texts) == ROWS[name]
     assert notes == []
-
-
-def test_a_submission_of_the_real_wnli(shared_data: Path, tmp_path: Path, model: Callable[..., Path]) -> None:
-    if not (shared_data / "glue/WNLI/test.tsv").is_file():
-        pytest.skip("no test file of WNLI on this machine")
-    result = submit([f"wnli={model('wnli')}"], shared_data / "glue", tmp_path / "s.zip", quiet=True)
-    assert len(result.filled) == 10
-    with pytest.raises(DataError, match=r"not the official test file .*RTE\.tsv|neither a folder RTE"):
-        submit([f"rte={model('rte')}"], shared_data / "glue", tmp_path / "t.zip", quiet=True)

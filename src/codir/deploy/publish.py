@@ -125,9 +125,8 @@ def publish(
     """
     console = terminal(console)
     check_names(repo, revision, subfolder)
-    about = _card_settings(license, language)
     url = f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision != "main" else "")
-    plan = _prepare(Path(at_home(folder)), repo, url, subfolder, report, about)
+    plan = _prepare(Path(at_home(folder)), repo, url, subfolder, report, license, language)
     if dry_run:
         _show(plan, console, f"{repo} ({'private' if private else 'public'})")
         console.print("\nA dry run: nothing was sent. Without --dry-run it is.", highlight=False)
@@ -178,7 +177,7 @@ def _check_remote(
 
 
 def _prepare(
-    folder: Path, repo: str, url: str, subfolder: str, report: bool, about: dict[str, Any]
+    folder: Path, repo: str, url: str, subfolder: str, report: bool, license: str | None, language: str | None
 ) -> Published:
     """Checks the folder and prepares every file; reads only, and needs no network."""
     manifest = _check_folder(folder)
@@ -195,11 +194,13 @@ def _prepare(
     # first what tells of paths: they are then known in the texts
     contents = {name: _content(folder / name, plan.shortened) for name in sorted(names, key=_is_text)}
     card = _card(folder, repo, manifest is not None, plan.notes)
-    for key, value in about.items():
-        card.data[key] = value
+    if license is not None:
+        card.data["license"] = license
+    if language is not None:
+        card.data["language"] = [each.strip() for each in language.split(",")]
     if not card.data.get("license"):
         plan.notes.append(
-            "No licence is given, so nobody else may use the model. Add --license apache-2.0, mit, ..."
+            "No licence is given, so nobody else may use the model. Add --license mit, apache-2.0, ..."
         )
     plan.metadata = card.data.to_dict()
     contents[CARD] = short_paths(str(card), plan.shortened).encode()
@@ -248,22 +249,6 @@ def _card(folder: Path, repo: str, is_export: bool, notes: list[str]) -> ModelCa
     card.text = card.text.replace(f"# {inline(old)}\n", f"# {inline(new)}\n", 1)
     card.text = card.text.replace(f"{old!r}  # this folder", repr(repo))
     return card
-
-
-def _card_settings(license: str | None, language: str | None) -> dict[str, Any]:
-    """Checks licence and languages as far as that goes without the Hub."""
-    found: dict[str, Any] = {}
-    if license is not None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-            raise ConfigError(
-                f"--license {license!r}: the Hub's identifiers are small letters: apache-2.0, mit, ..."
-            )
-        found["license"] = license
-    if language is not None:
-        found["language"] = [part.strip() for part in language.split(",")]
-        if not all(re.fullmatch(r"[a-z]{2,3}|multilingual|code", each) for each in found["language"]):
-            raise ConfigError(f"--language {language!r}: give ISO 639 codes, such as en or en,de.")
-    return found
 
 
 def _check_folder(folder: Path) -> Manifest | None:

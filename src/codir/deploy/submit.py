@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from codir import __version__
 from codir.data.glue import GLUE
@@ -30,10 +29,9 @@ from codir.deploy.submission import (
 from codir.deploy.task_models import Chosen, choose_models
 from codir.engines.engines import load_engine
 from codir.errors import ConfigError, DataError, RunError
+from codir.kinds import kind_named
 from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
-from codir.models.classes import match_classes, require_regression
-from codir.models.loading import class_names
 from codir.outputs import check_file, writes
 from codir.printing import Console, progress_bar, terminal
 from codir.runs.predict import Cut, predict_texts
@@ -141,8 +139,6 @@ def submit(
     batch_size: int = 32,
     max_length: int | None = None,
     overwrite: bool = False,
-    device: str | torch.device | None = None,
-    autocast: torch.dtype | None = None,
     console: Console | None = None,
     quiet: bool = False,
 ) -> SubmissionResult:
@@ -158,8 +154,6 @@ def submit(
         batch_size: The examples in a batch.
         max_length: Longer inputs are cut; by default where the run cut them in training.
         overwrite: Replaces an existing archive and its manifest.
-        device: Where to compute; a GPU if there is one.
-        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
         console: Where to print; standard output by default.
         quiet: Prints nothing.
 
@@ -187,7 +181,7 @@ def submit(
     files = {name: FileResult(file, None, file.filled()) for name, file in FILES.items()}
     for task, choice in chosen.items():
         mine = {name: test for name, test in tests.items() if FILES[name].task == task}
-        for done in _predict(choice, mine, batch_size, max_length, device, autocast):
+        for done in _predict(choice, mine, batch_size, max_length):
             files[done.file.name] = done
     if FILES[DIAGNOSTIC].task in chosen and DIAGNOSTIC not in tests:
         files[DIAGNOSTIC].notes.append(
@@ -236,26 +230,16 @@ def _read_tests(chosen: dict[str, Chosen], data_dir: str | Path) -> dict[str, _T
 
 
 def _predict(
-    choice: Chosen,
-    tests: dict[str, _Test],
-    batch_size: int,
-    max_length: int | None,
-    device: str | torch.device | None,
-    autocast: torch.dtype | None,
+    choice: Chosen, tests: dict[str, _Test], batch_size: int, max_length: int | None
 ) -> Iterator[FileResult]:
     """Yields the files that one model predicts."""
     model = load_engine(choice.model)
     tokenizer = load_tokenizer_for(model, choice.model)
     task = GLUE[choice.task].task
-    names = class_names(model.config)
-    order, notes = [0], list(choice.notes)
-    if task.labels is None:
-        require_regression(len(names), choice.model)
-    else:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
-            order = list(match_classes(task.labels, names, choice.model))
-        notes += [f"{task.name}: {warning.message}" for warning in said]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        order = list(kind_named(task.kind).match(task.labels, model.config, choice.model))
+    notes = [*choice.notes, *(f"{task.name}: {warning.message}" for warning in said)]
     for name, (path, texts, about) in tests.items():
         file, cut = FILES[name], Cut()
         with progress_bar(name, len(texts)) as progress:
@@ -266,15 +250,11 @@ def _predict(
                 cut,
                 batch_size=batch_size,
                 max_length=max_length or choice.max_length,
-                device=device,
-                autocast=autocast,
                 progress=progress,
                 name=choice.model,
                 source=str(path),
             )
-            logits = np.concatenate(
-                [part[:, order] for _, part in parts]
-            )  # [n, C] in the order of the task's classes
+            logits = np.concatenate([part[:, order] for _, part in parts])  # [n, C], classes as the task's
         mine = [*notes, *about]
         if file.words:
             words = [file.words[int(number)] for number in logits.argmax(axis=1)]

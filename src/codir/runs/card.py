@@ -17,6 +17,7 @@ from codir.config.library import load_recipe
 from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.data.glue import HUB, glue_task
 from codir.errors import CodirError, ConfigError, RunError
+from codir.kinds import kind_of
 from codir.markdown import code, fence, inline
 from codir.models.loading import class_names, load_config
 from codir.runs.comparison import Comparison
@@ -181,7 +182,8 @@ def _classifier(settings: Mapping[str, Any], results: Mapping[str, Any], config:
         "seeds": comparison.seeds if comparison is not None else 1,
         "task": name,
         "glue": task is not None,
-        "labels": [] if config.problem_type == "regression" else list(class_names(config).values()),
+        "kind": kind_of(config).name,
+        "labels": list(class_names(config).values()) if config.num_labels > 1 else [],
         "pairs": task.pairs if task is not None else bool(data.get("text_pair")),
         "source": source + (f", read from {data['data_dir']}" if data.get("data_dir") else ""),
         "splits": splits,
