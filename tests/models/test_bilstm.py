@@ -228,7 +228,9 @@ def test_it_is_saved_and_loaded_without_code_from_the_folder(tmp_path: Path) -> 
     encoder = AutoModel.from_pretrained(tmp_path)
     assert isinstance(encoder, BiLstmModel)
     torch.testing.assert_close(encoder(**inputs).last_hidden_state, model.bilstm(**inputs).last_hidden_state)
-    headless = load_classifier(tmp_path, require_head=False, num_labels=5)
+    headless = load_classifier(
+        tmp_path, require_head=False, labels=lambda config: setattr(config, "num_labels", 5)
+    )
     assert headless(**inputs).logits.shape == (3, 5)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import transformers as hf
 from transformers import AutoModelForSequenceClassification
 
 from codir.errors import ModelError
+from codir.kinds import kind_named
 from codir.models.loading import count_parameters, encoder_shape, load_classifier, load_tokenizer
 
 SIZES = {
@@ -18,6 +20,15 @@ SIZES = {
     "intermediate_size": 64,
     "vocab_size": 100,
 }
+
+
+def of_classes(names: str) -> Callable[[hf.PretrainedConfig], None]:
+    """Returns what gives a config a class for each letter."""
+    return lambda config: kind_named("classification").write(config, list(names))
+
+
+def one_score(config: hf.PretrainedConfig) -> None:
+    kind_named("regression").write(config, None)
 
 
 def test_loads_in_fp32_whatever_was_saved(tiny_classifier, tmp_path: Path):
@@ -127,7 +138,7 @@ def test_a_teacher_that_is_not_fine_tuned(tmp_path: Path):
     hf.BertModel(hf.BertConfig(**SIZES)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=rf"not fine-tuned.*codir finetune --model {tmp_path} --task"):
         load_classifier(tmp_path)
-    model = load_classifier(tmp_path, require_head=False, id2label={0: "a", 1: "b", 2: "c"})
+    model = load_classifier(tmp_path, require_head=False, labels=of_classes("abc"))
     assert model.config.num_labels == 3
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
 
@@ -136,26 +147,25 @@ def test_masked_lm_checkpoints_can_be_fine_tuned(tmp_path: Path):
     hf.BertForMaskedLM(hf.BertConfig(**SIZES)).save_pretrained(tmp_path)  # no pooler
     with pytest.raises(ModelError, match="not fine-tuned"):
         load_classifier(tmp_path)
-    assert load_classifier(tmp_path, require_head=False, num_labels=4).config.num_labels == 4
+    assert load_classifier(tmp_path, require_head=False, labels=of_classes("abcd")).config.num_labels == 4
 
 
 def test_another_number_of_classes(tiny_model_dir):
     folder = tiny_model_dir()
     with pytest.raises(ModelError, match="other classes"):
-        load_classifier(folder, num_labels=3)
-    assert load_classifier(folder, num_labels=3, require_head=False).classifier.weight.shape == (3, 32)
-    with pytest.raises(ModelError, match="names 1 classes"):
-        load_classifier(folder, num_labels=3, id2label={0: "a"})
+        load_classifier(folder, labels=of_classes("abc"))
+    assert load_classifier(folder, labels=of_classes("abc"), require_head=False).classifier.weight.shape == (
+        3,
+        32,
+    )
 
 
 def test_regression(tiny_model_dir, tmp_path: Path):
-    model = load_classifier(tiny_model_dir(regression=True), regression=True)
+    model = load_classifier(tiny_model_dir(regression=True), labels=one_score)
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
     with pytest.raises(ModelError, match="other classes"):
-        load_classifier(tiny_model_dir(), regression=True)
-    with pytest.raises(ModelError, match="one output"):
-        load_classifier(tiny_model_dir(), regression=True, num_labels=2)
-    new = load_classifier(tiny_model_dir(), regression=True, require_head=False)
+        load_classifier(tiny_model_dir(), labels=one_score)
+    new = load_classifier(tiny_model_dir(), labels=one_score, require_head=False)
     assert (new.config.num_labels, new.config.problem_type) == (1, "regression")
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from codir.kinds.base import Kind
 
 MASKED_LM = "masked-lm"
-# The name under which a config.json says its kind, where transformers' `problem_type` cannot.
-CONFIG_KEY = "codir_kind"
 _KINDS: dict[str, Kind] = {}
 
 
@@ -51,6 +49,6 @@ def kind_named(name: str) -> Kind:
 
 def kind_of(config: PretrainedConfig) -> Kind:
     """Returns what a classifier with this config predicts: what it says itself, else by its `problem_type`."""
-    if (said := getattr(config, CONFIG_KEY, None)) is not None:
+    if (said := getattr(config, "codir_kind", None)) is not None:
         return kind_named(str(said))
     return next(kind for kind in kinds().values() if kind.reads(config))

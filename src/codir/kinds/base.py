@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from codir.kinds import CONFIG_KEY
 from codir.kinds.metrics import Metric
+from codir.models.labels import KIND_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,13 +54,15 @@ class Kind(ABC):
         """Says whether a config that names no kind of codir's is of this one."""
 
     def write(self, config: PretrainedConfig, names: Sequence[str] | None) -> None:
-        """Makes a config one of this kind, for classes of these names."""
-        if names is not None:
+        """Makes a config one of this kind, for classes of these names (None: a single output without a name)."""
+        if names is None:
+            config.num_labels = 1
+        else:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
         config.problem_type = self.problem_type
-        if self.problem_type is None:
-            setattr(config, CONFIG_KEY, self.name)
+        if self.problem_type is None or hasattr(config, KIND_KEY):
+            setattr(config, KIND_KEY, self.name if self.problem_type is None else None)
 
     def known_names(self, config: PretrainedConfig) -> list[str] | None:
         """Returns the names by which a model's classes are looked for in data, None where it has no classes."""

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -25,6 +25,8 @@ from codir.errors import ModelError
 from codir.manifest import model_checked, require_model
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
 from codir.models.heads import new_head, require_one_answer
+from codir.models.labels import class_names as class_names
+from codir.models.labels import said_kind
 from codir.models.representations import EncoderShape
 from codir.models.weight_files import count_weights, listing
 
@@ -40,9 +42,7 @@ def load_classifier(
     path_or_hub_id: str | Path,
     *,
     require_head: bool = True,
-    num_labels: int | None = None,
-    id2label: Mapping[int, str] | None = None,
-    regression: bool = False,
+    labels: Callable[[PretrainedConfig], object] | None = None,
     dtype: torch.dtype = torch.float32,
     exported: bool = False,
 ) -> PreTrainedModel:
@@ -53,9 +53,7 @@ def load_classifier(
         require_head: the classifier's weights must be there. False is for fine-tuning: a head that is missing or
             has another number of classes, or is of another kind (regression, multi-label), is made anew, with torch's
             global generator (seed that first).
-        num_labels: number of outputs; by default what the config says.
-        id2label: class names; by default what the config says.
-        regression: one output, trained with the mean squared error.
+        labels: Writes what the outputs stand for into the config (`Kind.write`); by default they are as it says.
         dtype: `torch.bfloat16` for inference in bf16.
         exported: it is an exported model, whose manifest may not be written yet.
 
@@ -69,17 +67,16 @@ def load_classifier(
     """
     source = resolve(path_or_hub_id)
     config = load_config(source)
-    before = config.problem_type
-    set_labels(config, num_labels, id2label, regression)
+    before = said_kind(config)
+    if labels is not None:
+        labels(config)
     require_one_answer(config, str(source))
     model, report = _load(AutoModelForSequenceClassification, source, config, dtype, exported)
     absent = _absent(source, model, report)
     if require_head and absent:
         _refuse_head(source, absent, report)
-    if regression and model.config.num_labels != 1:
-        raise ModelError(f"{source} has {model.config.num_labels} outputs; a regression model has one.")
     if (
-        before not in (None, config.problem_type) and not absent
+        before not in (None, said_kind(config)) and not absent
     ):  # of another kind, though its shape happens to fit
         new_head(model)
     return model
@@ -194,39 +191,6 @@ def load_config(source: str | Path) -> PretrainedConfig:
     config = make_config(settings, where)
     config.name_or_path = str(source)
     return config
-
-
-def set_labels(
-    config: PretrainedConfig,
-    num_labels: int | None = None,
-    id2label: Mapping[int, str] | None = None,
-    regression: bool = False,
-) -> None:
-    """Writes outputs, class names and problem type into a config; what is None stays as it is.
-
-    Raises:
-        ModelError: the number of names and `num_labels` differ, or a regression has more than one output.
-    """
-    if id2label is not None and num_labels is not None and len(id2label) != num_labels:
-        raise ModelError(f"num_labels is {num_labels} but id2label names {len(id2label)} classes.")
-    if regression:
-        if (num_labels or 1) != 1 or (id2label is not None and len(id2label) != 1):
-            raise ModelError("A regression model has one output: leave num_labels and id2label out.")
-        num_labels = 1
-    if id2label is not None:
-        config.id2label = {int(number): str(name) for number, name in id2label.items()}
-        config.label2id = {name: number for number, name in config.id2label.items()}
-    elif num_labels is not None and num_labels != config.num_labels:
-        config.num_labels = num_labels
-    if regression:
-        config.problem_type = "regression"
-    elif num_labels is not None or id2label is not None:
-        config.problem_type = "single_label_classification"
-
-
-def class_names(config: PretrainedConfig) -> dict[int, str]:
-    """Returns a config's `id2label` in the order of its ids, as integers (JSON knows only strings)."""
-    return {int(number): str(name) for number, name in sorted((config.id2label or {}).items())}
 
 
 def encoder_shape(model: nn.Module) -> EncoderShape:

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from codir.errors import ConfigError
-from codir.models.loading import class_names, load_config, load_pretrained, resolve, set_labels
-from codir.models.student import fresh_model, is_regression
+from codir.models.labels import copy_labels
+from codir.models.loading import load_config, load_pretrained, resolve
+from codir.models.student import fresh_model
 
 
 def load_origin(path_or_hub_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
@@ -41,8 +42,7 @@ def load_origin(path_or_hub_id: str | Path, teacher: PreTrainedModel, *, seed: i
             f"classifier does not belong to it. Take a {wanted} model, or use {path_or_hub_id} as it is with "
             "student.model (--student)."
         )
-    set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
-    config.problem_type = teacher.config.problem_type
+    copy_labels(config, teacher.config)
     with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and replaced below
         model, absent = load_pretrained(AutoModelForSequenceClassification, source, config)
     inside = f"{model.base_model_prefix}."

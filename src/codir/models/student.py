@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.classes import is_generic
-from codir.models.loading import class_names, encoder_shape, load_classifier, load_config, resolve
+from codir.models.labels import class_names, copy_labels, said_kind
+from codir.models.loading import encoder_shape, load_classifier, load_config, resolve
 from codir.models.shallower import require_no_decoder, require_same_blocks, shallower_config
 
 Initialisation = Literal["spread", "ends", "first", "last", "random"] | Sequence[int]
@@ -183,11 +184,9 @@ def student_from_model(path_or_id: str | Path, teacher: PreTrainedModel, *, seed
     """
     source = resolve(path_or_id)
     config = load_config(source)
-    regression = is_regression(teacher.config)
-    same = is_regression(config) == regression and _same_classes(
+    same = _same_kind(config, teacher.config) and _same_classes(
         class_names(config), class_names(teacher.config)
     )
-    options: dict[str, Any] = {"require_head": False}
     if same and any("SequenceClassification" in name for name in config.architectures or []):
         try:
             student = load_classifier(source, require_head=True)
@@ -199,7 +198,7 @@ def student_from_model(path_or_id: str | Path, teacher: PreTrainedModel, *, seed
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = load_classifier(
-            source, id2label=class_names(teacher.config), regression=regression, **options
+            source, require_head=False, labels=lambda config: copy_labels(config, teacher.config)
         )
     require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
     # What is outside the encoder starts anew also where shapes happen to fit: it was trained for other classes.
@@ -209,11 +208,6 @@ def student_from_model(path_or_id: str | Path, teacher: PreTrainedModel, *, seed
         {name: tensor for name, tensor in fresh.items() if not name.startswith(inside)}, strict=False
     )
     return student
-
-
-def is_regression(config: PretrainedConfig) -> bool:
-    """Whether a model with this config gives one score."""
-    return config.num_labels == 1 or config.problem_type == "regression"
 
 
 def fresh_model(kind: type[PreTrainedModel], config: PretrainedConfig, seed: int) -> PreTrainedModel:
@@ -253,6 +247,13 @@ def blocks_prefix(model: PreTrainedModel) -> str:
 
 def _is_shared(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "num_hidden_groups", None))
+
+
+def _same_kind(one: PretrainedConfig, other: PretrainedConfig) -> bool:
+    first, second = said_kind(one), said_kind(other)
+    if None not in (first, second):
+        return first == second
+    return (one.num_labels == 1) == (other.num_labels == 1)
 
 
 def _same_classes(one: Mapping[int, str], other: Mapping[int, str]) -> bool:

@@ -19,8 +19,9 @@ from transformers import (
 from codir.errors import ModelError
 from codir.models.bilstm import BiLstmConfig
 from codir.models.config_file import make_config, read_settings, require_memory
-from codir.models.loading import class_names, encoder_shape, set_labels
-from codir.models.student import is_regression, require_depth
+from codir.models.labels import copy_labels
+from codir.models.loading import encoder_shape
+from codir.models.student import require_depth
 
 
 def student_from_config(
@@ -48,7 +49,7 @@ def student_from_config(
     """
     words = _word_embeddings(teacher) if embeddings == "teacher" else None
     config = read_config(config, config_defaults(tokenizer, words, pairs))
-    set_labels(config, id2label=class_names(teacher.config), regression=is_regression(teacher.config))
+    copy_labels(config, teacher.config)
     require_memory(config, "The student's config")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -112,8 +112,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     model = load_classifier(
         config.model,
         require_head=False,
-        id2label=dict(enumerate(task.labels)) if task.labels is not None else None,
-        regression=task.kind == "regression",
+        labels=lambda config: kind_named(task.kind).write(config, task.labels),
     )
     tokenizer = load_tokenizer_for(model, config.model)
     require_trainable(model, config.model)

@@ -13,6 +13,7 @@ from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.data_config import DataConfig
 from codir.config.loading import resolved_yaml
 from codir.errors import CodirError, ConfigError, RunError
+from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
 from codir.printing import Console, silent
@@ -203,8 +204,7 @@ def _teacher(plan: Plan, task: str, temporary: Path) -> Path:
     model = load_classifier(
         plan.config.model,
         require_head=False,
-        id2label=dict(enumerate(of_task.labels)) if of_task.labels is not None else None,
-        regression=of_task.kind == "regression",
+        labels=lambda config: kind_named(of_task.kind).write(config, of_task.labels),
     )
     model.save_pretrained(temporary)
     load_tokenizer_for(model, plan.config.model).save_pretrained(temporary)

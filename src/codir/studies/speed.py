@@ -16,6 +16,7 @@ from transformers import (
 
 from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
+from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.student import build_student
@@ -126,7 +127,9 @@ def _models(made: Reproduction) -> dict[str, Loaded]:
     teacher = load_classifier(
         made.wanted.model,
         require_head=False,
-        id2label={number: str(number) for number in range(speed.classes)},
+        labels=lambda config: kind_named("classification").write(
+            config, list(map(str, range(speed.classes)))
+        ),
     )
     tokenizer = load_tokenizer_for(teacher, made.wanted.model)
     models: dict[str, Loaded] = {}
