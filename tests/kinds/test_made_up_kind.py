@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
-import yaml
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+import codir
 import codir.kinds
-from codir.kinds.base import Reduction
-from codir.kinds.classification import Classification
-from codir.kinds.metrics import Metric
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "faults"))
 from fault_world import QUICK, refused, sentences, succeeded, write_csv
+from ordinal import Ordinal
 
+HERE = Path(__file__).resolve().parent
 GRADES = ("1", "2", "3")
-
-
-def mean_distance(answers: NDArray[Any], labels: NDArray[Any]) -> float:
-    return float(np.abs(answers - labels).mean())
-
-
-class Ordinal(Classification):
-    """Classes in an order, such as stars: a near miss costs less than a far one."""
-
-    name = "ordinal"
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        **Classification.metrics,
-        "mean_distance": Metric(mean_distance, greater_is_better=False),
-    }
-    default_metrics = ("accuracy", "mean_distance")
-    main_metric = "accuracy"
-    problem_type = None
-
-    def reads(self, config: PretrainedConfig) -> bool:
-        return False
-
-    def task_loss(self, logits: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
-        """Returns the cross-entropy and the squared error of the expected class."""
-        grades = logits.new_tensor(range(logits.shape[1]))
-        known = labels != self.missing
-        expected = (logits.softmax(dim=1) * grades).sum(dim=1)
-        error = ((expected - labels) * known).square()
-        return super().task_loss(logits, labels, reduction) + getattr(error, reduction)()
-
-    def predictions(self, logits: NDArray[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yields the median class as well."""
-        for found, row in zip(super().predictions(logits, names), logits, strict=True):
-            shares = np.cumsum(np.exp(row - row.max()))
-            yield {**found, "median": names[int(np.searchsorted(shares, shares[-1] / 2))]}
 
 
 class World:
@@ -90,8 +53,17 @@ def world(
     tiny_tokenizer: PreTrainedTokenizerFast,
     tiny_classifier: Callable[..., Any],
 ) -> Iterator[World]:
-    codir.kinds.register(Ordinal())
-    yield World(tmp_path_factory.mktemp("ordinal"), tiny_tokenizer, tiny_classifier)
+    folder = tmp_path_factory.mktemp("ordinal")
+    # as an installed package declares it: so the processes of a study know it, too
+    declared = folder / "ordinal-1.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: ordinal\nVersion: 1\n")
+    (declared / "entry_points.txt").write_text("[codir.kinds]\nordinal = ordinal:Ordinal\n")
+    with pytest.MonkeyPatch.context() as patch:
+        before = os.environ.get("PYTHONPATH")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), str(HERE), before))))
+        codir.kinds.register(Ordinal())
+        yield World(folder, tiny_tokenizer, tiny_classifier)
     del codir.kinds.kinds()["ordinal"]
 
 
@@ -142,23 +114,20 @@ def test_it_is_evaluated_and_predicts(world: World, tmp_path: Path) -> None:
 def test_it_is_exported_and_studied(world: World, tmp_path: Path) -> None:
     succeeded(
         *("export", world.folder / "teacher", "--format", "torch-bf16", *world.files[2:]),
-        *("--no-timing", "--output", tmp_path / "export"),
+        *("--output", tmp_path / "export"),
     )
     assert "mean_distance" in succeeded("evaluate", tmp_path / "export", *world.files[2:]).text
-    (tmp_path / "study.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "recipes": "kd",
-                "tasks": {"grades": {**_data(world), "kind": "ordinal", "max_length": 32}},
-                "teachers": {"grades": str(world.folder / "teacher")},
-                "students": {"one": {"layers": 1}},
-                "seeds": [1, 2],
-                "output": str(tmp_path / "study"),
-                "training": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
-            }
-        )
+    found = codir.study(
+        recipes=["finetune", "kd"],
+        tasks={"grades": {**_data(world), "kind": "ordinal", "max_length": 32}},
+        teachers={"grades": str(world.folder / "teacher")},
+        students={"one": {"layers": 1}},
+        seeds=[1],
+        training={"epochs": 1, "batch_size": 8, "precision": "fp32"},
+        output=tmp_path / "study",
     )
-    assert "accuracy" in succeeded("study", "run", tmp_path / "study.yaml").text
+    assert len(found.results) == 2
+    assert all("mean_distance" in result.metrics for result in found.results)
 
 
 def test_a_kind_that_there_is_not_is_refused(world: World, tmp_path: Path) -> None:

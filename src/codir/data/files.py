@@ -13,6 +13,7 @@ from codir.data.reading import FORMATS, Rows, read_lines, read_rows
 from codir.data.rows import arrow_rows, require_columns
 from codir.data.task import Kind, Task, TaskData, hold_out, make_split
 from codir.errors import ConfigError, DataError
+from codir.kinds import kind_named
 
 if TYPE_CHECKING:
     import pyarrow
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_HOLDOUT = 0.1  # share of the training rows, where nobody says more
-DEFAULT_METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "macro_f1"),
-    "regression": ("pearson", "spearman", "pearson_spearman"),
-}
 
 
 def load_files(
@@ -128,13 +125,13 @@ def load_files(
         unasked = "No validation split was given: " if holdout is None else ""
         notes.append(
             f"{unasked}{len(validation_split)} of {len(train_split) + len(validation_split)} "
-            f"training rows were held out{' (stratified by class' if kind == 'classification' else ' (at random'}, "
+            f"training rows were held out{' (stratified by class' if kind_named(kind).has_classes else ' (at random'}, "
             f"seed {seed})."
         )
     for note in notes:
         logger.info(note)
-    chosen = tuple(metrics or DEFAULT_METRICS[kind])
-    default_main = "pearson_spearman" if kind == "regression" and "pearson_spearman" in chosen else chosen[0]
+    chosen = tuple(metrics or kind_named(kind).default_metrics)
+    default_main = kind_named(kind).main_metric if metrics is None else chosen[0]
     task = Task(
         name=name or Path(str(train if train is not None else validation)).stem,
         kind=kind,

@@ -222,7 +222,7 @@ def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
         )
     if empty:
         notes.append(f"{path}: {empty} rows have an empty text and were kept, as GLUE scores them.")
-    if entry.task.kind == "classification":
+    if entry.task.labels is not None:
         ids = [int(label) for label in labels]
         return make_split(
             "classification", texts[0], texts[1] if len(texts) == 2 else None, ids, entry.task.labels

@@ -11,6 +11,7 @@ from codir.data.label_column import Comparison, LabelColumn
 from codir.data.rows import Rows
 from codir.data.task import Kind
 from codir.errors import ConfigError, DataError
+from codir.kinds import kind_named
 from codir.models.classes import is_numbered, spelt_twice
 
 
@@ -64,7 +65,7 @@ def read_labels(
         found.kind, why = reference.kind()
         found.notes += [why] if why else []
     owner = "the given class names"
-    if found.kind == "classification":
+    if kind_named(found.kind).has_classes:
         said = [column.spellings() for column in columns.values()]
         found.notes += [blanks for blanks in said if blanks]
         if names and not (is_numbered(names) and len(names) == len(in_file)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from codir.errors import ConfigError, DataError
+from codir.kinds import kind_named
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,8 +45,8 @@ class Task:
             raise ConfigError(
                 f"Task {self.name!r} names {len(self.text)} text columns; one or two are possible."
             )
-        if (self.labels is None) != (self.kind == "regression"):
-            raise ConfigError(f"Task {self.name!r}: classification has class names, regression has none.")
+        if (self.labels is not None) != kind_named(self.kind).has_classes:
+            raise ConfigError(f"Task {self.name!r}: class names are for kinds of labels that have classes.")
         if self.main_metric not in self.metrics:
             raise ConfigError(
                 f"Task {self.name!r}: the main metric {self.main_metric!r} is not in {self.metrics}."
@@ -110,9 +111,10 @@ def make_split(
     if text_pair is not None:
         columns["text_pair"], features["text_pair"] = text_pair, Value("string")
     if label is not None:
-        named = ClassLabel(names=list(names)) if names and kind != "regression" else None
+        of_kind = kind_named(kind or "classification")
+        named = ClassLabel(names=list(names)) if names and of_kind.has_classes else None
         columns["label"] = label
-        features["label"] = named or Value("float64" if kind == "regression" else "int64")
+        features["label"] = named or Value(of_kind.label_dtype)
     return Dataset.from_dict(columns, features=Features(features))
 
 
@@ -155,7 +157,7 @@ def hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Datas
     random = np.random.default_rng(seed)
     labels = split.select_columns(["label"]).with_format("numpy")[:]["label"]
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    if kind == "regression":
+    if not kind_named(kind).has_classes:
         groups = [np.arange(len(split))]
     held = np.zeros(len(split), dtype=bool)
     for group in groups:
@@ -163,7 +165,9 @@ def hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Datas
     if gone := sum(held[group].all() for group in groups):
         smallest = min(map(len, groups))
         most = (math.ceil(100 * (smallest - 0.5) / smallest) - 1) / 100
-        lost = "no row" if kind == "regression" else f"no row of {gone} of the {len(groups)} classes"
+        lost = (
+            "no row" if not kind_named(kind).has_classes else f"no row of {gone} of the {len(groups)} classes"
+        )
         raise DataError(
             f"Holding out {share:g} of {len(split):,} rows leaves {lost} to train on. Hold out at most {most:g} "
             "(--holdout), or give validation data (--validation)."

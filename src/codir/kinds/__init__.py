@@ -1,11 +1,17 @@
 """What a model predicts: one file for each kind, and the register by which everything else finds it.
 
-A kind of one's own is a class in one file and one call of `register`; `tests/kinds` makes one up. The files are read
-when a kind is first asked for, so that `import codir.kinds` costs nothing.
+A kind of one's own is a class in one file and one line: `register(Mine())` in a program, or an entry point of an
+installed package, which processes that codir starts itself see as well (`tests/kinds` makes one up):
+
+    [project.entry-points."codir.kinds"]
+    mine = "mypackage.mine:Mine"
+
+The files are read when a kind is first asked for, so that `import codir.kinds` costs nothing.
 """
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from codir.errors import ConfigError, nearest
@@ -21,7 +27,7 @@ _KINDS: dict[str, Kind] = {}
 
 def register(kind: Kind) -> Kind:
     """Makes a kind known by its name."""
-    _KINDS[kind.name] = kind
+    kinds()[kind.name] = kind
     return kind
 
 
@@ -33,7 +39,9 @@ def kinds() -> dict[str, Kind]:
         from codir.kinds.regression import Regression
 
         for kind in (Classification(), Regression(), MaskedLanguageModel()):
-            _KINDS.setdefault(kind.name, kind)
+            _KINDS[kind.name] = kind
+        for entry in entry_points(group="codir.kinds"):
+            register(entry.load()())
     return _KINDS
 
 

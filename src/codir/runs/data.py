@@ -13,7 +13,7 @@ from codir.data.files import load_files
 from codir.data.task import Kind, TaskData, hold_out, limit
 from codir.data.unlabeled import load_unlabeled
 from codir.errors import ConfigError
-from codir.kinds import kind_of
+from codir.kinds import kind_named, kind_of
 
 DEFAULT_TEXT, DEFAULT_TEXT_PAIR, DEFAULT_LABEL = "text", "text_pair", "label"
 
@@ -93,7 +93,7 @@ def _whole(
         text_pair=data.text_pair,
         label=data.label or DEFAULT_LABEL,
         kind=data.kind or kind,
-        labels=labels if (data.kind or kind) != "regression" else None,
+        labels=labels if kind_named(data.kind or kind or "classification").has_classes else None,
         holdout=data.holdout,
         delimiter=data.delimiter,
         encoding=data.encoding,
