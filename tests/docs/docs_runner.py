@@ -20,8 +20,8 @@ from codir.cli.main import app
 # What is added to a command, by its name: a smaller budget, nothing else. Everything is run as it stands but for this.
 SMALLER = {
     "finetune": "--epochs 1 --batch-size 128",
-    "distill": "--epochs 1 --batch-size 128",
-    "augment": "--copies 2 --candidates 4",
+    "distill": "--epochs 1 --batch-size 128 --no-baseline",
+    "augment": "--copies 2 --candidates 4 --limit-train 64",
     "corpus": "--block 32 --workers 1",
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 1",
@@ -31,7 +31,7 @@ SMALLER = {
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
     "export runs/demo/student": "--limit-validation 200 --calibration 50",
-    "study study.yaml": "--seeds 1-2 --recipes kd,codir-fine",
+    "study study.yaml": "--seeds 1-2 --recipes kd,codir-plus",
     "study --recipes": "--seeds 1 --recipes kd",
     "reproduce table4 --model": "--plan",  # at the paper's scale: hours, also for tiny models
     "reproduce table2 --model": "--plan",  # four pre-trainings first; tests/studies has the whole chain
@@ -47,7 +47,6 @@ UNCHANGED = re.compile(r"codir study --output \S+ --(status|report)|codir reprod
 
 # Commands of codir that are not run; their flags and values are checked all the same. Beginnings of the command.
 NOT_RUN = {
-    "codir plan --paper": "run by tests/runs/test_plan.py",
     "codir distill ... --set objectives.logit_l1": "of the objective that tests/test_contributing.py writes and uses",
 }
 # Commands of others.
@@ -75,10 +74,7 @@ BEFORE = {
     "docs/index.md": _DEMO,
     "docs/deployment.md": _SST2,
     "docs/report.md": _MRPC,
-    "docs/publishing.md": _MRPC,
-    "docs/submission.md": [
-        f"codir finetune --model roberta-base --task {task} --output runs/{task}" for task in ("mrpc", "cola")
-    ],
+    "docs/sharing.md": _MRPC,
 }
 
 
@@ -88,10 +84,6 @@ def with_something_to_run() -> list[str]:
         page for page in pages() if any(commands(each) for each in blocks(page)) or "```python" in read(page)
     ]
     return [page for page in shown if page != "CONTRIBUTING.md"]  # its Python: tests/test_contributing.py
-
-
-# These export, measure and draw; the others train. Two files of tests, so that two processes share the work.
-DEPLOYING = ["README.md", "docs/deployment.md", "docs/report.md", "docs/publishing.md"]
 
 
 def run(command: str) -> None:

@@ -10,42 +10,30 @@ from typing import Any
 import datasets
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
-)
+from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from codir.data.glue import GLUE
 
 # Rows of every made-up data set. Recipes take 500 negatives, and a table of the paper, on MRPC from files, 1000.
 TRAIN, DEV, TEST = 510, 24, 6
 MRPC_TRAIN = 1010
-
 _TEXT = """
 the a an one this that good bad great awful film movie book song was is are were not never very quite
 cat dog bird man woman child sees saw likes liked hates and or but of in on with by it he she they we you
 """
 WORDS = _TEXT.split()
 MODELS = ("roberta-base", "bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2")
-
-# Columns of GLUE's own files, for each task: (header of train and dev, header of test, columns of the texts).
-_TSV: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "CoLA": ("source label mark sentence", "index sentence", ("sentence",)),
-    "SST-2": ("sentence label", "index sentence", ("sentence",)),
-    "MRPC": (
-        "Quality #1_ID #2_ID #1_String #2_String",
-        "index #1_ID #2_ID #1_String #2_String",
-        ("#1_String", "#2_String"),
-    ),
-    "STS-B": ("index sentence1 sentence2 score", "index sentence1 sentence2", ("sentence1", "sentence2")),
-    "QQP": ("id question1 question2 is_duplicate", "id question1 question2", ("question1", "question2")),
-    "MNLI": ("index sentence1 sentence2 gold_label", "index sentence1 sentence2", ("sentence1", "sentence2")),
-    "QNLI": ("index question sentence label", "index question sentence", ("question", "sentence")),
-    "RTE": ("index sentence1 sentence2 label", "index sentence1 sentence2", ("sentence1", "sentence2")),
-    "WNLI": ("index sentence1 sentence2 label", "index sentence1 sentence2", ("sentence1", "sentence2")),
+# GLUE's own files: columns of train and dev; those of the texts are in the test files beside `index`.
+_TSV: dict[str, tuple[str, tuple[str, ...]]] = {
+    "CoLA": ("source label mark sentence", ("sentence",)),
+    "SST-2": ("sentence label", ("sentence",)),
+    "MRPC": ("Quality #1_ID #2_ID #1_String #2_String", ("#1_String", "#2_String")),
+    "STS-B": ("index sentence1 sentence2 score", ("sentence1", "sentence2")),
+    "QQP": ("id question1 question2 is_duplicate", ("question1", "question2")),
+    "MNLI": ("index sentence1 sentence2 gold_label", ("sentence1", "sentence2")),
+    "QNLI": ("index question sentence label", ("question", "sentence")),
+    "RTE": ("index sentence1 sentence2 label", ("sentence1", "sentence2")),
+    "WNLI": ("index sentence1 sentence2 label", ("sentence1", "sentence2")),
 }
 _LABELS = ("label", "Quality", "score", "is_duplicate", "gold_label")
 
@@ -58,98 +46,86 @@ def sentence(draw: random.Random, good: bool | None = None) -> str:
     return " ".join(words)
 
 
-def tokenizer(special: tuple[str, str, str, str, str]) -> PreTrainedTokenizerFast:
-    """Returns a word-level tokenizer with the special tokens (start, pad, end, unknown, mask), ids in that order."""
-    start, pad, end, unknown, mask = special
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS, ".", ",", "?"])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
-    core.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    core.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B {end}",
-        special_tokens=[(start, 0), (end, 2)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=start,
-        cls_token=start,
-        pad_token=pad,
-        eos_token=end,
-        sep_token=end,
-        unk_token=unknown,
-        mask_token=mask,
-        model_max_length=128,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
 def write_models(folder: Path) -> None:
-    """Writes a model of 12 blocks under each name that the pages use; a folder here wins over the Hub."""
-    shape: dict[str, Any] = {
-        "hidden_size": 48,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "pad_token_id": 1,
-        "num_hidden_layers": 12,
-    }
+    """Writes a model of 12 layers under each name that the pages use; a folder here wins over the Hub."""
     for name in MODELS:
         roberta = name.startswith("roberta")
-        words = tokenizer(
-            ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-            if roberta
-            else ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
+        special = "<s> <pad> </s> <unk> <mask>" if roberta else "[CLS] [PAD] [SEP] [UNK] [MASK]"
+        start, pad, end, unknown, mask = special.split()
+        vocabulary = {word: number for number, word in enumerate([*special.split(), *WORDS, ".", ",", "?"])}
+        core = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+        core.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
+        core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+        core.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single=f"{start} $A {end}",
+            pair=f"{start} $A {end} $B {end}",
+            special_tokens=[(start, 0), (end, 2)],
         )
-        shape["vocab_size"] = len(words)
+        shape: dict[str, Any] = {
+            "hidden_size": 48,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "pad_token_id": 1,
+            "num_hidden_layers": 12,
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 130,
+        }
+        config = RobertaConfig(**shape, type_vocab_size=1) if roberta else BertConfig(**shape)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            if roberta:
-                model = RobertaForMaskedLM(
-                    RobertaConfig(**shape, max_position_embeddings=130, type_vocab_size=1)
-                )
-            else:
-                model = BertForMaskedLM(BertConfig(**shape, max_position_embeddings=128))
-        model.save_pretrained(folder / name)
-        words.save_pretrained(folder / name)
+            AutoModelForMaskedLM.from_config(config).save_pretrained(folder / name)
+        named = {
+            "cls_token": start,
+            "pad_token": pad,
+            "sep_token": end,
+            "unk_token": unknown,
+            "mask_token": mask,
+        }
+        PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            bos_token=start,
+            eos_token=end,
+            model_max_length=128,
+            model_input_names=["input_ids", "attention_mask"],
+            **named,
+        ).save_pretrained(folder / name)
 
 
 def write_glue(folder: Path) -> None:
     """Writes all of GLUE in its own format."""
     draw = random.Random(1)
-    for name, (header, test_header, texts) in _TSV.items():
-        names = GLUE[name.lower().replace("-", "")].task.labels
+    for name, (columns, texts) in _TSV.items():
+        labels = GLUE[name.lower().replace("-", "")].task.labels
+        spelled = name in ("MNLI", "QNLI", "RTE")
+
+        def cell(
+            column: str,
+            row: int,
+            texts: tuple[str, ...] = texts,
+            labels: Any = labels,
+            spelled: bool = spelled,
+        ) -> str:
+            if column in texts:
+                return sentence(draw, good=row % 2 == 0)
+            if column not in _LABELS:
+                return str(row)
+            if labels is None:
+                return f"{draw.uniform(0, 5):.2f}"
+            return labels[row % len(labels)] if spelled else str(row % len(labels))
+
         (folder / name).mkdir(parents=True)
-        both = ("_matched", "_mismatched") if name == "MNLI" else ("",)
-        splits = [
-            ("train", MRPC_TRAIN if name == "MRPC" else TRAIN, header),
-            *[(f"dev{each}", DEV, header) for each in both],
+        ends = ("_matched", "_mismatched") if name == "MNLI" else ("",)
+        test = "index #1_ID #2_ID #1_String #2_String" if name == "MRPC" else f"index {' '.join(texts)}"
+        splits = [("train", MRPC_TRAIN if name == "MRPC" else TRAIN, columns)]
+        splits += [
+            (f"{split}{end}", count, head)
+            for end in ends
+            for split, count, head in (("dev", DEV, columns), ("test", TEST, test))
         ]
-        for split, count, columns in [*splits, *[(f"test{each}", TEST, test_header) for each in both]]:
-            lines = (
-                []
-                if name == "CoLA" and not split.startswith("test")
-                else [columns.replace(" ", "\t").replace("_", " ")]
-            )
-            if name != "MRPC" and lines:
-                lines = [columns.replace(" ", "\t")]
-            for row in range(count):
-                line = []
-                for column in columns.split():
-                    if column in texts:
-                        line.append(sentence(draw, good=row % 2 == 0))
-                    elif column in _LABELS:
-                        spelled = name in ("MNLI", "QNLI", "RTE")
-                        number = row % (len(names) if names else 2)
-                        line.append(
-                            f"{draw.uniform(0, 5):.2f}"
-                            if names is None
-                            else names[number]
-                            if spelled
-                            else str(number)
-                        )
-                    else:
-                        line.append(str(row))
-                lines.append("\t".join(line))
+        for split, count, head in splits:
+            heads = [each.replace("_", " ") if name == "MRPC" else each for each in head.split()]
+            lines = [] if name == "CoLA" and not split.startswith("test") else ["\t".join(heads)]
+            lines += ["\t".join(cell(column, row) for column in head.split()) for row in range(count)]
             (folder / name / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -157,19 +133,18 @@ def hub(path: str, name: str | None = None, *, split: str) -> datasets.Dataset:
     """Stands in for `datasets.load_dataset`: GLUE with the Hub's columns."""
     assert path == "nyu-mll/glue", f"the pages fetch {path} from the Hub"
     assert name is not None
-    task = GLUE[name].task
-    draw = random.Random(2)
+    task, draw = GLUE[name].task, random.Random(2)
     count = TRAIN if split == "train" else DEV
     columns: dict[str, list[Any]] = {
         text: [sentence(draw, good=row % 2 == 0) for row in range(count)] for text in task.text
     }
     features: dict[str, Any] = {text: datasets.Value("string") for text in task.text}
-    if task.labels is None:
-        columns["label"] = [draw.uniform(0, 5) for _ in range(count)]
-        features["label"] = datasets.Value("float32")
-    else:
-        columns["label"] = [row % len(task.labels) for row in range(count)]
-        features["label"] = datasets.ClassLabel(names=list(task.labels))
+    columns["label"] = [
+        draw.uniform(0, 5) if task.labels is None else row % len(task.labels) for row in range(count)
+    ]
+    features["label"] = (
+        datasets.Value("float32") if task.labels is None else datasets.ClassLabel(names=list(task.labels))
+    )
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
@@ -188,13 +163,11 @@ def write_files(folder: Path) -> None:
             }
             for row in range(count)
         ]
-        for suffix, separator in (("csv", ","), ("tsv", "\t")):
-            lines = [list(rows[0]), *[list(row.values()) for row in rows]]
-            text = "\n".join(separator.join(line) for line in lines) + "\n"
-            (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
-        lines = [json.dumps(row) for row in rows]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        datasets.Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
+        table = datasets.Dataset.from_list(rows)
+        table.to_csv(folder / f"{name}.csv", index=False)
+        table.to_csv(folder / f"{name}.tsv", index=False, sep="\t")
+        table.to_json(folder / f"{name}.jsonl")
+        table.to_parquet(folder / f"{name}.parquet")
     texts = [sentence(draw, good=row % 2 == 0) for row in range(8)]
     (folder / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     articles = [". ".join(sentence(draw) for _ in range(12)) for _ in range(40)]

@@ -1,4 +1,4 @@
-"""All commands and Python on the pages that train are run, in order, page by page, in a small made-up world.
+"""All commands and Python on the pages are run, in order, page by page, in a small made-up world.
 
 What a reader has, the world has: models under the names of the pages (a folder of that name wins over the Hub), GLUE,
 files. All of it is tiny, and `docs_runner.SMALLER` adds what makes a command take a second instead of hours. What
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from docs_runner import DEPLOYING, run_page, with_something_to_run
+from docs_runner import run_page, with_something_to_run
 
 
 @pytest.mark.timeout(900)  # seconds each, unless the machine is busy
-@pytest.mark.parametrize("page", [page for page in with_something_to_run() if page not in DEPLOYING])
+@pytest.mark.parametrize("page", with_something_to_run())
 def test_what_a_page_shows_runs(
     page: str, here: Path, made_before: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
