@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from codir.errors import ConfigError, ModelError
-from codir.models.candidates import Texts, WordCandidates
-from codir.models.words import find_words
+from codir.models.candidates import WordCandidates
+from codir.models.words import Texts, find_words
 
 SINGLE: list[Texts] = [
     ("The cat sees a dog.",),

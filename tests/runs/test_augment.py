@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from pathlib import Path
@@ -19,9 +20,10 @@ from codir.config.data_config import DataConfig
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.candidates import WordCandidates
 from codir.models.words import find_words
-from codir.runs import candidate_parts
 from codir.runs.augment import Augmentation, augment, training_texts
 from codir.runs.data import load_data
+
+module = importlib.import_module("codir.runs.augment")
 
 
 @pytest.fixture(scope="session")
@@ -189,12 +191,12 @@ def test_settings_change_the_draws_only_as_they_should(mlm: Path, train: Path, t
 
 @needs_fork
 @pytest.mark.parametrize(
-    "at", [(candidate_parts, "write_bytes", 2), (candidate_parts.np, "load", 2), (storage.os, "replace", 5)]
+    "at", [(module, "write_bytes", 2), (module, "source_digest", 20), (storage.os, "replace", 5)]
 )
 def test_a_kill_and_a_resume_give_the_same_file(
     mlm: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[Any, str, int]
 ) -> None:
-    monkeypatch.setattr(candidate_parts, "PART", 50)
+    monkeypatch.setattr(module, "PART", 50)
     made(mlm, data(train), tmp_path / "whole.jsonl")
     output = tmp_path / "o.jsonl"
 
@@ -219,7 +221,7 @@ def test_a_kill_and_a_resume_give_the_same_file(
 def test_a_resume_keeps_the_parts_that_are_there(
     mlm: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidate_parts, "PART", 50)
+    monkeypatch.setattr(module, "PART", 50)
     seen: list[int] = []
     propose = WordCandidates.propose
 

@@ -19,10 +19,7 @@ from codir.models.modes import evaluation_mode
 from codir.models.padding import Padding, pad_batch
 from codir.models.positions import position_limit
 from codir.models.representations import represent
-from codir.models.words import WholeWords, find_words
-
-Texts = tuple[str, ...]
-"""One text, or the two of a pair."""
+from codir.models.words import Texts, WholeWords, find_words
 
 
 class WordCandidates:

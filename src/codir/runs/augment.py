@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
+import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from codir.config.data_config import DataConfig
@@ -19,24 +24,34 @@ from codir.data.task import limit
 from codir.data.unlabeled import SOURCE_DIGEST, source_digest
 from codir.errors import ConfigError, DataError, RunError
 from codir.locks import exclusive
-from codir.models.candidates import Texts, WordCandidates
+from codir.models.candidates import WordCandidates
 from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
+from codir.models.words import Texts, changed_words, copies_of, count_words
 from codir.outputs import writes
 from codir.printing import Console, progress_bar, table, terminal, text
-from codir.runs.candidate_parts import PART, CandidateParts, parts_folder, texts_digest
 from codir.runs.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
-from codir.runs.replacement import changed_words, copies_of, count_words
-from codir.storage import whole_text_file
+from codir.storage import read_json, whole_text_file, write_bytes, write_json
 from codir.teacher.store import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+PART = 4096
+"""Words of a part, about: what an interruption costs at most, and what is tokenised at a time."""
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SHOWN = 3
+_SETTINGS = {
+    "texts": "the training texts",
+    "model": "the masked language model",
+    "tokenizer": "the tokenizer",
+    "candidates": "--candidates",
+    "together": "--together",
+    "max_length": "--max-length",
+    "batch_size": "--batch-size",
+    "precision": "--precision",
+    "part": "the size of a part (another version of codir)",
+}
 
 
 @dataclass
@@ -93,11 +108,9 @@ def augment(
     most probable whole words a masked language model finds at its place. (The paper takes neighbours in GloVe for words
     of several pieces; here such a word is masked as one token, so that no vectors of another vocabulary are needed.)
     A line is `{"text": ..., "text_pair": ..., "source": row, "source_digest": ...}`, the texts under the names that
-    they have in the data, so that the same flags read both; `source` counts the training examples from 0, and the
-    digest is of the original's texts: a training that holds them out leaves out the copy.
-
-    The candidates of a text are computed once for all its copies and kept in `OUTPUT.parts` until the file is written:
-    with `resume` an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
+    they have in the data; `source` counts the training examples from 0, and by the digest of the original's texts a
+    training that holds them out leaves out the copy. The candidates are kept in `OUTPUT.parts` until the file is
+    written: an interrupted run goes on there and writes the same file, bit for bit, on the same machine.
 
     Args:
         model: folder or Hub id of a masked language model, with its head.
@@ -125,7 +138,14 @@ def augment(
     """
     one_process_only("codir augment")
     output = Path(output)
-    _check(output, copies, probability)
+    if copies < 1:
+        raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
+    if not 0.0 < probability <= 1.0:
+        raise ConfigError(
+            f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}."
+        )
+    if output.suffix.lower() != ".jsonl":
+        raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
     texts, pairs, notes = training_texts(data)
     if not any(map(count_words, texts)):
         raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
@@ -143,8 +163,11 @@ def augment(
         autocast=_AUTOCAST[chosen],
     )
     columns = (data.text or DEFAULT_TEXT, *([data.text_pair or DEFAULT_TEXT_PAIR] if pairs else []))
+    digest = xxhash.xxh3_128()
+    for each in texts:
+        digest.update(json.dumps(each).encode() + b"\n")
     settings = {
-        "texts": texts_digest(texts),
+        "texts": digest.hexdigest(),
         "model": model_digest(masked),
         "tokenizer": tokenizer_digest(tokenizer),
         "candidates": candidates,
@@ -156,14 +179,20 @@ def augment(
     }
     result = Augmentation(output, len(texts), sum(map(count_words, texts)), notes=notes)
     started = time.monotonic()
-    folder = parts_folder(output)
+    folder = _parts_folder(output)
     with exclusive(folder):
-        parts = CandidateParts(folder, settings, resume=resume)
-        with progress_bar("finding candidates (words)", result.words) as progress:
-            parts.compute(proposer, texts, progress)
-        with whole_text_file(output) as file:
-            _write(file, parts, texts, proposer, result, columns, copies, probability, seed)
-        parts.remove()
+        _begin(folder, settings, resume)
+        with (
+            progress_bar("finding candidates (words)", result.words) as progress,
+            whole_text_file(output) as file,
+        ):
+            found = _candidates(folder, proposer, texts, progress)
+            drawn = (
+                copies_of(each, rows, proposer.words, copies=copies, probability=probability, seed=seed)
+                for each, rows in found
+            )
+            _write(file, texts, drawn, columns, result)
+        shutil.rmtree(folder)
     result.seconds = time.monotonic() - started
     if not quiet:
         print_result(result, console)
@@ -196,12 +225,8 @@ def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
         taken = "all" if len(split) == len(whole) else f"{len(split):,} (a fixed random subset)"
         notes = [f"{data.train} is read without labels: of its {len(whole):,} rows {taken} are taken."]
     pairs = "text_pair" in split.column_names
-    return _rows(split, pairs), pairs, notes
-
-
-def _rows(split: Dataset, pairs: bool) -> list[Texts]:
     columns = ("text", "text_pair") if pairs else ("text",)
-    return list(zip(*(split[name][:] for name in columns), strict=True))
+    return list(zip(*(split[name][:] for name in columns), strict=True)), pairs, notes
 
 
 def _labelled(data: DataConfig) -> bool:
@@ -222,55 +247,99 @@ def _labelled(data: DataConfig) -> bool:
     return True
 
 
-def _check(output: Path, copies: int, probability: float) -> None:
-    """Refuses what cannot be written or drawn before anything is loaded."""
-    if copies < 1:
-        raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
-    if not 0.0 < probability <= 1.0:
-        raise ConfigError(
-            f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}."
+# --- candidates, kept in parts that outlive an interruption
+
+
+def _parts_folder(output: Path) -> Path:
+    """Returns where the parts for an output lie: `OUTPUT.parts`, or a shorter name where that would be too long."""
+    name = f"{output.name}.parts"
+    if len(os.fsencode(name)) > 255:
+        name = f"{xxhash.xxh3_64_hexdigest(os.fsencode(output.name))}.parts"
+    return output.with_name(name)
+
+
+def _begin(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Notes what the candidates depend on; raises `RunError` if there are others, or any that are not wanted."""
+    path = folder / "candidates.json"
+    if not path.exists():
+        write_json(path, settings)
+        return
+    if not resume:
+        raise RunError(
+            f"{folder} holds the candidates of a run that was interrupted: go on with it by --resume, or "
+            "delete the folder."
         )
-    if output.suffix.lower() != ".jsonl":
-        raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
+    before = read_json(path)
+    if changed := [words for name, words in _SETTINGS.items() if before.get(name) != settings[name]]:
+        raise RunError(
+            f"{folder} was made with other settings: {', '.join(changed)} changed. Give the same ones again, or "
+            "delete the folder to start anew."
+        )
+
+
+def _candidates(
+    folder: Path, proposer: WordCandidates, examples: Sequence[Texts], progress: Callable[[int, int], Any]
+) -> Iterator[tuple[Texts, np.ndarray]]:
+    """Yields every example with the candidates [words, K] of its words, from the parts that are there or made anew."""
+    done, in_all = 0, sum(map(count_words, examples))
+    for number, part in enumerate(_parts(examples)):
+        path = folder / f"part-{number:05d}.npy"
+        if path.exists():
+            found = np.load(path, allow_pickle=False)
+        else:
+            found = proposer.propose(part, lambda words, _, done=done: progress(done + words, in_all))
+            content = io.BytesIO()
+            np.save(content, found, allow_pickle=False)
+            write_bytes(path, content.getvalue())
+        start = 0
+        for texts in part:
+            end = start + count_words(texts)
+            yield texts, found[start:end]
+            start = end
+        progress(done := done + start, in_all)
+
+
+def _parts(examples: Sequence[Texts]) -> Iterator[list[Texts]]:
+    """Yields examples until they have `PART` words together."""
+    part: list[Texts] = []
+    words = 0
+    for texts in examples:
+        part.append(texts)
+        words += count_words(texts)
+        if words >= PART:
+            yield part
+            part, words = [], 0
+    if part:
+        yield part
 
 
 def _write(
     file: IO[str],
-    parts: CandidateParts,
     examples: Sequence[Texts],
-    proposer: WordCandidates,
-    result: Augmentation,
+    drawn: Iterator[Iterator[Texts]],
     columns: Sequence[str],
-    copies: int,
-    probability: float,
-    seed: int,
+    result: Augmentation,
 ) -> None:
-    """Draws and writes the copies, row by row."""
+    """Writes the copies of each example that are new."""
     seen = set(examples)
     wanted = [len(examples) * (2 * number + 1) // (2 * _SHOWN) for number in range(_SHOWN)]
-    with progress_bar("writing copies (texts)", len(examples)) as progress:
-        for row, (texts, candidates) in enumerate(parts.read(examples)):
-            digest = source_digest(texts)
-            drawn = copies_of(
-                texts, candidates, proposer.words, copies=copies, probability=probability, seed=seed
-            )
-            for copy in drawn:
-                if copy == texts:
-                    result.unchanged += 1
-                    continue
-                if copy in seen:
-                    result.repeated += 1
-                    continue
-                seen.add(copy)
-                result.copies += 1
-                result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
-                if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
-                    result.shown.append((texts, copy))
-                line: dict[str, Any] = dict(zip(columns, copy, strict=True))
-                line.setdefault("source", row)  # unless a column of texts has that name
-                line[SOURCE_DIGEST] = digest
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            progress(row + 1, len(examples))
+    for row, copies in enumerate(drawn):
+        texts = examples[row]
+        digest = source_digest(texts)
+        for copy in copies:
+            if copy in seen:
+                result.unchanged += copy == texts
+                result.repeated += copy != texts
+                continue
+            seen.add(copy)
+            result.copies += 1
+            result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
+            if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
+                result.shown.append((texts, copy))
+            line: dict[str, Any] = dict(zip(columns, copy, strict=True))
+            line.setdefault("source", row)  # unless a column of texts has that name
+            line[SOURCE_DIGEST] = digest
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not result.copies:
         raise DataError(
             f"None of the copies of {len(examples):,} texts is new. Go on with --resume and more --copies or a "

@@ -7,8 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from codir.models.words import WholeWords
-from codir.runs.replacement import changed_words, copies_of, count_words
+from codir.models.words import WholeWords, changed_words, copies_of, count_words
 
 UNCASED = WholeWords(list(range(6)), ["dog", "bird", "man", "sees", "likes", "two"], cased=False)
 TEXTS = ("The cat, (a cat) sleeps.",)
