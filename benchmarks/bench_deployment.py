@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from codir.deploy.exporting import engine_settings, export_files
 from codir.deploy.latency_models import TARGETS
+from codir.deploy.writing import engine_settings, export_files
 from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
 from codir.runs.environment import machine
-from codir.runs.plan import KNOWN
+from codir.runs.model_costs import KNOWN
 from codir.runs.progress import quiet_libraries
 from codir.runs.timing import Inputs, time_in_turns
 

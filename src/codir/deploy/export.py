@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from codir.config.data_config import DataConfig
 from codir.data.encoding import cuts_unsaid, length_limit
 from codir.data.task import TaskData
-from codir.deploy import export_checks as checks
+from codir.deploy import check
 from codir.deploy.card import export_card, padding_words
-from codir.deploy.export_data import (
-    CALIBRATION,
-    Text,
-    calibration_batches,
-    cut_words,
-    probe_texts,
-    tracing_sample,
-    validation_data,
-)
+from codir.deploy.export_data import calibration_batches, probe_texts, validation_data
 from codir.deploy.export_result import ExportResult, print_result
-from codir.deploy.exporting import (
-    Batch,
-    engine_settings,
-    export_files,
-    model_inputs,
-    refuse_family,
-    require_packages,
-)
+from codir.deploy.writing import engine_settings, export_files, model_inputs, refuse_family, require_packages
 from codir.engines.engines import Classifier, open_engine
 from codir.engines.folder import Manifest, is_deployed, new_folder, require_new, weight_files
 from codir.engines.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
+from codir.kinds import kind_of
 from codir.locks import at_home
 from codir.models.check import load_tokenizer_for
-from codir.models.loading import class_names, count_parameters, load_classifier, resolve
+from codir.models.loading import count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
 from codir.runs.environment import command_line, versions
@@ -54,7 +38,8 @@ from codir.runs.run_inputs import inputs_of
 from codir.storage import require_disk, write_text
 from codir.training.processes import one_process_only
 
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
+CALIBRATION = 300  # examples; 1,200 gave the same differences on real students, 64 slightly larger ones
+PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
 
 
 def export(
@@ -109,10 +94,10 @@ def export(
     """
     one_process_only("codir export")
     target = Target.of(format, quantize, precision)
-    limits = checks.Limits.of(target, max_difference, min_agreement, max_drop)
+    limits = check.Limits.of(target, max_difference, min_agreement, max_drop)
     if calibration < 1:
         raise ConfigError(f"calibration must be at least 1 example, not {calibration}.")
-    output = Path(at_home(output))
+    output, source = Path(at_home(output)), str(model)
     require_new(output)
     if max_length is not None and not isinstance(data, DataConfig):
         data = {"max_length": max_length, **(data or {})}
@@ -132,204 +117,149 @@ def export(
     require_packages(target)
     resolve(model)
     if chosen.words and not quiet:
-        terminal(console).print(chosen.words, highlight=False, markup=False, soft_wrap=True)
-    with new_folder(output) as folder:
-        job = _Job(str(model), target, limits, folder, output, batch_size)
-        result = job.run(chosen, max_length, calibration)
+        terminal(console).print(chosen.words, highlight=False, soft_wrap=True)
+    with new_folder(output) as folder, cuts_unsaid():
+        result = _export(source, target, limits, folder, output, chosen, max_length, calibration, batch_size)
     if not quiet:
         print_result(result, console)
     return result
 
 
-@dataclass
-class _Job:
-    """One export: what it was asked for, and its steps."""
+def _export(
+    source: str,
+    target: Target,
+    limits: check.Limits,
+    folder: Path,
+    output: Path,
+    chosen: Chosen,
+    max_length: int | None,
+    calibration: int,
+    batch_size: int,
+) -> ExportResult:
+    """Fills the folder: calibrates, writes, measures before and after, compares, and last of all the manifest."""
+    notes: list[str] = []
+    model = load_classifier(source)
+    tokenizer = load_tokenizer_for(model, source)
+    refuse_family(model, target, source)
+    inputs = inputs_of(source)
+    asked = max_length if chosen.config is None else chosen.config.max_length
+    if asked is None and inputs is not None and (asked := inputs.max_length) is not None:
+        notes.append(f"{inputs.words({'max_length': asked})}")
+    task = _task(model, target, chosen, notes)
+    batches, calibrated = [], None
+    if task is not None and chosen.config is not None:
+        notes += task.notes
+        if target.needs_data:
+            found = calibration_batches(model, tokenizer, chosen.config, task, calibration)
+            batches, calibrated, more = found
+            notes += more
+    texts = probe_texts(task)
+    paired = [text for text in texts if not isinstance(text, str)]
+    sample = next(check.probes(paired or texts, tokenizer, [(3, 12)]))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    require_disk(folder, 2 * size, "The exported model")
+    with progress_bar(f"exporting to {target}"):
+        export_files(model, target, folder, sample, batches, source)
+        tokenizer.save_pretrained(folder)
 
-    source: str
-    target: Target
-    limits: checks.Limits
-    folder: Path
-    output: Path
-    batch_size: int
-    notes: list[str] = field(default_factory=list)
+    total, embedding = count_parameters(model)
+    limit = length_limit(asked, model.config)
+    manifest = Manifest(
+        format=target.format,
+        quantize=target.quantize,
+        precision=target.kind,
+        engine=target.engine,
+        source=source,
+        source_digest=weights_digest(model),
+        settings=engine_settings(target),
+        task=None if task is None else task.task.name,
+        max_length=limit if limit is not None else asked,
+        reads=None if inputs is None else {**inputs.values(), "max_length": asked},
+        parameters=total,
+        embedding_parameters=embedding,
+        versions={name: version for name, version in (versions() | versions(PACKAGES)).items() if version},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_line(),
+    )
+    engine = open_engine(folder, manifest)
 
-    def run(self, chosen: Chosen, max_length: int | None, calibration: int) -> ExportResult:
-        with cuts_unsaid():
-            return self._run(chosen, max_length, calibration)
-
-    def _run(self, chosen: Chosen, max_length: int | None, calibration: int) -> ExportResult:
-        data = chosen.config
-        model = load_classifier(self.source)
-        tokenizer = load_tokenizer_for(model, self.source)
-        refuse_family(model, self.target, self.source)
-        asked = max_length if data is None else data.max_length
-        inputs = inputs_of(self.source)
-        if asked is None and inputs is not None and (asked := inputs.max_length) is not None:
-            self.notes.append(f"{inputs.words({'max_length': asked})}")
-        limit = length_limit(asked, model.config)
-        task = None if data is None else self._load(model, chosen)
-        self.notes += task.notes if task is not None else []
-        examples: list[Batch] = []
-        calibrated = None
-        if data is not None and task is not None and self.target.needs_data:
-            examples, calibrated, note = calibration_batches(model, tokenizer, data, task, calibration)
-            self.notes += [note] if note else []
-        texts = probe_texts(task)
-        sample = tracing_sample(texts, tokenizer)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        require_disk(self.folder, 2 * size, "The exported model")
-        with progress_bar(f"exporting to {self.target}"):
-            export_files(model, self.target, self.folder, sample, examples, self.source)
-            tokenizer.save_pretrained(self.folder)
-        manifest = self._manifest(model, task, limit if limit is not None else asked)
-        if inputs is not None:
-            manifest = dataclasses.replace(manifest, reads={**inputs.values(), "max_length": asked})
-        engine = open_engine(self.folder, manifest)
-        manifest = dataclasses.replace(
-            manifest, inputs=tuple(getattr(engine, "inputs", ()) or model_inputs(model, sample))
-        )
-        before = after = None
-        if task is not None:
-            before = self._evaluate(model, tokenizer, task, asked, "source")
-            after = self._evaluate(engine, tokenizer, task, asked, "export")
-            self.notes += cut_words(before)
-        figures = self._compare(model, engine, texts, tokenizer, asked, before, after)
-        if (found := behaviour(model)).padding_error:
-            figures["padding_error"] = found.padding_error
-            self.notes.append(padding_words(found.padding_error))
-        if calibrated is not None:
-            figures["calibration"] = calibrated
-        self._require(figures, before, after, calibration if calibrated is not None else None)
-        manifest = dataclasses.replace(
-            manifest,
-            checks=figures,
-            metrics_before=before.metrics if before else None,
-            metrics_after=after.metrics if after else None,
-            main_metric=before.task.main_metric if before else None,
-            examples={split: len(labels) for split, labels in before.labels.items()} if before else {},
-            data=describe(data) if data is not None and before else None,
-        )
-        del engine  # OpenVINO maps its weights
-        manifest = self._finish(manifest, model, tokenizer, task)
-        return ExportResult(self.output, self.target, manifest, size, before, after, self.notes)
-
-    def _load(self, model: PreTrainedModel, chosen: Chosen) -> TaskData | None:
-        """Loads the validation data; those of the run may be gone, which is no mistake where none are needed."""
-        assert chosen.config is not None
-        try:
-            return validation_data(model, chosen.config)
-        except (DataError, ConfigError) as error:
-            if chosen.run is None:
-                raise
-            if self.target.needs_data:
-                raise DataError(
-                    f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate "
-                    f"on: {error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
-                ) from error
-            self.notes.append(
-                f"No metric was measured: the data of {chosen.run} cannot be read any more ({_first_line(error)}). "
-                "Name them anew by --task or --validation, or leave them out by --no-data."
-            )
+    def measured(which: Classifier, what: str) -> EvaluationResult | None:
+        if task is None:
             return None
-
-    def _manifest(self, model: PreTrainedModel, task: TaskData | None, limit: int | None) -> Manifest:
-        total, embedding = count_parameters(model)
-        found: dict[str, str] = {name: str(version) for name, version in versions().items() if version}
-        return Manifest(
-            format=self.target.format,
-            quantize=self.target.quantize,
-            precision=self.target.kind,
-            engine=self.target.engine,
-            source=self.source,
-            source_digest=weights_digest(model),
-            settings=engine_settings(self.target),
-            task=None if task is None else task.task.name,
-            max_length=limit,
-            parameters=total,
-            embedding_parameters=embedding,
-            versions=found | _package_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command_line(),
-        )
-
-    def _evaluate(
-        self,
-        model: Classifier,
-        tokenizer: PreTrainedTokenizerBase,
-        task: TaskData,
-        max_length: int | None,
-        what: str,
-    ) -> EvaluationResult:
         with progress_bar(f"measuring the {what} on {task.task.name}"):
             return evaluate_model(
-                model, tokenizer, task, name=self.source, max_length=max_length, batch_size=self.batch_size
+                which, tokenizer, task, name=source, max_length=asked, batch_size=batch_size
             )
 
-    def _compare(
-        self,
-        model: PreTrainedModel,
-        engine: Classifier,
-        texts: Sequence[Text],
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int | None,
-        before: EvaluationResult | None,
-        after: EvaluationResult | None,
-    ) -> dict[str, Any]:
-        comparison = checks.Comparison()
-        limit = checks.limit_of(model.config, None if before else max_length)
-        with progress_bar("comparing", len(checks.probe_lengths(limit))) as progress:
-            total = len(checks.probe_lengths(limit))
-            checks.compare_probes(
-                model,
-                engine,
-                checks.probes(texts, tokenizer, limit),
-                comparison,
-                lambda done: progress(done, total),
-            )
-        if before is not None and after is not None:
-            checks.compare_results(before, after, comparison)
-        figures = comparison.figures()
-        figures["judged"] = f"{figures['answered']:,} " + ("validation examples" if before else "inputs")
-        figures |= {
-            "answers": "scores" if len(class_names(model.config)) == 1 else "classes",
-            "shortest": min(comparison.lengths),
-            "longest": max(comparison.lengths),
-            "smallest_batch": min(comparison.batches),
-            "largest_batch": max(comparison.batches),
-            "limits": dataclasses.asdict(self.limits),
-        }
-        return figures
+    before, after = measured(model, "source"), measured(engine, "export")
+    shapes = check.probe_shapes(check.limit_of(model.config, None if before else asked))
+    with progress_bar("comparing", len(shapes)) as progress:
+        probes = check.probes(texts, tokenizer, shapes)
+        compared = check.compare_models(model, engine, probes, lambda done: progress(done, len(shapes)))
+    if before is not None and after is not None:
+        notes += _cut(before)
+        for split, logits in before.logits.items():
+            compared.add(logits, after.logits[split], real=True)
+    figures = compared.figures(kind_of(model.config))
+    figures["limits"] = dataclasses.asdict(limits)
+    figures["dropped"] = check.drops(before, after) if before is not None and after is not None else {}
+    if padding := behaviour(model).padding_error:
+        figures["padding_error"] = padding
+        notes.append(padding_words(padding))
+    if calibrated is not None:
+        figures["calibration"] = calibrated
+    if over := check.over_limits(figures, limits, before.task.main_metric if before else None):
+        raise ModelError(
+            f"{source} was exported to {target}, but not kept: {'; '.join(over)}. Ways on: "
+            f"{check.ways_on(target, calibration)}."
+        )
+    manifest = dataclasses.replace(
+        manifest,
+        inputs=tuple(getattr(engine, "inputs", ()) or model_inputs(model, sample)),
+        checks=figures,
+        metrics_before=before.metrics if before else None,
+        metrics_after=after.metrics if after else None,
+        main_metric=before.task.main_metric if before else None,
+        examples={split: len(labels) for split, labels in before.labels.items()} if before else {},
+        data=describe(chosen.config) if chosen.config is not None and before else None,
+    )
+    del engine  # OpenVINO maps its weights
+    size_after = sum((folder / name).stat().st_size for name in weight_files(os.listdir(folder)))
+    pairs = task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs"))
+    card = export_card(output.name, manifest, model.config, tokenizer, pairs=pairs, size=size_after)
+    write_text(folder / "README.md", card)
+    return ExportResult(output, target, manifest.write(folder), size, before, after, notes)
 
-    def _require(
-        self,
-        figures: dict[str, Any],
-        before: EvaluationResult | None,
-        after: EvaluationResult | None,
-        calibration: int | None,
-    ) -> None:
-        dropped = checks.drops(before, after) if before is not None and after is not None else {}
-        figures["dropped"] = dropped
-        metric = before.task.main_metric if before is not None else None
-        over = checks.over_limits(figures, dropped, self.limits, self.target, metric)
-        if over:
-            raise ModelError(
-                f"{self.source} was exported to {self.target}, but not kept: {'; '.join(over)}. Ways on: "
-                f"{checks.ways_on(self.target, calibration)}."
-            )
 
-    def _finish(
-        self,
-        manifest: Manifest,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        task: TaskData | None,
-    ) -> Manifest:
-        """Writes README.md and then the manifest."""
-        size = sum((self.folder / name).stat().st_size for name in weight_files(os.listdir(self.folder)))
-        pairs = task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs"))
-        card = export_card(self.output.name, manifest, model.config, tokenizer, pairs=pairs, size=size)
-        write_text(self.folder / "README.md", card)
-        return manifest.write(self.folder)
+def _task(model: PreTrainedModel, target: Target, chosen: Chosen, notes: list[str]) -> TaskData | None:
+    """Loads the validation data; those of the run may be gone, which is no mistake where none are needed."""
+    if chosen.config is None:
+        return None
+    try:
+        return validation_data(model, chosen.config)
+    except (DataError, ConfigError) as error:
+        if chosen.run is None:
+            raise
+        if target.needs_data:
+            raise DataError(
+                f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate on: "
+                f"{error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
+            ) from error
+        first = str(error).splitlines()[0].rstrip(".")
+        notes.append(
+            f"No metric was measured: the data of {chosen.run} cannot be read any more ({first}). Name them anew by "
+            "--task or --validation, or leave them out by --no-data."
+        )
+        return None
+
+
+def _cut(result: EvaluationResult) -> list[str]:
+    return [
+        f"{count:,} of {len(result.labels[split]):,} {split} examples {'is' if count == 1 else 'are'} longer than "
+        f"{result.max_length} tokens and {'was' if count == 1 else 'were'} cut, for source and export alike."
+        for split, count in result.truncated.items()
+        if count
+    ]
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -339,17 +269,3 @@ def weights_digest(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
-
-
-def _package_versions() -> dict[str, str]:
-    from importlib import metadata
-
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

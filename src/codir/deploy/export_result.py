@@ -9,20 +9,21 @@ from typing import Any
 
 from codir.engines.folder import Manifest
 from codir.engines.formats import Target
-from codir.printing import Console, Table, table, terminal
+from codir.printing import Console, terminal
 from codir.runs.evaluate import EvaluationResult
 from codir.storage import human_bytes
+from codir.table import Column, Table, Tabular
 
 
 @dataclass
-class ExportResult:
+class ExportResult(Tabular):
     """What was written and what the checks found.
 
     Attributes:
         output: the folder.
         target: format, quantisation, precision.
         manifest: what `deployment.json` says.
-        source_bytes: of the source's weights in fp32.
+        source_bytes: size of the source's weights in fp32.
         before, after: the task's metrics of source and export; None without a task.
         notes: what the user should know.
     """
@@ -40,64 +41,50 @@ class ExportResult:
         """The figures of the comparison, as in the manifest."""
         return self.manifest.checks
 
-    def to_rich(self) -> Table:
+    def table(self) -> Table:
         """Returns two lines, source and export: size, metrics, difference and agreement."""
-        shown = table(f"{self.manifest.source} exported to {self.target}")
-        shown.add_column("model")
-        shown.add_column("size", justify="right")
-        columns = []
-        if self.before is not None and self.after is not None:
-            several = len(self.before.metrics) > 1
-            for split, values in self.before.metrics.items():
-                columns += [(split, name) for name in values]
-            for split, name in columns:
-                shown.add_column(f"{split} {name}" if several else name, justify="right")
-        shown.add_column("largest difference", justify="right")
-        shown.add_column("mean", justify="right")
-        regression = self.figures["answers"] == "scores"
-        shown.add_column("correlation" if regression else "same answers", justify="right")
-        first = [self.before.metrics[split][name] for split, name in columns] if self.before else []
-        second = [self.after.metrics[split][name] for split, name in columns] if self.after else []
-        agreement = self.figures["agreement"]
-        shown.add_row(
-            "torch fp32", human_bytes(self.source_bytes), *(f"{value:.4f}" for value in first), "", "", ""
+        figures = self.figures
+        before = self.before.flat_metrics() if self.before else {}
+        after = self.after.flat_metrics() if self.after else {}
+        scores = figures["answers"] == "scores"
+        columns = (
+            Column("model", left=True),
+            Column("size", human_bytes),
+            *(Column(name, "{:.4f}".format) for name in before),
+            Column("largest difference", "{:.2g}".format),
+            Column("mean", "{:.2g}".format),
+            Column("correlation" if scores else "same answers", ("{:.4f}" if scores else "{:.2%}").format),
         )
-        shown.add_row(
-            str(self.target),
-            human_bytes(self.manifest.bytes),
-            *(f"{value:.4f}" for value in second),
-            f"{self.figures['largest_difference']:.2g}",
-            f"{self.figures['mean_difference']:.2g}",
-            f"{agreement:.4f}" if regression else f"{agreement:.2%}",
+        compared = (figures["largest_difference"], figures["mean_difference"], figures["agreement"])
+        rows = (
+            ("torch fp32", self.source_bytes, *before.values(), None, None, None),
+            (str(self.target), self.manifest.bytes, *(after[name] for name in before), *compared),
         )
-        return shown
+        return Table(f"{self.manifest.source} exported to {self.target}", columns, rows)
+
+    def words(self) -> list[str]:
+        """Returns what stands under the table, a line each: the inputs, the notes, what to do with the folder."""
+        figures = self.figures
+        lines = [
+            f"On {figures['inputs']:,} inputs of {figures['shortest']} to {figures['longest']} tokens, in batches of "
+            f"{figures['smallest_batch']} to {figures['largest_batch']}, against the source with PyTorch in fp32."
+        ]
+        if figures.get("calibration"):
+            lines.append(f"Calibrated on {figures['calibration']}.")
+        if changed := figures["changed"]:
+            lines.append(
+                f"Of {figures['judged']} {changed:,} {'gets' if changed == 1 else 'get'} another answer; about "
+                f"{figures['undecided']:,} of these the source was itself undecided."
+            )
+        done = (
+            f"Written to {self.output}. It predicts by itself: codir predict {shlex.quote(str(self.output))} "
+        )
+        return [*lines, *self.notes, f"{done}--input texts.txt --output predictions.jsonl"]
 
 
 def print_result(result: ExportResult, console: Console | None = None) -> None:
-    """Prints the table, the inputs it is from, the notes, and what to do with the folder."""
+    """Prints the table and what stands under it."""
     console = terminal(console)
-    figures = result.figures
     console.print(result.to_rich())
-    line = (
-        f"On {figures['inputs']:,} inputs of {figures['shortest']} to {figures['longest']} tokens, in batches of "
-        f"{figures['smallest_batch']} to {figures['largest_batch']}, against the source with PyTorch in fp32."
-    )
-    console.print(line, highlight=False, markup=False)
-    if figures.get("calibration"):
-        console.print(f"Calibrated on {figures['calibration']}.", highlight=False, markup=False)
-    if figures["answers"] != "scores" and figures["changed"]:
-        changed, unsure = figures["changed"], figures["undecided"]
-        line = (
-            f"Of {figures['judged']} {changed:,} {'gets' if changed == 1 else 'get'} another answer; about "
-            f"{unsure:,} of these the source was itself undecided."
-        )
-        console.print(line, highlight=False, markup=False)
-    for note in result.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(
-        f"Written to {result.output}. It predicts by itself: codir predict {shlex.quote(str(result.output))} "
-        "--input texts.txt --output predictions.jsonl",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    for line in result.words():
+        console.print(line, highlight=False, soft_wrap=line.startswith("Written"))

@@ -7,7 +7,6 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,7 @@ from codir.config.data_config import DataConfig
 from codir.data import BUILT_IN
 from codir.data.encoding import length_limit
 from codir.data.files import load_texts
-from codir.deploy.latency_loading import Loaded, prepare
-from codir.deploy.latency_models import choose, score_of
+from codir.deploy.latency_models import Line, choose, load_lines, score_of
 from codir.deploy.latency_table import BUSY, LatencyResult, LatencyRow
 from codir.deploy.memory import peak_memory
 from codir.errors import ConfigError, DataError, RunError
@@ -46,12 +44,9 @@ from codir.training.processes import one_process_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["LatencyResult", "LatencyRow", "latency"]
-
-SEQUENCES = 256
 LENGTH = 128  # Table 3 of the paper
 _BUSY_SPREAD = 0.1
-_ENGINE_PACKAGES = ("onnxruntime", "openvino", "nncf", "onnx")
+_PACKAGES = ("onnxruntime", "openvino", "nncf", "onnx")
 
 
 @writes()
@@ -64,7 +59,7 @@ def latency(
     batch: int = 32,
     max_length: int | None = None,
     rounds: int = 3,
-    sequences: int = SEQUENCES,
+    sequences: int = 256,
     threads: int | None = None,
     device: str = "cpu",
     memory: bool = True,
@@ -108,8 +103,10 @@ def latency(
         RunError: the output exists or cannot be written; nothing could be measured.
     """
     one_process_only("codir latency")
-    _check_numbers(batch=batch, rounds=rounds, sequences=sequences, threads=threads)
-    wanted = choose(models, engines, device)
+    for name, value in (("batch", batch), ("rounds", rounds), ("sequences", sequences), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value} must be at least 1.")
+    chosen_lines = choose(models, engines, device)
     inputs = first_inputs(models)
     of_run = inputs.max_length if inputs is not None and max_length is None else None
     max_length = next(each for each in (max_length, of_run, LENGTH) if each is not None)
@@ -117,16 +114,14 @@ def latency(
     task, source, texts, notes = _texts(choose_data(models, data, use_run_data), batch, sequences)
     if inputs is not None and of_run is not None:
         notes.append(f"{inputs.words({'max_length': max_length})}")
-    console = terminal(console)
     load_before = _load_average()
     with _threads(threads), contextlib.ExitStack() as stack:
-        lines, left_out = prepare(stack, wanted, texts, batch, max_length, device)
+        lines, left_out = load_lines(stack, chosen_lines, texts, batch, max_length, device)
         if not lines:
-            raise RunError(
-                "Nothing could be measured.\n" + "\n".join(f"{n} in {e}: {why}" for n, e, why in left_out)
-            )
+            why = "\n".join(f"{name} in {engine}: {reason}" for name, engine, reason in left_out)
+            raise RunError(f"Nothing could be measured.\n{why}")
         notes += _notes_on_length(lines, texts, max_length)
-        pairs = {line.wanted.key: (line.model, line.tokenizer) for line in lines}
+        pairs = {line.key: (line.model, line.tokenizer) for line in lines}
         with progress_bar(f"padded to {max_length} tokens") as progress:
             padded = measure(pairs, texts, batch, max_length, rounds, device, True, progress=progress)
         real: dict[str, dict[str, RealLengths]] = {}
@@ -135,18 +130,15 @@ def latency(
                 real[str(size)] = measure_requests(
                     pairs, texts, size, max_length, rounds, device, progress=progress
                 )
-        load_after = _load_average()
-        used = torch.get_num_threads()
+        load_after, used = _load_average(), torch.get_num_threads()
         peaks = _peaks(lines, texts[:batch], max_length, device, notes) if memory else {}
-    rows = tuple(
-        _row(
-            line, padded[line.wanted.key], {size: each[line.wanted.key] for size, each in real.items()}, peaks
-        )
-        for line in lines
-    )
-    rows, more = same_examples(rows)
-    notes += more
-    first = next(iter(real.values()))[lines[0].wanted.key]
+        rows = [
+            _row(line, padded[line.key], {size: each[line.key] for size, each in real.items()}, peaks)
+            for line in lines
+        ]
+    rows = _same_examples(rows, notes)
+    place = machine()
+    notes += busy_words(rows, load_before, load_after, used, int(place["cores"] or 1))
     conditions = {
         "batch": batch,
         "max_length": max_length,
@@ -155,28 +147,20 @@ def latency(
         "threads": used,
         "device": device,
         "texts": source,
-        "tokens": first.tokens,
+        "tokens": next(iter(real.values()))[lines[0].key].tokens,
         "load_before": load_before,
         "load_after": load_after,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    place = machine()
-    notes += busy_words(rows, load_before, load_after, used, int(place["cores"] or 1))
-    installed = {**versions(), **_versions_of(_ENGINE_PACKAGES)}
+    installed = versions() | {name: version for name, version in versions(_PACKAGES).items() if version}
     result = LatencyResult(
-        rows, {**place, "versions": installed}, conditions, task, tuple(notes), tuple(left_out)
+        tuple(rows), {**place, "versions": installed}, conditions, task, tuple(notes), tuple(left_out)
     )
     if output is not None:
         write_json(output, result.to_json())
     if not quiet:
-        print_result(result, console, output)
+        print_result(result, terminal(console), output)
     return result
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value} must be at least 1.")
 
 
 def _texts(chosen: Chosen, batch: int, sequences: int) -> tuple[str, str, list[Text], list[str]]:
@@ -238,99 +222,89 @@ def _threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _notes_on_length(lines: Sequence[Loaded], texts: Sequence[Text], max_length: int) -> list[str]:
+def _notes_on_length(lines: Sequence[Line], texts: Sequence[Text], max_length: int) -> list[str]:
     notes = []
-    for line in {line.wanted.path: line for line in lines}.values():
+    for line in {line.path: line for line in lines}.values():
         limit = (
             length_limit(min(max_length, line.tokenizer.model_max_length), line.model.config) or max_length
         )
         if limit < max_length:
             notes.append(
-                f"{line.wanted.name} has positions for {limit} tokens: its inputs were cut there, in every engine."
+                f"{line.name} has positions for {limit} tokens: its inputs were cut there, in every engine."
             )
         cut = sum(length > limit for length in token_lengths(line.tokenizer, texts))
         if cut:
             notes.append(
                 f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'} longer than {limit} tokens for "
-                f"{line.wanted.name} and {'was' if cut == 1 else 'were'} cut."
+                f"{line.name} and {'was' if cut == 1 else 'were'} cut."
             )
     return notes
 
 
 def _peaks(
-    lines: Sequence[Loaded], texts: Sequence[Text], max_length: int, device: str, notes: list[str]
+    lines: Sequence[Line], texts: Sequence[Text], max_length: int, device: str, notes: list[str]
 ) -> dict[str, int]:
     peaks = {}
     with progress_bar("memory", len(lines)) as progress:
         for number, line in enumerate(lines):
             inputs = encode_batch(line.model, line.tokenizer, texts, max_length, True)
+            engine = None if line.manifest else line.engine
             try:
-                peaks[line.wanted.key] = peak_memory(
-                    line.folder, None if line.manifest else line.wanted.engine, inputs, device=device
-                )
+                peaks[line.key] = peak_memory(line.folder, engine, inputs, device=device)
             except RunError as error:
-                notes.append(f"The memory of {line.wanted.key} is not known: {error}")
+                notes.append(f"The memory of {line.key} is not known: {error}")
             progress(number + 1, len(lines))
     return peaks
 
 
-def _row(line: Loaded, padded: Timing, real: dict[str, RealLengths], peaks: dict[str, int]) -> LatencyRow:
-    manifest = line.manifest
-    if manifest is not None and manifest.parameters is not None:
-        parameters, embedding = manifest.parameters, manifest.embedding_parameters
-    elif isinstance(line.model, torch.nn.Module) and any(True for _ in line.model.parameters()):
-        parameters, embedding = count_parameters(line.model)  # type: ignore[arg-type]
-    else:
-        parameters = embedding = None
-    local = Path(line.folder).expanduser().is_dir()
+def _row(line: Line, padded: Timing, real: dict[str, RealLengths], peaks: dict[str, int]) -> LatencyRow:
+    manifest, size = line.manifest, None
+    parameters = embedding = None
+    if manifest is not None:
+        parameters, embedding, size = manifest.parameters, manifest.embedding_parameters, manifest.bytes
+    elif Path(line.folder).expanduser().is_dir():
+        size = model_size(line.folder) or None
+    if parameters is None and any(True for _ in line.model.parameters()):
+        parameters, embedding = count_parameters(line.model)
     blocks = getattr(line.model.config, "num_hidden_layers", None)
-    score = score_of(line.wanted)
+    metric, score, examples = score_of(line) or (None, None, None)
     return LatencyRow(
-        name=line.wanted.name,
-        path=line.wanted.path,
-        engine=line.wanted.engine,
-        precision=line.wanted.precision,
+        name=line.name,
+        path=line.path,
+        engine=line.engine,
+        precision=line.precision,
         blocks=blocks if isinstance(blocks, int) else None,
         parameters=parameters,
         embedding_parameters=embedding,
-        bytes=manifest.bytes
-        if manifest is not None
-        else (model_size(line.folder) or None)
-        if local
-        else None,
+        bytes=size,
         timing=padded,
         real=real,
-        peak_memory=peaks.get(line.wanted.key),
-        score=score.value if score else None,
-        metric=score.metric if score else None,
-        examples=score.examples if score else None,
+        peak_memory=peaks.get(line.key),
+        score=score,
+        metric=metric,
+        examples=examples,
     )
 
 
-def same_examples(rows: Sequence[LatencyRow]) -> tuple[tuple[LatencyRow, ...], list[str]]:
-    """Keeps the scores that are on as many examples as the first one and by the same metric; says which are not.
+def _same_examples(rows: Sequence[LatencyRow], notes: list[str]) -> list[LatencyRow]:
+    """Keeps the scores that are on as many examples as the first one and by the same metric; notes which are not.
 
     A number of examples that is not known (of an export from before it was noted) is no match.
     """
-    scored = [row for row in rows if row.score is not None]
-    if not scored:
-        return tuple(rows), []
-    first = scored[0]
-    others = [row for row in scored if (row.examples, row.metric) != (first.examples, first.metric)]
-    if not others:
-        return tuple(rows), []
-    named = "; ".join(f"{row.name} in {row.engine}: {_basis(row)}" for row in others)
-    note = (
-        f"Scores that cannot be compared are left out: {first.name}'s is {_basis(first)}, but {named}. Export with the "
-        "data of the run (the default of codir export) to have them on the same examples."
-    )
-    kept = tuple(dataclasses.replace(row, score=None, metric=None) if row in others else row for row in rows)
-    return kept, [note]
 
+    def basis(row: LatencyRow) -> str:
+        count = "an unknown number of" if row.examples is None else f"{row.examples:,}"
+        return f"{row.metric} on {count} examples"
 
-def _basis(row: LatencyRow) -> str:
-    count = "an unknown number of" if row.examples is None else f"{row.examples:,}"
-    return f"{row.metric} on {count} examples"
+    first = next((row for row in rows if row.score is not None), None)
+    others = [row for row in rows if first and row.score is not None and basis(row) != basis(first)]
+    if first is not None and others:
+        named = "; ".join(f"{row.name} in {row.engine}: {basis(row)}" for row in others)
+        notes.append(
+            f"Scores that cannot be compared are left out: {first.name}'s is {basis(first)}, but {named}. Export with "
+            "the data of the run (the default of codir export) to have them on the same examples."
+        )
+    return [dataclasses.replace(row, score=None, metric=None) if row in others else row for row in rows]
 
 
 def busy_words(
@@ -368,14 +342,6 @@ def _load_average() -> float | None:
         return os.getloadavg()[0]
     except (OSError, AttributeError):
         return None
-
-
-def _versions_of(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def print_result(result: LatencyResult, console: Console, output: str | Path | None = None) -> None:

@@ -1,28 +1,35 @@
-"""What `codir latency` measures: models and engines as a user names them, checked before anything runs."""
+"""The lines of a latency table: models and engines as a user names them, checked, exported where need be, loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from codir.data.glue import glue_task
+from codir.deploy.writing import engine_settings, export_files
 from codir.engines import extras
 from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest, is_deployed
 from codir.engines.formats import Target
-from codir.errors import ConfigError, RunError, nearest
-from codir.models.loading import load_classifier, load_config, resolve
-from codir.storage import read_json
+from codir.errors import CodirError, ConfigError, ModelError, RunError, nearest
+from codir.locks import sweep, temporary_folder
+from codir.models.check import check_model
+from codir.models.loading import count_parameters, load_classifier, load_config, load_tokenizer, resolve
+from codir.printing import progress_bar
+from codir.runs.timing import Model, Text, encode_batch
+from codir.storage import read_json, require_disk
 
-TORCH = ("torch", "torch-bf16", "torch-fp16", "torch-compiled")
+TORCH = {"torch": "fp32", "torch-bf16": "bf16", "torch-fp16": "fp16", "torch-compiled": "fp32"}
 TARGETS = {
     "onnxruntime": Target.of("onnx"),
     "onnxruntime-int8": Target.of("onnx", "int8"),
@@ -32,20 +39,22 @@ TARGETS = {
 }
 """Engines that need another format: a model folder is exported for them, for the time of the measurement."""
 ENGINES = (*TORCH, *TARGETS)
-_PRECISIONS = {"torch": "fp32", "torch-bf16": "bf16", "torch-fp16": "fp16", "torch-compiled": "fp32"}
+_CALIBRATION_BATCH = 8
 
 
-@dataclass(frozen=True)
-class Wanted:
+@dataclass
+class Line:
     """One line of the table: a model in an engine.
 
     Attributes:
         name: short and of this model alone.
-        path: as the user named the model.
+        path: the model as the user named it.
         engine: one of `ENGINES`; of an exported folder the one it is for.
         precision: `fp32`, `bf16`, `fp16` or `int8`.
         target: what the model has to be exported to first; None if it lies there ready.
-        manifest: of an exported folder.
+        manifest: an exported folder's; after `load_lines` that of a temporary export, too.
+        folder: where it is loaded from.
+        model, tokenizer: there after `load_lines`.
     """
 
     name: str
@@ -54,16 +63,19 @@ class Wanted:
     precision: str
     target: Target | None = None
     manifest: Manifest | None = None
+    folder: str = ""
+    model: Model = field(default=None, repr=False, compare=False)
+    tokenizer: PreTrainedTokenizerBase = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     @property
     def key(self) -> str:
-        """The line's name."""
+        """The line's own name."""
         return f"{self.name} [{self.engine}]"
 
 
 def choose(
     models: Sequence[str | Path], engines: Sequence[str] | None = None, device: str = "cpu"
-) -> list[Wanted]:
+) -> list[Line]:
     """Returns the lines of the table: every model folder in every engine, exported folders in their own.
 
     Args:
@@ -78,49 +90,42 @@ def choose(
     """
     if not models:
         raise ConfigError("There is no model to measure: name one, for example `codir latency runs/student`.")
-    asked = _engines(engines)
-    _check_device(device, asked)
-    wanted: list[Wanted] = []
-    names = short_names([str(model) for model in models])
-    for name, model in zip(names, map(str, models), strict=True):
-        if is_deployed(model):
-            manifest = Manifest.read(Path(model).expanduser())
-            extras.require(manifest.engine)
-            engine = f"{manifest.engine}-int8" if manifest.precision == "int8" else manifest.engine
-            if manifest.engine == "openvino" and manifest.precision == "fp32":
-                engine = "openvino-fp32"
-            if device != "cpu" and manifest.engine not in TORCH:
-                raise ConfigError(
-                    f"{model} is exported for {manifest.engine}, which runs on the CPU only here."
-                )
-            wanted.append(Wanted(name, model, engine, manifest.precision, manifest=manifest))
-            continue
-        resolve(model)
-        wanted += [
-            Wanted(name, model, each, _PRECISIONS.get(each) or TARGETS[each].kind, TARGETS.get(each))
-            for each in asked
-        ]
-    _check_fit(wanted, engines)
-    return wanted
-
-
-def _engines(engines: Sequence[str] | None) -> list[str]:
-    """Returns the engines asked for, each once, after a look at their packages."""
     asked = list(dict.fromkeys(each.strip() for each in engines or ("torch",) if each.strip()))
-    if not asked:
+    _check_engines(asked, device)
+    lines: list[Line] = []
+    for name, model in zip(short_names([str(model) for model in models]), map(str, models), strict=True):
+        if not is_deployed(model):
+            resolve(model)
+            for each in asked:
+                target = TARGETS.get(each)
+                lines.append(Line(name, model, each, target.kind if target else TORCH[each], target))
+            continue
+        manifest = Manifest.read(Path(model).expanduser())
+        extras.require(manifest.engine)
+        if device != "cpu" and manifest.engine not in TORCH:
+            raise ConfigError(f"{model} is exported for {manifest.engine}, which runs on the CPU only here.")
+        kind = Target(manifest.format, manifest.quantize, manifest.precision)
+        engine = next((name for name, each in TARGETS.items() if str(each) == str(kind)), manifest.engine)
+        lines.append(Line(name, model, engine, manifest.precision, manifest=manifest))
+    own = {line.engine for line in lines}
+    if engines is not None and all(line.manifest for line in lines) and (unfit := set(asked) - own):
+        raise ConfigError(
+            f"--engines {min(unfit)}: an exported folder runs in its own engine ({', '.join(sorted(own))}), and no "
+            "model folder is named. Leave --engines out, or name the model it was made from."
+        )
+    return lines
+
+
+def _check_engines(engines: Sequence[str], device: str) -> None:
+    if not engines:
         raise ConfigError(f"--engines names none. There are {', '.join(ENGINES)}.")
-    for engine in asked:
+    for engine in engines:
         if engine not in ENGINES:
             raise ConfigError(
                 f"--engines {engine}: unknown{nearest(engine, ENGINES)}. There are {', '.join(ENGINES)}."
             )
         if engine in TARGETS:
-            target = TARGETS[engine]
-            extras.require("openvino int8" if engine == "openvino-int8" else target.format)
-    return asked
-
-
-def _check_device(device: str, engines: Iterable[str]) -> None:
+            extras.require("openvino int8" if engine == "openvino-int8" else TARGETS[engine].format)
     if device not in ("cpu", "cuda"):
         raise ConfigError(
             f"--device {device}: unknown{nearest(device, ('cpu', 'cuda'))}. There are cpu and cuda."
@@ -136,40 +141,94 @@ def _check_device(device: str, engines: Iterable[str]) -> None:
             raise ConfigError("torch-fp16 is for --device cuda; a CPU computes 16 bits as torch-bf16.")
 
 
-def _check_fit(wanted: Sequence[Wanted], engines: Sequence[str] | None) -> None:
-    """Refuses engines that none of the models can run in: only exported folders were named, each for another one."""
-    if engines is None or any(line.manifest is None for line in wanted):
-        return
-    own = {line.engine for line in wanted}
-    for engine in engines:
-        if engine.strip() not in own:
-            raise ConfigError(
-                f"--engines {engine.strip()}: an exported folder runs in its own engine ({', '.join(sorted(own))}), "
-                "and no model folder is named. Leave --engines out, or name the model it was made from."
-            )
-
-
 def short_names(models: Sequence[str]) -> list[str]:
     """Returns the last part of each path, with as many parts before it as it takes to tell them apart.
 
     The same model named twice is numbered.
     """
-    parts = [
-        [part for part in Path(model).parts if part not in ("/", "..", "~")] or [model] for model in models
-    ]
+    parts = [[part for part in Path(each).parts if part not in ("/", "..", "~")] or [each] for each in models]
     names = [each[-1] for each in parts]
     for length in range(2, max(map(len, parts), default=1) + 1):
-        double = {name for name in names if names.count(name) > 1}
         names = [
-            "/".join(each[-length:]) if name in double else name
-            for each, name in zip(parts, names, strict=True)
+            "/".join(each[-length:]) if names.count(name) > 1 else name
+            for each, name in zip(parts, list(names), strict=True)
         ]
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        if seen[name] > 1:
-            names[number] = f"{name} ({seen[name]})"
-    return names
+    counts = [names[: number + 1].count(name) for number, name in enumerate(names)]
+    return [f"{name} ({count})" if count > 1 else name for name, count in zip(names, counts, strict=True)]
+
+
+def load_lines(
+    stack: contextlib.ExitStack,
+    lines: Sequence[Line],
+    texts: Sequence[Text],
+    batch: int,
+    max_length: int,
+    device: str,
+) -> tuple[list[Line], list[tuple[str, str, str]]]:
+    """Loads everything, exporting what has to be; what cannot be exported or compiled is left out, and why is said.
+
+    Every line runs a batch here, so that an engine that cannot run the model is found before the measurement.
+    """
+    loaded: list[Line] = []
+    left_out: list[tuple[str, str, str]] = []
+    with progress_bar("loading, exporting, compiling", len(lines)) as progress:
+        for number, line in enumerate(lines):
+            line.tokenizer = load_tokenizer(line.path)
+            try:
+                line.folder = (
+                    line.path if line.target is None else _export(stack, line, line.target, texts, max_length)
+                )
+                line.model = load(line.folder, line.engine)
+                check_model(line.model, line.tokenizer, line.path)
+                inputs = encode_batch(line.model, line.tokenizer, texts[:batch], max_length, True)
+                with torch.inference_mode():
+                    line.model.to(device).eval()(**{name: each.to(device) for name, each in inputs.items()})
+                loaded.append(line)
+            except Exception as error:
+                # a model that torch cannot load or run is the user's mistake; an engine's limits are a result
+                ours = isinstance(error, CodirError)
+                if line.engine == "torch" or (line.target is None and line.engine != "torch-compiled"):
+                    if ours:
+                        raise
+                    raise ModelError(f"{line.path} does not run in {line.engine}: {error}") from error
+                first = next(iter(str(error).strip().splitlines()), "")
+                left_out.append(
+                    (line.name, line.engine, first if ours else f"{type(error).__name__}: {first}")
+                )
+            progress(number + 1, len(lines))
+    return loaded, left_out
+
+
+def _export(
+    stack: contextlib.ExitStack, line: Line, target: Target, texts: Sequence[Text], max_length: int
+) -> str:
+    """Exports a model folder into a temporary one, which lives as long as `stack`, and returns that."""
+    model = load_classifier(line.path)
+    check_model(model, line.tokenizer, line.path)
+    place = Path(tempfile.gettempdir())
+    sweep(place)  # what killed processes left
+    folder = stack.enter_context(temporary_folder(place))
+    total, embedding = count_parameters(model)
+    require_disk(folder, 6 * total, f"Exporting {line.name} for the measurement")
+
+    def encoded(chosen: Sequence[Text]) -> Any:
+        return encode_batch(model, line.tokenizer, chosen, max_length, False)
+
+    starts = range(0, len(texts), _CALIBRATION_BATCH) if target.needs_data else ()
+    batches = [encoded(texts[start : start + _CALIBRATION_BATCH]) for start in starts]
+    export_files(model, target, folder, encoded([*texts, *texts][:3]), batches, line.path)
+    line.manifest = Manifest(
+        format=target.format,
+        quantize=target.quantize,
+        precision=target.kind,
+        engine=target.engine,
+        source=line.path,
+        source_digest="",
+        settings=engine_settings(target),
+        parameters=total,
+        embedding_parameters=embedding,
+    ).write(folder)
+    return str(folder)
 
 
 def load(path: str | Path, engine: str | None) -> Any:
@@ -193,62 +252,31 @@ def warm_imports(path: str | Path, engine: str | None) -> None:
     nn.functional.linear(torch.ones(8, 8), torch.ones(8, 8))
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a run folder or an export says of its quality.
+def score_of(line: Line) -> tuple[str, float, int | None] | None:
+    """Returns the main metric, its value and the number of examples, of an export or of a run folder in fp32.
 
-    Attributes:
-        metric: the main metric.
-        value: on the main validation split.
-        examples: how many that split has; None where the folder does not say.
+    None where the folder does not say it, or is of another tool: the score is an extra here. A run folder's scores
+    were computed in fp32: what 16 bits or int8 make of them nobody has measured.
     """
-
-    metric: str
-    value: float
-    examples: int | None
-
-
-def score_of(line: Wanted) -> Score | None:
-    """Returns the score of an exported folder, or of a run folder in fp32; None where it is not known.
-
-    A run folder's scores were computed in fp32: what 16 bits or int8 make of them nobody has measured.
-    """
-    if line.manifest is not None:
-        found = _exported_score(line.manifest)
-    else:
-        found = _run_score(Path(line.path)) if line.precision == "fp32" else None
-    return found if found is not None and math.isfinite(found.value) else None
-
-
-def _run_score(folder: Path) -> Score | None:
-    """Reads `metrics.json`: of a distillation the row of its main student, which is what lies in the folder."""
-    path = folder.expanduser() / "metrics.json"
-    if not path.is_file():
-        return None
+    found: Any = line.manifest
     try:
-        content = read_json(path)
-        metric = content["main_metric"]
-        if "comparison" in content:
-            rows = {row["role"]: row["metrics"] for row in content["comparison"]["rows"]}
-            metrics = next(rows[role] for role in ("codir", "kd", "finetune") if role in rows)
+        if found is not None and found.metrics_after:
+            metrics, examples = next(iter(found.metrics_after.values())), found.examples
+            task = glue_task(found.task or "")
+            metric = found.main_metric or (
+                task.main_metric if task is not None else next(iter(metrics), "")
+            )  # an older one
+        elif found is None and line.precision == "fp32":
+            found = read_json(Path(line.path).expanduser() / "metrics.json")
+            metric, examples = str(found["main_metric"]), found.get("validation_examples")
+            metrics = found.get("metrics")
+            if "comparison" in found:  # of a distillation: its main student's, which lies in the folder
+                rows = {row["role"]: row["metrics"] for row in found["comparison"]["rows"]}
+                metrics = next(rows[role] for role in ("codir", "kd", "finetune") if role in rows)
         else:
-            metrics = content["metrics"]
-        return Score(str(metric), float(metrics[metric]), _first_count(content.get("validation_examples")))
-    except (RunError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        return None  # written by another tool, or by an older version: the score is an extra here
-
-
-def _exported_score(manifest: Manifest) -> Score | None:
-    splits = manifest.metrics_after
-    if not splits:
+            return None
+        value = float(metrics[metric])
+    except (OSError, RunError, KeyError, TypeError, ValueError, AttributeError, StopIteration):
         return None
-    metrics = next(iter(splits.values()))
-    task = glue_task(manifest.task or "")
-    name = manifest.main_metric or (task.main_metric if task is not None else next(iter(metrics), ""))
-    return Score(name, float(metrics[name]), _first_count(manifest.examples)) if name in metrics else None
-
-
-def _first_count(examples: Any) -> int | None:
-    """Returns the number of the main split's examples, which comes first."""
-    count = next(iter(examples.values()), None) if isinstance(examples, dict) else None
-    return count if isinstance(count, int) else None
+    count = next(iter(examples.values()), None) if isinstance(examples, dict) else None  # the main split's
+    return (metric, value, count if isinstance(count, int) else None) if math.isfinite(value) else None

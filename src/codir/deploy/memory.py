@@ -42,9 +42,9 @@ def peak_memory(
 
     Args:
         path: a model folder, a Hub id or an exported folder.
-        engine: for `codir.engines.engines.load_engine` (or `torch-fp16`); None for an exported folder's own.
+        engine: one of `codir.deploy.latency_models.TORCH`; None for an exported folder's own.
         batch: the model's inputs.
-        threads: of the engine; as many as torch has here by default.
+        threads: the engine's; as many as torch has here by default.
         device: `cpu` or `cuda`.
 
     Raises:
@@ -57,24 +57,25 @@ def peak_memory(
         "threads": threads or torch.get_num_threads(),
         "device": device,
     }
-    command = [sys.executable, "-m", __name__]
     # errors go into a file without a name: a full pipe would stop the process, and nothing is left of it after a kill
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
         ) as process,
     ):
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it failed at once; its last line says why
-                rest = memoryview(json.dumps(order).encode() + b"\n")
-                while rest:
-                    rest = rest[process.stdin.write(rest) :]
+                process.stdin.write(json.dumps(order).encode() + b"\n")
             process.wait(_TIMEOUT)  # with its input open: it ends when that does
             if process.returncode == 0:
-                return int(json.loads(process.stdout.readline())["bytes"])
+                return int(process.stdout.readline())
         except subprocess.TimeoutExpired as error:
             raise RunError(f"{path} did not load and run in {_TIMEOUT} s.") from error
         finally:
@@ -95,40 +96,25 @@ def _measure(order: Mapping[str, Any]) -> int:
     cuda = order["device"] == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    _reset_peak()
-    before = _resident()
+    with contextlib.suppress(OSError):  # Linux forgets the peak of the imports
+        _CLEAR.write_text("5", encoding="ascii")
+    before = _status("VmRSS")
     model = load(order["path"], order["engine"]).to(order["device"]).eval()
     with torch.inference_mode():
         model(**{name: tensor.to(order["device"]) for name, tensor in batch.items()})
     if cuda:
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
-    return max(0, _peak() - before)
+    return max(0, _status("VmHWM") - before)
 
 
-def _reset_peak() -> None:
-    """Makes Linux forget the peak of the imports; where that is not allowed it counts only if it was higher."""
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text("5", encoding="ascii")
-
-
-def _resident() -> int:
-    return _status("VmRSS") or _max_resident()
-
-
-def _peak() -> int:
-    return _status("VmHWM") or _max_resident()
-
-
-def _status(field: str) -> int | None:
-    """Returns bytes out of Linux' own account of this process; None elsewhere."""
-    try:
+def _status(field: str) -> int:
+    """Returns bytes out of Linux' own account of this process; elsewhere the largest resident set so far."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
         for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+    return _max_resident()
 
 
 def _max_resident() -> int:
@@ -147,7 +133,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what engines print is no answer
     value = _measure(order)
-    os.write(answer, json.dumps({"bytes": value}).encode() + b"\n")
+    os.write(answer, f"{value}\n".encode())
     # engines end their threads slowly, and some not at all
     os._exit(0)
 

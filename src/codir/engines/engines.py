@@ -16,7 +16,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from codir.engines import extras
 from codir.engines.folder import Manifest, is_deployed
 from codir.engines.formats import ENGINES
-from codir.engines.openvino_core import openvino_core
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.heads import require_one_answer
 from codir.models.loading import load_classifier, load_config, resolve
@@ -33,7 +32,7 @@ def load_engine(path: str | Path, engine: str | None = None) -> Classifier:
 
     Args:
         path: an exported folder, a model folder, or a Hub id.
-        engine: one of `ENGINES`. An exported folder has its own and takes no other; a model folder or a Hub id runs in
+        engine: one of `ENGINES`; an exported folder has its own and takes no other; a model folder or a Hub id runs in
             `torch` (the default, fp32), `torch-bf16` or `torch-compiled`.
 
     Returns:
@@ -119,11 +118,13 @@ class DeployedClassifier(nn.Module):
     Attributes:
         engine: `onnxruntime` or `openvino`.
         precision: `fp32`, `bf16` or `int8`.
-        config: of the model it was made from.
+        config: the config of the model it was made from.
         manifest: what its folder says.
+        inputs: names of the graph's inputs.
     """
 
     engine: str
+    inputs: tuple[str, ...]
 
     def __init__(self, folder: Path, manifest: Manifest):
         """Reads the folder's config; subclasses then load the graph."""
@@ -171,22 +172,15 @@ class DeployedClassifier(nn.Module):
             raise ModelError(
                 f"{self.folder} has positions for {self.limit} tokens; the input has {input_ids.shape[1]}. Cut it."
             )
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        feed = {}
-        for name in self.inputs:
-            value = given.get(name)
-            if value is None:
-                value = (
-                    torch.ones_like(input_ids) if name == "attention_mask" else torch.zeros_like(input_ids)
-                )
-            feed[name] = np.ascontiguousarray(value.detach().cpu().numpy(), dtype=np.int64)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
+        feed = {
+            name: np.ascontiguousarray(given[name].detach().cpu().numpy(), dtype=np.int64)
+            for name in self.inputs
+        }
         logits = torch.from_numpy(np.asarray(self._run(feed), dtype=np.float32))
         return SequenceClassifierOutput(logits=cast(torch.FloatTensor, logits))
-
-    @property
-    @abstractmethod
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the graph's inputs."""
 
     @abstractmethod
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
@@ -212,12 +206,7 @@ class OnnxClassifier(DeployedClassifier):
             raise ModelError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}"
             ) from error
-        self._names = tuple(each.name for each in self.session.get_inputs())
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the graph's inputs."""
-        return self._names
+        self.inputs = tuple(each.name for each in self.session.get_inputs())
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return self.session.run(["logits"], feed)[0]
@@ -239,20 +228,15 @@ class OpenVinoClassifier(DeployedClassifier):
             **manifest.settings,
         }
         try:
-            core = openvino_core()
+            core = extras.openvino_core()
             self.compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         except Exception as error:
             raise ModelError(
                 f"OpenVINO {openvino.__version__} cannot load {path}: {_first_line(error)}"
             ) from error
         self.request = self.compiled.create_infer_request()
-        self._names = tuple(each.get_any_name() for each in self.compiled.inputs)
+        self.inputs = tuple(each.get_any_name() for each in self.compiled.inputs)
         self._logits = self.compiled.output("logits")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the graph's inputs."""
-        return self._names
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         return self.request.infer(feed, share_inputs=True, share_outputs=False)[self._logits]

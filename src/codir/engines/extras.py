@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -57,6 +58,23 @@ def exporters() -> Any:
             'This transformers has no exporters: it must be 5.23 or newer: pip install "codir[export]"'
         ) from error
     return module
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Returns the process's OpenVINO core with its CPU plugin loaded; never unloaded.
+
+    Each core loads a CPU plugin of its own, which installs a stack for signal handlers and, when it is unloaded, puts
+    back the one it found. When two are unloaded in the order in which they came, the second puts back the first one's
+    stack, which is gone: the next Ctrl-C ends the process with a segmentation fault. One core that stays, and is there
+    before any core of NNCF's, leaves nothing to put back.
+
+    Raises:
+        ConfigError: OpenVINO is not installed; names the extra.
+    """
+    core = load("openvino").Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
 
 
 def no_telemetry() -> None:

@@ -30,12 +30,7 @@ class Target:
 
     @classmethod
     def of(cls, format: str, quantize: str | None = None, precision: str | None = None) -> Target:
-        """Checks the words a user wrote and fills in what was left out.
-
-        Args:
-            format: the format.
-            quantize: None for `none`.
-            precision: None for what the format is for: bf16 for OpenVINO and torch-bf16, fp32 for ONNX.
+        """Checks the words a user wrote; without a precision it is bf16 for OpenVINO and torch-bf16, fp32 for ONNX.
 
         Raises:
             ConfigError: an unknown word, or words that do not go together.

@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -64,17 +64,16 @@ def command_line() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Returns the installed versions, Python's first; None for what is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
     # says which build it is (+cpu, +cu130), which the metadata may not
-    found["torch"] = str(torch.__version__)
-    return found
+    return found | ({"torch": str(torch.__version__)} if "torch" in packages else {})
 
 
 def machine() -> dict[str, Any]:

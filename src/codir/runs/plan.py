@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
@@ -17,55 +15,29 @@ from codir.data.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.losses.negative_sources import has_bank
 from codir.losses.registry import needs_of, predicts, taught_by
-from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
+from codir.models.loading import load_tokenizer
 from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit
 from codir.models.shallower import shallower_config
 from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config
 from codir.outputs import writes
-from codir.printing import Console, table, terminal
+from codir.printing import Console, terminal
 from codir.runs.arguments import share_out
+from codir.runs.model_costs import DEVICES, ModelCosts, config_of
 from codir.runs.step_time import measure_step
 from codir.storage import human_bytes, write_json
+from codir.table import Column, Table, Tabular
 from codir.training.precision import resolve_precision
 
 EFFICIENCY = 0.35
 """Share of a device's peak that is reached, where no time is measured."""
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
 
-# Peak of 16-bit and of fp32 products of dense matrices in TFLOP/s, memory in GB, the 16-bit format; from data sheets.
-DEVICES: dict[str, tuple[float, float, int, Literal["bf16", "fp16"]]] = {
-    "t4": (65, 8.1, 16, "fp16"),
-    "v100": (125, 15.7, 32, "fp16"),
-    "a10": (125, 31.2, 24, "bf16"),
-    "l4": (121, 30.3, 24, "bf16"),
-    "l40s": (362, 91.6, 48, "bf16"),
-    "a100": (312, 19.5, 80, "bf16"),
-    "h100": (989, 67, 80, "bf16"),
-    "h200": (989, 67, 141, "bf16"),
-}
-
 # The paper does not name its corpus; it follows RoBERTa and speaks of BooksCorpus. With BERT's two corpora, 0.8 and 2.5
 # billion words (Devlin et al., 2019, section 3.1), and about 1.3 tokens a word: 4.3 billion tokens.
 PAPER_RECIPES, PAPER_TEACHER = "mlm-pre,codir-pre", "roberta-base"
 PAPER_BLOCKS, PAPER_BLOCK = 8_400_000, 512
-
-# Architectures that are known without a download; what is not said is transformers' default, which is BERT-base.
-_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
-_LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
-KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "roberta-base": ("roberta", _ROBERTA),
-    "roberta-large": ("roberta", {**_ROBERTA, **_LARGE}),
-    "bert-base-uncased": ("bert", {}),
-    "bert-large-uncased": ("bert", _LARGE),
-    "distilbert-base-uncased": ("distilbert", {}),
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Tabular):
     """The stages of a pre-training by their recipes' names, in order, and what the numbers rest on, in sentences."""
 
     stages: dict[str, Stage]
@@ -119,19 +91,15 @@ class Plan:
             "notes": self.notes,
         }
 
-    def show(self, console: Console) -> None:
-        """Prints the table and the notes."""
-        shown = table("The plan")
-        shown.add_column("")
-        for name in self.stages:
-            shown.add_column(name, justify="right", no_wrap=True)
-        lines = {
+    def table(self) -> Table:
+        """Returns one line for each quantity and one column for each stage."""
+        lines: dict[str, Callable[[Stage], str]] = {
             "student, parameters": lambda s: f"{s.student_parameters / 1e6:,.1f} M",
             "teacher, parameters": lambda s: f"{(s.teacher_parameters or 0) / 1e6:,.1f} M",
             "student, operations of a step": lambda s: f"{s.flops_student / 1e12:,.2f} TFLOP",
             "teacher, operations of a step": lambda s: f"{s.flops_teacher_forward / 1e12:,.2f} TFLOP",
             "memory of a process": lambda s: human_bytes(s.memory_bytes),
-            "  of it the bank": lambda s: human_bytes(s.bank_bytes),
+            "the bank's part of it": lambda s: human_bytes(s.bank_bytes),
             "steps": lambda s: f"{s.steps:,}",
             "tokens of a step": lambda s: f"{s.tokens:,}",
             "passes over the corpus": lambda s: f"{s.epochs:,.1f}",
@@ -140,11 +108,9 @@ class Plan:
             "hours": lambda s: f"{s.hours:,.1f}",
             "GPU-hours": lambda s: f"{s.gpu_hours:,.1f}",
         }
-        for label, value in lines.items():
-            shown.add_row(label, *(value(stage) for stage in self.stages.values()))
-        console.print(shown)
-        for note in self.notes:
-            console.print(note, highlight=False, markup=False)
+        columns = (Column("", left=True), *(Column(name) for name in self.stages))
+        rows = [(label, *map(value, self.stages.values())) for label, value in lines.items()]
+        return Table("The plan", columns, rows, note=" ".join(self.notes))
 
 
 @writes("json_file", option="--json")
@@ -211,7 +177,7 @@ def plan(
         "estimate unless measured on a GPU."
     )
     result = Plan(stages, notes)
-    result.show(terminal(console))
+    terminal(console).print(result.to_rich())
     if json_file is not None:
         write_json(json_file, result.to_json())
     return result
@@ -261,8 +227,8 @@ def _stage(
     _fit(config, corpus, length, teacher_config, student_config)
     if not taught:
         teacher_config = None
-    student = _Shape.of(student_config)
-    teacher = _Shape.of(teacher_config) if teacher_config is not None else None
+    student = ModelCosts.of(student_config)
+    teacher = ModelCosts.of(teacher_config) if teacher_config is not None else None
     if teacher is not None and needs.teacher_logits and teacher.vocabulary != student.vocabulary:
         raise ConfigError(
             f"The teacher's vocabulary has {teacher.vocabulary:,} tokens and the student's {student.vocabulary:,}, so "
@@ -375,14 +341,6 @@ def _corpus(config: PretrainConfig, blocks: int | None, block: int | None) -> Co
     return None
 
 
-def config_of(source: str | Path) -> PretrainedConfig:
-    """Reads a model's config: of a folder, a config.json, one of `KNOWN` (also with its owner before it), a Hub id."""
-    path = Path(source).expanduser()
-    if not path.exists() and (known := KNOWN.get(str(source).split("/")[-1])):
-        return AutoConfig.for_model(known[0], **known[1])
-    return load_config(path if path.is_file() else resolve(source))
-
-
 def _student_config(
     config: PretrainConfig, teacher: PretrainedConfig | None, corpus: Corpus | None
 ) -> PretrainedConfig:
@@ -435,66 +393,3 @@ def _fit(
                 f"{whose} has a vocabulary of {int(each.vocab_size):,}: prepare one for it with `codir corpus "
                 "--tokenizer`."
             )
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What is counted of a masked language model; `weights` are the numbers a token is multiplied with on its way."""
-
-    layers: int
-    width: int
-    intermediate: int
-    vocabulary: int
-    parameters: int
-    head_parameters: int
-    weights: int
-    head_flops: int
-
-    @classmethod
-    def of(cls, config: PretrainedConfig) -> _Shape:
-        """Reads it off the modules, built without memory for the weights (device `meta`)."""
-        try:
-            with torch.device("meta"):
-                model = AutoModelForMaskedLM.from_config(config)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"No masked language model can be made from this config ({config.model_type}): {error}"
-            ) from error
-        output = model.get_output_embeddings()
-        if not isinstance(output, nn.Linear):
-            raise ModelError(f"A {config.model_type} model does not say which layer gives its predictions.")
-        encoder, shared = set(model.base_model.modules()), set(model.base_model.parameters())
-        matrices = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
-        layers, width = int(config.num_hidden_layers), int(config.hidden_size)
-        # ALBERT runs through its few groups of weights again and again
-        repeats = layers // getattr(config, "num_hidden_groups", layers)
-        return cls(
-            layers=layers,
-            width=width,
-            intermediate=int(
-                getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
-            ),
-            vocabulary=output.out_features,
-            parameters=count_parameters(model)[0],
-            head_parameters=sum(each.numel() for each in model.parameters() if each not in shared),
-            weights=sum(
-                each.weight.numel() * (repeats if "layer_groups" in name else 1)
-                for name, each in matrices.items()
-                if each in encoder and "pooler" not in name
-            ),
-            # the product with the vocabulary included
-            head_flops=2 * sum(each.weight.numel() for each in matrices.values() if each not in encoder),
-        )
-
-    def flops_of_token(self, length: int) -> int:
-        """One forward pass: 2 x weights, and for scores and weighted values 2 x 2 x L x d in each layer."""
-        return 2 * self.weights + 4 * length * self.width * self.layers
-
-    def kept_for_backward(self, precision: str, recompute: bool) -> int:
-        """Bytes kept of a token for the backward pass, about: for layers as BERT's, attention fused.
-
-        In fp32 34 d + 8 f a layer, in 16 bits 30 d + 4 f; with gradient checkpointing one layer's, and 4 d of each.
-        """
-        d, f = self.width, self.intermediate
-        layer = 34 * d + 8 * f if precision == "fp32" else 30 * d + 4 * f
-        return layer + 4 * d * self.layers if recompute else layer * self.layers

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ _TURN = 16
 
 Text = str | tuple[str, str | None]
 Inputs = dict[str, torch.Tensor]
+Clock = Callable[[], float]
 Model = Any
 """A classifier of transformers, or a module that acts as one (`config`, `device`, `dtype`, keyword inputs)."""
 
@@ -66,13 +67,9 @@ class Timing:
     dtype: str
     threads: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Timing:
-        """Restores what `to_dict` returned."""
+        """Restores a value from its fields, as `dataclasses.asdict` gives them."""
         return cls(**{**values, "rounds": tuple(values["rounds"])})
 
 
@@ -99,15 +96,6 @@ class RealLengths:
     speedup: float
     tokens: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RealLengths:
-        """Restores what `to_dict` returned."""
-        return cls(**values)
-
 
 def measure(
     models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
@@ -117,14 +105,12 @@ def measure(
     rounds: int = 3,
     device: str | torch.device = "cpu",
     pad_to_max_length: bool = False,
-    clock: Callable[[], float] = time.perf_counter,
-    all_shapes: bool = False,
+    clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> dict[str, Timing]:
     """Times the models on the same texts, in turns: each batch goes through every model before the next one.
 
-    Who goes first changes with every batch. One batch per model is run before, untimed. Models are put in eval
-    mode on `device` for the measurement and given back as they came.
+    One batch per model is run before, untimed. Models are put in eval mode on `device` and given back as they came.
 
     Args:
         models: model and tokenizer by name; speed-ups are against the first.
@@ -135,7 +121,6 @@ def measure(
         device: where to measure.
         pad_to_max_length: pad all sequences to `max_length` instead of to the longest of their batch.
         clock: seconds, replaced in tests.
-        all_shapes: run one batch of every shape before, for engines that prepare themselves for each.
         progress: called after each pass of a model with (passes done, passes in all).
 
     Returns:
@@ -144,24 +129,13 @@ def measure(
     Raises:
         DataError: there are no texts.
     """
-    if not models:
-        return {}
     batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length)
-    seconds = time_in_turns(
-        {name: model for name, (model, _) in models.items()},
-        batches,
-        rounds,
-        device=device,
-        clock=clock,
-        all_shapes=all_shapes,
-        progress=progress,
-    )
-    first = next(iter(seconds.values())).sum(axis=1)
+    only = {name: model for name, (model, _) in models.items()}
+    seconds = time_in_turns(only, batches, rounds, device=device, clock=clock, progress=progress)
     results = {}
-    for name, (model, _) in models.items():
-        totals = seconds[name].sum(axis=1)
+    for name, model in only.items():
+        totals, ratios = seconds[name].sum(axis=1), _speedups(seconds, name)
         per_sequence = [1000 * float(total) / len(texts) for total in totals]
-        ratios = _ratios(first, totals)
         results[name] = Timing(
             ms_per_sequence=statistics.median(per_sequence),
             spread=(max(per_sequence) - min(per_sequence)) / 2,
@@ -187,7 +161,7 @@ def measure_requests(
     max_length: int = 128,
     rounds: int = 3,
     device: str | torch.device = "cpu",
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> dict[str, RealLengths]:
     """Times single requests, as users run a model: the texts in their order, at their real lengths.
@@ -197,10 +171,12 @@ def measure_requests(
     that has been up for a while has seen all lengths. All requests have `batch_size` texts: the last one is filled up
     with the first texts. Arguments and errors as for `measure`.
     """
-    if not models:
-        return {}
-    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length=False, whole=True)
-    sequences = batch_size * len(next(iter(batches.values())))
+    whole = texts
+    if texts and batch_size > 0:
+        whole = list(
+            itertools.islice(itertools.cycle(texts), math.ceil(len(texts) / batch_size) * batch_size)
+        )
+    batches = _batches(models, whole, batch_size, max_length, rounds, pad_to_max_length=False)
     seconds = time_in_turns(
         {name: model for name, (model, _) in models.items()},
         batches,
@@ -211,22 +187,19 @@ def measure_requests(
         turn=max(1, _TURN // batch_size),
         progress=progress,
     )
-    first = next(iter(seconds.values())).sum(axis=1)
     results = {}
     for name in models:
-        totals = seconds[name].sum(axis=1)
-        requests = 1000 * seconds[name].ravel()
+        requests, totals = 1000 * seconds[name].ravel(), seconds[name].sum(axis=1).tolist()
+        rates = [len(whole) / total if total > 0 else float("inf") for total in totals]
         results[name] = RealLengths(
             batch_size=batch_size,
             requests=len(requests),
             p50=float(np.percentile(requests, 50)),
             p95=float(np.percentile(requests, 95)),
             mean=float(requests.mean()),
-            sequences_per_second=statistics.median(
-                sequences / total if total > 0 else float("inf") for total in totals.tolist()
-            ),
-            speedup=statistics.median(_ratios(first, totals)),
-            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / sequences,
+            sequences_per_second=statistics.median(rates),
+            speedup=statistics.median(_speedups(seconds, name)),
+            tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / len(whole),
         )
     return results
 
@@ -237,7 +210,7 @@ def time_in_turns(
     rounds: int,
     *,
     device: str | torch.device = "cpu",
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     all_shapes: bool = False,
     turn: int = 1,
     progress: Progress | None = None,
@@ -245,10 +218,10 @@ def time_in_turns(
     """Runs every batch through every model before the next batch, the first to go changing with each.
 
     Args:
-        models: by name.
-        batches: of each model, its own inputs; equally many for all.
+        models: by name; they come back to where they were, in the mode they had.
+        batches: each model's own inputs; equally many for all.
         rounds: passes over the batches.
-        device: where to compute; models come back to where they were, in the mode they had.
+        device: where to compute.
         clock: seconds, replaced in tests.
         all_shapes: before the clock starts, run one batch of every shape instead of the first batch only.
         turn: batches in a row that are one turn of a model. Where there are several, the turn's first batch is run once
@@ -258,13 +231,16 @@ def time_in_turns(
     Returns:
         Seconds of each forward pass [rounds, batches] by name; copies to the device are not in them.
     """
-    place = torch.device(device)
-    order = list(models)
+    if not models:
+        return {}
+    place, order = torch.device(device), list(models)
     number_of = len(batches[order[0]])
     seconds = {name: np.zeros((rounds, number_of)) for name in order}
     before = {name: model.device for name, model in models.items()}
-
-    warm_up = {name: _one_of_each_shape(batches[name]) if all_shapes else batches[name][:1] for name in order}
+    shapes = {
+        name: {tuple(batch["input_ids"].shape): batch for batch in batches[name]}.values() for name in order
+    }
+    warm_up = {name: list(shapes[name]) if all_shapes else batches[name][:1] for name in order}
     turns = [range(start, min(start + turn, number_of)) for start in range(0, number_of, turn)]
     passes = number_of + (len(turns) if turn > 1 else 0)
     done, in_all = 0, sum(map(len, warm_up.values())) + rounds * passes * len(order)
@@ -308,16 +284,12 @@ def _batches(
     max_length: int,
     rounds: int,
     pad_to_max_length: bool,
-    whole: bool = False,
 ) -> dict[str, list[Inputs]]:
-    """Returns each model's own batches of the texts, in their order; a `whole` last one has the first texts again."""
+    """Returns each model's own batches of the texts, in their order."""
     if not texts:
         raise DataError("There are no texts to measure the speed on: the validation split is empty.")
     if rounds < 1 or batch_size < 1:
         raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
-    if whole:
-        number = math.ceil(len(texts) / batch_size) * batch_size
-        texts = list(itertools.islice(itertools.cycle(texts), number))
     chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     return {
         name: [encode_batch(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
@@ -340,9 +312,8 @@ def encode_batch(
     padding = padding_for(model, Padding.of(tokenizer))
     batch = pad_batch(rows, padding, pad_to_multiple_of=limit if pad_to_max_length else None)
     if pad_to_max_length and not behaviour(model).padded:
-        batch["attention_mask"].fill_(
-            1
-        )  # it would be run without its padding, and this is to measure a length
+        # it would be run without its padding, and this is to measure a length
+        batch["attention_mask"].fill_(1)
     return batch
 
 
@@ -353,10 +324,9 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> 
 
 
 def _columns(texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
-    firsts = [text if isinstance(text, str) else text[0] for text in texts]
-    seconds = [None if isinstance(text, str) else text[1] for text in texts]
-    pairs = [second or "" for second in seconds] if any(second is not None for second in seconds) else None
-    return firsts, pairs
+    both = [(text, None) if isinstance(text, str) else text for text in texts]
+    paired = any(second is not None for _, second in both)
+    return [first for first, _ in both], [second or "" for _, second in both] if paired else None
 
 
 def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
@@ -369,13 +339,10 @@ def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
     ]
 
 
-def _one_of_each_shape(batches: Sequence[Inputs]) -> list[Inputs]:
-    return list({tuple(batch["input_ids"].shape): batch for batch in batches}.values())
-
-
-def _ratios(first: np.ndarray, other: np.ndarray) -> list[float]:
-    """Returns time of the first model / time of the other, round by round."""
-    return [a / b if b > 0 else float("nan") for a, b in zip(first.tolist(), other.tolist(), strict=True)]
+def _speedups(seconds: Mapping[str, np.ndarray], name: str) -> list[float]:
+    """Returns time of the first model / time of this one, round by round."""
+    first, own = (seconds[each].sum(axis=1).tolist() for each in (next(iter(seconds)), name))
+    return [one / other if other > 0 else float("nan") for one, other in zip(first, own, strict=True)]
 
 
 def device_name(device: str | torch.device) -> str:
@@ -384,7 +351,7 @@ def device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
 
 
-def _forward(model: Model, batch: Inputs, device: torch.device, clock: Callable[[], float]) -> float:
+def _forward(model: Model, batch: Inputs, device: torch.device, clock: Clock) -> float:
     """Runs one batch and returns the seconds it took, copies to the device excluded.
 
     A model whose answers padding changes is run as everywhere else, on texts of one length at a time.

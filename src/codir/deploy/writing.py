@@ -1,11 +1,15 @@
-"""Writes a classifier in another format, by way of `transformers.exporters`."""
+"""How each format is written: ONNX and OpenVINO by `transformers.exporters`, bf16 by `save_pretrained`."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import io
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as hf_logging
 
-from codir.deploy.graphs import strip_stack_traces
-from codir.deploy.quiet import silenced
 from codir.engines import extras
 from codir.engines.formats import Target
-from codir.engines.openvino_core import openvino_core
 from codir.errors import ModelError
 from codir.manifest import EXPORT_MARK
+from codir.storage import human_bytes, write_bytes
 
 Batch = Mapping[str, Tensor]
-_HINT = {"fp32": "f32", "bf16": "bf16"}
-_ENGINE_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
+_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
 
 
 def engine_settings(target: Target) -> dict[str, str]:
@@ -32,14 +34,13 @@ def engine_settings(target: Target) -> dict[str, str]:
 
     OpenVINO would compute in whatever is fastest on the machine at hand, bf16 on a CPU with AMX.
     """
-    return {"INFERENCE_PRECISION_HINT": _HINT[target.precision]} if target.format == "openvino" else {}
+    hint = {"fp32": "f32", "bf16": "bf16"}[target.precision]
+    return {"INFERENCE_PRECISION_HINT": hint} if target.format == "openvino" else {}
 
 
 def require_packages(target: Target) -> None:
     """Raises `ConfigError` unless all packages the export needs are installed."""
-    extras.require(
-        "openvino int8" if target.format == "openvino" and target.quantize == "int8" else target.format
-    )
+    extras.require("openvino int8" if target.needs_data else target.format)
     if target.format != "torch-bf16":
         extras.exporters()
 
@@ -66,7 +67,7 @@ def export_files(
         folder: existing and empty.
         sample: a padded batch [B, L] that the model is traced with, B and L at least 2.
         calibration: batches of real inputs, for OpenVINO's int8: they fix the ranges of the activations.
-        name: of the model, for messages.
+        name: the model's name, for messages.
 
     Raises:
         ModelError: the model cannot be exported; names the operator or the reason.
@@ -77,13 +78,13 @@ def export_files(
         return
     refuse_family(model, target, name)
     if target.format == "openvino":
-        openvino_core()
+        extras.openvino_core()
     try:
-        with silenced(), torch.no_grad():
-            exported = _export(model, target, model_inputs(model, sample), calibration)
-            exported.save_pretrained(folder)
+        with _silenced(), torch.no_grad():
+            _export(model, target, model_inputs(model, sample), calibration).save_pretrained(folder)
             for graph in folder.glob("*.onnx"):
-                strip_stack_traces(graph)
+                if (clean := without_stack_traces(graph)) is not None:
+                    write_bytes(graph, clean)
     except (KeyboardInterrupt, OSError):
         raise
     except Exception as error:
@@ -91,7 +92,7 @@ def export_files(
         other = "openvino" if target.format == "onnx" else "onnx"
         ways = f"Try --format {other}; --format" if elsewhere else "--format"
         raise ModelError(
-            f"{name} ({type(model).__name__}) cannot be exported to {_ENGINE_NAMES[target.format]}: {reason}. {ways} "
+            f"{name} ({type(model).__name__}) cannot be exported to {_NAMES[target.format]}: {reason}. {ways} "
             "torch-bf16 and the model folder itself run whatever PyTorch runs."
         ) from error
 
@@ -100,9 +101,9 @@ def refuse_family(model: PreTrainedModel, target: Target, name: str) -> None:
     """Raises `ModelError` for the one family of codir's own that has no graph."""
     if target.format != "torch-bf16" and getattr(model.config, "model_type", None) == "codir-bilstm":
         raise ModelError(
-            f"{name} is a BiLSTM, which cannot be exported to {_ENGINE_NAMES[target.format]}: it packs each text by "
-            "its own length, and a graph with free lengths has no such operator. Run it with PyTorch "
-            "(--format torch-bf16, or the model folder as it is), or distil into a transformer."
+            f"{name} is a BiLSTM, which cannot be exported to {_NAMES[target.format]}: it packs each text by its own "
+            "length, and a graph with free lengths has no such operator. Run it with PyTorch (--format torch-bf16, or "
+            "the model folder as it is), or distil into a transformer."
         )
 
 
@@ -112,7 +113,7 @@ def _save_bf16(model: PreTrainedModel, folder: Path) -> None:
     for parameter in halved.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     halved.config.dtype = torch.bfloat16
-    with silenced():
+    with _silenced():
         halved.save_pretrained(folder)
     # So that a copy without its manifest is not taken for a plain model; transformers drops it when it saves.
     for path in folder.glob("*.safetensors"):
@@ -121,27 +122,24 @@ def _save_bf16(model: PreTrainedModel, folder: Path) -> None:
 
 def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: Sequence[Batch]) -> Any:
     exporters = extras.exporters()
-    inputs = dict(sample)
+    inputs, int8 = dict(sample), target.quantize == "int8"
     if target.format == "onnx":
-        quantizer = None
-        if target.quantize == "int8":
-            # Weights per output channel; activations by their range in each call. On real students that differs about
-            # half as much as one scale for a whole matrix does; the static form is of no use (3 in the logits).
-            quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(per_channel=True))
-        return exporters.OnnxExporter().export(
-            model, inputs, exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
-        )
+        # Weights per output channel; activations by their range in each call. On real students that differs about
+        # half as much as one scale for a whole matrix does; the static form is of no use (3 in the logits).
+        dynamic = exporters.OnnxRuntimeDynamicConfig(per_channel=True) if int8 else None
+        quantizer = exporters.OnnxRuntimeQuantizer(dynamic) if int8 else None
+        settings = exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
+        return exporters.OnnxExporter().export(model, inputs, settings)
     quantizer = None
-    if target.quantize == "int8":
+    if int8:
         batches = [model_inputs(model, batch) for batch in calibration]
-        quantizer = exporters.NNCFOpenVINOQuantizer(
-            exporters.NNCFQuantizationConfig(subset_size=len(batches)), calibration_dataset=batches
-        )
+        settings = exporters.NNCFQuantizationConfig(subset_size=len(batches))
+        quantizer = exporters.NNCFOpenVINOQuantizer(settings, calibration_dataset=batches)
     # What is computed in bf16 is stored in 16 bits: half the size, the same speed, and fp16 keeps three bits more.
-    halved = target.kind == "bf16"
-    exported = exporters.OpenVINOExporter().export(
-        model, inputs, exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer, compress_to_fp16=halved)
+    settings = exporters.OpenVINOConfig(
+        dynamic=True, quantizer=quantizer, compress_to_fp16=target.kind == "bf16"
     )
+    exported = exporters.OpenVINOExporter().export(model, inputs, settings)
     # Also in the file, so that whoever loads it without these settings gets the precision that was checked.
     for key, value in engine_settings(target).items():
         exported.program.set_rt_info(value, ["runtime_options", key])
@@ -151,13 +149,7 @@ def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: 
 _OPERATOR = re.compile(
     r"(?:torch\.ops\.|op='|operations: |function )((?:aten|prims|torchvision|\w+)(?:\.|::)\w+)"
 )
-_MISSING = (
-    "No ONNX function",
-    "No conversion rule",
-    "ConversionError",
-    "DispatchError",
-    "OpConversionFailure",
-)
+_MISSING = re.compile("No ONNX function|No conversion rule|ConversionError|DispatchError|OpConversionFailure")
 
 
 def explain_export(error: BaseException) -> tuple[str, bool]:
@@ -173,22 +165,68 @@ def explain_export(error: BaseException) -> tuple[str, bool]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     text = "\n".join(f"{type(each).__name__} {each}" for each in chain)
-    place = _place(text)
+    # the last line of model code that the exporter's message mentions
+    lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    place = f" ({Path(lines[-1][0]).name}, line {lines[-1][1]}, in {lines[-1][2]})" if lines else ""
     if "data-dependent" in text or "DataDependent" in text:
         what = "its forward decides by the values of a tensor (an if, a loop or a shape that depends on data)"
         return f"{what}{place}", False
     operator = _OPERATOR.search(text)
-    if operator is not None and any(word in text for word in _MISSING):
+    if operator is not None and _MISSING.search(text):
         return f"the operator {operator[1].replace('::', '.')} has no counterpart there{place}", True
-    last = chain[-1]
-    lines = [line.strip() for line in str(last).splitlines() if line.strip()]
-    return f"{type(last).__name__}: {lines[0][:300].rstrip('.') if lines else 'no reason given'}{place}", True
+    said = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "no reason given")
+    return f"{type(chain[-1]).__name__}: {said[:300].rstrip('.')}{place}", True
 
 
-def _place(text: str) -> str:
-    """Returns the last line of model code that the exporter's message mentions, if it mentions one."""
-    found = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-    if not found:
-        return ""
-    path, line, function = found[-1]
-    return f" ({Path(path).name}, line {line}, in {function})"
+def without_stack_traces(path: Path) -> bytes | None:
+    """Returns an ONNX graph without the exporter's notes on source files, or None if it has none.
+
+    torch notes for every operator the file and line it came from, with the path of the virtual environment: most of
+    the graph's size, and it tells of the machine. The weights beside the graph are not touched.
+
+    Raises:
+        ModelError: it is no ONNX graph.
+    """
+    if b'File "' not in path.read_bytes():
+        return None
+    try:
+        model = extras.load("onnx").load_model(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors have no base of their own
+        size = human_bytes(path.stat().st_size)
+        raise ModelError(f"{path} ({size}) is no readable ONNX graph: {error}") from error
+    for graph in [model.graph, *model.functions]:
+        _strip(graph)
+    return model.SerializeToString()
+
+
+def _strip(graph: Any) -> None:
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Swallows what the exporters print, log below errors, or warn of; errors pass."""
+    level, disabled = hf_logging.get_verbosity(), logging.root.manager.disable
+    handlers, root_level = list(logging.root.handlers), logging.root.level
+    hf_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(level)
+        # ONNX Runtime's quantiser logs to the root, which gives that a handler of its own (on the swallowed output)
+        logging.root.handlers[:] = handlers
+        # OpenVINO's conversion, when it fails, leaves the root at ERROR: no warning of anybody's would be heard again
+        logging.root.setLevel(root_level)

@@ -1,4 +1,4 @@
-"""The manifest notices every change, and a folder is made whole or not at all."""
+"""The manifest notices every change, a folder is made whole or not at all; formats that make sense."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from codir.engines.folder import MANIFEST, Manifest, is_deployed, new_folder, require_new
-from codir.errors import FolderInUseError, ModelError, RunError
+from codir.engines.formats import Target
+from codir.errors import ConfigError, FolderInUseError, ModelError, RunError
 
 
 @pytest.fixture
@@ -182,3 +183,41 @@ def test_two_processes_do_not_write_the_same_folder(tmp_path: Path) -> None:
     with new_folder(output) as folder:
         assert not list(folder.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "engine", "kind", "precision"),
+    [
+        (("onnx",), "onnx fp32", "onnxruntime", "fp32", "fp32"),
+        (("onnx", "int8"), "onnx int8", "onnxruntime", "int8", "fp32"),
+        (("openvino",), "openvino bf16", "openvino", "bf16", "bf16"),
+        (("openvino", "none", "fp32"), "openvino fp32", "openvino", "fp32", "fp32"),
+        (("openvino", "int8"), "openvino int8", "openvino", "int8", "bf16"),
+        (("openvino", "int8", "fp32"), "openvino int8", "openvino", "int8", "fp32"),
+        (("torch-bf16",), "torch-bf16", "torch-bf16", "bf16", "bf16"),
+    ],
+)
+def test_defaults(words: tuple[str, ...], name: str, engine: str, kind: str, precision: str) -> None:
+    target = Target.of(*words)
+    assert (str(target), target.engine, target.kind, target.precision) == (name, engine, kind, precision)
+    assert target.needs_data == (name == "openvino int8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("onxx",),
+            r"--format onxx: unknown \(did you mean 'onnx'\?\)\. Known are onnx, openvino, torch-bf16",
+        ),
+        (("onnx", "in8"), r"--quantize in8: unknown \(did you mean 'int8'\?\)"),
+        (("onnx", None, "fp23"), r"--precision fp23: unknown \(did you mean 'fp32'\?\)"),
+        (("torch-bf16", "int8"), r"torch-bf16 has no int8.*--format openvino --quantize int8"),
+        (("torch-bf16", None, "fp32"), r"torch-bf16 is bf16.*--format onnx"),
+        (("onnx", None, "bf16"), r"onnx has no bf16.*--format openvino --precision bf16"),
+        (("onnx", "int8", "bf16"), r"onnx has no bf16"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Target.of(*words)
