@@ -41,13 +41,12 @@ class Manifest:
         settings: what the engine is told when it loads the model (OpenVINO's precision hint).
         task: the task it was checked on, None without one.
         max_length: tokens the checks cut texts at (the training's limit, or the model's positions); None for no limit.
-        reads: what is known of the texts it is for: columns, pairs or not, ... (`codir.runs.run_inputs`); None in
-            folders of older versions.
-        parameters, embedding_parameters: of the model it was made from.
-        versions: of the packages it was made with.
+        reads: what is known of the texts it is for: columns, pairs or not, ... (`codir.runs.run_inputs`).
+        parameters, embedding_parameters: sizes of the model it was made from.
+        versions: the packages it was made with.
         created: time in UTC.
         command: the command that made it.
-        checks: the figures of the comparison with the source (`codir.deploy.export_checks`).
+        checks: the figures of the comparison with the source (`codir.deploy.check`).
         metrics_before, metrics_after: the task's metrics, by split, of the source in fp32 and of the export.
         main_metric: the one of them that counts.
         examples: validation examples these are of, by split.
@@ -117,23 +116,18 @@ class Manifest:
                     "Update codir, or export the model again with this version."
                 )
             known = {each.name for each in dataclasses.fields(cls)}
-            manifest = TypeAdapter(cls).validate_python(
-                {n: value for n, value in values.items() if n in known}
-            )
+            manifest = TypeAdapter(cls).validate_python({n: v for n, v in values.items() if n in known})
             return dataclasses.replace(manifest, files=checked(values))
         except ValidationError as error:
             wrong = error.errors()[0]
             where = ".".join(map(str, wrong["loc"]))
             what = "is missing" if wrong["type"] == "missing" else f"is damaged: {wrong['msg']}"
-            raise ModelError(
-                f"{path} is damaged: {where!r} {what}. Export the model again: `codir export`."
-            ) from error
+            said, cause = f"{path} is damaged: {where!r} {what}", error
         except RunError as error:  # names the file and what it is
-            raise ModelError(f"{error}. Export the model again: `codir export`.") from error
+            said, cause = str(error), error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ModelError(
-                f"{path} is damaged: {error}. Export the model again: `codir export`."
-            ) from error
+            said, cause = f"{path} is damaged: {error}", error
+        raise ModelError(f"{said}. Export the model again: `codir export`.") from cause
 
     def check_files(self, folder: str | Path) -> None:
         """Raises `ModelError` unless every file the manifest lists is there, with its size and content."""
