@@ -25,6 +25,7 @@ from codir.deploy.task_models import choose_models
 from codir.engines.folder import MANIFEST, Manifest
 from codir.engines.formats import Target
 from codir.errors import ConfigError, DataError, ModelError, RunError
+from codir.kinds import kind_named
 from codir.runs.evaluate import evaluate
 from codir.runs.predict import predict
 from codir.runs.run_data import choose_data
@@ -402,7 +403,7 @@ def test_figures_against_plain_arithmetic() -> None:
     compared = check.Comparison()
     compared.add(np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([[0.0, 1.5], [1.0, 1.25]]))
     compared.add(np.array([[3.0, 0.0]]), np.array([[3.0, 0.0]]))
-    figures = compared.figures()
+    figures = compared.figures(kind_named("classification"))
     assert (figures["inputs"], figures["largest_difference"]) == (3, 1.0)
     assert figures["mean_difference"] == pytest.approx((0.5 + 1.0 + 0.25) / 6)
     assert figures["agreement"] == pytest.approx(2 / 3)
@@ -417,25 +418,27 @@ def test_answers_are_compared_on_the_task_s_examples() -> None:
     compared.add(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[9.0, 1.0], [2.0, 1.0]]))
     logits = np.array([[0.0, 0.1], [0.0, 3.0], [2.0, 0.0], [1.0, 0.0]])
     compared.add(logits, np.array([[0.1, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]), real=True)
-    figures = compared.figures()
+    figures = compared.figures(kind_named("classification"))
     assert (figures["inputs"], figures["largest_difference"]) == (6, 9.0)
     assert (figures["answered"], figures["changed"], figures["agreement"]) == (4, 2, 0.5)
-    # a difference of the logits of 0.1 is one of the probabilities of tanh(0.05) = 0.05
-    assert figures["undecided"] == 1
-    assert check.margins(logits)[0] == pytest.approx(np.tanh(0.05))
     (words,) = check.over_limits(figures, check.Limits(None), None)
     assert "2 of 4 validation examples get another answer (agreement 50.00%, the limit is 97.00%)" in words
     assert "about 1 of these the source was itself undecided" in words
     assert words.endswith("--min-agreement 0.50 accepts that")
+    scores = check.Comparison()
+    before, after = np.array([[1.0], [2.0], [4.0]]), np.array([[1.5], [3.5], [2.9]])
+    scores.add(before, after)
+    figures = scores.figures(kind_named("regression"))
+    assert figures["agreement"] == pytest.approx(np.corrcoef(before[:, 0], after[:, 0])[0, 1])
+    (words,) = check.over_limits(figures, check.Limits(None, 0.999), None)
+    assert "the scores of 3 inputs correlate by" in words
 
 
-def test_figures_of_scores_and_of_nan() -> None:
-    before, after = np.array([[1.0], [2.0], [4.0]]), np.array([[1.1], [2.0], [3.9]])
-    assert check.agreement(before, after)[0] == pytest.approx(np.corrcoef(before[:, 0], after[:, 0])[0, 1])
-    assert check.agreement(np.ones((3, 1)), np.ones((3, 1)))[0] == 1.0
+def test_nan_is_over_every_limit() -> None:
     broken = check.Comparison()
     broken.add(np.ones((2, 2)), np.array([[1.0, np.nan], [1.0, 1.0]]))
-    assert check.over_limits(broken.figures(), check.Limits(None, 0.0, 100.0), None) == [
+    figures = broken.figures(kind_named("classification"))
+    assert check.over_limits(figures, check.Limits(None, 0.0, 100.0), None) == [
         "it gives NaN or infinity for some inputs"
     ]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What scikit-learn takes for a share of nothing; its annotations only know the string "warn".
 _ZERO: Any = 0.0
 # Two best probabilities that are closer than this: the model is undecided between two classes.
-UNDECIDED = 0.05
+UNDECIDED = 0.1
 
 
 def accuracy(answers: NDArray[Any], labels: NDArray[Any]) -> float:
