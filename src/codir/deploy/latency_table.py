@@ -8,7 +8,6 @@ from typing import Any
 
 from codir.errors import RunError
 from codir.markdown import inline
-from codir.printing import Table as RichTable
 from codir.runs.comparison import short_count
 from codir.runs.timing import RealLengths, Timing
 from codir.storage import human_bytes
@@ -186,7 +185,7 @@ class LatencyResult:
         )
         return [padded, real]
 
-    def to_rich(self) -> list[RichTable]:
+    def to_rich(self) -> list[Any]:
         """Returns the tables for the terminal; they fit 100 columns."""
         return [table.to_rich() for table in self.tables()]
 
