@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "faults"))
 from fault_world import QUICK, refused, sentences, succeeded, write_csv
 from ordinal import Ordinal
 
-HERE = Path(__file__).resolve().parent
 GRADES = ("1", "2", "3")
 
 
@@ -60,8 +58,7 @@ def world(
     (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: ordinal\nVersion: 1\n")
     (declared / "entry_points.txt").write_text("[codir.kinds]\nordinal = ordinal:Ordinal\n")
     with pytest.MonkeyPatch.context() as patch:
-        before = os.environ.get("PYTHONPATH")
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), str(HERE), before))))
+        patch.syspath_prepend(str(folder))
         codir.kinds.register(Ordinal())
         yield World(folder, tiny_tokenizer, tiny_classifier)
     del codir.kinds.kinds()["ordinal"]
