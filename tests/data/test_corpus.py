@@ -21,9 +21,9 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from codir import build_corpus, open_corpus
+from codir.data import corpus as corpus_module
 from codir.data import corpus_build
-from codir.data.corpus import Corpus
-from codir.data.corpus_build import choose_validation
+from codir.data.corpus import Corpus, choose_validation
 from codir.data.packing import Packing, tokenizer_digest
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.locks import exclusive
@@ -220,7 +220,10 @@ def test_resume_packs_only_what_is_missing(
     assert content(tmp_path / "corpus") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["choose_validation", "_save_tokenizer", "os.replace", "write_json"])
+@pytest.mark.parametrize(
+    "name",
+    ["corpus.choose_validation", "corpus_build.save_tokenizer", "corpus_build.os.replace", "write_json"],
+)
 def test_resume_after_the_packing(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -232,7 +235,7 @@ def test_resume_after_the_packing(
                 corpus_build, name, lambda p, v: stops() if p.name == "corpus.json" else write(p, v)
             )
         else:
-            patch.setattr(f"codir.data.corpus_build.{name}", stops)
+            patch.setattr(f"codir.data.{name}", stops)
         with pytest.raises(KeyboardInterrupt):
             build(texts, tmp_path / "corpus")
     with pytest.raises(DataError, match="unfinished"):
@@ -260,7 +263,7 @@ def test_an_input_that_changed_in_between(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_build, "_write_parts", stops)
+        patch.setattr(corpus_build, "write_parts", stops)
         with pytest.raises(KeyboardInterrupt):
             build(texts, tmp_path / "corpus")
     texts.write_text(texts.read_text() + "\nOne more .")
@@ -291,7 +294,7 @@ def test_choice_of_validation() -> None:
     held = choose_validation(hashes, blocks, 0.05)
     assert 900 < held.sum() < 1100
     assert hashes[held].max() < hashes[~held].min()
-    assert choose_validation(hashes, blocks, 0.5).sum() == corpus_build.MOST_HELD_OUT
+    assert choose_validation(hashes, blocks, 0.5).sum() == corpus_module.MOST_HELD_OUT
     assert not choose_validation(hashes, blocks, 0.0).any()
     assert choose_validation(hashes[:2], blocks[:2], 0.001).sum() == 1
     assert choose_validation(hashes[:2], blocks[:2], 1.0).sum() == 1
@@ -438,7 +441,7 @@ def test_a_full_disk(texts: Path, tmp_path: Path, build: Any, monkeypatch: pytes
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(corpus_build, "_write_parts", full)
+    monkeypatch.setattr(corpus_build, "write_parts", full)
     with pytest.raises(RunError, match=r"disk of .* is full.*--resume goes on"):
         build(texts, tmp_path / "corpus")
 

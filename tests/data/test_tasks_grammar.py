@@ -9,7 +9,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from codir.data import lexicon
+from codir.data import grammar as lexicon
 from codir.data.grammar import SITE_WEIGHTS, Grammar, generate, load_builtin
 from codir.errors import ConfigError
 

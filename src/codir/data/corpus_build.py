@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -16,12 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import xxhash
-
 from codir import __version__
-from codir.data.corpus import FORMAT, MANIFEST, WORK, Corpus, open_corpus, tokenizer_digest
+from codir.data.corpus import FORMAT, MANIFEST, WORK, Corpus, blocks_of, open_corpus, write_parts
 from codir.data.corpus_sources import (
     DOCUMENTS,
     Document,
@@ -32,12 +27,11 @@ from codir.data.corpus_sources import (
     scan,
 )
 from codir.data.encodings import require_encoding
-from codir.data.packing import Encoder, Packing
-from codir.errors import CodirError, ConfigError, DataError, ModelError, RunError, nearest
+from codir.data.packing import Encoder, Packing, load_tokenizer_and_config, save_tokenizer, tokenizer_digest
+from codir.errors import CodirError, ConfigError, DataError, RunError, nearest
 from codir.locks import LOCK, exclusive, is_trace
-from codir.manifest import entries, entry
 from codir.models.positions import position_limit
-from codir.storage import read_json, require_disk, require_name, require_writable, whole_file, write_json
+from codir.storage import read_json, require_disk, require_name, require_writable, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,9 +39,6 @@ if TYPE_CHECKING:
 
 PORTION_BYTES = 1 << 26
 """Bytes of text packed at a time: what memory holds, and what an interruption costs at most."""
-
-MOST_HELD_OUT = 2000
-"""Blocks held out at most: an evaluation has to stay cheap."""
 
 _LEAST_TEXT = 6  # tokens of text that a block must have room for
 _WORTH_A_PROCESS = 1 << 22  # bytes of text
@@ -100,7 +91,7 @@ def build_corpus(
     encoding = _check_settings(documents, validation, workers, allow_skipped, encoding)
     output = Path(output).expanduser()
     _check_output(output, resume)
-    loaded, config = _load_tokenizer(tokenizer)
+    loaded, config = load_tokenizer_and_config(tokenizer)
     packing = Packing(Encoder(loaded), block, seed)
     _check_block(packing, loaded, config)
     options: dict[str, Any] = {
@@ -142,11 +133,11 @@ def build_corpus(
             write_json(work / _PLAN, plan)
             skipped = _Skipped()
             packed = _pack(sources, packing, text, work, workers or available_cpus(), skipped, progress)
-            skipped.check(sum(int(_blocks_of(each).astype(bool).sum()) for each in packed), allow_skipped)
+            skipped.check(sum(int(blocks_of(each).astype(bool).sum()) for each in packed), allow_skipped)
             final = work / "final"
             shutil.rmtree(final, ignore_errors=True)
-            _save_tokenizer(loaded, config, tokenizer, final / "tokenizer")
-            facts = _write_parts(packed, packing, validation, options, final)
+            save_tokenizer(loaded, config, tokenizer, final / "tokenizer")
+            facts = write_parts(packed, packing, validation, options, final)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunError(
@@ -255,7 +246,7 @@ def _pack(
                 new_fingerprint=f"portion-{number}",
             )
         packed.append(result)
-        for document, blocks in zip(portion, _blocks_of(result), strict=True):
+        for document, blocks in zip(portion, blocks_of(result), strict=True):
             if not blocks:
                 skipped.add(document, "no tokens")
         done, written = done + size, written + result.data.nbytes
@@ -330,177 +321,6 @@ def _workers_of_this_process() -> Iterator[None]:
         _preparing = False
         if shown:
             datasets.enable_progress_bars()
-
-
-# --- the finished corpus
-
-
-def _column(packed: Dataset, name: str) -> Any:
-    return packed.data.column(name).combine_chunks()
-
-
-def _blocks_of(packed: Dataset) -> np.ndarray:
-    """Returns the number of blocks of each document."""
-    return _column(packed, "blocks").value_lengths().to_numpy(zero_copy_only=False)
-
-
-def _write_parts(
-    packed: Sequence[Dataset], packing: Packing, validation: float, options: dict[str, Any], folder: Path
-) -> dict[str, Any]:
-    """Writes train and validation; returns counts, files and key for the manifest.
-
-    Documents are numbered through the whole corpus, but for those without a token.
-    """
-    from datasets import Features, List, Value
-
-    blocks = np.concatenate([_blocks_of(each) for each in packed])
-    hashes = np.concatenate([_column(each, "hash").to_numpy() for each in packed])
-    held = choose_validation(hashes[blocks > 0], blocks[blocks > 0], validation)
-    features = Features({"input_ids": List(Value("int32")), "document": Value("int64")})
-    parts = {"train": _Part(~held, features.arrow_schema), "validation": _Part(held, features.arrow_schema)}
-    with contextlib.ExitStack() as stack:
-        for name, part in parts.items():
-            part.open(stack, folder / name / "00000.arrow")
-        start = 0
-        for each in packed:
-            counts = _blocks_of(each)
-            counts = counts[counts > 0]
-            owners = np.repeat(np.arange(start, start + len(counts)), counts)
-            start += len(counts)
-            for part in parts.values():
-                part.write(_column(each, "blocks").flatten(), owners)
-    special = len(packing.encoder.prefix) + len(packing.encoder.suffix)
-    counts_of = {
-        name: {
-            "documents": int(part.chosen.sum()),
-            "tokens": part.tokens - special * part.blocks,
-            "blocks": part.blocks,
-        }
-        for name, part in parts.items()
-    }
-    total = {
-        name: sum(each[name] for each in counts_of.values()) for name in ("documents", "tokens", "blocks")
-    }
-    content = {
-        "format": FORMAT,
-        "tokenizer": options["tokenizer"],
-        "block": packing.block,
-        **{name: part.digest() for name, part in parts.items()},
-    }
-    saved = {f"tokenizer/{name}": facts for name, facts in entries(folder / "tokenizer").items()}
-    return {
-        "counts": {
-            "documents": total["documents"],
-            "sentences": int(sum(np.sum(_column(each, "sentences").to_numpy()) for each in packed)),
-            "tokens": total["tokens"],
-            "blocks": total["blocks"],
-            "fill": sum(part.tokens for part in parts.values()) / (total["blocks"] * packing.block),
-            **counts_of,
-        },
-        "files": {
-            f"{name}/00000.arrow": {**entry(folder / name / "00000.arrow"), "rows": part.blocks}
-            for name, part in parts.items()
-        }
-        | saved,
-        "key": xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-    }
-
-
-class _Part:
-    """One part of a corpus, `train` or `validation`, as an Arrow stream that `datasets` maps into memory.
-
-    Attributes:
-        chosen: [documents] bool, the part's documents.
-        blocks: number of blocks written.
-        tokens: number of tokens in them, with the special ones.
-    """
-
-    def __init__(self, chosen: np.ndarray, schema: pa.Schema):
-        self.chosen, self.schema = chosen, schema
-        self.blocks = self.tokens = 0
-        # one for each array, so that the division into batches does not count
-        self._digests = [xxhash.xxh3_128() for _ in range(3)]
-
-    def open(self, stack: contextlib.ExitStack, path: Path) -> None:
-        """Opens the file, until the stack ends."""
-        file = stack.enter_context(whole_file(path))
-        self._writer = stack.enter_context(pa.ipc.new_stream(file, self.schema))
-
-    def write(self, blocks: Any, documents: np.ndarray) -> None:
-        """Appends those blocks (a list array) that belong to chosen documents."""
-        mask = self.chosen[documents]
-        blocks, documents = blocks.filter(pa.array(mask)), documents[mask]
-        if not len(blocks):
-            return
-        values, lengths = blocks.flatten().to_numpy(), blocks.value_lengths().to_numpy()
-        for digest, array in zip(self._digests, (values, lengths, documents), strict=True):
-            digest.update(np.ascontiguousarray(array).data)
-        self._writer.write_batch(
-            pa.RecordBatch.from_arrays([blocks, pa.array(documents)], schema=self.schema)
-        )
-        self.blocks += len(blocks)
-        self.tokens += len(values)
-
-    def digest(self) -> str:
-        """Returns the digest of the blocks."""
-        return "-".join(digest.hexdigest() for digest in self._digests)
-
-
-def choose_validation(hashes: np.ndarray, blocks: np.ndarray, share: float) -> np.ndarray:
-    """Chooses whole documents, by the hashes of their texts: the same ones for every tokenizer and block length.
-
-    Args:
-        hashes: [documents] uint64, of the seed and the text; equal documents stay together.
-        blocks: [documents] number of blocks.
-        share: of the documents, about; 0 for none. At most `MOST_HELD_OUT` blocks; with two documents or more at least
-            one document, and never all.
-
-    Returns:
-        [documents] bool.
-    """
-    held = np.zeros(len(hashes), dtype=bool)
-    if len(hashes) < 2 or share <= 0:
-        return held
-    order = np.argsort(hashes, kind="stable")
-    below = int(np.searchsorted(hashes[order], np.uint64(min(share * 2**64, 2**64 - 1024)), side="left"))
-    total = 0
-    for document in order[: min(below, len(order) - 1)]:
-        if total + blocks[document] <= MOST_HELD_OUT:
-            held[document] = True
-            total += int(blocks[document])
-            if total == MOST_HELD_OUT:
-                break
-    if not held.any():
-        fitting = order[blocks[order] <= min(MOST_HELD_OUT, int(blocks.sum()) // 2)]
-        held[fitting[0] if len(fitting) else np.argmin(blocks)] = True
-    return held
-
-
-def _load_tokenizer(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
-    """Loads a tokenizer, and the config of the model it comes with, if any; raises `ModelError`."""
-    from codir.models.loading import load_config, load_tokenizer, read_tokenizer
-
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        config = load_config(folder) if (folder / "config.json").is_file() else None
-        return read_tokenizer(folder), config
-    tokenizer = load_tokenizer(source)
-    try:
-        return tokenizer, load_config(source)
-    except ModelError:
-        return tokenizer, None  # a repository with a tokenizer only
-
-
-def _save_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None, source: str, folder: Path
-) -> None:
-    """Saves the tokenizer, and the model's `config.json` beside it."""
-    tokenizer.save_pretrained(folder)
-    original = Path(source).expanduser() / "config.json"
-    if original.is_file():
-        shutil.copyfile(original, folder / "config.json")
-    elif config is not None:
-        config.save_pretrained(folder)
 
 
 # --- what stops a corpus

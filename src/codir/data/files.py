@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from codir.data.labels import read_labels
-from codir.data.reading import FORMATS, Rows, read_lines, read_rows
-from codir.data.rows import arrow_rows, require_columns
+from codir.data.reading import FORMATS, read_lines, read_rows
+from codir.data.rows import Rows, arrow_rows, require_columns
 from codir.data.task import Kind, Task, TaskData, hold_out, make_split
 from codir.errors import ConfigError, DataError
 from codir.kinds import kind_named

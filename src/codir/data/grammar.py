@@ -19,10 +19,9 @@ split are broken. Both vocabulary and rules were written for this project; no te
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
-from codir.data import lexicon
 from codir.data.task import Task, TaskData, make_split
 from codir.errors import ConfigError
 
@@ -51,236 +50,243 @@ BREAKS = (0.55, 0.3, 0.15)
 # Kinds of verb phrases: "is old", "sees it", "has seen it", "is seeing it", "can see it".
 KINDS = ("be", "finite", "perfect", "progressive", "modal")
 
+# --- words: verbs that take persons and things alike, as (base, third person, participle, -ing)
 
-@dataclass(frozen=True)
-class Site:
-    """A place that can be broken: writing `words` from position `start` on makes the sentence unacceptable."""
+_PARTICIPLES = {"see": "seen", "choose": "chosen", "draw": "drawn", "know": "known"}
+_PLURALS = {"man": "men", "woman": "women"}
+
+
+def _verb(base: str) -> tuple[str, str, str, str]:
+    stem = base if base.endswith("ee") else base.removesuffix("e")
+    third = base + ("es" if base.endswith("ch") else "s")
+    return base, third, _PARTICIPLES.get(base, stem + "ed"), stem + "ing"
+
+
+def _nouns(words: str) -> tuple[tuple[str, str], ...]:
+    ends = {word: "es" if word.endswith(("x", "ch")) else "s" for word in words.split()}
+    return tuple((word, _PLURALS.get(word, word + end)) for word, end in ends.items())
+
+
+VERBS = tuple(
+    map(_verb, ["admire", "follow", "watch", "protect", "remember", "need", "see", "choose", "draw", "know"])
+)
+# By gender: masculine, feminine, a person of no stated gender, a thing. Each as (singular, plural).
+NOUNS = {
+    "m": _nouns("boy man father king brother"),
+    "f": _nouns("girl woman mother queen sister"),
+    "n": _nouns("teacher doctor pilot farmer author student nurse guard"),
+    "": _nouns("key box lamp letter map painting chair bottle garden bridge tower church"),
+}
+ADJECTIVES = ("old", "new", "small", "large", "famous", "quiet", "strange", "red")
+ADVERBS = ("often", "clearly", "always", "never", "really")
+PREPOSITIONS = ("near", "behind", "beside", "with")
+DETERMINERS = ("the", "the", "the", "some", "my", "her", "our")
+DEMONSTRATIVES = (("this", "these"), ("that", "those"))
+MODALS = ("can", "will", "must", "should")
+CONJUNCTIONS = ("and", "but")
+REFLEXIVES = ("himself", "herself", "themselves")
+
+
+class Site(NamedTuple):
+    """A place that can be broken: with other words at these positions the sentence is unacceptable."""
 
     kind: str
-    start: int
-    words: tuple[str, ...]
-
-    @property
-    def span(self) -> set[int]:
-        """Positions of the words that change."""
-        if self.kind == "polarity":
-            return {self.start, int(self.words[0])}
-        return set(range(self.start, self.start + len(self.words)))
+    wrong: dict[int, str]
 
 
-@dataclass
-class Sentence:
-    """A well-formed sentence as it grows, with the sites found so far."""
-
-    words: list[str] = field(default_factory=list)
-    sites: list[Site] = field(default_factory=list)
-
-    def add(self, *words: str) -> None:
-        """Appends words."""
-        self.words.extend(words)
-
-    def add_site(self, kind: str, word: str, wrong: str) -> None:
-        """Appends a word that can be broken into `wrong`."""
-        self.sites.append(Site(kind, len(self.words), (wrong,)))
-        self.words.append(word)
-
-    def swap_site(self, start: int) -> None:
-        """Notes that the order of the two words from `start` on matters."""
-        first, second = self.words[start : start + 2]
-        self.sites.append(Site("order", start, (second, first)))
-
-
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What the rest of a sentence needs to know of a noun phrase."""
 
     plural: bool
     gender: str  # "m", "f", "n" (a person of no stated gender), "" (a thing)
 
-    @property
-    def reflexive(self) -> str:
-        """The one reflexive that fits; for a singular person of no stated gender there is none."""
-        return "themselves" if self.plural else {"m": "himself", "f": "herself"}.get(self.gender, "")
-
 
 class Grammar:
-    """Draws sentences; everything it decides comes from one random generator."""
+    """Draws sentences; everything it decides comes from one random generator.
+
+    A sentence grows in `words`, with the places where it can be broken in `sites`.
+    """
 
     def __init__(self, seed: str):
         self.random = Random(seed)
+        self.words: list[str] = []
+        self.sites: list[Site] = []
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
         """Yields without end: (acceptable sentence, its unacceptable partner, the kinds of the sites broken)."""
         while True:
-            sentence = self._sentence()
-            broken, kinds = list(sentence.words), []
-            for site in self._sites_to_break(sentence):
-                if site.kind == "polarity":
-                    no, other = site.start, int(site.words[0])
-                    broken[no], broken[other] = broken[other], broken[no]
-                else:
-                    broken[site.start : site.start + len(site.words)] = site.words
-                kinds.append(site.kind)
-            yield _spell(sentence.words), _spell(broken), "+".join(sorted(set(kinds)))
+            self.words, self.sites = [], []
+            self._sentence()
+            broken, kinds = list(self.words), set()
+            for site in self._sites_to_break():
+                kinds.add(site.kind)
+                for place, word in site.wrong.items():
+                    broken[place] = word
+            yield _spell(self.words), _spell(broken), "+".join(sorted(kinds))
 
-    def _sites_to_break(self, sentence: Sentence) -> list[Site]:
+    def _sites_to_break(self) -> list[Site]:
         """Draws sites that do not overlap: first by kind, so that rare kinds come up, then among those of the kind."""
         wanted = self.random.choices(range(1, len(BREAKS) + 1), BREAKS)[0]
-        left, chosen = list(sentence.sites), []
+        left, chosen = list(self.sites), []
         while left and len(chosen) < wanted:
             kinds = sorted({site.kind for site in left})
             kind = self.random.choices(kinds, [SITE_WEIGHTS[kind] for kind in kinds])[0]
             site = self.random.choice([site for site in left if site.kind == kind])
             chosen.append(site)
-            left = [other for other in left if not other.span & site.span]
+            left = [other for other in left if not other.wrong.keys() & site.wrong.keys()]
         return chosen
 
     def _chance(self, probability: float) -> bool:
         return self.random.random() < probability
 
-    def _sentence(self) -> Sentence:
-        sentence = Sentence()
+    def _add(self, *words: str) -> None:
+        self.words.extend(words)
+
+    def _site(self, kind: str, right: str, wrong: str) -> None:
+        """Adds a word that can be broken."""
+        self.sites.append(Site(kind, {len(self.words): wrong}))
+        self.words.append(right)
+
+    def _ordered(self, start: int) -> None:
+        """Notes that the order of the two words from `start` on matters."""
+        self.sites.append(Site("order", {start: self.words[start + 1], start + 1: self.words[start]}))
+
+    def _sentence(self) -> None:
+        choice = self.random.choice
         if self._chance(0.1):
-            self._prepositional(sentence)
-            sentence.add(",")
+            self._prepositional()
+            self._add(",")
         shape = self.random.choices(("plain", "reflexive", "polarity"), (6, 2, 2))[0]
         if shape == "polarity":
-            self._polarity(sentence)
+            self._polarity()
         elif shape == "reflexive":
-            head = self._subject(sentence, self.random.choice(("m", "f", "p")))
-            self._predicate(sentence, head, self.random.choice(KINDS[1:]), reflexive=True)
+            head = self._subject(choice(("m", "f", "p")))
+            self._predicate(head, choice(KINDS[1:]), reflexive=True)
             if self._chance(0.3):
-                self._prepositional(sentence)
+                self._prepositional()
         else:
-            head = self._subject(sentence, "")
-            first = self._predicate(sentence, head)
+            head = self._subject("")
+            first = self._predicate(head)
             if self._chance(0.15):
-                sentence.add(self.random.choice(lexicon.CONJUNCTIONS))
+                self._add(choice(CONJUNCTIONS))
                 # "must see them and know it" is as good as "and knows it": after a modal, only a modal is unambiguous
-                self._predicate(sentence, head, "modal" if first == "modal" else "")
-        sentence.add(".")
-        return sentence
+                self._predicate(head, "modal" if first == "modal" else "")
+        self._add(".")
 
-    def _subject(self, sentence: Sentence, person: str) -> Head:
+    def _subject(self, person: str) -> Head:
         """A noun phrase with one or two modifiers. `person`: "m", "f" (singular), "p" (plural), "" (anything)."""
-        head = self._noun_phrase(sentence, person)
+        head = self._noun_phrase(person)
         kind = self.random.choices(("none", "phrase", "phrases", "clause", "both"), (3, 3, 0.5, 3, 0.5))[0]
         if kind in ("phrase", "phrases", "both"):
-            self._prepositional(sentence, person=bool(person))
+            self._prepositional(person=bool(person))
         if kind == "phrases":
-            self._prepositional(sentence)
+            self._prepositional()
         if kind in ("clause", "both"):
-            self._relative(sentence, head if kind == "clause" else None, bool(head.gender))
+            self._relative(head if kind == "clause" else None, bool(head.gender))
         return head
 
-    def _noun_phrase(self, sentence: Sentence, person: str = "", determiner: str = "") -> Head:
+    def _noun_phrase(self, person: str = "", determiner: str = "") -> Head:
         """Determiner, adjectives, noun."""
+        choice = self.random.choice
         plural = person == "p" or (not person and self._chance(0.5))
         if person in ("m", "f"):
             gender = person
         elif person == "p":
-            gender = self.random.choice("mfn")
+            gender = choice("mfn")
         else:
             gender = self.random.choices(("m", "f", "n", ""), (1, 1, 2, 4))[0]
-        start = len(sentence.words)
+        start = len(self.words)
         if determiner:
-            sentence.add(determiner)
+            self._add(determiner)
         elif self._chance(0.3):
-            one, many = self.random.choice(lexicon.DEMONSTRATIVES)
-            sentence.add_site("determiner", *((many, one) if plural else (one, many)))
+            one, many = choice(DEMONSTRATIVES)
+            self._site("determiner", *((many, one) if plural else (one, many)))
         else:
-            sentence.add(self.random.choice(lexicon.DETERMINERS))
+            self._add(choice(DETERMINERS))
         for probability in (0.25, 0.05):
             if self._chance(probability):
-                sentence.add(self.random.choice(lexicon.ADJECTIVES))
-        sentence.add(self.random.choice(lexicon.NOUNS[gender])[plural])
+                self._add(choice(ADJECTIVES))
+        self._add(choice(NOUNS[gender])[plural])
         if not determiner:
-            sentence.swap_site(start)
+            self._ordered(start)
         return Head(plural, gender)
 
-    def _prepositional(self, sentence: Sentence, person: bool = False) -> None:
-        sentence.add(self.random.choice(lexicon.PREPOSITIONS))
-        self._noun_phrase(sentence, self.random.choice("mfp") if person else "")
+    def _prepositional(self, person: bool = False) -> None:
+        self._add(self.random.choice(PREPOSITIONS))
+        self._noun_phrase(self.random.choice("mfp") if person else "")
 
-    def _relative(self, sentence: Sentence, head: Head | None, person: bool) -> None:
+    def _relative(self, head: Head | None, person: bool) -> None:
         """A relative clause. Its verb agrees with `head` or its own subject; a None head is ambiguous: own only."""
-        sentence.add("who" if person else "that")
-        verb = self.random.choice(lexicon.VERBS)
+        self._add("who" if person else "that")
+        base, third, _, _ = self.random.choice(VERBS)
         if head is not None and self._chance(0.5):
-            self._finite(sentence, head, verb.third, verb.base)
-            self._noun_phrase(sentence)
+            self._finite(head, third, base)
+            self._noun_phrase()
         else:
-            self._finite(
-                sentence, self._noun_phrase(sentence, self.random.choice("mfp")), verb.third, verb.base
-            )
+            self._finite(self._noun_phrase(self.random.choice("mfp")), third, base)
 
-    def _finite(self, sentence: Sentence, head: Head, one: str, many: str) -> None:
+    def _finite(self, head: Head, one: str, many: str) -> None:
         """A finite verb, given by its singular and plural form."""
-        sentence.add_site("agreement", *((many, one) if head.plural else (one, many)))
+        self._site("agreement", *((many, one) if head.plural else (one, many)))
 
-    def _adverb(self, sentence: Sentence, probability: float) -> None:
+    def _adverb(self, probability: float) -> None:
         if self._chance(probability):
-            sentence.add(self.random.choice(lexicon.ADVERBS))
+            self._add(self.random.choice(ADVERBS))
 
-    def _predicate(self, sentence: Sentence, head: Head, kind: str = "", reflexive: bool = False) -> str:
+    def _predicate(self, head: Head, kind: str = "", reflexive: bool = False) -> str:
         """A verb phrase of the given or of any kind, perhaps with a reflexive object; returns its kind."""
+        choice = self.random.choice
         kind = kind or self.random.choices(KINDS, (1, 1, 3, 3, 3))[0]
         if kind == "be":
-            self._finite(sentence, head, "is", "are")
-            self._adverb(sentence, 0.3)
-            sentence.add(self.random.choice(lexicon.ADJECTIVES))
+            self._finite(head, "is", "are")
+            self._adverb(0.3)
+            self._add(choice(ADJECTIVES))
             return kind
-        verb = self.random.choice(lexicon.VERBS)
+        base, third, participle, progressive = choice(VERBS)
         if kind == "finite":
-            self._adverb(sentence, 0.3)
-            self._finite(sentence, head, verb.third, verb.base)
+            self._adverb(0.3)
+            self._finite(head, third, base)
         else:
-            auxiliary = len(sentence.words)
-            if kind == "perfect":
-                self._finite(sentence, head, "has", "have")
-            elif kind == "progressive":
-                self._finite(sentence, head, "is", "are")
+            auxiliary = len(self.words)
+            if kind == "modal":
+                self._add(choice(MODALS))
             else:
-                sentence.add(self.random.choice(lexicon.MODALS))
-            self._adverb(sentence, 0.5)
-            self._adverb(sentence, 0.2)
-            right = {"perfect": verb.participle, "progressive": verb.progressive, "modal": verb.base}[kind]
-            wrong = [form for form in (verb.participle, verb.progressive, verb.base) if form != right]
-            sentence.add_site("form", right, self.random.choice(wrong))
-            if len(sentence.words) == auxiliary + 2:
-                sentence.swap_site(auxiliary)
+                self._finite(head, *(("has", "have") if kind == "perfect" else ("is", "are")))
+            self._adverb(0.5)
+            self._adverb(0.2)
+            right = {"perfect": participle, "progressive": progressive, "modal": base}[kind]
+            self._site(
+                "form", right, choice([form for form in (participle, progressive, base) if form != right])
+            )
+            if len(self.words) == auxiliary + 2:
+                self._ordered(auxiliary)
         if reflexive:
-            wrong = [word for word in lexicon.REFLEXIVES if word != head.reflexive]
-            sentence.add_site("reflexive", head.reflexive, self.random.choice(wrong))
+            right = "themselves" if head.plural else {"m": "himself", "f": "herself"}[head.gender]
+            self._site("reflexive", right, choice([word for word in REFLEXIVES if word != right]))
         else:
-            self._noun_phrase(sentence)
+            self._noun_phrase()
         return kind
 
-    def _polarity(self, sentence: Sentence) -> None:
+    def _polarity(self) -> None:
         """`No N who the Ns admire has ever seen it`: with `no` in the relative clause, `ever` is not licensed."""
-        no = len(sentence.words)
-        head = self._noun_phrase(sentence, self.random.choice("mfp"), determiner="no")
+        no = len(self.words)
+        head = self._noun_phrase(self.random.choice("mfp"), determiner="no")
         apart = self._chance(0.4)
         if apart:
-            self._prepositional(sentence)
-        sentence.add("who")
-        verb = self.random.choice(lexicon.VERBS)
+            self._prepositional()
+        self._add("who")
+        base, third, _, _ = self.random.choice(VERBS)
         if not apart and self._chance(0.6):  # after "no guard with the tailor", "who" could be either of them
-            self._finite(sentence, head, verb.third, verb.base)
-            the = len(sentence.words)
-            self._noun_phrase(sentence, determiner="the")
+            self._finite(head, third, base)
+            the = len(self.words)
+            self._noun_phrase(determiner="the")
         else:
-            the = len(sentence.words)
-            self._finite(
-                sentence,
-                self._noun_phrase(sentence, self.random.choice("mfp"), determiner="the"),
-                verb.third,
-                verb.base,
-            )
-        sentence.sites.append(Site("polarity", no, (str(the),)))
-        self._finite(sentence, head, "has", "have")
-        sentence.add("ever", self.random.choice(lexicon.VERBS).participle)
-        self._noun_phrase(sentence)
+            the = len(self.words)
+            self._finite(self._noun_phrase(self.random.choice("mfp"), determiner="the"), third, base)
+        self.sites.append(Site("polarity", {no: "the", the: "no"}))
+        self._finite(head, "has", "have")
+        self._add("ever", self.random.choice(VERBS)[2])
+        self._noun_phrase()
 
 
 def _spell(words: list[str]) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from codir.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 LONGEST_PIECE = 8192
 """Characters after which a text without an end of sentence is cut, at white space if there is any."""
@@ -203,6 +205,33 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         "around": [encoder.prefix, encoder.suffix],
     }
     return xxhash.xxh3_128(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def load_tokenizer_and_config(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
+    """Loads a tokenizer, and the config of the model it comes with, if any; raises `ModelError`."""
+    from codir.models.loading import load_config, load_tokenizer, read_tokenizer
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        config = load_config(folder) if (folder / "config.json").is_file() else None
+        return read_tokenizer(folder), config
+    tokenizer = load_tokenizer(source)
+    try:
+        return tokenizer, load_config(source)
+    except ModelError:
+        return tokenizer, None  # a repository with a tokenizer only
+
+
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None, source: str, folder: Path
+) -> None:
+    """Saves the tokenizer, and the model's `config.json` beside it."""
+    tokenizer.save_pretrained(folder)
+    original = Path(source).expanduser() / "config.json"
+    if original.is_file():
+        shutil.copyfile(original, folder / "config.json")
+    elif config is not None:
+        config.save_pretrained(folder)
 
 
 class Packing:
