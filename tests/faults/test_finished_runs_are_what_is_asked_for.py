@@ -71,7 +71,6 @@ def test_data_that_were_moved_or_are_gone_are_no_hindrance(world: World, tmp_pat
         hidden.rename(world.train)
 
 
-@pytest.mark.slow  # a worker is a process of its own
 def test_a_study_does_not_go_on_with_other_data(world: World, tmp_path: Path) -> None:
     train = Path(shutil.copy(world.train, tmp_path / "train.csv"))
     study = tmp_path / "study.yaml"
@@ -84,7 +83,7 @@ def test_a_study_does_not_go_on_with_other_data(world: World, tmp_path: Path) ->
                 "students": {"one": {"layers": 1}},
                 "seeds": [1],
                 "training": {"steps": 1, "batch_size": 8, "precision": "fp32"},
-                "workers": 1,
+                "workers": 0,
             }
         )
     )

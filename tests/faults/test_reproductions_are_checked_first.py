@@ -76,7 +76,7 @@ def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> 
     """With what the message says the same table is made."""
     succeeded(
         "reproduce", "table5", "--model", tiny_model_dir(layers=2), "--data-dir", glue, "--scale", "small",
-        "--tasks", "cola", "--seeds", "1", "--output", tmp_path / "out",
+        "--tasks", "cola", "--seeds", "1", "--workers", "0", "--output", tmp_path / "out",
         "--set", "study.settings={codir-fine: {objectives.crd.k: 40}}",
         "--set", "study.training.epochs=1", "--set", "study.teacher_training.epochs=1",
     )  # fmt: skip

@@ -14,13 +14,10 @@ from rich.console import Console
 
 from codir.errors import ConfigError, DataError
 from codir.studies import reproduce as workflow
-from codir.studies.paper_tables import load_table, table_names
+from codir.studies.paper_tables import TABLES, load_table, side_by_side
 from codir.studies.recipes import resolve_recipes
-from codir.studies.reproduction import Wanted, all_trials, plan
-from codir.studies.results import TrialResult
-from codir.studies.side_by_side import differences_between_rows, side_by_side
+from codir.studies.reproduce import Wanted, all_trials, plan
 
-TABLES = ["table1", "table2", "table3", "table4", "table5"]
 TEXT = "the a this that good bad great awful film movie book song was is cat dog man woman"
 WORDS = TEXT.split()
 
@@ -75,36 +72,10 @@ def wanted(glue, encoder, tmp_path):
     return make
 
 
-def result(study, recipe, task, seed, metrics, score=0.5):
-    return TrialResult(
-        recipe=recipe,
-        task=task,
-        student=None,
-        seed=seed,
-        settings={},
-        phase="final",
-        metric="x",
-        score=score,
-        metrics=metrics,
-        teacher_score=0.8,
-        agreement=None,
-        parameters=1,
-        embedding_parameters=1,
-        teacher_parameters=1,
-        size=None,
-        steps=1,
-        seconds=1.0,
-        epochs=None,
-        best_epoch=None,
-        folder=Path(study),
-    )
-
-
 # ---- the data ----------------------------------------------------------------------------------------------------
 
 
 def test_there_are_five_tables_with_two_scales():
-    assert table_names() == TABLES
     for name in TABLES:
         assert set(load_table(name).scales) == {"paper", "small"}
 
@@ -158,7 +129,7 @@ def test_every_row_of_figures_stands_in_the_papers_text(shared_data):
 
 
 def test_overrides_are_checked_with_the_nearest_name():
-    assert load_table("4", "small", ["study.seeds=1-3"]).scales["small"].study["seeds"] == "1-3"
+    assert load_table("table4", "small", ["study.seeds=1-3"]).scales["small"].study["seeds"] == "1-3"
     with pytest.raises(ConfigError, match="did you mean 'study'"):
         load_table("table4", "small", ["studdy.seeds=1"])
     with pytest.raises(ConfigError, match="did you mean 'table4'"):
@@ -188,7 +159,7 @@ def test_every_table_plans_with_and_without_a_corpus(table, scale, wanted, text)
 
 
 def test_missing_tasks_are_left_out_with_a_line(wanted):
-    assert "rte: not in" in "\n".join(plan(wanted("table2", "paper")).left_out)
+    assert "rte: not in" in "\n".join(plan(wanted("table2", "paper")).notes)
     with pytest.raises(DataError, match="rte"):
         plan(wanted("table2", tasks=["rte"]))
     with pytest.raises(ConfigError, match="did you mean 'cola'"):
@@ -281,7 +252,7 @@ def test_given_students_and_teachers_are_used(wanted):
     assert made.studies["mlm-pre"].teachers == {"cola": "runs/cola"}
     assert made.studies["kd-pre"].teachers["cola"] == "runs/cola"
     assert made.studies["mlm-pre"].seeds == [4, 5]
-    assert any("CoDIR-Pre, standard: needs" in line for line in made.left_out)
+    assert any("CoDIR-Pre, standard: needs" in line for line in made.notes)
     with pytest.raises(ConfigError, match="did you mean 'kd-pre'"):
         plan(wanted("table2", pretrained={"kdpre": "x"}))
 
@@ -301,79 +272,30 @@ def test_plan_runs_nothing(wanted, text):
 
 
 def test_ours_stand_beside_the_papers(wanted):
-    made = plan(wanted("table2"))
-    study = made.studies["mlm-pre"]
-    results = {
-        "mlm-pre": [
-            result(study.output, recipe, task, seed, {metric: value + seed / 100})
-            for recipe, value in (("finetune", 0.5), ("kd", 0.6))
-            for task, metric in (("cola", "matthews"), ("mrpc", "f1"))
-            for seed in (1, 3)
-        ]
+    table = load_table("table2")
+    made = ["L_MLM, standard", "L_MLM, KD", "L_MLM, CoDIR-Fine"]
+    scores = {
+        (row, column): {seed: value + seed / 100 for seed in (1, 3)}
+        for row, value in zip(made[:2], (0.5, 0.6), strict=True)
+        for column in ("CoLA", "MRPC")
     }
-    table = side_by_side(made, results)
-    assert [column.heading for column in table.columns][-2:] == ["Ave.", "average of CoLA, MRPC"]
-    cells = {(row[0], row[1]): row for row in table.cells()}
-    paper = cells["L_MLM, standard", "paper"]
-    assert paper[2:] == ["55.4", "92.0", "88.0", "90.2", "67.1", "78.5", f"{(55.4 + 88.0) / 2:.1f}"]
-    rows = table.cells()
+    shown = side_by_side(table, ["cola", "mrpc"], made, scores)
+    assert [column.heading for column in shown.columns][-2:] == ["Ave.", "average of CoLA, MRPC"]
+    rows = shown.cells()
+    average = f"{(55.4 + 88.0) / 2:.1f}"
+    assert rows[0] == ["L_MLM, standard", "paper", "55.4", "92.0", "88.0", "90.2", "67.1", "78.5", average]
     assert rows[1] == ["", "ours", "52.0 ±1.4", "-", "52.0 ±1.4", "-", "-", "-", "52.0 ±1.4"]
     # a row that was planned and has no results yet has dashes, one that is left out has no line
     assert rows[5][1:3] == ["ours", "-"]
     assert [row[1] for row in rows[6:]] == ["paper", "paper"]
 
 
-def test_our_rows_are_compared_with_the_first_of_them(wanted):
-    made = plan(wanted("table4"))
-    output = made.studies["mlm-pre"].output
-    shift = {"codir-cls": 0.0, "codir-1000": 0.2, "codir-100": 0.0, "codir-500": 0.0}
-    wiggle = {
-        "codir-cls": [0.0] * 5,
-        "codir-1000": [0.003, -0.002, 0.001, 0.0, -0.001],
-        "codir-100": [0.004, -0.004, 0.003, -0.002, 0.001],
-        "codir-500": [-0.004, 0.005, -0.003, 0.002, -0.001],
-    }
-    results = {
-        "mlm-pre": [
-            result(output, recipe, task, seed, {metric: 0.5 + seed / 100 + value + wiggle[recipe][seed]})
-            for recipe, value in shift.items()
-            for task, metric in (("cola", "matthews"), ("mrpc", "f1"))
-            for seed in range(5)
-        ]
-    }
-    table = differences_between_rows(made, results)
-    assert table.title.endswith("CoDIR-Fine ([CLS])")
-    assert [column.heading for column in table.columns] == ["row", "CoLA", "MRPC", "average"]
-    cells = {row[0]: row[1:] for row in table.cells()}
-    # Mean Pool and 1000-neg are one setting
-    assert list(cells) == ["CoDIR-Fine (Mean Pool)", "CoDIR-Fine (100-neg)", "CoDIR-Fine (500-neg)"]
-    assert all(cell.endswith("]*") for cell in cells["CoDIR-Fine (Mean Pool)"])
-    assert not any(cell.endswith("*") for cell in cells["CoDIR-Fine (100-neg)"])
-    one = {"mlm-pre": [each for each in results["mlm-pre"] if each.seed == 1]}
-    assert "one pair has no interval" in differences_between_rows(made, one).cells()[0][1]
-    assert differences_between_rows(plan(wanted("table5")), results) is None
-
-
-def test_table5_shows_its_own_statistics(wanted):
-    made = plan(wanted("table5"))
-    study = made.studies["mlm-pre"]
-    values = [0.50, 0.52, 0.60, 0.51]
-    results = {
-        "mlm-pre": [
-            result(study.output, "codir-fine", "cola", seed, {"matthews": v}) for seed, v in enumerate(values)
-        ]
-    }
-    ours = [row for row in side_by_side(made, results).cells() if row[1] == "ours"]
-    assert [row[2] for row in ours] == ["51.5", "60.0", "4.57"]
-
-
-def test_the_teachers_row_reads_its_run_folder(wanted):
-    made = plan(wanted("table1"))
-    folder = made.studies["mlm-pre"].output / "teachers" / "cola"
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text('{"metrics": {"matthews": 0.61, "accuracy": 0.9}}')
-    row = side_by_side(made, {"mlm-pre": []}).cells()[1]
-    assert row[1:3] == ["ours", "61.0"]
+def test_table5_shows_its_own_statistics():
+    table = load_table("table5")
+    values = dict(enumerate([0.50, 0.52, 0.60, 0.51]))
+    names = [row.name for row in table.rows]
+    shown = side_by_side(table, ["cola"], names, {(name, "CoLA"): values for name in names})
+    assert [row[2] for row in shown.cells() if row[1] == "ours"] == ["51.5", "60.0", "4.57"]
 
 
 # ---- from start to end -------------------------------------------------------------------------------------------
@@ -388,13 +310,13 @@ TINY = (
 def test_table5_from_start_to_end_and_again(wanted, trained):
     asked = wanted("table5", tasks=["cola"], seeds="1-2", overrides=TINY, workers=0)
     console = Console(file=io.StringIO(), width=200)
-    made = workflow.reproduce(asked, console)
+    workflow.reproduce(asked, console)
     assert len(trained) == 2
     rows = list(csv.reader(io.StringIO((asked.output / "table5.csv").read_text())))
     assert rows[1][:2] == ["Median", "paper"]
     assert rows[2][1] == "ours"
     assert float(rows[2][2]) <= 100
-    text = made.output.read_text()
+    text = (asked.output / "table5.md").read_text()
     assert "Scaled down" in text
     assert "Changed by \\-\\-set" in text or "Changed by --set" in text
     assert "\\begin{tabular}" in (asked.output / "table5.tex").read_text()
@@ -409,7 +331,7 @@ def test_table2_from_start_to_end_with_its_pretraining(wanted, text, trained):
     overrides = (*TINY, "block=16", *(f"pretraining.{stage}.training={steps}" for stage in stages))
     asked = wanted("table2", tasks=["mrpc"], seeds="1", corpus=(text,), overrides=overrides, workers=0)
     made = workflow.reproduce(asked, Console(file=io.StringIO(), width=200))
-    ours = [row for row in made.tables[0].cells() if row[1] == "ours"]
+    ours = [row for row in made.made.cells() if row[1] == "ours"]
     assert len(ours) == 5
     assert all(re.fullmatch(r"\d+\.\d", row[4]) for row in ours)
 
@@ -436,10 +358,9 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
     monkeypatch.setattr(speed, "_of_config", without_weights)
     monkeypatch.setattr(speed, "measure", quick)
     monkeypatch.setattr(speed, "_texts", lambda made: ["the film was good", "a bad book"])
-    monkeypatch.setattr("codir.studies.reproduction._missing_task", lambda wanted, task: False)
+    monkeypatch.setattr("codir.studies.reproduce._missing_task", lambda wanted, task: False)
     made = plan(wanted("table3"))
-    table, notes = speed.speed_table(made)
-    rows = table.cells()
+    rows = speed.speed_table(made).cells()
     counts = {above[0]: (ours[2], ours[3], ours[4]) for above, ours in pairwise(rows) if above[0]}
     assert counts["BERT-base"] == ("12", "109.5M", "23.8M")
     assert counts["DistilBERT"] == ("6", "67.0M", "23.8M")
@@ -449,7 +370,7 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
     assert rows[-1][5].startswith("3.00 "), "the mean of the runs, as in the paper, not the median of 2"
     assert rows[-1][6] == "2.00x", "6 / 3: means against means"
     assert rows[-1][2] == "1"
-    assert "cpu" in notes[0]
+    assert "Measured on cpu" in made.notes[0]
 
 
 def test_table3_without_its_texts_is_refused(wanted):

@@ -7,42 +7,16 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from study_files import contents
-
-from codir.studies.results import Plan
+from study_files import assert_done, attempts, command, contents, start, wait_for, works_on
 
 Settings = Callable[..., dict[str, Any]]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-
-
-def command(settings: dict[str, Any], tmp_path: Path, *more: str) -> list[str]:
-    file = tmp_path / "study_of_the_test.yaml"
-    if not file.exists():
-        file.write_text(yaml.safe_dump({**settings, "workers": 1, "output": "s"}))
-    return [sys.executable, "-m", "codir", "study", str(file), "--output", settings["output"], *more]
-
-
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        cwd=folder,
-        start_new_session=True,
-        # what a shell starts in the background ignores SIGINT, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 def workers_of(output: Path) -> list[int]:
@@ -57,29 +31,6 @@ def workers_of(output: Path) -> list[int]:
             if log.parent == output / "logs":
                 found.append(int(entry.name))
     return found
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, what
-        time.sleep(0.05)
-    return found
-
-
-def attempts(output: Path) -> dict[str, list[dict[str, Any]]]:
-    return {
-        str(path.parent.relative_to(output / "trials")): json.loads(path.read_text())["attempts"]
-        for path in (output / "trials").glob("**/run.json")
-    }
-
-
-def assert_done(output: Path, trials: int) -> None:
-    plan = Plan.load(output)
-    outcomes = [plan.done()[trial.key].state for trial in plan.trials()]
-    assert outcomes == ["finished"] * trials
-    for name, of_trial in attempts(output).items():
-        assert sum(attempt.get("state") == "finished" for attempt in of_trial) == 1, name
 
 
 # 5 epochs of 6 steps, with a checkpoint after each
@@ -175,12 +126,6 @@ def test_what_kills_its_process_again_and_again_has_failed_and_the_others_go_on(
     assert "its process ended 3 times" in " ".join(said.split())
     assert json.loads((first.parent.parent / "seed-2" / "run.json").read_text())["state"] == "finished"
     assert len(attempts(output)["good/kd/seed-2"]) == 1
-
-
-def works_on(pid: int, folder: Path) -> bool:
-    """Says whether a process holds the lock of a run folder."""
-    opened = (entry for entry in (Path("/proc") / str(pid) / "fd").iterdir())
-    return any(os.readlink(each) == str(folder / ".lock") for each in opened if each.exists())
 
 
 def test_ctrl_c_stops_all_workers_with_checkpoints_and_says_how_to_go_on(

@@ -70,7 +70,7 @@ def reproduce(
         str | None, typer.Option("--seeds", help="instead of the scale's: 1-5, or 1,3", metavar="SEEDS")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", help="processes for the studies", min=1, metavar="N")
+        int, typer.Option("--workers", help="processes for the studies; 0: this one", min=0, metavar="N")
     ] = 1,
     overrides: Annotated[
         list[str] | None,
@@ -89,7 +89,7 @@ def reproduce(
     """
     from codir.runs.progress import quiet_libraries
     from codir.studies import reproduce as workflow
-    from codir.studies.reproduction import Wanted
+    from codir.studies.reproduce import Wanted
 
     quiet_libraries()
     wanted = Wanted(

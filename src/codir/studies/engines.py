@@ -148,11 +148,7 @@ class Engine(Protocol):
 
 
 def engine_of(config: StudyConfig) -> Engine:
-    """Returns the engine that a study names.
-
-    Raises:
-        ConfigError: Ray is not installed.
-    """
+    """Returns the engine that a study names."""
     if config.engine == "ray":
         return RayEngine(config)
     workers = 1 if config.workers is None else config.workers
@@ -281,16 +277,14 @@ class RayEngine:
         config: the study's configuration: `address`, `resources`, `workers`.
 
     Raises:
-        ConfigError: Ray is not installed, or there is no cluster at the address.
+        ConfigError: there is no cluster at the address.
     """
 
     tries = 1  # Ray begins it again by itself
 
     def __init__(self, config: StudyConfig):
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(f"engine: ray needs Ray ({error}): pip install 'codir[ray]'.") from error
+        import ray
+
         self.ray = ray
         if not ray.is_initialized():
             try:

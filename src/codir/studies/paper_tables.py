@@ -1,8 +1,8 @@
-"""The paper's tables: what stands in them, and how each row is made here; one file a table in `studies/paper/`."""
+"""The paper's tables, one file each in `studies/paper/`: their figures, how each row is made here, and ours beside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal, Self
 
@@ -12,11 +12,17 @@ from codir.config.loading import Settings, build
 from codir.config.sections import Section
 from codir.config.yaml_text import read_yaml
 from codir.errors import ConfigError, nearest
+from codir.studies.report import spread_text
+from codir.studies.statistics import Spread
+from codir.table import Column, Table, Value
 
 ScaleName = Literal["paper", "small"]
-Statistic = Literal["mean", "median", "max", "std"]
+TABLES = ("table1", "table2", "table3", "table4", "table5")
 # The student that most rows start from; without pre-training it is cut out of the teacher.
 MLM_PRE = "mlm-pre"
+PAPER, OURS = "paper", "ours"
+Scores = Mapping[tuple[str, str], Mapping[int, float]]
+"""By a row's name and a column's heading: scores by seed."""
 
 
 class TableColumn(Section):
@@ -38,7 +44,7 @@ class TableRow(Section):
     )
     student: str | None = Field(default=None, description="the pre-training that its student comes from")
     teacher: bool = Field(default=False, description="the row of the teacher itself")
-    statistic: Statistic = Field(default="mean", description="of the seeds")
+    statistic: Literal["mean", "median", "max", "std"] = Field(default="mean", description="of the seeds")
     config: dict[str, Any] | None = Field(
         default=None, description="a model by its configuration, for the speed"
     )
@@ -54,7 +60,7 @@ class Speed(Section):
     batch_size: int = Field(ge=1, description="sequences in a batch")
     max_length: int = Field(ge=1, description="tokens; shorter sequences are padded")
     classes: int = Field(ge=1, description="of the classifiers")
-    rounds: int = Field(ge=1, description="runs; the median counts")
+    rounds: int = Field(ge=1, description="runs; their mean counts")
 
 
 class Scale(Section):
@@ -81,13 +87,10 @@ class PaperTable(Section):
     note: str = Field(default="", description="what to know when comparing")
     columns: dict[str, TableColumn] = Field(default_factory=dict, description="columns of scores by heading")
     average: str | None = Field(default=None, description="heading of the average; none: the table has none")
-    recipes: dict[str, Any] = Field(
-        default_factory=dict, description="recipes of the study under names of their own"
-    )
+    recipes: dict[str, Any] = Field(default_factory=dict, description="recipes under names of their own")
     baseline: str | None = Field(default=None, description="recipe that a study's report compares with")
     rows: list[TableRow] = Field(description="the rows")
     speed: Speed | None = Field(default=None, description="for a table of speed")
-    submission: bool = Field(default=False, description="also write the archive for GLUE's server")
     scales: dict[ScaleName, Scale] = Field(description="how it is made")
 
     @model_validator(mode="after")
@@ -99,38 +102,76 @@ class PaperTable(Section):
         return self
 
 
-def table_names() -> list[str]:
-    """Returns `table1`, `table2`, ..."""
-    folder = files("codir.studies") / "paper"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-
-
-def load_table(name: str, scale: ScaleName | None = None, overrides: Iterable[str] = ()) -> PaperTable:
-    """Reads a table.
-
-    Args:
-        name: `table2`, or `2`.
-        scale: the one that `overrides` are for; they need one.
-        overrides: texts such as `study.training.epochs=1` or `data.limit_train=100`, over the scale's settings.
+def load_table(name: str, scale: ScaleName = "paper", overrides: Iterable[str] = ()) -> PaperTable:
+    """Reads a table, with texts such as `study.training.epochs=1` over the settings of one of its scales.
 
     Raises:
         ConfigError: no such table, or an override that is no setting.
     """
-    name = f"table{name}" if name.isdigit() else name
-    if name not in table_names():
+    if name not in TABLES:
         raise ConfigError(
-            f"There is no {name!r} to reproduce{nearest(name, table_names())}: there are {', '.join(table_names())}."
+            f"There is no {name!r} to reproduce{nearest(name, TABLES)}: there are {', '.join(TABLES)}."
         )
     text = (files("codir.studies") / "paper" / f"{name}.yaml").read_text(encoding="utf-8")
     content, places = read_yaml(text, f"{name}.yaml")
     settings = Settings()
     settings.merge(content, places)
     table = build(PaperTable, settings)
-    if scale is None:
-        return table
     own = Settings()
     own.merge(content["scales"][scale], {key[2:]: place for key, place in places.items() if len(key) > 2})
     own.set_given(overrides, None)
     return table.model_copy(update={"scales": {**table.scales, scale: build(Scale, own)}})
+
+
+def side_by_side(table: PaperTable, tasks: Sequence[str], made: Iterable[str], scores: Scores) -> Table:
+    """Returns a line of the paper's figures for each row, and one of ours for each that is made here.
+
+    Ours are mean and standard deviation over the seeds (or the row's own statistic), in points. Where a task is missing
+    there is a further average, over the columns that both have: the paper's printed one is over all of them.
+
+    Args:
+        table: the paper's.
+        tasks: those that were run.
+        made: names of the rows that are made here, finished or not.
+        scores: what they gave.
+    """
+    headings = list(table.columns)
+    have = [heading for heading in headings if table.columns[heading].task in tasks]
+    reduced = table.average is not None and have != headings
+    columns = [Column("row", left=True), Column("of", left=True), *map(Column, headings)]
+    columns += [Column(table.average)] if table.average is not None else []
+    columns += [Column(f"average of {', '.join(have)}" if len(have) > 1 else f"{have[0]} alone")] * reduced
+    rows: list[list[Value]] = []
+    for row in table.rows:
+        figures = row.paper or [None] * (len(columns) - 2 - reduced)
+        shown: list[Value] = [
+            None if f is None else f"{f:.{2 if row.statistic == 'std' else 1}f}" for f in figures
+        ]
+        some = [figures[headings.index(heading)] for heading in have]
+        known = [figure for figure in some if figure is not None]
+        average = f"{sum(known) / len(known):.1f}" if known and len(known) == len(some) else None
+        rows.append([row.name, PAPER, *shown, *[average] * reduced])
+        if row.name not in made:
+            continue
+        ours = {heading: scores.get((row.name, heading), {}) for heading in headings}
+        seeds = sorted(set.intersection(*(set(ours[heading]) for heading in have)))
+        mean = {seed: sum(ours[heading][seed] for heading in have) / len(have) for seed in seeds}
+        texts: list[Value] = [_text(ours[heading], row.statistic) for heading in headings]
+        if table.average is not None:
+            texts += [None, _text(mean, row.statistic)] if reduced else [_text(mean, row.statistic)]
+        rows.append(["", OURS, *texts])
+    all_seeds = sorted({seed for some in scores.values() for seed in some})
+    how = f"{len(all_seeds)} seeds" if len(all_seeds) > 1 else "one seed, so that there is no spread"
+    note = f"Paper: {table.paper_scores}. Ours: development sets, {how if all_seeds else 'nothing finished yet'}."
+    return Table(f"{table.source} of the paper: {table.title}", columns, rows, f"{note} {table.note}".strip())
+
+
+def _text(by_seed: Mapping[int, float], statistic: str) -> str | None:
+    if not by_seed:
+        return None
+    spread = Spread.of(list(by_seed.values()))
+    if statistic == "mean":
+        return spread_text(spread)
+    if statistic == "std":
+        return None if spread.std is None else f"{100 * spread.std:.2f}"
+    return f"{100 * (spread.median if statistic == 'median' else spread.high):.1f}"

@@ -1,67 +1,171 @@
-"""`codir reproduce`: one of the paper's tables, made here, with the paper's own figures beside ours."""
+"""`codir reproduce`: one of the paper's tables, made here, with the paper's own figures beside ours.
+
+What it comes to (pre-trainings, then studies) is worked out first, and refused where it could not end well. What is
+finished is not run again: the same call goes on with one that was stopped.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from codir.deploy.submission import DIAGNOSTIC, FILES, find_test_file
-from codir.errors import DataError
+from codir.config.loading import load_pretrain
+from codir.config.pretraining import PretrainConfig
+from codir.data.corpus import MANIFEST
+from codir.data.glue import task_folder
+from codir.errors import ConfigError, DataError, ModelError, RunError, nearest
+from codir.losses.contrastive import rows_drawn
+from codir.losses.registry import settings_for
 from codir.markdown import inline
+from codir.models.masked_lm import load_masked_lm
 from codir.outputs import writes
 from codir.printing import Console, terminal
-from codir.storage import require_writable, write_text
-from codir.studies.paper_tables import TableRow
-from codir.studies.reproduction import Reproduction, Wanted, plan
-from codir.studies.reproduction_checks import require_enough_examples
+from codir.runs.data import load_data
+from codir.runs.runfolder import RunFolder
+from codir.storage import read_json, require_writable, write_text
+from codir.studies.config import StudyConfig
+from codir.studies.loading import load_study
+from codir.studies.paper_tables import (
+    MLM_PRE,
+    PaperTable,
+    Scale,
+    ScaleName,
+    TableRow,
+    load_table,
+    side_by_side,
+)
+from codir.studies.recipes import FINETUNE, distill_config, resolve_recipes, teacher_folder
 from codir.studies.results import STUDY, TrialResult, read_results
-from codir.studies.side_by_side import differences_between_rows, made_here, side_by_side
-from codir.table import Table as StudyTable
+from codir.studies.run import describe_trials, study
+from codir.studies.search import Search
+from codir.studies.trial import Trial
+from codir.table import Table
 from codir.training.processes import one_process_only
+
+HEAD = "head"  # the stage that makes a pre-training teacher of an encoder without a masked-LM head
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for.
+
+    Attributes:
+        table: `table1` to `table5`.
+        scale: how much of it.
+        model: encoder that becomes the teacher of each task, and of the pre-training.
+        output: folder.
+        data_dir: GLUE in its own format; None: the Hub.
+        corpus: a corpus folder, or text to make one of; without it nothing is pre-trained.
+        teachers: fine-tuned teachers by task.
+        pretrained: pre-trained students by name (`mlm-pre`, `kd-pre`, `codir-pre`).
+        tasks: only these; empty: all that the scale has.
+        seeds: instead of the scale's.
+        workers: processes.
+        overrides: texts such as `study.training.epochs=1`, over the scale's settings.
+    """
+
+    table: str
+    scale: ScaleName
+    model: str
+    output: Path
+    data_dir: Path | None = None
+    corpus: Sequence[str] = ()
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+    seeds: str | Sequence[int] | None = None
+    workers: int = 1
+    overrides: Sequence[str] = ()
 
 
 @dataclass
-class ReproductionResult:
-    """What was reproduced.
+class Reproduction:
+    """What will run, and what came of it.
 
     Attributes:
-        made: what was planned.
-        tables: the paper's figures and ours; then how our rows differ, where there are several.
-        archives: submission archives, by the row's name.
-        notes: what to know, a line each.
-        output: the Markdown file.
+        wanted: what was asked for.
+        table: the paper's.
+        tasks: those that can be run, in the table's order.
+        corpus: inputs to make a corpus of, or nothing where one is given or none is needed.
+        corpus_folder: where it lies or will lie; None without pre-training.
+        pretraining: stages in their order.
+        studies: by the student's name.
+        notes: what is otherwise than in the paper and what is left out, a line each.
+        made: the finished table.
     """
 
-    made: Reproduction
-    tables: list[StudyTable]
-    archives: dict[str, Path]
-    notes: list[str]
-    output: Path
+    wanted: Wanted
+    table: PaperTable
+    tasks: list[str] = field(default_factory=list)
+    corpus: list[str] = field(default_factory=list)
+    corpus_folder: Path | None = None
+    pretraining: dict[str, PretrainConfig] = field(default_factory=dict)
+    studies: dict[str, StudyConfig] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    made: Table | None = None
+
+    @property
+    def scale(self) -> Scale:
+        """The settings of the scale."""
+        return self.table.scales[self.wanted.scale]
+
+    def makes(self, row: TableRow) -> bool:
+        """Says whether a row is made here."""
+        study = self.studies.get(row.student or "")
+        return (study is not None and row.recipe in study.recipes) or (row.teacher and bool(self.studies))
+
+    def describe(self) -> list[str]:
+        """Returns a line for each thing that will run, in order."""
+        lines = [f"corpus of {', '.join(self.corpus)} -> {self.corpus_folder}"] if self.corpus else []
+        for name, stage in self.pretraining.items():
+            training, student = stage.training, stage.student
+            start = student.model or f"{student.layers or 'half the'} layers, {student.init}"
+            length = f"{training.steps:,} steps" if training.steps else f"{training.epochs:g} passes in steps"
+            lines.append(
+                f"pre-training {name}: recipe {stage.recipe}, {length} of {training.batch_size:,} "
+                f"blocks of {self.scale.block}, student from {start} -> {stage.output}"
+            )
+        for name, config in self.studies.items():
+            teachers = [task for task in config.tasks if task not in config.teachers]
+            how = "" if config.strategy == "grid" else f", searched by {config.strategy}"
+            first = f", after teachers for {', '.join(teachers)}" if teachers else ""
+            lines.append(
+                f"study of {name}: {describe_trials(all_trials(config))}{how}{first} -> {config.output}"
+            )
+        if self.table.speed is not None:
+            models = sum(row.config is not None or row.given is not None for row in self.table.rows)
+            speed = self.table.speed
+            texts = f"{self.scale.sequences or 'all'} sequences of {speed.task}"
+            lines.append(f"speed: {texts}, {speed.rounds} runs of {models} models")
+        return lines
+
+    def about(self) -> list[str]:
+        """Returns what a reader of the table has to know: the scale, what is otherwise, what is left out."""
+        scale = "Scaled down" if self.wanted.scale == "small" else "Scale"
+        lines = [f"{scale}: {line}." for line in self.scale.about]
+        lines += [f"Changed by --set: {line}." for line in self.wanted.overrides]
+        return lines + [f"{note}." for note in self.notes]
+
+
+def all_trials(config: StudyConfig) -> list[Trial]:
+    """Returns as many trials as a study will have, searches included."""
+    return Search(config, resolve_recipes(config)).all_trials()
 
 
 def show_plan(wanted: Wanted, console: Console | None = None) -> Reproduction:
-    """Prints what would run, and runs nothing.
-
-    Raises:
-        CodirError: see `codir.studies.reproduction.plan`.
-    """
-    console = terminal(console)
+    """Prints what would run, and runs nothing; raises as `plan`."""
     made = plan(wanted)
-    _say(console, f"{made.table.source}: {made.table.title}, scale {wanted.scale}")
-    for number, line in enumerate(made.describe(), start=1):
-        _say(console, f"{number}. {line}")
-    for line in about(made):
-        _say(console, line)
+    lines = [f"{made.table.source}: {made.table.title}, scale {wanted.scale}"]
+    lines += [f"{number}. {line}" for number, line in enumerate(made.describe(), start=1)]
+    _say(terminal(console), *lines, *made.about())
     return made
 
 
 @writes("wanted.output", folder=True)
-def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionResult:
+def reproduce(wanted: Wanted, console: Console | None = None) -> Reproduction:
     """Makes a table of the paper: pre-trainings, studies, measurements, then the table.
-
-    What is finished is not run again: the same call goes on with one that was stopped.
 
     Args:
         wanted: which table, at what scale, from which models and data.
@@ -76,147 +180,298 @@ def reproduce(wanted: Wanted, console: Console | None = None) -> ReproductionRes
     one_process_only("codir reproduce")
     console = terminal(console)
     made = show_plan(wanted, console)
-    require_enough_examples(made)
+    _require_enough_examples(made)
     require_writable(wanted.output)
     if made.table.speed is not None:
         from codir.studies.speed import speed_table
 
-        table, notes = speed_table(made)
-        return _finish(made, [table], {}, notes, console)
-    _pretrain(made, console)
-    results = _run_studies(made, console)
-    archives, notes = _archives(made, results, console) if made.table.submission else ({}, [])
-    tables = [side_by_side(made, results)]
-    if (differences := differences_between_rows(made, results)) is not None:
-        tables.append(differences)
-    return _finish(made, tables, archives, notes, console)
+        made.made = speed_table(made)
+    else:
+        _pretrain(made, console)
+        results: dict[str, list[TrialResult]] = {}
+        for name, config in made.studies.items():
+            _say(console, f"Study of {name}")
+            resume = (config.output / STUDY).is_file()
+            outcome = study(config.model_copy(update={"resume": resume}), console=console)
+            made.notes += [f"Left out: {key}: failed: {error}" for key, error in outcome.failed.items()]
+            results[name] = [result for result in read_results(config.output) if result.phase == "final"]
+        rows = [row.name for row in made.table.rows if made.makes(row)]
+        made.made = side_by_side(made.table, made.tasks, rows, _scores(made, results))
+        where = ", ".join(f"studies/{name}/report.md" for name in made.studies)
+        made.notes.append(f"Differences with their intervals, spread and costs stand in {where}")
+    text = [made.made.to_markdown(), *(f"- {inline(line)}" for line in made.about()), ""]
+    for ending, content in (
+        ("csv", made.made.to_csv()),
+        ("tex", made.made.to_latex()),
+        ("md", "\n".join(text)),
+    ):
+        write_text(wanted.output / f"{wanted.table}.{ending}", content)
+    console.print(made.made.to_rich())
+    _say(console, *made.about(), f"The table is in {wanted.output / wanted.table}.md.")
+    return made
 
 
-def about(made: Reproduction) -> list[str]:
-    """Returns what a reader of the table has to know: the scale, what is otherwise, what is left out."""
-    scale = "Scaled down" if made.wanted.scale == "small" else "Scale"
-    lines = [f"{scale}: {line}." for line in made.scale.about]
-    lines += [f"Changed by --set: {line}." for line in made.wanted.overrides]
-    if made.wanted.seeds is not None:
-        lines.append(f"Changed by --seeds: {made.wanted.seeds}.")
-    lines += [f"Otherwise than in the paper: {line}." for line in made.notes]
-    lines += [f"Left out: {line}." for line in made.left_out]
-    return lines
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _pretrain(made: Reproduction, console: Console) -> None:
     from codir.runs.corpus import corpus
     from codir.runs.pretrain import pretrain
-    from codir.runs.runfolder import RunFolder
 
-    if (
-        made.corpus and made.corpus_folder is not None
-    ):  # a finished one is only compared with what is asked for
-        corpus(
-            made.corpus,
-            made.wanted.model,
-            made.corpus_folder,
-            block=made.scale.block,
-            resume=made.corpus_folder.is_dir() and any(made.corpus_folder.iterdir()),
-            console=console,
-        )
+    folder = made.corpus_folder
+    if made.corpus and folder is not None:  # a finished one is only compared with what is asked for
+        resume = folder.is_dir() and any(folder.iterdir())
+        model, block = made.wanted.model, made.scale.block
+        corpus(made.corpus, model, folder, block=block, resume=resume, console=console)
     for name, stage in made.pretraining.items():
         _say(console, f"Pre-training {name}")
-        resume = RunFolder(stage.output).is_run
-        pretrain(stage.model_copy(update={"resume": resume}), console=console)
+        pretrain(stage.model_copy(update={"resume": RunFolder(stage.output).is_run}), console=console)
 
 
-def _run_studies(made: Reproduction, console: Console) -> dict[str, list[TrialResult]]:
-    from codir.studies.run import study
+def _scores(
+    made: Reproduction, results: Mapping[str, Sequence[TrialResult]]
+) -> dict[tuple[str, str], dict[int, float]]:
+    """Returns by row, column and seed what our models score."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for row in filter(made.makes, made.table.rows):
+        for heading, column in made.table.columns.items():
+            if row.teacher:
+                score = _teacher_score(made, column.task, column.metric, results)
+                found[row.name, heading] = {} if score is None else {0: score}
+                continue
+            found[row.name, heading] = {
+                each.seed: each.metrics[column.metric]
+                for each in results.get(str(row.student), ())
+                if (each.recipe, each.task) == (row.recipe, column.task) and column.metric in each.metrics
+            }
+    return found
 
-    results = {}
-    for name, config in made.studies.items():
-        _say(console, f"Study of {name}")
-        resume = (config.output / STUDY).is_file()
-        outcome = study(config.model_copy(update={"resume": resume}), console=console)
-        for key, error in outcome.failed.items():
-            made.left_out.append(f"{key}: failed: {error}")
-        results[name] = [result for result in read_results(config.output) if result.phase == "final"]
-    return results
+
+def _teacher_score(
+    made: Reproduction, task: str, metric: str, results: Mapping[str, Sequence[TrialResult]]
+) -> float | None:
+    """Returns the teacher's score from its own run folder, or its main metric from a trial."""
+    config = next(iter(made.studies.values()))
+    if task not in config.tasks:
+        return None
+    try:
+        return float(read_json(teacher_folder(config, task) / "metrics.json")["metrics"][metric])
+    except (OSError, KeyError, TypeError, RunError):  # a teacher from elsewhere has no such file
+        of_task = [r for some in results.values() for r in some if r.task == task and r.metric == metric]
+        return of_task[0].teacher_score if of_task else None
 
 
-def _archives(
-    made: Reproduction, results: dict[str, list[TrialResult]], console: Console
-) -> tuple[dict[str, Path], list[str]]:
-    """Writes the archive for GLUE's server for each row of ours: of each task the seed best on its dev split."""
-    from codir.deploy.submit import submit
+# ---- the plan --------------------------------------------------------------------------------------------------------
 
-    if made.wanted.data_dir is None:
-        return {}, [
-            "No submission archive: the official test files are needed, give their folder as --data-dir."
-        ]
-    archives, notes = {}, []
-    testable, without = [], []
-    for task in made.tasks:
-        needed = [name for name, file in FILES.items() if file.task == task and name != DIAGNOSTIC]
-        there = all(find_test_file(FILES[name], made.wanted.data_dir) is not None for name in needed)
-        (testable if there else without).append(task)
-    if without:
-        notes.append(
-            f"The submission archives have no predictions of ours for {', '.join(without)}: the test files are not in "
-            f"{made.wanted.data_dir}; those files are filled in, and the archive's own report says so."
+
+def plan(wanted: Wanted) -> Reproduction:
+    """Works out what reproducing a table comes to; loads no data and trains nothing.
+
+    Raises:
+        ConfigError: an unknown table, task or setting, or nothing that could be run.
+        DataError: there is no such data folder.
+    """
+    made = Reproduction(wanted, load_table(wanted.table, wanted.scale, wanted.overrides))
+    if (speed := made.table.speed) is not None:
+        if idle := [flag for flag, value in (("--tasks", wanted.tasks), ("--seeds", wanted.seeds)) if value]:
+            raise ConfigError(
+                f"{made.table.source} measures speed on {speed.task} and trains nothing: leave out {', '.join(idle)}."
+            )
+        if _missing_task(wanted, speed.task):
+            raise DataError(f"The speed is measured on {speed.task}, which is not in {wanted.data_dir}.")
+        return made
+    _choose_tasks(made)
+    students = _choose_students(made)
+    _plan_pretraining(made)
+    _plan_studies(made, students)
+    return made
+
+
+def _choose_tasks(made: Reproduction) -> None:
+    wanted, table = made.wanted, made.table
+    of_table = list(dict.fromkeys(column.task for column in table.columns.values()))
+    chosen = list(wanted.tasks) or made.scale.tasks or of_table
+    for task in chosen:
+        if task not in of_table:
+            raise ConfigError(
+                f"{table.source} has no task {task!r}{nearest(task, of_table)}: {', '.join(of_table)}."
+            )
+    missing = [task for task in of_table if task in chosen and _missing_task(wanted, task)]
+    made.tasks = [task for task in of_table if task in chosen and task not in missing]
+    made.notes += [f"Left out: {task}: not in {wanted.data_dir}" for task in missing]
+    if not made.tasks:
+        raise DataError(f"None of the tasks {', '.join(chosen)} is in {wanted.data_dir}.")
+    if others := [task for task in of_table if task not in chosen]:
+        why = "not among --tasks" if wanted.tasks else f"not part of the scale {wanted.scale}"
+        made.notes.append(f"Left out: {', '.join(others)}: {why}")
+
+
+def _missing_task(wanted: Wanted, task: str) -> bool:
+    if wanted.data_dir is None:
+        return False
+    if not Path(wanted.data_dir).is_dir():
+        raise DataError(f"The data folder {wanted.data_dir} does not exist or is not a folder.")
+    try:
+        return not (task_folder(task, wanted.data_dir) / "train.tsv").is_file()
+    except DataError:
+        return True
+
+
+def _choose_students(made: Reproduction) -> dict[str, dict[str, Any]]:
+    """Returns the student of each study by the name of its pre-training."""
+    wanted, stages = made.wanted, made.scale.pretraining
+    names = list(dict.fromkeys(row.student for row in made.table.rows if row.student is not None))
+    for name in wanted.pretrained:
+        if name not in names:
+            raise ConfigError(
+                f"--pretrained {name}: the table has no such student{nearest(name, names)}: {', '.join(names)}."
+            )
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name in wanted.pretrained:
+            found[name] = {"model": wanted.pretrained[name]}
+        elif wanted.corpus and name in stages:
+            found[name] = {"model": str(_folder(made, name))}
+        elif name == MLM_PRE:
+            found[name] = {}
+            why = "this scale does not pre-train" if wanted.corpus else "there is no --corpus to pre-train on"
+            made.notes.append(
+                f"Otherwise than in the paper: {MLM_PRE}: {why}, so the student is cut out of each task's teacher "
+                "(half its layers, spread)"
+            )
+        else:
+            rows = ", ".join(row.name for row in made.table.rows if row.student == name)
+            made.notes.append(
+                f"Left out: {rows}: needs a pre-trained student: --corpus TEXT, or --pretrained {name}=FOLDER"
+            )
+    return found
+
+
+def _folder(made: Reproduction, stage: str) -> Path:
+    return Path(made.wanted.output).absolute() / "pretraining" / stage
+
+
+def _plan_pretraining(made: Reproduction) -> None:
+    """Settles corpus, teacher and the configuration of each stage that a student needs, in order."""
+    wanted, stages = made.wanted, made.scale.pretraining
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in stages:
+            raise ConfigError(f"pretraining: there is no stage {name!r}{nearest(name, stages)}.")
+        if (after := stages[name].get("after")) is not None and after not in order:
+            add(str(after))
+        order.append(name)
+
+    for name in dict.fromkeys(row.student for row in made.table.rows if row.student is not None):
+        if wanted.corpus and name in stages and name not in wanted.pretrained and name not in order:
+            add(name)
+    if not order:
+        return
+    first = Path(wanted.corpus[0]).expanduser()
+    if len(wanted.corpus) == 1 and (first / MANIFEST).is_file():
+        made.corpus_folder = first.absolute()
+    else:
+        made.corpus, made.corpus_folder = list(wanted.corpus), Path(wanted.output).absolute() / "corpus"
+    teacher = wanted.model
+    if HEAD in stages and not _has_head(wanted.model):
+        made.notes.append(
+            f"Otherwise than in the paper: {wanted.model} has no masked-LM head: a first stage trains one (and the "
+            "encoder with it) for the pre-training's teacher"
         )
-    for row in made.table.rows:
-        if row.teacher or not made_here(made, row):
+        order.insert(0, HEAD)
+        teacher = str(_folder(made, HEAD))
+    for name in order:
+        settings = dict(stages[name])
+        recipe, after = settings.pop("recipe", None), settings.pop("after", None)
+        student = {"model": str(_folder(made, str(after)))} if after else settings.pop("student", {})
+        if name == HEAD:
+            student = {"model": wanted.model}
+        values = {**settings, "student": student, "corpus": str(made.corpus_folder)}
+        values["output"] = str(_folder(made, name))
+        if name != HEAD and not (after and recipe == "mlm-pre"):
+            values["teacher"] = teacher
+        flags = {key: (f"pretraining.{name}.{key}", value) for key, value in values.items()}
+        made.pretraining[name] = load_pretrain(recipe=recipe, flags=flags)
+
+
+def _has_head(model: str) -> bool:
+    try:
+        load_masked_lm(model)
+    except ModelError as error:
+        if "no head" in str(error):
+            return False
+        raise
+    return True
+
+
+def _plan_studies(made: Reproduction, students: Mapping[str, Mapping[str, Any]]) -> None:
+    wanted, table, output = made.wanted, made.table, Path(made.wanted.output).absolute()
+    first: Path | None = None
+    for name, student in students.items():
+        recipes = list(dict.fromkeys(row.recipe for row in table.rows if row.student == name and row.recipe))
+        teachers = {task: folder for task, folder in wanted.teachers.items() if task in made.tasks}
+        if first is not None:  # every study has the first one's teachers
+            teachers = {task: teachers.get(task, str(first / "teachers" / task)) for task in made.tasks}
+        values = {
+            **_of_recipes(made, recipes),
+            "recipes": {recipe: table.recipes.get(recipe, {"recipe": recipe}) for recipe in recipes},
+            "tasks": made.tasks,
+            "data": made.scale.data,
+            "model": wanted.model,
+            "teachers": teachers,
+            "student": dict(student),
+            "workers": wanted.workers,
+            "cache_dir": str(output / "cache"),
+            "output": str(output / "studies" / name),
+        }
+        values |= {"data_dir": str(wanted.data_dir)} if wanted.data_dir is not None else {}
+        values |= {"seeds": wanted.seeds} if wanted.seeds is not None else {}
+        values |= {"baseline": table.baseline} if table.baseline in recipes else {}
+        made.studies[name] = load_study(flags={key: (f"study.{key}", each) for key, each in values.items()})
+        first = first or made.studies[name].output
+
+
+def _of_recipes(made: Reproduction, recipes: Sequence[str]) -> dict[str, Any]:
+    """Returns the scale's settings of a study, of those by recipe only what is for the study's own."""
+    known = {row.recipe for row in made.table.rows if row.recipe is not None}
+    values = dict(made.scale.study)
+    for key in ("settings", "grid"):
+        if not isinstance(values.get(key), Mapping):
             continue
-        models = _best(row, results, testable)
-        if not models:
-            continue
-        path = Path(made.wanted.output) / f"submission-{_file_name(row.name)}.zip"
-        try:
-            submit(models, made.wanted.data_dir, path, overwrite=True, console=console, quiet=True)
-        except DataError as error:
-            notes.append(f"No submission archive of {row.name}: {error}")
-            continue
-        archives[row.name] = path
-    return archives, notes
+        for name in values[key]:
+            if "." not in name and name not in known:
+                raise ConfigError(
+                    f"study.{key} names {name!r}, which is not in {made.table.source}{nearest(name, known)}: "
+                    f"{', '.join(sorted(known))}."
+                )
+        values[key] = {name: value for name, value in values[key].items() if "." in name or name in recipes}
+    return values
 
 
-def _best(row: TableRow, results: dict[str, list[TrialResult]], tasks: Iterable[str]) -> list[str]:
-    models = []
-    for task in tasks:
-        of_task = [r for r in results[str(row.student)] if r.recipe == row.recipe and r.task == task]
-        if of_task:
-            models.append(f"{task}={max(of_task, key=lambda result: result.score).folder}")
-    return models
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _finish(
-    made: Reproduction,
-    tables: list[StudyTable],
-    archives: dict[str, Path],
-    notes: list[str],
-    console: Console,
-) -> ReproductionResult:
-    notes = [*notes, *about(made)]
-    notes += [f"Submission archive of {name}: {path}" for name, path in archives.items()]
-    folder, name = Path(made.wanted.output), made.wanted.table
-    text = [*(table.to_markdown() for table in tables), *(f"- {inline(line)}" for line in notes), ""]
-    if made.studies:
-        text += [
-            *(f"- Report of the study of {student}: studies/{student}/report.md" for student in made.studies),
-            "",
-        ]
-    latex = "\n".join(table.to_latex() for table in tables)
-    for ending, content in (("csv", tables[0].to_csv()), ("tex", latex), ("md", "\n".join(text))):
-        write_text(folder / f"{name}.{ending}", content)
-    for table in tables:
-        console.print(table.to_rich())
-    for line in notes:
-        _say(console, line)
-    output = folder / f"{name}.md"
-    _say(console, f"The table is in {output}.")
-    return ReproductionResult(made, tables, archives, notes, output)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+def _require_enough_examples(made: Reproduction) -> None:
+    """Refuses trials, searches included, that draw more negatives than their task has examples: before pre-training."""
+    examples: dict[str, int] = {}
+    for config in made.studies.values():
+        recipes = resolve_recipes(config)
+        for trial in all_trials(config):
+            recipe = recipes[trial.recipe]
+            if recipe.recipe == FINETUNE:
+                continue
+            objectives = distill_config(config, recipe, trial).objectives
+            drawn = {name: rows_drawn(settings_for(name, each)) for name, each in objectives.items()}
+            name = max(drawn, key=lambda each: drawn[each])
+            if drawn[name] and trial.task not in examples:
+                train = load_data(config.tasks[trial.task]).train
+                assert train is not None, "load_data gives a training split unless asked not to"
+                examples[trial.task] = len(train)
+            if drawn[name] > (there := examples.get(trial.task, 0)):
+                key = f"objectives.{name}.k"
+                what, value = ("grid", f"[{there}]") if key in trial.settings else ("settings", there)
+                raise ConfigError(
+                    f"{made.table.source}, {recipe.name} on {trial.task}: K={drawn[name]} negatives do not fit its "
+                    f"{there} training examples. Leave the task out (--tasks), or take fewer: "
+                    f'--set "study.{what}={{{recipe.name}: {{{key}: {value}}}}}".'
+                )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,8 +83,7 @@ def study(
     _check_folder(config.output, config.resume)
     plan = Plan(config)
     kinds = check_settings(plan)
-    if config.space:
-        _require_optuna()
+    _require_packages(config)
     if (config.output / STUDY).is_file():
         check_same(plan)
     require_writable(config.output)
@@ -258,11 +258,14 @@ def _forget_failures(plan: Plan) -> None:
         shutil.rmtree(plan.output / "trials" / key if task == key else teacher_folder(plan.config, task))
 
 
-def _require_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"random and tpe need Optuna ({error}): pip install 'codir[study]'.") from error
+def _require_packages(config: StudyConfig) -> None:
+    for needed, package, extra in ((config.space, "optuna", "study"), (config.engine == "ray", "ray", "ray")):
+        try:
+            if needed:
+                import_module(package)
+        except ImportError as error:
+            what = f"engine: {extra}" if extra == "ray" else f"the strategy {config.strategy}"
+            raise ConfigError(f"{what} needs {package} ({error}): pip install 'codir[{extra}]'.") from error
 
 
 def _say(console: Console, line: str) -> None:

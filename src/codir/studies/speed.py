@@ -1,10 +1,10 @@
-"""Table 3: blocks, parameters, milliseconds per sequence and speed-up of several models, measured in turns."""
+"""Table 3: layers, parameters, milliseconds per sequence and speed-up of several models, measured in turns."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import (
@@ -21,26 +21,20 @@ from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.student import build_student
 from codir.runs.data import load_data
-from codir.runs.timing import Text, Timing, measure, texts_of
-from codir.studies.reproduction import Reproduction
-from codir.studies.side_by_side import OURS, PAPER
-from codir.table import Column, Value
-from codir.table import Table as StudyTable
+from codir.runs.timing import Text, measure, texts_of
+from codir.studies.paper_tables import OURS, PAPER
+from codir.table import Column, Table, Value
+
+if TYPE_CHECKING:
+    from codir.studies.reproduce import Reproduction
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def speed_table(made: Reproduction, device: str | torch.device | None = None) -> tuple[StudyTable, list[str]]:
+def speed_table(made: Reproduction) -> Table:
     """Builds the models, measures them on the same texts, and puts the paper's figures beside.
 
-    The first row is what the others' speed-up is against, as in the paper.
-
-    Args:
-        made: the reproduction of a table of speed.
-        device: where to measure; a GPU if there is one.
-
-    Returns:
-        The table, and what to know of the measurement.
+    The first row is what the others' speed-up is against, as in the paper. What it was measured on goes into the notes.
 
     Raises:
         ModelError: the user's model cannot be loaded.
@@ -48,75 +42,52 @@ def speed_table(made: Reproduction, device: str | torch.device | None = None) ->
     """
     speed = made.table.speed
     assert speed is not None
-    texts = _texts(made)
-    models = _models(made)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    texts, models = _texts(made), _models(made)
     timings = measure(
         models,
         texts,
         batch_size=speed.batch_size,
         max_length=speed.max_length,
         rounds=speed.rounds,
-        device=device,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         pad_to_max_length=True,
     )
     first = next(iter(timings.values()))
     rows: list[tuple[Value, ...]] = []
     for row in made.table.rows:
         if row.paper:
-            blocks, parameters, embeddings, milliseconds, times = row.paper
-            rows.append(
-                (
-                    *(row.name, PAPER, int(blocks or 0), f"{parameters:.1f}M", f"{embeddings:.1f}M"),
-                    *(f"{milliseconds:.2f}", f"{times:.2f}x"),
-                )
-            )
+            layers, parameters, embeddings, milliseconds, times = row.paper
+            sizes = (int(layers or 0), f"{parameters:.1f}M", f"{embeddings:.1f}M")
+            rows.append((row.name, PAPER, *sizes, f"{milliseconds:.2f}", f"{times:.2f}x"))
         if row.name in models:
+            model, timing = models[row.name][0], timings[row.name]
+            total, of_embeddings = count_parameters(model)
+            sizes = (encoder_shape(model).blocks, f"{total / 1e6:.1f}M", f"{of_embeddings / 1e6:.1f}M")
+            # the mean of the runs, as in the paper
+            mean = statistics.mean(timing.rounds)
+            times = f"{statistics.mean(first.rounds) / mean:.2f}x"
             rows.append(
-                (
-                    "" if row.paper else row.name,
-                    OURS,
-                    *_measured(models[row.name][0], timings[row.name], first),
-                )
+                ("" if row.paper else row.name, OURS, *sizes, f"{mean:.2f} ±{timing.spread:.2f}", times)
             )
-    columns = (
-        *(Column("model", left=True), Column("of", left=True), Column("blocks"), Column("params")),
-        *(Column("of embeddings"), Column("ms/seq"), Column("speed-up")),
-    )
-    title = f"{made.table.source} of the paper, scale {made.wanted.scale}: {made.table.title}"
+    headings = ("layers", "params", "of embeddings", "ms/seq", "speed-up")
+    columns = (Column("model", left=True), Column("of", left=True), *map(Column, headings))
     note = (
         f"Paper: {made.table.paper_scores}. Ours: mean of {speed.rounds} runs over {len(texts):,} sequences, ± half "
         f"the distance between the slowest and the fastest; speed-up against {next(iter(models))}. {made.table.note}"
     )
-    return StudyTable(title, columns, tuple(rows), note), [_where(next(iter(timings.values())))]
-
-
-def _measured(model: PreTrainedModel, timing: Timing, first: Timing) -> tuple[Value, ...]:
-    """Returns sizes, the mean time of the runs, as the paper has it, and how often it goes into the first model's."""
-    total, embeddings = count_parameters(model)
-    return (
-        encoder_shape(model).blocks,
-        f"{total / 1e6:.1f}M",
-        f"{embeddings / 1e6:.1f}M",
-        f"{statistics.mean(timing.rounds):.2f} ±{timing.spread:.2f}",
-        f"{statistics.mean(first.rounds) / statistics.mean(timing.rounds):.2f}x",
+    made.notes.append(
+        f"Measured on {first.device}, {first.dtype}, {first.threads} thread{'s' if first.threads != 1 else ''}, "
+        f"batches of {first.batch_size} sequences of {first.max_length} tokens"
     )
-
-
-def _where(timing: Timing) -> str:
-    return (
-        f"Measured on {timing.device}, {timing.dtype}, {timing.threads} thread{'s' if timing.threads != 1 else ''}, "
-        f"batches of {timing.batch_size} sequences of {timing.max_length} tokens."
-    )
+    return Table(f"{made.table.source} of the paper: {made.table.title}", columns, rows, note)
 
 
 def _texts(made: Reproduction) -> list[Text]:
     speed = made.table.speed
     assert speed is not None
-    data = load_data(
-        DataConfig(task=speed.task, data_dir=made.wanted.data_dir, limit_validation=made.scale.sequences),
-        train=False,
-    )
+    limit = made.scale.sequences
+    config = DataConfig(task=speed.task, data_dir=made.wanted.data_dir, limit_validation=limit)
+    data = load_data(config, train=False)
     return texts_of(data.validation[data.main_split])
 
 
@@ -124,12 +95,11 @@ def _models(made: Reproduction) -> dict[str, Loaded]:
     """Returns the models by the name of their row."""
     speed = made.table.speed
     assert speed is not None
+    names = list(map(str, range(speed.classes)))
     teacher = load_classifier(
         made.wanted.model,
         require_head=False,
-        labels=lambda config: kind_named("classification").write(
-            config, list(map(str, range(speed.classes)))
-        ),
+        labels=lambda config: kind_named("classification").write(config, names),
     )
     tokenizer = load_tokenizer_for(teacher, made.wanted.model)
     models: dict[str, Loaded] = {}
@@ -137,10 +107,8 @@ def _models(made: Reproduction) -> dict[str, Loaded]:
         if row.config is not None:
             model = _of_config(row.config, speed.classes)
             models[row.name] = (model, cast(Any, _Folded(tokenizer, model.config.vocab_size)))
-        elif row.given == "teacher":
-            models[row.name] = (teacher, tokenizer)
-        elif row.given == "student":
-            models[row.name] = (build_student(teacher), tokenizer)
+        elif row.given is not None:
+            models[row.name] = (teacher if row.given == "teacher" else build_student(teacher), tokenizer)
     return models
 
 
