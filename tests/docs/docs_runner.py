@@ -26,7 +26,8 @@ SMALLER = {
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 0",
     "latency": "--sequences 32 --rounds 2 --no-memory",  # the memory takes a process for each model
-    "reproduce": "--tasks mrpc --seeds 1 --workers 0 --set study.training.epochs=1 --set study.teacher_training.epochs=1",
+    "reproduce": "--tasks mrpc --seeds 1 --workers 0 --set study.training.epochs=1 "
+    "--set study.teacher_training.epochs=1",
 }
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
