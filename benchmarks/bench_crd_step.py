@@ -81,7 +81,7 @@ class Codir:
     def __call__(self, step: Step) -> None:
         """Forward, backward, bank update."""
         self.objective(step).loss.backward()
-        self.objective.after_step()
+        self.objective.after_step(True)
 
 
 def make_step(context: ObjectiveContext) -> Step:

@@ -171,7 +171,7 @@ class Variant:
         self.optimiser.step()
         self.optimiser.zero_grad()
         for _, objective in self.model.objective_items():
-            objective.after_step()
+            objective.after_step(True)
 
 
 def make_teacher(setting: Setting) -> FrozenTeacher:

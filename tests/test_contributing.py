@@ -1,7 +1,8 @@
-"""The example of CONTRIBUTING.md works as it stands: one file, found by its name, and its test passes."""
+"""The example of CONTRIBUTING.md works as it stands: one file and one line, and its test passes."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -13,17 +14,20 @@ import yaml
 
 import codir.losses
 from codir.config.loading import load_distill
-from codir.losses.registry import find_objective, objective_names
+from codir.losses.registry import LOSSES, find_objective, objective_names
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Puts the objective's file where Python finds it as part of `codir.losses`; returns the test's code."""
-    objective, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Puts the loss's file where Python finds it, and its line into the registry; returns the test's code."""
+    text = PAGE.read_text(encoding="utf-8")
+    objective, line, test = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "logit_l1.py").write_text(objective, encoding="utf-8")
     monkeypatch.setattr(codir.losses, "__path__", [*codir.losses.__path__, str(tmp_path)])
+    for name, place in ast.literal_eval(f"{{{line}}}").items():
+        monkeypatch.setitem(LOSSES, name, place)
     yield test
     sys.modules.pop("codir.losses.logit_l1", None)
     vars(codir.losses).pop("logit_l1", None)

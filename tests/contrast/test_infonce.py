@@ -1,4 +1,4 @@
-"""Eq. 4 against plain loops; the streamed form against the dense one."""
+"""Eq. 4 against plain loops, and the products of anchors with the rows of their groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from codir.contrast.infonce import info_nce, streamed_info_nce
+from codir.contrast.infonce import group_similarity, info_nce
 
 
 def naive_info_nce(
@@ -71,102 +71,6 @@ def test_no_overflow_in_half_precision(dtype: torch.dtype) -> None:
     assert result.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-@pytest.mark.parametrize("empty", [False, True])
-def test_streamed_equals_dense(chunk: int, empty: bool) -> None:
-    batch, size, dim = 5, 40, 6
-    bank = normalize(torch.randn(size, dim, dtype=torch.float64), dim=1)
-    allowed = torch.rand(batch, size) < 0.6
-    allowed[:, 20:30] = False  # whole chunks without an admissible row
-    allowed[0, :15] = False
-    if empty:
-        allowed[2] = False
-    gradients, results = [], []
-    raw_anchor, raw_live = torch.randn(2, batch, dim, dtype=torch.float64)
-    for streamed in (False, True):
-        anchor = raw_anchor.clone().requires_grad_()
-        live = raw_live.clone().requires_grad_()
-        a, h = normalize(anchor, dim=1), normalize(live, dim=1)
-        positive = (a * h).sum(1)
-        if streamed:
-            result = streamed_info_nce(a, positive, bank, lambda i, j: allowed[:, i:j], 0.07, chunk)
-        else:
-            result = info_nce(positive, a @ bank.T, 0.07, allowed)
-        (3 * result.loss).backward()
-        results.append(result)
-        gradients.append((anchor.grad, live.grad))
-    torch.testing.assert_close(results[0].loss, results[1].loss)
-    torch.testing.assert_close(results[0].accuracy, results[1].accuracy)
-    for dense, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(dense, other)
-
-
-def test_streamed_gradcheck() -> None:
-    bank = normalize(torch.randn(11, 4, dtype=torch.float64), dim=1)
-    allowed = torch.rand(3, 11) < 0.7
-    anchor = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
-
-    def loss(a: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        return streamed_info_nce(a, p, bank, lambda i, j: allowed[:, i:j], 0.3, chunk=4).loss
-
-    assert torch.autograd.gradcheck(loss, (anchor, positive))
-
-
-def test_the_gradient_of_the_temperature() -> None:
-    bank = normalize(torch.randn(11, 4, dtype=torch.float64), dim=1)
-    allowed = torch.rand(3, 11) < 0.7
-    allowed[1] = False  # an anchor without any negative
-    anchor = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-
-    def dense(a: torch.Tensor, p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return info_nce(p, a @ bank.T, t, allowed).loss
-
-    def streamed(a: torch.Tensor, p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return streamed_info_nce(a, p, bank, lambda i, j: allowed[:, i:j], t, chunk=4).loss
-
-    for loss in (dense, streamed):
-        assert torch.autograd.gradcheck(loss, (anchor, positive, tau))
-        slopes = torch.autograd.grad(loss(anchor, positive, tau), (anchor, positive, tau))
-        still = torch.autograd.grad(loss(anchor, positive, tau.detach()), (anchor, positive))
-        for one, other in zip(slopes, still, strict=False):
-            torch.testing.assert_close(one, other)
-    fixed = streamed_info_nce(anchor, positive, bank, lambda i, j: allowed[:, i:j], 0.3, chunk=4)
-    learned = streamed_info_nce(anchor, positive, bank, lambda i, j: allowed[:, i:j], tau, chunk=4)
-    for one, other in zip(fixed, learned, strict=True):
-        torch.testing.assert_close(one, other)
-    assert not any(each.requires_grad for each in learned[1:])
-
-
-def test_streamed_backward_does_not_need_the_bank_any_more() -> None:
-    bank = normalize(torch.randn(20, 4), dim=1)
-    anchor = normalize(torch.randn(2, 4), dim=1)
-    slopes = []
-    for overwrite in (False, True):
-        leaf, rows = anchor.clone().requires_grad_(), bank.clone()
-        loss = streamed_info_nce(
-            leaf, torch.zeros(2), rows, lambda i, j: torch.ones(2, j - i).bool(), 0.07, 8
-        ).loss
-        if overwrite:
-            rows.zero_()
-        loss.backward()
-        slopes.append(leaf.grad)
-    torch.testing.assert_close(slopes[0], slopes[1])
-
-
-def test_streamed_takes_a_half_precision_bank_inside_autocast() -> None:
-    bank = normalize(torch.randn(50, 4), dim=1).half()
-    anchor = bank[:2].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = streamed_info_nce(
-            anchor, torch.ones(2), bank, lambda i, j: torch.ones(2, j - i).bool(), 0.07
-        )
-    expected, _ = naive_info_nce(torch.ones(2), anchor.double() @ bank.double().T, 0.07)
-    assert result.loss.item() == pytest.approx(expected, rel=1e-4)
-
-
 def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a_constant_does_not_win() -> (
     None
 ):
@@ -189,3 +93,27 @@ def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a
     assert info_nce(ones, constant @ away.T, 0.07).loss < 1e-4
     others = ~torch.eye(8, dtype=torch.bool)
     assert info_nce(ones, constant @ constant.T, 0.07, others).loss.item() == pytest.approx(math.log(8))
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        [0],
+        [0, 0, 0],
+        [2, 0, 1],  # as many groups as anchors, not in order
+        [1, 0, 1, 1, 2],
+        [*range(9), 3, 3, 0],
+        [8, 7, 6, 5, 4, 3, 2, 1, 0, 0],
+    ],
+)
+def test_products_of_groups_against_plain_loops(group: list[int]) -> None:
+    groups = max(group) + 1
+    anchor = torch.randn(len(group), 4, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(groups, 6, 4, dtype=torch.float64)
+    result = group_similarity(anchor, rows, torch.tensor(group))
+    assert result.shape == (len(group), 6)
+    for b, g in enumerate(group):
+        for j in range(6):
+            expected = sum(float(anchor.detach()[b, i]) * float(rows[g, j, i]) for i in range(4))
+            assert result[b, j].item() == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda a: group_similarity(a, rows, torch.tensor(group)), (anchor,))

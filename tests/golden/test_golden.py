@@ -1,6 +1,7 @@
 """Every rebuilding trains the same students: losses of each term and weights, against `golden.json`.
 
-The file was written before the house was rebuilt (git tag `before-the-house`), with
+The file was written before the house was rebuilt (git tag `before-the-house`), that of
+codir-pre again when its bank began to start with other random rows, with
 
     CODIR_WRITE_GOLDEN=1 python -m pytest tests/golden
 

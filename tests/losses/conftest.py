@@ -1,4 +1,4 @@
-"""A small world for objectives: representations of random data, as the trainer would hand them over."""
+"""A small world for losses: representations of random data, as the trainer would hand them over."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def regression(context: ObjectiveContext) -> ObjectiveContext:
 
 
 @pytest.fixture
+def corpus(context: ObjectiveContext) -> ObjectiveContext:
+    return replace(context, labels=None, kind="masked-lm", num_classes=100, teacher_space=None)
+
+
+@pytest.fixture
 def make_step(context: ObjectiveContext) -> Callable[..., Step]:
     def make(ids: Sequence[int], seed: int = 0, outputs: int = 3, labels: torch.Tensor | None = None) -> Step:
         generator = torch.Generator().manual_seed(seed)
@@ -48,7 +53,7 @@ def make_step(context: ObjectiveContext) -> Callable[..., Step]:
             draw(batch, outputs).requires_grad_(),
             {"mean": draw(batch, 2, 3).requires_grad_(), "cls": draw(batch, 2, 3).requires_grad_()},
         )
-        # The cache holds the teacher's blocks in half precision.
+        # The cache holds the teacher's layers in half precision.
         teacher = Representations(
             draw(batch, outputs), {"mean": draw(batch, 4, 5).half(), "cls": draw(batch, 4, 5).half()}
         )

@@ -36,7 +36,7 @@ def token_step(
     seed: int = 0,
     student_dtype: torch.dtype = torch.float32,
 ) -> Step:
-    """Draws every view of both sides, and the pooled first tokens; the teacher's as the cache gives them."""
+    """Draws every view of both sides, and the pooled layers; the teacher's as the cache gives them."""
     generator = torch.Generator().manual_seed(seed)
     batch, length = mask.shape
 
@@ -47,7 +47,7 @@ def token_step(
             {"cls": torch.randn(batch, shape.blocks, shape.width, generator=generator)},
             tokens={
                 TokenView(kind, block): torch.randn(batch, length, shape.width, generator=generator)
-                for block in range(1, shape.blocks + 1)
+                for block in range(shape.blocks + 1)
                 for kind in kinds
             },
             mask=mask,

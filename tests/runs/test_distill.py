@@ -254,7 +254,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hard": {"negatives": "hard"},
     "all": {"k": "all"},
     "independent": {"sharing": "independent"},
-    "prefill": {"bank_init": "student"},
     "cls": {"pooling": "cls"},
     "list": {"teacher_blocks": [1, 3], "student_blocks": [2]},
     "every-other": {"teacher_blocks": "every-other"},

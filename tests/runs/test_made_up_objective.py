@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from small_world import TRAINING, World, quiet
 
-import codir.losses
 from codir import distill
 from codir.config.loading import load_distill
+from codir.losses.registry import LOSSES
 
 OBJECTIVE = '''"""Sign agreement of mean hidden states: made up for a test."""
 
 import torch
 from pydantic import Field
 
-from codir.models.matching import Matching, match_blocks
+from codir.models.matching import Matching
 from codir.models.representations import TokenView
-from codir.losses.base import Needs, Objective, ObjectiveSettings, Term, Views
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Term
 
 
 class MadeUpSettings(ObjectiveSettings):
@@ -34,20 +34,11 @@ class MadeUp(Objective):
 
     def __init__(self, settings, context):
         super().__init__(settings, context)
-        self.pairs = match_blocks(settings.matching, context.student.blocks, context.teacher.blocks)
         self.map = torch.nn.Linear(context.student.width, context.teacher.width)
 
     @classmethod
     def needs(cls, settings):
-        return Needs(pooled=frozenset({"mean"}))
-
-    @classmethod
-    def views(cls, settings, student, teacher):
-        pairs = match_blocks(settings.matching, student.blocks, teacher.blocks)
-        return Views(
-            frozenset(TokenView("hidden", own) for own, _ in pairs),
-            frozenset(TokenView("hidden", other) for _, other in pairs),
-        )
+        return Needs(pooled=frozenset({"mean"}), tokens=frozenset({"hidden"}), layers=settings.matching)
 
     def forward(self, step):
         own, other = self.pairs[0]
@@ -69,20 +60,18 @@ objectives:
 """
 
 
-@pytest.mark.parametrize("place", ["the user's own folder", "the package's folder"])
+@pytest.mark.parametrize("place", ["named by its class", "registered under a name"])
 def test_one_file_and_one_recipe(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     folder = tmp_path / "code"
     folder.mkdir()
-    name = "made_up"
-    if place == "the user's own folder":
-        (folder / "my_objectives.py").write_text(OBJECTIVE)
-        monkeypatch.syspath_prepend(folder)
-        name = "my_objectives:MadeUp"
-    else:
-        (folder / "made_up.py").write_text(OBJECTIVE)
-        monkeypatch.setattr(codir.losses, "__path__", [*codir.losses.__path__, str(folder)])
+    name = "my_objectives:MadeUp"
+    (folder / "my_objectives.py").write_text(OBJECTIVE)
+    monkeypatch.syspath_prepend(folder)
+    if place == "registered under a name":
+        monkeypatch.setitem(LOSSES, "made_up", name)
+        name = "made_up"
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(RECIPE.format(name=name))
 

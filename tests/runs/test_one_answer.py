@@ -57,7 +57,6 @@ def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
     [
         ({"init": "first"}, {"crd": {}}, True),
         ({"init": "first"}, {"crd": {"negatives": "hard", "k": 100}}, True),
-        ({"init": "first"}, {"crd": {"bank_init": "student"}}, False),
         ({"init": "first"}, {"crd": {"negatives": "in-batch"}}, False),
         ({"init": "first"}, {"kd": {}}, False),
         ({"init": [1, 2, 3]}, {"crd": {}}, True),
@@ -69,4 +68,4 @@ def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
 def test_what_failed_for_students_of_the_first_blocks_is_said(student, objectives, said) -> None:
     note = first_blocks_note(StudentConfig(**student), objectives)
     assert (note is not None) is said
-    assert note is None or "bank_init=student" in note
+    assert note is None or "negatives=in-batch none did" in note

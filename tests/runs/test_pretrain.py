@@ -233,10 +233,9 @@ def test_all_mask_variant_and_plain_shuffling(here: Path, tmp_path: Path) -> Non
     [
         {"negatives": "in-batch"},
         {"negatives": "in-batch", "negatives_gradient": True},
-        {"negatives": "queue", "queue_size": 16},
         {"negatives": "any", "k": 5},
         {"negatives": "any", "k": "all"},
-        {"bank_storage": "disk", "bank_dtype": "float16"},
+        {"bank_storage": "cpu", "bank_dtype": "float16"},
     ],
 )
 def test_other_negatives(here: Path, tmp_path: Path, crd: dict[str, Any]) -> None:
@@ -352,23 +351,6 @@ def test_killed_in_the_second_stage_and_resumed(
     assert forked(work) == -signal.SIGKILL
     pretrain(**kept(here, output), resume=True, console=quiet())
     assert_same(uninterrupted, output)
-
-
-@needs_fork
-def test_killed_with_the_bank_on_disk(here: Path, tmp_path: Path) -> None:
-    disk: dict[str, Any] = {"bank_storage": "disk", "bank_dtype": "float16"}
-    pretrain(**kept(here, tmp_path / "whole", **disk), console=quiet())
-    for number in (3, 8, 11):
-        output = tmp_path / f"run{number}"
-
-        def work(output: Path = output, number: int = number) -> None:
-            at_call(DistillationTrainer, "training_step", number)()
-            pretrain(**kept(here, output, **disk), console=quiet())
-
-        assert forked(work) == -signal.SIGKILL
-        pretrain(**kept(here, output, **disk), resume=True, console=quiet())
-        assert_same(tmp_path / "whole", output)
-    assert list((tmp_path / "whole" / "checkpoints").rglob("bank.json"))
 
 
 @needs_fork

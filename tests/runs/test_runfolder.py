@@ -166,10 +166,10 @@ def test_a_run_of_a_version_with_fewer_settings_of_an_objective_goes_on(tmp_path
     run.config.write_text(old)
     now = yaml.safe_load(old)
     now["objectives"] = complete_objectives(now["objectives"], {})
-    assert now["objectives"]["crd"]["contrast"] == "concatenated"
+    assert now["objectives"]["crd"]["negatives_gradient"] is False
     run.check_same(yaml.safe_dump(now))
-    now["objectives"]["crd"]["contrast"] = "blocks"
-    with pytest.raises(RunError, match=r"objectives\.crd\.contrast: 'concatenated' there, 'blocks' now"):
+    now["objectives"]["crd"]["negatives_gradient"] = True
+    with pytest.raises(RunError, match=r"objectives\.crd\.negatives_gradient: False there, True now"):
         run.check_same(yaml.safe_dump(now))
     run.config.write_text(old.replace("k: 100", "gone: 1"))
     with pytest.raises(RunError, match=r"objectives\.crd\.gone: 1 there, '\(not set\)' now"):

@@ -14,8 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from codir import distill
 from codir.config.loading import load_distill
 from codir.errors import CodirError, ModelError
-from codir.losses.base import Objective, ObjectiveSettings, Term, Views
-from codir.models.representations import TokenView
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Term
 from codir.runs.prepare import prepare
 
 
@@ -31,9 +30,8 @@ class Near(Objective):
         kind: str = "hidden"
 
     @classmethod
-    def views(cls, settings, student, teacher):
-        view = TokenView(settings.kind, student.blocks)
-        return Views(frozenset({view}), frozenset({TokenView(settings.kind, settings.block)}))
+    def needs(cls, settings):
+        return Needs(tokens=frozenset({settings.kind}), layers=[(2, settings.block)])
 
     def forward(self, step):
         ((own, theirs),) = (

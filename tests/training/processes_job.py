@@ -13,7 +13,6 @@ Every process writes FOLDER/final-RANK.pt: weights, heads, banks; the first one 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import multiprocessing
@@ -38,7 +37,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from codir.errors import CodirError, ConfigError
+from codir.errors import CodirError
 from codir.training import processes
 from codir.training.arguments import DistillationArguments
 from codir.training.collators import MaskedBlockCollator
@@ -113,7 +112,6 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
             data_collator=MaskedBlockCollator(tokenizer, TokenMasking(tokenizer, seed=1)),
             train_sampler=NeighbourSampler(data["document"][:], 4, seed=2),
             kind="masked-lm",
-            data_key="blocks",
         )
     else:
         data = examples(count, labelled)
@@ -126,7 +124,6 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
             processing_class=tokenizer,
             teacher=AutoModelForSequenceClassification.from_pretrained(models / "teacher"),
             callbacks=callbacks,
-            data_key="examples",
         )
     if act:
         act.trainer = trainer
@@ -139,9 +136,8 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
         print(f"[{processes.rank()}] {type(error).__name__}: {error}", flush=True)
         return 3
     state = {f"model.{k}": v for k, v in trainer.distillation.state_dict().items()}
-    state |= {f"extra.{k}": v for k, v in trainer.distillation.extra_state_tensors().items()}
-    with contextlib.suppress(ConfigError):  # where the negatives need no bank
-        state["bank"] = trainer.distillation.objectives["crd"].bank.data
+    if (bank := state.get("model.objectives.crd.source.bank.data")) is not None:
+        state["bank"] = bank
     folder.mkdir(exist_ok=True)
     torch.save(state, folder / f"final-{processes.rank()}.pt")
     if processes.is_main():

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_job import make_trainer
 
 from codir.errors import ConfigError
-from codir.losses.base import Objective, ObjectiveSettings, Term
+from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Term
 from codir.losses.registry import check_schedule
+from codir.models.representations import EncoderShape
 
 SHORT = {"num_train_epochs": 1, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1}
 
@@ -29,7 +30,7 @@ class Freezes(Objective):
     def forward(self, step):
         return Term(step.student.logits.float().square().mean())
 
-    def frozen_blocks(self, progress):
+    def frozen_layers(self, progress):
         return frozenset({0, 1}) if progress < 0.5 else frozenset()
 
 
@@ -74,8 +75,10 @@ def test_a_student_whose_blocks_cannot_be_told_apart_is_refused_before_training(
     class OneBlock(nn.Module):
         config = None
 
-    context = None
-    objective = Freezes(ObjectiveSettings(), context)  # type: ignore[arg-type]
+    shape = EncoderShape(1, 8)
+    objective = Freezes(
+        ObjectiveSettings(), ObjectiveContext(shape, None, 8, None, "classification", num_classes=2)
+    )
     with pytest.raises(ModelError):
         DistillationModel(OneBlock(), {"freezes": objective}, frozenset())  # type: ignore[arg-type]
 

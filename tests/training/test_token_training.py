@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_job import examples, make_trainer
 
 from codir.errors import ConfigError, ModelError
-from codir.losses.base import Needs, Objective, ObjectiveSettings, Step, Term, Views
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Step, Term
 from codir.models.padding import pad_batch
 from codir.models.representations import TokenView
 from codir.models.student import build_student
@@ -56,15 +56,8 @@ class TokenGap(Objective):
 
     @classmethod
     def needs(cls, settings):
-        return Needs(pooled=frozenset({"mean"}))
-
-    @classmethod
-    def views(cls, settings, student, teacher):
-        own, other = settings.blocks
-        kinds = cls.kinds_of(settings)
-        return Views(
-            frozenset(TokenView(kind, own) for kind in kinds),
-            frozenset(TokenView(kind, other) for kind in kinds),
+        return Needs(
+            pooled=frozenset({"mean"}), tokens=frozenset(cls.kinds_of(settings)), layers=[settings.blocks]
         )
 
     def forward(self, step):
@@ -84,7 +77,7 @@ class Unneeded(TokenGap):
 
     @classmethod
     def needs(cls, settings):
-        return Needs()
+        return Needs(tokens=frozenset(cls.kinds_of(settings)), layers=[settings.blocks])
 
 
 GAP = f"{__name__}:TokenGap"
@@ -262,19 +255,10 @@ def test_a_model_without_readable_attention_is_refused(tmp_path, parts, side):
     trainer_of(tmp_path, parts, {GAP: {"attention": False}})  # hidden states every model has
 
 
-def test_blocks_that_are_not_there_are_refused_first(tmp_path, parts, monkeypatch):
-    class Fussy(TokenGap):
-        name = "fussy"
-
-        @classmethod
-        def check(cls, settings, context):
-            if not context.aligned or settings.blocks[1] > context.teacher.blocks:
-                raise ConfigError("there is no such block")
-
-    monkeypatch.setattr(sys.modules[__name__], "Fussy", Fussy, raising=False)
+def test_layers_that_are_not_there_are_refused_first(tmp_path, parts, monkeypatch):
     monkeypatch.setattr(parts["teacher"].model, "forward", None)
-    with pytest.raises(ConfigError, match="no such block"):
-        trainer_of(tmp_path, parts, {f"{__name__}:Fussy": {"blocks": (2, 9)}})
+    with pytest.raises(ConfigError, match=r"token_gap\.matching: .* block 9 of the teacher"):
+        trainer_of(tmp_path, parts, {GAP: {"blocks": (2, 9)}})
     assert not (tmp_path / "cache").exists()
 
 

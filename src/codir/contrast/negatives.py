@@ -1,25 +1,26 @@
-"""Who is a negative: samplers of bank rows, found by name.
+"""Who is a negative: samplers of bank rows.
 
-A sampler is a class with a `name` in `SAMPLERS`. All draws are uniform, come from the sampler's own generator, never
-hold the example itself, and cost the same at every N.
+All draws are uniform, come from the generator that the sampler was given, never hold the example itself, and cost the
+same at every N.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from codir.contrast.draws import draw_indices
-from codir.contrast.neighbours import neighbour_index
-from codir.contrast.similarity import group_similarity
-from codir.errors import ConfigError, DataError, nearest
+from codir.contrast.infonce import group_similarity
 
 Sharing = Literal["independent", "shared"]
+"""`shared`: one pool of negatives for the examples of one class; `independent`: a draw for each example."""
+SAMPLERS = ("different-label", "any", "hard")
+
+_CENTRE_ROWS = 50_000  # rows that the mean of the teacher's space is taken over, evenly spaced
 
 
 class Negatives(NamedTuple):
@@ -37,72 +38,29 @@ class Negatives(NamedTuple):
     mask: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class SamplerContext:
-    """What samplers are built from.
+class NegativeSampler:
+    """Base of the samplers.
 
     Attributes:
         examples: N.
-        labels: [N] class ids, scores, or None.
-        scores: the labels are continuous.
-        sharing: `shared`, one pool for the examples of one class; `independent`, a draw for each example.
-        seed: seeds the generator.
-        device: where ids are drawn; that of the bank.
-        candidates: `hard` only: how many random candidates are looked at for each negative wanted.
-        max_similarity: `hard` only: candidates whose cosine with the anchor in the teacher's space is above this
-            are probable false negatives and left out.
-        score_margin: `hard` only, with scores: candidates this close to the anchor's score, in standard deviations
-            of the scores, are left out.
-        teacher_space: `hard` only: gives the teacher's representations [N, D], array-like.
+        available: how many rows every example can be compared with, at least.
     """
-
-    examples: int
-    labels: Tensor | None = None
-    scores: bool = False
-    sharing: Sharing = "shared"
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    candidates: int = 4
-    max_similarity: float = 0.9
-    score_margin: float = 0.25
-    teacher_space: Callable[[], Any] | None = None
-
-
-class NegativeSampler:
-    """Base of the samplers."""
 
     name: ClassVar[str]
 
-    def __init__(self, context: SamplerContext):
-        self.context = context
-        self.generator = torch.Generator(device=context.device).manual_seed(context.seed)
+    def __init__(self, examples: int, sharing: Sharing, generator: torch.Generator):
+        self.examples, self.generator = examples, generator
+        self.sharing: Sharing = sharing
+        self.available = examples - 1
         self._warned = False
-
-    @property
-    def available(self) -> int:
-        """How many rows every example can be compared with, at least."""
-        return self.context.examples - 1
 
     def draw(self, ids: Tensor, k: int) -> Negatives:
         """Draws K negatives for each of the examples `ids` [B]."""
         raise NotImplementedError
 
-    def admissible(self, ids: Tensor) -> Callable[[int, int], Tensor]:
-        """Says which rows are admissible at all, for K = `all`.
-
-        Returns:
-            A function of (start, stop) that gives [B, stop - start], True where a row of start..stop-1 may be a
-            negative of the example.
-        """
+    def admissible(self, ids: Tensor) -> Tensor:
+        """[B, N], True where a row may be a negative of the example: for K = `all`."""
         raise NotImplementedError
-
-    def state(self) -> Tensor:
-        """State of the generator."""
-        return self.generator.get_state()
-
-    def load_state(self, state: Tensor) -> None:
-        """Restores `state()`."""
-        self.generator.set_state(state.cpu())
 
     def _draw_indices(self, counts: Tensor, k: int) -> Tensor:
         if not self._warned and bool((counts < k).any()):
@@ -116,7 +74,7 @@ class NegativeSampler:
 
 
 class DifferentLabel(NegativeSampler):
-    """Examples of another class (the paper's choice in fine-tuning).
+    """Examples of another class (the paper's choice in fine-tuning); there are at least two.
 
     Ids sorted by class make every class one slice, so that a draw among the others is a draw among N - n_c numbers
     that skips the slice.
@@ -124,50 +82,30 @@ class DifferentLabel(NegativeSampler):
 
     name = "different-label"
 
-    def __init__(self, context: SamplerContext):
-        super().__init__(context)
-        if context.labels is None:
-            raise DataError(
-                "different-label negatives need labels, and this data has none: use the sampler 'any'."
-            )
-        if context.scores:
-            raise ConfigError(
-                "different-label negatives need classes, and these labels are scores: use 'any'."
-            )
-        classes, index, counts = torch.unique(
-            context.labels.to(context.device), return_inverse=True, return_counts=True
-        )
-        if classes.numel() < 2:
-            raise DataError(
-                f"All {context.examples} examples have the label {classes.tolist()}: there is no example of a "
-                "different label to be a negative. Use the sampler 'any'."
-            )
-        self._class = index  # [N] index of each example's class among those that occur
+    def __init__(self, labels: Tensor, sharing: Sharing, generator: torch.Generator):
+        """Takes the class ids [N] of all examples."""
+        super().__init__(labels.numel(), sharing, generator)
+        _, index, counts = torch.unique(labels.to(generator.device), return_inverse=True, return_counts=True)
+        self._class = index  # [N] the index of each example's class among those that occur
         self._count = counts
         self._order = torch.argsort(index, stable=True)  # [N] ids, class after class
         self._start = counts.cumsum(0) - counts
-        self._available = context.examples - int(counts.max())
-
-    @property
-    def available(self) -> int:
-        """N less the examples of the largest class."""
-        return self._available
+        self.available = self.examples - int(counts.max())
 
     def draw(self, ids: Tensor, k: int) -> Negatives:
         """See the base class; a shared pool is one for each class of the batch."""
         ids = ids.to(self._class.device)
-        if self.context.sharing == "shared":
+        if self.sharing == "shared":
             own, group = torch.unique(self._class[ids], return_inverse=True)
         else:
             own, group = self._class[ids], torch.arange(ids.numel(), device=ids.device)
-        drawn = self._draw_indices(self.context.examples - self._count[own], k)
+        drawn = self._draw_indices(self.examples - self._count[own], k)
         drawn += (drawn >= self._start[own].unsqueeze(1)) * self._count[own].unsqueeze(1)
         return Negatives(self._order[drawn], group)
 
-    def admissible(self, ids: Tensor) -> Callable[[int, int], Tensor]:
-        """Rows of another class."""
-        own = self._class[ids.to(self._class.device)].unsqueeze(1)
-        return lambda start, stop: self._class[start:stop] != own
+    def admissible(self, ids: Tensor) -> Tensor:
+        """See the base class."""
+        return self._class != self._class[ids.to(self._class.device)].unsqueeze(1)
 
 
 class AnyOther(NegativeSampler):
@@ -179,97 +117,111 @@ class AnyOther(NegativeSampler):
 
     name = "any"
 
-    def __init__(self, context: SamplerContext):
-        super().__init__(context)
-        if context.examples < 2:
-            raise DataError(
-                f"{context.examples} example(s) leave no other one to be a negative: give more data."
-            )
-
     def draw(self, ids: Tensor, k: int) -> Negatives:
         """See the base class."""
-        ids = ids.to(self.context.device)
+        ids = ids.to(self.generator.device)
         batch = torch.unique(ids)
-        free = self.context.examples - batch.numel()
-        if self.context.sharing == "shared" and free >= k:
+        free = self.examples - batch.numel()
+        if self.sharing == "shared" and free >= k:
             drawn = self._draw_indices(ids.new_tensor([free]), k)
             # The j-th id of the batch has batch[j] - j free ids before it: skip as many as come before the draw.
             drawn += torch.searchsorted(
                 batch - torch.arange(batch.numel(), device=ids.device), drawn, right=True
             )
             return Negatives(drawn, torch.zeros_like(ids))
-        drawn = self._draw_indices(torch.full_like(ids, self.context.examples - 1), k)
+        drawn = self._draw_indices(torch.full_like(ids, self.examples - 1), k)
         drawn += drawn >= ids.unsqueeze(1)
         return Negatives(drawn, torch.arange(ids.numel(), device=ids.device))
 
-    def admissible(self, ids: Tensor) -> Callable[[int, int], Tensor]:
-        """Every row but the example's own."""
-        own = ids.to(self.context.device).unsqueeze(1)
-        return lambda start, stop: torch.arange(start, stop, device=own.device) != own
+    def admissible(self, ids: Tensor) -> Tensor:
+        """See the base class."""
+        ids = ids.to(self.generator.device)
+        return torch.arange(self.examples, device=ids.device) != ids.unsqueeze(1)
 
 
 class Hard(NegativeSampler):
     """The nearest to the anchor in the teacher's space, out of a random draw of candidates.
 
-    Candidates have another label where there are classes. Probable false negatives are left out: candidates whose
-    cosine with the anchor is above `max_similarity`, and for scores those within `score_margin`. Where fewer than K
-    are left the rest is masked.
+    Probable false negatives are left out: candidates whose cosine with the anchor is above `max_similarity`, and for
+    scores those within `score_margin` standard deviations. Where fewer than K are left the rest is masked.
     """
 
     name = "hard"
 
-    def __init__(self, context: SamplerContext):
-        super().__init__(context)
-        if context.teacher_space is None:
-            raise ConfigError(
-                "hard negatives look for neighbours among the teacher's representations of all examples, which this "
-                "run does not have: keep the teacher's cache on, or use 'different-label' or 'any'."
-            )
-        classes = context.labels is not None and not context.scores
-        self._candidates = (DifferentLabel if classes else AnyOther)(context)
-        self._candidates.generator = self.generator
-        self._scores: Tensor | None = None
-        if context.scores and context.labels is not None:
-            scores = context.labels.to(context.device, torch.float32)
+    def __init__(
+        self,
+        candidates: NegativeSampler,
+        index: Tensor,
+        factor: int = 4,
+        max_similarity: float = 0.9,
+        scores: Tensor | None = None,
+        score_margin: float = 0.25,
+    ):
+        """Takes the sampler of the candidates, `factor` for each negative wanted, and the `neighbour_index` [N, w]."""
+        super().__init__(candidates.examples, candidates.sharing, candidates.generator)
+        self._candidates, self._factor, self._max_similarity = candidates, factor, max_similarity
+        self.available = candidates.available
+        self._scores, self._score_margin = None, score_margin
+        if scores is not None:
+            scores = scores.to(self.generator.device, torch.float32)
             self._scores = scores / scores.std().clamp_min(1e-12)
-        self.index = neighbour_index(context.teacher_space(), seed=context.seed).to(context.device)
+        self.index = index.to(self.generator.device)
 
     def draw(self, ids: Tensor, k: int) -> Negatives:
         """See the base class; a shared pool means shared candidates, from which each anchor takes its nearest."""
-        ids = ids.to(self.context.device)
-        wanted = max(k, min(self.context.candidates * k, self._candidates.available))
-        candidates = self._candidates.draw(ids, wanted)
-        pool, group = candidates.ids, candidates.group  # [G, W], [B]
+        ids = ids.to(self.generator.device)
+        wanted = max(k, min(self._factor * k, self.available))
+        pool, group, _ = self._candidates.draw(ids, wanted)  # [G, W], [B]
         similarity = group_similarity(self.index[ids].float(), self.index[pool].float(), group)  # [B, W]
         offered = pool[group]  # [B, W]
-        excluded = similarity > self.context.max_similarity
+        excluded = similarity > self._max_similarity
         if self._scores is not None:
-            near = (self._scores[offered] - self._scores[ids].unsqueeze(1)).abs() <= self.context.score_margin
+            near = (self._scores[offered] - self._scores[ids].unsqueeze(1)).abs() <= self._score_margin
             excluded |= near
         best, position = similarity.masked_fill(excluded, -torch.inf).topk(k, dim=1)
         return Negatives(
             offered.gather(1, position), torch.arange(ids.numel(), device=ids.device), best > -torch.inf
         )
 
-    def admissible(self, ids: Tensor) -> Callable[[int, int], Tensor]:
-        """Not defined: with every row as a negative, none is chosen for being hard."""
-        raise ConfigError(
-            "K='all' takes every admissible row and leaves nothing to choose for hard negatives: give K."
-        )
 
+def neighbour_index(space: Any, dim: int = 256, seed: int = 0, chunk: int = 8192) -> Tensor:
+    """Makes unit vectors of at most `dim` numbers whose products approximate cosines in the teacher's space.
 
-SAMPLERS: Mapping[str, type[NegativeSampler]] = {cls.name: cls for cls in (DifferentLabel, AnyOther, Hard)}
+    The representations are centred (those of a transformer share one large direction, which would make every cosine
+    near 1), projected by a seeded Gaussian matrix if they are wider than `dim` (Johnson and Lindenstrauss: the error
+    of a cosine is about 1 / sqrt(dim)), and scaled to length one. `space` is read a chunk at a time.
 
+    Args:
+        space: [N, D] array-like, for example a half-precision memory map.
+        dim: the largest width of the index.
+        seed: the seed of the projection.
+        chunk: rows at a time.
 
-def build_sampler(name: str, context: SamplerContext) -> NegativeSampler:
-    """Builds the sampler called `name`.
-
-    Raises:
-        ConfigError: there is none of that name, or it does not fit the data.
-        DataError: the data cannot give what it needs.
+    Returns:
+        [N, min(D, dim)] half precision. A row that equals the mean is all zeros.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(
-            f"There is no sampler of negatives {name!r}{nearest(name, SAMPLERS)}: choose {', '.join(SAMPLERS)}."
-        )
-    return SAMPLERS[name](context)
+    count, width = space.shape
+    step = max(1, -(-count // _CENTRE_ROWS))
+    centre = torch.zeros(width, dtype=torch.float64)
+    for start in range(0, count, chunk * step):
+        centre += _float(space[start : start + chunk * step : step]).sum(dim=0, dtype=torch.float64)
+    centre = (centre / -(-count // step)).float()
+    projection = None
+    if width > dim:
+        generator = torch.Generator().manual_seed(seed)
+        projection = torch.randn(width, dim, generator=generator) / dim**0.5
+    index = torch.empty(count, min(width, dim), dtype=torch.float16)
+    for start in range(0, count, chunk):
+        rows = _float(space[start : start + chunk]) - centre
+        rows = rows if projection is None else rows @ projection
+        index[start : start + chunk] = torch.nn.functional.normalize(rows, dim=1)
+    return index
+
+
+def _float(rows: Any) -> Tensor:
+    # A copy: torch must not be handed the read-only memory of a map.
+    return (
+        rows.to("cpu", torch.float32)
+        if isinstance(rows, Tensor)
+        else torch.from_numpy(np.array(rows, np.float32))
+    )

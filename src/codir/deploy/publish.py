@@ -25,12 +25,11 @@ from codir.manifest import read_whole
 from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
-from codir.printing import Console, terminal
+from codir.printing import Console, table, terminal
 from codir.runs.card import run_card
 from codir.runs.environment import short_paths
 from codir.runs.runfolder import RunFolder
 from codir.storage import human_bytes, read_json
-from codir.table import Column, Table
 
 CARD = "README.md"
 # What is not on these lists stays, whatever it is.
@@ -44,7 +43,15 @@ _MODEL = (
 _RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
 OF_A_RUN = (*_MODEL, *_RESULTS, "table.md", "table.png")
 # Where a model is replaced, these would be left-overs of the old one, or belie the new one.
-_OF_A_MODEL = (*OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
+_OF_A_MODEL = (
+    *OF_A_RUN,
+    MANIFEST,
+    "report.html",
+    "*.onnx",
+    "*.onnx.data",
+    "openvino_model*.xml",
+    "openvino_model*.bin",
+)
 _TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")
 
 
@@ -317,18 +324,19 @@ def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = 
         name: len(each) if isinstance(each, bytes) else each.stat().st_size
         for name, each in plan.files.items()
     }
-    rows = [(name, human_bytes(size)) for name, size in sizes.items()]
-    rows += [(name, "deleted: a left-over of the model there") for name in stale]
-    total = f"{len(sizes)} files, {human_bytes(sum(sizes.values()))}"
-    columns = (Column("file", left=True), Column("size"))
-    console.print(f"{plan.folder} to {where}", soft_wrap=True)
-    console.print(Table("", columns, rows, total).to_rich())
+    shown = table(f"{plan.folder} to {where}", show_footer=True)
+    shown.add_column("file", footer=f"{len(sizes)} files", overflow="fold")
+    shown.add_column("size", footer=human_bytes(sum(sizes.values())), justify="right")
+    shown.add_column("", overflow="fold")
+    for name, size in sizes.items():
+        shown.add_row(name, human_bytes(size), "")
+    for name in stale:
+        shown.add_row(name, "-", "deleted: a left-over of the model there")
+    console.print(shown)
     console.print(f"Stays here: {', '.join(plan.left) or 'nothing'}")
     console.print(f"\nFront matter of the card:\n{dump_yaml(plan.metadata)}")
-    if plan.shortened:
-        console.print("Cut, because it names folders of this machine:")
     for path, short in plan.shortened.items():
-        console.print(f"  {path} to {short}", soft_wrap=True)
+        console.print(f"Cut, because it names a folder of this machine: {path} to {short}")
     for note in plan.notes:
         console.print(f"Note: {note}")
 

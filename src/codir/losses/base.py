@@ -1,27 +1,30 @@
-"""What an objective is: a module that turns one step's representations into one named, weighted loss term."""
+"""What a loss is: a module that turns one step's representations into one named, weighted term of the sum (Eq. 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from codir.errors import ConfigError
 from codir.kinds import kind_named
 from codir.kinds.base import Kind
-from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
+from codir.models.matching import Matching, match_blocks
+from codir.models.representations import EncoderShape, Pooling, Representations, TokenKind, TokenView
 from codir.settings import Section
 
 TokenPositions = Literal["masked", "all"]
 """Where predictions of tokens are compared: at the masked ones, or at all that are no padding."""
+Pairs = tuple[tuple[int, int], ...]
+"""Matched layers (student's, teacher's), counted from 1; 0 is the embedding layer."""
 
 
 class ObjectiveSettings(Section):
-    """Settings every objective has; each objective extends them with its own, typed and range-checked."""
+    """Settings that every loss has; each extends them with its own, typed and range-checked."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=False, validate_assignment=False)
 
@@ -46,7 +49,7 @@ class ObjectiveSettings(Section):
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What is known before training starts, handed to every objective when it is built.
+    """What is known before training starts, handed to every loss when it is built.
 
     Attributes:
         student: depth and width of the student.
@@ -55,14 +58,12 @@ class ObjectiveContext:
         labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled. Of single examples without
             a label they are the teacher's class or score.
         unlabeled: how many examples have no label.
-        kind: What is predicted.
+        kind: what is predicted; its name will do.
         num_classes: C (1 for regression, the size of the vocabulary for masked tokens).
-        seed: seeds whatever the objective draws.
+        seed: the seed of whatever the loss draws.
         device: where the bank and the projections live.
         teacher_space: gives the teacher's pooled representations of all N examples, [N, T*d] in half precision
             (a memory map), for samplers that look for neighbours; None where they cannot be had.
-        folder: where an objective may keep files of this run (a bank on disk); None where nothing may be kept.
-        data_key: fingerprint of the training data, by which such a file is known to belong to it.
         batch: examples of one optimiser step, over all accumulated batches and processes; None where not known.
         micro_batch: examples that all processes together compute at a time; None where not known.
         aligned: whether teacher and student see the same tokens, so that single tokens can be compared.
@@ -77,40 +78,19 @@ class ObjectiveContext:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     teacher_space: Callable[[Pooling], Any] | None = None
-    folder: Path | None = None
-    data_key: str | None = None
     batch: int | None = None
     micro_batch: int | None = None
     aligned: bool = True
     unlabeled: int = 0
 
     def __post_init__(self) -> None:
-        """Takes the kind by its name, too."""
         if isinstance(self.kind, str):
             object.__setattr__(self, "kind", kind_named(self.kind))
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What an objective reads of logits and pooled blocks; only that is computed and cached. See `Views` for tokens.
-
-    Attributes:
-        teacher_logits: reads the teacher's logits.
-        pooled: poolings of the blocks that it reads on both sides.
-    """
-
-    teacher_logits: bool = False
-    pooled: frozenset[Pooling] = frozenset()
-
-
-@dataclass(frozen=True)
 class Views:
-    """Vectors of single tokens that an objective reads; only those are kept, and cached of the teacher.
-
-    Attributes:
-        student: views of the student.
-        teacher: views of the teacher.
-    """
+    """Vectors of single tokens that are read of each side; only those are kept, and cached of the teacher."""
 
     student: frozenset[TokenView] = frozenset()
     teacher: frozenset[TokenView] = frozenset()
@@ -119,15 +99,56 @@ class Views:
         return Views(self.student | other.student, self.teacher | other.teacher)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a loss reads; only that is computed and cached.
+
+    Attributes:
+        teacher_logits: whether it reads the teacher's logits.
+        pooled: the poolings of all layers that it reads on both sides.
+        tokens: the kinds of vectors of every token that it reads, of the matched layers of both sides.
+        layers: which layers are matched (`Objective.pairs`); `embeddings`: the embedding layers.
+        positions: of a loss over masked tokens: which positions its mean is over.
+    """
+
+    teacher_logits: bool = False
+    pooled: frozenset[Pooling] = frozenset()
+    tokens: frozenset[TokenKind] = frozenset()
+    layers: Matching | Literal["embeddings"] | None = None
+    positions: TokenPositions = "masked"
+
+    @property
+    def teacher(self) -> bool:
+        """Whether anything of a teacher is read."""
+        return bool(self.teacher_logits or self.pooled or self.tokens)
+
+    def pairs(self, name: str, student: EncoderShape, teacher: EncoderShape) -> Pairs:
+        """The matched layers; raises `ConfigError` in the name of the loss for layers that the models do not have."""
+        if self.layers is None or self.layers == "embeddings":
+            return ((0, 0),) if self.layers else ()
+        try:
+            return match_blocks(self.layers, student.blocks, teacher.blocks)
+        except ConfigError as error:
+            raise ConfigError(f"{name}.matching: {error}") from None
+
+    def views(self, name: str, student: EncoderShape, teacher: EncoderShape) -> Views:
+        """The tokens' vectors of the matched layers; raises as `pairs`."""
+        pairs = self.pairs(name, student, teacher) if self.tokens else ()
+        return Views(
+            frozenset(TokenView(kind, own) for own, _ in pairs for kind in self.tokens),
+            frozenset(TokenView(kind, other) for _, other in pairs for kind in self.tokens),
+        )
+
+
 @dataclass
 class Step:
-    """One training step as the objectives see it.
+    """One training step as the losses see it.
 
     Attributes:
         ids: [B] ids of the examples.
         labels: [B] class ids or scores, None if unlabelled; -100, or NaN as a score, of single examples without one.
         student: live, with gradient.
-        teacher: frozen, without gradient; None where no objective needs it.
+        teacher: frozen, without gradient; None where no loss needs it.
         batch_ids: [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all
             processes, the same in each of them; None where `ids` is all there is.
         progress: share of the optimiser steps that are done, in [0, 1); the same for all batches of one step.
@@ -163,12 +184,12 @@ class Term:
 
 @dataclass
 class TokenChunk:
-    """Some of the positions of a batch that an objective reads, with the logits of both sides.
+    """Some of the positions of a batch that a loss reads, with the logits of both sides.
 
     Attributes:
-        labels: [c] the tokens that stood there; -100 where none is to be predicted (`Objective.positions` is `all`).
+        labels: [c] the tokens that stood there; -100 where none is to be predicted (`Needs.positions` is `all`).
         student: [c, V] logits, fp32, with gradient.
-        teacher: [c, V] logits, fp32; None where no objective needs them.
+        teacher: [c, V] logits, fp32; None where no loss needs them.
     """
 
     labels: Tensor
@@ -182,10 +203,13 @@ class TokenChunk:
 
 
 class Objective(nn.Module):
-    """Base class. A subclass is one file: its `Settings`, its `needs`, its `forward`.
+    """Base class of the losses: a subclass gives its `name`, its `Settings`, what it `needs`, and `forward`.
 
-    Trainable parts (projections) are ordinary submodules: they are trained with the student, saved in checkpoints
-    and never exported. State that is not trained (a bank, a generator) goes through `extra_state`.
+    Trainable parts (projections) are ordinary submodules: they are trained with the student, saved in checkpoints and
+    never exported. State that is not trained (a bank) is an ordinary buffer.
+
+    Attributes:
+        pairs: the matched layers, where `needs` says which.
     """
 
     name: ClassVar[str]
@@ -196,96 +220,75 @@ class Objective(nn.Module):
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__()
-        self.settings = settings
-        self.context = context
+        self.settings, self.context = settings, context
+        self.pairs: Pairs = ()
+        if context.teacher is not None:
+            self.pairs = self.needs(settings).pairs(self.name, context.student, context.teacher)
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
-        """Says, from the settings alone, what the objective will read."""
+        """What the loss reads, from the settings alone."""
         return Needs()
 
     @classmethod
-    def views(cls, settings: ObjectiveSettings, student: EncoderShape, teacher: EncoderShape) -> Views:
-        """Says which tokens' vectors it will read; raises `ConfigError` for blocks that the models do not have."""
-        return Views()
-
-    @classmethod
-    def needs_teacher(cls, settings: ObjectiveSettings) -> bool:
-        """Says whether it reads anything of a teacher: logits, pooled blocks or, by `views`, vectors of single tokens.
-
-        Which tokens' vectors these are depends on the models; that there are any does not.
-        """
-        needs = cls.needs(settings)
-        return (
-            needs.teacher_logits or bool(needs.pooled) or cls.views.__func__ is not Objective.views.__func__
-        )
-
-    @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
-        """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed."""
+        """Raises `ConfigError` or `DataError` for combinations that make no sense, before anything is computed.
 
-    @property
-    def per_token(self) -> bool:
-        """Whether the term is a mean over positions: then `token_loss` is called, and not `forward`."""
-        return False
-
-    @property
-    def positions(self) -> TokenPositions:
-        """Which positions that mean is over."""
-        return "masked"
+        That there is what `needs` names has been checked.
+        """
 
     def forward(self, step: Step) -> Term:
         """Computes the term for one batch."""
         raise NotImplementedError
 
     def token_loss(self, chunk: TokenChunk) -> Term:
-        """Computes loss and metrics of one chunk of positions, as *sums* over them.
+        """In pre-training, of a loss that has it: computes loss and metrics of some positions, as *sums* over them.
 
-        The logits of a batch exist a chunk at a time only, and the gradient is computed with them.
+        The logits of a batch exist a chunk at a time only, and the gradient is computed with them. The term is the
+        mean over all positions; `forward` is not called.
         """
         raise NotImplementedError
 
-    @classmethod
-    def prefill_needs(cls, settings: ObjectiveSettings) -> frozenset[Pooling]:
-        """Poolings that one pass of the student over all examples must give before training; empty for no pass."""
-        return frozenset()
+    def after_step(self, stepped: bool) -> None:
+        """Called after each optimiser step (not after each accumulated batch, never in evaluation).
 
-    def prefill(self, ids: Tensor, student: Representations) -> None:
-        """Called for each batch of that pass (no gradient, the student in eval mode); every example comes once."""
+        Args:
+            stepped: False where the step was abandoned: forget what would have been written.
+        """
 
-    def frozen_blocks(self, progress: float) -> frozenset[int]:
-        """Numbers of the student's blocks that are not trained at this moment; 0 are the embeddings."""
+    def frozen_layers(self, progress: float) -> frozenset[int]:
+        """The student's layers that are not trained at this moment; 0 is the embedding layer."""
         return frozenset()
 
     def describe(self) -> list[str]:
-        """Lines printed before training: chosen blocks, memory of the bank, warnings."""
+        """Lines printed before training: chosen layers, memory of the bank, warnings."""
         return []
 
-    def after_step(self) -> None:
-        """Called once after each optimiser step (not after each accumulated batch, never in evaluation)."""
-
-    def discard_step(self) -> None:
-        """Called when a step was abandoned: forget what `after_step` would have written."""
-
-    def checkpoint_saved(self, step: int, kept: Sequence[int]) -> None:
-        """Called by every process once the checkpoint of `step` is whole; `kept` are the steps that can be resumed."""
-
-    def rewind(self, step: int) -> None:
-        """Called by every process before training goes on from the checkpoint of `step` (0: it starts anew).
-
-        For state that is not in `extra_state` because it is too large to be copied into each checkpoint.
-        """
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns the untrained state a checkpoint must hold, as tensors."""
+    def summary(self) -> dict[str, Tensor]:
+        """What is kept for the report once the training is done: a few megabytes at most, nothing drawn or changed."""
         return {}
 
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `extra_state` returned, bit for bit."""
+    @property
+    def per_token(self) -> bool:
+        """Whether `token_loss` is called, and not `forward`."""
+        return self.context.kind.per_token and type(self).token_loss is not Objective.token_loss
 
-    def summary_tensors(self) -> dict[str, Tensor]:
-        """Returns what is kept of the objective to be looked at once its training is done: a few megabytes at most.
+    @property
+    def positions(self) -> TokenPositions:
+        """Which positions the mean of `token_loss` is over."""
+        return self.needs(self.settings).positions
 
-        Called by the first process alone, after the last step. Nothing may be changed or drawn from torch's generators.
-        """
-        return {}
+
+def weighted_sum(terms: Mapping[str, Term], weights: Mapping[str, float]) -> Tensor:
+    """Sums weight * loss over the terms (Eq. 1); a scalar in fp32.
+
+    A term of weight 0 is left out, so that a NaN in it cannot reach the sum; it is still measured and logged.
+
+    Args:
+        terms: by name; at least one.
+        weights: of at least those names.
+    """
+    parts = [term.loss * weights[name] for name, term in terms.items() if weights[name] != 0]
+    if not parts:  # nothing has a weight: a zero that can still be differentiated
+        parts = [term.loss * 0.0 for term in terms.values()]
+    return torch.stack(parts).sum()

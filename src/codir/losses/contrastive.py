@@ -1,37 +1,40 @@
-"""What the contrastive objectives share: projections of chosen blocks, negatives, pending writes, checks."""
+"""What the contrastive losses share: settings, checks, projections of chosen layers, sampler, bank, pending writes."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator
-from pathlib import Path
-from typing import Literal
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codir.contrast.bank import Bank, MemoryBank
-from codir.contrast.disk_bank import DiskBank
-from codir.contrast.negatives import SAMPLERS, NegativeSampler, SamplerContext, Sharing, build_sampler
+from codir.contrast.bank import Bank
+from codir.contrast.negatives import (
+    SAMPLERS,
+    AnyOther,
+    DifferentLabel,
+    Hard,
+    NegativeSampler,
+    Sharing,
+    neighbour_index,
+)
 from codir.errors import ConfigError, DataError, nearest
 from codir.gather import gather_rows, processes
-from codir.losses.bank_storage import available_memory, check_storage, choose_storage
 from codir.losses.base import ObjectiveContext, ObjectiveSettings
 from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
 from codir.storage import human_bytes
 
 SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
-
-
 _FROM_A_BANK = 500  # K where it is `auto`, from the paper: one point of its grid
 
 
 class ContrastiveSettings(ObjectiveSettings):
-    """Settings that every contrastive objective has."""
+    """Settings that every contrastive loss has."""
 
     dim: int = Field(
         default=128, ge=1, description="m: length of the projected representations and of a bank row"
@@ -69,13 +72,41 @@ class ContrastiveSettings(ObjectiveSettings):
         le=100.0,
         description="hard negatives: scores closer than this many standard deviations too",
     )
-    bank_storage: Literal["auto", "gpu", "cpu", "disk"] = Field(
-        default="auto",
-        description="where the bank lies; auto: with the training for a task, by its size for a corpus",
+    bank_storage: Literal["auto", "gpu", "cpu"] = Field(
+        default="auto", description="where the bank lies; auto: with the training"
     )
     bank_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="how the bank's rows are stored"
     )
+
+    # What an older version had: the values that mean what is done now, and what to do instead of the others.
+    _gone: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "contrast": ("concatenated", "all chosen blocks are contrasted together, as in Eq. 3"),
+        "matching": (
+            "spread",
+            "it chose the blocks of contrast: blocks; use teacher_blocks and student_blocks",
+        ),
+        "bank_init": ("random", "rows start at random; negatives: in-batch needs no bank"),
+        "queue_size": (4096, "use negatives: in-batch or in-batch-bank"),
+        "learn_temperature": (False, "give temperature"),
+        "temperature_rate": (100.0, "give temperature"),
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_gone(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        for key, (was, instead) in cls._gone.items():
+            if key in given and given[key] != was:
+                raise ValueError(f"{key} is gone: {instead}")
+        if given.get("negatives") == "queue":
+            raise ValueError("negatives: queue is gone: use in-batch or in-batch-bank")
+        if given.get("bank_storage") == "disk":
+            raise ValueError(
+                "bank_storage: disk is gone: use cpu, and bank_dtype: float16 for half the memory"
+            )
+        return {key: value for key, value in given.items() if key not in cls._gone}
 
 
 def negatives_name(settings: ContrastiveSettings, context: ObjectiveContext) -> str:
@@ -99,39 +130,18 @@ def rows_drawn(settings: ObjectiveSettings) -> int:
     return _FROM_A_BANK if settings.k == "auto" else 0 if settings.k == "all" else settings.k
 
 
-def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveContext, bank: bool) -> None:
-    """Raises `ConfigError` where projections, their gradients and moments, and a bank in memory cannot fit into it."""
-    assert context.teacher is not None
-    inputs = sum(shape.blocks * shape.width for shape in (context.teacher, context.student))
-    taken = 4 * 4 * inputs * settings.dim
-    if bank and settings.bank_storage in ("cpu", "gpu"):
-        taken += (4 if settings.bank_dtype == "float32" else 2) * context.examples * settings.dim
-    queue: int = getattr(settings, "queue_size", 0) if settings.negatives == "queue" else 0
-    taken += 2 * 4 * queue * settings.dim
-    if taken > (available := available_memory()):
-        keys = f"dim={settings.dim}" + (f" and queue_size={queue}" if queue else "")
-        raise ConfigError(
-            f"{name}.{keys} takes {human_bytes(taken)} of memory, and {human_bytes(available)} are available: choose "
-            f"less, for example --set objectives.{name}.dim=128"
-            + (f" --set objectives.{name}.queue_size=4096." if queue else ".")
-        )
-
-
 def check_contrastive(
     name: str, settings: ContrastiveSettings, context: ObjectiveContext, sources: Collection[str] = ()
 ) -> None:
     """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data.
 
     Args:
-        name: of the objective, for the messages.
+        name: the loss's name, for the messages.
         settings: to be checked.
         context: to be checked against.
-        sources: names of negatives that the objective offers beside the samplers of bank rows.
+        sources: names of negatives that the loss offers beside the samplers of bank rows.
     """
-    if context.teacher is None:
-        raise ConfigError(
-            f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}."
-        )
+    assert context.teacher is not None, "checked before"
     for side, spec, shape in (
         ("teacher", settings.teacher_blocks, context.teacher),
         ("student", settings.student_blocks, context.student),
@@ -140,7 +150,8 @@ def check_contrastive(
             choose_blocks(spec, shape.blocks)
         except ConfigError as error:
             raise ConfigError(f"{name}.{side}_blocks: {error}") from None
-    check_storage(name, settings.bank_storage, context.device, context.folder)
+    if settings.bank_storage == "gpu" and context.device.type == "cpu":
+        raise ConfigError(f"{name}.bank_storage='gpu', and the training runs on a CPU: use auto or cpu.")
     negatives, k = negatives_name(settings, context), number_of_negatives(settings, context)
     if negatives not in (*SAMPLERS, *sources):
         if settings.negatives == "auto":
@@ -155,23 +166,9 @@ def check_contrastive(
     if negatives == "different-label":
         _check_different_label(name, context)
     if negatives == "hard":
-        if context.kind.per_token:
-            raise ConfigError(
-                f"{name}.negatives='hard' looks for neighbours in the teacher's cache, and a pre-training has none: "
-                "use in-batch-bank, whose blocks of one document are hard negatives."
-            )
-        if k == "all":
-            raise ConfigError(
-                f"{name}.k='all' takes every admissible row and leaves nothing to choose for hard negatives: "
-                "give a number, or negatives: different-label."
-            )
-        if context.teacher_space is None:
-            raise ConfigError(
-                f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
-                "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
-            )
-    _check_memory(name, settings, context, negatives in SAMPLERS)
-    # Of fewer than K in the mini-batch or the queue all are taken: K need not fit there.
+        _check_hard(name, k, context)
+    _check_memory(name, settings, context, bank=negatives != "in-batch")
+    # Of fewer than K in the mini-batch all are taken: K need not fit there.
     if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
         raise ConfigError(
             f"{name}.k={k} does not fit N={context.examples} training examples: choose K between 1 and "
@@ -187,7 +184,7 @@ def _check_different_label(name: str, context: ObjectiveContext) -> None:
     if context.kind.per_token:
         raise ConfigError(
             f"{name}.negatives='different-label' needs classes, and there are no labels in a corpus: use "
-            "in-batch-bank, in-batch, queue or any."
+            "in-batch-bank, in-batch or any."
         )
     if not context.kind.has_classes:
         raise ConfigError(
@@ -205,85 +202,89 @@ def _check_different_label(name: str, context: ObjectiveContext) -> None:
         )
 
 
-def make_sampler(settings: ContrastiveSettings, context: ObjectiveContext) -> NegativeSampler:
-    """Builds the sampler of the settings."""
-    space = context.teacher_space
-    return build_sampler(
-        negatives_name(settings, context),
-        SamplerContext(
-            examples=context.examples,
-            labels=context.labels,
-            scores=not context.kind.has_classes,
-            sharing=settings.sharing,
-            seed=context.seed + 2,
-            device=context.device,
-            candidates=settings.candidates,
-            max_similarity=settings.max_similarity,
-            score_margin=settings.score_margin,
-            teacher_space=None if space is None else lambda: space(settings.pooling),
-        ),
-    )
-
-
-def storage_of(
-    settings: ContrastiveSettings, context: ObjectiveContext, banks: int = 1
-) -> Literal["auto", "gpu", "cpu", "disk"]:
-    """Resolves `bank_storage: auto` of a corpus by the size of so many banks; of a task it stays: with the training."""
-    if settings.bank_storage != "auto" or not context.kind.per_token:
-        return settings.bank_storage
-    item = 2 if settings.bank_dtype == "float16" else 4
-    nbytes = banks * context.examples * settings.dim * item
-    return choose_storage(nbytes, context.device, _bank_folder(context))
-
-
-def _bank_folder(context: ObjectiveContext) -> Path | None:
-    return None if context.folder is None else context.folder / "bank"
-
-
-def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> MemoryBank | DiskBank:
-    """Opens or makes the bank of the settings: one row for each training example.
-
-    A task's bank lies where the training is and starts with rows that are drawn one after the other; a corpus's bank
-    lies where it fits and starts with rows that are computed when they are read, so that it opens at once.
-
-    Raises:
-        ConfigError: the storage asked for does not exist.
-        RunError: the bank on disk is another corpus's, or truncated, or the disk is too small.
-    """
-    dtype = torch.float16 if settings.bank_dtype == "float16" else torch.float32
-    seed, corpus = context.seed + 3, context.kind.per_token
-    storage, folder = storage_of(settings, context), _bank_folder(context)
-    if storage == "disk" and folder is not None:
-        return DiskBank(
-            folder, context.examples, settings.dim, settings.momentum, seed, dtype, context.data_key
+def _check_hard(name: str, k: int | Literal["all"], context: ObjectiveContext) -> None:
+    if context.kind.per_token:
+        raise ConfigError(
+            f"{name}.negatives='hard' looks for neighbours in the teacher's cache, and a pre-training has none: "
+            "use in-batch-bank, whose blocks of one document are hard negatives."
         )
-    return MemoryBank(
+    if k == "all":
+        raise ConfigError(
+            f"{name}.k='all' takes every admissible row and leaves nothing to choose for hard negatives: "
+            "give a number, or negatives: different-label."
+        )
+    if context.teacher_space is None:
+        raise ConfigError(
+            f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
+            "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
+        )
+
+
+def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveContext, bank: bool) -> None:
+    """Raises `ConfigError` where projections, their gradients and moments, and a bank in memory cannot fit into it."""
+    assert context.teacher is not None, "checked before"
+    inputs = sum(shape.blocks * shape.width for shape in (context.teacher, context.student))
+    taken = 4 * 4 * inputs * settings.dim
+    if bank and (settings.bank_storage == "cpu" or context.device.type == "cpu"):
+        taken += (4 if settings.bank_dtype == "float32" else 2) * context.examples * settings.dim
+    if taken > (available := _available_memory()):
+        raise ConfigError(
+            f"{name}.dim={settings.dim} takes {human_bytes(taken)} of memory, and {human_bytes(available)} are "
+            f"available: choose less, for example --set objectives.{name}.dim=128, or {name}.bank_dtype=float16."
+        )
+
+
+def _available_memory() -> int:
+    """Bytes of memory that the machine, or the container, can still give this process; 8 GB where it does not say."""
+    found: list[int] = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found += [1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")]
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            found.append(max(0, int(limit.read()) - int(used.read())))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        pass
+    return min(found, default=8 * 10**9) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def make_sampler(
+    settings: ContrastiveSettings, context: ObjectiveContext, generator: torch.Generator
+) -> NegativeSampler:
+    """Builds the sampler of the settings, which have been checked."""
+    name, sharing = negatives_name(settings, context), settings.sharing
+    if context.labels is not None and context.kind.has_classes and name != "any":
+        sampler: NegativeSampler = DifferentLabel(context.labels, sharing, generator)
+    else:
+        sampler = AnyOther(context.examples, sharing, generator)
+    if name != "hard":
+        return sampler
+    assert context.teacher_space is not None, "checked before"
+    index = neighbour_index(context.teacher_space(settings.pooling), seed=context.seed + 2)
+    scores = None if context.kind.has_classes else context.labels
+    return Hard(sampler, index, settings.candidates, settings.max_similarity, scores, settings.score_margin)
+
+
+def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Bank:
+    """Makes the bank of the settings: one row for each training example, unit vectors of random direction."""
+    stays = settings.bank_storage == "cpu"
+    return Bank(
         context.examples,
         settings.dim,
         settings.momentum,
-        seed,
-        torch.device("cpu") if storage == "cpu" else context.device,
-        dtype,
-        start="lazy" if corpus else "sphere",
+        context.seed + 3,
+        torch.device("cpu") if stays else context.device,
+        torch.float16 if settings.bank_dtype == "float16" else torch.float32,
+        stays=stays,
     )
 
 
-@contextlib.contextmanager
-def untouched(generator: torch.Generator, when: bool) -> Iterator[None]:
-    """Puts the generator back after the block, so that an evaluation does not change the training that follows."""
-    state = generator.get_state() if when else None
-    yield
-    if state is not None:
-        generator.set_state(state)
-
-
 class BlockProjection(nn.Module):
-    """phi: chosen blocks' pooled outputs, concatenated [B, chosen * d], mapped linearly to m, length one; fp32."""
+    """phi: chosen layers' pooled outputs, concatenated [B, chosen * d], mapped linearly to m, length one; fp32."""
 
     index: Tensor
 
     def __init__(self, spec: str | list[int], shape: EncoderShape, dim: int, seed: int):
-        """Chooses the blocks and draws the weights from `seed` alone."""
+        """Chooses the layers and draws the weights from `seed` alone."""
         super().__init__()
         self.blocks = choose_blocks(spec, shape.blocks)
         self.total = shape.blocks
@@ -293,7 +294,7 @@ class BlockProjection(nn.Module):
         self.register_buffer("index", torch.tensor(self.blocks) - 1, persistent=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Maps [B, blocks, d] (all blocks, any type) to unit vectors [B, m] in fp32, also inside autocast."""
+        """Maps [B, layers, d] (all layers, any type) to unit vectors [B, m] in fp32, also inside autocast."""
         with torch.autocast(self.linear.weight.device.type, enabled=False):
             pooled = pooled.to(self.linear.weight.device)
             if len(self.blocks) < self.total:
@@ -304,7 +305,7 @@ class BlockProjection(nn.Module):
             return functional.normalize(projected, dim=1)
 
     def summary(self, side: str) -> dict[str, Tensor]:
-        """Weight [m, chosen * d], bias [m] and chosen blocks, counted from 1, named `SIDE.weight` and so on."""
+        """Weight [m, chosen * d], bias [m] and chosen layers, counted from 1, named `SIDE.weight` and so on."""
         return {
             f"{side}.weight": self.linear.weight.detach(),
             f"{side}.bias": self.linear.bias.detach(),
@@ -312,24 +313,17 @@ class BlockProjection(nn.Module):
         }
 
     def describe(self) -> str:
-        """Names the chosen blocks: `2, 4, 6 of 1..6, embeddings excluded`."""
+        """Names the chosen layers: `2, 4, 6 of 1..6, embeddings excluded`."""
         return f"{', '.join(map(str, self.blocks))} of 1..{self.total}, embeddings excluded"
 
 
 def bank_summary(bank: Bank, labels: Tensor | None) -> dict[str, Tensor]:
-    """Returns at most `SUMMARY_ROWS` rows of a bank, drawn the same every time, of those that were ever written.
+    """Returns at most `SUMMARY_ROWS` rows of a bank, drawn the same every time.
 
-    Args:
-        bank: of the training.
-        labels: [N] of the examples; None where there are none.
-
-    Returns:
-        `ids` [R], `rows` [R, m] in fp32 and, with labels, `labels` [R].
+    `ids` [R], `rows` [R, m] in fp32 and, where all examples' labels [N] are given, `labels` [R].
     """
-    # More than wanted, since a lazy bank may hold rows that were never visited.
     drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, 10 * SUMMARY_ROWS), replace=False)
-    ids = torch.from_numpy(drawn)
-    ids = ids[bank.visited(ids).cpu()][:SUMMARY_ROWS].sort().values
+    ids = torch.from_numpy(drawn)[:SUMMARY_ROWS].sort().values
     found = {"ids": ids, "rows": bank.rows(ids).float()}
     return found if labels is None else {**found, "labels": labels.cpu()[ids]}
 

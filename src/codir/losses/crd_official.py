@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from codir.contrast.bank import MemoryBank
+from codir.contrast.bank import Bank
+from codir.contrast.infonce import group_similarity
 from codir.contrast.nce import binary_nce, nce_log_constant
 from codir.contrast.negatives import Sharing
-from codir.contrast.similarity import group_similarity
 from codir.errors import ConfigError
 from codir.gather import align_generator, from_first
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
@@ -24,14 +23,13 @@ from codir.losses.contrastive import (
     check_contrastive,
     make_sampler,
     number_of_negatives,
-    untouched,
 )
 from codir.models.representations import Pooling
 from codir.storage import human_bytes
 
 
 class OfficialCRDSettings(ContrastiveSettings):
-    """Settings of the objective `crd_official`; the defaults are the released code's."""
+    """Settings of the loss `crd_official`; the defaults are the released code's."""
 
     pooling: Pooling = Field(default="cls", description="how a block's tokens become one vector (Eq. 3)")
     teacher_blocks: str | list[int] = Field(
@@ -58,33 +56,29 @@ class OfficialCRD(Objective):
     Metric `accuracy`: how often the student's live representation has its positive ranked first.
     """
 
+    _log_constants: Tensor
     name = "crd_official"
     Settings = OfficialCRDSettings
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__(settings, context)
         self._settings = settings = cast(OfficialCRDSettings, settings)
-        if context.teacher is None:
-            raise ConfigError("The objective 'crd_official' needs a teacher and there is none.")
-        k = number_of_negatives(settings, context)
-        if k == "all":
-            raise ConfigError("crd_official.k='all' has no meaning for the binary NCE: give a number.")
-        self._k = k
+        assert context.teacher is not None, "checked before"
+        self._k = cast(int, number_of_negatives(settings, context))
         self.teacher_projection = BlockProjection(
             settings.teacher_blocks, context.teacher, settings.dim, context.seed
         )
         self.student_projection = BlockProjection(
             settings.student_blocks, context.student, settings.dim, context.seed + 1
         )
-        self.sampler = make_sampler(settings, context)
+        self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
+        self.sampler = make_sampler(settings, context, self.generator)
         self.teacher_bank, self.student_bank = (
-            MemoryBank(
-                context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform"
-            )
+            Bank(context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform")
             for seed in (context.seed + 3, context.seed + 4)
         )
         # log Z of the two directions; NaN until the first training batch has set them.
-        self._log_constants = torch.full((2,), torch.nan, device=context.device)
+        self.register_buffer("_log_constants", torch.full((2,), torch.nan))
         self._frozen = False
         self._pending = PendingWrites(settings.dim, context.device, embeddings=2)
         self.to(context.device)
@@ -121,10 +115,7 @@ class OfficialCRD(Objective):
         how, tau, examples = self._settings.pooling, self._settings.temperature, self.context.examples
         teacher = self.teacher_projection(step.teacher.pooled[how])  # [B, m]
         student = self.student_projection(step.student.pooled[how])  # [B, m]
-        with (
-            torch.autocast(teacher.device.type, enabled=False),
-            untouched(self.sampler.generator, not self.training),
-        ):
+        with torch.autocast(teacher.device.type, enabled=False):
             negatives = self.sampler.draw(step.ids, self._k)
             similarities = []  # [B, 1 + K] of each direction, the positive first
             for live, bank in ((student, self.teacher_bank), (teacher, self.student_bank)):
@@ -164,41 +155,32 @@ class OfficialCRD(Objective):
             f"{human_bytes(2 * self.student_bank.nbytes)} on {self.student_bank.data.device}",
         ]
 
-    def after_step(self) -> None:
-        """Writes the rows of the step's examples in both banks."""
-        align_generator(self.sampler.generator)  # processes may have drawn for different numbers of classes
+    def after_step(self, stepped: bool) -> None:
+        """Writes the rows of the step's examples in both banks, or forgets them."""
+        if not stepped:
+            self._pending.clear()
+            return
+        align_generator(self.generator)  # processes may have drawn for different numbers of classes
         written = self._pending.take()
         if written is not None:
             ids, student, teacher = written
             self.student_bank.update(ids, student)
             self.teacher_bank.update(ids, teacher)
 
-    def discard_step(self) -> None:
-        """Forgets the step's rows."""
+    def get_extra_state(self) -> Tensor:
+        """The generator's state: what a checkpoint holds beside the buffers."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores `get_extra_state()`; PyTorch has loaded the buffers before."""
+        self.generator.set_state(state.cpu())
+        self._frozen = bool(self._log_constants.isfinite().all())
         self._pending.clear()
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Both banks, the constants and the sampler's generator."""
-        return {
-            "student_bank": self.student_bank.data,
-            "teacher_bank": self.teacher_bank.data,
-            "log_constants": self._log_constants,
-            "generator": self.sampler.state(),
-        }
-
-    def summary_tensors(self) -> dict[str, Tensor]:
+    def summary(self) -> dict[str, Tensor]:
         """Both projections, and some rows of the student's bank."""
         return {
             **self.teacher_projection.summary("teacher"),
             **self.student_projection.summary("student"),
             **bank_summary(self.student_bank, self.context.labels),
         }
-
-    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores them; a bank of another size raises `RunError`."""
-        self.student_bank.load_state({"rows": state["student_bank"]})
-        self.teacher_bank.load_state({"rows": state["teacher_bank"]})
-        self._log_constants = state["log_constants"].to(self.context.device)
-        self._frozen = bool(self._log_constants.isfinite().all())
-        self.sampler.load_state(state["generator"])
-        self._pending.clear()

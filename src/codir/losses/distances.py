@@ -1,4 +1,9 @@
-"""Distances between two models' vectors: of every token, of the first one, or pooled."""
+"""Distances between two models' states of one layer: of every token [B, L, d], or one vector a text [B, d].
+
+All are computed in fp32, also inside autocast; no gradient reaches the teacher's. Where there is a mask [B, L], True at
+real tokens on whichever side the padding is, a distance is the mean over the real tokens of an example, then over the
+examples, however long each of them is; a row that is all padding counts as zero.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +11,34 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+
+def _token_mean(each: Tensor, mask: Tensor) -> Tensor:
+    """The mean of [B, L] over the real tokens of each example, then over the examples."""
+    real = mask != 0
+    return (each.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1).clamp_min(1)).mean()
+
+
+def _wide(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Both sides in fp32, with zeros at padding: whatever stands there must not reach the gradient as 0 * NaN."""
+    wide = torch.promote_types(student.dtype, torch.float32)
+    own, other = student.to(wide), teacher.detach().to(wide)
+    if mask is None:
+        return own, other
+    padding = (mask == 0).unsqueeze(2)
+    return own.masked_fill(padding, 0.0), other.masked_fill(padding, 0.0)
 
 
 def feature_map_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error between the feature maps of two blocks (MobileBERT, Sun et al. 2020, feature map transfer).
+    """Mean squared error between the states of every token (TinyBERT; MobileBERT's feature map transfer).
 
     For one example 1 / (T N) * sum_t sum_n (H_teacher[t, n] - H_student[t, n])^2 over its T real tokens and the N
-    dimensions; then the mean over the examples, however long each of them is. In fp32, also inside autocast.
-
-    Args:
-        student: [B, L, d].
-        teacher: [B, L, d]; no gradient reaches it.
-        mask: [B, L] True at real tokens, on whichever side the padding is. A row that is all padding counts as zero.
-
-    Returns:
-        Scalar, at least fp32.
+    dimensions.
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        squares = (student.to(wide) - teacher.detach().to(wide)).square().mean(dim=2)  # [B, L]
-        real = mask != 0
-        tokens = real.sum(dim=1).clamp_min(1)
-        return (squares.masked_fill(~real, 0.0).sum(dim=1) / tokens).mean()
+        own, other = _wide(student, teacher)
+        return _token_mean((own - other).square().mean(dim=2), mask)
 
 
 class FeatureMapParts(NamedTuple):
@@ -48,100 +59,38 @@ class FeatureMapParts(NamedTuple):
 def feature_map_parts(student: Tensor, teacher: Tensor, mask: Tensor) -> FeatureMapParts:
     """Compares feature maps as the released code of MobileBERT does: normalised maps and their statistics apart.
 
-    Each part is the mean over the real tokens of an example (of the maps over the N dimensions, too), then over the
-    examples, however long each of them is. The variance gets 1e-12 added before it divides. In fp32, also inside
-    autocast.
-
-    The code compares a block's means and variances with those of *all* the teacher's blocks at once (its loop names the
-    list where it should name the block); here it is the matched block, as for the maps.
-
-    Args:
-        student: [B, L, d].
-        teacher: [B, L, d]; no gradient reaches it.
-        mask: [B, L] True at real tokens, on whichever side the padding is. A row that is all padding counts as zero.
+    The variance gets 1e-12 added before it divides. The code compares a layer's means and variances with those of *all*
+    the teacher's layers at once (its loop names the list where it should name the layer); here it is the matched layer,
+    as for the maps.
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        real = mask != 0
-        # Whatever stands at padding, an infinity included, must not reach the gradient as 0 * NaN.
-        own, other = (
-            states.to(wide).masked_fill(~real.unsqueeze(2), 0.0) for states in (student, teacher.detach())
-        )
-        normal = [
-            torch.nn.functional.layer_norm(states, states.shape[2:], eps=1e-12) for states in (own, other)
-        ]
-        squares = (normal[0] - normal[1]).square().mean(dim=2)  # [B, L]
-        means = (own.mean(dim=2) - other.mean(dim=2)).square()
-        variances = (own.var(dim=2, correction=0) - other.var(dim=2, correction=0)).abs()
-        tokens = real.sum(dim=1).clamp_min(1)
+        own, other = _wide(student, teacher, mask)
+        normal = [functional.layer_norm(states, states.shape[2:], eps=1e-12) for states in (own, other)]
         return FeatureMapParts(
-            *(
-                (part.masked_fill(~real, 0.0).sum(dim=1) / tokens).mean()
-                for part in (squares, means, variances)
-            )
+            _token_mean((normal[0] - normal[1]).square().mean(dim=2), mask),
+            _token_mean((own.mean(dim=2) - other.mean(dim=2)).square(), mask),
+            _token_mean((own.var(dim=2, correction=0) - other.var(dim=2, correction=0)).abs(), mask),
         )
 
 
-def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine of two vectors, mean over the examples (SID, Aguilar et al. 2020, on [CLS]).
+def cosine_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One minus the cosine, of every token (DistilBERT, Sanh et al. 2019), or without a mask of vectors [B, d] (SID).
 
-    In fp32, also inside autocast. A vector of zeros has the cosine 0 with everything.
-
-    Args:
-        student: [B, d].
-        teacher: [B, d]; no gradient reaches it.
-
-    Returns:
-        Scalar in [0, 2], at least fp32.
+    DistilBERT's released code takes the mean over all tokens of the batch. A vector of zeros has the cosine 0 with
+    everything.
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        cosine = torch.nn.functional.cosine_similarity(student.to(wide), teacher.detach().to(wide), dim=1)
-        return (1 - cosine).mean()
-
-
-def token_cosine_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """One minus the cosine of the states of each real token (DistilBERT, Sanh et al. 2019).
-
-    For one example 1 / T * sum_t (1 - cos(h_student[t], h_teacher[t])) over its T real tokens; then the mean over the
-    examples, however long each of them is (the released code takes the mean over all tokens of the batch). In fp32,
-    also inside autocast. A state of zeros has the cosine 0 with everything.
-
-    Args:
-        student: [B, L, d].
-        teacher: [B, L, d]; no gradient reaches it.
-        mask: [B, L] True at real tokens, on whichever side the padding is. A row that is all padding counts as zero.
-
-    Returns:
-        Scalar in [0, 2], at least fp32.
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        real = mask != 0
-        # Whatever stands at padding, an infinity included, must not reach the gradient as 0 * NaN.
-        own, other = (
-            states.to(wide).masked_fill(~real.unsqueeze(2), 0.0) for states in (student, teacher.detach())
-        )
-        cosine = torch.nn.functional.cosine_similarity(own, other, dim=2)  # [B, L]
-        distance = (1 - cosine).masked_fill(~real, 0.0)
-        return (distance.sum(dim=1) / real.sum(dim=1).clamp_min(1)).mean()
+        own, other = _wide(student, teacher, mask)
+        distance = 1 - functional.cosine_similarity(own, other, dim=-1)
+        return distance.mean() if mask is None else _token_mean(distance, mask)
 
 
 def patient_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance between vectors brought to length one (BERT-PKD, Sun et al. 2019, L_PT).
+    """Squared distance between `[CLS]` states brought to length one (BERT-PKD, Sun et al. 2019, L_PT).
 
-    For one example sum_j || s_j / |s_j| - t_j / |t_j| ||_2^2 over the matched blocks j; then the mean over the
-    examples. In fp32, also inside autocast. A vector of zeros stays zero.
-
-    Args:
-        student: `[CLS]` states of the matched blocks, [B, blocks, d].
-        teacher: likewise, [B, blocks, d], of the blocks matched with them; no gradient reaches it.
-
-    Returns:
-        Scalar in [0, 4 * blocks], at least fp32.
+    Takes the matched layers together, [B, layers, d]: for one example sum_j || s_j / |s_j| - t_j / |t_j| ||_2^2 over
+    the layers j; then the mean over the examples. A vector of zeros stays zero.
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        own = torch.nn.functional.normalize(student.to(wide), dim=2)
-        other = torch.nn.functional.normalize(teacher.detach().to(wide), dim=2)
+        own, other = (functional.normalize(states, dim=2) for states in _wide(student, teacher))
         return (own - other).square().sum(dim=(1, 2)).mean()

@@ -1,4 +1,4 @@
-"""Distillation of the teacher's logits (Eq. 2)."""
+"""Distillation of the teacher's logits: divergence of softened predictions (Eq. 2), or squared error (BiLSTM)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from codir.errors import ConfigError
-from codir.losses.base import (
-    Needs,
-    Objective,
-    ObjectiveContext,
-    ObjectiveSettings,
-    Step,
-    Term,
-    TokenChunk,
-    TokenPositions,
-)
+from codir.kinds.base import Kind
+from codir.losses.base import Needs, Objective, ObjectiveSettings, Step, Term, TokenChunk, TokenPositions
 from codir.models.vocabulary import token_divergence
 
 
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Squared distance of the logits, || z_t - z_s ||^2 (Distilled BiLSTM, Tang et al. 2019), mean over the batch.
+    """|| z_t - z_s ||^2 of logits or scores [B, C], summed over the classes, mean over the batch.
 
-    Summed over the classes: the squared norm, not the mean of the squares. In fp32, also inside autocast.
-
-    Args:
-        student_logits: [B, C], or [B, 1] scores.
-        teacher_logits: of the same shape; no gradient reaches it.
-
-    Returns:
-        Scalar, at least fp32.
+    A scalar, at least fp32, also inside autocast; no gradient reaches the teacher's.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         wide = torch.promote_types(student_logits.dtype, torch.float32)
@@ -42,7 +27,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 class KDSettings(ObjectiveSettings):
-    """Settings of the objective `kd`."""
+    """Settings of the loss `kd`."""
 
     temperature: float = Field(
         default=2.0, gt=0.0, le=1e4, description="rho: softens both distributions (Eq. 2)"
@@ -76,30 +61,12 @@ class KD(Objective):
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
         """The teacher's logits."""
-        return Needs(teacher_logits=True)
-
-    @classmethod
-    def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
-        """Raises `ConfigError` without a teacher."""
-        if context.teacher is None:
-            raise ConfigError("The objective 'kd' needs a teacher and there is none: name one, or drop 'kd'.")
-
-    @property
-    def per_token(self) -> bool:
-        """In pre-training."""
-        return self.context.kind.per_token
-
-    @property
-    def positions(self) -> TokenPositions:
-        """As set."""
-        return cast(KDSettings, self.settings).positions
+        return Needs(teacher_logits=True, positions=cast(KDSettings, settings).positions)
 
     def token_loss(self, chunk: TokenChunk) -> Term:
         """Reads the logits [c, V] of both sides."""
         if chunk.teacher is None:
-            raise ConfigError(
-                "The objective 'kd' needs the teacher's logits, and this batch comes without them."
-            )
+            raise _without_logits(self.name)
         settings = cast(KDSettings, self.settings)
         loss = token_divergence(
             chunk.student, chunk.teacher, settings.temperature, settings.squared, settings.averaged
@@ -109,15 +76,49 @@ class KD(Objective):
 
     def forward(self, step: Step) -> Term:
         """Reads the logits [B, C] of both sides."""
-        if step.teacher is None:
-            raise ConfigError(
-                "The objective 'kd' needs the teacher's logits, and this batch comes without them."
-            )
+        student, teacher = logits_of(self.name, step)
         settings = cast(KDSettings, self.settings)
-        student, teacher = step.student.logits, step.teacher.logits.detach().to(step.student.logits.device)
-        kind = self.context.kind
-        loss = kind.distance(student, teacher, settings.temperature, settings.squared, settings.averaged)
-        if not kind.has_classes:
-            return Term(loss)
-        same = kind.answers(student.detach()) == kind.answers(teacher)
-        return Term(loss, {"agreement": same.float().mean()})
+        loss = self.context.kind.distance(
+            student, teacher, settings.temperature, settings.squared, settings.averaged
+        )
+        return Term(loss, _agreement(self.context.kind, student, teacher))
+
+
+class LogitMSE(Objective):
+    """||z_teacher - z_student||^2 between the logits before the softmax, or between scores; mean over the examples.
+
+    Distilled BiLSTM, Tang et al. 2019: the squared norm, summed over the classes.
+    Metric `agreement`: the share of examples for which both choose the same class.
+    """
+
+    name = "logit_mse"
+    of_corpora = False
+
+    @classmethod
+    def needs(cls, settings: ObjectiveSettings) -> Needs:
+        """The teacher's logits."""
+        return Needs(teacher_logits=True)
+
+    def forward(self, step: Step) -> Term:
+        """Reads the logits [B, C] of both sides."""
+        student, teacher = logits_of(self.name, step)
+        return Term(logit_mse(student, teacher), _agreement(self.context.kind, student, teacher))
+
+
+def logits_of(name: str, step: Step) -> tuple[Tensor, Tensor]:
+    """Returns the student's and the teacher's logits [B, C]; raises `ConfigError` for a batch without the latter."""
+    if step.teacher is None:
+        raise _without_logits(name)
+    return step.student.logits, step.teacher.logits.detach().to(step.student.logits.device)
+
+
+def _without_logits(name: str) -> ConfigError:
+    return ConfigError(
+        f"The objective {name!r} needs the teacher's logits, and this batch comes without them."
+    )
+
+
+def _agreement(kind: Kind, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    if not kind.has_classes:
+        return {}
+    return {"agreement": (kind.answers(student.detach()) == kind.answers(teacher)).float().mean()}

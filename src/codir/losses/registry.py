@@ -1,101 +1,83 @@
-"""Finds objectives by name: the file `losses/NAME.py`, or a class of the user's own as `package.module:Class`."""
+"""Finds losses by name, checks their settings and builds them."""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import ValidationError
 
-import codir.losses as package
 from codir.errors import ConfigError, nearest
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Views
-from codir.models.representations import EncoderShape, Pooling
+from codir.models.representations import EncoderShape
 
-_HELPERS = {
-    "bank_storage",
-    "attention_distances",
-    "base",
-    "contrast",
-    "contrastive",
-    "distances",
-    "matched_attention",
-    "matched_states",
-    "negative_sources",
-    "progressive",
-    "registry",
-    "state_projections",
-    "temperature",
-    "token_checks",
-    "weighted_sum",
+LOSSES: dict[str, str] = {
+    "attention_kl": "codir.losses.attention:AttentionKL",
+    "attention_mse": "codir.losses.attention:AttentionMSE",
+    "cls_cosine": "codir.losses.hidden:ClsCosine",
+    "crd": "codir.losses.crd:CRD",
+    "crd_official": "codir.losses.crd_official:OfficialCRD",
+    "embedding_mse": "codir.losses.hidden:EmbeddingMSE",
+    "feature_map_mse": "codir.losses.hidden:FeatureMapMSE",
+    "hidden_cosine": "codir.losses.hidden:HiddenCosine",
+    "hidden_mse": "codir.losses.hidden:HiddenMSE",
+    "kd": "codir.losses.kd:KD",
+    "logit_mse": "codir.losses.kd:LogitMSE",
+    "mlm": "codir.losses.task:MLM",
+    "pkd": "codir.losses.hidden:PKD",
+    "pooled_cosine": "codir.losses.hidden:PooledCosine",
+    "relations": "codir.losses.attention:Relations",
+    "task": "codir.losses.task:Task",
 }
+"""The losses that come with codir; a user's own is named by its class, as `package.module:Class`."""
+
+Chosen = Mapping[str, Mapping[str, Any]]
+"""Settings by the loss's name, as a recipe holds them."""
 
 
 def objective_names() -> list[str]:
-    """Names of the objectives that come with codir, from the file names alone: nothing is imported."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _HELPERS
-    )
+    """The names of the losses that come with codir."""
+    return sorted(LOSSES)
 
 
 def find_objective(name: str) -> type[Objective]:
-    """Returns the class of an objective.
-
-    Args:
-        name: the name of a file here, or `package.module:Class`.
+    """Returns the class of a loss, by its name or as `package.module:Class`.
 
     Raises:
-        ConfigError: there is no such objective.
+        ConfigError: there is no such loss.
     """
-    if ":" in name:
-        return _find_own(name)
-    module_name = name.replace("-", "_")
-    if module_name not in objective_names():
+    if ":" not in name and name not in LOSSES:
         raise ConfigError(
             f"There is no objective {name!r}{nearest(name, objective_names())}: choose "
             f"{', '.join(objective_names())}, or name a class of your own as package.module:Class."
         )
-    module = importlib.import_module(f"{package.__name__}.{module_name}")
-    for value in vars(module).values():
-        if (
-            _is_objective(value)
-            and value.__module__ == module.__name__
-            and getattr(value, "name", None) == name
-        ):
-            return value
-    raise ConfigError(f"{module.__file__} has no subclass of Objective with name = {name!r}: add it.")
-
-
-def _is_objective(value: Any) -> TypeGuard[type[Objective]]:
-    return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
-
-
-def _find_own(path: str) -> type[Objective]:
-    module_name, _, class_name = path.partition(":")
+    module_name, _, class_name = LOSSES.get(name, name).partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"Cannot import {module_name!r} for the objective {path!r}: {error}. It must be installed, or lie where "
+            f"Cannot import {module_name!r} for the objective {name!r}: {error}. It must be installed, or lie where "
             "Python looks for modules (PYTHONPATH)."
         ) from error
-    found = getattr(module, class_name, None)
-    if not _is_objective(found):
-        own = [key for key, value in vars(module).items() if _is_objective(value)]
+    own = {key: value for key, value in vars(module).items() if _is_objective(value)}
+    if class_name not in own:
         raise ConfigError(
             f"{module_name!r} has no objective {class_name!r}{nearest(class_name, own)}: it must be a subclass of "
             "codir.losses.base.Objective."
         )
-    return found
+    return own[class_name]
+
+
+def _is_objective(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
 
 
 def settings_for(name: str, mapping: Mapping[str, Any]) -> ObjectiveSettings:
-    """Checks the settings of one objective and fills in the defaults.
+    """Checks the settings of one loss and fills in the defaults.
 
     Raises:
-        ConfigError: an unknown objective, an unknown key, or a value of the wrong type or out of range.
+        ConfigError: an unknown loss, an unknown key, or a value of the wrong type or out of range.
     """
     cls = find_objective(name)
     try:
@@ -115,14 +97,8 @@ def _readable(name: str, cls: type[Objective], problem: Any) -> str:
     return f"{name}.{key}={problem['input']!r}: {problem['msg']}{about}."
 
 
-def build_objectives(
-    mapping: Mapping[str, Mapping[str, Any]], context: ObjectiveContext
-) -> dict[str, Objective]:
-    """Builds objectives from their settings, after every one of them has been checked.
-
-    Args:
-        mapping: settings by the objective's name, as a recipe holds them.
-        context: what is known before training.
+def build_objectives(mapping: Chosen, context: ObjectiveContext) -> dict[str, Objective]:
+    """Builds losses from their settings, after every one of them has been checked.
 
     Returns:
         By the class's own `name`, which for a user's class is shorter than its path and fit to name a module.
@@ -139,11 +115,11 @@ def build_objectives(
     }
 
 
-def check_objectives(mapping: Mapping[str, Mapping[str, Any]], context: ObjectiveContext) -> None:
-    """Checks every objective against the data and the models, without building anything; raises as they do."""
+def check_objectives(mapping: Chosen, context: ObjectiveContext) -> None:
+    """Checks every loss against the data and the models, without building anything; raises as `build_objectives`."""
     taken: set[str] = set()
-    for name, settings in mapping.items():
-        cls = find_objective(name)
+    for name, given in mapping.items():
+        cls, settings = find_objective(name), settings_for(name, given)
         if cls.name in taken or not cls.name.isidentifier():
             problem = "is not a word of letters, digits and _"
             if cls.name in taken:
@@ -153,10 +129,39 @@ def check_objectives(mapping: Mapping[str, Mapping[str, Any]], context: Objectiv
                 "its own."
             )
         taken.add(cls.name)
-        cls.check(settings_for(name, settings), context)
-        if context.teacher is not None:
-            cls.views(settings_for(name, settings), context.student, context.teacher)
+        _check_needs(cls, settings, context)
+        cls.check(settings, context)
     check_schedule({name: settings_for(name, settings) for name, settings in mapping.items()})
+
+
+def _check_needs(cls: type[Objective], settings: ObjectiveSettings, context: ObjectiveContext) -> None:
+    """Raises `ConfigError` where models and data cannot give what the loss needs."""
+    needs = cls.needs(settings)
+    if not (cls.of_corpora if context.kind.per_token else cls.of_labels):
+        raise ConfigError(
+            f"The objective {cls.name!r} is for labelled examples; a corpus has masked tokens: use 'mlm' or 'kd'."
+            if context.kind.per_token
+            else f"The objective {cls.name!r} predicts masked tokens of a corpus; for labelled examples use 'task'."
+        )
+    if not needs.teacher:
+        return
+    if context.teacher is None:
+        raise ConfigError(
+            f"The objective {cls.name!r} needs a teacher and there is none: name one, or drop {cls.name!r}."
+        )
+    if needs.tokens and not context.aligned:
+        raise ConfigError(
+            f"The objective {cls.name!r} compares single tokens, and teacher and student tokenise differently, so that "
+            "their tokens are not the same: choose a student with the teacher's tokenizer, or an objective over whole "
+            "texts ('kd', 'crd', 'pkd', 'cls_cosine')."
+        )
+    needs.pairs(cls.name, context.student, context.teacher)
+    for side, shape in (("student", context.student), ("teacher", context.teacher)):
+        if needs.tokens - {"hidden"} and shape.heads is None:
+            raise ConfigError(
+                f"The objective {cls.name!r} compares attention, and the {side} has none: choose an objective over "
+                "hidden states, pooled blocks or logits instead ('hidden_mse', 'crd', 'kd')."
+            )
 
 
 def check_schedule(settings: Mapping[str, ObjectiveSettings]) -> None:
@@ -178,45 +183,39 @@ def check_schedule(settings: Mapping[str, ObjectiveSettings]) -> None:
         )
 
 
-def needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> Needs:
-    """Returns the union of what the objectives read."""
-    needs = [find_objective(name).needs(settings_for(name, settings)) for name, settings in mapping.items()]
+def _needs(mapping: Chosen) -> dict[str, Needs]:
+    return {
+        name: find_objective(name).needs(settings_for(name, settings)) for name, settings in mapping.items()
+    }
+
+
+def needs_of(mapping: Chosen) -> Needs:
+    """The union of the logits and pooled layers that the losses read."""
+    needs = _needs(mapping).values()
     return Needs(
         teacher_logits=any(need.teacher_logits for need in needs),
         pooled=frozenset().union(*(need.pooled for need in needs)),
     )
 
 
-def taught_by(mapping: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the names of the objectives that read anything of a teacher, in their order; empty if none does."""
-    return [name for name in mapping if find_objective(name).needs_teacher(settings_for(name, mapping[name]))]
-
-
-def predicts(mapping: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether an objective of a pre-training reads the student's predictions of tokens, and so trains its head."""
-    return any(find_objective(name).token_loss is not Objective.token_loss for name in mapping)
-
-
-def views_of(
-    mapping: Mapping[str, Mapping[str, Any]], student: EncoderShape, teacher: EncoderShape | None
-) -> Views:
-    """Returns the union of the single tokens' vectors that the objectives read; nothing without a teacher.
+def views_of(mapping: Chosen, student: EncoderShape, teacher: EncoderShape | None) -> Views:
+    """The union of the single tokens' vectors that the losses read; nothing without a teacher.
 
     Raises:
-        ConfigError: blocks that the models do not have.
+        ConfigError: layers that the models do not have.
     """
     views = Views()
     if teacher is not None:
-        for name, settings in mapping.items():
-            views |= find_objective(name).views(settings_for(name, settings), student, teacher)
+        for name, needs in _needs(mapping).items():
+            views |= needs.views(find_objective(name).name, student, teacher)
     return views
 
 
-def prefill_needs_of(mapping: Mapping[str, Mapping[str, Any]]) -> frozenset[Pooling]:
-    """Returns the poolings of the pass of the student that objectives want before training; empty for no pass."""
-    return frozenset().union(
-        *(
-            find_objective(name).prefill_needs(settings_for(name, settings))
-            for name, settings in mapping.items()
-        )
-    )
+def taught_by(mapping: Chosen) -> list[str]:
+    """The names of the losses that read anything of a teacher, in their order; empty if none does."""
+    return [name for name, needs in _needs(mapping).items() if needs.teacher]
+
+
+def predicts(mapping: Chosen) -> bool:
+    """Whether a loss of a pre-training reads the student's predictions of tokens, and so trains its head."""
+    return any(find_objective(name).token_loss is not Objective.token_loss for name in mapping)

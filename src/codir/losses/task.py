@@ -1,17 +1,18 @@
-"""The task's own loss: cross-entropy for classes, squared error for scores."""
+"""The loss of the task itself, L_CE of Eq. 1: of labelled examples, and of masked tokens in pre-training."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from codir.errors import ConfigError, DataError
-from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.errors import DataError
+from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, TokenChunk
 from codir.models.labels import has_label
+from codir.models.vocabulary import token_cross_entropy
 
 
 class Task(Objective):
-    """Cross-entropy with the labels, or their mean squared error for a regression (L_CE of Eq. 1).
+    """Cross-entropy with the labels, or their mean squared error for a regression.
 
     Examples without a label do not count: the mean is over the labelled ones, and 0 where there are none.
     """
@@ -21,11 +22,7 @@ class Task(Objective):
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
-        """Raises `DataError` for data without labels, `ConfigError` for a corpus."""
-        if context.kind.per_token:
-            raise ConfigError(
-                "The objective 'task' is for labelled examples; a corpus has masked tokens: use 'mlm'."
-            )
+        """Raises `DataError` for data without labels."""
         if context.labels is None:
             raise DataError(
                 "The objective 'task' needs labels, and this data has none: name the label column, or drop it."
@@ -50,3 +47,19 @@ class Task(Objective):
         if labelled is None:
             return Term(loss / known.sum().clamp_min(1))
         return Term(loss / (labelled or 1.0), empty=labelled == 0)
+
+
+class MLM(Objective):
+    """Cross-entropy of the tokens that were masked, mean over the masked positions of the mini-batch.
+
+    Metric `accuracy`: the share of masked positions whose token is the most probable one.
+    """
+
+    name = "mlm"
+    of_labels = False
+
+    def token_loss(self, chunk: TokenChunk) -> Term:
+        """Reads the student's logits [c, V] and the tokens [c]."""
+        loss = token_cross_entropy(chunk.student, chunk.labels)
+        right = chunk.student.detach().argmax(dim=1) == chunk.labels
+        return Term(loss.sum(), {"accuracy": right.sum()})

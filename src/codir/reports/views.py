@@ -236,19 +236,10 @@ def _shared(
         return "it takes the teacher and the student"
     try:
         for contrast in read_contrasts(path, poolings):
-            report.clouds.append(shared_plane(contrast, teacher, student, examples, _moved_on(run)))
+            report.clouds.append(shared_plane(contrast, teacher, student, examples))
     except (CodirError, ValueError, IndexError) as error:
         return str(error)
     return None if report.clouds else f"{path.name} holds no projections"
-
-
-def _moved_on(run: RunFiles) -> str:
-    """Says that the bank is younger than the student where the best weights were kept, not the last."""
-    costs = [mapping(cost) for cost in mapping(run.metrics.get("costs")).values()]
-    steps, best = next(((cost.get("steps"), cost.get("best_step")) for cost in costs), (None, None))
-    if not isinstance(best, int) or not isinstance(steps, int) or best == steps:
-        return ""
-    return f"The student is that of step {best:,}, the bank that of the last step, {steps:,}."
 
 
 def _miss(report: Report, why: str, *parts: str) -> None:

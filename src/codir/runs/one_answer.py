@@ -9,7 +9,7 @@ import numpy as np
 
 from codir.config.student_config import StudentConfig
 from codir.losses.crd import CRDSettings
-from codir.losses.negative_sources import has_bank
+from codir.losses.sources import has_bank
 from codir.training.processes import is_main
 
 logger = logging.getLogger(__name__)
@@ -26,13 +26,13 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
     if "crd" not in objectives or not first or student.model or student.config:
         return None
     settings = CRDSettings.model_validate(objectives["crd"])
-    if settings.bank_init == "student" or not has_bank(settings.negatives):
+    if not has_bank(settings.negatives):
         return None
     return (
         "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "
         "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
         "recovered late (docs/choosing.md). With "
-        "objectives.crd.negatives=in-batch, or objectives.crd.bank_init=student, none did."
+        "objectives.crd.negatives=in-batch none did."
     )
 
 

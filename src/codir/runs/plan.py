@@ -13,8 +13,8 @@ from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, DataError, ModelError, nearest
-from codir.losses.negative_sources import has_bank
 from codir.losses.registry import needs_of, predicts, taught_by
+from codir.losses.sources import has_bank
 from codir.models.loading import load_tokenizer
 from codir.models.narrowing import narrow_config
 from codir.models.positions import position_limit

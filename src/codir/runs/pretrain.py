@@ -221,7 +221,6 @@ def _trainer(
         data_collator=collator,
         train_sampler=sampler,
         kind=kind_named(MASKED_LM),
-        data_key=corpus.key,
         label=config.recipe,
     )
 

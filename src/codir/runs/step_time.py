@@ -123,7 +123,7 @@ def measure_step(
         optimiser.step()
         optimiser.zero_grad()
         for _, objective in model.objective_items():
-            objective.after_step()
+            objective.after_step(stepped=True)
 
     def timed(action: Callable[[], None]) -> float:
         if device.type == "cuda":

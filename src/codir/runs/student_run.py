@@ -226,9 +226,7 @@ def tidy(run: RunFolder, training: OptimisationConfig) -> None:
 def _require_disk(run: RunFolder, trainer: DistillationTrainer) -> None:
     """Refuses a training whose checkpoints would not fit: weights and Adam's two moments of each, banks, one spare."""
     parameters = sum(parameter.numel() for parameter in trainer.distillation.parameters())
-    banks = sum(
-        state.numel() * state.element_size() for state in trainer.distillation.extra_state_tensors().values()
-    )
+    banks = sum(buffer.nbytes for buffer in trainer.distillation.objectives.buffers())
     kept = (trainer.args.save_total_limit or 1) + (2 if trainer.args.load_best_model_at_end else 1)
     require_disk(
         run.path, kept * (3 * 4 * parameters + banks), f"a training with up to {kept} checkpoints at a time"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from codir.losses.base import Objective, Step, Term, TokenChunk
-from codir.losses.weighted_sum import weighted_sum
+from codir.losses.base import Objective, Step, Term, TokenChunk, weighted_sum
 from codir.models.freezing import parameters_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.student import blocks_prefix
@@ -51,6 +50,10 @@ class DistillationModel(nn.Module):
         self.poolings = poolings
         self.tokens = tokens
         self._without_gradient: set[frozenset[str]] = set()
+        # Every process writes the same rows into its bank: nothing to broadcast in every step.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"objectives.{name}" for name, _ in self.objectives.named_buffers()
+        ]
         for objective in objectives.values():  # a student whose blocks cannot be told apart is refused now
             self.frozen_parameters(objective.settings.start)
 
@@ -186,7 +189,7 @@ class DistillationModel(nn.Module):
         total = step.student.logits.new_zeros((), dtype=torch.float32)
         if objectives:
             needed = step.teacher is not None and any(
-                type(objective).needs(objective.settings).teacher_logits for objective in objectives.values()
+                objective.needs(objective.settings).teacher_logits for objective in objectives.values()
             )
             teacher = step.teacher.masked if needed and step.teacher is not None else None
             total = chunked_loss(step.student.masked, weighted, teacher) / divisor
@@ -235,7 +238,7 @@ class DistillationModel(nn.Module):
     def frozen_parameters(self, progress: float) -> list[nn.Parameter]:
         """Returns the student's parameters that the objectives keep as they are at this moment of the training."""
         blocks = frozenset().union(
-            *(objective.frozen_blocks(progress) for _, objective in self.objective_items())
+            *(objective.frozen_layers(progress) for _, objective in self.objective_items())
         )
         if not blocks:
             return []
@@ -246,31 +249,13 @@ class DistillationModel(nn.Module):
         """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""
         self.student.gradient_checkpointing_enable(**settings)
 
-    def extra_state_tensors(self) -> dict[str, Tensor]:
-        """Collects the objectives' untrained state, named `objective/key`, for a checkpoint."""
-        return {
-            f"{name}/{key}": tensor.detach().contiguous()
-            for name, objective in self.objective_items()
-            for key, tensor in objective.extra_state().items()
-        }
-
     def summary_tensors(self) -> dict[str, Tensor]:
         """Collects what the objectives keep to be looked at, named `objective/key`, on the CPU."""
         return {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
             for name, objective in self.objective_items()
-            for key, tensor in objective.summary_tensors().items()
+            for key, tensor in objective.summary().items()
         }
-
-    def load_extra_state_tensors(self, state: Mapping[str, Tensor]) -> None:
-        """Gives each objective back its part of `extra_state_tensors`."""
-        for name, objective in self.objective_items():
-            prefix = f"{name}/"
-            own = {
-                key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
-            }
-            if own:
-                objective.load_extra_state(own)
 
     @torch.no_grad()
     def nonfinite_parameter(self) -> str | None:

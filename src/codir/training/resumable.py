@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from codir.errors import InterruptedRunError, ProcessEndedError, RunError, TrainingDivergedError
@@ -35,7 +34,6 @@ from codir.training.signals import StopRequest, signal_name
 logger = logging.getLogger(__name__)
 
 OBJECTIVES_FILE = "objectives.safetensors"
-EXTRA_STATE_FILE = "objectives_state.safetensors"
 PROCESSES_FILE = "processes.json"
 
 
@@ -100,11 +98,6 @@ class ResumableTrainer(Trainer):
             # Dropout of its own in each process, not the first one's mask for other examples.
             torch.manual_seed(self.args.seed + 1_000_003 * rank())
         self._resumed = resume is not None
-        step = int(read_json(Path(resume) / TRAINER_STATE_NAME)["global_step"]) if resume else 0
-        for _, objective in self.distillation.objective_items():
-            objective.rewind(step)
-        if resume is None:
-            self._start_anew()
         self._stop = StopRequest()
         with self._stop.listening():
             output = super().train(resume, trial, ignore_keys_for_eval)
@@ -129,9 +122,6 @@ class ResumableTrainer(Trainer):
             raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
         return str(asked)
 
-    def _start_anew(self) -> None:
-        """Called before a training that does not go on from a checkpoint."""
-
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # A signal that comes while this runs is for the next step: this one may not save. Several processes have
         # agreed before the optimiser's step, a single one listens until here.
@@ -154,7 +144,7 @@ class ResumableTrainer(Trainer):
 
     def _diverged(self, what: str) -> None:
         for _, objective in self.distillation.objective_items():
-            objective.discard_step()
+            objective.after_step(stepped=False)
         good = checkpoints.checkpoints(self._run_dir)
         kept = f"The last good checkpoint is {good[0]}." if good else "No checkpoint had been written yet."
         raise TrainingDivergedError(
@@ -165,14 +155,6 @@ class ResumableTrainer(Trainer):
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._write_checkpoint(model, trial)
-        # The first process decides, which has just sealed this one and rotated old ones away; the others wait for it.
-        found = checkpoints.checkpoints(self._run_dir) if is_main() else []
-        kept = first_says(" ".join(str(checkpoints.step_of(path)) for path in reversed(found)))
-        for _, objective in self.distillation.objective_items():
-            objective.checkpoint_saved(self.state.global_step, [int(step) for step in kept.split()])
-
-    def _write_checkpoint(self, model: nn.Module, trial: Any) -> None:
         bad = self.distillation.nonfinite_parameter()
         if bad is not None:
             self._diverged(f"the parameter {bad} holds a number that is not finite")
@@ -279,26 +261,21 @@ class ResumableTrainer(Trainer):
         }
         safetensors.torch.save_file(trained, folder / OBJECTIVES_FILE)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if not is_main():
-            return  # banks and generators are equal in all processes
-        state = {key: value.cpu() for key, value in self.distillation.extra_state_tensors().items()}
-        safetensors.torch.save_file(state, Path(output_dir) / EXTRA_STATE_FILE)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
 
     def _load_weights(self, folder: Path) -> None:
         saved = type(self.student).from_pretrained(folder, dtype=self.student.dtype)
         self.student.load_state_dict(saved.state_dict())
-        self.distillation.objectives.load_state_dict(safetensors.torch.load_file(folder / OBJECTIVES_FILE))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            state = safetensors.torch.load_file(Path(checkpoint) / EXTRA_STATE_FILE)
-            self.distillation.load_extra_state_tensors(state)
+        try:
+            self.distillation.objectives.load_state_dict(
+                safetensors.torch.load_file(folder / OBJECTIVES_FILE)
+            )
+        except RuntimeError as error:
+            raise RunError(
+                f"{folder} holds the losses of other settings, other data or an older version of codir: start a new "
+                f"run, or resume with what the run was begun with. {error}"
+            ) from error
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         trained = super()._init_training_state(*args, **kwargs)

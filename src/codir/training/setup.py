@@ -89,7 +89,6 @@ def set_up(
     cache: CacheSettings,
     args: DistillationArguments | None = None,
     kind: Kind | None = None,
-    data_key: str | None = None,
 ) -> Setup:
     """Checks objectives, models and examples with one another, and decides where the teacher's outputs come from.
 
@@ -101,7 +100,6 @@ def set_up(
         cache: settings of the teacher's cache.
         args: of the training; None for a check before there are any.
         kind: what is predicted; by default what the student's config says.
-        data_key: fingerprint of the training data; with it objectives may keep files in `args.output_dir`.
 
     Raises:
         ConfigError: objectives that do not fit with the data or the models.
@@ -126,8 +124,6 @@ def set_up(
         of_run = {
             "seed": args.seed,
             "device": args.device,
-            "folder": Path(str(args.output_dir)) if data_key is not None else None,
-            "data_key": data_key,
             "batch": args.train_batch_size * args.gradient_accumulation_steps * processes(),
             "micro_batch": args.train_batch_size * processes(),
         }

@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction, TrainOutput, seed_worker
 
-from codir.gather import from_first, processes
+from codir.gather import processes
 from codir.kinds import kind_named
 from codir.kinds.base import Kind
-from codir.losses.registry import build_objectives, prefill_needs_of
+from codir.losses.registry import build_objectives
 from codir.models.config_file import settle_switches
 from codir.models.heads import require_one_answer
-from codir.models.inference import forward_dataset
 from codir.models.padding import settle_side
 from codir.models.probe import behaviour
 from codir.printing import progress_bar
@@ -73,8 +72,6 @@ class DistillationTrainer(ResumableTrainer):
         train_sampler: the order of the examples instead of `args.train_sampling_strategy`. If it has `set_epoch`, it is
             told the epoch, and its order must be a function of that alone, or a resume is not exact.
         kind: `masked-lm` for blocks of a corpus, whose collator makes the labels; by default what the labels say.
-        data_key: fingerprint of the training data; with it objectives may keep files (a bank on disk) beside the
-            checkpoints.
         label: what the progress line calls this training.
         report: is told what the teacher's cache takes, and what was damaged there.
 
@@ -100,7 +97,6 @@ class DistillationTrainer(ResumableTrainer):
         data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         train_sampler: Sampler[int] | None = None,
         kind: Kind | str | None = None,
-        data_key: str | None = None,
         label: str = "training",
         report: Callable[[str], None] = logger.info,
     ):
@@ -120,7 +116,7 @@ class DistillationTrainer(ResumableTrainer):
             settle_side(processing_class, "left")
 
         # Everything is checked before the teacher computes anything.
-        setup = set_up(objectives, student, teacher, train_dataset, args.cache, args, kind, data_key)
+        setup = set_up(objectives, student, teacher, train_dataset, args.cache, args, kind)
         self._views, self._source = setup.views, setup.source
         teachers = teacher_tokenizer or processing_class
         with args.main_process_first(desc="teacher's cache"):
@@ -132,7 +128,6 @@ class DistillationTrainer(ResumableTrainer):
         if self._source.why_live:
             self.objective_notes.insert(0, f"teacher: {self._source.why_live}")
         self.distillation = DistillationModel(student, built, setup.poolings, setup.views.student)
-        self._prefill = prefill_needs_of(objectives)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)  # optimiser steps that went into the sums
         self._parts: deque[Part] = deque()
@@ -204,11 +199,6 @@ class DistillationTrainer(ResumableTrainer):
         for parameter in self.distillation.frozen_parameters(self._done()):
             parameter.grad = None  # and not zero: Adam would still decay the weight and move by its momentum
         return loss
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As transformers' Trainer, without scalars: a learned temperature is no weight that should be small."""
-        scalars = {name for name, parameter in model.named_parameters() if parameter.dim() == 0}
-        return [name for name in super().get_decay_parameter_names(model) if name not in scalars]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -352,28 +342,6 @@ class DistillationTrainer(ResumableTrainer):
             if self.args.disable_tqdm:
                 self._progress.stop()
 
-    def _start_anew(self) -> None:
-        """Runs the student once over the training examples for the objectives that start from its representations."""
-        if not self._prefill:
-            return
-        self.distillation.to(self.args.device)
-        assert isinstance(self.train_dataset, Dataset)
-        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
-        batches = forward_dataset(
-            self.student,
-            self.train_dataset,
-            self.processing_class,
-            poolings=self._prefill,
-            batch_size=self.args.per_device_eval_batch_size,
-            device=self.args.device,
-        )
-        for ids, student in batches:
-            # Bit for bit the same rows in every process, even where their hardware differs.
-            for pooled in student.pooled.values():
-                from_first(pooled)
-            for _, objective in self.distillation.objective_items():
-                objective.prefill(torch.as_tensor(ids), student)
-
 
 class _AfterStep(TrainerCallback):
     """Lets the objectives write their banks once the optimiser has stepped, before any checkpoint of that step."""
@@ -387,7 +355,4 @@ class _AfterStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         skipped = self.trainer.accelerator.optimizer_step_was_skipped
         for _, objective in self.trainer.distillation.objective_items():
-            if skipped:
-                objective.discard_step()
-            else:
-                objective.after_step()
+            objective.after_step(stepped=not skipped)

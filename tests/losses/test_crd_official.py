@@ -8,30 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from naive_losses import dot, unit
 
 from codir.errors import ConfigError
 from codir.losses.base import ObjectiveContext
 from codir.losses.crd_official import OfficialCRD, OfficialCRDSettings
-from codir.losses.registry import build_objectives
+from codir.losses.registry import build_objectives, needs_of
 
 Vector = list[float]
-
-
-def unit(vector: Vector) -> Vector:
-    length = math.sqrt(sum(value * value for value in vector))
-    return [value / length for value in vector]
 
 
 def project(pooled: torch.Tensor, blocks: list[int], linear: torch.nn.Linear) -> Vector:
     flat = [value for block in blocks for value in pooled[block - 1].tolist()]
     weight, bias = linear.weight.tolist(), linear.bias.tolist()
-    return unit(
-        [sum(w * x for w, x in zip(row, flat, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
-    )
-
-
-def dot(a: Vector, b: Vector) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return unit([dot(row, flat) + b for row, b in zip(weight, bias, strict=True)])
 
 
 def direction(
@@ -65,9 +55,9 @@ def test_several_steps_against_plain_loops(context, make_step, divide: bool) -> 
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     for number, ids in enumerate([[0, 1, 5, 6], [7, 1, 2, 0], [23]]):
         step = make_step(ids, seed=number)
-        state = objective.sampler.state()
+        state = objective.generator.get_state()
         drawn = objective.sampler.draw(step.ids, 5)
-        objective.sampler.load_state(state)
+        objective.generator.set_state(state)
         rows = [[i, *drawn.ids[g].tolist()] for i, g in zip(ids, drawn.group.tolist(), strict=True)]
         teacher = [
             project(row.double(), [1, 3], objective.teacher_projection.linear)
@@ -85,7 +75,7 @@ def test_several_steps_against_plain_loops(context, make_step, divide: bool) -> 
         term.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step()
+        objective.after_step(True)
         for b, i in enumerate(ids):
             s_bank[i] = unit([0.5 * old + 0.5 * new for old, new in zip(s_bank[i], student[b], strict=True)])
             t_bank[i] = unit([0.5 * old + 0.5 * new for old, new in zip(t_bank[i], teacher[b], strict=True)])
@@ -98,7 +88,7 @@ def test_defaults_are_the_released_codes(context) -> None:
     assert (settings.pooling, settings.sharing, settings.divide_by_batch) == ("cls", "independent", True)
     objective = build(context)
     assert objective.teacher_projection.blocks == (1, 3)
-    assert OfficialCRD.needs(settings).pooled == {"cls"}
+    assert needs_of({"crd_official": {}}).pooled == {"cls"}
     assert "2 of 24 x 4, 768 B" in "\n".join(objective.describe())
 
 
@@ -107,23 +97,21 @@ def test_constants_freeze_at_the_first_training_batch_and_are_restored(context, 
     objective.eval()
     with torch.no_grad():
         assert objective(make_step([0, 1])).loss.isfinite()
-    assert objective.extra_state()["log_constants"].isnan().all()
+    assert objective.state_dict()["_log_constants"].isnan().all()
     objective.train()
     objective(make_step([0, 1], seed=1))
-    frozen = objective.extra_state()["log_constants"].clone()
-    objective.after_step()
+    frozen = objective.state_dict()["_log_constants"].clone()
+    objective.after_step(True)
     objective(make_step([4, 5], seed=2))
-    assert torch.equal(objective.extra_state()["log_constants"], frozen)
-    objective.discard_step()
-    state = {key: value.clone() for key, value in objective.extra_state().items()}
+    assert torch.equal(objective.state_dict()["_log_constants"], frozen)
+    objective.after_step(False)
     restored = build(replace(context, seed=9))
     restored.load_state_dict(objective.state_dict())
-    restored.load_extra_state(state)
     for seed in (3, 4):
         step = make_step([6, 7, 8], seed=seed)
         assert restored(step).loss.item() == objective(step).loss.item()
-        restored.after_step()
-        objective.after_step()
+        restored.after_step(True)
+        objective.after_step(True)
     assert torch.equal(restored.teacher_bank.data, objective.teacher_bank.data)
 
 
@@ -132,11 +120,11 @@ def test_evaluation_and_discarded_steps_write_nothing(context, make_step) -> Non
     before = [objective.student_bank.data.clone(), objective.teacher_bank.data.clone()]
     objective.eval()
     objective(make_step([0, 1]))
-    objective.after_step()
+    objective.after_step(True)
     objective.train()
     objective(make_step([0, 1]))
-    objective.discard_step()
-    objective.after_step()
+    objective.after_step(False)
+    objective.after_step(True)
     assert torch.equal(objective.student_bank.data, before[0])
     assert torch.equal(objective.teacher_bank.data, before[1])
 

@@ -1,4 +1,4 @@
-"""Two processes (gloo, DDP) against one with the same mini-batches: loss, weights, bank and queue."""
+"""Two processes (gloo, DDP) against one with the same mini-batches: loss, weights and bank."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bank-k": {"negatives": "in-batch-bank", "k": 3},
     "live": {"negatives": "in-batch"},
     "live-gradient": {"negatives": "in-batch", "negatives_gradient": True},
-    "queue": {"negatives": "queue", "queue_size": 13},
-    "blocks": {"contrast": "blocks", "negatives": "in-batch-bank", "learn_temperature": True},
-    "blocks-k": {"contrast": "blocks", "negatives": "in-batch-bank", "k": 3},
-    "blocks-live": {"contrast": "blocks", "negatives": "in-batch", "negatives_gradient": True},
-    "blocks-queue": {"contrast": "blocks", "negatives": "queue", "queue_size": 13},
 }
 # Mini-batches of 8, the halves of which belong to the processes; some examples occur twice.
 BATCHES = [[0, 1, 2, 3, 4, 5, 6, 7], [8, 3, 9, 10, 3, 11, 0, 12], [13, 13, 4, 1, 7, 15, 14, 9]]
@@ -62,7 +57,7 @@ class Model(nn.Module):
 def train(rank: int, world: int, settings: dict[str, Any], parts: int = 1) -> dict[str, Any]:
     """Trains for two epochs; each process has its share of the mini-batch, in `parts` accumulated batches."""
     model = Model(settings)
-    ddp = DistributedDataParallel(model) if world > 1 else None
+    ddp = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for number, batch in enumerate(BATCHES * 2):
@@ -82,12 +77,12 @@ def train(rank: int, world: int, settings: dict[str, Any], parts: int = 1) -> di
             total += loss.item()
         optimizer.step()
         optimizer.zero_grad()
-        model.crd.after_step()
+        model.crd.after_step(True)
         losses.append(total)
     return {
         "losses": torch.tensor(losses),
         "weights": {key: value.detach() for key, value in model.named_parameters()},
-        "state": model.crd.extra_state(),
+        "state": model.crd.state_dict(),
     }
 
 
