@@ -115,7 +115,7 @@ def test_blocks_can_be_written_as_on_the_command_line(given: Any, meant: Any) ->
         ("evaluate_every", "step"),
         ("early_stopping", 0),
         ("seed", -1),
-        ("report_to", "wandb"),
+        ("report_to", 3),
         ("group_by_length", "perhaps"),
     ],
 )

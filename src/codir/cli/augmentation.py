@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from codir.cli import options as o
+from codir.cli.flags import Given, section, with_settings
 from codir.cli.reporting import reports_errors
+from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 
 _PANEL = "Copies"
 
 
 @reports_errors
+@with_settings(DataConfig, without=("unlabeled", "limit_validation", "limit_unlabeled"), panel="Data")
 def augment(
-    ctx: typer.Context,
+    given: Given,
     model: Annotated[
         str,
         typer.Option(
@@ -24,19 +27,6 @@ def augment(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="file to write, .jsonl", metavar="FILE")],
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    train: o.Train = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    label: o.LabelColumn = None,
-    kind: o.KindOfLabels = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
-    max_length: o.MaxLength = None,
-    limit_train: o.LimitTrain = None,
-    holdout: o.Holdout = None,
     copies: Annotated[
         int,
         typer.Option("--copies", help="of each text, at most", min=1, metavar="N", rich_help_panel=_PANEL),
@@ -75,20 +65,12 @@ def augment(
 
     Example: codir augment --model bert-base-uncased --task cola --output augmented.jsonl
     """
-    from codir.config.data_config import DataConfig
-    from codir.config.loading import Settings, build
-
     known = ("auto", "fp32", "bf16", "fp16")
     if precision not in known:
         raise ConfigError(f"--precision {precision} is unknown. Known: {', '.join(known)}.")
-    settings = Settings()
-    for path, (flag, value) in o.given(ctx.params).items():
-        section, _, key = path.partition(".")
-        if section == "data":
-            settings.set((key,), value, flag)
-    if not settings.values.keys() & {"task", "train"}:
+    if not given.keys() & {"task", "train"}:
         raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
-    data = build(DataConfig, settings)
+    data = section(DataConfig, given)
     from codir.runs import augment as workflow
     from codir.runs.progress import quiet_libraries
 

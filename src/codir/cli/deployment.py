@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from codir.cli import options as o
+from codir.cli.flags import Given, section, with_settings
 from codir.cli.reporting import reports_errors
+from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 
 
@@ -28,8 +30,14 @@ NoData = Annotated[
 
 
 @reports_errors
+@with_settings(
+    DataConfig,
+    without=("unlabeled", "limit_train", "limit_unlabeled", "holdout"),
+    help=o.LENGTH_OF_RUN,
+    panel="Data",
+)
 def export(
-    ctx: typer.Context,
+    given: Given,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
     format: Annotated[str, _option("--format", "onnx, openvino or torch-bf16", "NAME")],
     output: Annotated[Path, _option("--output", "folder to make", "FOLDER")],
@@ -38,18 +46,6 @@ def export(
         str | None,
         _option("--precision", "fp32 or bf16 (default: bf16 for openvino, fp32 for onnx)", "NAME"),
     ] = None,
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    train: o.Train = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    label: o.LabelColumn = None,
-    kind: o.KindOfLabels = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
-    max_length: o.LengthOfRun = None,
-    limit_validation: o.LimitValidation = None,
     no_data: NoData = False,
     calibration: Annotated[
         int | None,
@@ -101,7 +97,7 @@ def export(
     from codir.engines.formats import Target
 
     Target.of(format, quantize, precision)  # before anything heavy is imported
-    data = _data(o.given(ctx.params), no_data)
+    data = _data(given, no_data)
     from codir.deploy import export as workflow
     from codir.runs.progress import quiet_libraries
 
@@ -114,7 +110,7 @@ def export(
         precision=precision,
         data=data,
         use_run_data=not no_data,
-        max_length=max_length,
+        max_length=given["max_length"][1] if "max_length" in given else None,
         calibration=workflow.CALIBRATION if calibration is None else calibration,
         max_difference=max_difference,
         min_agreement=min_agreement,
@@ -123,30 +119,28 @@ def export(
     )
 
 
-def _data(given: dict[str, tuple[str, Any]], no_data: bool) -> Any:
+def _data(given: Given, no_data: bool) -> Any:
     """Returns the data section; where no data are named, the single settings, which win over those of the run.
 
     Raises:
         ConfigError: data beside --no-data, or data that `DataConfig` refuses.
     """
-    from codir.config.data_config import DataConfig
-    from codir.config.loading import Settings, build
-
-    settings = Settings()
-    for path, (flag, value) in given.items():
-        section, _, key = path.partition(".")
-        if section == "data":
-            settings.set((key,), value, flag)
-            if no_data and key != "max_length":
-                raise ConfigError(f"{flag} names data and --no-data leaves them out: give one of them.")
-    if settings.values.keys() & {"task", "train", "validation"}:
-        return build(DataConfig, settings)
-    return settings.values or None
+    for key, (flag, _) in given.items():
+        if no_data and key != "max_length":
+            raise ConfigError(f"{flag} names data and --no-data leaves them out: give one of them.")
+    if given.keys() & {"task", "train", "validation"}:
+        return section(DataConfig, given)
+    return {key: value for key, (_, value) in given.items()} or None
 
 
 @reports_errors
+@with_settings(
+    DataConfig,
+    only=("task", "data_dir", "validation", "text", "text_pair", "encoding", "delimiter"),
+    panel="Data",
+)
 def latency(
-    ctx: typer.Context,
+    given: Given,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -165,13 +159,6 @@ def latency(
             show_default=False,
         ),
     ] = None,
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
     no_data: NoData = False,
     batch: Annotated[int, typer.Option("--batch", help="sequences in a batch", metavar="N")] = 32,
     max_length: Annotated[
@@ -204,9 +191,7 @@ def latency(
 
     Example: codir latency runs/teacher runs/student --engines torch,openvino --task sst2 --output latency.json
     """
-    data = _data(
-        {path: each for path, each in o.given(ctx.params).items() if path != "data.max_length"}, no_data
-    )
+    data = _data(given, no_data)
     from codir.deploy import latency as workflow
     from codir.runs.progress import quiet_libraries
 

@@ -8,27 +8,19 @@ from typing import Annotated
 import typer
 
 from codir.cli import options as o
+from codir.cli.flags import Given, section, with_settings
 from codir.cli.reporting import reports_errors
+from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 
 
 @reports_errors
+@with_settings(
+    DataConfig, without=("unlabeled", "limit_train", "limit_unlabeled"), help=o.LENGTH_OF_RUN, panel="Data"
+)
 def evaluate(
-    ctx: typer.Context,
+    given: Given,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    train: o.Train = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    label: o.LabelColumn = None,
-    kind: o.KindOfLabels = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
-    max_length: o.LengthOfRun = None,
-    limit_validation: o.LimitValidation = None,
-    holdout: o.Holdout = None,
     batch_size: o.EvaluationBatch = 32,
 ) -> None:
     """Measure a model on the validation data of a task.
@@ -37,19 +29,11 @@ def evaluate(
 
     Example: codir evaluate runs/student --task sst2
     """
-    from codir.config.data_config import DataConfig
-    from codir.config.loading import Settings, build
-
-    settings = Settings()
-    for path, (flag, value) in o.given(ctx.params).items():
-        section, _, key = path.partition(".")
-        if section == "data":
-            settings.set((key,), value, flag)
-    if not settings.values.keys() & {"task", "train", "validation"}:
+    if not given.keys() & {"task", "train", "validation"}:
         raise ConfigError(
             "There is nothing to evaluate on: add --task sst2, or --validation dev.csv --text review --label stars."
         )
-    data = build(DataConfig, settings)
+    data = section(DataConfig, given)
     from codir.runs import evaluate as workflow
     from codir.runs.progress import quiet_libraries
 
@@ -58,7 +42,9 @@ def evaluate(
 
 
 @reports_errors
+@with_settings(DataConfig, only=("text", "text_pair", "encoding", "delimiter"), panel="Data")
 def predict(
+    given: Given,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
     input: Annotated[  # the flag's name
         Path,
@@ -67,14 +53,6 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="predictions to write, .jsonl", metavar="FILE")],
-    text: Annotated[str | None, typer.Option(help="column with the text", metavar="COLUMN")] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(help="column with the second text", metavar="COLUMN")
-    ] = None,
-    encoding: Annotated[str | None, typer.Option(help=o.description("data.encoding"), metavar="NAME")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help=o.description("data.delimiter"), metavar="CHARACTER")
-    ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(
@@ -98,15 +76,13 @@ def predict(
     from codir.runs.progress import quiet_libraries
 
     quiet_libraries()
+    columns = {name: value for name, (_, value) in given.items()}
     workflow.predict(
         model,
         input,
         output,
         batch_size=batch_size,
-        text=text,
-        text_pair=text_pair,
-        encoding=encoding,
-        delimiter=delimiter,
         max_length=max_length,
         overwrite=overwrite,
+        **columns,
     )

@@ -16,6 +16,7 @@ from codir import __version__
 from codir.cli import options as o
 from codir.cli.augmentation import augment
 from codir.cli.deployment import export, latency
+from codir.cli.flags import Given, with_settings
 from codir.cli.judging import evaluate, predict
 from codir.cli.pages import report
 from codir.cli.pretraining import corpus, plan, pretrain
@@ -23,6 +24,7 @@ from codir.cli.publishing import publish, submit
 from codir.cli.reporting import reports_errors
 from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
+from codir.config.config import DistillConfig, FinetuneConfig
 from codir.errors import ConfigError
 from codir.printing import say, settle
 
@@ -70,40 +72,15 @@ def _codir(
 
 @app.command()
 @reports_errors
-def finetune(
-    ctx: typer.Context,
-    model: o.Model = None,
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    train: o.Train = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    label: o.LabelColumn = None,
-    kind: o.KindOfLabels = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
-    max_length: o.MaxLength = None,
-    limit_train: o.LimitTrain = None,
-    limit_validation: o.LimitValidation = None,
-    holdout: o.Holdout = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    learning_rate: o.LearningRate = None,
-    precision: o.PrecisionName = None,
-    seed: o.Seed = None,
-    config: o.ConfigFile = None,
-    overrides: o.Overrides = None,
-    output: o.Output = None,
-    resume: o.Resume = None,
-) -> None:
+@with_settings(FinetuneConfig, without=("data.unlabeled", "data.limit_unlabeled"))
+def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides = None) -> None:
     """Fine-tune an encoder on a task; the result can serve as a teacher.
 
     Example: codir finetune --model roberta-base --task sst2 --output runs/teacher
     """
     from codir.config.loading import load_finetune
 
-    settings = load_finetune(config=config, overrides=overrides or (), flags=o.given(ctx.params))
+    settings = load_finetune(config=config, overrides=overrides or (), flags=given)
     from codir.runs import finetune as workflow
     from codir.runs.progress import quiet_libraries
 
@@ -113,47 +90,12 @@ def finetune(
 
 @app.command()
 @reports_errors
+@with_settings(DistillConfig, without=("recipe",))
 def distill(
-    ctx: typer.Context,
-    teacher: o.Teacher = None,
-    task: o.Task = None,
-    data_dir: o.DataDir = None,
-    train: o.Train = None,
-    validation: o.Validation = None,
-    text: o.TextColumn = None,
-    text_pair: o.TextPairColumn = None,
-    label: o.LabelColumn = None,
-    kind: o.KindOfLabels = None,
-    encoding: o.Encoding = None,
-    delimiter: o.Delimiter = None,
-    max_length: o.MaxLength = None,
-    limit_train: o.LimitTrain = None,
-    limit_validation: o.LimitValidation = None,
-    holdout: o.Holdout = None,
-    unlabeled: o.Unlabeled = None,
-    limit_unlabeled: o.LimitUnlabeled = None,
-    student_layers: o.StudentLayers = None,
-    student_init: o.StudentInit = None,
-    student: o.StudentModel = None,
-    student_config: o.StudentConfigFile = None,
-    student_origin: o.StudentOrigin = None,
-    student_width: o.StudentWidth = None,
-    student_intermediate: o.StudentIntermediate = None,
-    student_freeze: o.StudentFreeze = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    learning_rate: o.LearningRate = None,
-    precision: o.PrecisionName = None,
-    seed: o.Seed = None,
+    given: Given,
     recipe: o.RecipeName = None,
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,
-    cache: o.Cache = None,
-    cache_dir: o.CacheDir = None,
-    baseline: o.Baseline = None,
-    kd: o.Kd = None,
-    output: o.Output = None,
-    resume: o.Resume = None,
 ) -> None:
     """Distil a fine-tuned teacher into a smaller student, and print the table that compares them.
 
@@ -161,9 +103,7 @@ def distill(
     """
     from codir.config.loading import load_distill
 
-    settings = load_distill(
-        recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
-    )
+    settings = load_distill(recipe=recipe, config=config, overrides=overrides or (), flags=given)
     from codir.runs import distill as workflow
     from codir.runs.progress import quiet_libraries
 

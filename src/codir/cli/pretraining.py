@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from codir.cli import options as o
+from codir.cli.flags import Given, with_settings
 from codir.cli.reporting import reports_errors
+from codir.config.pretraining import PretrainConfig
 from codir.errors import ConfigError
 
 
@@ -96,28 +98,12 @@ def corpus(
 
 
 @reports_errors
+@with_settings(PretrainConfig, without=("recipe", "student.origin"))
 def pretrain(
-    ctx: typer.Context,
-    corpus: o.CorpusFolder = None,
-    teacher: o.PretrainTeacher = None,
-    student_layers: o.StudentLayers = None,
-    student_init: o.StudentInit = None,
-    student: o.StudentModel = None,
-    student_config: o.StudentConfigFile = None,
-    student_width: o.StudentWidth = None,
-    student_intermediate: o.StudentIntermediate = None,
-    student_freeze: o.StudentFreeze = None,
-    steps: o.Steps = None,
-    batch_size: o.GlobalBatch = None,
-    micro_batch: o.MicroBatch = None,
-    learning_rate: o.PretrainLearningRate = None,
-    precision: o.PrecisionName = None,
-    seed: o.Seed = None,
-    recipe: o.PretrainRecipe = None,
+    given: Given,
+    recipe: o.RecipeName = None,
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,
-    output: o.Output = None,
-    resume: o.Resume = None,
 ) -> None:
     """Pre-train a smaller encoder on a corpus, with a pre-trained teacher or, in the first stage, without.
 
@@ -127,9 +113,7 @@ def pretrain(
     """
     from codir.config.loading import load_pretrain
 
-    settings = load_pretrain(
-        recipe=recipe, config=config, overrides=overrides or (), flags=o.given(ctx.params)
-    )
+    settings = load_pretrain(recipe=recipe, config=config, overrides=overrides or (), flags=given)
     from codir.runs import pretrain as workflow
     from codir.runs.progress import quiet_libraries
 
@@ -137,31 +121,49 @@ def pretrain(
     workflow.pretrain(settings)
 
 
+def _plan_option(flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(flag, help=help, metavar=metavar, show_default=False, rich_help_panel="Plan", **more)
+
+
 @reports_errors
+@with_settings(PretrainConfig, without=("recipe", "output", "resume", "student.origin"))
 def plan(
-    ctx: typer.Context,
-    recipe: o.PlanRecipes = None,
-    teacher: o.PretrainTeacher = None,
-    student_layers: o.StudentLayers = None,
-    student_init: o.StudentInit = None,
-    student: o.StudentModel = None,
-    student_config: o.StudentConfigFile = None,
-    student_width: o.StudentWidth = None,
-    student_intermediate: o.StudentIntermediate = None,
-    student_freeze: o.StudentFreeze = None,
-    corpus: o.CorpusFolder = None,
-    blocks: o.PlanBlocks = None,
-    block: o.PlanBlock = None,
-    steps: o.Steps = None,
-    batch_size: o.GlobalBatch = None,
-    micro_batch: o.MicroBatch = None,
-    precision: o.PrecisionName = None,
-    gpus: o.Gpus = 1,
-    device: o.DeviceName = None,
-    efficiency: o.Efficiency = None,
-    measure: o.MeasureSteps = False,
-    paper: o.PaperSetting = False,
-    json_file: o.JsonFile = None,
+    given: Given,
+    recipe: Annotated[
+        str | None,
+        _plan_option(
+            "--recipe",
+            "recipe to plan, or several with commas between them, one stage each (default: codir-pre)",
+            "NAMES",
+        ),
+    ] = None,
+    blocks: Annotated[
+        int | None, _plan_option("--blocks", "blocks of the corpus, where there is none yet", "N", min=1)
+    ] = None,
+    block: Annotated[
+        int | None, _plan_option("--block", "tokens of a block, likewise (default: 512)", "TOKENS", min=4)
+    ] = None,
+    gpus: Annotated[int, _plan_option("--gpus", "processes, one for each GPU (default: 1)", "N", min=1)] = 1,
+    device: Annotated[
+        str | None,
+        _plan_option(
+            "--device",
+            "GPU to estimate for: t4, v100, a10, l4, l40s, a100, h100 or h200 (default: a100)",
+            "NAME",
+        ),
+    ] = None,
+    efficiency: Annotated[
+        float | None, _plan_option("--efficiency", "share of the peak that is reached (default: 0.35)", "X")
+    ] = None,
+    measure: Annotated[
+        bool, _plan_option("--measure", "time a few warm-up steps on this machine instead of estimating")
+    ] = False,
+    paper: Annotated[
+        bool, _plan_option("--paper", "the paper's own setting: RoBERTa-base to 6 blocks, both stages")
+    ] = False,
+    json_file: Annotated[
+        Path | None, _plan_option("--json", "write the numbers to this file as well", "FILE")
+    ] = None,
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,
 ) -> None:
@@ -177,7 +179,7 @@ def plan(
         recipes=recipe,
         config=config,
         overrides=overrides or (),
-        flags=o.given(ctx.params),
+        flags=given,
         blocks=blocks,
         block=block,
         gpus=gpus,

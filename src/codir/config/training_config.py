@@ -62,6 +62,11 @@ class OptimisationConfig(Section):
         description="anything else, passed on to transformers.TrainingArguments by its names there",
     )
 
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _names_with_commas(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         for name in self.arguments:

@@ -1,0 +1,161 @@
+"""The flags of commands that set a configuration: one for each of its fields, which say type and help themselves."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from codir.settings import Section
+
+Given = Mapping[str, tuple[str, Any]]
+"""The flags that were given, as `codir.config.loading` takes them: by the dotted key, the flag and its value."""
+
+SectionT = TypeVar("SectionT", bound=Section)
+_PANELS = {"data": "Data", "student": "Student", "training": "Training"}
+_MORE = "Training in detail"
+# What most runs set, of the many settings of a training; the others have a panel of their own.
+_USUAL = frozenset({"epochs", "steps", "batch_size", "micro_batch", "learning_rate", "precision", "seed"})
+_METAVARS = {
+    **dict.fromkeys(("train", "validation", "unlabeled", "student.config"), "FILE"),
+    **dict.fromkeys(("text", "text_pair", "label"), "COLUMN"),
+    **dict.fromkeys(("teacher", "model", "student.model", "student.origin"), "MODEL"),
+    **dict.fromkeys(("output", "data_dir", "cache_dir", "corpus"), "FOLDER"),
+    **{"max_length": "TOKENS", "holdout": "SHARE", "kind": "KIND", "delimiter": "CHARACTER"},
+    **{"student.init": "HOW", "student.freeze": "PARTS"},
+}
+
+
+class Flag(NamedTuple):
+    """One flag.
+
+    Attributes:
+        parameter: the parameter of the command.
+        path: the dotted key of the setting.
+        name: the flag itself.
+        annotation: the parameter's type for typer, with help.
+    """
+
+    parameter: str
+    path: str
+    name: str
+    annotation: Any
+
+
+def with_settings(
+    model: type[BaseModel],
+    only: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+    help: Mapping[str, str] | None = None,
+    panel: str = "Run",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command a flag for each setting of a configuration, and the command those that were given, as `given`.
+
+    Args:
+        model: the configuration, or a section of it.
+        only: the keys that get a flag; all by default.
+        without: keys that get none.
+        help: the help of a key where it is not the setting's own description.
+        panel: the panel of the help in which settings outside of a section stand.
+    """
+    flags = [
+        flag
+        for flag in _flags(model, "", help or {}, panel)
+        if (not only or flag.path in only) and flag.path not in without
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+        taken = {parameter.name for parameter in own}
+        mine = [flag for flag in flags if flag.parameter not in taken]
+
+        @functools.wraps(command)
+        def wrapped(**parameters: Any) -> None:
+            values = {flag: parameters.pop(flag.parameter, None) for flag in mine}
+            given = {
+                flag.path: (f"--no-{flag.name[2:]}" if value is False else flag.name, value)
+                for flag, value in values.items()
+                if value not in (None, [], ())  # one that may be repeated and was not given is empty
+            }
+            command(**parameters, given=given)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        made = [inspect.Parameter(f.parameter, kind, default=None, annotation=f.annotation) for f in mine]
+        parameters = [*(parameter.replace(kind=kind) for parameter in own), *made]
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapped
+
+    return decorate
+
+
+def section(model: type[SectionT], given: Given) -> SectionT:
+    """Builds a section of settings out of the flags that were given; raises `ConfigError` for a wrong one."""
+    from codir.config.loading import Settings, build
+
+    settings = Settings()
+    settings.set_given((), given)
+    return build(model, settings)
+
+
+def description(field: FieldInfo) -> str:
+    """Returns the description of a setting, with its default where it has a plain one."""
+    text = field.description or ""
+    if isinstance(field.default, bool) or not isinstance(field.default, int | float | str):
+        return text
+    return f"{text} (default: {field.default})"
+
+
+def _flags(model: type[BaseModel], within: str, help: Mapping[str, str], panel: str) -> Iterator[Flag]:
+    for name, field in model.model_fields.items():
+        path = f"{within}.{name}" if within else name
+        annotation = _without_none(field.annotation)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _flags(annotation, path, help, panel)
+        elif (kind := _kind(annotation)) is not None:
+            yield _flag(path, field, kind, help.get(path), panel)
+
+
+def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str) -> Flag:
+    section, _, name = path.rpartition(".")
+    plain = section in ("", "data", "training")  # others say whose setting it is
+    parameter = name if plain else section if name == "model" else f"{section}_{name}"
+    flag = f"--{parameter.replace('_', '-')}"
+    panel = _PANELS.get(section, panel)
+    if section == "training" and name not in _USUAL:
+        panel = _MORE
+    both = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag
+    usual = {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(kind)
+    option = typer.Option(
+        both,
+        help=help or description(field),
+        metavar=_METAVARS.get(name if plain else path, usual),
+        show_default=False,
+        rich_help_panel=panel,
+    )
+    return Flag(parameter, path, flag, Annotated[kind | None, option])
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        parts = [part for part in get_args(annotation) if part is not type(None)]
+        return parts[0] if len(parts) == 1 else Union[tuple(parts)]  # noqa: UP007 - made at run time
+    return annotation
+
+
+def _kind(annotation: Any) -> Any:
+    """Returns the type of a flag for a setting; None for mappings, which a flag cannot hold."""
+    if annotation in (bool, int, float, Path, list[Path]):
+        return annotation
+    if get_origin(annotation) is dict:
+        return None
+    if get_origin(annotation) in (Union, UnionType) and Path in get_args(annotation):
+        return Path
+    return str  # also lists and choices, which the configuration reads out of a text
