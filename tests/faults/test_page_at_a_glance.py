@@ -80,7 +80,7 @@ def _tiles(page: str) -> str:
 
 def test_the_title_is_in_words(run: Path) -> None:
     page = _page(run)
-    assert "Negative or positive: distilled student with 1 of 2 blocks" in page
+    assert "Negative or positive: distilled student with 1 of 2 layers" in page
     assert "for train" not in page
     assert "Scores: train" not in page
     assert "codir report · xyz-17" in page

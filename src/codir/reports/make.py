@@ -1,4 +1,4 @@
-"""`codir report`: gathers a run or a study and writes its page."""
+"""`codir report`: reads a run or a study and writes its page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from pathlib import Path
 from codir.errors import ConfigError, RunError
 from codir.outputs import held, output_file
 from codir.printing import Console, terminal
-from codir.reports.gather import gather
 
 PAGE = "report.html"
 # What says that a page is ours and may be replaced; it stands in the page's head.
 MARKER = b'<meta name="generator" content="codir'
 _HEAD = 16_384  # bytes in which it is looked for
-_NEEDED = ("jinja2", "plotly")
 
 
 def report(
@@ -44,7 +42,7 @@ def report(
         data_dir: folder of the task's data, instead of the one that the run names.
         examples: validation examples that each model is run over once, at most.
         models: False runs no model; what needs one is left out, and the page says so.
-        images: folder for the main figures as pictures.
+        images: folder for the page's figures as pictures.
         overwrite: replaces any file at `output`.
         show: opens the page in the browser.
         console: where to print; the terminal by default.
@@ -59,17 +57,25 @@ def report(
     console = terminal(console)
     folder = Path(folder).expanduser()
     page = folder / PAGE if output is None else Path(output).expanduser()
-    _require_packages()
+    # said before minutes are spent
+    if absent := [name for name in ("jinja2", "plotly") if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f'The report needs {" and ".join(absent)}: pip install "codir[report]"')
+    if examples < 2:
+        raise ConfigError(f"--examples {examples}: give at least 2, or --no-models to run no model.")
     with contextlib.ExitStack() as stack:
         if folder.is_dir():
             stack.enter_context(output_file(page, overwrite=overwrite, own=_is_ours))
         if images is not None:
             stack.enter_context(held(images, "--images"))
-        found = gather(
-            folder, latency=latency, exported=exported, data_dir=data_dir, examples=examples, models=models
-        )
         from codir.reports.page import write_page
+        from codir.reports.run import read_run
+        from codir.reports.study import read_study
+        from codir.reports.times import Wanted
+        from codir.studies.results import is_study
 
+        where = [None if each is None else Path(each) for each in (latency, data_dir)]
+        wanted = Wanted(where[0], [Path(each) for each in exported], where[1], examples if models else 0)
+        found = read_study(folder, wanted) if is_study(folder) else read_run(folder, wanted)
         write_page(found, page)
         if found.words:
             console.print(found.words[0], highlight=False, markup=False)
@@ -86,19 +92,10 @@ def report(
     return page
 
 
-def _require_packages() -> None:
-    """Says what is missing before minutes are spent."""
-    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if absent:
-        raise ConfigError(f'The report needs {" and ".join(absent)}: pip install "codir[report]"')
-
-
 def _is_ours(page: Path) -> bool:
-    """Says whether a file is a report of codir's, which may be replaced."""
     try:
         with open(page, "rb") as file:
             return MARKER in file.read(_HEAD)
     except OSError as error:
-        raise RunError(
-            f"{page} cannot be read: {error.strerror or error}. Choose another --output."
-        ) from error
+        why = error.strerror or error
+        raise RunError(f"{page} cannot be read: {why}. Choose another --output.") from error

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import gather
 from small_world import TRAINING, World, quiet
-from test_gather_latency import export, row, write
+from test_times import export, row, write
 
 from codir.errors import RunError
-from codir.reports.contents import Report
-from codir.reports.gather import gather
-from codir.reports.headline import tiles
+from codir.reports.summary import tiles
+from codir.reports.values import Report
 from codir.studies.findings import find
 from codir.studies.results import read_results
 
@@ -80,7 +80,7 @@ def test_each_task_and_the_average_have_a_table(report: Report, finished: Path) 
             assert model.kept == pytest.approx(model.score / teacher)
             assert model.agreement == pytest.approx(statistics.fmean(row[1]["agreement"] for row in rows))
             assert (model.parameters, model.bytes) == (rows[0][1]["parameters"], rows[0][1]["bytes"])
-            assert (model.blocks, panel.models[0].blocks) == (2, 4)
+            assert (model.layers, panel.models[0].layers) == (2, 4)
             assert panel.models[0].score == teacher
     for model in average.models[1:]:
         expected = [

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import gather
 from small_world import World
 
 from codir.deploy.latency_table import LatencyResult, LatencyRow
 from codir.engines.folder import Manifest
 from codir.errors import RunError
-from codir.reports import export_lines
-from codir.reports.contents import ReportedModel
-from codir.reports.gather import gather
+from codir.reports.times import engine_named
+from codir.reports.values import Model
 from codir.runs.timing import RealLengths, Timing
 
 
@@ -48,7 +48,7 @@ def requests(texts: int, p50: float, p95: float) -> RealLengths:
     return RealLengths(texts, 10, p50, p95, p50, 100.0, 1.0, 20.0)
 
 
-def by_name(models: Any) -> dict[str, ReportedModel]:
+def by_name(models: Any) -> dict[str, Model]:
     return {model.name: model for model in models}
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_file_that_only_lies_there_is_named(copy_of: Path) -> None:
 
 
 def test_an_engine_is_not_named_twice() -> None:
-    assert export_lines.named("openvino-int8", "openvino-int8", "int8") == "openvino-int8"
-    assert export_lines.named("torch-bf16", "torch-bf16", "bf16") == "torch-bf16"
-    assert export_lines.named("deploy", "openvino", "int8") == "deploy (openvino int8)"
-    assert export_lines.named("onnx-int8", "onnxruntime", "int8") == "onnx-int8 (onnxruntime int8)"
+    assert engine_named("openvino-int8", "openvino-int8", "int8") == "openvino-int8"
+    assert engine_named("torch-bf16", "torch-bf16", "bf16") == "torch-bf16"
+    assert engine_named("deploy", "openvino", "int8") == "deploy (openvino int8)"
+    assert engine_named("onnx-int8", "onnxruntime", "int8") == "onnx-int8 (onnxruntime int8)"

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from small_world import World, quiet
+from reading import gather
+from small_world import World
 
+import codir
 from codir.errors import ConfigError, RunError
-from codir.reports.gather import gather
 
 
 def parts(missing: list[tuple[str, str]]) -> dict[str, str]:
@@ -99,8 +100,8 @@ def test_a_run_of_an_older_codir(copy_of: Path) -> None:
     missing = parts(report.missing)
     assert "codir latency" in missing["times"]
     assert "contrast.safetensors is not there" in missing["the contrast's shared space"]
-    assert [len(clouds.clouds) for clouds in report.clouds] == [1, 1]  # each model's last block
-    assert "last block of the teacher" in report.clouds[0].space
+    assert [len(figure.switches[0]) for figure in report.clouds] == [1, 1]  # each model's last block
+    assert "last layer of the teacher" in report.clouds[0].title
     assert report.similarities
     assert report.disagreements
 
@@ -117,8 +118,8 @@ def test_the_teacher_is_gone(copy_of: Path) -> None:
     missing = parts(report.missing)
     assert "/nowhere/teacher does not exist" in missing["teacher"]
     assert {"similarity", "disagreements"} <= set(missing)
-    assert [confusion.name for confusion in report.confusions] == ["CoDIR student", "undistilled student"]
-    assert [clouds.clouds[0].name for clouds in report.clouds] == ["CoDIR student"]
+    assert [figure.title for figure in report.confusions] == ["CoDIR student", "Undistilled student"]
+    assert [figure.switches[0][0][0] for figure in report.clouds] == ["CoDIR student"]
     assert report.panels[0].models[0].name == "teacher"
 
 
@@ -157,7 +158,7 @@ def test_paths_are_found_from_where_the_run_lies(
     report = gather(copy_of)
     assert report.similarities
     assert report.missing == []
-    assert report.panels[0].models[0].blocks == 4
+    assert report.panels[0].models[0].layers == 4
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_damaged_lines_of_the_log_are_counted(copy_of: Path) -> None:
     log = copy_of / "log.jsonl"
     log.write_text("garbage\n\x00\x01\n" + log.read_text() + '[1, 2]\n{"loss_task": "high", "step": 1}\n')
     report = gather(copy_of, models=False)
-    assert parts(report.missing)["curves"] == f"lines 1, 2 of {log} are damaged and left out"
+    assert parts(report.missing)["curves"] == f"{log} is damaged; left out: line 1, 2"
     assert report.curves
 
 
@@ -255,36 +256,8 @@ def test_damaged_weights_cost_what_needs_them_only(copy_of: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:200])
     report = gather(copy_of)
     assert "truncated or damaged" in parts(report.missing)["CoDIR student"]
-    assert [confusion.name for confusion in report.confusions] == ["teacher", "undistilled student"]
+    assert [figure.title for figure in report.confusions] == ["Teacher", "Undistilled student"]
     assert report.panels
-
-
-def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
-    from codir import distill
-
-    settings = report_world.settings(tmp_path / "run", objectives={"task": {}, "kd": {}}, baseline=False)
-    run = distill(**settings, recipe="kd", timing=False, console=quiet()).output
-    assert not (run / "contrast.safetensors").exists()
-    report = gather(run)
-    reason = parts(report.missing)["the contrast's shared space"]
-    assert "no contrastive objective" in reason
-    assert len(report.clouds) == 2
-    # whatever it learned from, the run's own student is the one that is called so
-    assert [model.role for model in report.panels[0].models] == ["teacher", "codir"]
-    assert report.panels[0].models[1].blocks == 2
-
-
-def test_a_fine_tuning_has_a_report(report_world: World) -> None:
-    report = gather(report_world.teacher)
-    score = json.loads((report_world.teacher / "metrics.json").read_text())["metrics"]["accuracy"]
-    assert report.words == [f"The fine-tuned model scores {score:.4f} in accuracy."]
-    assert report.panels[0].models[0].score == score
-    assert {curve.kind for curve in report.curves} == {"loss", "score"}
-    assert dict(report.costs)["training of the model"]
-    assert [confusion.name for confusion in report.confusions] == ["fine-tuned model"]
-    assert report.panels[0].constant == 0.5
-    assert [cloud.name for clouds in report.clouds for cloud in clouds.clouds] == ["fine-tuned model"]
-    assert {"similarity", "disagreements", "times"} == {part for part, _ in report.missing}
 
 
 def test_what_is_no_run_is_refused_with_the_way_out(
@@ -303,7 +276,7 @@ def test_what_is_no_run_is_refused_with_the_way_out(
         with pytest.raises(RunError, match=message.replace("(", r"\(")):
             gather(path)
     with pytest.raises(ConfigError, match="--no-models"):
-        gather(copy_of, examples=1)
+        codir.report(copy_of, examples=1)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -12,8 +12,8 @@ from typing import Any
 import fakes
 import pytest
 
-from codir.reports.contents import Report
 from codir.reports.page import write_page
+from codir.reports.values import Report
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -30,18 +30,13 @@ DRAWN = """place => {
 }"""
 
 
-def without_figures() -> Report:
-    """Returns the full report without what is drawn: its page loads at once, plotly.js is not in it."""
-    return replace(fakes.full(), panels=[], curves=[], similarities=[], clouds=[], confusions=[])
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], Report]], Path]:
     """Returns a function that writes a report's page, once."""
     folder = tmp_path_factory.mktemp("pages")
 
     def write(make: Callable[[], Report]) -> Path:
-        path = folder / f"{make.__name__}.html"
+        path = folder / f"{make.__qualname__.replace('<locals>', '')}.html"
         if not path.exists():
             write_page(make(), path)
         return path
@@ -121,12 +116,7 @@ def draw_all(page: Any) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("make", "first", "then"),
     [
-        (fakes.full, DESKTOP, PHONE),
         (fakes.empty, DESKTOP, PHONE),
-        (fakes.unfinished, PHONE, DESKTOP),
-        (fakes.scores, PHONE, DESKTOP),
-        (fakes.study, PHONE, DESKTOP),
-        (fakes.many_models, DESKTOP, PHONE),
         (fakes.many_measured, PHONE, DESKTOP),
         (fakes.many_classes, DESKTOP, PHONE),
     ],
@@ -149,17 +139,6 @@ def test_every_figure_draws_and_the_page_never_scrolls_sideways(
             place = page.locator("[data-figure='clouds-0']")
             points = "place => place.querySelector('canvas') ? 3600 : place.querySelectorAll('.point').length"
             assert place.evaluate(points) == 3600
-
-
-def test_no_sideways_scrolling_at_any_width(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full) as page:
-        draw_all(page)
-        for width in (1920, 1024, 768, 641, 640, 360):
-            page.set_viewport_size({"width": width, "height": 800})
-            page.wait_for_timeout(100)
-            assert page.evaluate(OVERFLOW) <= 0, width
-        # a wide table becomes a list
-        assert page.locator(".scroll").first.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
 
 
 @pytest.mark.parametrize(
@@ -194,15 +173,120 @@ def test_hostile_texts_are_shown_and_run_nothing(
         assert page.evaluate(OVERFLOW) <= 0
 
 
-def test_hovering_shows_the_text_as_it_is(opened: Callable[..., Any]) -> None:
-    def report() -> Report:
-        made = fakes.full()
-        for cloud in made.clouds[0].clouds:
-            object.__setattr__(cloud, "texts", ["<a href='x'>see</a> &lt; <b>bold</b>"] * len(cloud.points))
-        return made
+def test_a_run_in_one_visit(opened: Callable[..., Any]) -> None:
+    with opened(fakes.full, color_scheme="dark") as page:
+        # all is drawn though nobody scrolls
+        eventually(
+            page, "() => [...document.querySelectorAll('[data-figure]')].every(e => 'drawn' in e.dataset)"
+        )
+        assert page.evaluate("window.scrollY") == 0
+        assert page.locator("[data-figure]").count() > 8
+        for figure in draw_all(page):
+            assert figure["marks"] > 0
+            assert figure["height"] > 150
+            assert 200 < figure["width"] <= figure["inside"] + 1
+        # dark as the system says, then light by the button, and back
+        button = page.locator("#theme")
+        for dark in (True, False, True):
+            assert button.get_attribute("aria-pressed") == str(dark).lower()
+            assert (luminance(page, "body", "backgroundColor") < 60) == dark
+            eventually(
+                page,
+                """dark => [...document.querySelectorAll('.xtitle')].every(each =>
+                    (Number(getComputedStyle(each).fill.match(/\\d+/)[0]) > 128) === dark)""",
+                dark,
+            )
+            button.click()
+        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        # the table sorts
+        names = page.locator("table.sortable tbody th")
+        first = names.all_inner_texts()
+        heading = page.get_by_role("columnheader", name="speed-up")
+        heading.get_by_role("button").click()
+        assert heading.get_attribute("aria-sort") == "descending"
+        assert names.first.inner_text() == "CoDIR student, openvino bf16"
+        heading.get_by_role("button").press("Enter")
+        assert (heading.get_attribute("aria-sort"), names.first.inner_text()) == ("ascending", "teacher")
+        page.get_by_role("columnheader", name="Model").get_by_role("button").click()
+        assert names.all_inner_texts() == sorted(first, key=str.lower)
+        assert page.locator("th[aria-sort]").count() == 1
+        # buttons hide and show clouds and classes
+        place, group = page.locator("[data-figure='clouds-0']"), page.locator("[data-switches='clouds-0']")
+        for name, left in (("bank", 300), ("equivalent", 150), ("bank", 300)):
+            group.get_by_role("button", name=name, exact=True).click()
+            shows(page, place, left)
+        # nothing is cut off at any width: a wide table becomes a list, and a table again
+        for width in (1920, 1024, 768, 641, 640, 390, 360, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.wait_for_timeout(100)
+            assert page.evaluate(OVERFLOW) <= 0, width
+            assert page.locator(".scroll").first.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
+            stacked = page.locator(".scroll").first.evaluate("each => each.classList.contains('stacked')")
+            assert stacked or width > 400
 
-    report.__name__ = "hover"
+
+def test_a_study_in_one_visit(opened: Callable[..., Any], tmp_path: Path) -> None:
+    def report() -> Report:
+        made = fakes.study()
+        models = [
+            replace(model, kept=None) if n == 3 else model for n, model in enumerate(made.panels[0].models)
+        ]
+        return replace(made, panels=[replace(made.panels[0], models=models), *made.panels[1:]])
+
+    with opened(report, color_scheme="dark") as page:
+        tabs = page.get_by_role("tab")
+        assert tabs.all_inner_texts() == ["mrpc", "cola", "average"]
+        kept = page.locator("#panel-0").get_by_role("columnheader", name="kept").get_by_role("button")
+        for _ in range(2):  # unknown values come last both ways
+            kept.click()
+            last = page.locator("#panel-0 tbody tr").last.locator("th").inner_text()
+            assert last == "codir-fine with a weight of 0.00"
+        tabs.nth(1).click()
+        assert page.get_by_role("tabpanel").count() == 1
+        assert (page.locator("#panel-1").is_visible(), page.locator("#panel-0").is_hidden()) == (True, True)
+        assert [figure["width"] > 600 for figure in draw_all(page)] == [True, True]
+        tabs.nth(1).focus()
+        for key, number in (("ArrowRight", 2), ("ArrowRight", 0), ("End", 2), ("Home", 0)):
+            page.keyboard.press(key)
+            assert page.locator(f"#panel-{number}").is_visible()
+        assert tabs.nth(0).get_attribute("aria-selected") == "true"
+        assert tabs.nth(1).get_attribute("tabindex") == "-1"
+        # on paper all is open and light, those of tabs that nobody has opened, too
+        page.emulate_media(media="print")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert luminance(page, "body", "backgroundColor") > 200
+        assert all(page.locator(f"#panel-{number}").is_visible() for number in range(3))
+        assert page.locator("details:not([open])").count() == 0
+        eventually(
+            page,
+            "() => [...document.querySelectorAll('[data-figure]')].every(e => e.querySelector('.main-svg'))",
+        )
+        assert not page.locator(".top").is_visible()
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        page.emulate_media(media="screen")
+        assert luminance(page, "body", "backgroundColor") < 60
+
+
+def test_it_is_used_from_the_keyboard_alone(opened: Callable[..., Any]) -> None:
+    def report() -> Report:
+        return replace(fakes.without_figures(), panels=fakes.full().panels)
+
     with opened(report) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        reached = set()
+        for _ in range(70):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        assert {"theme", "scroll", "chip", "search", "next"} <= reached
+
+
+def test_hovering_shows_the_text_as_it_is(opened: Callable[..., Any]) -> None:
+    def hover() -> Report:
+        texts = ("<a href='x'>see</a> &lt; <b>bold</b>",)
+        return replace(fakes.without_figures(), clouds=fakes.clouds(fakes.CLASSES, 10, texts))
+
+    with opened(hover) as page:
         place = page.locator("[data-figure='clouds-0']")
         place.scroll_into_view_if_needed()
         page.wait_for_function("place => 'drawn' in place.dataset", arg=place.element_handle())
@@ -213,58 +297,8 @@ def test_hovering_shows_the_text_as_it_is(opened: Callable[..., Any]) -> None:
         assert page.locator(".hoverlayer a").count() == 0
 
 
-def test_tabs_by_mouse_and_by_keyboard(opened: Callable[..., Any]) -> None:
-    with opened(fakes.study) as page:
-        tabs = page.get_by_role("tab")
-        assert tabs.all_inner_texts() == ["mrpc", "cola", "average"]
-        tabs.nth(1).click()
-        assert page.get_by_role("tabpanel").count() == 1
-        assert page.locator("#panel-1").is_visible()
-        assert page.locator("#panel-0").is_hidden()
-        assert [figure["width"] > 600 for figure in draw_all(page)] == [True, True]
-        tabs.nth(1).focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("#panel-2").is_visible()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("#panel-0").is_visible()
-        assert tabs.nth(0).get_attribute("aria-selected") == "true"
-        assert tabs.nth(1).get_attribute("tabindex") == "-1"
-        page.keyboard.press("End")
-        assert page.locator("#panel-2").is_visible()
-
-
-def test_a_table_sorts_by_its_headings(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full) as page:
-        names = page.locator("table.sortable tbody th")
-        first = names.all_inner_texts()
-        heading = page.get_by_role("columnheader", name="speed-up")
-        heading.get_by_role("button").click()
-        assert heading.get_attribute("aria-sort") == "descending"
-        assert names.first.inner_text() == "CoDIR student, openvino bf16"
-        heading.get_by_role("button").press("Enter")
-        assert heading.get_attribute("aria-sort") == "ascending"
-        assert names.first.inner_text() == "teacher"
-        page.get_by_role("columnheader", name="Model").get_by_role("button").click()
-        assert names.all_inner_texts() == sorted(first, key=str.lower)
-        assert page.locator("th[aria-sort]").count() == 1
-
-
-def test_unknown_values_sort_last_both_ways(opened: Callable[..., Any]) -> None:
-    def report() -> Report:
-        made = fakes.study()
-        object.__setattr__(made.panels[0].models[3], "kept", None)
-        return made
-
-    report.__name__ = "unknown"
-    with opened(report) as page:
-        button = page.locator("#panel-0").get_by_role("columnheader", name="kept").get_by_role("button")
-        for _ in range(2):
-            button.click()
-            assert page.locator("#panel-0 tbody tr").last.locator("th").inner_text() == "codir-fine (half)"
-
-
 def test_examples_are_searched_filtered_and_paged(opened: Callable[..., Any]) -> None:
-    with opened(without_figures) as page:
+    with opened(fakes.without_figures) as page:
         shown, examples = page.locator("#shown"), page.locator("#examples > li")
         assert shown.inner_text() == "1–25 of 79"
         assert examples.count() == 25
@@ -306,7 +340,7 @@ def test_examples_are_searched_filtered_and_paged(opened: Callable[..., Any]) ->
 
 
 def test_a_long_text_opens(opened: Callable[..., Any]) -> None:
-    with opened(without_figures) as page:
+    with opened(fakes.without_figures) as page:
         long = max((item.text for item in fakes.full().disagreements), key=len)
         page.fill("#search", long[:60])
         more = page.locator("#examples .more").first
@@ -321,42 +355,8 @@ def luminance(page: Any, selector: str, what: str) -> float:
     return (red + green + blue) / 3
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_follow_the_system_and_the_button(opened: Callable[..., Any], scheme: str) -> None:
-    with opened(fakes.full, color_scheme=scheme) as page:
-        draw_all(page)
-        button = page.locator("#theme")
-        titles = ".xtitle"
-        for dark in (scheme == "dark", scheme != "dark"):
-            assert button.get_attribute("aria-pressed") == str(dark).lower()
-            assert (luminance(page, "body", "backgroundColor") < 60) == dark
-            page.wait_for_function(
-                """([selector, dark]) => [...document.querySelectorAll(selector)].every(each =>
-                    (Number(getComputedStyle(each).fill.match(/\\d+/)[0]) > 128) === dark)""",
-                arg=[titles, dark],
-            )
-            button.click()
-        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
-
-
-def test_switches_hide_and_show_clouds(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full) as page:
-        place = page.locator("[data-figure='clouds-0']")
-        place.scroll_into_view_if_needed()
-        page.wait_for_function("place => 'drawn' in place.dataset", arg=place.element_handle())
-        shows(page, place, 600)
-        group = page.locator("[data-switches='clouds-0']")
-        group.get_by_role("button", name="bank").click()
-        shows(page, place, 300)
-        group.get_by_role("button", name="equivalent", exact=True).click()
-        shows(page, place, 150)
-        assert group.get_by_role("button", name="bank").get_attribute("aria-pressed") == "false"
-        group.get_by_role("button", name="bank").click()
-        shows(page, place, 300)
-
-
 def test_the_configuration_is_copied(opened: Callable[..., Any]) -> None:
-    with opened(without_figures) as page:
+    with opened(fakes.without_figures) as page:
         page.get_by_text("Configuration, as it was used").click()
         page.evaluate(
             """() => {
@@ -369,67 +369,8 @@ def test_the_configuration_is_copied(opened: Callable[..., Any]) -> None:
         eventually(page, "() => window.said.includes('Copied')")
 
 
-def test_it_is_used_from_the_keyboard_alone(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full) as page:
-        page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.className") == "skip"
-        reached = set()
-        for _ in range(220):  # every figure is drawn, with its buttons
-            page.keyboard.press("Tab")
-            reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
-        assert {"theme", "scroll", "chip", "search", "next"} <= reached
-
-
-def test_on_paper_everything_is_open_and_light(opened: Callable[..., Any]) -> None:
-    with opened(fakes.study, color_scheme="dark") as page:
-        page.emulate_media(media="print")
-        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        assert luminance(page, "body", "backgroundColor") > 200
-        assert all(page.locator(f"#panel-{number}").is_visible() for number in range(3))
-        assert page.locator("details:not([open])").count() == 0
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('[data-figure]')].every(e => 'drawn' in e.dataset)"
-        )
-        assert page.locator(".main-svg").count() >= 6
-        assert not page.locator(".top").is_visible()
-        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-        page.emulate_media(media="screen")
-        assert luminance(page, "body", "backgroundColor") < 60
-
-
-def test_figures_draw_without_scrolling(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full) as page:
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('[data-figure]')].every(e => 'drawn' in e.dataset)"
-        )
-        assert page.evaluate("window.scrollY") == 0
-        assert page.locator("[data-figure]").count() > 5
-
-
-def test_a_print_of_a_page_that_was_never_scrolled_has_all_figures(
-    opened: Callable[..., Any], tmp_path: Path
-) -> None:
-    with opened(fakes.study) as page:
-        page.pdf(path=str(tmp_path / "page.pdf"))
-        # those of tabs that nobody has opened, too
-        assert page.evaluate(
-            "[...document.querySelectorAll('[data-figure]')].every(e => e.querySelector('.main-svg'))"
-        )
-
-
-def test_a_table_that_is_too_wide_becomes_a_list(opened: Callable[..., Any]) -> None:
-    with opened(fakes.full, PHONE) as page:
-        region = page.locator(".scroll").first
-        region.scroll_into_view_if_needed()
-        page.wait_for_function("() => document.querySelector('.scroll').classList.contains('stacked')")
-        assert region.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
-        page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
-        page.wait_for_function("() => !document.querySelector('.scroll').classList.contains('stacked')")
-        assert region.evaluate("each => each.scrollWidth - each.clientWidth") <= 0
-
-
 def test_without_scripts_tables_and_facts_are_there(opened: Callable[..., Any]) -> None:
     with opened(fakes.study, java_script_enabled=False) as page:
-        assert page.get_by_text("codir-fine (half)").first.is_visible()
+        assert page.get_by_text("codir-fine with a weight of 0.00").first.is_visible()
         assert page.locator("table").count() == 3
         assert "Figures need JavaScript." in page.locator("body").inner_text()

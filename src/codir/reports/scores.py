@@ -1,0 +1,453 @@
+"""Figures of scores: against latency with the Pareto line, as dots of all seeds, as paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from codir.reports.figures import (
+    SYMBOLS,
+    Figure,
+    Trace,
+    axis,
+    dots,
+    legend,
+    line,
+    log_ticks,
+    margin,
+    named,
+    series,
+    whiskers,
+)
+from codir.reports.text import (
+    clean,
+    for_hover,
+    for_plotly,
+    known,
+    milliseconds,
+    plural,
+    points,
+    share,
+    shortened,
+    times,
+    together,
+)
+from codir.reports.values import Difference, Model, Panel, Report, leaders
+
+NAME = 36  # characters of a name beside its point
+NAMED = 12  # up to so many models all are named
+TEACHER = "star"
+_LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
+_ROW = 30  # characters of a name at a row
+Looks = dict[str, tuple[str, str]]  # colour and symbol by group
+Box = tuple[float, float, float, float]
+
+
+def page_looks(report: Report) -> Looks:
+    """Returns colour and symbol of all groups of a page: one model has one colour in all figures.
+
+    The main student is the first; students that only have curves (of an unfinished run) come last. The teacher as it
+    came is grey; teachers are stars, whatever their group.
+    """
+    looks: Looks = {}
+    first = [student for panel in report.panels[:1] if (student := panel.student) is not None]
+    models = [*first, *(model for panel in report.panels for model in panel.models)]
+    grey = {model.group for model in models if model.role == "teacher" and model.engine == "torch"}
+    number = 0
+    for group in (*(model.group for model in models), *(curve.model for curve in report.curves)):
+        if group in looks:
+            continue
+        if group in grey:
+            looks[group] = (named("s0"), TEACHER)
+        else:
+            looks[group] = (series(number), SYMBOLS[number % len(SYMBOLS)])
+            number += 1
+    return looks
+
+
+def measured_models(panel: Panel) -> dict[str, list[Model]]:
+    """Returns the models that have a score and a time, by the conditions they were measured in, most models first."""
+    found = [m for m in panel.models if known(m.score) and known(m.milliseconds) and m.milliseconds > 0]
+    order = Counter(model.measured for model in found).most_common()
+    return {measured: [model for model in found if model.measured == measured] for measured, _ in order}
+
+
+def pareto(models: Sequence[Model]) -> list[Model]:
+    """Returns the models that no other equals in speed and score and beats in one of them, fastest first."""
+    front: list[Model] = []
+    for model in sorted(models, key=lambda m: (m.milliseconds or 0.0, -m.points)):
+        if not front or model.points > front[-1].points:
+            front.append(model)
+    return front
+
+
+def latency_figures(panel: Panel, key: str, looks: Looks) -> list[Figure]:
+    """Returns one figure for each set of conditions; only times measured in the same way are drawn together."""
+    groups = enumerate(measured_models(panel).items())
+    return [
+        _latency(models, measured, panel, looks, f"{key}-latency-{number}")
+        for number, (measured, models) in groups
+        if len(models) > 1 or number == 0
+    ]
+
+
+def _latency(models: list[Model], measured: str, panel: Panel, looks: Looks, name: str) -> Figure:
+    metric, front = for_plotly(panel.metric), pareto(models)
+    spans = [model.milliseconds or 1.0 for model in models]
+    logarithmic = max(spans) / min(spans) > _LOG_FROM
+    data: list[Trace] = []
+    if len(front) > 1:
+        look = {"shape": "hv", "color": named("edge"), "width": 1.5, "dash": "dot"}
+        x, y = [model.milliseconds for model in front], [model.points for model in front]
+        data.append(line(x, y, look, name="not beaten (Pareto)"))
+    places = label_places(models, logarithmic)
+    for group, (colour, symbol) in looks.items():
+        # students first: the legend shows the first one's shape
+        members = sorted((m for m in models if m.group == group), key=lambda model: model.role == "teacher")
+        if members:
+            data.append(_group(members, colour, symbol, places, metric))
+    x_axis = axis("milliseconds per sequence" + (" (log scale)" if logarithmic else ""))
+    if logarithmic:
+        low, high = math.log10(min(spans)), math.log10(max(spans))
+        x_axis |= log_ticks(min(spans), max(spans))
+        x_axis |= {"range": [low - 0.12 * (high - low), high + 0.16 * (high - low)]}
+    else:
+        x_axis |= {"range": [0, max(*(model.high or 0.0 for model in models), *spans) * 1.16]}
+    low, high = _score_ends(models)
+    air = max(0.14 * (high - low), 0.4)
+    rows, all_named = len({model.group for model in models}) + (len(front) > 1), len(places) == len(models)
+    across = rows // 4 + 1
+    return Figure(
+        name=name,
+        title="Score against latency" + (f": {clean(panel.shown)}" if panel.task else ""),
+        takeaway=_latency_takeaway(models, front, panel, measured),
+        data=data,
+        layout={
+            "xaxis": x_axis,
+            "yaxis": axis(f"{metric}, points", range=[low - air, high + air], nticks=7),
+            "showlegend": not all_named,
+            "legend": legend(-0.18, maxheight=20 * across + 20),
+        },
+        narrow={
+            "showlegend": True,
+            "legend": legend(-0.22, maxheight=20 * rows + 20),
+            "margin": margin(48),
+        },
+        height=440 if all_named else 440 + 20 * across,
+        narrow_height=340 + 20 * rows,
+    )
+
+
+def _group(members: list[Model], colour: str, symbol: str, places: dict[int, str], metric: str) -> Trace:
+    shapes = [TEACHER if model.role == "teacher" else symbol for model in members]
+    marker = {
+        "color": colour,
+        "symbol": shapes,
+        "size": [15 if shape == TEACHER else 12 for shape in shapes],
+        "opacity": 1,  # with sizes in a list plotly takes the points for bubbles, half transparent
+        "line": {"width": 1, "color": named("paper")},
+    }
+    names = [for_plotly(model.name, NAME) if id(model) in places else "" for model in members]
+    trace = dots([m.milliseconds for m in members], [m.points for m in members], marker, cliponaxis=False)
+    trace |= {"mode": "markers+text", "name": for_plotly(members[0].group, 28), "text": names}
+    trace |= {"textposition": [places.get(id(model), "top center") for model in members]}
+    trace |= {"textfont": {"size": 12, "color": named("text")}}
+    trace |= {"hovertext": [_hover(model, metric) for model in members], "hoverinfo": "text"}
+    if any(known(model.spread) for model in members):
+        trace["error_y"] = whiskers([100 * (model.spread or 0.0) for model in members], colour)
+    if any(known(model.low) and known(model.high) for model in members):
+        highs = [max(0.0, (model.high or 0.0) - (model.milliseconds or 0.0)) for model in members]
+        lows = [max(0.0, (m.milliseconds or 0.0) - (m.low or m.milliseconds or 0.0)) for m in members]
+        trace["error_x"] = whiskers(highs, colour, lows)
+    return trace
+
+
+def _hover(model: Model, metric: str) -> str:
+    words = f"{metric} {points(model.score)}"
+    if known(model.spread):
+        words += f" ± {points(model.spread)} ({_of_what(model)})"
+    lines = [f"<b>{for_hover(model.name, 80)}</b>", words]
+    if known(model.milliseconds):
+        time = f"{milliseconds(model.milliseconds)} ms"
+        if known(model.low) and known(model.high):
+            time += f" ({milliseconds(model.low)} to {milliseconds(model.high)})"
+        lines.append(time + (f", {times(model.speedup)}" if known(model.speedup) else ""))
+    lines += [f"{share(model.kept)} of the teacher kept"] if known(model.kept) else []
+    return "<br>".join([*lines, for_plotly(model.engine)])
+
+
+def _of_what(model: Model) -> str:
+    return f"{len(model.scores)} seeds" if len(model.scores) > 1 else f"{model.examples} examples"
+
+
+def _latency_takeaway(models: list[Model], front: list[Model], panel: Panel, measured: str) -> str:
+    fastest, best, first = front[0], front[-1], [_name(model) for model in leaders(models)]
+    students = [model for model in models if model.role != "teacher"]
+    if len(models) == 1:
+        text = (
+            f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
+        )
+    elif len(students) > 1 and len({model.milliseconds for model in students}) == 1:
+        ahead = leaders(students)
+        top, several = ahead[0], together([_name(model) for model in ahead])
+        text = f"All {len(students)} students take {milliseconds(top.milliseconds)} ms: they have one shape. "
+        text += "The highest of them is " if len(ahead) == 1 else "None is ahead: "
+        text += (
+            f"{several} ({points(top.score)})" if len(ahead) == 1 else f"{several} have {points(top.score)}"
+        )
+        text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
+    elif len(first) == 1 and fastest is best:
+        text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
+    else:
+        text = (
+            f"Highest score: {_name(best)} ({points(best.score)})."
+            if len(first) == 1
+            else f"None is ahead: {together(first)} have the same score ({points(best.score)})."
+        )
+        time = milliseconds(fastest.milliseconds)
+        text += f" Fastest: {_name(fastest)} ({time} ms, {points(fastest.score)})."
+        if 1 < len(front) < len(models):
+            text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
+    if len(models) > 1:
+        text += _how_sure(best, models, panel) + _whisker_words(models)
+    text += f" Measured: {clean(measured).rstrip('.')}." if measured else ""
+    without = [
+        m for m in panel.models if m.measured == measured and known(m.milliseconds) and not known(m.score)
+    ]
+    if without:
+        verb = "has" if len(without) == 1 else "have"
+        text += f" {len(without)} more {verb} a time but no score: they are in the table only."
+    return text
+
+
+def _how_sure(best: Model, models: list[Model], panel: Panel) -> str:
+    """Says what the lead of the best model over the next one is worth, where anything is known of that."""
+    second = max((model for model in models if model is not best), key=lambda model: model.points)
+    if points(best.score) == points(second.score) or len(best.scores) > 1 or len(second.scores) > 1:
+        return ""  # said already; of seeds the paired differences say it
+    over = f" The lead of {(best.points - second.points):.1f} points over {_name(second)} is "
+    test = next((each for each in panel.tests if each.names == {best.name, second.name}), None)
+    if test is not None:
+        what = "more than chance on these examples explains" if test.significant else "within noise"
+        return f"{over}{what} ({clean(test.words)})."
+    if known(best.error) and known(second.error):
+        # the two are of the same examples, so this is a careful bound, no test
+        wide = 100 * math.hypot(best.error, second.error)
+        return f"{over}within the whiskers." if best.points - second.points < wide else ""
+    return f"{over}that of one run each: no test says whether it is more than noise."
+
+
+def _whisker_words(models: Sequence[Model]) -> str:
+    many = sorted({m.examples or 0 for m in models if not m.scores and known(m.error)})
+    counts = " or ".join(f"{number:,}" for number in many)
+    return f" Upright whiskers: one standard error of an accuracy on {counts} examples." if many else ""
+
+
+def _name(model: Model) -> str:
+    return shortened(model.name, 40) or "a model without a name"
+
+
+def _score_ends(models: Sequence[Model]) -> tuple[float, float]:
+    values = [model.points + sign * 100 * (model.spread or 0.0) for model in models for sign in (-1, 1)]
+    return min(values), max(values)
+
+
+def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
+    """Returns where each name covers the fewest points, names and lines, on a plane of 900 x 380 pixels.
+
+    Returns:
+        Plotly's `textposition` by the `id` of each model that is named: all where they are few, else those on the
+        Pareto line and those in PyTorch.
+    """
+    front = pareto(models)
+    chosen = list(models)
+    if len(models) > NAMED:
+        chosen = [model for model in models if model in front or model.engine == "torch"]
+        chosen = chosen if len(chosen) <= NAMED else front[:NAMED]
+    scale = math.log10 if logarithmic else float
+    spans = [scale(model.milliseconds or 1.0) for model in models]
+    left = min(spans) if logarithmic else 0.0
+    wide = (max(spans) - left) * (1.28 if logarithmic else 1.16) or 1.0
+    low, high = _score_ends(models)
+    tall = (high - low) * 1.28 or 1.0
+
+    def across(time: float) -> float:
+        return 900 * (scale(time) - left) / wide
+
+    spots = {id(m): (across(m.milliseconds or 1.0), 380 * (m.points - low) / tall) for m in models}
+    taken: list[Box] = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots.values()]
+    for (x, y), (next_x, next_y) in pairwise(spots[id(model)] for model in front):
+        taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
+    for model in models:
+        if known(model.low) and known(model.high) and model.low > 0:
+            y = spots[id(model)][1]
+            taken.append((across(model.low), y - 3, across(model.high), y + 3))
+    places: dict[int, str] = {}
+    for model in sorted(chosen, key=lambda each: spots[id(each)]):
+        x, y = spots[id(model)]
+        width = 7.0 * len(shortened(model.name, NAME))
+        boxes: dict[str, Box] = {
+            "top center": (x - width / 2, y + 9, x + width / 2, y + 26),
+            "bottom center": (x - width / 2, y - 26, x + width / 2, y - 9),
+            "middle right": (x + 10, y - 8, x + 10 + width, y + 8),
+            "middle left": (x - 10 - width, y - 8, x - 10, y + 8),
+            "top right": (x + 6, y + 8, x + 6 + width, y + 24),
+            "bottom right": (x + 6, y - 24, x + 6 + width, y - 8),
+            "top left": (x - 6 - width, y + 8, x - 6, y + 24),
+            "bottom left": (x - 6 - width, y - 24, x - 6, y - 8),
+        }
+        places[id(model)] = best = min(boxes, key=lambda place: _covered(boxes[place], taken))
+        taken.append(boxes[best])
+    return places
+
+
+def _covered(box: Box, taken: Sequence[Box]) -> float:
+    covered = 3000.0 * ((box[0] < -20) + (box[2] > 930))
+    for other in taken:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        covered += max(0.0, width) * max(0.0, height)
+    return covered
+
+
+def _rows(name: str, title: str, takeaway: str, data: list[Trace], names: list[str], **layout: Any) -> Figure:
+    """Returns a figure with a name at each row, the first above; two long names cut to the same are kept apart."""
+    seen = Counter[str]()
+    shown = []
+    for each in names:
+        seen[each] += 1
+        shown.append(each if seen[each] == 1 else f"{each} ({seen[each]})")
+    ticks = {"tickvals": list(range(len(names))), "ticktext": shown, "range": [len(names) - 0.4, -0.6]}
+    layout = {"yaxis": axis(**ticks, showgrid=True), "margin": margin(8, 16, 30), **layout}
+    height = 96 + 30 * len(names)
+    narrow = {"yaxis": {"tickfont": {"size": 11}}}
+    return Figure(name, title, takeaway, data, layout, narrow, height, height)
+
+
+def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
+    """Returns the models' scores as dots: large the mean, small and faint the seeds; None if no score is known."""
+    models = [model for model in panel.models if known(model.score)]
+    if not models:
+        return None
+    metric, colours = for_plotly(panel.metric), [looks[model.group][0] for model in models]
+    seeds = [(100 * s, row) for row, model in enumerate(models) for s in model.scores if known(s)]
+    faint = {"color": [colours[row] for _, row in seeds], "size": 7, "opacity": 0.35}
+    one = {"name": "one seed", "hovertemplate": "one seed: %{x:.1f}<extra></extra>"}
+    teacher = [model.role == "teacher" for model in models]
+    strong = {
+        "color": colours,
+        "symbol": [TEACHER if flag else "circle" for flag in teacher],
+        "size": [15 if flag else 12 for flag in teacher],
+        "opacity": 1,
+        "line": {"width": 1, "color": named("paper")},
+    }
+    bars = whiskers([100 * (model.spread or 0.0) for model in models], named("edge"))
+    hover = [_hover(model, metric) for model in models]
+    data = [
+        dots([x for x, _ in seeds], [y for _, y in seeds], faint, **one),
+        dots(
+            [m.points for m in models],
+            list(range(len(models))),
+            strong,
+            error_x=bars,
+            hovertext=hover,
+            name="mean",
+        ),
+    ]
+    values = [*(model.points for model in models), *(x for x, _ in seeds)]
+    shapes = [_upright(m.points, "s0", "dot") for m in models if m.role == "teacher"][:1]
+    notes: list[dict[str, Any]] = []
+    if known(panel.constant):
+        values.append(100 * panel.constant)
+        shapes.append(_upright(values[-1], "bad", "dash"))
+        note = {"x": values[-1], "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        words = f"one answer for all: {points(panel.constant)}"
+        notes.append({**note, "text": words, "font": {"size": 12, "color": named("bad")}})
+    return _rows(
+        f"{key}-scores",
+        f"Scores: {clean(panel.shown)}" if panel.task else "Scores",
+        _scores_takeaway(panel),
+        data,
+        [for_plotly(model.name, _ROW) for model in models],
+        xaxis=axis(f"{metric}, points", range=_with_air(values)),
+        shapes=shapes,
+        annotations=notes,
+    )
+
+
+def _scores_takeaway(panel: Panel) -> str:
+    students, teacher = [model for model in panel.trained if known(model.score)], panel.teacher
+    if not students:
+        return f"Only the teacher has a score: {points(teacher.score if teacher else None)}."
+    first = leaders(students)
+    several = any(len(model.scores) > 1 for model in students)
+    what, best = "mean" if several else "score", points(first[0].score)
+    if len(first) > 1:
+        text = f"No student is ahead: {together([_name(each) for each in first[:4]])} have the same {what}, {best}"
+    else:
+        text = f"The highest {what} of a student is {_name(first[0])}'s with {best}"
+    if teacher is not None and known(teacher.score):
+        text += f", the teacher has {points(teacher.score)}"
+    if several:
+        return f"{text}; large dots are means with one standard deviation, faint dots single seeds."
+    return f"{text}.{_whisker_words(students)}"
+
+
+def forest_figure(differences: Sequence[Difference], task: str, key: str) -> Figure | None:
+    """Returns the differences of one task with their intervals against zero; None if there are none.
+
+    A filled dot is a difference that survives the correction for many comparisons, a hollow one does not.
+    """
+    rows = [item for item in differences if item.task == task and known(item.mean)]
+    if not rows:
+        return None
+    data: list[Trace] = []
+    for shown, title in ((True, "shown beyond noise"), (False, "not shown")):
+        members = [(place, item) for place, item in enumerate(rows) if item.shown is shown]
+        colours = [named("edge" if not shown else "s1" if item.mean > 0 else "s2") for _, item in members]
+        for (place, item), colour in zip(members, colours, strict=True):
+            if known(item.low) and known(item.high):
+                look = {"color": colour, "width": 2.5 if shown else 1.5}
+                data.append(line([100 * item.low, 100 * item.high], [place, place], look, showlegend=False))
+        marker = {
+            "color": colours if shown else named("paper"),
+            "line": {"width": 2, "color": colours},
+            "size": 11,
+        }
+        hover = [
+            f"<b>{for_hover(item.name, 80)}</b><br>{points(item.mean, '+.1f')} points "
+            f"({points(item.low, '+.1f')} to {points(item.high, '+.1f')})<br>{title}"
+            for _, item in members
+        ]
+        means, places = [100 * item.mean for _, item in members], [place for place, _ in members]
+        data.append(dots(means, places, marker, name=title, hovertext=hover))
+    ends = [100 * value for item in rows for value in (item.mean, item.low, item.high, 0.0) if known(value)]
+    filled = [f"{shortened(item.name, 40)} {points(item.mean, '+.1f')}" for item in rows if item.shown]
+    words = (
+        f"{len(filled)} of {plural(len(rows), 'difference')} {'is' if len(filled) == 1 else 'are'} shown beyond noise "
+        f"(filled): {'; '.join(filled[:4])}{' and others' if len(filled) > 4 else ''}."
+        if filled
+        else f"Of {plural(len(rows), 'difference')} none is shown beyond noise: no filled dot."
+    )
+    return _rows(
+        f"{key}-forest",
+        f"Paired differences: {clean(task)}",
+        words,
+        data,
+        [for_plotly(item.name, _ROW) for item in rows],
+        xaxis=axis("points, with 95 % intervals", range=_with_air(ends)),
+        shapes=[_upright(0.0, "text", "solid")],
+    )
+
+
+def _with_air(values: Sequence[float]) -> list[float]:
+    air = 0.08 * (max(values) - min(values)) or 1.0
+    return [min(values) - air, max(values) + air]
+
+
+def _upright(x: float, colour: str, dash: str) -> dict[str, Any]:
+    place = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "layer": "between"}
+    return {**place, "line": {"color": named(colour), "width": 1.2, "dash": dash}}
