@@ -189,7 +189,7 @@ def test_the_table_is_whole_at_every_width(run: Path, tmp_path: Path) -> None:
             cut = page.evaluate(
                 "() => [...document.querySelectorAll('.models td, .models th.name')].filter(each => {"
                 " const box = each.getBoundingClientRect();"
-                " return box.width && (box.right > document.documentElement.clientWidth + 1 || box.left < -1); }).length"
+                " return box.width && (box.right > document.documentElement.clientWidth + 1 || box.left < -1)}).length"
             )
             assert cut == 0
             assert page.evaluate("() => document.querySelectorAll('.models td').length") > 10
