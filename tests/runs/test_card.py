@@ -265,6 +265,7 @@ def test_results_of_another_version_are_told(run: Callable[..., Path]) -> None:
     [
         ("/home/ann/runs/a", ".../a"),
         ("/data/my glue", ".../my glue"),
+        ("/r/a/train.csv, /r/a/dev.csv, cut at 3 tokens", ".../train.csv, .../dev.csv, cut at 3 tokens"),
         (r"C:\Users\ann\runs\a", ".../a"),
         (str(Path.home()), "..."),
         ("runs/teacher", "runs/teacher"),

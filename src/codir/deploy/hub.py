@@ -39,14 +39,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository as it is before anything is sent.
-
-    Attributes:
-        exists: Whether it is there.
-        private: Whether only some may see it.
-        head: The commit at the tip of the branch; None for a branch that is to be made.
-        files: The names at that commit, without what every new repository holds.
-    """
+    """A repository before anything is sent: the tip of the branch (None if that is to be made), the names there."""
 
     exists: bool
     private: bool = False
@@ -133,16 +126,7 @@ def send(
 
 @contextlib.contextmanager
 def explained(what: str, after: str = "") -> Iterator[None]:
-    """Turns what huggingface_hub raises inside the block into errors of ours.
-
-    Args:
-        what: What the block does, after "Could not".
-        after: A sentence on what became of the repository.
-
-    Raises:
-        ConfigError: There is no token, or the network is switched off.
-        RunError: The Hub or the network says no.
-    """
+    """Turns what huggingface_hub raises inside the block into one sentence: `Could not WHAT: why. AFTER`."""
     try:
         yield
     except LocalTokenNotFoundError as error:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
-from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.deploy.hub import Remote, check_names, explained, look, send
@@ -24,12 +23,14 @@ from codir.locks import at_home
 from codir.manifest import read_whole
 from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
-from codir.models.loading import load_classifier, load_config, load_pretrained, load_tokenizer, resolve
-from codir.printing import Console, table, terminal
+from codir.models.loading import load_classifier, load_config, load_tokenizer, resolve
+from codir.models.masked_lm import load_masked_lm
+from codir.printing import Console, terminal
 from codir.runs.card import run_card
 from codir.runs.environment import short_paths
 from codir.runs.runfolder import RunFolder
 from codir.storage import human_bytes, read_json
+from codir.table import Column, Table
 
 CARD = "README.md"
 # What is not on these lists stays, whatever it is.
@@ -43,15 +44,7 @@ _MODEL = (
 _RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
 OF_A_RUN = (*_MODEL, *_RESULTS, "table.md", "table.png")
 # Where a model is replaced, these would be left-overs of the old one, or belie the new one.
-_OF_A_MODEL = (
-    *OF_A_RUN,
-    MANIFEST,
-    "report.html",
-    "*.onnx",
-    "*.onnx.data",
-    "openvino_model*.xml",
-    "openvino_model*.bin",
-)
+_OF_A_MODEL = (*OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
 _TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")
 
 
@@ -275,32 +268,22 @@ def _check_folder(folder: Path) -> Manifest | None:
     resolve(folder)  # refuses a folder without config.json
     for path in (run.config, run.environment, run.metrics):
         if not path.is_file():
-            way = ", so nobody could repeat the run. Copy the run folder again, whole."
-            if folder.parent.name == "comparison":
-                way = f": this is a comparison student. Publish its run, {folder.parent.parent}."
-            raise RunError(f"{path} is missing{way}")
+            raise RunError(
+                f"{path} is missing, so nobody could repeat the run (a comparison student goes with its run only). "
+                "Copy the run folder again, whole."
+            )
         if path.suffix == ".json" and not isinstance(read_whole(path), dict):
             raise RunError(f"{path} is damaged: it holds no results. Copy the run folder again.")
-    _check_weights(folder)
-    return None
-
-
-def _check_weights(folder: Path) -> None:
-    """Loads the model, which finds weights that are truncated or belong to another model."""
-    config = load_config(folder)
-    model: PreTrainedModel
-    if any("MaskedLM" in str(name) for name in config.architectures or ()):
-        model, missing = load_pretrained(AutoModelForMaskedLM, folder, config)
-        if missing:
-            raise ModelError(f"{folder} lacks weights of its head ({missing[0]}). Save the model again.")
-    else:
-        model = load_classifier(folder)
+    # loading finds weights that are truncated or belong to another model
+    masked = any("MaskedLM" in str(name) for name in load_config(folder).architectures or ())
+    model = load_masked_lm(folder) if masked else load_classifier(folder)
+    load_tokenizer_for(model, folder)
     broken = next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise ModelError(
             f"{folder}: the weight {broken} is not finite everywhere. Do not publish this model."
         )
-    load_tokenizer_for(model, folder)
+    return None
 
 
 def _require_impersonal(path: Path, content: Path | bytes) -> None:
@@ -324,19 +307,18 @@ def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = 
         name: len(each) if isinstance(each, bytes) else each.stat().st_size
         for name, each in plan.files.items()
     }
-    shown = table(f"{plan.folder} to {where}", show_footer=True)
-    shown.add_column("file", footer=f"{len(sizes)} files", overflow="fold")
-    shown.add_column("size", footer=human_bytes(sum(sizes.values())), justify="right")
-    shown.add_column("", overflow="fold")
-    for name, size in sizes.items():
-        shown.add_row(name, human_bytes(size), "")
-    for name in stale:
-        shown.add_row(name, "-", "deleted: a left-over of the model there")
-    console.print(shown)
+    rows = [(name, human_bytes(size)) for name, size in sizes.items()]
+    rows += [(name, "deleted: a left-over of the model there") for name in stale]
+    total = f"{len(sizes)} files, {human_bytes(sum(sizes.values()))}"
+    columns = (Column("file", left=True), Column("size"))
+    console.print(f"{plan.folder} to {where}", soft_wrap=True)
+    console.print(Table("", columns, rows, total).to_rich())
     console.print(f"Stays here: {', '.join(plan.left) or 'nothing'}")
     console.print(f"\nFront matter of the card:\n{dump_yaml(plan.metadata)}")
+    if plan.shortened:
+        console.print("Cut, because it names folders of this machine:")
     for path, short in plan.shortened.items():
-        console.print(f"Cut, because it names a folder of this machine: {path} to {short}")
+        console.print(f"  {path} to {short}", soft_wrap=True)
     for note in plan.notes:
         console.print(f"Note: {note}")
 

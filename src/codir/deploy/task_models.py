@@ -17,14 +17,7 @@ from codir.storage import read_json
 
 @dataclass(frozen=True)
 class Chosen:
-    """The model for a task.
-
-    Attributes:
-        task: A GLUE task.
-        model: A folder or Hub id.
-        max_length: The tokens the run cut its texts to, None if it did not or if that is not known.
-        notes: What the user should know about the choice.
-    """
+    """The model (a folder or Hub id) for a task, the tokens its run cut texts to (if known), and what to know of it."""
 
     task: str
     model: str
@@ -67,14 +60,9 @@ def _read_entry(part: str) -> list[Chosen]:
         return _in_folder(Path(part))
     task, model = glue_task(named[1]), named[2].strip()
     if task is None:
-        mnli = (
-            " The model of mnli predicts MNLI-m, MNLI-mm and AX."
-            if named[1].lower()[:2] in ("mn", "ax")
-            else ""
-        )
         raise ConfigError(
             f"--models {part}: GLUE has no task {named[1]!r}{nearest(named[1].lower(), GLUE)}. It has "
-            f"{', '.join(GLUE)}.{mnli}"
+            f"{', '.join(GLUE)}; mnli's model predicts MNLI-m, MNLI-mm and AX."
         )
     run = _inputs(model)
     notes = ()

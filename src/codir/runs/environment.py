@@ -153,12 +153,13 @@ def short_paths(value: Any, found: dict[str, str] | None = None) -> Any:
 
 def _short_text(text: str, found: dict[str, str]) -> str:
     home = Path.home()
-    for path in (PurePosixPath(text), PureWindowsPath(text)):
+    for part in text.split(", "):
         # what begins with a path that was cut before lies in it, or is a sentence
-        if not path.is_absolute() or "\n" in text or text.startswith(tuple(found)):
+        if "\n" in part or part.startswith(tuple(found)):
             continue
-        if len(path.parts) > 2 or text == str(home):
-            found[text] = "..." if path.name == home.name else f".../{path.name}"
+        for path in (PurePosixPath(part), PureWindowsPath(part)):
+            if path.is_absolute() and (len(path.parts) > 2 or part == str(home)):
+                found[part] = "..." if path.name == home.name else f".../{path.name}"
     for path in sorted(found, key=len, reverse=True):
         for form in (path, inline(path), html.escape(path)):
             text = text.replace(form, found[path])
