@@ -503,6 +503,7 @@ def test_the_command_shows_and_asks(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "small/model.safetensors" in done.output
     for arguments, message in (
         ([], "add --yes"),
+        (["--with", "int8"], "codir publish int8 ann/small --subfolder"),
         (["--yes"], "OFFLINE"),
         (["--dry-run", "--report"], "report.html"),
     ):

@@ -42,6 +42,7 @@ def publish(
     ] = "main",
     message: Annotated[str | None, typer.Option(help="message of the commit", metavar="TEXT")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    gone: Annotated[list[str] | None, typer.Option("--with", hidden=True)] = None,
 ) -> None:
     """Publish a model on the Hugging Face Hub: weights, tokenizer, card with metrics, and how it was made.
 
@@ -49,6 +50,10 @@ def publish(
 
     Example: codir publish runs/student user/model-name --dry-run
     """
+    if gone:
+        raise ConfigError(
+            f"--with is gone: codir publish {gone[0]} {repo} --subfolder onnx (or another name)."
+        )
     if not (dry_run or yes or _at_a_terminal()):
         raise ConfigError("Nobody can be asked here: add --yes to publish without a question, or --dry-run.")
     from codir.deploy import publish as workflow
