@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from exporting_world import CALIBRATION, FAMILIES, SHAPES, batch, classifier
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from codir.deploy.writing import (
     engine_settings,
@@ -25,6 +25,51 @@ from codir.engines.folder import Manifest
 from codir.engines.formats import Target
 from codir.errors import ConfigError, ModelError
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification
+
+VOCABULARY, POSITIONS, CLASSES = 60, 66, 3
+_SIZES = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "num_labels": CLASSES}
+_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_COMMON = {**_SIZES, **_LAYERS, "pad_token_id": 1}
+_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": _COMMON,
+    "roberta": _COMMON,
+    "distilbert": {**_SIZES, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "electra": {**_COMMON, "embedding_size": 32},
+    "mpnet": _COMMON,
+    "deberta-v2": {**_COMMON, **_RELATIVE, "type_vocab_size": 0},
+    "modernbert": {**_COMMON, **_TOKENS, "global_attn_every_n_layers": 2, "local_attention": 8},
+    "albert": {**_COMMON, "embedding_size": 16},
+}
+
+
+def classifier(family: str) -> PreTrainedModel:
+    """Returns a random classifier whose logits differ from text to text."""
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(0.0, 0.2)
+    return model
+
+
+def batch(size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
+    """Returns random tokens [size, length]; the later a row, the more of it is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (size, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(size):
+        real = max(1, length - row)
+        mask[row, real:], ids[row, real:] = 0, 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+CALIBRATION = [batch(8, length, seed=length) for length in (5, 17, 33)]
+# every size from 1 on, an odd one, the longest: nothing of the traced [3, 9] may have stayed in the graph
+SHAPES = ((1, 3), (2, 64), (33, 13), (1, 64), (7, 1), (32, 32))
 
 
 def exported(model: Any, target: Target, folder: Path) -> Any:

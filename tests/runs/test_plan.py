@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.errors import ConfigError, DataError, ModelError
+from codir.runs import model_costs
 from codir.runs import plan as plan_module
 from codir.runs.plan import Plan, Stage, plan
 
@@ -144,7 +145,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatc
         raise DataError(f"not that of {whose}")
 
     corpus(monkeypatch, check_tokenizer=refuse, vocab_size=99)
-    monkeypatch.setattr(plan_module, "load_tokenizer", lambda source: object())
+    monkeypatch.setattr(model_costs, "load_tokenizer", lambda source: object())
     tiny(tmp_path)
     with pytest.raises(DataError, match="not that of the teacher"):
         plan(flags=flags(teacher=str(tmp_path), corpus=Path("corpora/wiki")))

@@ -1,7 +1,8 @@
-"""What a masked language model costs, from its config alone, and what devices compute; nothing is downloaded or run."""
+"""The models of a planned pre-training, from their configs alone, what they cost, and what devices compute."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 
-from codir.errors import ModelError
-from codir.models.loading import count_parameters, load_config, resolve
+from codir.config.pretraining import PretrainConfig
+from codir.data.corpus import Corpus
+from codir.errors import ConfigError, DataError, ModelError
+from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
+from codir.models.narrowing import narrow_config
+from codir.models.positions import position_limit
+from codir.models.shallower import shallower_config
+from codir.models.student import chosen_blocks
+from codir.models.student_config import read_config
 
 # Peak of 16-bit and of fp32 products of dense matrices in TFLOP/s, memory in GB, the 16-bit format; from data sheets.
 DEVICES: dict[str, tuple[float, float, int, Literal["bf16", "fp16"]]] = {
@@ -48,6 +56,61 @@ def config_of(source: str | Path) -> PretrainedConfig:
     if not path.exists() and (known := KNOWN.get(str(source).split("/")[-1])):
         return AutoConfig.for_model(known[0], **known[1])
     return load_config(path if path.is_file() else resolve(source))
+
+
+def student_config_of(
+    config: PretrainConfig, teacher: PretrainedConfig | None, corpus: Corpus | None
+) -> PretrainedConfig:
+    """Returns the student's config: its own, or one cut out of the teacher's (without a teacher the corpus's)."""
+    wanted = config.student
+    if wanted.model is not None:
+        return config_of(wanted.model)
+    if wanted.config is not None:
+        return read_config(wanted.config) if isinstance(wanted.config, Mapping) else config_of(wanted.config)
+    if teacher is None and corpus is not None and corpus.config_path is not None:
+        teacher = config_of(corpus.config_path)
+    if teacher is None:
+        raise ConfigError(
+            "Nothing says what the student looks like: add --teacher MODEL (the student is cut out of it), --student "
+            "MODEL, or --student-config config.json."
+        )
+    cut = shallower_config(teacher, chosen_blocks(int(teacher.num_hidden_layers), wanted.layers, wanted.init))
+    if wanted.width is None and wanted.intermediate is None:
+        return cut
+    return narrow_config(cut, wanted.width, wanted.intermediate)
+
+
+def require_fit(
+    config: PretrainConfig,
+    corpus: Corpus | None,
+    length: int,
+    teacher: PretrainedConfig | None,
+    student: PretrainedConfig,
+) -> None:
+    """Refuses models whose positions or vocabulary do not reach for the corpus."""
+    both: Sequence[tuple[str, str | None, PretrainedConfig | None]] = (
+        ("teacher", config.teacher, teacher),
+        ("student", config.student.model, student),
+    )
+    for whose, source, each in both:
+        if each is None:
+            continue
+        limit = position_limit(each)
+        if limit is not None and length > limit:
+            raise ModelError(
+                f"The {whose} has positions for {limit} tokens, and blocks of {length} are planned: use --block "
+                f"{limit}, or prepare the corpus so."
+            )
+        if corpus is None:
+            continue
+        if source is not None and Path(source).expanduser().is_dir():
+            corpus.check_tokenizer(load_tokenizer(source), f"the {whose} {source}")
+        if int(each.vocab_size) < corpus.vocab_size:
+            raise DataError(
+                f"The corpus {corpus.path} was prepared with a tokenizer of {corpus.vocab_size:,} tokens, and the "
+                f"{whose} has a vocabulary of {int(each.vocab_size):,}: prepare one for it with `codir corpus "
+                "--tokenizer`."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PretrainedConfig
-
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
-from codir.errors import ConfigError, DataError, ModelError, nearest
+from codir.errors import ConfigError, nearest
 from codir.losses.registry import needs_of, predicts, taught_by
 from codir.losses.sources import has_bank
-from codir.models.loading import load_tokenizer
-from codir.models.narrowing import narrow_config
-from codir.models.positions import position_limit
-from codir.models.shallower import shallower_config
-from codir.models.student import chosen_blocks
-from codir.models.student_config import read_config
 from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.runs.arguments import share_out
-from codir.runs.model_costs import DEVICES, ModelCosts, config_of
+from codir.runs.model_costs import DEVICES, ModelCosts, config_of, require_fit, student_config_of
 from codir.runs.step_time import measure_step
 from codir.storage import human_bytes, write_json
 from codir.table import Column, Table, Tabular
@@ -221,10 +213,10 @@ def _stage(
             "--teacher MODEL, for example --teacher roberta-base, or plan --recipe mlm-pre, which needs none."
         )
     teacher_config = config_of(config.teacher) if config.teacher is not None else None
-    student_config = _student_config(config, teacher_config, corpus)
+    student_config = student_config_of(config, teacher_config, corpus)
     length = corpus.block if corpus is not None else (block or PAPER_BLOCK)
     count = len(corpus.train) if corpus is not None else int(blocks or 0)
-    _fit(config, corpus, length, teacher_config, student_config)
+    require_fit(config, corpus, length, teacher_config, student_config)
     if not taught:
         teacher_config = None
     student = ModelCosts.of(student_config)
@@ -250,11 +242,7 @@ def _stage(
     if teacher is not None:
         flops_teacher = tokens * teacher.flops_of_token(length)
         flops_teacher += heads * teacher.head_flops if needs.teacher_logits else 0
-
-    bank = 0
-    crd = config.objectives.get("crd")
-    if crd is not None and has_bank("in-batch-bank" if crd["negatives"] == "auto" else crd["negatives"]):
-        bank = count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
+    bank = _bank_bytes(config, count)
     trained = student.head_parameters if head_only else student.parameters
     memory = 4 * (student.parameters + (teacher.parameters if teacher else 0)) + 12 * trained + bank
     if not head_only:
@@ -310,6 +298,13 @@ def _stage(
     )
 
 
+def _bank_bytes(config: PretrainConfig, count: int) -> int:
+    crd = config.objectives.get("crd")
+    if crd is None or not has_bank("in-batch-bank" if crd["negatives"] == "auto" else crd["negatives"]):
+        return 0
+    return count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
+
+
 def _precision(
     asked: Literal["auto", "fp32", "bf16", "fp16"], device: str | None
 ) -> Literal["fp32", "bf16", "fp16"]:
@@ -339,57 +334,3 @@ def _corpus(config: PretrainConfig, blocks: int | None, block: int | None) -> Co
     if blocks < 1:
         raise ConfigError(f"--blocks {blocks}: give at least one.")
     return None
-
-
-def _student_config(
-    config: PretrainConfig, teacher: PretrainedConfig | None, corpus: Corpus | None
-) -> PretrainedConfig:
-    wanted = config.student
-    if wanted.model is not None:
-        return config_of(wanted.model)
-    if wanted.config is not None:
-        return read_config(wanted.config) if isinstance(wanted.config, Mapping) else config_of(wanted.config)
-    if teacher is None and corpus is not None and corpus.config_path is not None:
-        teacher = config_of(corpus.config_path)
-    if teacher is None:
-        raise ConfigError(
-            "Nothing says what the student looks like: add --teacher MODEL (the student is cut out of it), --student "
-            "MODEL, or --student-config config.json."
-        )
-    cut = shallower_config(teacher, chosen_blocks(int(teacher.num_hidden_layers), wanted.layers, wanted.init))
-    if wanted.width is None and wanted.intermediate is None:
-        return cut
-    return narrow_config(cut, wanted.width, wanted.intermediate)
-
-
-def _fit(
-    config: PretrainConfig,
-    corpus: Corpus | None,
-    length: int,
-    teacher: PretrainedConfig | None,
-    student: PretrainedConfig,
-) -> None:
-    """Refuses models whose positions or vocabulary do not reach for the corpus."""
-    both: Sequence[tuple[str, str | None, PretrainedConfig | None]] = (
-        ("teacher", config.teacher, teacher),
-        ("student", config.student.model, student),
-    )
-    for whose, source, each in both:
-        if each is None:
-            continue
-        limit = position_limit(each)
-        if limit is not None and length > limit:
-            raise ModelError(
-                f"The {whose} has positions for {limit} tokens, and blocks of {length} are planned: use --block "
-                f"{limit}, or prepare the corpus so."
-            )
-        if corpus is None:
-            continue
-        if source is not None and Path(source).expanduser().is_dir():
-            corpus.check_tokenizer(load_tokenizer(source), f"the {whose} {source}")
-        if int(each.vocab_size) < corpus.vocab_size:
-            raise DataError(
-                f"The corpus {corpus.path} was prepared with a tokenizer of {corpus.vocab_size:,} tokens, and the "
-                f"{whose} has a vocabulary of {int(each.vocab_size):,}: prepare one for it with `codir corpus "
-                "--tokenizer`."
-            )
