@@ -138,11 +138,12 @@ class Eigenvalues(Wrapped):
             r"toy \(BertForSequenceClassification\) cannot be exported to OpenVINO: its forward decides by the values "
             r"of a tensor .*in forward\)\. --format torch-bf16 and the model folder",
         ),
-        (
+        pytest.param(
             Eigenvalues,
             "onnx",
             r"cannot be exported to ONNX: the operator aten\._linalg_eigh has no counterpart there\. Try --format "
             r"openvino; --format torch-bf16",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             Eigenvalues,
@@ -202,6 +203,7 @@ def test_bf16_weights_are_half_the_size_and_say_so(tmp_path: Path) -> None:
     assert model.config.dtype != torch.bfloat16
 
 
+@pytest.mark.slow
 def test_the_exporters_are_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
