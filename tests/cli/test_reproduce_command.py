@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from codir.cli.main import app
-from codir.studies import reproduce as workflow
+from codir.studies.paper import reproduce as workflow
 
 CALL = ["reproduce", "table4", "--model", "m", "--output", "out"]
 

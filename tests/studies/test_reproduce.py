@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from codir.errors import ConfigError, DataError
-from codir.studies import reproduce as workflow
-from codir.studies.paper_tables import TABLES, load_table, side_by_side
+from codir.studies.paper import reproduce as workflow
+from codir.studies.paper.plan import Wanted, all_trials, plan
+from codir.studies.paper.tables import TABLES, load_table, side_by_side
 from codir.studies.recipes import resolve_recipes
-from codir.studies.reproduce import Wanted, all_trials, plan
 
 TEXT = "the a this that good bad great awful film movie book song was is cat dog man woman"
 WORDS = TEXT.split()
@@ -337,7 +337,7 @@ def test_table2_from_start_to_end_with_its_pretraining(wanted, text, trained):
 
 
 def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
-    from codir.studies import speed
+    from codir.studies.paper import speed
 
     def quick(models, texts, **options):
         from codir.runs.timing import measure
@@ -358,7 +358,7 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
     monkeypatch.setattr(speed, "_of_config", without_weights)
     monkeypatch.setattr(speed, "measure", quick)
     monkeypatch.setattr(speed, "_texts", lambda made: ["the film was good", "a bad book"])
-    monkeypatch.setattr("codir.studies.reproduce._missing_task", lambda wanted, task: False)
+    monkeypatch.setattr("codir.studies.paper.plan._missing_task", lambda wanted, task: False)
     made = plan(wanted("table3"))
     rows = speed.speed_table(made).cells()
     counts = {above[0]: (ours[2], ours[3], ours[4]) for above, ours in pairwise(rows) if above[0]}

@@ -88,8 +88,8 @@ def reproduce(
     Example: codir reproduce table4 --scale small --model MODEL --data-dir glue --output runs/table4
     """
     from codir.runs.progress import quiet_libraries
-    from codir.studies import reproduce as workflow
-    from codir.studies.reproduce import Wanted
+    from codir.studies.paper import reproduce as workflow
+    from codir.studies.paper.plan import Wanted
 
     quiet_libraries()
     wanted = Wanted(

@@ -221,14 +221,21 @@ class Processes:
 
     def stop(self) -> None:
         """See `Engine`."""
-        for _, ours in self._pools.values():
-            ours.close()
+        self._tell("stop")
 
     def close(self) -> None:
         """See `Engine`."""
-        self.stop()
-        for pool, _ in self._pools.values():
-            pool.shutdown(wait=all(future.done() for future in self._last.values()), cancel_futures=True)
+        if not all(future.done() for future in self._last.values()):
+            self._tell("stop")
+            self._tell("now")
+        for pool, ours in self._pools.values():
+            pool.shutdown()
+            ours.close()
+
+    def _tell(self, what: str) -> None:
+        for _, ours in self._pools.values():
+            with contextlib.suppress(OSError):  # it has ended
+                ours.send(what)
 
 
 def _begin_worker(parent: Connection, log: Path, threads: int, device: str | None) -> None:
@@ -250,6 +257,9 @@ def _begin_worker(parent: Connection, log: Path, threads: int, device: str | Non
         with contextlib.suppress(EOFError, OSError):
             parent.recv()
         os.kill(os.getpid(), signal.SIGTERM)  # in a training: a checkpoint, then the end
+        with contextlib.suppress(EOFError, OSError):
+            parent.recv()  # the user does not want to wait
+            os._exit(1)
         time.sleep(_SECONDS_TO_END)
         os._exit(1)
 
@@ -286,7 +296,8 @@ class RayEngine:
         import ray
 
         self.ray = ray
-        if not ray.is_initialized():
+        self._ours = not ray.is_initialized()
+        if self._ours:
             try:
                 ray.init(address=config.address, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -315,4 +326,5 @@ class RayEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        self.ray.shutdown()
+        if self._ours:
+            self.ray.shutdown()

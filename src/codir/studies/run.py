@@ -188,7 +188,8 @@ class _Work:
         path = teacher_folder(self.plan.config, task) if task != key else self.plan.output / "trials" / key
         outcome, error = self.plan.done().get(key), future.exception()
         if outcome is not None:
-            what = outcome.error if outcome.state == "failed" else f"{outcome.score:.4f}"
+            score = "no score" if outcome.score is None else f"{outcome.score:.4f}"
+            what = outcome.error if outcome.state == "failed" else score
             _say(self.console, f"{outcome.state}: {key}: {what}")
         elif task != key and self.plan.teacher_state(task) in ("finished", "failed"):
             _say(self.console, f"{self.plan.teacher_state(task)}: {key}")

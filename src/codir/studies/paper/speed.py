@@ -22,11 +22,11 @@ from codir.models.loading import count_parameters, encoder_shape, load_classifie
 from codir.models.student import build_student
 from codir.runs.data import load_data
 from codir.runs.timing import Text, measure, texts_of
-from codir.studies.paper_tables import OURS, PAPER
+from codir.studies.paper.tables import OURS, PAPER
 from codir.table import Column, Table, Value
 
 if TYPE_CHECKING:
-    from codir.studies.reproduce import Reproduction
+    from codir.studies.paper.plan import Reproduction
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
