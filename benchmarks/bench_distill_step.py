@@ -152,7 +152,6 @@ def arguments_for(
             **load_recipe("codir-fine").settings["training"],
             "precision": precision,
             "keep_best": False,
-            "epochs": None,
             "steps": steps,
             "arguments": {"use_cpu": True, "cache_teacher": cached},
         }
