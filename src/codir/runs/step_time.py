@@ -122,8 +122,7 @@ def measure_step(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        for _, objective in model.objective_items():
-            objective.after_step(stepped=True)
+        model.after_step(stepped=True)
 
     def timed(action: Callable[[], None]) -> float:
         if device.type == "cuda":

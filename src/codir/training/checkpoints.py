@@ -14,22 +14,16 @@ from codir.storage import write_json
 MANIFEST = "manifest.json"
 
 
-def seal(folder: str | Path) -> None:
+def seal(folder: Path) -> None:
     """Writes the manifest of a checkpoint whose files are all there: from now on it counts as whole."""
-    folder = Path(folder)
     write_json(folder / MANIFEST, {"files": manifest.entries(folder, but=(MANIFEST,))})
-
-
-def is_sealed(folder: str | Path) -> bool:
-    """Whether a checkpoint was written to its end; `damage` also looks at its content."""
-    return (Path(folder) / MANIFEST).is_file()
 
 
 def damage(folder: str | Path) -> str | None:
     """Returns what is wrong with a checkpoint in a few words, or None if it is whole."""
     if Path(folder).is_file():
         return "it is a file"
-    if not is_sealed(folder):
+    if not (Path(folder) / MANIFEST).is_file():
         return "it was not written to its end"
     return manifest.fault_by(Path(folder) / MANIFEST)
 
@@ -37,8 +31,9 @@ def damage(folder: str | Path) -> str | None:
 def checkpoints(folder: str | Path) -> list[Path]:
     """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
     found = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    named = [path for path in found if path.name.rpartition("-")[2].isdigit()]
-    return sorted(named, key=step_of, reverse=True)
+    return sorted(
+        (path for path in found if path.name.rpartition("-")[2].isdigit()), key=step_of, reverse=True
+    )
 
 
 def step_of(path: Path) -> int:
@@ -47,12 +42,7 @@ def step_of(path: Path) -> int:
 
 
 def last_whole(folder: str | Path, say: Callable[[str], None]) -> Path | None:
-    """Returns the newest whole checkpoint in `folder`, or None; damaged newer ones are named and removed.
-
-    Args:
-        folder: where the checkpoints lie.
-        say: receives one sentence for each checkpoint that is passed over.
-    """
+    """Returns the newest whole checkpoint in `folder`, or None; `say` is told of damaged newer ones, which go."""
     for path in checkpoints(folder):
         reason = damage(path)
         if reason is None:

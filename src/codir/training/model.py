@@ -1,4 +1,4 @@
-"""The student and the objectives' own parameters in one module, which is what the Trainer trains and clips."""
+"""The student and the losses' own parameters in one module, which is what the Trainer trains and clips."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 class DistillationModel(nn.Module):
-    """Student plus objectives.
+    """Student plus losses.
 
     In training mode `forward` returns the weighted sum (Eq. 1) with its terms. In evaluation it returns the student's
     logits and the task's loss only (so that losses of different recipes compare), and no bank is touched.
 
     Args:
         student: any Hugging Face sequence classifier, or, for a corpus, masked language model.
-        objectives: by name; their parameters (projections) are trained with the student.
-        poolings: poolings of the student's blocks that the objectives read.
+        objectives: the losses by name; their parameters (projections) are trained with the student.
+        poolings: poolings of the student's layers that the losses read.
         tokens: vectors of the student's single tokens that they read.
     """
 
@@ -54,11 +54,11 @@ class DistillationModel(nn.Module):
         self._ddp_params_and_buffers_to_ignore = [
             f"objectives.{name}" for name, _ in self.objectives.named_buffers()
         ]
-        for objective in objectives.values():  # a student whose blocks cannot be told apart is refused now
+        for objective in objectives.values():  # a student whose layers cannot be told apart is refused now
             self.frozen_parameters(objective.settings.start)
 
     def objective_items(self) -> list[tuple[str, Objective]]:
-        """Returns the objectives with their names, typed."""
+        """Returns the losses with their names, typed."""
         return [(name, module) for name, module in self.objectives.items() if isinstance(module, Objective)]
 
     def forward(
@@ -72,14 +72,14 @@ class DistillationModel(nn.Module):
         progress: float = 0.0,
         labelled: float | None = None,
     ) -> dict[str, Any]:
-        """Runs the student once and, in training, every objective.
+        """Runs the student once and, in training, every loss.
 
         Args:
             inputs: the student's keyword arguments.
             labels: [B] class ids or scores; [B, L] the tokens at masked positions and -100 elsewhere.
             example_id: [B] rows of the bank.
             teacher: the frozen teacher's outputs for the batch.
-            batch_ids: see `Step`.
+            batch_ids: see `Step`, as `labelled`.
             positions: numbers that the sums over this batch's positions are divided by; by default its own. In
                 data-parallel training the mean number of a batch makes the mean over the batches the mean over all
                 positions.
@@ -99,19 +99,14 @@ class DistillationModel(nn.Module):
         chosen = self.chosen_positions(inputs, labels, progress)
         student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
         step = Step(example_id, labels, student, teacher, batch_ids, progress, labelled)
-        counting = {
-            name: objective
-            for name, objective in self.objective_items()
-            if objective.settings.counts_at(progress)
-        }
-        weights = {name: objective.settings.weight for name, objective in counting.items()}
-        terms: dict[str, Term] = {
-            name: objective(step) for name, objective in counting.items() if not objective.per_token
-        }
+        counting = {name: each for name, each in self.objective_items() if each.settings.counts_at(progress)}
+        weights = {name: each.settings.weight for name, each in counting.items()}
+        terms: dict[str, Term] = {name: each(step) for name, each in counting.items() if not each.per_token}
         loss = weighted_sum(terms, weights) if terms else student.logits.new_zeros((), dtype=torch.float32)
         if chosen is not None:
             assert labels is not None
-            token_terms, sum_of_tokens = self._predict(step, labels[chosen], weights, positions)
+            of_tokens = {name: each for name, each in counting.items() if each.per_token}
+            token_terms, sum_of_tokens = self._predict(step, labels[chosen], of_tokens, positions)
             loss = loss + sum_of_tokens
             terms = {**token_terms, **terms}
         if not loss.requires_grad:
@@ -131,8 +126,8 @@ class DistillationModel(nn.Module):
         if labels is None or labels.dim() != 2:
             return None
         everywhere = any(
-            objective.per_token and objective.positions == "all" and objective.settings.counts_at(progress)
-            for _, objective in self.objective_items()
+            each.per_token and each.positions == "all" and each.settings.counts_at(progress)
+            for _, each in self.objective_items()
         )
         return inputs["attention_mask"] != 0 if everywhere else labels != IGNORED
 
@@ -147,63 +142,53 @@ class DistillationModel(nn.Module):
             )
 
     def _predict(
-        self, step: Step, labels: Tensor, weights: Mapping[str, float], positions: PositionCounts | None
+        self,
+        step: Step,
+        labels: Tensor,
+        objectives: Mapping[str, Objective],
+        positions: PositionCounts | None,
     ) -> tuple[dict[str, Term], Tensor]:
         """Computes all terms over positions together; returns them without gradient, and their weighted sum.
 
         `labels` [P] are those of the chosen positions.
         """
-        objectives = {
-            name: objective
-            for name, objective in self.objective_items()
-            if objective.per_token and name in weights
-        }
+        assert step.student.masked is not None
+        if not objectives:
+            return {}, step.student.logits.new_zeros((), dtype=torch.float32)
         masked = labels != IGNORED
         own = PositionCounts(float(masked.sum()), float(labels.numel()))
-        counts = {
-            name: max((positions or own).of(objective.positions), 1.0)
-            for name, objective in objectives.items()
-        }
+        counts = {name: max((positions or own).of(each.positions), 1.0) for name, each in objectives.items()}
         # What all share comes last, in fp32: a gradient divided by many thousands underflows where products are fp16.
-        divisor = min(counts.values(), default=1.0)
-        mixed = any(objective.positions == "all" for objective in objectives.values())
+        divisor = min(counts.values())
+        mixed = any(each.positions == "all" for each in objectives.values())
         sums: dict[str, Tensor | float] = defaultdict(float)
         metrics: dict[str, dict[str, Tensor | float]] = {name: defaultdict(float) for name in objectives}
 
         def weighted(student: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
             every = TokenChunk(labels[rows], student, teacher)
             predicted = every.only(masked[rows]) if mixed else every
-            found = {
-                name: objective.token_loss(every if objective.positions == "all" else predicted)
-                for name, objective in objectives.items()
-            }
-            for name, term in found.items():
+            parts = []
+            for name, each in objectives.items():
+                term = each.token_loss(every if each.positions == "all" else predicted)
                 sums[name] = sums[name] + term.loss.detach()
                 for metric, value in term.metrics.items():
                     metrics[name][metric] = metrics[name][metric] + value
-            return torch.stack(
-                [weights[name] * (divisor / counts[name]) * term.loss for name, term in found.items()]
-            ).sum()
+                parts.append(each.settings.weight * (divisor / counts[name]) * term.loss)
+            return torch.stack(parts).sum()
 
-        assert step.student.masked is not None
-        total = step.student.logits.new_zeros((), dtype=torch.float32)
-        if objectives:
-            needed = step.teacher is not None and any(
-                objective.needs(objective.settings).teacher_logits for objective in objectives.values()
-            )
-            teacher = step.teacher.masked if needed and step.teacher is not None else None
-            total = chunked_loss(step.student.masked, weighted, teacher) / divisor
-        terms = {
+        needed = any(each.needs(each.settings).teacher_logits for each in objectives.values())
+        teacher = step.teacher.masked if needed and step.teacher is not None else None
+        total = chunked_loss(step.student.masked, weighted, teacher) / divisor
+
+        def mean(value: Tensor | float, name: str) -> Tensor:
+            return torch.as_tensor(value / counts[name], device=total.device)
+
+        return {
             name: Term(
-                torch.as_tensor(sums[name] / counts[name], device=total.device),
-                {
-                    metric: torch.as_tensor(value / counts[name], device=total.device)
-                    for metric, value in metrics[name].items()
-                },
+                mean(sums[name], name), {key: mean(value, name) for key, value in metrics[name].items()}
             )
             for name in objectives
-        }
-        return terms, total
+        }, total
 
     def _score(self, inputs: dict[str, Any], labels: Tensor, chosen: Tensor) -> dict[str, Any]:
         """Scores each block; see `forward`."""
@@ -220,9 +205,10 @@ class DistillationModel(nn.Module):
 
         with torch.no_grad():
             total = chunked_loss(predicted, collect)
-        block = chosen.nonzero()[:, 0]
         sums = losses.new_zeros(labels.shape[0], 3)
-        sums.index_add_(0, block, torch.stack([losses, right, torch.ones_like(losses)], dim=1))
+        sums.index_add_(
+            0, chosen.nonzero()[:, 0], torch.stack([losses, right, torch.ones_like(losses)], dim=1)
+        )
         return {"loss": total / max(expected.numel(), 1), "logits": sums}
 
     def _evaluate(self, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
@@ -236,21 +222,24 @@ class DistillationModel(nn.Module):
         return {"loss": loss, "logits": logits}
 
     def frozen_parameters(self, progress: float) -> list[nn.Parameter]:
-        """Returns the student's parameters that the objectives keep as they are at this moment of the training."""
-        blocks = frozenset().union(
-            *(objective.frozen_layers(progress) for _, objective in self.objective_items())
-        )
-        if not blocks:
+        """Returns the student's parameters that the losses keep as they are at this moment of the training."""
+        layers = frozenset().union(*(each.frozen_layers(progress) for _, each in self.objective_items()))
+        if not layers:
             return []
         blocks_prefix(self.student)  # raises even while the embeddings alone are meant
-        return parameters_of(self.student, blocks)
+        return parameters_of(self.student, layers)
+
+    def after_step(self, stepped: bool) -> None:
+        """Lets the losses write their banks after an optimiser step, or forget it where it was abandoned."""
+        for _, objective in self.objective_items():
+            objective.after_step(stepped=stepped)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         """Lets the student forget its activations and compute them again: the Trainer asks the model it trains."""
         self.student.gradient_checkpointing_enable(**settings)
 
     def summary_tensors(self) -> dict[str, Tensor]:
-        """Collects what the objectives keep to be looked at, named `objective/key`, on the CPU."""
+        """Collects what the losses keep to be looked at, named `loss/key`, on the CPU."""
         return {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
             for name, objective in self.objective_items()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
@@ -29,19 +33,42 @@ from codir.training.processes import (
     other_process_ended,
     rank,
 )
-from codir.training.signals import StopRequest, signal_name
 
 logger = logging.getLogger(__name__)
 
-OBJECTIVES_FILE = "objectives.safetensors"
+LOSSES_FILE = "objectives.safetensors"
 PROCESSES_FILE = "processes.json"
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, taken as a request to stop after this step; `number` is the first signal's, 0 for none."""
+
+    number = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Notes the first SIGINT or SIGTERM that comes during the block; a second one stops at once."""
+        before = {}
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
 
 
 class ResumableTrainer(Trainer):
     """transformers' Trainer for a `DistillationModel`, with checkpoints that are whole or ignored.
 
-    A checkpoint holds the student as a plain transformers model, the objectives' parameters, their banks and
-    generators, the optimiser, the schedule and the random state; a resume from it is exact, bit for bit. Ctrl-C and
+    A checkpoint holds the student as a plain transformers model, the losses' parameters and buffers (banks, states of
+    generators), the optimiser, the schedule and the random state; a resume from it is exact, bit for bit. Ctrl-C and
     SIGTERM save one before the run stops.
     """
 
@@ -77,50 +104,48 @@ class ResumableTrainer(Trainer):
             InterruptedRunError: Ctrl-C or SIGTERM came; a checkpoint of the last whole step was written.
             RunError: the checkpoint named is damaged or of another batch size; another process of the training ended.
         """
+        self._bad = self._bad_norm = ""
         try:
-            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            resume = self._checkpoint_of(resume_from_checkpoint)
+            if rank() > 0:
+                # Dropout of its own in each process, not the first one's mask for other examples.
+                torch.manual_seed(self.args.seed + 1_000_003 * rank())
+            self._resumed = resume is not None
+            self._stop = StopRequest()
+            with self._stop.listening():
+                output = super().train(resume, trial, ignore_keys_for_eval)
+                (stop,) = agree(self._stop.number)
         except RuntimeError as error:
             if processes() == 1 or not other_process_ended(error):
                 raise
-            found = [path for path in checkpoints.checkpoints(self._run_dir) if checkpoints.is_sealed(path)]
-            raise ProcessEndedError(
-                ended_message(self.state.global_step, found[0] if found else None)
-            ) from error
-
-    def _train(
-        self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: list[str] | None
-    ) -> TrainOutput:
-        self._bad = self._bad_norm = ""
-        resume = self._checkpoint_of(resume_from_checkpoint)
-        if resume is not None:
-            self._check_processes(Path(resume))
-        if rank() > 0:
-            # Dropout of its own in each process, not the first one's mask for other examples.
-            torch.manual_seed(self.args.seed + 1_000_003 * rank())
-        self._resumed = resume is not None
-        self._stop = StopRequest()
-        with self._stop.listening():
-            output = super().train(resume, trial, ignore_keys_for_eval)
-            (stop,) = agree(self._stop.number)
-            if stop:
-                raise InterruptedRunError(
-                    f"Stopped by {signal_name(stop)} at the end of the training. The same command with --resume goes "
-                    "on from the last checkpoint."
-                )
-            return output
+            found = checkpoints.checkpoints(self._run_dir)
+            whole = next((path for path in found if (path / checkpoints.MANIFEST).is_file()), None)
+            raise ProcessEndedError(ended_message(self.state.global_step, whole)) from error
+        if stop:
+            raise InterruptedRunError(
+                f"Stopped by {signal.Signals(stop).name} at the end of the training. The same command with --resume "
+                "goes on from the last checkpoint."
+            )
+        return output
 
     def _checkpoint_of(self, asked: str | bool | None) -> str | None:
         # One process looks (and tidies), so that all go on from the same checkpoint.
         if asked is True:
             found = checkpoints.last_whole(self._run_dir, logger.warning) if is_main() else None
             name = first_says(found.name if found else "")
-            return str(Path(self._run_dir) / name) if name else None
+            asked = str(Path(self._run_dir) / name) if name else None
+        elif asked and (reason := first_says((checkpoints.damage(asked) or "") if is_main() else "")):
+            raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
         if not asked:
             return None
-        reason = first_says((checkpoints.damage(asked) or "") if is_main() else "")
-        if reason:
-            raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
+        self._check_processes(Path(asked))
         return str(asked)
+
+    def _agree_on_step(self) -> None:
+        """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
+        bad, self._stop_agreed = agree(int(bool(self._bad or self._bad_norm)), self._stop.number)
+        if bad:
+            self._diverged(next(filter(None, all_say(self._bad)), self._bad_norm))
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # A signal that comes while this runs is for the next step: this one may not save. Several processes have
@@ -132,19 +157,12 @@ class ResumableTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if stopping:
             raise InterruptedRunError(
-                f"Stopped by {signal_name(stopping)} after step {self.state.global_step}; a checkpoint was saved in "
-                f"{self._run_dir}. The same command with --resume goes on from there."
+                f"Stopped by {signal.Signals(stopping).name} after step {self.state.global_step}; a checkpoint was "
+                f"saved in {self._run_dir}. The same command with --resume goes on from there."
             )
 
-    def _agree_on_step(self) -> None:
-        """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
-        bad, self._stop_agreed = agree(int(bool(self._bad or self._bad_norm)), self._stop.number)
-        if bad:
-            self._diverged(next(filter(None, all_say(self._bad)), self._bad_norm))
-
     def _diverged(self, what: str) -> None:
-        for _, objective in self.distillation.objective_items():
-            objective.after_step(stepped=False)
+        self.distillation.after_step(stepped=False)
         good = checkpoints.checkpoints(self._run_dir)
         kept = f"The last good checkpoint is {good[0]}." if good else "No checkpoint had been written yet."
         raise TrainingDivergedError(
@@ -152,7 +170,7 @@ class ResumableTrainer(Trainer):
             "Try a lower learning rate, a longer warm-up, or precision fp32."
         )
 
-    # ---- checkpoints -------------------------------------------------------------------------------------------
+    # ---- writing checkpoints -----------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         bad = self.distillation.nonfinite_parameter()
@@ -186,12 +204,20 @@ class ResumableTrainer(Trainer):
     @staticmethod
     def _is_saved(folder: Path) -> bool:
         """Whether this step was saved a moment ago (end of an epoch and a signal, say); half a checkpoint goes."""
-        if not folder.exists():
-            return False
-        if checkpoints.damage(folder) is None:
-            return True
-        shutil.rmtree(folder)
-        return False
+        if folder.exists() and checkpoints.damage(folder) is not None:
+            shutil.rmtree(folder)
+        return folder.exists()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self._run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.student.save_pretrained(folder)
+        if isinstance(self.processing_class, PreTrainedTokenizerBase):
+            self.processing_class.save_pretrained(folder)
+        state = self.distillation.objectives.state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / LOSSES_FILE)
 
     def _seal(self, folder: Path) -> None:
         missing = processes() - len(list(folder.glob("rng_state*.pth")))
@@ -203,19 +229,26 @@ class ResumableTrainer(Trainer):
         write_json(folder / PROCESSES_FILE, self._shape())
         checkpoints.seal(folder)
 
+    def _not_written(self, folder: Path, error: Exception) -> RunError:
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+        left = checkpoints.checkpoints(self._run_dir)
+        kept = f"{left[0].name} is whole" if left else "there is none before it"
+        free = human_bytes(shutil.disk_usage(self._run_dir).free)
+        reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
+        return RunError(
+            f"The checkpoint {folder} could not be written: {reason} (free on this disk: {free}; {kept}). Free some "
+            "space, then the same command with --resume goes on."
+        )
+
+    # ---- reading checkpoints -----------------------------------------------------------------------------------
+
     def _shape(self) -> dict[str, int]:
         """What must be the same after a resume with another number of processes."""
-        return {
-            "processes": processes(),
-            "batch": self.get_total_train_batch_size(self.args),
-        }
+        return {"processes": processes(), "batch": self.get_total_train_batch_size(self.args)}
 
     def _check_processes(self, checkpoint: Path) -> None:
-        """Refuses a checkpoint of another number of processes that trained on other batches.
-
-        Raises:
-            RunError: says which settings would do.
-        """
+        """Refuses, with a `RunError`, a checkpoint of another number of processes that trained on other batches."""
         if not (checkpoint / PROCESSES_FILE).is_file():
             return
         there, now = read_json(checkpoint / PROCESSES_FILE), self._shape()
@@ -236,41 +269,12 @@ class ResumableTrainer(Trainer):
                 now["processes"],
             )
 
-    def _not_written(self, folder: Path, error: Exception) -> RunError:
-        if is_main():
-            shutil.rmtree(folder, ignore_errors=True)
-        left = checkpoints.checkpoints(self._run_dir)
-        kept = f"{left[0].name} is whole" if left else "there is none before it"
-        free = human_bytes(shutil.disk_usage(self._run_dir).free)
-        reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
-        return RunError(
-            f"The checkpoint {folder} could not be written: {reason} (free on this disk: {free}; {kept}). Free some "
-            "space, then the same command with --resume goes on."
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self._run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.student.save_pretrained(folder)
-        if isinstance(self.processing_class, PreTrainedTokenizerBase):
-            self.processing_class.save_pretrained(folder)
-        trained = {
-            key: value.contiguous() for key, value in self.distillation.objectives.state_dict().items()
-        }
-        safetensors.torch.save_file(trained, folder / OBJECTIVES_FILE)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._load_weights(Path(resume_from_checkpoint))
-
-    def _load_weights(self, folder: Path) -> None:
+        folder = Path(resume_from_checkpoint)
         saved = type(self.student).from_pretrained(folder, dtype=self.student.dtype)
         self.student.load_state_dict(saved.state_dict())
         try:
-            self.distillation.objectives.load_state_dict(
-                safetensors.torch.load_file(folder / OBJECTIVES_FILE)
-            )
+            self.distillation.objectives.load_state_dict(load_file(folder / LOSSES_FILE))
         except RuntimeError as error:
             raise RunError(
                 f"{folder} holds the losses of other settings, other data or an older version of codir: start a new "
@@ -286,11 +290,10 @@ class ResumableTrainer(Trainer):
         return trained
 
     def _load_best_model(self) -> None:
-        best = Path(str(self.state.best_model_checkpoint))
-        reason = first_says((checkpoints.damage(best) or "") if is_main() else "") or None
-        if reason is not None:
+        best = str(self.state.best_model_checkpoint)
+        if reason := first_says((checkpoints.damage(best) or "") if is_main() else ""):
             logger.warning(
                 "The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason
             )
             return
-        self._load_weights(best)
+        self._load_from_checkpoint(best)

@@ -1,4 +1,4 @@
-"""The Trainer: one student, a frozen teacher or its cache, and a weighted sum of objectives."""
+"""The Trainer: one student, a frozen teacher or its cache, and a weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ logger = logging.getLogger(__name__)
 
 
 class DistillationTrainer(ResumableTrainer):
-    """Trains a student with any mix of objectives; without a teacher it is plain fine-tuning.
+    """Trains a student with any mix of losses; without a teacher it is plain fine-tuning.
 
-    Everything of transformers' Trainer works (mixed precision, accumulation, loggers, schedulers, early stopping).
-    On top: every loss term, the contrastive accuracy and the agreement with the teacher are logged; checkpoints are
-    whole or ignored, hold the bank and resume bit for bit; a loss that stops being finite ends the run with the term's
-    name; Ctrl-C and SIGTERM save a checkpoint first.
+    Everything of transformers' Trainer works (mixed precision, accumulation, loggers, schedulers, early stopping). On
+    top: every loss term, the contrastive accuracy and the agreement with the teacher are logged; checkpoints are whole
+    or ignored, hold the bank and resume bit for bit; a loss that stops being finite ends the run with the term's name;
+    Ctrl-C and SIGTERM save a checkpoint first.
 
     Args:
         student: the model to train, any Hugging Face sequence classifier; after training it is the result (with
             `load_best_model_at_end`, the best one).
-        objectives: settings by objective name, for example `{"task": {}, "kd": {"weight": 0.7}}`.
+        objectives: settings by the name of the loss, for example `{"task": {}, "kd": {"weight": 0.7}}`.
         args: see `DistillationArguments`.
         train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id`
             (see `codir.data.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
-            leaves it out, and where objectives choose negatives by class it has the teacher's. Where the labels know
-            their names (a ClassLabel, as in `load_task`'s splits), student and teacher are matched with them by
-            name, whatever their order; else they are the student's class ids.
-        eval_dataset: the same for evaluation, or several by name.
+            leaves it out, and where negatives are chosen by class it has the teacher's. Where the labels know their
+            names (a ClassLabel, as in `load_task`'s splits), student and teacher are matched with them by name,
+            whatever their order; else they are the student's class ids.
         processing_class: the student's tokenizer.
+        eval_dataset: the same for evaluation, or several by name.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
             `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or the
             `TeacherOutputs` of the training examples, or None.
-        teacher_tokenizer: where it differs from the student's.
+        teacher_tokenizer: the teacher's, where it differs from the student's.
         compute_metrics: as in transformers' Trainer.
         callbacks: as in transformers' Trainer.
         data_collator: makes the batches instead of `DistillationCollator`. If it has `set_epoch`, it is told the epoch;
@@ -76,7 +76,7 @@ class DistillationTrainer(ResumableTrainer):
         report: is told what the teacher's cache takes, and what was damaged there.
 
     Raises:
-        ConfigError: objectives that do not fit with the data or the models, before anything is computed.
+        ConfigError: losses that do not fit with the data or the models, before anything is computed.
     """
 
     # Stock models accept **kwargs, from which the Trainer concludes that they scale their loss for accumulation.
@@ -128,9 +128,10 @@ class DistillationTrainer(ResumableTrainer):
         if self._source.why_live:
             self.objective_notes.insert(0, f"teacher: {self._source.why_live}")
         self.distillation = DistillationModel(student, built, setup.poolings, setup.views.student)
+
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)  # optimiser steps that went into the sums
-        self._parts: deque[Part] = deque()
+        self._parts: deque[Part] = deque()  # what the next batches are in their optimiser step
         self._given_sampler = train_sampler
         self._sampler: Sampler | None = None
         super().__init__(
@@ -153,7 +154,23 @@ class DistillationTrainer(ResumableTrainer):
             self._progress = ProgressLine(label)
             self.add_callback(self._progress)
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As `ResumableTrainer.train`; the progress line ends however the training does."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.args.disable_tqdm:
+                self._progress.stop()
+
     # ---- the step ----------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """As transformers' Trainer; also finds out what all processes will accumulate in this step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._parts = deque(plan_step(batches))
+        return batches, items
 
     def compute_loss(
         self,
@@ -200,29 +217,6 @@ class DistillationTrainer(ResumableTrainer):
             parameter.grad = None  # and not zero: Adam would still decay the weight and move by its momentum
         return loss
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | int | None]:
-        """As transformers' Trainer; also finds out what all processes will accumulate in this step."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._parts = deque(plan_step(batches))
-        return batches, items
-
-    def _watch(self, outputs: dict[str, Any], part: Part | None) -> None:
-        for name, term in outputs["terms"].items():
-            if term.empty:
-                continue
-            self._add(f"loss_{name}", term.loss.detach(), part)
-            for metric, value in term.metrics.items():
-                self._add(f"{name}_{metric}", value.detach(), part)
-        if not torch.isfinite(outputs["loss"]) and not self._bad:
-            bad = [name for name, term in outputs["terms"].items() if not torch.isfinite(term.loss)]
-            self._bad = f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
-
-    def _add(self, name: str, value: Tensor, part: Part | None) -> None:
-        self._sums[name] = self._sums[name] + value.float() * (part.share if part else 1.0)
-        self._counts[name] += 1 / part.accumulated if part else 1.0
-
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
         # With a gradient scaler an infinite norm is expected now and then, and that step is skipped.
@@ -230,6 +224,20 @@ class DistillationTrainer(ResumableTrainer):
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
             self._bad_norm = f"the gradient's norm is {float(norm)}"
         return norm
+
+    # ---- the log -----------------------------------------------------------------------------------------------
+
+    def _watch(self, outputs: dict[str, Any], part: Part | None) -> None:
+        for name, term in outputs["terms"].items():
+            if term.empty:
+                continue
+            metrics = {f"{name}_{metric}": value for metric, value in term.metrics.items()}
+            for key, value in {f"loss_{name}": term.loss, **metrics}.items():
+                self._sums[key] = self._sums[key] + value.detach().float() * (part.share if part else 1.0)
+                self._counts[key] += 1 / part.accumulated if part else 1.0
+        if not torch.isfinite(outputs["loss"]) and not self._bad:
+            bad = [name for name, term in outputs["terms"].items() if not torch.isfinite(term.loss)]
+            self._bad = f"the loss term {' and '.join(map(repr, bad)) or 'sum'} is {outputs['loss'].item()}"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every term and metric since the last log to the Trainer's own entry."""
@@ -245,7 +253,7 @@ class DistillationTrainer(ResumableTrainer):
             logs.pop("train_loss", None)
         super().log(logs, start_time)
 
-    # ---- order of the examples ---------------------------------------------------------------------------------
+    # ---- the order of the examples -----------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         self._sampler = self._given_sampler or self._chosen_sampler(train_dataset)
@@ -302,6 +310,20 @@ class DistillationTrainer(ResumableTrainer):
             non_blocking=cast(Any, args.accelerator_config).non_blocking,
         )
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A training that was stopped after its last step has none left; transformers would make one more.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        # Explicitly, since what transformers and accelerate do by themselves misses collators, and samplers that are
+        # wrapped twice: by skipped batches and by the share of a process.
+        for part in (self._sampler, self.data_collator):
+            if hasattr(part, "set_epoch"):
+                cast(Any, part).set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)
+
+    # ---- evaluation --------------------------------------------------------------------------------------------
+
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         collator = self.data_collator
         if not kwargs.get("is_training", False):
@@ -320,31 +342,9 @@ class DistillationTrainer(ResumableTrainer):
         with torch.random.fork_rng():
             return super().evaluate(*args, **kwargs)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A training that was stopped after its last step has none left; transformers would make one more.
-        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        # Explicitly, since what transformers and accelerate do by themselves misses collators, and samplers that are
-        # wrapped twice: by skipped batches and by the share of a process.
-        for part in (self._sampler, self.data_collator):
-            if hasattr(part, "set_epoch"):
-                cast(Any, part).set_epoch(kwargs["epoch"])
-        super()._run_epoch(*args, **kwargs)
-
-    # ---- starting ----------------------------------------------------------------------------------------------
-
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As `ResumableTrainer.train`; the progress line ends however the training does."""
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            if self.args.disable_tqdm:
-                self._progress.stop()
-
 
 class _AfterStep(TrainerCallback):
-    """Lets the objectives write their banks once the optimiser has stepped, before any checkpoint of that step."""
+    """Lets the losses write their banks once the optimiser has stepped, before any checkpoint of that step."""
 
     def __init__(self, trainer: DistillationTrainer):
         self.trainer = trainer
@@ -353,6 +353,4 @@ class _AfterStep(TrainerCallback):
         self.trainer._agree_on_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        skipped = self.trainer.accelerator.optimizer_step_was_skipped
-        for _, objective in self.trainer.distillation.objective_items():
-            objective.after_step(stepped=not skipped)
+        self.trainer.distillation.after_step(not self.trainer.accelerator.optimizer_step_was_skipped)
