@@ -41,7 +41,6 @@ from codir.config.training_config import TrainingConfig
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.student import build_student
 from codir.runs.arguments import to_arguments
-from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
@@ -157,6 +156,7 @@ def arguments_for(
         }
     )
     arguments = to_arguments(training, folder, "accuracy", examples)
+    arguments.cache_folder = str(folder / "cache")
     arguments.eval_strategy = IntervalStrategy.NO
     arguments.save_strategy = SaveStrategy.NO
     return arguments
@@ -177,7 +177,6 @@ def measure(
     objectives: dict[str, Any] = load_recipe("codir-fine").settings["objectives"]
     plain = {"task": objectives["task"]}
     teacher = FrozenTeacher(model)  # in fp32 also where the student trains in bf16, as in the workflows
-    cache = open_cache(teacher, data, tokenizer=tokenizer, poolings=["mean"], folder=folder / "cache")
     trainings: dict[str, Callable[[], Any]] = {}
     for name in names:
         trainer = DistillationTrainer(
@@ -186,7 +185,7 @@ def measure(
             arguments_for(folder, len(data), steps + WARM_UP, precision, name != LIVE),
             train_dataset=data,
             processing_class=tokenizer,
-            teacher={CACHED: cache, LIVE: teacher}.get(name),
+            teacher=teacher if name in (CACHED, LIVE) else None,
             label=name,
         )
         trainer.remove_callback(ProgressLine)

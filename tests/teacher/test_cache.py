@@ -19,14 +19,14 @@ from datasets import Dataset
 from killing import at_call, begin, end, forked, needs_fork
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from codir.errors import ConfigError, DataError, ModelError, RunError
+from codir.errors import DataError, ModelError, RunError
 from codir.locks import TEMPORARY
 from codir.models.padding import Padding, pad_batch
 from codir.models.representations import EncoderShape, Representations, TokenView
 from codir.teacher import store
 from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.source import CacheSettings, TeacherSource, live_because
+from codir.teacher.source import CacheSettings, live_because
 from codir.teacher.store import default_cache_folder, fault_of, new_entry
 
 H0, H2, H4 = (TokenView("hidden", layer) for layer in (0, 2, 4))
@@ -157,26 +157,12 @@ def test_what_cannot_be_read_is_said(opened):
         outputs.rows([0, 1], 1)
     with pytest.raises(KeyError, match="'cls'"):
         outputs.space("cls")
-    with pytest.raises(KeyError):
-        outputs.only([], [H4])
     assert outputs.rows([], 5).tokens[H2].shape == (0, 5, 32)
     assert outputs.rows([]).logits.shape == (0, 2)
 
 
-def test_only_some_of_the_outputs(opened):
-    outputs = opened("mean", H2, Q2)
-    part = outputs.only([], [Q2])
-    rows = part.rows([1], 20)
-    assert (part.poolings, part.views) == (set(), {Q2})
-    assert rows.pooled == {}
-    assert set(rows.tokens) == {Q2}
-    assert torch.equal(rows.tokens[Q2], outputs.rows([1], 20).tokens[Q2])
-    assert outputs.views == {H2, Q2}
-    assert torch.equal(part.reordered([1, 0]).logits, outputs.logits[:, [1, 0]])
-
-
 def test_workers_map_the_files_themselves(opened):
-    outputs = opened("mean", H2, Q2).only(["mean"], [Q2])
+    outputs = opened("mean", Q2)
     sent = pickle.dumps(outputs)
     assert len(sent) < 3000  # the files' names and the offsets
     assert same(pickle.loads(sent).rows([4]), outputs.rows([4]))
@@ -242,7 +228,6 @@ def test_the_teachers_own_tokens(opened, encoded):
     detected, plain = opened(data=both), opened()
     assert torch.equal(detected.logits, plain.logits)
     assert not plain.built  # the same tokens
-    assert not torch.allclose(opened(data=both, prefix="").logits, plain.logits)
 
 
 def test_numbers_beyond_half_precision(opened, encoded, folder):
@@ -446,13 +431,3 @@ def test_cached_or_live_is_decided_by_what_tokens_take(opened):
     assert "kB" in line
     assert live_because((), data, shape, CacheSettings(tokens_gb=0)) is None
     assert live_because((), data, shape, CacheSettings(enabled=False)) == ""
-
-
-def test_given_outputs_have_to_hold_what_is_read(opened):
-    outputs = opened("mean", H2)
-    with pytest.raises(ConfigError, match=r"\(cls, hidden\.4\).*open_cache"):
-        TeacherSource(outputs, {"cls", "mean"}, {H2, H4}, opened.data, CacheSettings())
-    source = TeacherSource(outputs, set(), {H2}, opened.data, CacheSettings())
-    assert source.cached
-    assert source.outputs is not None
-    assert (source.outputs.poolings, source.outputs.views) == (set(), {H2})

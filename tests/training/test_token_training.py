@@ -98,7 +98,7 @@ def test_cached_and_live_teacher_give_the_same_losses(tmp_path, models):
         trainer = make_trainer(
             tmp_path / str(cached),
             models,
-            {"task": {}, "kd": {}, GAP: {}},
+            {"task": {}, "kd": {}, "crd": {"k": 10, "dim": 8}, GAP: {}},
             **ONE_EPOCH,
             cache_teacher=cached,
             cache_folder=str(tmp_path / "cache"),
@@ -110,7 +110,7 @@ def test_cached_and_live_teacher_give_the_same_losses(tmp_path, models):
         TokenGap.seen.clear()
     assert len(entries[0]) == 8
     for cached, live in zip(*entries, strict=True):
-        for name in ("loss_task", "loss_kd", "loss_token_gap"):
+        for name in ("loss_task", "loss_kd", "loss_crd", "loss_token_gap"):
             assert cached[name] == pytest.approx(live[name], rel=2e-3, abs=2e-4), name
     for cached, live in zip(*steps, strict=True):
         assert torch.equal(cached.teacher.mask, live.teacher.mask)
@@ -207,20 +207,6 @@ def trainer_of(
         teacher=parts["teacher"],
         **extra,
     )
-
-
-def test_given_outputs_must_hold_the_views(tmp_path, parts):
-    settings = {"tokenizer": parts["tokenizer"], "folder": tmp_path / "cache"}
-    teacher, data = parts["teacher"], examples()
-    outputs = open_cache(teacher, data, poolings=["mean"], tokens=[TokenView("hidden", 4)], **settings)
-    with pytest.raises(ConfigError, match=r"query\.4.*open_cache"):
-        trainer_of(tmp_path, {**parts, "teacher": outputs}, {GAP: {}})
-    outputs = open_cache(
-        teacher, data, poolings=["mean"], tokens=[TokenView("hidden", 4), TokenView("hidden", 1)], **settings
-    )
-    trainer = trainer_of(tmp_path, {**parts, "teacher": outputs}, {GAP: {"attention": False}})
-    trainer.train()
-    assert set(TokenGap.seen[0].teacher.tokens) == {TokenView("hidden", 4)}  # no more than is needed is read
 
 
 def test_other_tokens_are_refused_before_the_teacher_computes(tmp_path, parts, monkeypatch):

@@ -14,7 +14,6 @@ of the teacher, into one more entry: so recipes share what they have in common. 
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -112,33 +111,9 @@ class TeacherOutputs:
         return len(self.offsets) - 1
 
     @property
-    def poolings(self) -> frozenset[Pooling]:
-        """Returns the poolings that can be read."""
-        return frozenset(_poolings(self.files))
-
-    @property
     def views(self) -> frozenset[TokenView]:
         """Returns the views of single tokens that can be read."""
         return frozenset(_views(self.files))
-
-    def only(self, poolings: Iterable[Pooling], views: Iterable[TokenView]) -> TeacherOutputs:
-        """Returns the same outputs, of which `rows` reads the logits, `poolings` and `views` alone.
-
-        Raises:
-            KeyError: one was not asked for when the cache was opened.
-        """
-        wanted: list[Output] = ["logits", *poolings, *views]
-        return self._with(files={output: self.files[output] for output in wanted})
-
-    def reordered(self, logit_order: Sequence[int]) -> TeacherOutputs:
-        """Returns the same outputs with the logits in another order."""
-        return self._with(logit_order=tuple(logit_order))
-
-    def _with(self, **changes: Any) -> TeacherOutputs:
-        found = copy.copy(self)
-        found.__dict__.update(changes)
-        found._arrays = {output: self._arrays[output] for output in found.files}
-        return found
 
     @property
     def logits(self) -> Tensor:
@@ -213,7 +188,6 @@ def open_cache(
     tokens: Iterable[TokenView] = (),
     folder: str | Path | None = None,
     batch_size: int = 32,
-    prefix: str | None = None,
     report: Report = logger.info,
     progress: Progress | None = None,
 ) -> TeacherOutputs:
@@ -232,7 +206,6 @@ def open_cache(
         tokens: views of single tokens.
         folder: where entries lie; by default `default_cache_folder()`. Nothing is written outside of it.
         batch_size: examples in a batch while computing.
-        prefix: of the teacher's token columns; by default `teacher_prefix`.
         report: is told the disk need before anything is computed, and about damaged entries.
         progress: called with (examples done, examples in all).
 
@@ -246,7 +219,7 @@ def open_cache(
         teacher = teacher.for_classes(names)
     folder = Path(folder).expanduser() if folder is not None else default_cache_folder()
     wanted: list[Output] = ["logits", *sorted(set(poolings)), *sorted(set(tokens))]
-    columns = read_examples(encoded, prefix)
+    columns = read_examples(encoded)
     lengths = np.empty(len(columns), dtype=np.int64)
     lengths[columns.ids] = columns.lengths  # in the files examples lie by id, and not as in the data set
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
@@ -283,13 +256,13 @@ def open_cache(
     )
 
 
-def read_examples(encoded: Dataset, prefix: str | None = None) -> TokenColumns:
+def read_examples(encoded: Dataset) -> TokenColumns:
     """Reads the token columns that the teacher sees.
 
     Raises:
         DataError: there are no examples, or their ids are not 0..N-1, each once.
     """
-    columns = TokenColumns.read(encoded, teacher_prefix(encoded) if prefix is None else prefix)
+    columns = TokenColumns.read(encoded, teacher_prefix(encoded))
     if not len(columns):
         raise DataError("The data set is empty: there is nothing for the teacher to compute.")
     if not np.array_equal(np.sort(columns.ids), np.arange(len(columns))):

@@ -28,8 +28,8 @@ class FrozenTeacher(nn.Module):
         model: the fine-tuned model; its parameters stop requiring gradients.
         logit_order: what `match_classes` returned: brings the logits into the order of the data's classes. None: they
             are the model's own, until the names of the data's classes are known (`for_classes`).
-        autocast: `torch.bfloat16` runs the teacher in mixed precision. None (the default) runs it in the precision of
-            its weights, also inside a surrounding autocast, so that live and cached outputs agree.
+        autocast: `torch.bfloat16` for mixed precision. None is the precision of the weights, also inside a surrounding
+            autocast, so that live and cached outputs agree.
 
     Raises:
         ModelError: `logit_order` is no permutation of the model's outputs.

@@ -13,7 +13,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.errors import ConfigError
 from codir.models.inference import Progress, predict_logits
 from codir.models.representations import EncoderShape, Pooling, TokenView
 from codir.storage import human_bytes
@@ -71,33 +70,25 @@ class TeacherSource:
 
     def __init__(
         self,
-        teacher: FrozenTeacher | TeacherOutputs | None,
+        teacher: FrozenTeacher | None,
         poolings: Collection[Pooling],
         views: Collection[TokenView],
         encoded: Dataset,
         cache: CacheSettings,
     ):
-        """Takes what the training was given, what it reads of it, the training examples and the cache's settings.
-
-        Raises:
-            ConfigError: `TeacherOutputs` that do not hold what is read.
-        """
+        """Takes the teacher, what the training reads of it, the training examples and the cache's settings."""
         self.poolings, self.views, self._cache = frozenset(poolings), frozenset(views), cache
         self.shape = teacher.shape if teacher is not None else None
-        self.frozen = teacher if isinstance(teacher, FrozenTeacher) else None
+        self.frozen = teacher
         self.outputs: TeacherOutputs | None = None
-        reason = None
-        if isinstance(teacher, TeacherOutputs):
-            self.outputs = _only(teacher, self.poolings, self.views)
-        elif teacher is not None:
-            reason = live_because(self.views, encoded, teacher.shape, cache)
-        self.live = self.frozen if reason is not None else None
+        reason = live_because(self.views, encoded, teacher.shape, cache) if teacher is not None else None
+        self.live = teacher if reason is not None else None
         self.why_live = reason or ""
 
     @property
     def cached(self) -> bool:
         """Whether there are, or will be, outputs of all training examples."""
-        return self.shape is not None and self.live is None
+        return self.frozen is not None and self.live is None
 
     def open(
         self,
@@ -152,16 +143,3 @@ def teacher_logits(
         teacher.model, encoded, tokenizer, prefix=teacher_prefix(encoded), autocast=teacher.autocast
     )
     return raw[:, list(teacher.logit_order)]
-
-
-def _only(
-    outputs: TeacherOutputs, poolings: frozenset[Pooling], views: frozenset[TokenView]
-) -> TeacherOutputs:
-    """Returns outputs that hold exactly what is read."""
-    missing = [*sorted(poolings - outputs.poolings), *map(str, sorted(views - outputs.views))]
-    if missing:
-        raise ConfigError(
-            f"The objectives read outputs of the teacher ({', '.join(missing)}) that these TeacherOutputs do not hold: "
-            "open them with open_cache(..., poolings=..., tokens=...), or give the FrozenTeacher itself."
-        )
-    return outputs.only(poolings, views)

@@ -13,18 +13,15 @@ from codir.errors import DataError, ModelError
 from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
 from codir.models.labels import UNLABELED
 from codir.models.loading import class_names
-from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
-
-Teacher = FrozenTeacher | TeacherOutputs | None
 
 
 def match_by_name(
     student: PreTrainedModel,
-    teacher: Teacher,
+    teacher: FrozenTeacher | None,
     train: Dataset,
     evaluation: Dataset | Mapping[str, Dataset] | None,
-) -> tuple[Teacher, Dataset, Any]:
+) -> tuple[FrozenTeacher | None, Dataset, Any]:
     """Brings the labels of encoded examples and the teacher's logits into the order of the student's classes.
 
     The data know the names of their classes where the column `labels` (or `label`) is a ClassLabel, as in `load_task`'s
@@ -48,7 +45,7 @@ def match_by_name(
         _require_one_order(student, teacher, train)
     else:
         label_ids = match_classes(names, class_names(student.config), "the student")
-        if isinstance(teacher, FrozenTeacher):
+        if teacher is not None:
             teacher = teacher.for_classes(names)
         order = [label_ids.index(number) for number in range(len(label_ids))]
         if teacher is not None and label_ids != tuple(range(len(label_ids))):
@@ -125,9 +122,9 @@ def _require_outputs(examples: Dataset, outputs: int) -> None:
         )
 
 
-def _require_one_order(student: PreTrainedModel, teacher: Teacher, train: Dataset) -> None:
+def _require_one_order(student: PreTrainedModel, teacher: FrozenTeacher | None, train: Dataset) -> None:
     """Refuses labels without names where teacher and student number their classes in different ways."""
-    if not isinstance(teacher, FrozenTeacher) or teacher.ordered or "labels" not in train.column_names:
+    if teacher is None or teacher.ordered or "labels" not in train.column_names:
         return
     feature = train.features["labels"]
     if not isinstance(feature, Value) or not feature.dtype.startswith("int"):

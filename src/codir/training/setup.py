@@ -23,7 +23,6 @@ from codir.models.labels import has_label
 from codir.models.loading import encoder_shape
 from codir.models.probe import require_layers, require_trainable
 from codir.models.representations import Pooling
-from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings, TeacherSource
 from codir.training.arguments import DistillationArguments
@@ -84,7 +83,7 @@ class Setup:
 def set_up(
     objectives: Objectives,
     student: PreTrainedModel,
-    teacher: FrozenTeacher | TeacherOutputs | None,
+    teacher: FrozenTeacher | None,
     examples: Dataset,
     cache: CacheSettings,
     args: DistillationArguments | None = None,
@@ -95,7 +94,7 @@ def set_up(
     Args:
         objectives: settings by name.
         student: the model to train.
-        teacher: the frozen teacher, or its outputs.
+        teacher: the frozen teacher, if there is one.
         examples: the encoded training examples.
         cache: settings of the teacher's cache.
         args: of the training; None for a check before there are any.

@@ -25,7 +25,6 @@ from codir.models.heads import require_one_answer
 from codir.models.padding import settle_side
 from codir.models.probe import behaviour
 from codir.printing import progress_bar
-from codir.teacher.cache import TeacherOutputs
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
@@ -62,8 +61,7 @@ class DistillationTrainer(ResumableTrainer):
         processing_class: the student's tokenizer.
         eval_dataset: the same for evaluation, or several by name.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
-            `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or the
-            `TeacherOutputs` of the training examples, or None.
+            `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or None.
         teacher_tokenizer: the teacher's, where it differs from the student's.
         compute_metrics: as in transformers' Trainer.
         callbacks: as in transformers' Trainer.
@@ -90,7 +88,7 @@ class DistillationTrainer(ResumableTrainer):
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        teacher: PreTrainedModel | FrozenTeacher | TeacherOutputs | None = None,
+        teacher: PreTrainedModel | FrozenTeacher | None = None,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -107,7 +105,7 @@ class DistillationTrainer(ResumableTrainer):
         kind = kind_named(kind) if isinstance(kind, str) else kind
         if kind is None or not kind.per_token:
             require_one_answer(student.config, "the student")
-            if isinstance(teacher, FrozenTeacher):
+            if teacher is not None:
                 require_one_answer(teacher.model.config, "the teacher")
             teacher, train_dataset, eval_dataset = match_by_name(
                 student, teacher, train_dataset, eval_dataset
