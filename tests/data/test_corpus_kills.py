@@ -33,7 +33,7 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "articles.txt"
-    path.write_text("\n".join(articles(400)))
+    path.write_text("\n".join(articles(200)))
     return path
 
 
@@ -41,7 +41,7 @@ class Process:
     """`codir corpus` in a forked process; every batch takes a while, so that a signal meets the middle."""
 
     def __init__(
-        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.2, fatal: int = 0
+        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.1, fatal: int = 0
     ):
         self.log = output.parent / f"log-{time.monotonic_ns()}"
         command = ["corpus", "--input", str(texts), "--tokenizer", str(tokenizer), "--output", str(output)]

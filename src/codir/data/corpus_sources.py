@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from codir.data.encodings import detect, fault, mixture, without_mark
+from codir.data.reading import from_hub
 from codir.errors import ConfigError, DataError, nearest
 from codir.storage import file_digest
 
@@ -110,7 +111,9 @@ def find_sources(inputs: Sequence[str], text: str) -> list[Source]:
             if not files:
                 raise DataError(f"No file fits the pattern {each!r}.")
         elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}", each):
-            found.setdefault(each, _data_set(each, _from_hub(each), text))
+            repository, *rest = each.split(":")
+            split, config = rest[-1] if rest else "train", rest[0] if len(rest) == 2 else None
+            found.setdefault(each, _data_set(each, from_hub(repository, config, split), text))
             continue
         else:
             hint = nearest(path.name, [entry.name for entry in path.parent.glob("*")])
@@ -143,20 +146,6 @@ def _in_folder(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"The folder {folder} holds no text: no file in it ends with {', '.join(known)}.")
     return files
-
-
-def _from_hub(name: str) -> Dataset:
-    from datasets import load_dataset
-
-    repository, *rest = name.split(":")
-    split = rest[-1] if rest else "train"
-    try:
-        return load_dataset(repository, rest[0] if len(rest) == 2 else None, split=split)
-    except Exception as error:  # a dozen types, from several libraries
-        raise DataError(
-            f"{name!r} is neither a file here nor could its split {split!r} be loaded from the Hub "
-            f"({type(error).__name__}: {error}). Check the path or the id (owner/name:config:split), or the network."
-        ) from error
 
 
 def _data_set(name: str, data: Dataset, text: str) -> Source:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from codir.data.labels import read_labels
-from codir.data.reading import FORMATS, read_lines, read_rows
+from codir.data.reading import FORMATS, from_hub, read_lines, read_rows
 from codir.data.rows import Rows, arrow_rows, require_columns
 from codir.data.task import Kind, Task, TaskData, hold_out, make_split
 from codir.errors import ConfigError, DataError
@@ -222,7 +222,7 @@ def _read(
     if not _is_hub(source):
         return read_rows(source, columns, delimiter, encoding=encoding)
     repository, _, wanted = str(source).partition(":")
-    data = _hub(repository, hub_config, wanted or split)
+    data = from_hub(repository, hub_config, wanted or split)
     where = f"{repository} (split {wanted or split})"
     require_columns(where, data.column_names, columns)
     if not len(data):
@@ -230,18 +230,6 @@ def _read(
     # `datasets` keeps selections as indices beside the table; asked for all rows in this format it gives one table
     table = cast("pyarrow.Table", data.select_columns(list(columns)).with_format("arrow")[:])
     return arrow_rows(where, table.replace_schema_metadata(data.features.arrow_schema.metadata))
-
-
-def _hub(repository: str, config: str | None, split: str) -> Dataset:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(repository, config, split=split)
-    except Exception as error:  # a dozen types, from several libraries
-        raise DataError(
-            f"{repository!r} is neither a file here nor could its split {split!r} be loaded from the Hub "
-            f"({type(error).__name__}: {error}). Check the path or the id, or the network."
-        ) from error
 
 
 def _hub_has_validation(source: str, config: str | None) -> bool:

@@ -47,67 +47,64 @@ class _Entry:
     skip_broken: bool = False
 
 
-def _classes(
-    name: str, text: tuple[str, ...], labels: tuple[str, ...], metrics: tuple[str, ...] = ("accuracy",)
-) -> Task:
-    return Task(name, "classification", text, "label", labels, metrics, metrics[0])
-
-
-_S12 = ("sentence1", "sentence2")
-_NLI = ("entailment", "not_entailment")
-_ENTRIES = (
-    _Entry(
-        _classes("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
-        "CoLA",
-        ("sentence",),
-        "label",
-    ),
-    _Entry(_classes("sst2", ("sentence",), ("negative", "positive")), "SST-2", ("sentence",), "label"),
-    _Entry(
-        _classes("mrpc", _S12, ("not_equivalent", "equivalent"), ("f1", "accuracy")),
-        "MRPC",
-        ("#1 String", "#2 String"),
-        "Quality",
-    ),
-    _Entry(
-        Task(
-            "stsb",
-            "regression",
-            _S12,
-            "label",
-            None,
-            ("pearson", "spearman", "pearson_spearman"),
-            "pearson_spearman",
-        ),
-        "STS-B",
-        _S12,
-        "score",
-    ),
-    _Entry(
-        _classes("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
-        "QQP",
-        ("question1", "question2"),
-        "is_duplicate",
-        skip_broken=True,
-    ),
-    _Entry(
-        _classes("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
-        "MNLI",
-        _S12,
-        "gold_label",
-    ),
-    _Entry(_classes("qnli", ("question", "sentence"), _NLI), "QNLI", ("question", "sentence"), "label"),
-    _Entry(_classes("rte", _S12, _NLI), "RTE", _S12, "label"),
-    _Entry(_classes("wnli", _S12, ("not_entailment", "entailment")), "WNLI", _S12, "label"),
-)
-GLUE: Mapping[str, _Entry] = {entry.task.name: entry for entry in _ENTRIES}
-
-_COLA_COLUMNS = ["source", "label", "mark", "sentence"]
+def _entry(
+    folder: str,
+    text: tuple[str, ...],
+    labels: tuple[str, ...] | None,
+    metrics: tuple[str, ...] = ("accuracy",),
+    main: str = "",
+    headers: tuple[str, ...] = (),
+    label: str = "label",
+    skip_broken: bool = False,
+) -> _Entry:
+    kind = "regression" if labels is None else "classification"
+    task = Task(_key(folder), kind, text, "label", labels, metrics, main or metrics[0])
+    return _Entry(task, folder, headers or text, label, skip_broken)
 
 
 def _key(name: str) -> str:
     """`SST-2`, `sst_2` and `sst2` are one name."""
     return name.lower().replace("-", "").replace("_", "")
+
+
+_PAIR, _QUESTIONS = ("sentence1", "sentence2"), ("question1", "question2")
+_NLI = ("entailment", "not_entailment")
+_ENTRIES = (
+    _entry("CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
+    _entry("SST-2", ("sentence",), ("negative", "positive")),
+    _entry(
+        "MRPC",
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        ("f1", "accuracy"),
+        headers=("#1 String", "#2 String"),
+        label="Quality",
+    ),
+    _entry(
+        "STS-B", _PAIR, None, ("pearson", "spearman", "pearson_spearman"), "pearson_spearman", label="score"
+    ),
+    _entry(
+        "QQP",
+        _QUESTIONS,
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        label="is_duplicate",
+        skip_broken=True,
+    ),
+    _entry(
+        "MNLI",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        headers=_PAIR,
+        label="gold_label",
+    ),
+    _entry("QNLI", ("question", "sentence"), _NLI),
+    _entry("RTE", _PAIR, _NLI),
+    _entry("WNLI", _PAIR, _NLI[::-1]),
+)
+GLUE: Mapping[str, _Entry] = {entry.task.name: entry for entry in _ENTRIES}
+
+_COLA_COLUMNS = ["source", "label", "mark", "sentence"]
 
 
 def glue_task(name: str) -> Task | None:
@@ -119,14 +116,7 @@ def glue_task(name: str) -> Task | None:
 def load_glue(
     name: str, data_dir: str | Path | None = None, *, train: bool = True, validation: bool = True
 ) -> TaskData:
-    """Loads a GLUE task.
-
-    Args:
-        name: `cola`, `sst2` (or `SST-2`), `mrpc`, `stsb`, `qqp`, `mnli`, `qnli`, `rte`, `wnli`.
-        data_dir: a local folder in GLUE's own format: the one that holds `CoLA/`, `SST-2/`, ... or the task's own;
-            None: the Hub.
-        train: also load the training split.
-        validation: also load the validation splits; without it their files are not opened.
+    """Loads a GLUE task; arguments as `codir.load_task`.
 
     Raises:
         ConfigError: no such task.
@@ -222,12 +212,9 @@ def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
         )
     if empty:
         notes.append(f"{path}: {empty} rows have an empty text and were kept, as GLUE scores them.")
-    if entry.task.labels is not None:
-        ids = [int(label) for label in labels]
-        return make_split(
-            "classification", texts[0], texts[1] if len(texts) == 2 else None, ids, entry.task.labels
-        )
-    return make_split("regression", texts[0], texts[1] if len(texts) == 2 else None, labels)
+    pair = texts[1] if len(texts) == 2 else None
+    ids = labels if entry.task.labels is None else [int(label) for label in labels]
+    return make_split(entry.task.kind, texts[0], pair, ids, entry.task.labels)
 
 
 def _label(entry: _Entry, raw: str, place: str) -> float:

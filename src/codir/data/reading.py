@@ -8,11 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codir.data.encodings import plain_lines, read_text, require_file
 from codir.data.rows import ColumnType, Rows, arrow_rows, require_columns, type_of_values
 from codir.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
@@ -72,6 +75,19 @@ def read_lines(path: str | Path, column: str, encoding: str | None = None) -> Ro
     """
     content = read_text(path, encoding)
     return Rows(str(path), "line", {column: plain_lines(content.text)}, {column: "text"}, notes=content.notes)
+
+
+def from_hub(repository: str, config: str | None, split: str) -> Dataset:
+    """Loads a split of a Hub data set; raises `DataError` if there is none."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(repository, config, split=split)
+    except Exception as error:  # a dozen types, from several libraries
+        raise DataError(
+            f"{repository!r} is neither a file here nor could its split {split!r} be loaded from the Hub "
+            f"({type(error).__name__}: {error}). Check the path or the id, or the network."
+        ) from error
 
 
 def require_delimiter(delimiter: str) -> str:
