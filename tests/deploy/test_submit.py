@@ -427,7 +427,7 @@ def test_words_stand_for_the_classes_of_the_task() -> None:
         "MRPC.tsv": "not_equivalent",
         "QQP.tsv": "not_duplicate",
     }.items():
-        assert (GLUE[FILES[name].task].task.labels or ())[0] == first  # is written as 0
+        assert (GLUE[FILES[name].task].task.labels or ("",))[0] == first  # is written as 0
     assert {file.task for file in FILES.values()} == set(GLUE)
 
 
