@@ -15,10 +15,10 @@ from codir.contrast.bank import Bank
 from codir.errors import ConfigError, DataError
 from codir.losses import contrastive
 from codir.losses.base import ObjectiveContext, Step
-from codir.losses.crd import CRD, CRDSettings
+from codir.losses.crd import CRD
 from codir.losses.crd_official import OfficialCRDSettings
 from codir.losses.registry import build_objectives, check_objectives, needs_of
-from codir.losses.sources import BankDraws, BankSource, LiveMiniBatch, MiniBatchBank
+from codir.losses.sources import BankDraws, BankSource, CRDSettings, LiveMiniBatch, MiniBatchBank
 
 MakeStep = Callable[..., Step]
 
@@ -276,7 +276,7 @@ def test_the_bank_and_the_generator_are_in_the_modules_state(context) -> None:
             for side in ("teacher", "student")
             for part in ("weight", "bias")
         ),
-        "source._extra_state",
+        "_extra_state",
     }
     assert set(build(context, negatives="in-batch").state_dict()) == expected
     objective = build(context)
@@ -477,14 +477,14 @@ def test_what_is_kept_to_be_looked_at(context: ObjectiveContext, make_step: Any,
     assert torch.equal(kept["rows"], bank_of(objective).rows(kept["ids"]))
 
 
-def test_of_a_large_bank_few_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_bank_few_rows_are_kept(corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "SUMMARY_ROWS", 10)
-    bank = Bank(200, 4, seed=1)
-    kept = contrastive.bank_summary(bank, None)
+    objective = build(replace(corpus, examples=200))
+    kept, again = objective.summary(), objective.summary()
     assert kept["rows"].shape == (10, 4)
     assert len(set(kept["ids"].tolist())) == 10
-    assert torch.equal(kept["ids"], contrastive.bank_summary(bank, None)["ids"])
-    assert torch.equal(kept["rows"], bank.rows(kept["ids"]))
+    assert torch.equal(kept["ids"], again["ids"])
+    assert torch.equal(kept["rows"], bank_of(objective).rows(kept["ids"]))
     assert "labels" not in kept
 
 

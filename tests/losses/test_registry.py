@@ -10,7 +10,7 @@ import torch
 
 from codir.errors import ConfigError
 from codir.losses.base import Needs, Term, weighted_sum
-from codir.losses.crd import CRD, CRDSettings
+from codir.losses.crd import CRD
 from codir.losses.registry import (
     build_objectives,
     check_objectives,
@@ -21,6 +21,7 @@ from codir.losses.registry import (
     settings_for,
     taught_by,
 )
+from codir.losses.sources import CRDSettings
 
 OWN = """
 from codir.losses.base import Needs, Objective, ObjectiveSettings, Term

@@ -24,7 +24,7 @@ from codir.contrast.negatives import (
 )
 from codir.errors import ConfigError, DataError, nearest
 from codir.gather import gather_rows, processes
-from codir.losses.base import ObjectiveContext, ObjectiveSettings
+from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step
 from codir.models.blocks import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
 from codir.storage import human_bytes
@@ -235,16 +235,12 @@ def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveCo
 
 
 def _available_memory() -> int:
-    """Bytes of memory that the machine, or the container, can still give this process; 8 GB where it does not say."""
-    found: list[int] = []
-    try:
+    """Bytes of memory that the machine can still give to each process on it; 8 GB where it does not say."""
+    available = 8 * 10**9
+    if os.path.exists("/proc/meminfo"):
         with open("/proc/meminfo", encoding="ascii") as file:
-            found += [1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable")]
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            found.append(max(0, int(limit.read()) - int(used.read())))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        pass
-    return min(found, default=8 * 10**9) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            available = 1024 * int(next(line.split()[1] for line in file if line.startswith("MemAvailable")))
+    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def make_sampler(
@@ -317,15 +313,75 @@ class BlockProjection(nn.Module):
         return f"{', '.join(map(str, self.blocks))} of 1..{self.total}, embeddings excluded"
 
 
-def bank_summary(bank: Bank, labels: Tensor | None) -> dict[str, Tensor]:
-    """Returns at most `SUMMARY_ROWS` rows of a bank, drawn the same every time.
+class ContrastiveLoss(Objective):
+    """Base of the contrastive losses: two projections, and a generator whose state a checkpoint holds.
 
-    `ids` [R], `rows` [R, m] in fp32 and, where all examples' labels [N] are given, `labels` [R].
+    Attributes:
+        teacher_projection: maps the teacher's layers to unit vectors.
+        student_projection: maps the student's.
     """
-    drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, 10 * SUMMARY_ROWS), replace=False)
-    ids = torch.from_numpy(drawn)[:SUMMARY_ROWS].sort().values
-    found = {"ids": ids, "rows": bank.rows(ids).float()}
-    return found if labels is None else {**found, "labels": labels.cpu()[ids]}
+
+    def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
+        super().__init__(settings, context)
+        assert isinstance(settings, ContrastiveSettings)
+        assert context.teacher is not None, "checked before"
+        self._pooling: Pooling = settings.pooling
+        self.teacher_projection = BlockProjection(
+            settings.teacher_blocks, context.teacher, settings.dim, context.seed
+        )
+        self.student_projection = BlockProjection(
+            settings.student_blocks, context.student, settings.dim, context.seed + 1
+        )
+        self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
+
+    @classmethod
+    def needs(cls, settings: ObjectiveSettings) -> Needs:
+        """One pooling of all layers."""
+        assert isinstance(settings, ContrastiveSettings)
+        return Needs(pooled=frozenset({settings.pooling}))
+
+    def project(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Maps the pooled layers [B, layers, d] of teacher and student to unit vectors [B, m]."""
+        if step.teacher is None:
+            raise ConfigError(
+                f"The objective {self.name!r} needs the teacher's layers, and this batch comes without them."
+            )
+        return (
+            self.teacher_projection(step.teacher.pooled[self._pooling]),
+            self.student_projection(step.student.pooled[self._pooling]),
+        )
+
+    def describe(self) -> list[str]:
+        """The chosen layers."""
+        return [
+            f"{side} blocks: {projection.describe()} ({self._pooling} pooling)"
+            for side, projection in (
+                ("teacher", self.teacher_projection),
+                ("student", self.student_projection),
+            )
+        ]
+
+    def keep(self, bank: Bank | None) -> dict[str, Tensor]:
+        """Both projections, and at most `SUMMARY_ROWS` rows of the bank, drawn the same every time.
+
+        Of the rows `ids` [R], `rows` [R, m] in fp32 and, where there are labels, `labels` [R].
+        """
+        kept = {**self.teacher_projection.summary("teacher"), **self.student_projection.summary("student")}
+        if bank is None:
+            return kept
+        drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, SUMMARY_ROWS), replace=False)
+        ids, labels = torch.from_numpy(drawn).sort().values, self.context.labels
+        kept |= {"ids": ids, "rows": bank.rows(ids).float()}
+        return kept if labels is None else {**kept, "labels": labels.cpu()[ids]}
+
+    def get_extra_state(self) -> Tensor:
+        """The generator's state: what a checkpoint holds beside parameters and buffers."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores `get_extra_state()`; what was kept of an unfinished step is forgotten."""
+        self.generator.set_state(state.cpu())
+        self.after_step(stepped=False)
 
 
 class PendingWrites:
@@ -348,15 +404,9 @@ class PendingWrites:
         items, self._items = self._items, []
         if not items and processes() == 1:
             return None
-        if items:
-            parts = [torch.cat(column) for column in zip(*items, strict=True)]
-        else:
-            none = torch.zeros(0, dtype=torch.long, device=self._device)
-            parts = [
-                none,
-                *(none.new_zeros(0, self._dim, dtype=torch.float32) for _ in range(self._embeddings)),
-            ]
-        gathered = gather_rows(*parts)
+        none = torch.zeros(0, dtype=torch.long, device=self._device)
+        empty = (none, *(none.new_zeros(0, self._dim, dtype=torch.float32) for _ in range(self._embeddings)))
+        gathered = gather_rows(*(torch.cat(column) for column in zip(*(items or [empty]), strict=True)))
         return gathered if gathered[0].numel() else None
 
     def clear(self) -> None:

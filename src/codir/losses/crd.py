@@ -7,18 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from codir.errors import ConfigError
-from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
-from codir.losses.contrastive import BlockProjection
-from codir.losses.sources import SourceSettings, check_source, make_source
-from codir.models.representations import Pooling
+from codir.losses.base import ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.losses.contrastive import ContrastiveLoss
+from codir.losses.sources import BankSource, CRDSettings, check_source, make_source
 
 
-class CRDSettings(SourceSettings):
-    """Settings of the loss `crd`."""
-
-
-class CRD(Objective):
+class CRD(ContrastiveLoss):
     """InfoNCE between the teacher's and the student's representation of an example (Eq. 4).
 
     The anchor is the teacher's representation, the positive the live student's, the negatives are the student's
@@ -33,8 +27,6 @@ class CRD(Objective):
     anchor has on average.
 
     Attributes:
-        teacher_projection: gives the anchors.
-        student_projection: gives the positives.
         source: gives the negatives, and remembers the student's representations.
     """
 
@@ -43,23 +35,8 @@ class CRD(Objective):
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__(settings, context)
-        settings = cast(CRDSettings, settings)
-        assert context.teacher is not None, "checked before"
-        self._pooling: Pooling = settings.pooling
-        seed = context.seed
-        self.teacher_projection = BlockProjection(
-            settings.teacher_blocks, context.teacher, settings.dim, seed
-        )
-        self.student_projection = BlockProjection(
-            settings.student_blocks, context.student, settings.dim, seed + 1
-        )
-        self.source = make_source(settings, context)
+        self.source = make_source(cast(CRDSettings, settings), context, self.generator)
         self.to(context.device)
-
-    @classmethod
-    def needs(cls, settings: ObjectiveSettings) -> Needs:
-        """One pooling of all layers."""
-        return Needs(pooled=frozenset({cast(CRDSettings, settings).pooling}))
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
@@ -67,14 +44,9 @@ class CRD(Objective):
         check_source(cls.name, cast(CRDSettings, settings), context)
 
     def forward(self, step: Step) -> Term:
-        """Reads the pooled layers [B, layers, d] of both sides; in training the student's are kept for later steps."""
-        if step.teacher is None:
-            raise ConfigError(
-                "The objective 'crd' needs the teacher's blocks, and this batch comes without them."
-            )
+        """Reads the pooled layers of both sides; in training the student's are kept for later steps."""
         with torch.autocast(self.context.device.type, enabled=False):
-            anchor = self.teacher_projection(step.teacher.pooled[self._pooling])  # [B, m]
-            live = self.student_projection(step.student.pooled[self._pooling])  # [B, m]
+            anchor, live = self.project(step)
             term = self.source(step, anchor, live)
         if self.training:
             self.source.remember(step.ids, live)
@@ -86,16 +58,8 @@ class CRD(Objective):
 
     def describe(self) -> list[str]:
         """The chosen layers, the negatives and what they take of memory."""
-        return [
-            f"teacher blocks: {self.teacher_projection.describe()} ({self._pooling} pooling)",
-            f"student blocks: {self.student_projection.describe()} ({self._pooling} pooling)",
-            *self.source.describe(),
-        ]
+        return [*super().describe(), *self.source.describe()]
 
     def summary(self) -> dict[str, Tensor]:
         """Both projections, and some rows of the bank."""
-        return {
-            **self.teacher_projection.summary("teacher"),
-            **self.student_projection.summary("student"),
-            **self.source.summary(),
-        }
+        return self.keep(self.source.bank if isinstance(self.source, BankSource) else None)

@@ -14,12 +14,11 @@ from codir.contrast.nce import binary_nce, nce_log_constant
 from codir.contrast.negatives import Sharing
 from codir.errors import ConfigError
 from codir.gather import align_generator, from_first
-from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step, Term
+from codir.losses.base import ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.losses.contrastive import (
-    BlockProjection,
+    ContrastiveLoss,
     ContrastiveSettings,
     PendingWrites,
-    bank_summary,
     check_contrastive,
     make_sampler,
     number_of_negatives,
@@ -42,7 +41,7 @@ class OfficialCRDSettings(ContrastiveSettings):
     )
 
 
-class OfficialCRD(Objective):
+class OfficialCRD(ContrastiveLoss):
     """Binary NCE with two banks, both directions averaged (see `codir.contrast.nce`).
 
     As in the released code: the student's live representation is compared with rows of the teacher's bank and the
@@ -63,15 +62,7 @@ class OfficialCRD(Objective):
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__(settings, context)
         self._settings = settings = cast(OfficialCRDSettings, settings)
-        assert context.teacher is not None, "checked before"
         self._k = cast(int, number_of_negatives(settings, context))
-        self.teacher_projection = BlockProjection(
-            settings.teacher_blocks, context.teacher, settings.dim, context.seed
-        )
-        self.student_projection = BlockProjection(
-            settings.student_blocks, context.student, settings.dim, context.seed + 1
-        )
-        self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
         self.sampler = make_sampler(settings, context, self.generator)
         self.teacher_bank, self.student_bank = (
             Bank(context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform")
@@ -82,11 +73,6 @@ class OfficialCRD(Objective):
         self._frozen = False
         self._pending = PendingWrites(settings.dim, context.device, embeddings=2)
         self.to(context.device)
-
-    @classmethod
-    def needs(cls, settings: ObjectiveSettings) -> Needs:
-        """One pooling of all blocks."""
-        return Needs(pooled=frozenset({cast(OfficialCRDSettings, settings).pooling}))
 
     @classmethod
     def check(cls, settings: ObjectiveSettings, context: ObjectiveContext) -> None:
@@ -108,13 +94,8 @@ class OfficialCRD(Objective):
 
     def forward(self, step: Step) -> Term:
         """Reads the pooled blocks [B, blocks, d] of both sides; queues the banks' updates if training."""
-        if step.teacher is None:
-            raise ConfigError(
-                "The objective 'crd_official' needs the teacher's blocks, and this batch has none."
-            )
-        how, tau, examples = self._settings.pooling, self._settings.temperature, self.context.examples
-        teacher = self.teacher_projection(step.teacher.pooled[how])  # [B, m]
-        student = self.student_projection(step.student.pooled[how])  # [B, m]
+        tau, examples = self._settings.temperature, self.context.examples
+        teacher, student = self.project(step)  # [B, m] each
         with torch.autocast(teacher.device.type, enabled=False):
             negatives = self.sampler.draw(step.ids, self._k)
             similarities = []  # [B, 1 + K] of each direction, the positive first
@@ -148,8 +129,7 @@ class OfficialCRD(Objective):
     def describe(self) -> list[str]:
         """The chosen blocks, the negatives and the banks' memory."""
         return [
-            f"teacher blocks: {self.teacher_projection.describe()} ({self._settings.pooling} pooling)",
-            f"student blocks: {self.student_projection.describe()} ({self._settings.pooling} pooling)",
+            *super().describe(),
             f"negatives: {self.sampler.name}, K = {self._k}, {self._settings.sharing}",
             f"memory banks: 2 of {self.student_bank.size:,} x {self.student_bank.dim}, "
             f"{human_bytes(2 * self.student_bank.nbytes)} on {self.student_bank.data.device}",
@@ -167,20 +147,11 @@ class OfficialCRD(Objective):
             self.student_bank.update(ids, student)
             self.teacher_bank.update(ids, teacher)
 
-    def get_extra_state(self) -> Tensor:
-        """The generator's state: what a checkpoint holds beside the buffers."""
-        return self.generator.get_state()
-
     def set_extra_state(self, state: Tensor) -> None:
-        """Restores `get_extra_state()`; PyTorch has loaded the buffers before."""
-        self.generator.set_state(state.cpu())
+        """See the base class; PyTorch has loaded the buffers before."""
+        super().set_extra_state(state)
         self._frozen = bool(self._log_constants.isfinite().all())
-        self._pending.clear()
 
     def summary(self) -> dict[str, Tensor]:
         """Both projections, and some rows of the student's bank."""
-        return {
-            **self.teacher_projection.summary("teacher"),
-            **self.student_projection.summary("student"),
-            **bank_summary(self.student_bank, self.context.labels),
-        }
+        return self.keep(self.student_bank)

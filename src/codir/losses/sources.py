@@ -16,7 +16,6 @@ from codir.losses.base import ObjectiveContext, Step, Term
 from codir.losses.contrastive import (
     ContrastiveSettings,
     PendingWrites,
-    bank_summary,
     check_contrastive,
     make_bank,
     make_sampler,
@@ -25,8 +24,8 @@ from codir.losses.contrastive import (
 )
 
 
-class SourceSettings(ContrastiveSettings):
-    """What the sources need beside the settings of every contrastive loss."""
+class CRDSettings(ContrastiveSettings):
+    """Settings of the loss `crd`."""
 
     negatives_gradient: bool = Field(
         default=False, description="in-batch: whether the student is also trained through the negatives"
@@ -39,19 +38,15 @@ def _term(result: ContrastiveResult, **more: Tensor) -> Term:
 
 
 class NegativeSource(nn.Module):
-    """Base of the sources: they compare the anchors of a batch with positives and negatives.
-
-    A source has a generator of its own, which a checkpoint holds; the bank, where it has one, is a buffer.
-    """
+    """Base of the sources: they compare the anchors of a batch with positives and negatives."""
 
     name: ClassVar[str]
     has_bank: ClassVar[bool] = False
 
-    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
+    def __init__(self, settings: CRDSettings, context: ObjectiveContext, generator: torch.Generator):
         super().__init__()
-        self.settings, self.context = settings, context
+        self.settings, self.context, self.generator = settings, context, generator
         self.k: int | Literal["all"] = number_of_negatives(settings, context)
-        self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
 
     def forward(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
         """InfoNCE (Eq. 4) of the anchors [B, m] and the student's live representations [B, m], their positives.
@@ -71,19 +66,6 @@ class NegativeSource(nn.Module):
     def describe(self) -> list[str]:
         """What the negatives are, and the memory they take."""
         raise NotImplementedError
-
-    def summary(self) -> dict[str, Tensor]:
-        """Some of what was remembered at the end."""
-        return {}
-
-    def get_extra_state(self) -> Tensor:
-        """The generator's state: what a checkpoint holds of a source beside its buffers."""
-        return self.generator.get_state()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restores `get_extra_state()`; what was kept of an unfinished step is forgotten."""
-        self.generator.set_state(state.cpu())
-        self.after_step(stepped=False)
 
     def _counted(self, batch: int | None) -> str:
         """K in words, out of a batch of a known size."""
@@ -105,8 +87,8 @@ class BankSource(NegativeSource):
 
     has_bank = True
 
-    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
-        super().__init__(settings, context)
+    def __init__(self, settings: CRDSettings, context: ObjectiveContext, generator: torch.Generator):
+        super().__init__(settings, context, generator)
         self.bank = make_bank(settings, context)
         self._pending = PendingWrites(settings.dim, context.device)
 
@@ -122,16 +104,12 @@ class BankSource(NegativeSource):
         elif (written := self._pending.take()) is not None:
             self.bank.update(*written)
 
-    def summary(self) -> dict[str, Tensor]:
-        """See the base class."""
-        return bank_summary(self.bank, self.context.labels)
-
 
 class BankDraws(BankSource):
     """Rows of the whole bank, chosen by a sampler (`codir.contrast.negatives`): the paper's in fine-tuning."""
 
-    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
-        super().__init__(settings, context)
+    def __init__(self, settings: CRDSettings, context: ObjectiveContext, generator: torch.Generator):
+        super().__init__(settings, context, generator)
         self.sampler = make_sampler(settings, context, self.generator)
 
     def forward(self, step: Step, anchor: Tensor, live: Tensor) -> Term:
@@ -162,8 +140,8 @@ class MiniBatchBank(BankSource):
 
     name = "in-batch-bank"
 
-    def __init__(self, settings: SourceSettings, context: ObjectiveContext):
-        super().__init__(settings, context)
+    def __init__(self, settings: CRDSettings, context: ObjectiveContext, generator: torch.Generator):
+        super().__init__(settings, context, generator)
         # The ids of the step's mini-batch as they came, each of them once, and their rows: the accumulated batches of
         # one step read the same rows, and no row changes before its end.
         self._read: tuple[Tensor, Tensor, Tensor] | None = None
@@ -228,7 +206,7 @@ def has_bank(negatives: str) -> bool:
     return SOURCES.get(negatives, BankDraws).has_bank
 
 
-def check_source(name: str, settings: SourceSettings, context: ObjectiveContext) -> None:
+def check_source(name: str, settings: CRDSettings, context: ObjectiveContext) -> None:
     """Raises `ConfigError` or `DataError` for settings of the loss `name` that do not fit each other or the data."""
     check_contrastive(name, settings, context, SOURCES)
     negatives = negatives_name(settings, context)
@@ -251,6 +229,8 @@ def check_source(name: str, settings: SourceSettings, context: ObjectiveContext)
         )
 
 
-def make_source(settings: SourceSettings, context: ObjectiveContext) -> NegativeSource:
+def make_source(
+    settings: CRDSettings, context: ObjectiveContext, generator: torch.Generator
+) -> NegativeSource:
     """Builds the source of the settings, which have been checked."""
-    return SOURCES.get(negatives_name(settings, context), BankDraws)(settings, context)
+    return SOURCES.get(negatives_name(settings, context), BankDraws)(settings, context, generator)

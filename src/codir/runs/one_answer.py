@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from codir.config.student_config import StudentConfig
-from codir.losses.crd import CRDSettings
-from codir.losses.sources import has_bank
+from codir.losses.sources import CRDSettings, has_bank
 from codir.training.processes import is_main
 
 logger = logging.getLogger(__name__)
