@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from codir.errors import ConfigError, RunError
+from codir.errors import RunError
 from codir.runs.comparison import TITLES, Comparison, ModelRow
 from codir.runs.timing import Timing
 
@@ -168,23 +167,6 @@ def test_words_without_baseline_teacher_or_positive_score() -> None:
     assert "undefined" in four(codir=float("nan")).plain_words()[1]
     assert Comparison([row("teacher", 0.8)]).plain_words() == []
     assert "scores 0.7900 in accuracy" in Comparison([row("codir", 0.79)]).plain_words()[0]
-
-
-def test_picture(tmp_path) -> None:
-    pytest.importorskip("matplotlib")
-    comparison = four(codir=float("nan"))
-    comparison.rows[2].timing = None
-    comparison.to_png(tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(RunError, match="Cannot write the picture"):
-        comparison.to_png(tmp_path / "none" / "a.png")
-
-
-def test_picture_without_matplotlib_names_the_extra(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"] + ["matplotlib"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=r'pip install "codir\[plots\]"'):
-        four().to_png(tmp_path / "a.png")
 
 
 def test_a_student_that_answers_one_class_is_told_so() -> None:

@@ -42,7 +42,7 @@ _MODEL = (
     "sentencepiece.bpe.model",
 )
 _RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
-OF_A_RUN = (*_MODEL, *_RESULTS, "table.md", "table.png")
+OF_A_RUN = (*_MODEL, *_RESULTS, "table.md")
 # Where a model is replaced, these would be left-overs of the old one, or belie the new one.
 _OF_A_MODEL = (*OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
 _TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -248,16 +247,6 @@ class Comparison(Tabular):
         if (test.difference > 0) != (difference > 0):
             return f"It is {against}, but the paired test points the other way ({test.in_words()}). {advice}"
         return f"It is {against}, more than chance on these examples explains ({test.in_words()}). {advice}"
-
-    def to_png(self, path: str | Path) -> None:
-        """Draws the scores as dots and the speed-up as bars from zero, one line a model (needs the extra `plots`).
-
-        Raises:
-            ConfigError: matplotlib is not installed.
-        """
-        from codir.runs.picture import draw_comparison
-
-        draw_comparison(self, path)
 
 
 def _finite(value: float | None) -> float | None:

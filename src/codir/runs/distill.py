@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from codir.config.config import DistillConfig
 from codir.config.loading import load_distill, resolved_yaml
-from codir.errors import ConfigError
 from codir.printing import Console, pairs, terminal
 from codir.runs.arguments import check_arguments
 from codir.runs.card import run_card
@@ -217,11 +216,6 @@ def _write(run: RunFolder, result: DistillResult, config: DistillConfig, parts: 
     write_json(run.metrics, content)
     write_text(run.path / "table.md", result.comparison.to_markdown())
     write_text(run.card, run_card(run.path))
-    row = result.comparison.row(main_role(config.objectives))
-    if row is None or row.timing is None:
-        return
-    with contextlib.suppress(ConfigError):  # the picture needs the extra `plots`; the run does not
-        result.comparison.to_png(run.path / "table.png")
 
 
 def _read(run: RunFolder, content: Any) -> DistillResult:

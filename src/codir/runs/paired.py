@@ -1,8 +1,8 @@
-"""Paired tests of two models on the same examples: is the difference more than chance on these examples explains?"""
+"""Tests: is a difference of two models more than chance on these examples explains; Holm's correction of many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,8 @@ class PairedTest:
 
     It speaks of the examples drawn, not of the seeds: another seed trains other models.
 
-    Attributes:
-        test: `McNemar exact` or `paired bootstrap`.
-        metric: what was compared.
-        difference: metric of the second model minus that of the first; of several seeds the means.
-        p_value: two-sided.
-        low, high: 95 % interval of the difference (bootstrap), None for McNemar.
-        examples: number of paired examples.
+    `test` is `McNemar exact` or `paired bootstrap`; `difference` is the metric of the second minus that of the first
+    (of several seeds the means); `low` and `high` are its 95 % interval, None for McNemar.
     """
 
     test: str
@@ -60,7 +55,7 @@ def paired_test(
         labels: [n] class ids, or scores (float: regression).
         first: [n] predictions of the first model, or [S, n] of its seeds.
         second: likewise of the second; the number of seeds may be another one.
-        metric: name of the metric; recognised by `matthews`, `macro`, `f1`, `pearson`, `spearman` in it.
+        metric: recognised by `matthews`, `macro`, `f1`, `pearson`, `spearman` in its name.
         seed: of the bootstrap.
     """
     labels, first, second = np.asarray(labels), np.atleast_2d(first), np.atleast_2d(second)
@@ -68,126 +63,105 @@ def paired_test(
         raise ValueError(
             f"labels {labels.shape}, first {first.shape}, second {second.shape} must be [n] or [S, n] alike, n > 0"
         )
-    if np.issubdtype(labels.dtype, np.floating):
-        return _bootstrap_scores(labels, first, second, metric, seed)
-    of_confusion = _classification_metric(metric)
-    if of_confusion is None:
-        if len(first) == len(second) == 1:
-            return _mcnemar(first[0] == labels, second[0] == labels)
-        metric, of_confusion = "accuracy", _accuracy
-    return _bootstrap_classes(labels, first, second, metric, of_confusion, seed)
+    metric, value = _metric(metric, np.issubdtype(labels.dtype, np.floating))
+    n = len(labels)
+    if value is _accuracy and len(first) == len(second) == 1:
+        right = first[0] == labels, second[0] == labels
+        lost, gained = int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0]))
+        p = float(stats.binomtest(gained, lost + gained, 0.5).pvalue) if lost + gained else 1.0
+        return PairedTest("McNemar exact", metric, (gained - lost) / n, p, None, None, n)
+
+    def difference(truth: np.ndarray, *predicted: np.ndarray, axis: int = -1) -> np.ndarray:
+        values = [value(truth, each) for each in predicted]
+        return np.mean(values[len(first) :], axis=0) - np.mean(values[: len(first)], axis=0)
+
+    data = (labels, *first, *second)
+    drawn = stats.bootstrap(
+        data,
+        difference,
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=200,
+        method="percentile",
+        rng=seed,
+    )
+    distribution = drawn.bootstrap_distribution
+    smaller = min(np.sum(distribution <= 0), np.sum(distribution >= 0))
+    p = min(1.0, 2 * (1 + smaller) / (1 + _RESAMPLES))
+    low, high = drawn.confidence_interval
+    return PairedTest(
+        "paired bootstrap", metric, float(difference(*data)), float(p), float(low), float(high), n
+    )
 
 
-def _mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedTest:
-    lost = int(np.sum(first_right & ~second_right))
-    gained = int(np.sum(second_right & ~first_right))
-    p = float(stats.binomtest(gained, lost + gained, 0.5).pvalue) if lost + gained else 1.0
-    n = len(first_right)
-    return PairedTest("McNemar exact", "accuracy", (gained - lost) / n, p, None, None, n)
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusts p-values for their number (Holm 1979): step-down Bonferroni, valid under any dependence.
+
+    adjusted_(i) = max over j <= i of min(1, (m - j + 1) * p_(j)), for the m values in ascending order; None (no test
+    was possible) stays None and does not count.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
 
 
-def _bootstrap_classes(
-    labels: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    metric: str,
-    of_confusion: Callable[[np.ndarray], np.ndarray],
-    seed: int,
-) -> PairedTest:
-    """Resamples the counts of (label, predictions), which is resampling the examples, only faster."""
-    classes = max(2, int(max(labels.max(), first.max(), second.max())) + 1)
-    cells, counts = np.unique(np.stack([labels, *first, *second]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=_RESAMPLES)
-    drawn = np.concatenate([counts[None], drawn])  # the data themselves come first
-
-    def value(predicted: np.ndarray) -> np.ndarray:
-        confusions = np.zeros((len(drawn), classes, classes))
-        for cell, count in enumerate(drawn.T):
-            confusions[:, cells[0, cell], predicted[cell]] += count
-        return of_confusion(confusions)
-
-    values = np.stack([value(predicted) for predicted in cells[1:]])
-    differences = values[len(first) :].mean(0) - values[: len(first)].mean(0)
-    return _from_differences(differences, metric, len(labels))
+# ---- metrics of resampled examples: labels and predictions [..., n] to values [...] -----------------------------------
 
 
-def _bootstrap_scores(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, seed: int
-) -> PairedTest:
-    n, generator = len(labels), np.random.default_rng(seed)
-    if "pearson" not in metric and "spearman" not in metric:
-        metric = "pearson"
-    use_pearson = "pearson" in metric
-    use_spearman = "spearman" in metric
-    differences = []
-    for start in range(0, _RESAMPLES + 1, 200):
-        rows = generator.integers(0, n, size=(200, n))
-        if start == 0:
-            rows[0] = np.arange(n)
-        y, ranks = labels[rows].astype(float), None
-        total = np.zeros(len(rows))
-        for sign, models in ((-1, first), (1, second)):
-            for predicted in models:
-                x = predicted[rows].astype(float)
-                if use_pearson:
-                    total += sign * _correlation(y, x) / len(models)
-                if use_spearman:
-                    ranks = stats.rankdata(y, axis=1) if ranks is None else ranks
-                    total += sign * _correlation(ranks, stats.rankdata(x, axis=1)) / len(models)
-        differences.append(total / (use_pearson + use_spearman))
-    return _from_differences(np.concatenate(differences)[: _RESAMPLES + 1], metric, n)
+def _metric(name: str, regression: bool) -> tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    low = name.lower()
+    if regression:
+        wanted = [f for word, f in (("pearson", _pearson), ("spearman", _spearman)) if word in low]
+        name = name if wanted else "pearson"
+        return name, lambda y, x: np.mean([f(y, x) for f in wanted or [_pearson]], axis=0)
+    if "matthews" in low or "mcc" in low:
+        return name, _matthews
+    if "f1" in low:
+        return name, _macro_f1 if "macro" in low else lambda y, x: _f1(y, x, 1)[0]
+    return "accuracy", _accuracy
 
 
-def _from_differences(differences: np.ndarray, metric: str, n: int) -> PairedTest:
-    observed, drawn = float(differences[0]), differences[1:]
-    below, above = np.sum(drawn <= 0), np.sum(drawn >= 0)
-    p = min(1.0, 2 * (1 + min(below, above)) / (1 + len(drawn)))
-    low, high = np.quantile(drawn, [_LEVEL / 2, 1 - _LEVEL / 2])
-    return PairedTest("paired bootstrap", metric, observed, float(p), float(low), float(high), n)
+def _accuracy(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return (y == x).mean(-1)
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each row, [R, n] twice to [R]; 0 for a constant one, as `codir.data.metrics` has it."""
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return np.where(scale > 0, (x * y).sum(1) / np.where(scale > 0, scale, 1.0), 0.0)
+def _f1(y: np.ndarray, x: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of one class, 0 where it neither occurs nor is predicted; and whether it is either."""
+    true, said = y == label, x == label
+    total = true.sum(-1) + said.sum(-1)
+    return 2 * (true & said).sum(-1) / np.maximum(total, 1), total > 0
 
 
-def _classification_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Returns a function from confusion matrices [R, C, C] (label, prediction) to values [R], or None: accuracy."""
-    name = name.lower()
-    if "matthews" in name or "mcc" in name:
-        return _matthews
-    if "macro" in name and "f1" in name:
-        return _macro_f1
-    if "f1" in name:
-        return lambda confusions: _f1(confusions)[:, 1]
-    return None
-
-
-def _accuracy(confusions: np.ndarray) -> np.ndarray:
-    """Share of the examples on the diagonal, [R]."""
-    return np.trace(confusions, axis1=1, axis2=2) / confusions.sum((1, 2))
-
-
-def _f1(confusions: np.ndarray) -> np.ndarray:
-    """F1 of every class, [R, C]; 0 for a class that neither occurs nor is predicted."""
-    right = np.diagonal(confusions, axis1=1, axis2=2)
-    total = confusions.sum(1) + confusions.sum(2)
-    return 2 * right / np.maximum(total, 1)
-
-
-def _macro_f1(confusions: np.ndarray) -> np.ndarray:
+def _macro_f1(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Mean of F1 over the classes that occur or are predicted, as scikit-learn takes it."""
-    present = (confusions.sum(1) + confusions.sum(2)) > 0
-    return _f1(confusions).sum(-1) / present.sum(-1)
+    values, present = zip(*(_f1(y, x, label) for label in _classes(y, x)), strict=True)
+    return np.sum(values, axis=0) / np.sum(present, axis=0)
 
 
-def _matthews(confusions: np.ndarray) -> np.ndarray:
+def _matthews(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Matthews' correlation for any number of classes (Gorodkin 2004); 0 for a constant prediction."""
-    n = confusions.sum((1, 2))
-    true, predicted = confusions.sum(2), confusions.sum(1)
-    right = np.trace(confusions, axis1=1, axis2=2)
-    covariance = right * n - (true * predicted).sum(-1)
-    scale = np.sqrt((n**2 - (predicted**2).sum(-1)) * (n**2 - (true**2).sum(-1)))
+    n, counts = y.shape[-1], [((y == c).sum(-1), (x == c).sum(-1)) for c in _classes(y, x)]
+    true, said = (np.array(each, float) for each in zip(*counts, strict=True))
+    covariance = (y == x).sum(-1) * n - (true * said).sum(0)
+    scale = np.sqrt((n**2 - (said**2).sum(0)) * (n**2 - (true**2).sum(0)))
     return np.where(scale > 0, covariance / np.maximum(scale, 1e-300), 0.0)
+
+
+def _classes(y: np.ndarray, x: np.ndarray) -> range:
+    return range(int(max(y.max(), x.max())) + 1)
+
+
+def _pearson(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Pearson's correlation; 0 for a constant side, as the metrics have it."""
+    x, y = (each - each.mean(-1, keepdims=True) for each in (x, y))
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.where(scale > 0, (x * y).sum(-1) / np.where(scale > 0, scale, 1.0), 0.0)
+
+
+def _spearman(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return _pearson(stats.rankdata(y, axis=-1), stats.rankdata(x, axis=-1))
