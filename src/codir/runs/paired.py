@@ -110,7 +110,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-# ---- metrics of resampled examples: labels and predictions [..., n] to values [...] -----------------------------------
+# ---- metrics of resampled examples: labels and predictions [..., n] to values [...]
 
 
 def _metric(name: str, regression: bool) -> tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
