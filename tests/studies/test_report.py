@@ -325,7 +325,7 @@ def test_report_writes_every_file_with_full_numbers(written, tmp_path):
     row = next(r for r in rows if r["recipe"] == HOSTILE and r["task"] == "mrpc")
     d = found.differences[Row(HOSTILE), "mrpc"]
     assert float(row["mean"]) == found.cells[Row(HOSTILE), "mrpc"].spread.mean
-    assert (float(row["difference"]), float(row["low"]), float(row["high"])) == (d.difference, d.low, d.high)
+    assert (float(row["difference"]), float(row["from"]), float(row["to"])) == (d.difference, d.low, d.high)
     assert next(r for r in rows if r["recipe"].startswith("kd"))["difference"] == ""
     assert {r["task"] for r in rows} == {"mrpc", "cola", "average"}
     trials = list(csv.DictReader((tmp_path / "trials.csv").open()))

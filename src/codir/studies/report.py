@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from codir.errors import RunError
 from codir.markdown import inline
@@ -17,7 +16,7 @@ from codir.storage import write_text
 from codir.studies.config import StudyConfig
 from codir.studies.findings import AVERAGE, Cell, Findings, Row, find
 from codir.studies.results import STUDY, Plan, TrialResult, read_results
-from codir.studies.statistics import PairedDifference, Spread
+from codir.studies.statistics import Spread
 from codir.studies.words import plain_words
 from codir.table import DASH, Column, Table, Value
 
@@ -50,8 +49,8 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         latex = "\n".join(table.to_latex() for table in tables)
         contents = (
             _markdown(findings, tables, config),
-            _frame(_result_records(findings)),
-            _frame(_trial_records(results)),
+            _results_csv(findings),
+            _trials_csv(results),
             f"% needs \\usepackage[T1]{{fontenc}} and \\usepackage{{booktabs}}\n{latex}",
         )
         for name, text in zip(FILES, contents, strict=True):
@@ -178,7 +177,8 @@ def differences_table(findings: Findings) -> Table:
     """The paired differences from the baseline with interval and tests."""
     columns = (
         *(Column("task", left=True), Column("recipe", left=True), Column("pairs")),
-        *(Column("difference", signed), Column("95 % interval"), Column("p (t)", _probability)),
+        *(Column("difference", signed), Column("from", signed), Column("to", signed)),
+        Column("p (t)", _probability),
         *(
             Column("p (t, Holm)", _probability),
             Column("p (sign flip)", _probability),
@@ -190,21 +190,15 @@ def differences_table(findings: Findings) -> Table:
         if (d := findings.differences.get((row, panel))) is None:
             continue
         shown = "no" if not d.shown else "above" if d.difference > 0 else "below"
-        numbers = (d.n, d.difference, interval_text(d) or d.without, d.p_value, d.adjusted, d.p_flip)
+        shown = d.without or shown
+        numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted, d.p_flip)
         rows.append((panel or AVERAGE, str(row), *numbers, shown))
     note = (
-        "Points, paired by seed. Interval and p (t): paired t test over the seeds; Holm's correction is over the "
-        "recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval without "
+        "Points, paired by seed. From, to (95 % interval) and p (t): paired t test over the seeds; Holm's correction is "
+        "over the recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval without "
         "zero and Holm's p below 0.05; 'no' does not mean equal."
     )
     return Table(f"Difference from {findings.baseline}", columns, rows, note)
-
-
-def interval_text(difference: PairedDifference) -> str | None:
-    """Returns `-0.3 to +1.2`; None where there is no interval."""
-    if difference.low is None or difference.high is None:
-        return None
-    return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
 def _probability(value: float) -> str:
@@ -242,44 +236,24 @@ def _places(findings: Findings) -> list[tuple[str | None, Row, Cell | None]]:
     ]
 
 
-def _result_records(findings: Findings) -> list[dict[str, Any]]:
-    """Everything in one long table, a line for each row on each task and the average."""
-    of_difference = ("n", "difference", "low", "high", "p_value", "adjusted", "p_flip")
-    records = []
-    for panel, row, cell in _places(findings):
-        spread, d = _spread(findings, row, panel), findings.differences.get((row, panel))
-        record: dict[str, Any] = {"task": panel or AVERAGE, "recipe": row.recipe, "student": row.student}
-        record["metric"] = cell.metric if cell else None
-        record |= (
-            dict.fromkeys(("n", "mean", "median", "high", "low", "std")) if spread is None else asdict(spread)
-        )
-        record["max"], record["min"] = record.pop("high"), record.pop("low")
-        record |= {
-            "teacher": findings.teachers[panel] if panel else None,
-            "kept": cell.kept if cell else None,
-        }
-        record |= {"baseline": None if d is None else findings.baseline}
-        record |= {"pairs" if k == "n" else k: None if d is None else getattr(d, k) for k in of_difference}
-        for name in ("seconds", "seconds_total", "epochs", "best_epoch", "parameters"):
-            record[name] = getattr(cell, name) if cell else None
-        records.append({**record, "steps": " ".join(map(str, cell.steps)) if cell else None})
-    return records
+def _results_csv(findings: Findings) -> str:
+    """Returns spread, differences and costs in one long table, a line for each row on each task and the average."""
+    frame = spread_table(findings).to_pandas()
+    for table in (differences_table(findings), cost_table(findings)):
+        frame = frame.merge(table.to_pandas(), how="outer", on=["task", "recipe"], sort=False)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _trial_records(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
-    """One line for each finished trial, every metric in a column of its own."""
-    return [
+def _trials_csv(results: Sequence[TrialResult]) -> str:
+    """Returns one line for each finished trial, every metric in a column of its own; what is not known is empty."""
+    import pandas
+
+    records = [
         {**asdict(result), "settings": json.dumps(dict(result.settings), default=str), **result.metrics}
         for result in results
     ]
-
-
-def _frame(records: Sequence[dict[str, Any]]) -> str:
-    """Returns CSV of values as they are, not rounded; what is not known is empty."""
-    import pandas
-
-    frame = pandas.DataFrame(records, dtype=object)
-    return frame.drop(columns="metrics", errors="ignore").to_csv(index=False, lineterminator="\n")
+    frame = pandas.DataFrame(records, dtype=object).drop(columns="metrics", errors="ignore")
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 # ---- the files and the terminal --------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from codir.studies.findings import AVERAGE, Findings, Row
 from codir.studies.statistics import PairedDifference
 
 
 def plain_words(findings: Findings) -> list[str]:
-    """Returns sentences: task by task who differs from the baseline beyond noise, the reservations.
+    """Returns sentences: task by task who differs from the baseline beyond noise, then the reservations.
 
     A difference counts as shown only if its 95 % interval excludes zero and its p stays below 0.05 after Holm's
     correction; anything else is "no difference shown", which is not the same as no difference.
@@ -16,63 +18,53 @@ def plain_words(findings: Findings) -> list[str]:
         return ["No trial is finished, so there is nothing to compare."]
     lines: list[str] = []
     if findings.baseline is None:
-        lines.append(
-            "Neither kd nor finetune was run and no baseline is named, so no recipe is compared with one."
-        )
+        lines.append("Neither kd nor finetune was run and no baseline is named: nothing to compare with.")
     elif not findings.differences:
         lines.append(f"There is only {findings.baseline}, so there is nothing to compare it with.")
     for panel in findings.panels:
         lines += _on(findings, panel)
-    if findings.baseline is not None and findings.differences:
-        lines += _reservations(findings)
-    lines += _constants(findings)
+    lines += _reservations(findings)
+    for task, constant in findings.constants.items():
+        cells = ((row, findings.cells.get((row, task))) for row in findings.rows)
+        low = [row for row, cell in cells if cell and cell.spread and cell.spread.mean <= constant + 1e-9]
+        if low:
+            lines.append(
+                f"On {task} answering the same class to everything scores {100 * constant:.1f} points: no more than "
+                f"that, on average, has {_names(low)}. Such a score does not show that the task was learned."
+            )
     lines += [f"Unequal budget: {line}." for line in findings.budget]
-    lines.append(
+    return [
+        *lines,
         "The scores are those of the checkpoint that was best on the same dev split (where the trainings keep the best "
-        "one): a little high for every recipe alike, and no scores of a test set."
-    )
-    return lines
+        "one): a little high for every recipe alike, and no scores of a test set.",
+    ]
 
 
 def _on(findings: Findings, panel: str | None) -> list[str]:
-    found = {
-        row: findings.differences[row, panel] for row in findings.rows if (row, panel) in findings.differences
-    }
-    if not found:
-        return []
+    found = {row: d for row in findings.rows if (d := findings.differences.get((row, panel))) is not None}
     where = f"on {panel}" if panel is not None else f"in the {AVERAGE} of {len(findings.tasks)} tasks"
-    tested = {row: d for row, d in found.items() if d.has_interval}
+    base, tested = findings.baseline, sum(d.has_interval for d in found.values())
     lines = []
-    shown = [row for row, d in tested.items() if d.shown]
-    for row in shown:
-        d = tested[row]
-        side = "above" if d.difference > 0 else "below"
-        lines.append(
-            f"{row} is {side} {findings.baseline} beyond noise {where}: {_difference_in_words(d)}, "
-            f"{_p(d.adjusted)} after Holm's correction over {len(tested)} compared"
-            f"{_flip_in_words(d)}."
-        )
-    uncorrected = [row for row, d in tested.items() if not d.includes_zero and not d.shown]
-    for row in uncorrected:
-        lines.append(
-            f"{row} {where}: {_difference_in_words(tested[row])}; its interval excludes zero, but with {len(tested)} "
-            f"compared {_p(tested[row].adjusted)} (Holm): no difference from {findings.baseline} shown."
-        )
-    rest = [row for row, d in tested.items() if d.includes_zero]
-    if rest and len(rest) == len(found):
-        lines.append(
-            f"No recipe is shown to differ from {findings.baseline} beyond noise {where} ({_names(rest)})."
-        )
-    elif rest:
-        lines.append(f"No difference from {findings.baseline} shown {where}: {_names(rest)}.")
-    without: dict[str, list[Row]] = {}
     for row, d in found.items():
-        if not d.has_interval:
-            without.setdefault(d.without, []).append(row)
-    lines += [
-        f"Nothing is said of the difference from {findings.baseline} {where} of {_names(rows)}: {why}."
-        for why, rows in without.items()
-    ]
+        if d.shown:
+            flip = "" if d.p_flip is None else f" (sign-flip test, not corrected: {_p(d.p_flip)})"
+            lines.append(
+                f"{row} is {'above' if d.difference > 0 else 'below'} {base} beyond noise {where}: {_interval(d)}, "
+                f"{_p(d.adjusted)} after Holm's correction over {tested} compared{flip}."
+            )
+        elif not d.includes_zero:
+            lines.append(
+                f"{row} {where}: {_interval(d)}; its interval excludes zero, but with {tested} compared "
+                f"{_p(d.adjusted)} (Holm): no difference from {base} shown."
+            )
+    rest = [row for row, d in found.items() if d.has_interval and d.includes_zero]
+    if rest and len(rest) == len(found):
+        lines.append(f"No recipe is shown to differ from {base} beyond noise {where} ({_names(rest)}).")
+    elif rest:
+        lines.append(f"No difference from {base} shown {where}: {_names(rest)}.")
+    for why in dict.fromkeys(d.without for d in found.values() if not d.has_interval):
+        rows = _names(row for row, d in found.items() if d.without == why)
+        lines.append(f"Nothing is said of the difference from {base} {where} of {rows}: {why}.")
     return lines
 
 
@@ -86,9 +78,7 @@ def _reservations(findings: Findings) -> list[str]:
         "is none: the interval says how large it may be. The intervals speak of other seeds on the same data and "
         "teacher, not of other data."
     ]
-    smallest = max(2 / 2**n for n in pairs)
-    if smallest >= 0.05:
-        few = [n for n in pairs if 2 / 2**n >= 0.05]
+    if few := [n for n in pairs if 2 / 2**n >= 0.05]:
         lines.append(
             f"With {' or '.join(map(str, few))} pairs the sign-flip test cannot fall below p = {2 / 2 ** few[-1]:.4g}, "
             "whatever the scores; there the t test rests on differences that are about normal."
@@ -96,35 +86,14 @@ def _reservations(findings: Findings) -> list[str]:
     return lines
 
 
-def _constants(findings: Findings) -> list[str]:
-    lines = []
-    for task, constant in findings.constants.items():
-        spreads = {
-            row: findings.cells[row, task].spread for row in findings.rows if (row, task) in findings.cells
-        }
-        not_above = [row for row, spread in spreads.items() if spread and spread.mean <= constant + 1e-9]
-        if not_above:
-            lines.append(
-                f"On {task} answering the same class to everything scores {100 * constant:.1f} points: "
-                f"no more than that, on average, has {_names(not_above)}. Such a score does not show that the task was "
-                "learned."
-            )
-    return lines
-
-
-def _difference_in_words(d: PairedDifference) -> str:
-    assert d.low is not None
-    assert d.high is not None
-    return f"{100 * d.difference:+.1f} points (95 % interval {100 * d.low:+.1f} to {100 * d.high:+.1f}, {d.n} pairs)"
-
-
-def _flip_in_words(d: PairedDifference) -> str:
-    return "" if d.p_flip is None else f" (sign-flip test, not corrected: {_p(d.p_flip)})"
+def _interval(d: PairedDifference) -> str:
+    ends = f"{100 * (d.low or 0.0):+.1f} to {100 * (d.high or 0.0):+.1f}"
+    return f"{100 * d.difference:+.1f} points (95 % interval {ends}, {d.n} pairs)"
 
 
 def _p(value: float | None) -> str:
     return "p unknown" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _names(rows: list[Row]) -> str:
+def _names(rows: Iterable[Row]) -> str:
     return ", ".join(map(str, rows))
