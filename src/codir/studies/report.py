@@ -194,9 +194,9 @@ def differences_table(findings: Findings) -> Table:
         numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted, d.p_flip)
         rows.append((panel or AVERAGE, str(row), *numbers, shown))
     note = (
-        "Points, paired by seed. From, to (95 % interval) and p (t): paired t test over the seeds; Holm's correction is "
-        "over the recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval without "
-        "zero and Holm's p below 0.05; 'no' does not mean equal."
+        "Points, paired by seed. From, to (95 % interval) and p (t): paired t test over the seeds; Holm's correction: "
+        "over the recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval "
+        "without zero and Holm's p below 0.05; 'no' does not mean equal."
     )
     return Table(f"Difference from {findings.baseline}", columns, rows, note)
 
