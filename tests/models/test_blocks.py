@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codir.errors import ConfigError
-from codir.models.blocks import choose_blocks
+from codir.models.layers import choose_blocks
 
 
 @pytest.mark.parametrize(

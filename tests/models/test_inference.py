@@ -6,10 +6,9 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from codir.errors import DataError
+from codir.models.batches import Padding, TokenColumns
 from codir.models.inference import forward_dataset
-from codir.models.modes import evaluation_mode
-from codir.models.padding import Padding
-from codir.models.tokens import TokenColumns
+from codir.models.probe import evaluation_mode
 
 
 def encoded(count: int = 23, seed: int = 0) -> Dataset:

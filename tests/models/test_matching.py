@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codir.errors import ConfigError
-from codir.models.matching import match_blocks
+from codir.models.layers import match_blocks
 
 
 @pytest.mark.parametrize(

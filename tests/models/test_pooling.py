@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codir.models.pooling import first_token, masked_mean, pool_blocks
+from codir.models.representations import first_token, masked_mean, pool_blocks
 
 
 def naive_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

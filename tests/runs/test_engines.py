@@ -18,10 +18,9 @@ from small_world import World
 from codir.engines.engines import DeployedClassifier, load_engine
 from codir.engines.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, ModelError
+from codir.models.batches import Padding, TokenColumns
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
-from codir.models.padding import Padding
-from codir.models.tokens import TokenColumns
 
 # Largest difference of a logit: fp32 is exact up to rounding, the others are not.
 BOUNDS = {"onnx": 1e-4, "onnx-int8": 0.5, "openvino-bf16": 0.3, "openvino-int8": 1.5, "torch-bf16": 0.3}

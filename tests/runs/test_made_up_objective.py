@@ -18,7 +18,7 @@ OBJECTIVE = '''"""Sign agreement of mean hidden states: made up for a test."""
 import torch
 from pydantic import Field
 
-from codir.models.matching import Matching
+from codir.models.layers import Matching
 from codir.models.representations import TokenView
 from codir.losses.base import Needs, Objective, ObjectiveSettings, Term
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codir.errors import ConfigError, DataError
 from codir.models.classes import require_ids
-from codir.models.positions import position_limit
+from codir.models.config_file import position_limit
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,7 +13,7 @@ from codir.data import BUILT_IN
 from codir.data.encoding import encode_split
 from codir.data.task import TaskData
 from codir.errors import DataError
-from codir.models.padding import INPUT_COLUMNS, Padding, pad_batch
+from codir.models.batches import INPUT_COLUMNS, Padding, pad_batch
 from codir.runs.data import load_data, load_data_for
 from codir.runs.timing import Text, texts_of
 

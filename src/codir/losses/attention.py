@@ -12,7 +12,7 @@ from codir.errors import ConfigError
 from codir.losses.attention_distances import attention_mse, relation_divergence
 from codir.losses.base import Needs, ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.losses.layerwise import LayerwiseLoss, ProgressiveSettings
-from codir.models.matching import MATCHING_HELP, Matching
+from codir.models.layers import MATCHING_HELP, Matching
 from codir.models.representations import Representations, TokenKind, TokenView
 
 Vectors = tuple[Tensor, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from codir.errors import ConfigError
 from codir.kinds import kind_named
 from codir.kinds.base import Kind
-from codir.models.matching import Matching, match_blocks
+from codir.models.layers import Matching, match_blocks
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenKind, TokenView
 from codir.settings import Section
 

@@ -25,7 +25,7 @@ from codir.contrast.negatives import (
 from codir.errors import ConfigError, DataError, nearest
 from codir.gather import gather_rows, processes
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step
-from codir.models.blocks import choose_blocks
+from codir.models.layers import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
 from codir.storage import human_bytes
 

@@ -23,7 +23,7 @@ from codir.losses.distances import (
     patient_distance,
 )
 from codir.losses.layerwise import LayerwiseLoss, ProgressiveSettings
-from codir.models.matching import MATCHING_HELP, Matching
+from codir.models.layers import MATCHING_HELP, Matching
 from codir.models.representations import Pooling, Representations, TokenView
 
 Projecting = Literal["auto", "always", "never"]

@@ -14,10 +14,10 @@ from torch.nn import functional
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, ModelError
+from codir.models.batches import Padding, pad_batch
+from codir.models.config_file import position_limit
 from codir.models.inference import precision
-from codir.models.modes import evaluation_mode
-from codir.models.padding import Padding, pad_batch
-from codir.models.positions import position_limit
+from codir.models.probe import evaluation_mode
 from codir.models.representations import represent
 from codir.models.words import Texts, WholeWords, find_words
 

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ModelError
+from codir.models.batches import settle_side
 from codir.models.loading import load_tokenizer
-from codir.models.padding import settle_side
 from codir.models.probe import behaviour, is_known
 from codir.printing import errors
 

@@ -1,15 +1,9 @@
-"""What a model does with padding, with chance and with its layers, found out on two short made-up texts.
-
-A batch is an arrangement of ours: what a model answers to a text may not depend on the texts beside it. Most families
-keep to that, and some do not: their convolutions, Fourier transforms or last positions see the padding. `behaviour`
-notices; what only runs a model (`forward_dataset`) then gives it texts of one length at a time.
-
-A pass of a model costs as much as loading it (weights are mapped, not read), so families whose code has been shown to
-be exact are not run: `tests/faults/test_families.py` shows it for each of them, at random sizes.
-"""
+"""The mode of a model for the time of a block: its modules may have modes of their own, which come back."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from codir.errors import ModelError
-from codir.models.modes import evaluation_mode
-from codir.models.padding import Side
-from codir.models.positions import position_limit
+from codir.models.batches import Side
+from codir.models.config_file import position_limit
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts `model` into eval mode for the block; afterwards every submodule has the mode it had before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
 
 EXACT_FAMILIES = frozenset(
     {"albert", "bert", "camembert", "codir-bilstm", "data2vec-text", "deberta", "deberta-v2", "distilbert"}

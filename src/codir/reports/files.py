@@ -16,7 +16,7 @@ import yaml
 
 from codir.errors import CodirError, ModelError, RunError
 from codir.manifest import read_whole
-from codir.models.heads import require_one_answer
+from codir.models.labels import require_one_answer
 from codir.models.loading import class_names, load_config
 from codir.runs.run_data import find_near
 from codir.runs.runfolder import RunFolder

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus
 from codir.errors import ConfigError, DataError, ModelError
+from codir.models.config_file import position_limit
 from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
 from codir.models.narrowing import narrow_config
-from codir.models.positions import position_limit
 from codir.models.shallower import shallower_config
 from codir.models.student import chosen_blocks
 from codir.models.student_config import read_config

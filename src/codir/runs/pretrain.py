@@ -21,9 +21,9 @@ from codir.errors import DataError
 from codir.gather import processes
 from codir.kinds import MASKED_LM, kind_named
 from codir.losses.registry import predicts
+from codir.models.config_file import position_limit
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
-from codir.models.positions import position_limit
 from codir.printing import Console, Table, pairs, progress_bar, terminal
 from codir.runs.arguments import check_arguments, to_pretraining_arguments
 from codir.runs.card import run_card

@@ -14,11 +14,11 @@ from codir.data.packing import tokenizer_digest
 from codir.errors import ConfigError, ModelError
 from codir.losses.registry import needs_of, predicts, taught_by
 from codir.models.check import check_model
+from codir.models.config_file import position_limit
 from codir.models.freezing import describe_frozen, freeze
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_encoder, load_masked_lm, masked_lm_from_config
 from codir.models.narrowing import narrow_config, narrow_student
-from codir.models.positions import position_limit
 from codir.models.shallower import shallower_config
 from codir.models.student import build_student, chosen_blocks
 from codir.models.student_config import config_defaults, read_config

@@ -18,11 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.data.encoding import length_limit
 from codir.errors import DataError
-from codir.models.inference import Progress
-from codir.models.modes import evaluation_mode
-from codir.models.padding import Padding, pad_batch
-from codir.models.probe import behaviour
-from codir.models.unpadded import padding_for, parts_of_one_length
+from codir.models.batches import Padding, pad_batch
+from codir.models.inference import Progress, padding_for, parts_of_one_length
+from codir.models.probe import behaviour, evaluation_mode
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 
 from codir.errors import ModelError
 from codir.models.classes import align_logits, match_classes
-from codir.models.inference import device_of, precision
+from codir.models.inference import device_of, precision, represent_without_padding
 from codir.models.loading import class_names, encoder_shape
 from codir.models.probe import behaviour
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView, represent
-from codir.models.unpadded import represent_without_padding
 
 
 class FrozenTeacher(nn.Module):

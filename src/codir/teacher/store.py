@@ -28,8 +28,8 @@ from codir.errors import RunError
 from codir.locks import sweep, temporary_folder, try_lock, unlock
 from codir.manifest import entry as facts_of
 from codir.manifest import fault_by
+from codir.models.batches import TokenColumns
 from codir.models.probe import behaviour
-from codir.models.tokens import TokenColumns
 from codir.storage import require_disk, write_json
 
 FORMAT = 2

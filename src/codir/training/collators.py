@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
-from codir.models.padding import Padding, pad_batch
+from codir.models.batches import Padding, pad_batch
 from codir.models.representations import Representations, TokenKind, TokenView
 from codir.teacher.cache import TeacherOutputs
 from codir.training.masking import EVALUATION_EPOCH, IGNORED, TokenMasking
