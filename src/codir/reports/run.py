@@ -18,7 +18,7 @@ from codir.reports.text import capital, duration, shortened
 from codir.reports.times import Owners, Wanted, add_times
 from codir.reports.values import Model, PairedOutcome, Panel, Report
 from codir.runs.comparison import TITLES, Comparison
-from codir.runs.prepare import main_role
+from codir.runs.comparison import main_role
 from codir.runs.timing import model_size
 from codir.storage import human_bytes
 

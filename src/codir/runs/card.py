@@ -24,7 +24,7 @@ from codir.runs.comparison import Comparison
 from codir.runs.environment import short_paths
 from codir.runs.lineage import hub_ancestor, started_from
 from codir.runs.masked_scores import MaskedTable
-from codir.runs.prepare import main_role
+from codir.runs.comparison import main_role
 from codir.runs.runfolder import RunFolder
 from codir.storage import read_json
 

@@ -26,6 +26,13 @@ TITLES: dict[str, str] = {
 }
 
 
+def main_role(objectives: Mapping[str, Any]) -> Role:
+    """Returns the role of the main student in the table, by what it learns from."""
+    if set(objectives) == {"task"}:
+        return "finetune"
+    return "kd" if set(objectives) <= {"task", "kd"} else "codir"
+
+
 @dataclass
 class ModelRow:
     """One model of the table.

@@ -29,7 +29,8 @@ from codir.runs.fingerprint import (
     with_tokens,
 )
 from codir.runs.judge import compare
-from codir.runs.prepare import Distillation, main_role, prepare
+from codir.runs.prepare import Distillation, prepare
+from codir.runs.comparison import main_role
 from codir.runs.run_inputs import INPUTS
 from codir.runs.runfolder import RunFolder
 from codir.runs.student_run import Cost, TrainingData, train_into

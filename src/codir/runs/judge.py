@@ -13,7 +13,8 @@ from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
 from codir.runs.comparison import TITLES, Comparison, ModelRow, Role
-from codir.runs.prepare import Distillation, main_role
+from codir.runs.prepare import Distillation
+from codir.runs.comparison import main_role
 from codir.runs.student_run import in_data_order
 from codir.runs.timing import Timing, measure, model_size, texts_of
 

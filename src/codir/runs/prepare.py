@@ -24,7 +24,7 @@ from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier
 from codir.printing import Console, progress_bar
 from codir.runs.arguments import to_arguments
-from codir.runs.comparison import TITLES, Role
+from codir.runs.comparison import TITLES, Role, main_role
 from codir.runs.data import load_data
 from codir.runs.make_student import make_student, student_lines
 from codir.runs.one_answer import first_blocks_note
@@ -209,13 +209,6 @@ def check_for(parts: Distillation, config: DistillConfig) -> None:
     """
     to_arguments(config.training, config.output, parts.task.main_metric, len(parts.train))
     set_up(config.objectives, parts.student, parts.teacher, parts.train, cache_settings(config))
-
-
-def main_role(objectives: Mapping[str, Any]) -> Role:
-    """Returns the role of the main student in the table, by what it learns from."""
-    if set(objectives) == {"task"}:
-        return "finetune"
-    return "kd" if set(objectives) <= {"task", "kd"} else "codir"
 
 
 def _match(
