@@ -34,12 +34,12 @@ from codir.deploy.latency_models import TARGETS
 from codir.deploy.writing import engine_settings, export_files
 from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest
+from codir.measure.model_costs import KNOWN
+from codir.measure.timing import Inputs, time_in_turns
 from codir.models.loading import count_parameters
 from codir.models.student import build_student
-from codir.runs.environment import machine
-from codir.runs.model_costs import KNOWN
+from codir.record.environment import machine
 from codir.runs.progress import quiet_libraries
-from codir.runs.timing import Inputs, time_in_turns
 
 HALF, BF16, INT8 = 1.95, 12.0, 16.0
 PRECISION = {

@@ -15,9 +15,9 @@ from reading import counts, gather, outputs_of, points, why
 from safetensors.torch import load_file
 from small_world import World, quiet
 
+from codir.measure.comparison import Comparison
 from codir.reports.cka import linear_cka
 from codir.reports.values import Report
-from codir.runs.comparison import Comparison
 
 
 @pytest.fixture(scope="module")

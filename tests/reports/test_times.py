@@ -14,9 +14,9 @@ from small_world import World
 from codir.deploy.latency_table import LatencyResult, LatencyRow
 from codir.engines.folder import Manifest
 from codir.errors import RunError
+from codir.measure.timing import RealLengths, Timing
 from codir.reports.times import engine_named
 from codir.reports.values import Model
-from codir.runs.timing import RealLengths, Timing
 
 
 def timing(milliseconds: float, speedup: float) -> Timing:

@@ -20,8 +20,8 @@ from codir.config.data_config import DataConfig
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.candidates import WordCandidates
 from codir.models.words import find_words
+from codir.record.data import load_data
 from codir.runs.augment import Augmentation, augment, training_texts
-from codir.runs.data import load_data
 
 module = importlib.import_module("codir.runs.augment")
 

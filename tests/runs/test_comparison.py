@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from codir.errors import RunError
-from codir.runs.comparison import TITLES, Comparison, ModelRow
-from codir.runs.timing import Timing
+from codir.measure.comparison import TITLES, Comparison, ModelRow
+from codir.measure.timing import Timing
 
 
 def timing(ms: float, speedup: float) -> Timing:

@@ -8,7 +8,7 @@ import pytest
 
 from codir.config.data_config import DataConfig
 from codir.errors import ConfigError, DataError
-from codir.runs.data import load_data
+from codir.record.data import load_data
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from codir import distill, evaluate
 from codir.cli.main import app
 from codir.config.data_config import DataConfig
 from codir.config.loading import load_distill
+from codir.measure.comparison import TITLES, Comparison, ModelRow
 from codir.runs import student_run
-from codir.runs.comparison import TITLES, Comparison, ModelRow
 from codir.runs.distill import DistillResult
 
 

@@ -26,9 +26,9 @@ from codir.engines.folder import MANIFEST, Manifest
 from codir.engines.formats import Target
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.kinds import kind_named
+from codir.record.run_data import choose_data
 from codir.runs.evaluate import evaluate
 from codir.runs.predict import predict
-from codir.runs.run_data import choose_data
 
 FORMATS = {
     "onnx": "fp32",

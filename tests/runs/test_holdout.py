@@ -18,8 +18,8 @@ from codir.config.data_config import DataConfig
 from codir.config.loading import load_finetune
 from codir.data import files as files_module
 from codir.errors import ConfigError, DataError
-from codir.runs.data import load_data
-from codir.runs.run_data import choose_data, describe
+from codir.record.data import load_data
+from codir.record.run_data import choose_data, describe
 from codir.studies.loading import load_study
 
 

@@ -24,8 +24,9 @@ from codir import distill, finetune
 from codir.cli.main import app
 from codir.config.loading import load_distill
 from codir.errors import CodirError
+from codir.record import runfolder
 from codir.runs import distill as distill_module
-from codir.runs import runfolder, student_run
+from codir.runs import student_run
 from codir.teacher import cache as cache_module
 from codir.teacher import store
 from codir.training.trainer import DistillationTrainer

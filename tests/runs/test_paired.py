@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from codir.runs.paired import holm, paired_test
+from codir.measure.paired import holm, paired_test
 
 
 def predictions(labels: np.ndarray, accuracy: float, seed: int, classes: int = 2) -> np.ndarray:

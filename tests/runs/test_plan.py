@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.errors import ConfigError, DataError, ModelError
-from codir.runs import model_costs
+from codir.measure import model_costs
 from codir.runs import plan as plan_module
 from codir.runs.plan import Plan, Stage, plan
 

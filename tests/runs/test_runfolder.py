@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir.config.loading import complete_objectives
 from codir.errors import InterruptedRunError, RunError
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 
 CONFIG = "task: sst2\ntraining:\n  learning_rate: 1.0e-05\n  epochs: 3\noutput: a\n"
 
@@ -118,7 +118,7 @@ def test_sub_run_has_its_own_state(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    code = "import sys; from codir.runs.runfolder import RunFolder\nwith RunFolder.open(sys.argv[1]): pass"
+    code = "import sys; from codir.record.runfolder import RunFolder\nwith RunFolder.open(sys.argv[1]): pass"
     with RunFolder.open(tmp_path / "run"):
         answer = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=False
@@ -237,7 +237,7 @@ def test_publish_that_dies_half_way_leaves_no_loadable_half(
         moved.append(target)
         real(source, target)
 
-    monkeypatch.setattr("codir.runs.runfolder.os.replace", dying)
+    monkeypatch.setattr("codir.record.runfolder.os.replace", dying)
     with pytest.raises(RunError, match="could not be written"):
         run.publish(tiny_classifier(seed=1), tiny_tokenizer)
     assert not (tmp_path / "config.json").exists()

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from codir.errors import DataError
-from codir.runs.timing import (
+from codir.measure.timing import (
     Timing,
     measure,
     measure_requests,

@@ -17,7 +17,7 @@ from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.data_config import DataConfig
 from codir.config.loading import load_distill, load_finetune
 from codir.errors import ConfigError, DataError
-from codir.runs.data import load_data
+from codir.record.data import load_data
 from codir.runs.distill import DistillResult
 from codir.teacher.cache import TeacherOutputs
 from codir.training.trainer import DistillationTrainer
@@ -105,7 +105,7 @@ def test_it_is_written_down(result: DistillResult, more: Path) -> None:
 def test_what_is_measured_later_needs_no_unlabelled_texts(
     result: DistillResult, more: Path, tmp_path: Path
 ) -> None:
-    from codir.runs.run_data import choose_data
+    from codir.record.run_data import choose_data
 
     chosen = choose_data([result.output], None).config
     assert chosen is not None

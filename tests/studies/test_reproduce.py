@@ -340,7 +340,7 @@ def test_table3_measures_the_papers_models_and_ours(wanted, glue, monkeypatch):
     from codir.studies.paper import speed
 
     def quick(models, texts, **options):
-        from codir.runs.timing import measure
+        from codir.measure.timing import measure
 
         # the paper's models are too large for a test: two of ours stand in for the time, not for the counts
         some = {name: pair for name, pair in models.items() if name in ("your model", "its half")}

@@ -15,7 +15,7 @@ from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
 from codir.locks import exclusive
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 from codir.storage import read_json, write_json
 from codir.studies import engines
 from codir.studies.loading import load_study

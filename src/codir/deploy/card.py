@@ -13,9 +13,9 @@ from codir.engines.engines import ONNX_FILE, OPENVINO_FILE
 from codir.engines.folder import Manifest
 from codir.errors import RunError
 from codir.models.loading import class_names
-from codir.runs.card import card_data, eval_results, fill_template
-from codir.runs.environment import short_command, short_paths
-from codir.runs.lineage import hub_ancestor
+from codir.record.card import card_data, eval_results, fill_template
+from codir.record.environment import short_command, short_paths
+from codir.record.lineage import hub_ancestor
 from codir.storage import human_bytes, read_json
 
 _PACKAGES = {

@@ -31,10 +31,10 @@ from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
-from codir.runs.environment import command_line, versions
+from codir.record.environment import command_line, versions
+from codir.record.run_data import Chosen, choose_data, describe
+from codir.record.run_inputs import inputs_of
 from codir.runs.evaluate import EvaluationResult, evaluate_model
-from codir.runs.run_data import Chosen, choose_data, describe
-from codir.runs.run_inputs import inputs_of
 from codir.storage import require_disk, write_text
 from codir.training.processes import one_process_only
 

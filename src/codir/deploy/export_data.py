@@ -13,9 +13,9 @@ from codir.data import BUILT_IN
 from codir.data.encoding import encode_split
 from codir.data.task import TaskData
 from codir.errors import DataError
+from codir.measure.timing import Text, texts_of
 from codir.models.batches import INPUT_COLUMNS, Padding, pad_batch
-from codir.runs.data import load_data, load_data_for
-from codir.runs.timing import Text, texts_of
+from codir.record.data import load_data, load_data_for
 
 _BATCH = 8  # padded batches: ranges then hold for padding, too; half the error of one text at a time
 _PROBE_TEXTS = 200

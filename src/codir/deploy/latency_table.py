@@ -8,8 +8,8 @@ from typing import Any
 
 from codir.errors import RunError
 from codir.markdown import inline
-from codir.runs.comparison import short_count
-from codir.runs.timing import RealLengths, Timing
+from codir.measure.comparison import short_count
+from codir.measure.timing import RealLengths, Timing
 from codir.storage import human_bytes
 from codir.table import Column, Table
 

@@ -26,9 +26,9 @@ from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier, load_config, load_tokenizer, resolve
 from codir.models.masked_lm import load_masked_lm
 from codir.printing import Console, terminal
-from codir.runs.card import run_card
-from codir.runs.environment import short_paths
-from codir.runs.runfolder import RunFolder
+from codir.record.card import run_card
+from codir.record.environment import short_paths
+from codir.record.runfolder import RunFolder
 from codir.storage import human_bytes, read_json
 from codir.table import Column, Table
 

@@ -18,8 +18,8 @@ from codir.errors import CodirError, ModelError, RunError
 from codir.manifest import read_whole
 from codir.models.labels import require_one_answer
 from codir.models.loading import class_names, load_config
-from codir.runs.run_data import find_near
-from codir.runs.runfolder import RunFolder
+from codir.record.run_data import find_near
+from codir.record.runfolder import RunFolder
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_HUB = (

@@ -23,8 +23,8 @@ from codir.models.loading import class_names, load_classifier, load_config
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar
+from codir.record.data import load_data_for
 from codir.reports.files import RunFiles
-from codir.runs.data import load_data_for
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ from typing import Any
 from codir.data.glue import GLUE
 from codir.errors import CodirError
 from codir.kinds.metrics import constant_score, is_metric
+from codir.measure.comparison import TITLES, Comparison, main_role
+from codir.measure.timing import model_size
 from codir.reports.curves import curves_of
 from codir.reports.files import RunFiles, finite, items, layers_in, mapping, numbers, read_log, whole
 from codir.reports.layers import add_views
 from codir.reports.text import capital, duration, shortened
 from codir.reports.times import Owners, Wanted, add_times
 from codir.reports.values import Model, PairedOutcome, Panel, Report
-from codir.runs.comparison import TITLES, Comparison
-from codir.runs.comparison import main_role
-from codir.runs.timing import model_size
 from codir.storage import human_bytes
 
 _FINE_TUNED = "fine-tuned model"

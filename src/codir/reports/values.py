@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from codir.measure.timing import Timing
 from codir.reports.figures import Figure
 from codir.reports.text import known
-from codir.runs.timing import Timing
 
 AVERAGE = "average"
 

@@ -30,7 +30,7 @@ from codir.models.masked_lm import load_masked_lm
 from codir.models.words import Texts, changed_words, copies_of, count_words
 from codir.outputs import writes
 from codir.printing import Console, progress_bar, table, terminal, text
-from codir.runs.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
+from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.storage import read_json, whole_text_file, write_bytes, write_json
 from codir.teacher.store import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision

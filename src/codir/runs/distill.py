@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from codir.config.config import DistillConfig
 from codir.config.loading import load_distill, resolved_yaml
+from codir.measure.comparison import Comparison, Role, main_role
+from codir.measure.timing import model_size
 from codir.printing import Console, pairs, terminal
-from codir.runs.arguments import check_arguments
-from codir.runs.card import run_card
-from codir.runs.comparison import Comparison, Role
-from codir.runs.data import load_data
-from codir.runs.environment import environment
-from codir.runs.fingerprint import (
+from codir.record.card import run_card
+from codir.record.data import load_data
+from codir.record.environment import environment
+from codir.record.fingerprint import (
     Part,
     begin,
     config_part,
@@ -28,13 +28,12 @@ from codir.runs.fingerprint import (
     require_same_still,
     with_tokens,
 )
+from codir.record.run_inputs import INPUTS
+from codir.record.runfolder import RunFolder
+from codir.runs.arguments import check_arguments
 from codir.runs.judge import compare
 from codir.runs.prepare import Distillation, prepare
-from codir.runs.comparison import main_role
-from codir.runs.run_inputs import INPUTS
-from codir.runs.runfolder import RunFolder
 from codir.runs.student_run import Cost, TrainingData, train_into
-from codir.runs.timing import model_size
 from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only

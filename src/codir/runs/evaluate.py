@@ -19,8 +19,8 @@ from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.printing import Console, progress_bar, terminal
-from codir.runs.data import load_data_for
-from codir.runs.run_inputs import fill
+from codir.record.data import load_data_for
+from codir.record.run_inputs import fill
 from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 

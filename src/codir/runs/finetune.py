@@ -19,11 +19,10 @@ from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
 from codir.models.probe import require_trainable
 from codir.printing import Console, terminal
-from codir.runs.arguments import check_arguments, to_arguments
-from codir.runs.card import run_card
-from codir.runs.data import load_data
-from codir.runs.environment import environment
-from codir.runs.fingerprint import (
+from codir.record.card import run_card
+from codir.record.data import load_data
+from codir.record.environment import environment
+from codir.record.fingerprint import (
     Part,
     begin,
     data_parts,
@@ -32,7 +31,8 @@ from codir.runs.fingerprint import (
     require_same_still,
     with_tokens,
 )
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
+from codir.runs.arguments import check_arguments, to_arguments
 from codir.runs.student_run import Cost, TrainingData, train_into
 from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision

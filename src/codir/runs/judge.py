@@ -10,13 +10,12 @@ from transformers import PreTrainedModel
 
 from codir.kinds import kind_named
 from codir.kinds.metrics import compute_metrics, flat_metrics
+from codir.measure.comparison import TITLES, Comparison, ModelRow, Role, main_role
+from codir.measure.timing import Timing, measure, model_size, texts_of
 from codir.models.inference import predict_logits
 from codir.models.loading import count_parameters
-from codir.runs.comparison import TITLES, Comparison, ModelRow, Role
 from codir.runs.prepare import Distillation
-from codir.runs.comparison import main_role
 from codir.runs.student_run import in_data_order
-from codir.runs.timing import Timing, measure, model_size, texts_of
 
 TIMED_SEQUENCES = 256
 

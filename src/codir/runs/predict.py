@@ -22,8 +22,8 @@ from codir.models.inference import Progress, predict_logits
 from codir.models.loading import class_names
 from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
-from codir.runs.data import DEFAULT_TEXT
-from codir.runs.run_inputs import inputs_of
+from codir.record.data import DEFAULT_TEXT
+from codir.record.run_inputs import inputs_of
 from codir.storage import whole_text_file
 from codir.training.processes import one_process_only
 

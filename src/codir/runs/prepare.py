@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +19,15 @@ from codir.data.task import Task, TaskData
 from codir.data.unlabeled import united
 from codir.kinds import kind_named
 from codir.losses.registry import taught_by
+from codir.measure.comparison import TITLES, Role, main_role
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier
 from codir.printing import Console, progress_bar
+from codir.record.data import load_data
+from codir.record.run_inputs import inputs_of
 from codir.runs.arguments import to_arguments
-from codir.runs.comparison import TITLES, Role, main_role
-from codir.runs.data import load_data
 from codir.runs.make_student import make_student, student_lines
 from codir.runs.one_answer import first_blocks_note
-from codir.runs.run_inputs import inputs_of
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings, teacher_logits

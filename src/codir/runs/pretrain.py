@@ -21,14 +21,14 @@ from codir.errors import DataError
 from codir.gather import processes
 from codir.kinds import MASKED_LM, kind_named
 from codir.losses.registry import predicts
+from codir.measure.masked_scores import MaskedTable, block_metrics, described, predict_masked
 from codir.models.config_file import position_limit
 from codir.models.loading import encoder_shape
 from codir.models.masked_lm import load_masked_lm
 from codir.printing import Console, Table, pairs, progress_bar, terminal
-from codir.runs.arguments import check_arguments, to_pretraining_arguments
-from codir.runs.card import run_card
-from codir.runs.environment import environment
-from codir.runs.fingerprint import (
+from codir.record.card import run_card
+from codir.record.environment import environment
+from codir.record.fingerprint import (
     CORPUS,
     CORPUS_FILE,
     Part,
@@ -38,9 +38,9 @@ from codir.runs.fingerprint import (
     require_same,
     require_same_still,
 )
-from codir.runs.masked_scores import MaskedTable, block_metrics, described, predict_masked
+from codir.record.runfolder import RunFolder
+from codir.runs.arguments import check_arguments, to_pretraining_arguments
 from codir.runs.pretrain_models import PretrainingModels, load_models
-from codir.runs.runfolder import RunFolder
 from codir.runs.several import join, run_folder
 from codir.runs.student_run import Cost, train_and_publish, trained_before
 from codir.storage import read_json, write_json, write_text

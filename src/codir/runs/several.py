@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from codir.errors import CodirError, RunError
 from codir.printing import Console, silent
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 from codir.training.processes import first_says, is_main, launched
 
 

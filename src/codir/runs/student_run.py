@@ -22,9 +22,9 @@ from codir.kinds.metrics import compute_metrics
 from codir.manifest import read_whole
 from codir.models.loading import load_classifier
 from codir.printing import Console, Table, pairs
+from codir.record.runfolder import TRAINED, RunFolder
 from codir.runs.arguments import to_arguments
 from codir.runs.one_answer import OneAnswer
-from codir.runs.runfolder import TRAINED, RunFolder
 from codir.storage import require_disk, write_bytes, write_json
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings

@@ -17,11 +17,11 @@ from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
 from codir.printing import Console, silent
-from codir.runs.data import load_data
-from codir.runs.fingerprint import Part, data_parts, model_part, require_same
+from codir.record.data import load_data
+from codir.record.fingerprint import Part, data_parts, model_part, require_same
+from codir.record.runfolder import RunFolder
+from codir.record.same_settings import MAY_DIFFER, differences, moved
 from codir.runs.prepare import Distillation, check_for, prepare
-from codir.runs.runfolder import RunFolder
-from codir.runs.same_settings import MAY_DIFFER, differences, moved
 from codir.storage import require_disk
 from codir.studies.config import Range
 from codir.studies.recipes import distill_config, teacher_config, teacher_folder

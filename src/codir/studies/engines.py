@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from codir.errors import ConfigError, FolderInUseError, InterruptedRunError
 from codir.locks import exclusive
 from codir.printing import log_to, settle
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 from codir.storage import write_json
 from codir.studies.config import StudyConfig
 from codir.studies.recipes import ResolvedRecipe, distill_config, teacher_config, teacher_folder

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codir.errors import ConfigError, nearest
-from codir.runs.paired import holm
+from codir.measure.paired import holm
 from codir.studies.results import TrialResult
 from codir.studies.statistics import PairedDifference, Spread, paired_difference
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from codir.errors import ConfigError, RunError
 from codir.manifest import read_whole
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study, study_yaml

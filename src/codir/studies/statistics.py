@@ -1,6 +1,6 @@
 """What the scores of several seeds allow to say: spread and paired differences. Plain numbers in and out.
 
-`codir.runs.paired` compares two models on the same examples and speaks of the examples; the functions here compare
+`codir.measure.paired` compares two models on the same examples and speaks of the examples; the functions here compare
 two recipes over the same seeds and speak of the seeds.
 """
 

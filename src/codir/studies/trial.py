@@ -13,7 +13,7 @@ import xxhash
 
 from codir.errors import RunError
 from codir.manifest import read_whole
-from codir.runs.runfolder import RunFolder
+from codir.record.runfolder import RunFolder
 from codir.storage import read_json, write_json
 
 Phase = Literal["search", "final"]

@@ -13,8 +13,8 @@ from codir.losses.registry import settings_for
 from codir.markdown import inline
 from codir.outputs import writes
 from codir.printing import Console, terminal
-from codir.runs.data import load_data
-from codir.runs.runfolder import RunFolder
+from codir.record.data import load_data
+from codir.record.runfolder import RunFolder
 from codir.storage import read_json, require_writable, write_text
 from codir.studies.paper.plan import Reproduction, Wanted, all_trials, plan
 from codir.studies.paper.tables import side_by_side

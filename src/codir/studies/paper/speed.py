@@ -17,11 +17,11 @@ from transformers import (
 from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 from codir.kinds import kind_named
+from codir.measure.timing import Text, measure, texts_of
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.student import build_student
-from codir.runs.data import load_data
-from codir.runs.timing import Text, measure, texts_of
+from codir.record.data import load_data
 from codir.studies.paper.tables import OURS, PAPER
 from codir.table import Column, Table, Value
 

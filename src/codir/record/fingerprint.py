@@ -26,7 +26,7 @@ from codir.teacher.store import NOT_CONTENT, data_digest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from codir.runs.runfolder import RunFolder
+    from codir.record.runfolder import RunFolder
 
 Part = dict[str, Any]
 """What is known of one part: `from`, its path for people, and digests and counts by name."""

@@ -13,7 +13,7 @@ from codir.config.data_config import DataConfig
 from codir.config.loading import Settings, build
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError
-from codir.runs.run_inputs import described_in, fill, inputs_of
+from codir.record.run_inputs import described_in, fill, inputs_of
 
 _PLACES = ("data_dir", "train", "validation")
 _SOURCES = ("task", "train", "validation")

@@ -11,8 +11,8 @@ import numpy as np
 
 from codir.errors import RunError
 from codir.kinds.metrics import constant_score, is_metric
-from codir.runs.paired import PairedTest, paired_test
-from codir.runs.timing import Timing
+from codir.measure.paired import PairedTest, paired_test
+from codir.measure.timing import Timing
 from codir.storage import human_bytes
 from codir.table import DASH, Column, Table, Tabular
 

@@ -17,7 +17,7 @@ import yaml
 from codir.errors import CodirError, InterruptedRunError, RunError
 from codir.locks import LOCK, exclusive, is_trace, real_path, sweep
 from codir.manifest import RUN_MANIFEST, add_results, of_model, read_whole, require_model
-from codir.runs.same_settings import MAY_DIFFER, differences, moved
+from codir.record.same_settings import MAY_DIFFER, differences, moved
 from codir.storage import (
     human_bytes,
     read_json,
@@ -266,7 +266,7 @@ class RunFolder:
 
     @property
     def fingerprint(self) -> Path:
-        """What data and models the run was begun with, `fingerprint.json`; see `codir.runs.fingerprint`."""
+        """What data and models the run was begun with, `fingerprint.json`; see `codir.record.fingerprint`."""
         return self.path / _FINGERPRINT
 
     @property

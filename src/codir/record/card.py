@@ -19,13 +19,12 @@ from codir.data.glue import HUB, glue_task
 from codir.errors import CodirError, ConfigError, RunError
 from codir.kinds import kind_of
 from codir.markdown import code, fence, inline
+from codir.measure.comparison import Comparison, main_role
+from codir.measure.masked_scores import MaskedTable
 from codir.models.loading import class_names, load_config
-from codir.runs.comparison import Comparison
-from codir.runs.environment import short_paths
-from codir.runs.lineage import hub_ancestor, started_from
-from codir.runs.masked_scores import MaskedTable
-from codir.runs.comparison import main_role
-from codir.runs.runfolder import RunFolder
+from codir.record.environment import short_paths
+from codir.record.lineage import hub_ancestor, started_from
+from codir.record.runfolder import RunFolder
 from codir.storage import read_json
 
 TASKS = {"text-classification": "Text Classification", "fill-mask": "Fill-Mask"}

@@ -22,7 +22,7 @@ from codir.data.reading import DELIMITERS, read_rows
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, ConfigError, ModelError
 from codir.models.loading import resolve
-from codir.runs.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR
+from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR
 
 CONFIG = "codir.yaml"
 INPUTS = (

@@ -1,0 +1,1 @@
+"""What a run folder holds and says: state, fingerprint, environment, card, and what the run read."""
