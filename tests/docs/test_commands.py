@@ -14,9 +14,15 @@ from pathlib import Path
 import pytest
 from docs_runner import run_page, with_something_to_run
 
+# A minute each; what their commands are made of is tested elsewhere.
+LONG = ("docs/choosing.md", "docs/deployment.md", "docs/index.md", "docs/studies.md")
 
-@pytest.mark.timeout(900)  # seconds each, unless the machine is busy
-@pytest.mark.parametrize("page", with_something_to_run())
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page in LONG)) for page in with_something_to_run()],
+)
 def test_what_a_page_shows_runs(
     page: str, here: Path, made_before: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

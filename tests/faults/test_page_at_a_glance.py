@@ -165,32 +165,19 @@ def test_the_speed_is_that_of_what_will_be_deployed(copy: Path, train: Path) -> 
     assert "7.25 times as torch-bf16" in page  # the headline agrees
 
 
-def _browser() -> Any:
-    found = next(
-        filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
-    )
-    playwright = pytest.importorskip("playwright.sync_api")
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    return playwright, found
-
-
-def test_the_table_is_whole_at_every_width(run: Path, tmp_path: Path) -> None:
-    playwright, program = _browser()
+def test_the_table_is_whole_at_every_width(run: Path, tmp_path: Path, browser: Any) -> None:
     output = tmp_path / "page.html"
     succeeded("report", run, "--output", output, "--no-models")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page(color_scheme="dark")
-        page.goto(output.as_uri())
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(500)
-            cut = page.evaluate(
-                "() => [...document.querySelectorAll('.models td, .models th.name')].filter(each => {"
-                " const box = each.getBoundingClientRect();"
-                " return box.width && (box.right > document.documentElement.clientWidth + 1 || box.left < -1)}).length"
-            )
-            assert cut == 0
-            assert page.evaluate("() => document.querySelectorAll('.models td').length") > 10
-        browser.close()
+    page = browser.new_page(color_scheme="dark")
+    page.goto(output.as_uri())
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(500)
+        cut = page.evaluate(
+            "() => [...document.querySelectorAll('.models td, .models th.name')].filter(each => {"
+            " const box = each.getBoundingClientRect();"
+            " return box.width && (box.right > document.documentElement.clientWidth + 1 || box.left < -1)}).length"
+        )
+        assert cut == 0
+        assert page.evaluate("() => document.querySelectorAll('.models td').length") > 10
+    page.close()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,39 +56,3 @@ def copy_of(distilled: Path, tmp_path: Path) -> Path:
     shutil.copytree(distilled, copy)
     (copy / "codir-manifest.json").unlink()
     return copy
-
-
-CHROMIUM = ("chromium-headless-shell", "chromium", "google-chrome")
-CHROMIUM_ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def find_chromium() -> str | None:
-    """Returns the browser that CODIR_CHROMIUM names, else the first of the usual names on the PATH."""
-    if named := os.environ.get("CODIR_CHROMIUM"):
-        return shutil.which(named)
-    return next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Returns a running Chromium; skips the test where there is none."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    path = find_chromium()
-    if path is None:
-        pytest.skip(
-            "no Chromium: set CODIR_CHROMIUM to one, or install chromium-headless-shell, chromium or google-chrome"
-        )
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=path, args=list(CHROMIUM_ARGUMENTS))
-        yield started
-        started.close()
