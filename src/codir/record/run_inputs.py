@@ -16,9 +16,8 @@ from transformers.utils.hub import cached_file
 
 from codir.config.data_config import DataConfig
 from codir.data import BUILT_IN
-from codir.data.files import FORMATS
 from codir.data.glue import glue_task
-from codir.data.reading import DELIMITERS, read_rows
+from codir.data.reading import DELIMITERS, FORMATS, read_rows
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, ConfigError, ModelError
 from codir.models.loading import resolve
