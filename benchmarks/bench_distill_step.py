@@ -150,9 +150,10 @@ def arguments_for(
         {
             **load_recipe("codir-fine").settings["training"],
             "precision": precision,
-            "keep_best": False,
-            "steps": steps,
-            "arguments": {"use_cpu": True, "cache_teacher": cached},
+            "load_best_model_at_end": False,
+            "max_steps": steps,
+            "use_cpu": True,
+            "cache_teacher": cached,
         }
     )
     arguments = to_arguments(training, folder, "accuracy", examples)

@@ -42,7 +42,7 @@ def test_a_study_becomes_one_small_file(tmp_path: Path) -> None:
         tasks={"good": {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "dev.jsonl")}},
         teachers={"good": str(tmp_path / "teacher")},
         seeds=[1, 2],
-        training={"epochs": 2, "precision": "fp32"},
+        training={"num_train_epochs": 2, "precision": "fp32"},
         output=str(tmp_path / "s"),
     )
     content = collect("made", [tmp_path / "s"], tmp_path / "made.json")

@@ -63,8 +63,8 @@ SHARED = [
     (["--max-length", "64"], "data.max_length", 64),
     (["--limit-train", "10"], "data.limit_train", 10),
     (["--limit-validation", "11"], "data.limit_validation", 11),
-    (["--epochs", "1.5"], "training.epochs", 1.5),
-    (["--batch-size", "8"], "training.batch_size", 8),
+    (["--epochs", "1.5"], "training.num_train_epochs", 1.5),
+    (["--batch-size", "8"], "training.per_device_train_batch_size", 8),
     (["--learning-rate", "1e-5"], "training.learning_rate", 1e-5),
     (["--precision", "bf16"], "training.precision", "bf16"),
     (["--seed", "7"], "training.seed", 7),
@@ -128,16 +128,44 @@ def test_every_setting_of_a_training_is_a_flag_and_a_setting(calls: list[Any]) -
         "0.01",
         "--report-to",
         "tensorboard,wandb",
-        "--no-keep-best",
-        "--evaluate-every",
+        "--no-load-best-model-at-end",
+        "--eval-steps",
         "50",
     ]
     assert run(*DISTILL, *flags, "--student-init", "1,3", "--cache-tokens-gb", "3").exit_code == 0
     config = calls[0][1][0]
     training = config.training
     assert (training.weight_decay, training.report_to) == (0.01, ["tensorboard", "wandb"])
-    assert (training.keep_best, training.evaluate_every) == (False, 50)
+    assert (training.load_best_model_at_end, training.eval_steps) == (False, 50)
     assert (config.student.init, config.cache_tokens_gb) == ([1, 3], 3.0)
+
+
+def test_names_of_training_arguments_are_flags_and_short_ones_their_aliases(calls: list[Any]) -> None:
+    flags = ["--num-train-epochs", "2", "--lr", "1e-5", "--per-device-train-batch-size", "4"]
+    assert run(*DISTILL, *flags, "--logging-steps=7", "--optim", "adamw_torch").exit_code == 0
+    training = calls[0][1][0].training
+    assert (training.num_train_epochs, training.learning_rate) == (2.0, 1e-5)
+    assert training.per_device_train_batch_size == 4
+    assert training.more() == {"logging_steps": 7, "optim": "adamw_torch"}
+    assert run(*FINETUNE, "--epochs", "3", "--batch-size", "8", "--learning-rate", "1e-4").exit_code == 0
+    assert calls[1][1][0].training.per_device_train_batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epoch", "3"], "No such option: --epoch (did you mean '--epochs'?)"),
+        (["--logging-steps"], "--logging-steps needs a value"),
+        (["--logging-steps", "often"], "training.logging_steps is 'often': must be a number"),
+        (["and", "more"], "Nothing is known to do with: and"),
+        (["--bf16", "true"], "training.bf16 is set by codir: use training.precision instead"),
+    ],
+)
+def test_other_flags_are_refused_by_name(flags: list[str], words: str, calls: list[Any]) -> None:
+    result = run(*DISTILL, *flags)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert not calls
 
 
 def test_a_configuration_file_alone_is_enough(calls: list[Any], tmp_path: Path) -> None:
@@ -238,7 +266,7 @@ def test_help_comes_from_the_settings() -> None:
         (["finetune"], ["--model roberta-base", "--task sst2"]),
         (["evaluate", "runs/s"], ["--task sst2", "--validation dev.csv"]),
         ([*DISTILL, "--train", "a.csv"], ["exclude each other", "--task", "--train"]),
-        ([*DISTILL, "--epochs", "0"], ["--epochs: training.epochs is 0.0"]),
+        ([*DISTILL, "--epochs", "0"], ["--epochs: training.num_train_epochs is 0.0"]),
         ([*DISTILL, "--precision", "fp8"], ["--precision", "'fp8'", "'bf16'"]),
         ([*DISTILL, "--student-init", "frist"], ["--student-init", "did you mean 'first'"]),
         (

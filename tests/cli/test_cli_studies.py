@@ -44,11 +44,13 @@ def test_flags_become_settings(calls: list[tuple[Any, dict[str, Any]]]) -> None:
         "--workers",
         "2",
     ]
-    done = run(*COMMAND, *more, "--teachers", "mrpc=runs/t", "--set", "training.warmup=0.1", "--retry-failed")
+    done = run(
+        *COMMAND, *more, "--teachers", "mrpc=runs/t", "--set", "training.warmup_steps=0.1", "--retry-failed"
+    )
     assert done.exit_code == 0, done.output
     ((config, settings),) = calls
     assert config.seeds == [1, 2, 3]
-    assert config.training == {"epochs": 2.0, "warmup": 0.1}
+    assert config.training == {"num_train_epochs": 2.0, "warmup_steps": 0.1}
     assert config.student.layers == 3
     assert config.tasks["mrpc"].limit_train == 50
     assert config.workers == 2
@@ -58,12 +60,14 @@ def test_flags_become_settings(calls: list[tuple[Any, dict[str, Any]]]) -> None:
 
 def test_flags_win_over_the_file(calls: list[tuple[Any, dict[str, Any]]], tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text("recipes: [kd, finetune]\ntasks: [mrpc]\nmodel: m\nseeds: 1-5\ntraining: {epochs: 3}\n")
+    study.write_text(
+        "recipes: [kd, finetune]\ntasks: [mrpc]\nmodel: m\nseeds: 1-5\ntraining: {num_train_epochs: 3}\n"
+    )
     done = run("study", str(study), "--output", str(tmp_path / "s"), "--seeds", "7", "--epochs", "1")
     assert done.exit_code == 0, done.output
     ((config, _),) = calls
     assert config.seeds == [7]
-    assert config.training == {"epochs": 1.0}
+    assert config.training == {"num_train_epochs": 1.0}
     assert list(config.recipes) == ["kd", "finetune"]
 
 

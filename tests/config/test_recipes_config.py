@@ -12,7 +12,9 @@ from codir.config.data_config import DataConfig
 from codir.config.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
 from codir.config.sections import Section, section_at
 from codir.config.student_config import StudentConfig
+from codir.config.trainer_arguments import check_more
 from codir.config.training_config import OptimisationConfig, TrainingConfig
+from codir.errors import ConfigError
 
 GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
 
@@ -32,9 +34,13 @@ def all_sections() -> list[type[Section]]:
 
 def test_defaults_are_the_papers_and_its_codes() -> None:
     training = TrainingConfig()
-    assert (training.learning_rate, training.batch_size, training.epochs) == (2e-5, 32, 10)
+    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
+        2e-5,
+        32,
+        10,
+    )
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.98, 1e-6)
-    assert (training.weight_decay, training.warmup, training.scheduler) == (0.1, 0.06, "linear")
+    assert (training.weight_decay, training.warmup_steps, training.lr_scheduler_type) == (0.1, 0.06, "linear")
 
 
 @pytest.mark.parametrize("section", all_sections())
@@ -102,21 +108,20 @@ def test_blocks_can_be_written_as_on_the_command_line(given: Any, meant: Any) ->
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
         ("learning_rate", True),
-        ("batch_size", 0),
-        ("batch_size", 1.5),
-        ("batch_size", False),
-        ("epochs", 0),
-        ("warmup", 1.1),
-        ("warmup", -0.1),
-        ("scheduler", "liner"),
+        ("per_device_train_batch_size", 0),
+        ("per_device_train_batch_size", 1.5),
+        ("per_device_train_batch_size", False),
+        ("num_train_epochs", 0),
+        ("warmup_steps", -0.1),
+        ("lr_scheduler_type", "liner"),
         ("precision", "fp8"),
         ("adam_beta2", 1.0),
-        ("evaluate_every", 0),
-        ("evaluate_every", "step"),
-        ("early_stopping", 0),
+        ("eval_steps", 0),
+        ("eval_steps", "step"),
+        ("early_stopping_patience", 0),
         ("seed", -1),
         ("report_to", 3),
-        ("group_by_length", "perhaps"),
+        ("train_sampling_strategy", "perhaps"),
     ],
 )
 def test_training_values_out_of_range(key: str, value: Any) -> None:
@@ -125,21 +130,44 @@ def test_training_values_out_of_range(key: str, value: Any) -> None:
 
 
 def test_numbers_given_as_text_are_numbers() -> None:
-    training = TrainingConfig.model_validate({"learning_rate": "1e-3", "batch_size": "16", "epochs": 3})
-    assert (training.learning_rate, training.batch_size, training.epochs) == (1e-3, 16, 3.0)
+    training = TrainingConfig.model_validate(
+        {"learning_rate": "1e-3", "per_device_train_batch_size": "16", "num_train_epochs": 3}
+    )
+    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
+        1e-3,
+        16,
+        3.0,
+    )
 
 
 def test_what_we_set_cannot_be_set_a_second_time() -> None:
     with pytest.raises(ValidationError, match=r"training\.precision"):
-        TrainingConfig(arguments={"bf16": True})
-    assert TrainingConfig(arguments={"dataloader_num_workers": 2}).arguments == {"dataloader_num_workers": 2}
+        TrainingConfig.model_validate({"bf16": True})
+    assert TrainingConfig.model_validate({"dataloader_num_workers": 2}).more() == {
+        "dataloader_num_workers": 2
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        (TrainingConfig, "epochs", "num_train_epochs"),
+        (TrainingConfig, "batch_size", "per_device_train_batch_size"),
+        (TrainingConfig, "arguments", "the section `training` itself"),
+        (PretrainingConfig, "batch_size", "global_batch_size"),
+        (PretrainingConfig, "micro_batch", "per_device_train_batch_size"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(section: type[Section], old: str, new: str) -> None:
+    with pytest.raises(ValidationError, match=f"{old} is .*{new}"):
+        section.model_validate({old: 1})
 
 
 @pytest.mark.parametrize(
     ("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)]
 )
 def test_the_keys_named_instead_exist(config: type[Section], section: type[OptimisationConfig]) -> None:
-    for path in section.set_by_us.values():
+    for path in [each.partition(" ")[0] for each in section.set_by_codir.values()]:
         *sections, name = path.split(".")
         assert name in section_at(config, sections).model_fields
 
@@ -157,6 +185,10 @@ def test_a_loss_without_terms_is_refused() -> None:
 
 @pytest.mark.parametrize("section", all_sections())
 def test_unknown_keys_are_refused(section: type[Section]) -> None:
+    if issubclass(section, OptimisationConfig):
+        with pytest.raises(ConfigError, match="unknown key 'no_such_key'"):
+            check_more(section.model_validate({"no_such_key": 1}))
+        return
     with pytest.raises(ValidationError, match="extra_forbidden"):
         section.model_validate({**GOOD, "no_such_key": 1})
 

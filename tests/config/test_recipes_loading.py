@@ -113,15 +113,21 @@ def test_recipes_that_cannot_be_used(recipe: str, words: str) -> None:
 
 
 def test_flags_win_over_set_over_file_over_recipe(my_yaml: Any) -> None:
-    path = my_yaml("training:\n  learning_rate: 3e-5\n  batch_size: 8\n  epochs: 3\n")
+    path = my_yaml(
+        "training:\n  learning_rate: 3e-5\n  per_device_train_batch_size: 8\n  num_train_epochs: 3\n"
+    )
     config = distill(
-        "training.batch_size=9",
-        "training.epochs=4",
+        "training.per_device_train_batch_size=9",
+        "training.num_train_epochs=4",
         config=path,
-        flags={"training.epochs": ("--epochs", 5.0)},
+        flags={"training.num_train_epochs": ("--epochs", 5.0)},
     )
     training = config.training
-    assert (training.learning_rate, training.batch_size, training.epochs) == (3e-5, 9, 5.0)
+    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
+        3e-5,
+        9,
+        5.0,
+    )
     assert training.weight_decay == 0.1  # what nobody set stays as in the recipe
 
 
@@ -168,9 +174,11 @@ def test_an_empty_section_changes_nothing(my_yaml: Any) -> None:
 
 
 def test_null_resets_a_plain_setting(my_yaml: Any) -> None:
-    path = my_yaml("training:\n  early_stopping: 3\n")
-    assert distill(config=path).training.early_stopping == 3
-    assert distill("training.early_stopping=null", config=path).training.early_stopping is None
+    path = my_yaml("training:\n  early_stopping_patience: 3\n")
+    assert distill(config=path).training.early_stopping_patience == 3
+    assert (
+        distill("training.early_stopping_patience=null", config=path).training.early_stopping_patience is None
+    )
 
 
 def test_values_of_set_are_yaml() -> None:
@@ -180,7 +188,7 @@ def test_values_of_set_are_yaml() -> None:
         "baseline=false",
         "objectives.crd.k=all",
         "training.report_to=[tensorboard]",
-        "training.arguments.logging_steps=7",
+        "training.logging_steps=7",
         "cache_dir=a=b",
     )
     assert config.training.learning_rate == 1e-5
@@ -188,7 +196,7 @@ def test_values_of_set_are_yaml() -> None:
     assert config.baseline is False
     assert config.objectives["crd"]["k"] == "all"
     assert config.training.report_to == ["tensorboard"]
-    assert config.training.arguments == {"logging_steps": 7}
+    assert config.training.more() == {"logging_steps": 7}
     assert config.cache_dir == Path("a=b")
 
 
@@ -199,8 +207,8 @@ def test_a_column_may_be_called_no_or_0(my_yaml: Any) -> None:
 
 
 def test_finetune_reads_its_own_recipe(my_yaml: Any) -> None:
-    config = load_finetune(overrides=["model=m", "output=o", "data.task=cola", "training.epochs=2"])
-    assert (config.model, config.training.epochs, config.training.weight_decay) == ("m", 2.0, 0.1)
+    config = load_finetune(overrides=["model=m", "output=o", "data.task=cola", "training.num_train_epochs=2"])
+    assert (config.model, config.training.num_train_epochs, config.training.weight_decay) == ("m", 2.0, 0.1)
     assert load_finetune(config=my_yaml(resolved_yaml(config))) == config
 
 
@@ -226,12 +234,15 @@ def test_a_resolved_file_is_for_its_own_command(my_yaml: Any) -> None:
             ["my.yaml, line 5", "'layer'", "did you mean 'layers'"],
         ),
         (
-            "training:\n  batch_size: -1\n",
-            ["my.yaml, line 2", "training.batch_size is -1", "greater than or equal to 1"],
+            "training:\n  per_device_train_batch_size: -1\n",
+            ["my.yaml, line 2", "training.per_device_train_batch_size is -1", "greater than or equal to 1"],
         ),
-        ("training:\n  epochs: many\n", ["my.yaml, line 2", "training.epochs is 'many'", "must be a number"]),
         (
-            "training:\n  scheduler: liner\n",
+            "training:\n  num_train_epochs: many\n",
+            ["my.yaml, line 2", "training.num_train_epochs is 'many'", "must be a number"],
+        ),
+        (
+            "training:\n  lr_scheduler_type: liner\n",
             ["my.yaml, line 2", "'liner'", "'polynomial'", "did you mean 'linear'"],
         ),
         (
@@ -259,7 +270,9 @@ def test_a_bad_file(text: str, words: list[str], my_yaml: Any) -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once(my_yaml: Any) -> None:
-    got = message("training.seed=x", config=my_yaml("training:\n  batch_size: 0\nobjectve: 1\n"))
+    got = message(
+        "training.seed=x", config=my_yaml("training:\n  per_device_train_batch_size: 0\nobjectve: 1\n")
+    )
     assert len(got.splitlines()) == 3
     assert "--set training.seed=x: training.seed is 'x'" in got
     got = message("objectives.kd.temperature=0", "objectives.crd.dim=0")
@@ -279,8 +292,8 @@ def test_settings_that_exclude_each_other_name_both_places(my_yaml: Any) -> None
 
 
 def test_the_flag_is_named() -> None:
-    got = message(flags={"training.epochs": ("--epochs", 0.0)})
-    assert got == "--epochs: training.epochs is 0.0: must be greater than 0"
+    got = message(flags={"training.num_train_epochs": ("--epochs", 0.0)})
+    assert got == "--epochs: training.num_train_epochs is 0.0: must be greater than 0"
 
 
 def test_what_is_missing_is_named_with_an_example() -> None:

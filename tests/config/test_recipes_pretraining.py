@@ -27,7 +27,7 @@ def test_codir_pre_is_the_default_and_has_the_papers_numbers() -> None:
     assert (crd["negatives"], crd["k"], crd["pooling"]) == ("in-batch-bank", "all", "mean")
     assert (crd["dim"], crd["temperature"], crd["momentum"]) == (128, 0.07, 0.5)
     training = config.training
-    assert (training.steps, training.batch_size, training.learning_rate) == (10_000, 8192, 1e-4)
+    assert (training.max_steps, training.global_batch_size, training.learning_rate) == (10_000, 8192, 1e-4)
     assert config.masking.probability == 0.15
 
 
@@ -35,7 +35,7 @@ def test_the_first_stage_has_the_papers_numbers() -> None:
     config = pretrain("mlm-pre")
     assert list(config.objectives) == ["mlm"]
     training = config.training
-    assert (training.steps, training.batch_size, training.learning_rate) == (35_000, 8192, 7e-4)
+    assert (training.max_steps, training.global_batch_size, training.learning_rate) == (35_000, 8192, 7e-4)
 
 
 def test_the_recipes_of_the_second_stage_differ_in_their_terms_alone() -> None:
@@ -61,7 +61,7 @@ def test_the_head_alone() -> None:
 
 
 def test_the_resolved_file_gives_the_same_configuration(tmp_path: Any) -> None:
-    config = pretrain("codir-pre", **{"objectives.kd": None, "training.steps": 7})
+    config = pretrain("codir-pre", **{"objectives.kd": None, "training.max_steps": 7})
     assert "kd" not in config.objectives
     file = tmp_path / "codir.yaml"
     file.write_text(resolved_yaml(config), encoding="utf-8")
@@ -74,10 +74,10 @@ def test_the_resolved_file_gives_the_same_configuration(tmp_path: Any) -> None:
     [
         ({"masking.masked": 0.95}, "add up to more than 1"),
         ({"masking.probability": 0.0}, "masking.probability"),
-        ({"training.step": 3}, "did you mean 'steps'"),
+        ({"training.step": 3}, "did you mean 'max_steps'"),
         ({"training.neighbours": 0}, "training.neighbours"),
         ({"objectives.task": {"weigth": 1}}, "did you mean 'weight'"),
-        ({"training.arguments": {"max_steps": 3}}, "training.steps"),
+        ({"training.arguments": {"max_steps": 3}}, "the section `training` itself"),
         ({"data.task": "sst2"}, "unknown key 'data'"),
     ],
 )

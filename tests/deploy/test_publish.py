@@ -58,7 +58,7 @@ def distilled(
         student={"layers": 1},
         recipe="kd",
         baseline=False,
-        training={"steps": 1, "batch_size": 4, "precision": "fp32"},
+        training={"max_steps": 1, "per_device_train_batch_size": 4, "precision": "fp32"},
         cache_dir=str(folder / "cache"),
         output=str(folder / "student"),
         console=Console(file=io.StringIO()),

@@ -26,8 +26,8 @@ SMALLER = {
     "pretrain": "--steps 2 --batch-size 4 --micro-batch 4",
     "study": "--epochs 1 --batch-size 128 --tasks mrpc --workers 0",
     "latency": "--sequences 32 --rounds 2 --no-memory",  # the memory takes a process for each model
-    "reproduce": "--tasks mrpc --seeds 1 --workers 0 --set study.training.epochs=1 "
-    "--set study.teacher_training.epochs=1",
+    "reproduce": "--tasks mrpc --seeds 1 --workers 0 --set study.training.num_train_epochs=1 "
+    "--set study.teacher_training.num_train_epochs=1",
 }
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
@@ -39,8 +39,8 @@ SMALLER_STILL = {
 }
 # What Python's calls are given besides.
 SMALLER_PYTHON: dict[str, dict[str, Any]] = {
-    "finetune": {"training": {"epochs": 1, "batch_size": 128}},
-    "distill": {"training": {"epochs": 1, "batch_size": 128}},
+    "finetune": {"training": {"num_train_epochs": 1, "per_device_train_batch_size": 128}},
+    "distill": {"training": {"num_train_epochs": 1, "per_device_train_batch_size": 128}},
     "DistillationArguments": {"num_train_epochs": 1, "per_device_train_batch_size": 128},
 }
 # For these the additions make no sense: they only look.

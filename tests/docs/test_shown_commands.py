@@ -16,6 +16,7 @@ from docs_runner import NOT_OURS, NOT_RUN
 from codir.cli.main import app
 from codir.config.config import DistillConfig
 from codir.config.library import recipe_names
+from codir.config.trainer_arguments import known_arguments
 from codir.studies.config import StudyConfig
 
 GROUP: Any = typer.main.get_command(app)
@@ -48,7 +49,10 @@ def test_flags_and_values_are_known(page: str, command: str) -> None:
     if ours is not None:
         words = [word for word in shlex.split(ours[1]) if word != "..."]
         # fails on unknown flags, on values of a wrong type, on arguments too many or too few; runs nothing
-        command_of(words[0]).make_context(words[0], words[1:])
+        left = command_of(words[0]).make_context(words[0], words[1:]).args
+        flags = {word.partition("=")[0] for word in left if word.startswith("--")}
+        passed_on = {f"--{name.replace('_', '-')}" for name in known_arguments()}
+        assert flags <= passed_on, f"{page}: {flags - passed_on}"
 
 
 @pytest.mark.parametrize("page", pages())

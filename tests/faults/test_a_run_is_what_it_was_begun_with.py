@@ -273,7 +273,7 @@ def test_pretraining_refuses_other_models(
             "kd-pre",
         ),
         *("--steps", "30", "--batch-size", "8", "--precision", "fp32", "--student-layers", "1"),
-        *("--set", "training.save_every=5"),
+        *("--set", "training.save_steps=5"),
     )
     run = tmp_path / "run"
     stop_early(*command, output=run)

@@ -82,7 +82,7 @@ def test_a_study_does_not_go_on_with_other_data(world: World, tmp_path: Path) ->
                 "teachers": {"toy": str(world.run)},
                 "students": {"one": {"layers": 1}},
                 "seeds": [1],
-                "training": {"steps": 1, "batch_size": 8, "precision": "fp32"},
+                "training": {"max_steps": 1, "per_device_train_batch_size": 8, "precision": "fp32"},
                 "workers": 0,
             }
         )

@@ -153,13 +153,20 @@ def test_epochs_and_steps_give_way_to_what_is_said(here: Path, tmp_path: Path) -
     )
     quick = ("--batch-size", "8", "--micro-batch", "8", "--precision", "fp32")
     succeeded(
-        *where, "--recipe", "minilm-pre", *quick, "--set", "training.epochs=2", "--output", tmp_path / "a"
+        *where,
+        "--recipe",
+        "minilm-pre",
+        *quick,
+        "--set",
+        "training.num_train_epochs=2",
+        "--output",
+        tmp_path / "a",
     )
     blocks = json.loads((tmp_path / "a" / "metrics.json").read_text())["corpus"]["blocks"]
     entries = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert max(entry.get("step", 0) for entry in entries) == 2 * (blocks // 8)
     message = refused(
-        *where, "--recipe", "minilm-pre", *quick, "--steps", "2", "--set", "training.epochs=2",
+        *where, "--recipe", "minilm-pre", *quick, "--steps", "2", "--set", "training.num_train_epochs=2",
         "--output", tmp_path / "b", leaves_nothing=tmp_path / "b",
     )  # fmt: skip
-    assert "epochs" in message
+    assert "num_train_epochs" in message

@@ -78,7 +78,7 @@ def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> 
         "reproduce", "table5", "--model", tiny_model_dir(layers=2), "--data-dir", glue, "--scale", "small",
         "--tasks", "cola", "--seeds", "1", "--workers", "0", "--output", tmp_path / "out",
         "--set", "study.settings={codir-fine: {objectives.crd.k: 40}}",
-        "--set", "study.training.epochs=1", "--set", "study.teacher_training.epochs=1",
+        "--set", "study.training.num_train_epochs=1", "--set", "study.teacher_training.num_train_epochs=1",
     )  # fmt: skip
     assert (tmp_path / "out" / "table5.md").is_file()
 

@@ -52,12 +52,12 @@ OBJECTIVES = {
     "kd": ("temperature", "weight", "start", "end"),
 }
 PRETRAIN = (
-    "training.steps",
-    "training.batch_size",
-    "training.micro_batch",
+    "training.max_steps",
+    "training.per_device_train_batch_size",
+    "training.global_batch_size",
     "training.neighbours",
-    "training.evaluate_every",
-    "training.save_every",
+    "training.eval_steps",
+    "training.save_steps",
     "masking.probability",
     "masking.masked",
     "masking.random",
@@ -117,29 +117,29 @@ def test_yes_and_far_below_are_no_numbers(value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("training.batch_size", "100000000000000000000"),
-        ("training.steps", "1e30"),
-        ("training.epochs", "1e30"),
+        ("training.per_device_train_batch_size", "100000000000000000000"),
+        ("training.max_steps", "1e30"),
+        ("training.num_train_epochs", "1e30"),
         ("training.learning_rate", "1e30"),
-        ("training.arguments.eval_accumulation_steps", "0"),
-        ("training.arguments.torch_compile", "5"),
-        ("training.arguments.torch_compile", "text"),
-        ("training.arguments.push_to_hub", "true"),
-        ("training.arguments.per_device_eval_batch_size", "0"),
-        ("training.arguments.per_device_eval_batch_size", "100000000000000000000"),
-        ("training.arguments.dataloader_num_workers", "-1"),
-        ("training.arguments.dataloader_num_workers", "1000000"),
-        ("training.arguments.logging_steps", "0"),
-        ("training.arguments.logging_steps", ".nan"),
-        ("training.arguments.ddp_timeout", "-5"),
-        ("training.arguments.log_level", "loud"),
-        ("training.arguments.optim", "no-such"),
-        ("training.arguments.lr_scheduler_kwargs", "{nothing: 1}"),
-        ("training.arguments.batch_eval_metrics", "true"),
-        ("training.arguments.prediction_loss_only", "true"),
-        ("training.arguments.eval_do_concat_batches", "false"),
-        ("training.arguments.dataloader_in_order", "'yes'"),
-        ("training.arguments.nothing", "1"),
+        ("training.eval_accumulation_steps", "0"),
+        ("training.torch_compile", "5"),
+        ("training.torch_compile", "text"),
+        ("training.push_to_hub", "true"),
+        ("training.per_device_eval_batch_size", "0"),
+        ("training.per_device_eval_batch_size", "100000000000000000000"),
+        ("training.dataloader_num_workers", "-1"),
+        ("training.dataloader_num_workers", "1000000"),
+        ("training.logging_steps", "0"),
+        ("training.logging_steps", ".nan"),
+        ("training.ddp_timeout", "-5"),
+        ("training.log_level", "loud"),
+        ("training.optim", "no-such"),
+        ("training.lr_scheduler_kwargs", "{nothing: 1}"),
+        ("training.batch_eval_metrics", "true"),
+        ("training.prediction_loss_only", "true"),
+        ("training.eval_do_concat_batches", "false"),
+        ("training.dataloader_in_order", "'yes'"),
+        ("training.nothing", "1"),
     ],
 )
 def test_what_is_passed_on_is_checked_before_data_and_models(key: str, value: str, tmp_path: Path) -> None:
@@ -202,13 +202,16 @@ def test_numbers_of_the_other_commands(asked: tuple[object, ...], tmp_path: Path
 
 
 def test_python_and_yaml_are_checked_alike(tmp_path: Path) -> None:
-    for settings in ({"training": {"batch_size": 10**20}}, {"objectives": {"crd": {"dim": float("nan")}}}):
+    for settings in (
+        {"training": {"per_device_train_batch_size": 10**20}},
+        {"objectives": {"crd": {"dim": float("nan")}}},
+    ):
         with pytest.raises(
             library.CodirError if hasattr(library, "CodirError") else Exception, match="must be"
         ):
             library.distill(teacher="x", data={"task": "acceptability"}, output=tmp_path / "run", **settings)
     file = tmp_path / "my.yaml"
-    file.write_text("recipe: codir-fine\ntraining:\n  epochs: " + "9" * 5000 + "\n")
+    file.write_text("recipe: codir-fine\ntraining:\n  num_train_epochs: " + "9" * 5000 + "\n")
     given = ["distill", "--teacher", "x", "--task", "acceptability", "--output", tmp_path / "run"]
     assert "my.yaml, line 3" in refused(*given, "--config", file)
 

@@ -51,7 +51,7 @@ FINE_TUNING: dict[str, tuple[Any, ...]] = {
     "codir-official": ("--set", "objectives.crd_official.k=10", "--set", "objectives.crd_official.dim=8"),
 }
 PRE_TRAINING = ("--steps", 20, "--batch-size", 8, "--micro-batch", 4, "--learning-rate", 3e-3, "--seed", 5)
-PRE_TRAINING = (*PRE_TRAINING, "--precision", "fp32", "--set", "training.save_every=10")
+PRE_TRAINING = (*PRE_TRAINING, "--precision", "fp32", "--set", "training.save_steps=10")
 PRE_TRAINING = (*PRE_TRAINING, "--set", "training.neighbours=2", "--set", "objectives.crd.dim=8")
 
 

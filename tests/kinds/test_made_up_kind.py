@@ -120,7 +120,7 @@ def test_it_is_exported_and_studied(world: World, tmp_path: Path) -> None:
         teachers={"grades": str(world.folder / "teacher")},
         students={"one": {"layers": 1}},
         seeds=[1],
-        training={"epochs": 1, "batch_size": 8, "precision": "fp32"},
+        training={"num_train_epochs": 1, "per_device_train_batch_size": 8, "precision": "fp32"},
         output=tmp_path / "study",
     )
     assert len(found.results) == 2

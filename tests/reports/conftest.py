@@ -35,7 +35,7 @@ def report_world(
     tiny_classifier(layers=4, seed=7).base_model.save_pretrained(encoder)
     tiny_tokenizer.save_pretrained(encoder)
     made = World(folder, train, dev, folder / "teacher", folder / "regression", folder / "cache")
-    training = {**TRAINING, "epochs": 5}
+    training = {**TRAINING, "num_train_epochs": 5}
     finetune(model=str(encoder), data=made.data(), training=training, output=made.teacher, console=quiet())
     return made
 

@@ -180,7 +180,13 @@ def test_scores_instead_of_classes(report_world: World, tmp_path: Path) -> None:
     from codir import distill, finetune
 
     data = report_world.data(label="score")
-    training = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "seed": 1}
+    training = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+        "seed": 1,
+    }
     encoder, teacher = report_world.folder / "encoder", tmp_path / "teacher"
     finetune(model=str(encoder), data=data, training=training, output=teacher, console=quiet())
     run = distill(

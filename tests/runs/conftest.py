@@ -30,12 +30,12 @@ def world(
     tiny_classifier(layers=4, seed=7).base_model.save_pretrained(encoder)
     tiny_tokenizer.save_pretrained(encoder)
     made = World(folder, train, dev, folder / "teacher", folder / "regression", folder / "cache")
-    training = {**TRAINING, "epochs": 6}
+    training = {**TRAINING, "num_train_epochs": 6}
     finetune(model=str(encoder), data=made.data(), training=training, output=made.teacher, console=quiet())
     finetune(
         model=str(encoder),
         data=made.data(label="score"),
-        training={**training, "epochs": 15},
+        training={**training, "num_train_epochs": 15},
         output=made.regression,
         console=quiet(),
     )

@@ -17,8 +17,8 @@ FILLER = _TEXT.split()
 
 # Small enough that a training takes about a second.
 TRAINING: dict[str, Any] = {
-    "epochs": 1,
-    "batch_size": 8,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 8,
     "learning_rate": 3e-3,
     "precision": "fp32",
     "seed": 3,

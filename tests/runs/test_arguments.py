@@ -21,20 +21,20 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
     given = arguments(
         tmp_path,
         learning_rate=3e-4,
-        batch_size=7,
-        epochs=2.5,
-        gradient_accumulation=3,
-        warmup=0.1,
-        scheduler="cosine",
+        per_device_train_batch_size=7,
+        num_train_epochs=2.5,
+        gradient_accumulation_steps=3,
+        warmup_steps=0.1,
+        lr_scheduler_type="cosine",
         weight_decay=0.2,
         adam_beta1=0.8,
         adam_beta2=0.9,
         adam_epsilon=1e-7,
         max_grad_norm=0.5,
-        evaluate_every=9,
+        eval_steps=9,
         save_total_limit=5,
         seed=11,
-        arguments={"data_seed": 12},
+        data_seed=12,
     )
     assert (given.learning_rate, given.per_device_train_batch_size, given.num_train_epochs) == (3e-4, 7, 2.5)
     assert (given.gradient_accumulation_steps, given.warmup_steps, given.lr_scheduler_type) == (
@@ -51,36 +51,33 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
 
 def test_a_budget_in_steps_is_the_same_for_data_of_any_size(tmp_path: Path) -> None:
     for examples in (100, 10_000):
-        given = to_arguments(TrainingConfig(precision="fp32", steps=45), tmp_path, "accuracy", examples)
+        given = to_arguments(TrainingConfig(precision="fp32", max_steps=45), tmp_path, "accuracy", examples)
         assert (given.max_steps, given.eval_steps, given.save_steps) == (45, 5, 5)
         assert (given.eval_strategy, given.save_strategy) == ("steps", "steps")
-    given = arguments(tmp_path, steps=45, evaluate_every=9)
+    given = arguments(tmp_path, max_steps=45, eval_steps=9)
     assert (given.max_steps, given.eval_steps) == (45, 9)
-    assert to_arguments(TrainingConfig(precision="fp32", steps=3), tmp_path, "accuracy", 8, 99).max_steps == 3
-    with pytest.raises(ValueError, match=r"arguments.max_steps is set by codir: use training.steps"):
-        TrainingConfig(arguments={"max_steps": 3})
+    assert (
+        to_arguments(TrainingConfig(precision="fp32", max_steps=3), tmp_path, "accuracy", 8, 99).max_steps
+        == 3
+    )
 
 
 def test_the_best_checkpoint(tmp_path: Path) -> None:
     given = arguments(tmp_path)
     assert (given.load_best_model_at_end, given.metric_for_best_model) == (True, "eval_accuracy")
     assert given.greater_is_better
-    by_loss = arguments(tmp_path, arguments={"metric_for_best_model": "eval_loss"})
+    by_loss = arguments(tmp_path, metric_for_best_model="eval_loss")
     assert by_loss.greater_is_better is False  # the smallest loss is the best
-    assert not arguments(tmp_path, keep_best=False).load_best_model_at_end
-    assert arguments(tmp_path, keep_best=False, early_stopping=2).load_best_model_at_end
-
-
-def test_a_warm_up_of_all_steps_is_a_share(tmp_path: Path) -> None:
-    assert 0.99 < arguments(tmp_path, warmup=1.0).warmup_steps < 1
+    assert not arguments(tmp_path, load_best_model_at_end=False).load_best_model_at_end
+    assert arguments(tmp_path, load_best_model_at_end=False, early_stopping_patience=2).load_best_model_at_end
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arguments": {"gradient_checkpoint": True}}, "did you mean 'gradient_checkpointing'"),
-        ({"arguments": {"optim": "no_such"}}, "no_such"),
-        ({"arguments": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor is not supported"),
+        ({"gradient_checkpoint": True}, "did you mean 'gradient_checkpointing'"),
+        ({"optim": "no_such"}, "no_such"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
         ({"report_to": ["tensorbord"]}, "did you mean 'tensorboard'"),
     ],
 )

@@ -55,7 +55,7 @@ def distill_flags(world: World, output: Path, **changes: Any) -> list[str]:
     for name, value in flags.items():
         if value is not None:
             given += [f"--{name}", str(value)]
-    for key, value in {**TRAINING, "epochs": 1}.items():
+    for key, value in {**TRAINING, "num_train_epochs": 1}.items():
         given += ["--set", f"training.{key}={value}"]
     return [*given, "--set", "objectives.crd.k=10"]
 
@@ -248,11 +248,11 @@ def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path:
         (["objectives.crd.tau=1"], "tau"),
         (["objectives.cdr.k=1"], "did you mean 'crd'?"),
         (["training.learning_rat=1"], "did you mean 'learning_rate'?"),
-        (["training.epochs=0"], "training.epochs"),
-        (["training.epochs=nan"], "training.epochs"),
+        (["training.num_train_epochs=0"], "training.num_train_epochs"),
+        (["training.num_train_epochs=nan"], "training.num_train_epochs"),
         (["training.learning_rate=-1"], "training.learning_rate"),
-        (["training.arguments={gradient_checkpoint: true}"], "did you mean 'gradient_checkpointing'?"),
-        (["training.arguments={optim: no_such}"], "no_such"),
+        (["training.gradient_checkpoint=true"], "did you mean 'gradient_checkpointing'?"),
+        (["training.optim=no_such"], "no_such"),
         (["training.report_to=[wandbb]"], "did you mean 'wandb'?"),
         (["training.report_to=[codecarbon]"], "to be installed"),
         (["student.init=[1,9]", "student.layers=2"], "9"),
@@ -274,10 +274,10 @@ def test_different_label_for_scores(world: World, tmp_path: Path) -> None:
 
 def test_unknown_key_in_a_file(world: World, tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
-    path.write_text("training:\n  epochs: 2\n  batchsize: 8\n")
+    path.write_text("training:\n  num_train_epochs: 2\n  batchsize: 8\n")
     message = refused([*distill_flags(world, tmp_path / "run"), "--config", str(path)])
     assert f"{path}, line 3" in message
-    assert "did you mean 'batch_size'?" in message
+    assert "did you mean 'per_device_train_batch_size'?" in message
 
 
 # ---- the run folder --------------------------------------------------------------------------------------------------
@@ -401,11 +401,11 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
 
     monkeypatch.setattr(torch, "save", full)
     arguments = distill_flags(world, tmp_path / "run")
-    message = refused([*arguments, "--set", "training.evaluate_every=4"])
+    message = refused([*arguments, "--set", "training.eval_steps=4"])
     assert "could not be written" in message
     assert "--resume" in message
     monkeypatch.setattr(torch, "save", save)
-    done = CliRunner().invoke(app, [*arguments, "--set", "training.evaluate_every=4", "--resume"])
+    done = CliRunner().invoke(app, [*arguments, "--set", "training.eval_steps=4", "--resume"])
     assert done.exit_code == 0, done.output
 
 

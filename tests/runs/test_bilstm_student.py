@@ -33,7 +33,7 @@ LOGITS = {"logit_mse": {}, "task": None, "kd": None, "crd": None}
 
 def settings(world: World, output: Path, **changes: Any) -> dict[str, Any]:
     values = {"student": {"config": SIZES}, "objectives": LOGITS, "baseline": False}
-    training = {**TRAINING, "learning_rate": 1e-2, "epochs": 4}
+    training = {**TRAINING, "learning_rate": 1e-2, "num_train_epochs": 4}
     return world.settings(output, **({**values, "training": training} | changes))
 
 
@@ -78,7 +78,7 @@ def test_pairs_are_read_one_without_the_other(world: World, tmp_path: Path, embe
             tmp_path / "run",
             data=world.data(text_pair="reply"),
             student={"config": sizes, "embeddings": embeddings},
-            training={**TRAINING, "epochs": 1},
+            training={**TRAINING, "num_train_epochs": 1},
         ),
         console=quiet(),
     )
@@ -101,7 +101,9 @@ def test_pooled_blocks_of_an_lstm_can_be_compared_and_attention_cannot(world: Wo
         "pkd": {"matching": "top", "projection": "auto"},
     }
     distill(
-        **settings(world, tmp_path / "run", objectives=objectives, training={**TRAINING, "epochs": 1}),
+        **settings(
+            world, tmp_path / "run", objectives=objectives, training={**TRAINING, "num_train_epochs": 1}
+        ),
         console=quiet(),
     )
     for name in ("attention_kl", "relations"):

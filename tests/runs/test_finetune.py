@@ -33,7 +33,7 @@ def test_the_run_folder_is_the_model(world: World) -> None:
     again = load_finetune(config=run / "codir.yaml")
     assert again.output == run
     assert again.data.text == "review"
-    assert again.training.epochs == 6
+    assert again.training.num_train_epochs == 6
 
 
 def test_regression_has_one_output(world: World) -> None:
@@ -70,7 +70,7 @@ def test_command_line_and_early_stopping(world: World, tmp_path: Path) -> None:
         "32",
     ]
     arguments += ["--epochs", "6", "--batch-size", "32", "--learning-rate", "1e-9", "--precision", "fp32"]
-    arguments += ["--set", "training.early_stopping=2", "--output", str(tmp_path / "run")]
+    arguments += ["--set", "training.early_stopping_patience=2", "--output", str(tmp_path / "run")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "Fine-tuned on" in done.output

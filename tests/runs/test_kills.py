@@ -88,7 +88,7 @@ def assert_same_result(one: Path, other: Path, log: bool = True) -> None:
 
 def steps_settings(world: World, output: Path) -> dict[str, Any]:
     """Saves every four steps, so that most resumes start in the middle."""
-    training = {**world.settings(output)["training"], "evaluate_every": 4}
+    training = {**world.settings(output)["training"], "eval_steps": 4}
     return world.settings(output, kd=True, training=training)
 
 
@@ -172,7 +172,7 @@ def test_a_killed_fine_tuning(world: World, tmp_path: Path, step: int) -> None:
     settings = {
         "model": str(world.folder / "encoder"),
         "data": world.data(),
-        "training": {**world.settings(tmp_path)["training"], "evaluate_every": 5},
+        "training": {**world.settings(tmp_path)["training"], "eval_steps": 5},
     }
     finetune(**settings, output=tmp_path / "whole", console=quiet())
 
@@ -220,7 +220,7 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
 @needs_fork
 def test_ctrl_c_saves_says_how_to_go_on_and_keeps_others_out(world: World, tmp_path: Path) -> None:
     # 2000 epochs cannot end before the signal comes
-    training = {**world.settings(tmp_path)["training"], "epochs": 2000, "evaluate_every": 10_000}
+    training = {**world.settings(tmp_path)["training"], "num_train_epochs": 2000, "eval_steps": 10_000}
     output = tmp_path / "run"
     arguments = command(world, output, tmp_path, training=training)[3:]
 

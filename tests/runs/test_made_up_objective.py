@@ -83,7 +83,7 @@ def test_one_file_and_one_recipe(
                 "teacher": str(world.teacher),
                 "data": world.data(),
                 "student.layers": 2,
-                "training": {**TRAINING, "epochs": 1},
+                "training": {**TRAINING, "num_train_epochs": 1},
                 "output": str(tmp_path / "run"),
                 "cache_dir": str(world.cache),
                 "baseline": False,

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from codir import distill
 
-BUDGET = {**TRAINING, "epochs": 1}  # 12 steps
+BUDGET = {**TRAINING, "num_train_epochs": 1}  # 12 steps
 
 
 def run(world: World, output: Path, recipe: str, **changes: Any) -> Path:

@@ -31,8 +31,11 @@ def flags(**values: Any) -> dict[str, tuple[str, Any]]:
     names = {
         "teacher": "teacher",
         "student": "student.model",
-        "batch": "training.batch_size",
+        "batch": "training.global_batch_size",
         "corpus": "corpus",
+        "micro_batch": "training.per_device_train_batch_size",
+        "steps": "training.max_steps",
+        "epochs": "training.num_train_epochs",
     }
     return {names.get(key, f"training.{key}"): (f"--{key}", value) for key, value in values.items()}
 
@@ -93,7 +96,7 @@ def test_settings_reach_the_numbers() -> None:
     assert (more.steps, more.tokens, more.micro_batches) == (7, 512 * 128, 32)
     assert more.bank_bytes == 2 * plain.bank_bytes
     assert more.seconds_per_step == pytest.approx(more.flops_total / (2 * 989e12 * 0.5))
-    checkpointing = ["training.arguments.gradient_checkpointing=true"]
+    checkpointing = ["training.gradient_checkpointing=true"]
     assert only(planned(overrides=checkpointing)).memory_bytes < plain.memory_bytes
     assert only(planned(overrides=["objectives.crd.negatives=in-batch"])).bank_bytes == 0
 

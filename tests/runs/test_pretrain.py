@@ -44,13 +44,13 @@ from codir.training.trainer import DistillationTrainer
 
 BLOCK = 16
 TRAINING: dict[str, Any] = {
-    "steps": 6,
-    "batch_size": 8,
-    "micro_batch": 4,
+    "max_steps": 6,
+    "global_batch_size": 8,
+    "per_device_train_batch_size": 4,
     "neighbours": 2,
     "learning_rate": 3e-3,
     "precision": "fp32",
-    "save_every": 2,
+    "save_steps": 2,
     "seed": 5,
 }
 CRD = {"dim": 8, "weight": 0.1}
@@ -133,7 +133,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("recipe", ["mlm-pre", "kd-pre", "codir-pre"])
 def test_every_recipe_trains_and_saves_a_plain_model(here: Path, tmp_path: Path, recipe: str) -> None:
-    result = run(here, tmp_path / "run", recipe, training={"steps": 30})
+    result = run(here, tmp_path / "run", recipe, training={"max_steps": 30})
     student = AutoModelForMaskedLM.from_pretrained(result.output)
     assert student.config.num_hidden_layers == 2
     assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
@@ -169,7 +169,7 @@ def test_a_finished_run_is_left_alone(here: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_of_the_first_stage_goes_on(here: Path, tmp_path: Path) -> None:
-    result = run(here, tmp_path / "run", student={"model": str(here / "stage1")}, training={"steps": 1})
+    result = run(here, tmp_path / "run", student={"model": str(here / "stage1")}, training={"max_steps": 1})
     before = next(row for row in result.table.rows if row.name == "student before")
     stage1 = json.loads((here / "stage1" / "metrics.json").read_text())["scores"]["rows"][-1]
     assert before.accuracy == stage1["accuracy"]  # the same held-out tokens, the same model
@@ -179,7 +179,7 @@ def test_a_second_stage_sees_other_masks_in_another_order(here: Path, tmp_path: 
     """With one seed for both stages, the second would repeat what the first has just learnt by heart."""
     known = json.loads((here / "stage1" / "corpus.json").read_text())
     assert known["epochs"] == 1
-    run(here, tmp_path / "run", student={"model": str(here / "stage1")}, training={"steps": 9})
+    run(here, tmp_path / "run", student={"model": str(here / "stage1")}, training={"max_steps": 9})
     after = json.loads((tmp_path / "run" / "corpus.json").read_text())
     assert after["epochs"] == 1 + 2  # nine steps of eight blocks: a second pass has begun
     args: Any = {"documents": [0] * 40, "neighbours": 2, "seed": 1}
@@ -191,7 +191,7 @@ def test_a_second_stage_sees_other_masks_in_another_order(here: Path, tmp_path: 
 
 
 def test_a_pretrained_student_is_fine_tuned(here: Path, world: World, tmp_path: Path) -> None:
-    training = {"epochs": 1, "batch_size": 8, "precision": "fp32"}
+    training = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "precision": "fp32"}
     result = finetune(
         model=str(here / "stage1"),
         data=world.data(),
@@ -251,7 +251,7 @@ def test_a_head_for_an_encoder(here: Path, tmp_path: Path) -> None:
         "mlm-head",
         teacher=None,
         student=student,
-        training={"steps": 40, "batch_size": 8},
+        training={"max_steps": 40, "global_batch_size": 8},
     )
     encoder = BertModel.from_pretrained(here / "encoder", add_pooling_layer=False).state_dict()
     trained = AutoModelForMaskedLM.from_pretrained(result.output)
@@ -272,7 +272,7 @@ def test_a_head_for_an_encoder(here: Path, tmp_path: Path) -> None:
 
 
 def test_evaluation_during_training(here: Path, tmp_path: Path) -> None:
-    run(here, tmp_path / "run", "kd-pre", training={"evaluate_every": 3})
+    run(here, tmp_path / "run", "kd-pre", training={"eval_steps": 3})
     losses = [entry["eval_mlm_loss"] for entry in log(tmp_path / "run") if "eval_mlm_loss" in entry]
     assert len(losses) == 2
     run(here, tmp_path / "other", "kd-pre")
@@ -292,7 +292,7 @@ def test_accumulation_changes_nothing_but_rounding(
             here,
             tmp_path / f"micro{micro}",
             student={"model": str(tmp_path / "student")},
-            training={"micro_batch": micro, "arguments": {"logging_steps": 1}},
+            training={"per_device_train_batch_size": micro, "logging_steps": 1},
         )
     for name in ("loss_mlm", "loss_kd", "loss_crd"):
         one, other = ([e[name] for e in log(tmp_path / f"micro{m}") if name in e] for m in (2, 8))
@@ -352,7 +352,7 @@ def test_killed_in_the_second_stage_and_resumed(
 @needs_fork
 def test_two_processes_on_one_folder_and_a_signal(here: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    long = settings(here, output, training={"steps": 100_000, "save_every": 100_000})
+    long = settings(here, output, training={"max_steps": 100_000, "save_steps": 100_000})
     child = begin(lambda: pretrain(**long, console=quiet()))
     deadline = time.monotonic() + 60
     while not (output / "log.jsonl").is_file() and time.monotonic() < deadline:
@@ -394,7 +394,7 @@ def test_two_processes_from_the_command_line(
     """torchrun: the losses of one process, one model, one table, one message."""
     still_student(tmp_path / "student", tiny_tokenizer)
     given = settings(here, Path(), student={"model": str(tmp_path / "student")})
-    given["training"]["arguments"] = {"logging_steps": 1}
+    given["training"]["logging_steps"] = 1
     del given["output"], given["recipe"]
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({"recipe": "codir-pre", **given}))
     command = ["-m", "codir", "pretrain", "--config", str(tmp_path / "my.yaml"), "--output"]
@@ -455,15 +455,27 @@ def test_what_is_refused_before_anything_is_computed(
     refused(here, output, ModelError, "--recipe mlm-head", teacher=str(here / "encoder"))
     refused(here, output, DataError, "does not exist", corpus=str(here / "corpsu"))
     refused(here, output, DataError, "is no corpus", corpus=str(here / "teacher"))
-    refused(here, output, DataError, "fewer than one batch", training={"batch_size": 4096, "micro_batch": 64})
+    refused(
+        here,
+        output,
+        DataError,
+        "fewer than one batch",
+        training={"global_batch_size": 4096, "per_device_train_batch_size": 64},
+    )
     refused(
         here,
         output,
         ConfigError,
-        "choose micro_batch 3, or batch_size",
-        training={"batch_size": 9, "micro_batch": 4},
+        "choose per_device_train_batch_size 3, or global_batch_size",
+        training={"global_batch_size": 9, "per_device_train_batch_size": 4},
     )
-    refused(here, output, ConfigError, "there is no other one", training={"batch_size": 1, "micro_batch": 1})
+    refused(
+        here,
+        output,
+        ConfigError,
+        "there is no other one",
+        training={"global_batch_size": 1, "per_device_train_batch_size": 1},
+    )
     refused(
         here,
         output,

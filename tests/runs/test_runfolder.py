@@ -18,7 +18,7 @@ from codir.config.loading import complete_objectives
 from codir.errors import InterruptedRunError, RunError
 from codir.record.runfolder import RunFolder
 
-CONFIG = "task: sst2\ntraining:\n  learning_rate: 1.0e-05\n  epochs: 3\noutput: a\n"
+CONFIG = "task: sst2\ntraining:\n  learning_rate: 1.0e-05\n  num_train_epochs: 3\noutput: a\n"
 
 
 def started(path: Path) -> RunFolder:

@@ -52,7 +52,7 @@ def test_all_of_them_in_one_run(
             baseline=False,
             student=student,
             objectives={"kd": None, **OBJECTIVES},
-            training={**TRAINING, "epochs": 3, "precision": precision},
+            training={**TRAINING, "num_train_epochs": 3, "precision": precision},
             cache_dir=str(tmp_path / "cache"),
         ),
         console=Console(file=output, width=200),

@@ -108,7 +108,7 @@ def test_resumed_bit_for_bit(world: World, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "student": choice,
         "baseline": False,
-        "training": {**TRAINING, "epochs": 2, "evaluate_every": 5},
+        "training": {**TRAINING, "num_train_epochs": 2, "eval_steps": 5},
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     distill(**world.settings(whole, **settings), console=quiet(), timing=False)
@@ -126,7 +126,7 @@ def test_resumed_bit_for_bit(world: World, tmp_path: Path) -> None:
 
 
 def test_a_run_from_before_the_setting_existed_can_be_resumed(world: World, tmp_path: Path) -> None:
-    settings = world.settings(tmp_path / "old", baseline=False, training={**TRAINING, "evaluate_every": 5})
+    settings = world.settings(tmp_path / "old", baseline=False, training={**TRAINING, "eval_steps": 5})
     with pytest.raises(KeyError):
         distill(**settings, console=quiet(), timing=False, callbacks=[Die(7)])
     file = tmp_path / "old" / "codir.yaml"
@@ -185,8 +185,8 @@ def test_nothing_moves_while_all_that_counts_is_frozen(world: World, tmp_path: P
 
 
 def test_gradient_checkpointing_still_trains_all_above(world: World, tmp_path: Path) -> None:
-    training = {**TRAINING, "epochs": 0.5, "arguments": {"gradient_checkpointing": True}}
-    plain = {**TRAINING, "epochs": 0.5}
+    training = {**TRAINING, "num_train_epochs": 0.5, "gradient_checkpointing": True}
+    plain = {**TRAINING, "num_train_epochs": 0.5}
     for name, each in (("with", training), ("without", plain)):
         run(world, tmp_path / name, {"layers": 2, "freeze": ["embeddings"]}, training=each)
     one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
@@ -301,12 +301,12 @@ def corpus(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PRETRAINING: dict[str, Any] = {
-    "steps": 4,
-    "batch_size": 8,
-    "micro_batch": 8,
+    "max_steps": 4,
+    "global_batch_size": 8,
+    "per_device_train_batch_size": 8,
     "learning_rate": 3e-3,
     "precision": "fp32",
-    "save_every": 2,
+    "save_steps": 2,
 }
 
 

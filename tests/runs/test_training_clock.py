@@ -27,7 +27,10 @@ def test_seconds_of_an_attempt_that_was_killed_count(
 ) -> None:
     # every attempt takes 100 seconds by this clock, whenever it is asked
     monkeypatch.setattr(TrainingClock, "seconds", property(lambda clock: clock.before + 100.0))
-    settings: dict[str, Any] = {"baseline": False, "training": {**TRAINING, "epochs": 2, "evaluate_every": 5}}
+    settings: dict[str, Any] = {
+        "baseline": False,
+        "training": {**TRAINING, "num_train_epochs": 2, "eval_steps": 5},
+    }
     broken = tmp_path / "broken"
     with pytest.raises(KeyError, match="stopped by the test"):
         distill(**world.settings(broken, **settings), console=quiet(), timing=False, callbacks=[Die()])

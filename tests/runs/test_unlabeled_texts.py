@@ -182,7 +182,7 @@ def test_a_fraction_of_an_epoch_is_evaluated_at_its_end(world: World, more: Path
         tmp_path / "part",
         data=world.data(unlabeled=[str(more)]),
         objectives={"task": {}, "kd": {}, "crd": None},
-        training={**TRAINING, "epochs": 1.5},
+        training={**TRAINING, "num_train_epochs": 1.5},
     )
     result = distill(**settings, console=quiet(), timing=False)
     assert result.costs["finetune"].steps == result.costs["kd"].steps == 24

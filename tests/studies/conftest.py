@@ -32,7 +32,7 @@ def study_world(
     tiny_classifier(layers=4, seed=7).base_model.save_pretrained(encoder)
     tiny_tokenizer.save_pretrained(encoder)
     made = World(folder, train, dev, folder / "teacher", folder / "none", folder / "cache")
-    training = {**TRAINING, "epochs": 3}
+    training = {**TRAINING, "num_train_epochs": 3}
     finetune(model=str(encoder), data=made.data(), training=training, output=made.teacher, console=quiet())
     return made
 

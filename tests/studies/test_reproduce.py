@@ -189,12 +189,16 @@ def test_table2_trains_what_it_needs_and_no_more(wanted, text):
 def test_the_papers_scale_is_the_papers(wanted, text, tiny_model_dir):
     made = plan(wanted("table2", "paper", corpus=(text,)))
     stage1, codir = made.pretraining["stage1"], made.pretraining["codir-pre"]
-    assert (stage1.training.steps, stage1.training.batch_size, stage1.training.learning_rate) == (
+    assert (
+        stage1.training.max_steps,
+        stage1.training.global_batch_size,
+        stage1.training.learning_rate,
+    ) == (
         35000,
         8192,
         7e-4,
     )
-    assert (codir.training.steps, codir.training.learning_rate) == (10000, 1e-4)
+    assert (codir.training.max_steps, codir.training.learning_rate) == (10000, 1e-4)
     assert stage1.student.init == "random"
     study = made.studies["mlm-pre"]
     assert study.strategy == "greedy"
@@ -225,9 +229,9 @@ def test_the_papers_scale_draws_and_batches_as_the_paper(wanted, table):
         recipes = resolve_recipes(study)
         for trial in all_trials(study):
             recipe = recipes[trial.recipe]
-            assert recipe.training["group_by_length"] is False
+            assert recipe.training["train_sampling_strategy"] == "random"
             assert recipe.training["max_grad_norm"] == 0
-            assert study.teacher_training.group_by_length is False
+            assert study.teacher_training.train_sampling_strategy == "random"
             assert study.teacher_training.max_grad_norm == 0
             if "crd" in recipe.objectives:
                 drawn += 1
@@ -301,7 +305,11 @@ def test_table5_shows_its_own_statistics():
 # ---- from start to end -------------------------------------------------------------------------------------------
 
 TINY = (
-    *("study.training.epochs=1", "study.teacher_training.epochs=1", "study.training.batch_size=16"),
+    *(
+        "study.training.num_train_epochs=1",
+        "study.teacher_training.num_train_epochs=1",
+        "study.training.per_device_train_batch_size=16",
+    ),
     *("study.training.precision=fp32", "study.teacher_training.precision=fp32"),
     "study.settings={codir-fine: {objectives.crd.k: 8}}",
 )
@@ -326,7 +334,7 @@ def test_table5_from_start_to_end_and_again(wanted, trained):
 
 @pytest.mark.slow
 def test_table2_from_start_to_end_with_its_pretraining(wanted, text, trained):
-    steps = "{steps: 2, batch_size: 8, micro_batch: 8, precision: fp32}"
+    steps = "{max_steps: 2, global_batch_size: 8, per_device_train_batch_size: 8, precision: fp32}"
     stages = ("head", "stage1", "mlm-pre", "kd-pre", "codir-pre")
     overrides = (*TINY, "block=16", *(f"pretraining.{stage}.training={steps}" for stage in stages))
     asked = wanted("table2", tasks=["mrpc"], seeds="1", corpus=(text,), overrides=overrides, workers=0)

@@ -172,7 +172,10 @@ def test_several_workers_get_different_settings_and_no_more_than_asked_for(name:
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
 def test_a_small_space_is_searched_once(name: str) -> None:
-    space = {"training.learning_rate": [1e-5, 2e-5], "training.batch_size": {"low": 16, "high": 18}}
+    space = {
+        "training.learning_rate": [1e-5, 2e-5],
+        "training.per_device_train_batch_size": {"low": 16, "high": 18},
+    }
     _, search = load(recipes=["kd"], tasks="mrpc", strategy=name, space=space, trials=12)
     begun, done = play(search, rate)
     assert len([trial for trial in begun if trial.phase == "search"]) == 6
@@ -245,7 +248,7 @@ def test_greedy_keeps_the_best_of_each_stage() -> None:
         settings = trial.settings
         value = 0.5
         value += 0.1 * (settings["training.learning_rate"] == 1e-5) + 0.05 * (
-            settings["training.batch_size"] == 16
+            settings["training.per_device_train_batch_size"] == 16
         )
         value += (
             0.01 * settings.get("objectives.crd.weight", 0) * (settings.get("objectives.crd.k", 0) == 500)
@@ -261,7 +264,7 @@ def test_greedy_keeps_the_best_of_each_stage() -> None:
         trial for trial in order if trial.phase == "search" and trial.recipe == "kd"
     ]  # the paper fixes it
     assert order.index(stage_three[0]) > order.index(stage_one[-1])
-    kept = {"training.learning_rate": 1e-5, "training.batch_size": 16}
+    kept = {"training.learning_rate": 1e-5, "training.per_device_train_batch_size": 16}
     for trial in stage_three:
         assert kept.items() <= trial.settings.items()
     chosen = {trial.recipe: dict(trial.settings) for trial in finals(strategy, done)}

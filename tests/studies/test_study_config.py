@@ -39,7 +39,7 @@ def test_short_forms_are_spelt_out() -> None:
 def test_recipes_may_have_names_settings_and_files(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text(
-        "recipe: codir-fine\nobjectives:\n  kd: null\n  crd:\n    k: 100\ntraining:\n  epochs: 7\n"
+        "recipe: codir-fine\nobjectives:\n  kd: null\n  crd:\n    k: 100\ntraining:\n  num_train_epochs: 7\n"
     )
     config = load(
         recipes=[
@@ -47,24 +47,28 @@ def test_recipes_may_have_names_settings_and_files(tmp_path: Path) -> None:
             str(own),
             {"cls": {"recipe": "codir-fine", "settings": {"objectives.crd.pooling": "cls"}}},
         ],
-        training={"epochs": 2},
+        training={"num_train_epochs": 2},
     )
     recipes = resolve_recipes(config)
     assert list(recipes) == ["kd", "mine", "cls"]
     assert list(recipes["mine"].objectives) == ["task", "crd"]
     assert recipes["mine"].objectives["crd"]["k"] == 100
     assert recipes["cls"].objectives["crd"]["pooling"] == "cls"
-    assert {recipe.training["epochs"] for recipe in recipes.values()} == {2.0}
-    assert "mine: training.epochs: 7 there, the study's 2 is used" in notes_of(recipes)
+    assert {recipe.training["num_train_epochs"] for recipe in recipes.values()} == {2.0}
+    assert "mine: training.num_train_epochs: 7 there, the study's 2 is used" in notes_of(recipes)
 
 
 def test_the_budget_is_the_study_s_even_where_it_says_nothing(tmp_path: Path) -> None:
     own = tmp_path / "long.yaml"
     own.write_text(
-        "recipe: kd\ntraining:\n  epochs: 99\n  batch_size: 4\n  early_stopping: 1\n  learning_rate: 1e-4\n"
+        "recipe: kd\ntraining:\n  num_train_epochs: 99\n  per_device_train_batch_size: 4\n"
+        "  early_stopping_patience: 1\n  learning_rate: 1e-4\n"
     )
     recipes = resolve_recipes(load(recipes=["kd", str(own)]))
-    for key in ("epochs", "batch_size", "early_stopping", "evaluate_every", "gradient_accumulation"):
+    for key in (
+        *("num_train_epochs", "per_device_train_batch_size", "early_stopping_patience"),
+        *("eval_steps", "gradient_accumulation_steps"),
+    ):
         assert recipes["kd"].training[key] == recipes["long"].training[key], key
     assert recipes["long"].training["learning_rate"] == 1e-4
     assert any("epochs: 99 there, the study's 10.0" in note for note in recipes["long"].notes)
@@ -158,7 +162,7 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
         ({"students": {"a/b": {"layers": 2}}}, r"'a/b' cannot be the name of a folder"),
         ({"seeds": "3-1"}, r"3-1 is no range of seeds"),
         ({"seeds": [1, 1]}, r"a seed stands there twice"),
-        ({"training": {"epoch": 3}}, r"unknown key 'epoch' .*did you mean 'epochs'"),
+        ({"training": {"epoch": 3}}, r"unknown key 'epoch' .*did you mean 'num_train_epochs'"),
         ({"training": {"seed": 3}}, r"seed is set for each trial from seeds"),
         ({"baseline": "codir"}, r"baseline is 'codir', which is not in this study"),
         ({"strategy": "tpe"}, r"needs space"),
@@ -187,9 +191,12 @@ def test_what_is_wrong_is_named_with_the_way_out(changes: dict[str, Any], messag
     [
         ({"recipes": "kd,codir-fin"}, r"There is no recipe 'codir-fin' \(did you mean 'codir-fine'\?\)"),
         ({"recipes": "codir-pre"}, r"'codir-pre' is for `codir pretrain`"),
-        ({"settings": {"kd": {"training.epochs": 3}}}, r"training.epochs is part of the budget"),
+        (
+            {"settings": {"kd": {"training.num_train_epochs": 3}}},
+            r"training.num_train_epochs is part of the budget",
+        ),
         ({"settings": {"kd": {"data.max_length": 3}}}, r"only training.\*, objectives.\*, student.\*"),
-        ({"settings": {"kd": {"training.steps": 3}}}, r"training.steps is part of the budget"),
+        ({"settings": {"kd": {"training.max_steps": 3}}}, r"training.max_steps is part of the budget"),
         (
             {"settings": {"kd": {"objectives.kd.wieght": 3}}},
             r"settings.kd.objectives.kd.wieght.*did you mean 'weight'",
@@ -227,7 +234,7 @@ def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
         },
         grid={"training.learning_rate": [1e-5, 2e-5], "kd": {"objectives.kd.weight": [0.5]}},
         data={"max_length": 40},
-        training={"epochs": 2, "learning_rate": 1e-5},
+        training={"num_train_epochs": 2, "learning_rate": 1e-5},
         output=str(tmp_path / "s"),
     )
     Plan(config).save()
@@ -240,9 +247,11 @@ def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
 def test_keys_are_stable_and_tell_settings_apart() -> None:
     # written down once: a change would make every study on disk start anew
     assert Trial("kd", "mrpc", None, 3).key == "mrpc/kd/seed-3"
-    searched = Trial("kd", "mrpc", "half", 3, {"training.batch_size": 16, "objectives.kd.weight": 0.5})
+    searched = Trial(
+        "kd", "mrpc", "half", 3, {"training.per_device_train_batch_size": 16, "objectives.kd.weight": 0.5}
+    )
     assert searched.key == "mrpc/half/kd-" + settings_digest(searched.settings) + "/seed-3"
-    assert settings_digest(searched.settings) == "39d98807"
+    assert settings_digest(searched.settings) == "e7ada857"
     other = dict(reversed(searched.settings.items()))
     assert settings_digest(other) == settings_digest(searched.settings)
     assert settings_digest({"a": 1}) == settings_digest({"a": 1.0}) != settings_digest({"a": 2})

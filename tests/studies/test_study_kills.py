@@ -34,7 +34,12 @@ def workers_of(output: Path) -> list[int]:
 
 
 # 5 epochs of 6 steps, with a checkpoint after each
-TRAINING = {"epochs": 5, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+TRAINING = {
+    "num_train_epochs": 5,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 3e-3,
+    "precision": "fp32",
+}
 
 
 @pytest.fixture
@@ -92,7 +97,7 @@ def test_a_killed_worker_loses_its_own_trial_which_is_resumed(
     study_settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "s"
-    training = {**TRAINING, "epochs": 15}
+    training = {**TRAINING, "num_train_epochs": 15}
     settings = study_settings(output, training=training, recipes=["kd"], seeds=[1])
     process = start(command(settings, tmp_path), tmp_path)
     checkpoints = output / "trials" / "good" / "kd" / "seed-1" / "checkpoints"
@@ -110,7 +115,9 @@ def test_what_kills_its_process_again_and_again_has_failed_and_the_others_go_on(
     study_settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "s"
-    settings = study_settings(output, training={**TRAINING, "epochs": 20}, recipes=["kd"], seeds=[1, 2])
+    settings = study_settings(
+        output, training={**TRAINING, "num_train_epochs": 20}, recipes=["kd"], seeds=[1, 2]
+    )
     process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
     first = output / "trials" / "good" / "kd" / "seed-1" / "run.json"
     for count in (1, 2, 3):
@@ -132,7 +139,7 @@ def test_ctrl_c_stops_all_workers_with_checkpoints_and_says_how_to_go_on(
     study_settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "s"
-    training = {**TRAINING, "epochs": 3000, "evaluate_every": 10_000}
+    training = {**TRAINING, "num_train_epochs": 3000, "eval_steps": 10_000}
     settings = study_settings(output, training=training, recipes=["kd"], seeds=[1, 2])
     process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
     logs = [output / "trials" / "good" / "kd" / f"seed-{seed}" / "log.jsonl" for seed in (1, 2)]

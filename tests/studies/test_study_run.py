@@ -81,7 +81,12 @@ def test_a_recipe_may_have_a_start_and_unlabelled_texts_of_its_own_at_the_same_n
         tmp_path / "s",
         recipes=["kd", {"more": {"recipe": "kd"}}, {"low": {"recipe": "kd"}}],
         settings={"more": {"data.unlabeled": [str(more)]}, "low": {"student.init": [1, 2]}},
-        training={"steps": 5, "batch_size": 8, "precision": "fp32", "learning_rate": 3e-3},
+        training={
+            "max_steps": 5,
+            "per_device_train_batch_size": 8,
+            "precision": "fp32",
+            "learning_rate": 3e-3,
+        },
         seeds=[1],
     )
     study(**settings, console=quiet())
@@ -192,7 +197,7 @@ def test_the_teacher_is_made_once_for_each_task_and_one_that_fails_blocks_its_ta
         tmp_path / "s",
         teachers=None,
         model=str(study_world.folder / "encoder"),
-        teacher_training={"epochs": 1, "batch_size": 8, "precision": "fp32"},
+        teacher_training={"num_train_epochs": 1, "per_device_train_batch_size": 8, "precision": "fp32"},
         tasks={"one": study_world.data(), "two": study_world.data(limit_train=24)},
         recipes=["kd"],
         seeds=[1],
@@ -246,8 +251,8 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
         ({"grid": {"objectives.crd.k": [5]}}, "grid: objectives.crd.k means nothing to finetune, kd"),
         ({"grid": {"kd": {"objectives.crd.k": [5]}}}, "grid: objectives.crd.k means nothing to kd"),
         (
-            {"grid": {"training.epochs": [1, 2]}},
-            "training.epochs cannot be searched: it is part of the budget",
+            {"grid": {"training.num_train_epochs": [1, 2]}},
+            "training.num_train_epochs cannot be searched: it is part of the budget",
         ),
         ({"grid": {"training.lerning_rate": [1]}}, "did you mean 'learning_rate'"),
         ({"grid": {"objectives.kd.temperature": [1, -1]}}, "objectives.kd.temperature is -1"),
@@ -279,7 +284,7 @@ def test_the_greedy_protocol_from_start_to_end(
     study_settings: Settings, tmp_path: Path, trained: list[str]
 ) -> None:
     grid = {"finetune": {"training.learning_rate": [1e-9, 3e-3]}}
-    training = {"epochs": 4, "batch_size": 8, "precision": "fp32"}
+    training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "precision": "fp32"}
     settings = study_settings(
         tmp_path / "s", recipes=["kd"], strategy="greedy", grid=grid, seeds=[1], training=training
     )
@@ -312,7 +317,7 @@ def test_tpe_trains_what_it_proposes_and_stops_what_is_behind(
             "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
             "objectives.kd.weight": [0.5, 0.9],
         },
-        training={"epochs": 3, "batch_size": 8, "precision": "fp32"},
+        training={"num_train_epochs": 3, "per_device_train_batch_size": 8, "precision": "fp32"},
     )
     result = study(**settings, console=quiet())
     assert [each.phase for each in result.results].count("search") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -13,16 +13,33 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from codir.config.yaml_text import read_value
+from codir.errors import ConfigError, nearest
 from codir.settings import Section
 
 Given = Mapping[str, tuple[str, Any]]
 """The flags that were given, as `codir.config.loading` takes them: by the dotted key, the flag and its value."""
 
+PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of a command that trains: other flags are arguments of transformers' TrainingArguments."""
 SectionT = TypeVar("SectionT", bound=Section)
 _PANELS = {"data": "Data", "student": "Student", "training": "Training"}
 _MORE = "Training in detail"
 # What most runs set, of the many settings of a training; the others have a panel of their own.
-_USUAL = frozenset({"epochs", "steps", "batch_size", "micro_batch", "learning_rate", "precision", "seed"})
+_USUAL = frozenset(
+    {"num_train_epochs", "max_steps", "per_device_train_batch_size", "global_batch_size", "learning_rate"}
+    | {"precision", "seed"}
+)
+# Short names beside those of TrainingArguments.
+_SHORT = {
+    "num_train_epochs": "--epochs",
+    "max_steps": "--steps",
+    "per_device_train_batch_size": "--batch-size",
+    "global_batch_size": "--batch-size",
+    "learning_rate": "--lr",
+}
+_MICRO = "--micro-batch"  # where the batch of all processes is a setting of its own
+_LONG = {"output": "--output-dir"}
 _METAVARS = {
     **dict.fromkeys(("train", "validation", "unlabeled", "student.config"), "FILE"),
     **dict.fromkeys(("text", "text_pair", "label"), "COLUMN"),
@@ -39,7 +56,7 @@ class Flag(NamedTuple):
     Attributes:
         parameter: the parameter of the command.
         path: the dotted key of the setting.
-        name: the flag itself.
+        name: the flag itself, the short one where there is one.
         annotation: the parameter's type for typer, with help.
     """
 
@@ -78,22 +95,52 @@ def with_settings(
 
         @functools.wraps(command)
         def wrapped(**parameters: Any) -> None:
+            context: typer.Context = parameters.pop("context")
             values = {flag: parameters.pop(flag.parameter, None) for flag in mine}
             given = {
                 flag.path: (f"--no-{flag.name[2:]}" if value is False else flag.name, value)
                 for flag, value in values.items()
                 if value not in (None, [], ())  # one that may be repeated and was not given is empty
             }
-            command(**parameters, given=given)
+            command(**parameters, given={**given, **_more(context.args, [flag.name for flag in flags])})
 
         kind = inspect.Parameter.KEYWORD_ONLY
         made = [inspect.Parameter(f.parameter, kind, default=None, annotation=f.annotation) for f in mine]
+        made.append(inspect.Parameter("context", kind, annotation=typer.Context))
         parameters = [*(parameter.replace(kind=kind) for parameter in own), *made]
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapped
 
     return decorate
+
+
+def _more(words: list[str], own: Iterable[str]) -> dict[str, tuple[str, Any]]:
+    """Reads flags that are no setting of codir's own, which a training passes on to TrainingArguments.
+
+    Args:
+        words: What is left of the command line.
+        own: The flags of the command, for what may have been meant.
+
+    Raises:
+        ConfigError: a word that is no such flag, or a flag without its value.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    left = list(words)
+    while left:
+        from codir.config.trainer_arguments import known_arguments  # imports transformers
+
+        flag, equals, value = left.pop(0).partition("=")
+        name = flag[2:].replace("-", "_")
+        if not flag.startswith("--") or name not in known_arguments():
+            what = "No such option" if flag.startswith("-") else "Nothing is known to do with"
+            raise ConfigError(f"{what}: {flag}{nearest(flag, own)}.")
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise ConfigError(f"{flag} needs a value.")
+            value = left.pop(0)
+        found[f"training.{name}"] = (flag, read_value(value))
+    return found
 
 
 def section(model: type[SectionT], given: Given) -> SectionT:
@@ -120,10 +167,11 @@ def _flags(model: type[BaseModel], within: str, help: Mapping[str, str], panel: 
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _flags(annotation, path, help, panel)
         elif (kind := _kind(annotation)) is not None:
-            yield _flag(path, field, kind, help.get(path), panel)
+            whole = "global_batch_size" in model.model_fields
+            yield _flag(path, field, kind, help.get(path), panel, whole)
 
 
-def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str) -> Flag:
+def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str, whole: bool) -> Flag:
     section, _, name = path.rpartition(".")
     plain = section in ("", "data", "training")  # others say whose setting it is
     parameter = name if plain else section if name == "model" else f"{section}_{name}"
@@ -131,16 +179,21 @@ def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str) 
     panel = _PANELS.get(section, panel)
     if section == "training" and name not in _USUAL:
         panel = _MORE
-    both = f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag
+    names = [f"{flag}/--no-{flag[2:]}" if kind is bool and field.default is True else flag]
+    if section == "training" and name in _SHORT:
+        short = _MICRO if whole and name == "per_device_train_batch_size" else _SHORT[name]
+        names.insert(0, short)
+    if path in _LONG:
+        names.append(_LONG[path])
     usual = {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(kind)
     option = typer.Option(
-        both,
+        *names,
         help=help or description(field),
         metavar=_METAVARS.get(name if plain else path, usual),
         show_default=False,
         rich_help_panel=panel,
     )
-    return Flag(parameter, path, flag, Annotated[kind | None, option])
+    return Flag(parameter, path, names[0].partition("/")[0], Annotated[kind | None, option])
 
 
 def _without_none(annotation: Any) -> Any:

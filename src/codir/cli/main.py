@@ -16,7 +16,7 @@ from codir import __version__
 from codir.cli import options as o
 from codir.cli.augmentation import augment
 from codir.cli.deployment import export, latency
-from codir.cli.flags import Given, with_settings
+from codir.cli.flags import PASSES_ON, Given, with_settings
 from codir.cli.judging import evaluate, predict
 from codir.cli.pages import report
 from codir.cli.pretraining import corpus, plan, pretrain
@@ -70,7 +70,7 @@ def _codir(
     pass
 
 
-@app.command()
+@app.command(context_settings=PASSES_ON)
 @reports_errors
 @with_settings(FinetuneConfig, without=("data.unlabeled", "data.limit_unlabeled"))
 def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides = None) -> None:
@@ -88,7 +88,7 @@ def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides =
     workflow.finetune(settings)
 
 
-@app.command()
+@app.command(context_settings=PASSES_ON)
 @reports_errors
 @with_settings(DistillConfig, without=("recipe",))
 def distill(
@@ -113,7 +113,6 @@ def distill(
 
 for command in (
     corpus,
-    pretrain,
     plan,
     evaluate,
     predict,
@@ -127,6 +126,7 @@ for command in (
     publish,
 ):
     app.command()(command)
+app.command(context_settings=PASSES_ON)(pretrain)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

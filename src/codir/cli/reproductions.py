@@ -76,8 +76,8 @@ def reproduce(
         list[str] | None,
         typer.Option(
             "--set",
-            help="one setting of the scale, may be repeated: --set study.training.epochs=1 --set data.limit_train=500 "
-            "--set pretraining.stage1.training.steps=10",
+            help="one setting of the scale, may be repeated: --set study.training.num_train_epochs=1 "
+            "--set data.limit_train=500 --set pretraining.stage1.training.max_steps=10",
             metavar="KEY=VALUE",
         ),
     ] = None,

@@ -19,6 +19,7 @@ from codir.config.messages import explain
 from codir.config.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.config.sections import Section
 from codir.config.student_config import START, takes_start
+from codir.config.training_config import OptimisationConfig
 from codir.config.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 from codir.errors import CodirError, ConfigError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from codir.losses.base import Objective, ObjectiveSettings
 
 _SECTIONS = ("data", "student", "training", "objectives", "masking")
-_LENGTHS = ("steps", "epochs")
+_LENGTHS = ("max_steps", "num_train_epochs")
 Flags = Mapping[str, tuple[str, Any]]
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -130,10 +131,49 @@ def load_pretrain(
 
 def build(model: type[SectionT], settings: Settings) -> SectionT:
     """Validates collected settings; `ConfigError` lists everything that is wrong with them and where it stands."""
+    problems, values = _passed_on(model, settings)
+    built: SectionT | None = None
     try:
-        return model.model_validate(settings.values)
+        built = model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, model, settings.values, settings.places)) from None
+        problems.insert(0, explain(error, model, settings.values, settings.places))
+    if built is None or problems:
+        raise ConfigError("\n".join(problems))
+    return built
+
+
+def _passed_on(model: type[Section], settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """Checks what a section `training` has besides codir's own settings; returns what is wrong, and the rest."""
+    field = model.model_fields.get("training")
+    section, values = field.annotation if field is not None else None, settings.values.get("training")
+    if not (
+        isinstance(section, type) and issubclass(section, OptimisationConfig) and isinstance(values, dict)
+    ):
+        return [], settings.values
+    problems = passed_on_problems(section, values, settings.places)
+    kept = {key: value for key, value in values.items() if key not in problems}
+    return list(problems.values()), {**settings.values, "training": kept}
+
+
+def passed_on_problems(
+    section: type[OptimisationConfig], values: Mapping[str, Any], places: Mapping[KeyPath, str]
+) -> dict[str, str]:
+    """Returns a line, with its place, for each wrong setting of a section `training` that codir has no field for."""
+    problems: dict[str, str] = {}
+    for name, value in values.items():
+        if name in section.model_fields:
+            continue
+        problem = section.problem_of(name)
+        if problem is not None:
+            problem = f"training.{name} {problem}"
+        else:
+            from codir.config.trainer_arguments import problem_with  # imports transformers
+
+            problem = problem_with(section, name, value)
+        if problem is not None:
+            place = places.get(("training", name))
+            problems[name] = f"{place}: {problem}" if place else problem
+    return problems
 
 
 def complete_objectives(

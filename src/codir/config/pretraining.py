@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from codir.config.sections import Section
 from codir.config.student_config import StudentConfig
-from codir.config.training_config import SET_BY_US, OptimisationConfig
+from codir.config.training_config import OptimisationConfig
 
 DEFAULT_PRETRAINING = "codir-pre"
 DEFAULT_STEPS = 10_000
@@ -37,39 +37,41 @@ class MaskingConfig(Section):
 class PretrainingConfig(OptimisationConfig):
     """How to pre-train. Defaults: the paper's second stage; the optimiser's are RoBERTa's."""
 
-    set_by_us: ClassVar[Mapping[str, str]] = {
-        **SET_BY_US,
-        "per_device_train_batch_size": "training.micro_batch",
-        "gradient_accumulation_steps": "training.batch_size",
-        "max_steps": "training.steps",
-        "num_train_epochs": "training.epochs",
-        "eval_strategy": "training.evaluate_every",
-        "eval_steps": "training.evaluate_every",
-        "save_strategy": "training.save_every",
-        "save_steps": "training.save_every",
-        "load_best_model_at_end": "training.steps",
+    old_names: ClassVar[Mapping[str, str]] = {
+        **OptimisationConfig.old_names,
+        "batch_size": "global_batch_size",
+        "micro_batch": "per_device_train_batch_size",
+        "save_every": "save_steps",
+        "evaluate_every": "eval_steps (left out: at the end)",
+    }
+    set_by_codir: ClassVar[Mapping[str, str]] = {
+        **OptimisationConfig.set_by_codir,
+        "gradient_accumulation_steps": "training.global_batch_size",
+        "save_strategy": "training.save_steps",
+        "load_best_model_at_end": "training.max_steps",
     }
 
     learning_rate: float = Field(
         default=1e-4, gt=0, le=100, description="peak learning rate (the paper: 7e-4, then 1e-4)"
     )
     weight_decay: float = Field(default=0.01, ge=0, le=100, description="decoupled weight decay")
-    steps: int | None = Field(
+    max_steps: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000_000,
-        description="optimiser steps (the paper: 35,000, then 10,000); 10,000 where `epochs` says nothing either",
+        description="optimiser steps (the paper: 35,000, then 10,000); 10,000 where num_train_epochs says nothing "
+        "either",
     )
-    epochs: float | None = Field(
-        default=None, gt=0, le=100_000, description="passes over the corpus, instead of `steps`"
+    num_train_epochs: float | None = Field(
+        default=None, gt=0, le=100_000, description="passes over the corpus, instead of max_steps"
     )
-    batch_size: int = Field(
+    global_batch_size: int = Field(
         default=8192,
         ge=1,
         le=100_000_000,
         description="blocks of an optimiser step, over all processes (the paper: 8192)",
     )
-    micro_batch: int = Field(
+    per_device_train_batch_size: int = Field(
         default=32,
         ge=1,
         le=1_000_000,
@@ -81,36 +83,41 @@ class PretrainingConfig(OptimisationConfig):
         le=1_000_000,
         description="neighbouring blocks of a document that come into one batch together (1: plain shuffling)",
     )
-    evaluate_every: int | None = Field(
+    eval_steps: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000_000,
         description="score the held-out blocks after this many steps (default: at the end)",
     )
-    save_every: int = Field(
+    save_steps: int = Field(
         default=500, ge=1, le=1_000_000_000, description="write a checkpoint after this many steps"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _some_length(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("steps") is None and values.get("epochs") is None:
-            return {**values, "steps": DEFAULT_STEPS}
+        if (
+            isinstance(values, Mapping)
+            and values.get("max_steps") is None
+            and values.get("num_train_epochs") is None
+        ):
+            return {**values, "max_steps": DEFAULT_STEPS}
         return values
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if self.steps is not None and self.epochs is not None:
+        if self.max_steps is not None and self.num_train_epochs is not None:
             raise ValueError(
-                f"steps ({self.steps}) and epochs ({self.epochs:g}) both say how long to train: leave out one of them"
+                f"max_steps ({self.max_steps}) and num_train_epochs ({self.num_train_epochs:g}) both say how long to "
+                "train: leave out one of them"
             )
         return self
 
     def steps_for(self, blocks: int) -> int:
         """Returns the optimiser steps of a training on so many blocks; a pass has whole batches only."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, math.ceil((self.epochs or 0.0) * (blocks // self.batch_size)))
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, math.ceil((self.num_train_epochs or 0.0) * (blocks // self.global_batch_size)))
 
 
 class PretrainConfig(Section):

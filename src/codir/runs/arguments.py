@@ -1,94 +1,23 @@
-"""What a user passes on to transformers' TrainingArguments, checked by name, type and range before anything is read."""
+"""From the section `training` of a configuration to the Trainer's arguments."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from codir.config.messages import shown
 from codir.config.pretraining import PretrainingConfig
+from codir.config.trainer_arguments import check_more
 from codir.config.training_config import OptimisationConfig, TrainingConfig
 from codir.errors import ConfigError, nearest
-from codir.settings import out_of_range
 from codir.training.arguments import DistillationArguments
 from codir.training.precision import resolve_precision
-
-_PROCESSES = 1024  # more of them than that read no batch faster
-# Numbers of which none, or zero, makes a training that cannot go on; None leaves the choice to transformers.
-_POSITIVE = frozenset(
-    {
-        "per_device_eval_batch_size",
-        "eval_accumulation_steps",
-        "logging_steps",
-        "torch_empty_cache_steps",
-        "dataloader_prefetch_factor",
-        "ddp_bucket_cap_mb",
-        "ddp_timeout",
-    }
-)
-
-
-def check_passed_on(arguments: Mapping[str, Any]) -> None:
-    """Checks `training.arguments`.
-
-    Raises:
-        ConfigError: an unknown name, a value of another type, or one out of range; it names the key.
-    """
-    for name, value in arguments.items():
-        if name not in _known():
-            raise ConfigError(
-                f"training.arguments.{name} is no argument of transformers' TrainingArguments"
-                f"{nearest(name, _known())}."
-            )
-        if (problem := out_of_range(value) or _problem(_known()[name], value)) is not None:
-            raise ConfigError(f"training.arguments.{name} is {shown(value)}: {problem}")
-
-
-@cache
-def _known() -> dict[str, Field[Any]]:
-    return {each.name: each for each in fields(DistillationArguments) if each.init}
-
-
-@cache
-def _types() -> dict[str, Any]:
-    return get_type_hints(DistillationArguments)
-
-
-def _problem(field: Field[Any], value: Any) -> str | None:
-    annotation = _types()[field.name]
-    try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        adapter.validate_python(value, strict=not isinstance(value, str) or annotation in (bool, int, float))
-    except ValidationError:
-        return f"must be {_in_words(annotation)}"
-    if value is not None and (choices := field.metadata.get("choices")) and value not in choices:
-        return f"must be one of {', '.join(map(str, choices))}"
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    default = None if field.default is MISSING else field.default
-    lowest = -1 if default == -1 else 0
-    if field.name in _POSITIVE and value <= 0:
-        return "must be larger than 0" + (", or null for transformers' own choice" if default is None else "")
-    if value < lowest:
-        return f"must be at least {lowest}"
-    if field.name == "dataloader_num_workers" and value > _PROCESSES:
-        return f"must be at most {_PROCESSES}"
-    return None
-
-
-def _in_words(annotation: Any) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return words.get(annotation) or str(annotation).replace("typing.", "").replace("|", "or")
-
 
 _EVALUATIONS = 10  # of a training whose length is given in steps
 
@@ -107,20 +36,24 @@ def to_arguments(
             None: its own epochs.
 
     Raises:
-        ConfigError: `training.arguments` names something transformers does not know, or a value it refuses; a logger
+        ConfigError: the section names something transformers does not know, or a value it refuses; a logger
             that is unknown or not installed.
     """
     every: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-    if training.evaluate_every != "epoch":
-        steps = training.evaluate_every
+    if training.eval_steps is not None:
+        steps = training.eval_steps
         every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": steps, "save_steps": steps}
-    steps_per_epoch = math.ceil((budget or examples) / (training.batch_size * training.gradient_accumulation))
-    counted = training.steps is not None or (budget is not None and budget != examples)
+    steps_per_epoch = math.ceil(
+        (budget or examples) / (training.per_device_train_batch_size * training.gradient_accumulation_steps)
+    )
+    counted = training.max_steps is not None or (budget is not None and budget != examples)
     if counted:
-        steps = training.steps or max(1, math.ceil(training.epochs * steps_per_epoch))
-        often = math.ceil(steps / _EVALUATIONS) if training.steps is not None else min(steps, steps_per_epoch)
+        steps = training.max_steps or max(1, math.ceil(training.num_train_epochs * steps_per_epoch))
+        often = (
+            math.ceil(steps / _EVALUATIONS) if training.max_steps is not None else min(steps, steps_per_epoch)
+        )
         every |= {"max_steps": steps}
-        if training.evaluate_every == "epoch":
+        if training.eval_steps is None:
             every |= {
                 "eval_strategy": "steps",
                 "save_strategy": "steps",
@@ -128,12 +61,13 @@ def to_arguments(
                 "save_steps": often,
             }
     settings: dict[str, Any] = {
-        "per_device_train_batch_size": training.batch_size,
-        "per_device_eval_batch_size": max(training.batch_size, 32),
-        "gradient_accumulation_steps": training.gradient_accumulation,
-        "num_train_epochs": training.epochs,
-        "train_sampling_strategy": "group_by_length" if training.group_by_length else "random",
-        "load_best_model_at_end": training.keep_best or training.early_stopping is not None,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_eval_batch_size": max(training.per_device_train_batch_size, 32),
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "num_train_epochs": training.num_train_epochs,
+        "train_sampling_strategy": training.train_sampling_strategy,
+        "load_best_model_at_end": training.load_best_model_at_end
+        or training.early_stopping_patience is not None,
         "metric_for_best_model": f"eval_{main_metric}",
         "greater_is_better": True,
         "logging_steps": max(1, min(50, steps_per_epoch // 5)),
@@ -159,8 +93,8 @@ def to_pretraining_arguments(
     """
     micro, accumulation = share_out(training, processes)
     every: dict[str, Any] = {"eval_strategy": "no"}
-    if training.evaluate_every is not None and evaluate:
-        every = {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
+    if training.eval_steps is not None and evaluate:
+        every = {"eval_strategy": "steps", "eval_steps": training.eval_steps}
     settings: dict[str, Any] = {
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
@@ -169,7 +103,7 @@ def to_pretraining_arguments(
         # the mean over the mini-batch is the mean over its parts only if they are equally large
         "dataloader_drop_last": True,
         "save_strategy": "steps",
-        "save_steps": training.save_every,
+        "save_steps": training.save_steps,
         "load_best_model_at_end": False,
         "logging_steps": max(1, min(50, steps // 20)),
         **every,
@@ -183,35 +117,35 @@ def share_out(training: PretrainingConfig, processes: int) -> tuple[int, int]:
     Raises:
         ConfigError: the batch is no multiple of what all processes compute at a time; names batches that are.
     """
-    batch = training.batch_size
+    batch = training.global_batch_size
     if batch % processes:
         near = max(processes, batch // processes * processes)
         raise ConfigError(
-            f"training.batch_size={batch} cannot be shared out to {processes} processes: choose a multiple of "
+            f"training.global_batch_size={batch} cannot be shared out to {processes} processes: choose a multiple of "
             f"{processes}, for example {near}."
         )
     own = batch // processes
-    micro = min(training.micro_batch, own)
+    micro = min(training.per_device_train_batch_size, own)
     if own % micro:
         fitting = max(size for size in range(1, micro + 1) if own % size == 0)
         below = own // micro * micro * processes
         raise ConfigError(
-            f"training.batch_size={batch} is {own} blocks for each of {processes} process(es), which is no multiple of "
-            f"training.micro_batch={micro}: choose micro_batch {fitting}, or batch_size {below}."
+            f"training.global_batch_size={batch} is {own} blocks for each of {processes} process(es), which is no "
+            f"multiple of training.per_device_train_batch_size={micro}: choose per_device_train_batch_size "
+            f"{fitting}, or global_batch_size {below}."
         )
     return micro, own // micro
 
 
 def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, Any]) -> DistillationArguments:
-    check_passed_on(training.arguments)
+    check_more(training)
     _check_loggers(training.report_to)
     precision = resolve_precision(training.precision)
     settings = {
         "output_dir": str(folder),
         "learning_rate": training.learning_rate,
-        # below 1, transformers reads warmup_steps as a share; exactly 1 would be one step
-        "warmup_steps": min(training.warmup, 1 - 1e-9),
-        "lr_scheduler_type": training.scheduler,
+        "warmup_steps": training.warmup_steps,
+        "lr_scheduler_type": training.lr_scheduler_type,
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
@@ -228,9 +162,9 @@ def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, A
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **settings,
-        **training.arguments,
+        **training.more(),
     }
-    if "metric_for_best_model" in training.arguments and "greater_is_better" not in training.arguments:
+    if "metric_for_best_model" in training.more() and "greater_is_better" not in training.more():
         settings.pop("greater_is_better", None)  # transformers knows that of a loss the smallest is the best
     try:
         made = DistillationArguments(**settings)
@@ -252,9 +186,9 @@ def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, A
         RuntimeError,
         AttributeError,
     ) as error:
-        said = f" ({', '.join(f'{key}={shown(value)}' for key, value in training.arguments.items())})"
+        said = f" ({', '.join(f'{key}={shown(value)}' for key, value in training.more().items())})"
         raise ConfigError(
-            f"transformers refuses training.arguments{said if training.arguments else ''}: {error}"
+            f"transformers refuses the section training{said if training.more() else ''}: {error}"
         ) from error
     return made
 
@@ -265,7 +199,7 @@ def check_arguments(training: OptimisationConfig) -> None:
     Raises:
         ConfigError: as `to_arguments`.
     """
-    if training.arguments or training.report_to:
+    if training.more() or training.report_to:
         _arguments(training, Path("."), {})
 
 

@@ -51,7 +51,7 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     console.rule(
         "1. a teacher: a 6-block encoder fine-tuned on made-up sentences, acceptable or not", align="left"
     )
-    training = {"epochs": _EPOCHS, "learning_rate": _TEACHER_RATE}
+    training = {"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE}
     settings = {"model": str(demo_encoder()), "data": data, "training": training}
     finetune(load_finetune(flags=_flags(settings, teacher)), console=console)
 
@@ -60,7 +60,7 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
         "teacher": str(teacher),
         "student": {"layers": 3},
         "data": data,
-        "training": {"epochs": _EPOCHS},
+        "training": {"num_train_epochs": _EPOCHS},
     }
     result = distill(load_distill(recipe=_RECIPE, flags=_flags(settings, student)), console=console)
 

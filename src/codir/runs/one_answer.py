@@ -55,7 +55,7 @@ class OneAnswer:
         self._in_a_row = self._in_a_row + 1 if alike else 0
         if self._in_a_row != 2 or not is_main():
             return
-        advice = "a lower training.learning_rate or a longer training.warmup"
+        advice = "a lower training.learning_rate or a longer training.warmup_steps"
         if self.contrast:
             advice += (
                 ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"

@@ -229,11 +229,11 @@ def _stage(
     micro_batch, accumulation = share_out(training, gpus)
     precision = _precision(training.precision, device)
     head_only = config.trained == "head"
-    recompute = bool(training.arguments.get("gradient_checkpointing", False))
+    recompute = bool(training.more().get("gradient_checkpointing", False))
     everywhere = any(settings.get("positions") == "all" for settings in config.objectives.values())
     masked = 1.0 if everywhere else config.masking.probability
 
-    tokens = training.batch_size * length
+    tokens = training.global_batch_size * length
     heads = round(masked * tokens) if predicts(config.objectives) else 0
     # a backward pass is twice its forward; if the head alone is trained, its input has no gradient
     flops_student = (1 if head_only else 3) * tokens * student.flops_of_token(length)
@@ -254,7 +254,7 @@ def _stage(
             student_config,
             teacher_config,
             block=length,
-            batch=training.batch_size,
+            batch=training.global_batch_size,
             micro_batch=micro_batch,
             masked=masked,
             precision=precision,
@@ -274,7 +274,7 @@ def _stage(
         if memory > 0.95e9 * gigabytes:
             notes.append(
                 f"{config.recipe} does not fit into {gigabytes} GB: use --micro-batch with a smaller number, or --set "
-                "training.arguments.gradient_checkpointing=true."
+                "training.gradient_checkpointing=true."
             )
     if config.student.freeze:
         notes.append(f"{config.recipe}: what student.freeze keeps as it is counts as trained here.")
@@ -289,7 +289,7 @@ def _stage(
         bank_bytes=bank,
         steps=steps,
         tokens=tokens,
-        epochs=steps * training.batch_size / count,
+        epochs=steps * training.global_batch_size / count,
         micro_batches=accumulation,
         precision=precision,
         seconds_per_step=seconds,

@@ -133,7 +133,7 @@ def _pretrain(config: PretrainConfig, run: RunFolder, console: Console) -> Pretr
         # Only now is it a run: a refusal above leaves the folder free for the next attempt.
         _begin(run, config, corpus, first_epoch)
     console.print(_before(config, corpus, models))
-    if warning := neighbours_warning(config.training.batch_size, config.training.neighbours):
+    if warning := neighbours_warning(config.training.global_batch_size, config.training.neighbours):
         console.print(warning, highlight=False)
     if trainer is not None:
         cost = train_and_publish(
@@ -201,7 +201,7 @@ def _trainer(
         np.asarray(corpus.train["document"]),
         config.training.neighbours,
         config.training.seed,
-        batch_size=config.training.batch_size,
+        batch_size=config.training.global_batch_size,
         first_epoch=collator.first_epoch,
     )
 
@@ -231,10 +231,10 @@ def _numbered(blocks: Dataset) -> Dataset:
 
 def _enough_blocks(config: PretrainConfig, corpus: Corpus) -> None:
     blocks = len(corpus.train)
-    if blocks < config.training.batch_size:
+    if blocks < config.training.global_batch_size:
         raise DataError(
             f"{corpus.path} has {blocks:,} blocks to train on, fewer than one batch of "
-            f"{config.training.batch_size:,}: add text, or set --batch-size to at most {blocks:,}."
+            f"{config.training.global_batch_size:,}: add text, or set --batch-size to at most {blocks:,}."
         )
 
 
@@ -263,12 +263,12 @@ def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -
     passes = f"{_passes(config, corpus):.1f} passes"
     if before := _epochs_before(config, corpus):
         passes += f", after {before} of the student's earlier training"
-    rows.append(("steps", f"{_steps(config, corpus):,} of {training.batch_size:,} blocks: {passes}"))
+    rows.append(("steps", f"{_steps(config, corpus):,} of {training.global_batch_size:,} blocks: {passes}"))
     return pairs("Before training", rows)
 
 
 def _passes(config: PretrainConfig, corpus: Corpus) -> float:
-    whole = len(corpus.train) // config.training.batch_size  # batches of an epoch
+    whole = len(corpus.train) // config.training.global_batch_size  # batches of an epoch
     return _steps(config, corpus) / whole
 
 
@@ -324,7 +324,7 @@ def _write(run: RunFolder, result: PretrainResult, config: PretrainConfig, corpu
         "seed": config.training.seed,
         "scores": result.table.to_json(),
         "cost": asdict(result.cost),
-        "tokens_per_step": config.training.batch_size * corpus.block,
+        "tokens_per_step": config.training.global_batch_size * corpus.block,
     }
     write_json(run.metrics, content)
     write_text(run.path / "table.md", result.table.to_markdown())

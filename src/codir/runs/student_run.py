@@ -141,10 +141,10 @@ def train_into(
     args.cache_folder = str(cache.folder) if cache.folder is not None else None
     watching: list[TrainerCallback] = [LogFile(run.log), *callbacks]
     # so many steps, whatever the epochs
-    if training.evaluate_every == "epoch" and args.eval_strategy == "steps":
+    if training.eval_steps is None and args.eval_strategy == "steps":
         watching.append(EvaluateAtEnd())
-    if training.early_stopping is not None:
-        watching.append(EarlyStopping(early_stopping_patience=training.early_stopping))
+    if training.early_stopping_patience is not None:
+        watching.append(EarlyStopping(early_stopping_patience=training.early_stopping_patience))
     trainer = DistillationTrainer(
         student,
         objectives,

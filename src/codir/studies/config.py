@@ -21,14 +21,14 @@ PruningName = Literal["none", "median", "halving"]
 
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
 BUDGET = (
-    "epochs",
-    "steps",
-    "batch_size",
-    "gradient_accumulation",
-    "evaluate_every",
-    "keep_best",
-    "early_stopping",
-    "group_by_length",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "eval_steps",
+    "load_best_model_at_end",
+    "early_stopping_patience",
+    "train_sampling_strategy",
     "precision",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")

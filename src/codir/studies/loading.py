@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codir.config.library import is_recipe_file
-from codir.config.loading import Flags, Settings, build
+from codir.config.loading import Flags, Settings, build, passed_on_problems
 from codir.config.messages import explain
 from codir.config.student_config import START, StudentConfig
 from codir.config.training_config import TrainingConfig
@@ -61,6 +61,8 @@ def load_study(
         place = next((settings.places[(key,)] for key in ("recipes", "tasks") if key in str(error)), "")
         raise ConfigError(f"{place}: {error}" if place else str(error)) from None
     loaded = build(StudyConfig, settings)
+    if problems := passed_on_problems(TrainingConfig, loaded.training, settings.places):
+        raise ConfigError("\n".join(problems.values()))
     try:
         TrainingConfig.model_validate(loaded.training)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.library import is_recipe_file, load_recipe, recipe_names
-from codir.config.loading import Settings, build, complete_objectives, recipe_settings
+from codir.config.loading import Settings, build, complete_objectives, passed_on_problems, recipe_settings
 from codir.config.messages import explain
 from codir.config.student_config import START, start_of
 from codir.config.training_config import TrainingConfig
@@ -109,6 +109,8 @@ def _resolve(name: str, choice: RecipeChoice, config: StudyConfig) -> ResolvedRe
         settings.set(("training", key), value, f"training.{key} of the study")
     objectives = {key: value or {} for key, value in values.get("objectives", {}).items()}
     training = values.get("training", {})
+    if problems := passed_on_problems(TrainingConfig, training, settings.places):
+        raise ConfigError("\n".join(problems.values()))
     try:
         training = TrainingConfig.model_validate(training).model_dump(mode="json")
     except ValidationError as error:
@@ -177,7 +179,7 @@ def _is_change(key: str) -> bool:
     if section == "training" and (name in BUDGET or name == "seed"):
         raise ConfigError(
             f"settings: {key} is part of the budget, which is the same for all recipes: set it in the study's "
-            f"`training`{' (or search it with `grid`)' if name == 'batch_size' else ''}."
+            f"`training`{' (or search it with `grid`)' if name == 'per_device_train_batch_size' else ''}."
         )
     return False
 
@@ -243,7 +245,9 @@ def _check_searched(key: str, recipe: ResolvedRecipe) -> None:
     section, _, rest = key.partition(".")
     if section not in ("training", "objectives") or not rest:
         raise ConfigError(f"{key} cannot be searched: only training.* and objectives.* can.")
-    if section == "training" and (rest == "seed" or (rest in BUDGET and rest != "batch_size")):
+    if section == "training" and (
+        rest == "seed" or (rest in BUDGET and rest != "per_device_train_batch_size")
+    ):
         raise ConfigError(f"{key} cannot be searched: it is part of the budget, the same for all trials.")
     if not recipe.has(key):
         raise ConfigError(

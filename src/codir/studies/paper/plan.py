@@ -48,7 +48,7 @@ class Wanted:
         tasks: only these; empty: all that the scale has.
         seeds: instead of the scale's.
         workers: processes.
-        overrides: texts such as `study.training.epochs=1`, over the scale's settings.
+        overrides: texts such as `study.training.num_train_epochs=1`, over the scale's settings.
     """
 
     table: str
@@ -107,9 +107,13 @@ class Reproduction:
         for name, stage in self.pretraining.items():
             training, student = stage.training, stage.student
             start = student.model or f"{student.layers or 'half the'} layers, {student.init}"
-            length = f"{training.steps:,} steps" if training.steps else f"{training.epochs:g} passes in steps"
+            length = (
+                f"{training.max_steps:,} steps"
+                if training.max_steps
+                else f"{training.num_train_epochs:g} passes in steps"
+            )
             lines.append(
-                f"pre-training {name}: recipe {stage.recipe}, {length} of {training.batch_size:,} "
+                f"pre-training {name}: recipe {stage.recipe}, {length} of {training.global_batch_size:,} "
                 f"blocks of {self.scale.block}, student from {start} -> {stage.output}"
             )
         for name, config in self.studies.items():

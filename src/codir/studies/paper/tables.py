@@ -103,7 +103,7 @@ class PaperTable(Section):
 
 
 def load_table(name: str, scale: ScaleName = "paper", overrides: Iterable[str] = ()) -> PaperTable:
-    """Reads a table, with texts such as `study.training.epochs=1` over the settings of one of its scales.
+    """Reads a table, with texts such as `study.training.num_train_epochs=1` over the settings of one of its scales.
 
     Raises:
         ConfigError: no such table, or an override that is no setting.
