@@ -28,6 +28,14 @@ from codir.config.config import DistillConfig, FinetuneConfig
 from codir.errors import ConfigError
 from codir.printing import say, settle
 
+# The groups of `codir --help`, in the order in which a newcomer needs them.
+_START = "First steps"
+_TRAIN = "From a task to a small model"
+_LOOK = "What a model can do"
+_SHIP = "Hand it over"
+_PRETRAIN = "From text alone to a small encoder"
+_COMPARE = "Many runs"
+
 app = typer.Typer(
     name="codir",
     help="Make a transformer encoder several times smaller and faster and keep its accuracy.",
@@ -70,7 +78,44 @@ def _codir(
     pass
 
 
-@app.command(context_settings=PASSES_ON)
+@app.command(rich_help_panel=_START)
+@reports_errors
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", help="folder for the demo's runs", metavar="FOLDER")
+    ] = Path("runs/demo"),
+) -> None:
+    """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
+    from codir.runs import demo as workflow
+    from codir.runs.progress import quiet_libraries
+
+    quiet_libraries()
+    workflow.demo(output)
+
+
+@app.command(rich_help_panel=_START)
+@reports_errors
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="print this recipe: its card, then its settings as YAML", metavar="[NAME]"),
+    ] = None,
+) -> None:
+    """List the recipes: what each is, where its numbers come from, what it needs."""
+    from codir.config.cards import without_card
+    from codir.config.library import load_recipe, recipe_names
+
+    if name is not None:
+        found = load_recipe(name)
+        say(f"{found.card.show()}\n{without_card(found.text)}", end="")
+        return
+    for each in map(load_recipe, recipe_names()):
+        say(f"{each.name}  (codir {each.command})")
+        say(f"    {each.description}\n    from:  {each.source}\n    needs: {each.needs}\n")
+    say("`codir recipes NAME` prints a recipe; start your own with `recipe: NAME` in a YAML file (--config).")
+
+
+@app.command(context_settings=PASSES_ON, rich_help_panel=_TRAIN)
 @reports_errors
 @with_settings(FinetuneConfig, without=("data.unlabeled", "data.limit_unlabeled"))
 def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides = None) -> None:
@@ -88,7 +133,7 @@ def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides =
     workflow.finetune(settings)
 
 
-@app.command(context_settings=PASSES_ON)
+@app.command(context_settings=PASSES_ON, rich_help_panel=_TRAIN)
 @reports_errors
 @with_settings(DistillConfig, without=("recipe",))
 def distill(
@@ -111,22 +156,16 @@ def distill(
     workflow.distill(settings)
 
 
-for command in (
-    corpus,
-    plan,
-    evaluate,
-    predict,
-    submit,
-    augment,
-    latency,
-    report,
-    export,
-    study,
-    reproduce,
-    publish,
+for panel, commands in (
+    (_TRAIN, (augment,)),
+    (_LOOK, (evaluate, predict, report, latency)),
+    (_SHIP, (export, publish, submit)),
+    (_PRETRAIN, (corpus, plan)),
+    (_COMPARE, (study, reproduce)),
 ):
-    app.command()(command)
-app.command(context_settings=PASSES_ON)(pretrain)
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.command(context_settings=PASSES_ON, rich_help_panel=_PRETRAIN)(pretrain)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -137,43 +176,6 @@ def recommend() -> None:
         "`codir recommend` is gone. docs/choosing.md says which recipe, depth and budget to begin with; `codir study "
         "--recipes codir-plus,kd ... --seeds 1-3` compares recipes on your own data."
     )
-
-
-@app.command()
-@reports_errors
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", help="folder for the demo's runs", metavar="FOLDER")
-    ] = Path("runs/demo"),
-) -> None:
-    """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
-    from codir.runs import demo as workflow
-    from codir.runs.progress import quiet_libraries
-
-    quiet_libraries()
-    workflow.demo(output)
-
-
-@app.command()
-@reports_errors
-def recipes(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="print this recipe: its card, then its settings as YAML", metavar="[NAME]"),
-    ] = None,
-) -> None:
-    """List the recipes: what each is, where its numbers come from, what it needs."""
-    from codir.config.cards import without_card
-    from codir.config.library import load_recipe, recipe_names
-
-    if name is not None:
-        found = load_recipe(name)
-        say(f"{found.card.show()}\n{without_card(found.text)}", end="")
-        return
-    for each in map(load_recipe, recipe_names()):
-        say(f"{each.name}  (codir {each.command})")
-        say(f"    {each.description}\n    from:  {each.source}\n    needs: {each.needs}\n")
-    say("`codir recipes NAME` prints a recipe; start your own with `recipe: NAME` in a YAML file (--config).")
 
 
 if __name__ == "__main__":
