@@ -57,6 +57,8 @@ def kind_named(name: str) -> Kind:
 
 def kind_of(config: PretrainedConfig) -> Kind:
     """Returns what a classifier with this config predicts: what it says itself, else by its `problem_type`."""
-    if (said := getattr(config, "codir_kind", None)) is not None:
+    from codir.models.labels import KIND_KEY  # imports torch
+
+    if (said := getattr(config, KIND_KEY, None)) is not None:
         return kind_named(str(said))
     return next(kind for kind in kinds().values() if kind.reads(config))

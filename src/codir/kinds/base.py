@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codir.kinds.metrics import Metric
-from codir.models.labels import KIND_KEY
+from codir.models.labels import KIND_KEY, UNLABELED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class Kind(ABC):
     metrics: ClassVar[Mapping[str, Metric]] = {}
     default_metrics: ClassVar[tuple[str, ...]] = ()
     main_metric: ClassVar[str] = ""
-    missing: ClassVar[float] = -100
+    missing: ClassVar[float] = UNLABELED
     label_dtype: ClassVar[str] = "int64"
     negatives: ClassVar[str] = "any"
     has_classes: ClassVar[bool] = False

@@ -13,7 +13,7 @@ from codir.errors import ConfigError, ModelError
 from codir.kinds.base import Kind, Reduction
 from codir.kinds.metrics import Metric, is_constant
 from codir.models.classes import is_generic, match_classes
-from codir.models.loading import class_names
+from codir.models.labels import class_names
 
 if TYPE_CHECKING:
     from torch import Tensor

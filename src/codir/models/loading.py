@@ -24,7 +24,6 @@ from transformers.utils import logging as hf_logging
 from codir.errors import ModelError
 from codir.manifest import model_checked, require_model
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
-from codir.models.labels import class_names as class_names
 from codir.models.labels import new_head, require_one_answer, said_kind
 from codir.models.representations import EncoderShape
 from codir.models.weight_files import count_weights, listing

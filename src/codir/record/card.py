@@ -21,7 +21,8 @@ from codir.kinds import kind_of
 from codir.markdown import code, fence, inline
 from codir.measure.comparison import Comparison, main_role
 from codir.measure.masked_scores import MaskedTable
-from codir.models.loading import class_names, load_config
+from codir.models.labels import class_names
+from codir.models.loading import load_config
 from codir.record.environment import short_paths
 from codir.record.lineage import hub_ancestor, started_from
 from codir.record.runfolder import RunFolder

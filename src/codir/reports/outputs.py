@@ -19,7 +19,8 @@ from codir.errors import CodirError
 from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import forward_dataset
-from codir.models.loading import class_names, load_classifier, load_config
+from codir.models.labels import class_names
+from codir.models.loading import load_classifier, load_config
 from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar

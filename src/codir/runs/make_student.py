@@ -14,7 +14,8 @@ from codir.data.encoding import same_tokenizer
 from codir.errors import ConfigError, ModelError
 from codir.models.check import check_model
 from codir.models.freezing import describe_frozen, freeze
-from codir.models.loading import class_names, encoder_shape, load_tokenizer
+from codir.models.labels import class_names
+from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.origins import load_origin
 from codir.models.shallower import shallower_config

@@ -19,7 +19,7 @@ from codir.errors import ModelError
 from codir.kinds import kind_of
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
-from codir.models.loading import class_names
+from codir.models.labels import class_names
 from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 from codir.errors import DataError, ModelError
 from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
-from codir.models.labels import UNLABELED
-from codir.models.loading import class_names
+from codir.models.labels import UNLABELED, class_names
 from codir.teacher.frozen import FrozenTeacher
 
 
