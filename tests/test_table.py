@@ -18,11 +18,7 @@ HOSTILE = "a|b_[red]$x^2$ & 50% \\input{x} <script>\x1b[31m\nnext"
 
 @pytest.fixture
 def table() -> Table:
-    columns = (
-        Column("model", left=True),
-        Column("accuracy", "{:.2f}".format, name="acc"),
-        Column("time"),
-    )
+    columns = (Column("model", left=True), Column("accuracy", "{:.2f}".format, name="acc"), Column("time"))
     rows = ((HOSTILE, 0.8751234, "-0.3 to 1"), ("kd", math.nan, None))
     return Table("Scores of [all]", columns, rows, "Note <i>", rule_after=1, bold=[1])
 

@@ -198,12 +198,7 @@ def test_predict(calls: list[Any]) -> None:
     assert result.exit_code == 0, result.output
     name, args, kwargs = calls[0]
     assert (name, args) == ("predict", ("runs/s", Path("a.txt"), Path("p.jsonl")))
-    assert kwargs == {
-        "batch_size": 32,
-        "text": "review",
-        "max_length": None,
-        "overwrite": False,
-    }
+    assert kwargs == {"batch_size": 32, "text": "review", "max_length": None, "overwrite": False}
     flags = ["--text-pair", "reply", "--max-length", "64", "--overwrite", "--batch-size", "8"]
     flags += ["--encoding", "cp1252", "--delimiter", ";"]
     assert run("predict", "m", "--input", "a", "--output", "b", *flags).exit_code == 0

@@ -48,7 +48,7 @@ UNCHANGED = re.compile(r"codir study --output \S+ --(status|report)|codir reprod
 
 # Commands of codir that are not run; their flags and values are checked all the same. Beginnings of the command.
 NOT_RUN = {
-    "codir distill ... --set objectives.logit_l1": "of the objective that tests/test_contributing.py writes and uses",
+    "codir distill ... --set objectives.logit_l1": "of the objective that tests/test_contributing.py writes and uses"
 }
 # Commands of others.
 NOT_OURS = {

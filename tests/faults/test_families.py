@@ -114,10 +114,7 @@ def test_a_model_that_reads_nothing_is_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXACT, *UNPADDED, *REFUSED])
 def test_each_can_be_distilled_or_says_why_not(
-    name: str,
-    tmp_path: Path,
-    tiny_tokenizer: PreTrainedTokenizerBase,
-    dev_csv: Path,
+    name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, dev_csv: Path
 ) -> None:
     """Half of its blocks learn from all of them; over the layers, too, where they can be cut."""
     teacher = family_dir(tmp_path / "teacher", name, tiny_tokenizer)

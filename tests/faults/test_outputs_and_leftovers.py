@@ -181,17 +181,7 @@ def test_a_file_of_the_users_that_only_looks_temporary_stays(
 def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(tmp_path: Path, model: Path) -> None:
     text = tmp_path / "articles.txt"
     text.write_text("the good film was not bad .\n\na cat sees a dog .\n" * 30)
-    making = [
-        "corpus",
-        "--input",
-        text,
-        "--tokenizer",
-        model,
-        "--block",
-        "16",
-        "--workers",
-        "1",
-    ]
+    making = ["corpus", "--input", text, "--tokenizer", model, "--block", "16", "--workers", "1"]
     for number, resume in enumerate(([], ["--resume"])):
         output = tmp_path / f"corpus{number}"
         output.mkdir()

@@ -53,12 +53,7 @@ def config_of(folder: Path) -> dict[str, Any]:
             marks=pytest.mark.slow,
         ),
         ("gpt_neo", {}, "[2, 4]", {"attention_layers": ["local", "local"]}),
-        (
-            "deberta-v2",
-            {"num_hidden_layers": 2},
-            "[2]",
-            {"pos_att_type": ["p2c", "c2p"]},
-        ),
+        ("deberta-v2", {"num_hidden_layers": 2}, "[2]", {"pos_att_type": ["p2c", "c2p"]}),
         pytest.param(
             "xmod",
             {"num_hidden_layers": 2, "languages": ["en_XX", "de_DE"]},
