@@ -131,8 +131,8 @@ def test_only_the_ground_floors_know_no_transformers() -> None:
         ("codir.contrast.nce", "from ..losses import base"),
         ("codir.contrast.nce", "from importlib import import_module\nimport_module('codir.data.glue')"),
         ("codir.contrast.nce", "from codir import distill"),
-        ("codir.storage", "from codir.contrast import nce"),
-        ("codir.errors", "from codir.storage import write_text"),
+        ("codir.files", "from codir.contrast import nce"),
+        ("codir.errors", "from codir.files import write_text"),
     ],
 )
 def test_the_checker_sees_an_import_that_goes_up_or_round(module: str, source: str) -> None:
@@ -145,7 +145,7 @@ def test_the_checker_sees_an_import_that_goes_up_or_round(module: str, source: s
         ("codir.losses.crd", "from codir.contrast.infonce import info_nce"),
         ("codir.losses.crd", "from .base import Objective"),
         ("codir.losses.crd", "from codir.losses.base import Objective\nimport torch"),
-        ("codir.storage", "from codir.errors import RunError"),
+        ("codir.files", "from codir.errors import RunError"),
         ("codir.cli.main", "from codir import __version__"),
         ("codir.__main__", "from codir.cli.main import run"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 
@@ -23,10 +22,7 @@ def table() -> Table:
     return Table("Scores of [all]", columns, rows, "Note <i>", rule_after=1, bold=[1])
 
 
-def test_values_stay_whole_in_records_pandas_and_csv(table: Table) -> None:
-    first, second = json.loads(json.dumps(table.records(), allow_nan=False))
-    assert first == {"model": HOSTILE, "acc": 0.8751234, "time": "-0.3 to 1"}
-    assert second == {"model": "kd", "acc": None, "time": None}
+def test_values_stay_whole_in_pandas_and_csv(table: Table) -> None:
     assert list(table.to_pandas()["acc"]) == [0.8751234, None]
     back = list(csv.DictReader(io.StringIO(table.to_csv(), newline="")))
     assert float(back[0]["acc"]) == 0.8751234
@@ -61,8 +57,8 @@ def test_notebooks_read_nothing_in_it_as_html(table: Table) -> None:
     page = table._repr_html_()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert page.count("<tr>") == 3
-    assert "<caption>Scores of [all]</caption>" in page
+    assert page.count("<tr") == 3
+    assert "<p>Scores of [all]</p>" in page
 
 
 def test_latex_is_escaped_and_ruled(table: Table) -> None:

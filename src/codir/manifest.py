@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from codir.errors import CodirError, ModelError, RunError
-from codir.locks import is_trace
-from codir.storage import file_digest, read_json, write_json
+from codir.files import file_digest, is_trace, read_json, write_json
 
 RUN_MANIFEST = "codir-manifest.json"
 """In the folder of a run: `files` of the model and its tokenizer, `results` of what was measured."""

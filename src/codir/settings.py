@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from codir.locks import at_home
+from codir.files import at_home
 
 # No setting of codir means anything beyond; a setting's own range, where it has one, is narrower.
 LARGEST = 2**32 - 1
@@ -57,3 +57,21 @@ def _mentions_bool(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and any(
         _mentions_bool(part) for part in get_args(annotation)
     )
+
+
+def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """Returns the model of the section at `path` inside `model`; `()` is `model` itself.
+
+    A field that maps names to sections is passed by any name.
+    """
+    names = list(path)
+    while names:
+        name = names.pop(0)
+        annotation: Any = model.model_fields[name].annotation
+        if get_origin(annotation) is dict and names:
+            names.pop(0)
+            annotation = get_args(annotation)[1]
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            raise KeyError(f"{name} is a setting of {model.__name__}, not a section")
+        model = annotation
+    return model

@@ -2,8 +2,7 @@
 
     table = Table("Scores", (Column("model", left=True), Column("accuracy", "{:.4f}".format)), (("kd", 0.81),))
 
-A result that is a table (`Comparison`, an evaluation) subclasses `Tabular`, returns it from `table()`, and so has
-`to_rich`, `to_markdown`, `to_pandas` and a notebook's view of it.
+Names, classes and paths are text in each of them: nothing ends a cell, a line or a code span.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codir import markdown
 from codir.printing import Table as RichTable
 from codir.printing import printable, text
 from codir.printing import table as rich_table
@@ -27,64 +25,61 @@ Value = str | int | float | None
 DASH = "-"
 
 
+def inline(text: object) -> str:
+    """Returns text on one line, in a sentence or a table's cell, in which Markdown and HTML mean nothing."""
+    return re.sub(r"[\\`*_{}\[\]<>#|~$&]", r"\\\g<0>", " ".join(printable(text).split()))
+
+
+def code(text: object) -> str:
+    """Returns text that fits between single backticks of Markdown."""
+    return " ".join(printable(text).split()).replace("`", "'")
+
+
+def fence(text: str, language: str) -> str:
+    """Returns a code block of Markdown whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+    return f"{fence}{language}\n{printable(text)}\n{fence}"
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, how a value that is known is shown, its name among records, and its side.
-
-    Attributes:
-        heading: the words above it.
-        show: makes a value text; by default as it is.
-        name: the key in records, pandas and CSV, where values stand unrounded; by default the heading.
-        left: aligned to the left, as words are; numbers stand on the right.
-    """
+    """One column of a table."""
 
     heading: str
-    show: Callable[[Any], str] = str
-    name: str | None = None
-    left: bool = False
+    show: Callable[[Any], str] = str  # makes a value that is known text
+    name: str | None = None  # in pandas and CSV, where values stand unrounded; else the heading
+    left: bool = False  # aligned to the left, as words are; numbers stand on the right
 
     def cell(self, value: Value) -> str:
         """Returns a value as text; None and what is not a number as a dash."""
-        unknown = value is None or (isinstance(value, float) and math.isnan(value))
-        return DASH if unknown else self.show(value)
+        return DASH if _unknown(value) else self.show(value)
+
+
+def _unknown(value: Value) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under columns, a title above them and a note below.
-
-    Attributes:
-        rows: a value for each column.
-        rule_after: a line is drawn after this many rows, where the format can; 0 for none.
-        bold: the rows that stand out in the terminal, by number.
-    """
+    """Rows of values under columns, a title above them and a note below."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Value]]
     note: str = ""
-    rule_after: int = 0
-    bold: Sequence[int] = ()
+    rule_after: int = 0  # a line is drawn after this many rows; 0 for none
+    bold: Sequence[int] = ()  # numbers of the rows that stand out in the terminal
 
     def cells(self) -> list[list[str]]:
         """Returns the rows as text."""
         return [[c.cell(value) for c, value in zip(self.columns, row, strict=True)] for row in self.rows]
 
-    def _names(self) -> list[str]:
-        return [column.name or column.heading for column in self.columns]
-
-    def _known(self) -> list[list[Value]]:
-        return [[None if isinstance(v, float) and math.isnan(v) else v for v in row] for row in self.rows]
-
-    def records(self) -> list[dict[str, Value]]:
-        """Returns a dictionary of plain values for each row; NaN becomes None, so that it is JSON."""
-        return [dict(zip(self._names(), row, strict=True)) for row in self._known()]
-
     def to_pandas(self) -> pandas.DataFrame:
         """Returns the values as they are, not rounded, under the columns' names."""
         import pandas
 
-        return pandas.DataFrame(self._known(), columns=self._names(), dtype=object)
+        rows = [[None if _unknown(value) else value for value in row] for row in self.rows]
+        return pandas.DataFrame(rows, columns=[c.name or c.heading for c in self.columns], dtype=object)
 
     def to_csv(self) -> str:
         """Returns the values as they are; None is empty."""
@@ -106,32 +101,24 @@ class Table:
 
     def to_markdown(self) -> str:
         """Returns title, table (GitHub's) and note; what Markdown would read as its own is escaped."""
-        left = [column.left for column in self.columns]
-        title = f"**{markdown.inline(self.title)}**\n\n" if self.title else ""
-        note = f"\n{markdown.inline(self.note)}\n" if self.note else ""
-        return title + markdown.table([column.heading for column in self.columns], self.cells(), left) + note
+        rows = [[column.heading for column in self.columns], *self.cells()]
+        lines = [f"| {' | '.join(map(inline, row))} |" for row in rows]
+        lines.insert(1, f"| {' | '.join('---' if column.left else '---:' for column in self.columns)} |")
+        title = f"**{inline(self.title)}**\n\n" if self.title else ""
+        note = f"\n{inline(self.note)}\n" if self.note else ""
+        return title + "\n".join(lines) + "\n" + note
 
     def _repr_html_(self) -> str:
-        """Returns the table as notebooks show it; nothing in it is read as HTML."""
-        sides = ["left" if column.left else "right" for column in self.columns]
+        import pandas
 
-        def line(tag: str, cells: Sequence[str]) -> str:
-            parts = zip(sides, cells, strict=True)
-            row = (
-                f'<{tag} style="text-align:{side}">{html.escape(printable(cell))}</{tag}>'
-                for side, cell in parts
-            )
-            return f"<tr>{''.join(row)}</tr>"
-
-        title = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
-        head = line("th", [column.heading for column in self.columns])
-        body = "".join(line("td", row) for row in self.cells())
-        note = f"<p>{html.escape(printable(self.note))}</p>" if self.note else ""
-        return f"<table>{title}<thead>{head}</thead><tbody>{body}</tbody></table>{note}"
+        rows = [[printable(cell) for cell in row] for row in self.cells()]
+        frame = pandas.DataFrame(rows, columns=[column.heading for column in self.columns])
+        title, note = (f"<p>{html.escape(printable(each))}</p>" for each in (self.title, self.note))
+        return title + frame.to_html(index=False, border=0) + note
 
     def to_latex(self) -> str:
         """Returns a `table` environment with the rules of booktabs; names are escaped."""
-        caption = escape_latex(f"{self.title}. {self.note}" if self.note else self.title)
+        caption = _escape_latex(f"{self.title}. {self.note}" if self.note else self.title)
         rows = [_latex_row(row) for row in self.cells()]
         if 0 < self.rule_after < len(rows):
             rows.insert(self.rule_after, r"\midrule")
@@ -176,12 +163,11 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"':
 _LATEX |= {"±": r"$\pm$", "×": r"$\times$"}
 
 
-def escape_latex(text: str) -> str:
-    """Returns text that LaTeX sets as it is; newlines become spaces."""
+def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def _latex_row(cells: Sequence[str]) -> str:
     # a hyphen before a number is a minus sign
-    shown = (re.sub(r"(?<![\w-])-(?=\d)", "$-$", escape_latex(cell)) for cell in cells)
+    shown = (re.sub(r"(?<![\w-])-(?=\d)", "$-$", _escape_latex(cell)) for cell in cells)
     return " & ".join(shown) + r" \\"

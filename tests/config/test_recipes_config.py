@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.data_config import DataConfig
 from codir.config.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
-from codir.config.sections import Section, section_at
 from codir.config.student_config import StudentConfig
 from codir.config.trainer_arguments import check_more
 from codir.config.training_config import OptimisationConfig, TrainingConfig
 from codir.errors import ConfigError
+from codir.settings import Section, section_at
 
 GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
 

@@ -26,7 +26,7 @@ from codir.data import corpus_build
 from codir.data.corpus import Corpus, choose_validation
 from codir.data.packing import Packing, tokenizer_digest
 from codir.errors import ConfigError, DataError, ModelError, RunError
-from codir.locks import exclusive
+from codir.files import exclusive
 
 
 @pytest.fixture
@@ -418,7 +418,7 @@ def test_a_disk_that_would_fill(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("codir.storage.shutil.disk_usage", lambda _: usage(10**9, 10**9, 10_000))
+    monkeypatch.setattr("codir.files.shutil.disk_usage", lambda _: usage(10**9, 10**9, 10_000))
     with pytest.raises(RunError, match=r"The corpus needs .* free"):
         build(texts, tmp_path / "corpus")
     assert len(list((tmp_path / "corpus").rglob("*.arrow"))) == 1

@@ -23,9 +23,9 @@ from codir.cli.main import app
 from codir.deploy.publish import Published, publish
 from codir.engines.folder import Manifest
 from codir.errors import CodirError, ConfigError, InterruptedRunError, ModelError, RunError
+from codir.files import write_json
 from codir.record.card import run_card
 from codir.record.run_inputs import inputs_of
-from codir.storage import write_json
 
 HOME = str(Path.home())
 

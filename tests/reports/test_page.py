@@ -255,7 +255,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("codir.storage.os.replace", fail)
+    monkeypatch.setattr("codir.files.os.replace", fail)
     with pytest.raises(RunError, match=r"report\.html: No space left on device.*--output"):
         write_page(fakes.without_figures(), path)
     assert path.read_bytes() == before

@@ -164,7 +164,7 @@ def test_only_so_many_examples_are_run(distilled: Path, monkeypatch: pytest.Monk
 
 
 def test_nothing_is_written_and_no_lock_is_needed(copy_of: Path) -> None:
-    from codir.locks import exclusive
+    from codir.files import exclusive
 
     def state() -> dict[str, tuple[int, int]]:
         files = [path for path in copy_of.rglob("*") if path.name != ".lock"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from small_world import sentences, write_table
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from codir import storage
+from codir import files as storage
 from codir.config.data_config import DataConfig
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.candidates import WordCandidates

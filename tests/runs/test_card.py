@@ -18,13 +18,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from codir.errors import CodirError, RunError
+from codir.files import write_json
 from codir.measure.comparison import Comparison, ModelRow
 from codir.measure.masked_scores import MaskedRow, MaskedTable
 from codir.measure.timing import Timing
 from codir.record.card import run_card
 from codir.record.environment import environment, git_state, short_command, short_paths
 from codir.record.lineage import hub_ancestor, started_from
-from codir.storage import write_json
 
 MADE_BY = {
     "command": "codir distill --teacher roberta-base",

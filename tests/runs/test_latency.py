@@ -31,8 +31,8 @@ from codir.deploy.latency_models import choose, score_of, short_names
 from codir.deploy.latency_table import LatencyResult, LatencyRow
 from codir.engines.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, DataError, ModelError, RunError
+from codir.files import write_json
 from codir.measure.timing import RealLengths, Timing
-from codir.storage import write_json
 
 FAST: dict[str, Any] = {
     "batch": 4,

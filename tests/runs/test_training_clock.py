@@ -10,7 +10,7 @@ from small_world import TRAINING, World, quiet
 from transformers import TrainerCallback
 
 from codir import distill
-from codir.storage import read_json
+from codir.files import read_json
 from codir.training.callbacks import TrainingClock
 
 

@@ -14,9 +14,8 @@ from small_world import World, quiet, sentences
 from study_files import contents
 
 from codir.errors import CodirError, ConfigError, RunError
-from codir.locks import exclusive
+from codir.files import exclusive, read_json, write_json
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json, write_json
 from codir.studies import engines
 from codir.studies.loading import load_study
 from codir.studies.recipes import teacher_config

@@ -20,7 +20,7 @@ from killing import at_call, begin, end, forked, needs_fork
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from codir.errors import DataError, ModelError, RunError
-from codir.locks import TEMPORARY
+from codir.files import TEMPORARY
 from codir.models.batches import Padding, pad_batch
 from codir.models.representations import EncoderShape, Representations, TokenView
 from codir.teacher import store

@@ -9,7 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from codir.cli.flags import description as of_field
-from codir.config.sections import section_at
+from codir.settings import section_at
 
 RecipeName = Annotated[
     str | None,

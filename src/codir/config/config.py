@@ -13,9 +13,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from codir.config.data_config import DataConfig
-from codir.config.sections import Section
 from codir.config.student_config import StudentConfig
 from codir.config.training_config import TrainingConfig
+from codir.settings import Section
 
 DEFAULT_RECIPE = "codir-fine"
 

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from codir.config.sections import Section
 from codir.data.encodings import require_encoding
 from codir.data.reading import require_delimiter
 from codir.errors import ConfigError
+from codir.settings import Section
 
 
 def _checked(check: Callable[[str], str], value: str | None) -> str | None:

@@ -17,11 +17,11 @@ from codir.config.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, R
 from codir.config.library import ABOUT, is_recipe_file, load_recipe
 from codir.config.messages import explain
 from codir.config.pretraining import DEFAULT_PRETRAINING, PretrainConfig
-from codir.config.sections import Section
 from codir.config.student_config import START, takes_start
 from codir.config.training_config import OptimisationConfig
 from codir.config.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
 from codir.errors import CodirError, ConfigError
+from codir.settings import Section
 
 if TYPE_CHECKING:
     from codir.losses.base import Objective, ObjectiveSettings

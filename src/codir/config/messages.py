@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from codir.config.sections import section_at
 from codir.config.yaml_text import KeyPath
 from codir.errors import nearest
+from codir.settings import section_at
 
 
 def explain(

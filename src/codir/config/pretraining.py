@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from codir.config.sections import Section
 from codir.config.student_config import StudentConfig
 from codir.config.training_config import OptimisationConfig
+from codir.settings import Section
 
 DEFAULT_PRETRAINING = "codir-pre"
 DEFAULT_STEPS = 10_000

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from codir.config.sections import Section
+from codir.settings import Section
 
 InitName = Literal["spread", "ends", "first", "last", "random"]
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from codir.config.sections import Section
+from codir.settings import Section
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scheduler = Literal[

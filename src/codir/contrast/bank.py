@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from codir.storage import human_bytes
+from codir.files import human_bytes
 
 _CHUNK = 1 << 18  # rows filled at a time at the start
 

@@ -15,8 +15,8 @@ import xxhash
 
 from codir.data.packing import Packing, tokenizer_digest
 from codir.errors import DataError, RunError, nearest
+from codir.files import read_json, whole_file
 from codir.manifest import checked, entries, entry, fault
-from codir.storage import read_json, whole_file
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -29,9 +29,17 @@ from codir.data.corpus_sources import (
 from codir.data.encodings import require_encoding
 from codir.data.packing import Encoder, Packing, load_tokenizer_and_config, save_tokenizer, tokenizer_digest
 from codir.errors import CodirError, ConfigError, DataError, RunError, nearest
-from codir.locks import LOCK, exclusive, is_trace
+from codir.files import (
+    LOCK,
+    exclusive,
+    is_trace,
+    read_json,
+    require_disk,
+    require_name,
+    require_writable,
+    write_json,
+)
 from codir.models.config_file import position_limit
-from codir.storage import read_json, require_disk, require_name, require_writable, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from codir.data.encodings import detect, fault, mixture, without_mark
 from codir.data.reading import from_hub
 from codir.errors import ConfigError, DataError, nearest
-from codir.storage import file_digest
+from codir.files import file_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset

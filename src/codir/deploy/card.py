@@ -12,11 +12,11 @@ from codir.data.glue import HUB, glue_task
 from codir.engines.engines import ONNX_FILE, OPENVINO_FILE
 from codir.engines.folder import Manifest
 from codir.errors import RunError
+from codir.files import human_bytes, read_json
 from codir.models.labels import class_names
 from codir.record.card import card_data, eval_results, fill_template
 from codir.record.environment import short_command, short_paths
 from codir.record.lineage import hub_ancestor
-from codir.storage import human_bytes, read_json
 
 _PACKAGES = {
     "onnx": "onnxruntime tokenizers numpy",

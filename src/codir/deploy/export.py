@@ -25,8 +25,8 @@ from codir.engines.engines import Classifier, open_engine
 from codir.engines.folder import Manifest, is_deployed, new_folder, require_new, weight_files
 from codir.engines.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
+from codir.files import at_home, require_disk, write_text
 from codir.kinds import kind_of
-from codir.locks import at_home
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
@@ -35,7 +35,6 @@ from codir.record.environment import command_line, versions
 from codir.record.run_data import Chosen, choose_data, describe
 from codir.record.run_inputs import inputs_of
 from codir.runs.evaluate import EvaluationResult, evaluate_model
-from codir.storage import require_disk, write_text
 from codir.training.processes import one_process_only
 
 CALIBRATION = 300  # examples; 1,200 gave the same differences on real students, 64 slightly larger ones

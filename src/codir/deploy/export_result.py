@@ -9,9 +9,9 @@ from typing import Any
 
 from codir.engines.folder import Manifest
 from codir.engines.formats import Target
+from codir.files import human_bytes
 from codir.printing import Console, terminal
 from codir.runs.evaluate import EvaluationResult
-from codir.storage import human_bytes
 from codir.table import Column, Table, Tabular
 
 

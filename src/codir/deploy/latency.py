@@ -20,6 +20,7 @@ from codir.deploy.latency_models import Line, choose, load_lines, score_of
 from codir.deploy.latency_table import BUSY, LatencyResult, LatencyRow
 from codir.deploy.memory import peak_memory
 from codir.errors import ConfigError, DataError, RunError
+from codir.files import write_json, writes
 from codir.measure.timing import (
     RealLengths,
     Text,
@@ -32,13 +33,11 @@ from codir.measure.timing import (
     token_lengths,
 )
 from codir.models.loading import count_parameters
-from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT, load_data
 from codir.record.environment import machine, versions
 from codir.record.run_data import Chosen, choose_data
 from codir.record.run_inputs import first_inputs
-from codir.storage import write_json
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:

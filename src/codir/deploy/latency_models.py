@@ -22,12 +22,11 @@ from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest, is_deployed
 from codir.engines.formats import Target
 from codir.errors import CodirError, ConfigError, ModelError, RunError, nearest
-from codir.locks import sweep, temporary_folder
+from codir.files import read_json, require_disk, sweep, temporary_folder
 from codir.measure.timing import Model, Text, encode_batch
 from codir.models.check import check_model
 from codir.models.loading import count_parameters, load_classifier, load_config, load_tokenizer, resolve
 from codir.printing import progress_bar
-from codir.storage import read_json, require_disk
 
 TORCH = {"torch": "fp32", "torch-bf16": "bf16", "torch-fp16": "fp16", "torch-compiled": "fp32"}
 TARGETS = {

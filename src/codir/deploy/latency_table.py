@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from codir.errors import RunError
-from codir.markdown import inline
+from codir.files import human_bytes
 from codir.measure.comparison import short_count
 from codir.measure.timing import RealLengths, Timing
-from codir.storage import human_bytes
-from codir.table import Column, Table
+from codir.table import Column, Table, inline
 
 KIND = "codir latency"
 BUSY = "The machine was busy"  # how the note on that begins

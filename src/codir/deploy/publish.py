@@ -19,9 +19,8 @@ from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.deploy.hub import Remote, check_names, explained, look, send
 from codir.engines.folder import MANIFEST, Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
-from codir.locks import at_home
+from codir.files import at_home, human_bytes, read_json
 from codir.manifest import read_whole
-from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier, load_config, load_tokenizer, resolve
 from codir.models.masked_lm import load_masked_lm
@@ -29,8 +28,7 @@ from codir.printing import Console, terminal
 from codir.record.card import run_card
 from codir.record.environment import short_paths
 from codir.record.runfolder import RunFolder
-from codir.storage import human_bytes, read_json
-from codir.table import Column, Table
+from codir.table import Column, Table, inline
 
 CARD = "README.md"
 # What is not on these lists stays, whatever it is.

@@ -29,14 +29,12 @@ from codir.deploy.submission import (
 from codir.deploy.task_models import Chosen, choose_models
 from codir.engines.engines import load_engine
 from codir.errors import ConfigError, DataError, RunError
+from codir.files import check_file, file_digest, write_bytes, write_text, writes
 from codir.kinds import kind_named
-from codir.markdown import inline
 from codir.models.check import load_tokenizer_for
-from codir.outputs import check_file, writes
 from codir.printing import Console, progress_bar, terminal
 from codir.runs.predict import Cut, predict_texts
-from codir.storage import file_digest, write_bytes, write_text
-from codir.table import Column, Table, Tabular
+from codir.table import Column, Table, Tabular, inline
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:

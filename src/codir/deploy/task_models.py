@@ -10,9 +10,9 @@ from pathlib import Path
 
 from codir.data.glue import GLUE, glue_task
 from codir.errors import ConfigError, RunError, nearest
+from codir.files import read_json
 from codir.record.run_inputs import RunInputs, inputs_of
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from transformers.utils import logging as hf_logging
 from codir.engines import extras
 from codir.engines.formats import Target
 from codir.errors import ModelError
+from codir.files import human_bytes, write_bytes
 from codir.manifest import EXPORT_MARK
-from codir.storage import human_bytes, write_bytes
 
 Batch = Mapping[str, Tensor]
 _NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}

@@ -13,10 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from codir.errors import ModelError, RunError
-from codir.locks import real_path, temporary_folder
+from codir.files import held, read_json, real_path, require_name, temporary_folder, write_json
 from codir.manifest import EXPORT_MANIFEST, checked, entries, fault
-from codir.outputs import held
-from codir.storage import read_json, require_name, write_json
 
 MANIFEST = EXPORT_MANIFEST
 SCHEMA = 1

@@ -23,11 +23,11 @@ from codir.contrast.negatives import (
     neighbour_index,
 )
 from codir.errors import ConfigError, DataError, nearest
+from codir.files import human_bytes
 from codir.gather import gather_rows, processes
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step
 from codir.models.layers import choose_blocks
 from codir.models.representations import EncoderShape, Pooling
-from codir.storage import human_bytes
 
 SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
 _FROM_A_BANK = 500  # K where it is `auto`, from the paper: one point of its grid

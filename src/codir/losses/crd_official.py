@@ -13,6 +13,7 @@ from codir.contrast.infonce import group_similarity
 from codir.contrast.nce import binary_nce, nce_log_constant
 from codir.contrast.negatives import Sharing
 from codir.errors import ConfigError
+from codir.files import human_bytes
 from codir.gather import align_generator, from_first
 from codir.losses.base import ObjectiveContext, ObjectiveSettings, Step, Term
 from codir.losses.contrastive import (
@@ -24,7 +25,6 @@ from codir.losses.contrastive import (
     number_of_negatives,
 )
 from codir.models.representations import Pooling
-from codir.storage import human_bytes
 
 
 class OfficialCRDSettings(ContrastiveSettings):

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from codir.errors import RunError
+from codir.files import human_bytes
 from codir.kinds.metrics import constant_score, is_metric
 from codir.measure.paired import PairedTest, paired_test
 from codir.measure.timing import Timing
-from codir.storage import human_bytes
 from codir.table import DASH, Column, Table, Tabular
 
 Role = Literal["teacher", "finetune", "kd", "codir", "other"]

@@ -17,8 +17,8 @@ from codir.config.library import load_recipe
 from codir.config.yaml_text import dump_yaml, read_yaml_file
 from codir.data.glue import HUB, glue_task
 from codir.errors import CodirError, ConfigError, RunError
+from codir.files import read_json
 from codir.kinds import kind_of
-from codir.markdown import code, fence, inline
 from codir.measure.comparison import Comparison, main_role
 from codir.measure.masked_scores import MaskedTable
 from codir.models.labels import class_names
@@ -26,7 +26,7 @@ from codir.models.loading import load_config
 from codir.record.environment import short_paths
 from codir.record.lineage import hub_ancestor, started_from
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json
+from codir.table import code, fence, inline
 
 TASKS = {"text-classification": "Text Classification", "fill-mask": "Fill-Mask"}
 # The Hub's names of those of our metrics that it knows.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from codir.markdown import inline
+from codir.table import inline
 
 PACKAGES = (
     "codir",

@@ -18,9 +18,9 @@ from huggingface_hub import try_to_load_from_cache
 
 from codir.data.task import TaskData
 from codir.errors import CodirError, RunError
+from codir.files import file_digest, read_json, write_json
 from codir.models.batches import TokenColumns
 from codir.models.loading import resolve
-from codir.storage import file_digest, read_json, write_json
 from codir.teacher.store import NOT_CONTENT, data_digest
 
 if TYPE_CHECKING:

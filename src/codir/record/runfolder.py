@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import yaml
 
 from codir.errors import CodirError, InterruptedRunError, RunError
-from codir.locks import LOCK, exclusive, is_trace, real_path, sweep
-from codir.manifest import RUN_MANIFEST, add_results, of_model, read_whole, require_model
-from codir.record.same_settings import MAY_DIFFER, differences, moved
-from codir.storage import (
+from codir.files import (
+    LOCK,
+    exclusive,
     human_bytes,
+    is_trace,
     read_json,
+    real_path,
     require_disk,
     require_name,
     require_writable,
+    sweep,
     write_json,
     write_text,
 )
+from codir.manifest import RUN_MANIFEST, add_results, of_model, read_whole, require_model
+from codir.record.same_settings import MAY_DIFFER, differences, moved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

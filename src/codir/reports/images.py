@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from codir.errors import RunError
+from codir.files import write_bytes
 from codir.reports.drawing import new_figure, plain, rendered
 from codir.reports.figures import COLOURS, VIRIDIS, Figure
 from codir.reports.page import all_figures
 from codir.reports.values import Report
-from codir.storage import write_bytes
 
 _MARKERS = {
     "circle": "o",

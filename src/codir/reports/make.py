@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codir.errors import ConfigError, RunError
-from codir.outputs import held, output_file
+from codir.files import held, output_file
 from codir.printing import Console, terminal
 
 PAGE = "report.html"

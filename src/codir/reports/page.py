@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codir import __version__
 from codir.errors import ConfigError, RunError
+from codir.files import write_text
 from codir.reports.curves import training_figures
 from codir.reports.figures import COLOURS, VIRIDIS, Figure
 from codir.reports.scores import (
@@ -23,7 +24,6 @@ from codir.reports.scores import (
 from codir.reports.summary import model_table, tiles
 from codir.reports.text import clean, for_script, known, shortened
 from codir.reports.values import AVERAGE, Disagreement, Panel, Report
-from codir.storage import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

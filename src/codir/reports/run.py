@@ -10,6 +10,7 @@ from typing import Any
 
 from codir.data.glue import GLUE
 from codir.errors import CodirError
+from codir.files import human_bytes
 from codir.kinds.metrics import constant_score, is_metric
 from codir.measure.comparison import TITLES, Comparison, main_role
 from codir.measure.timing import model_size
@@ -19,7 +20,6 @@ from codir.reports.layers import add_views
 from codir.reports.text import capital, duration, shortened
 from codir.reports.times import Owners, Wanted, add_times
 from codir.reports.values import Model, PairedOutcome, Panel, Report
-from codir.storage import human_bytes
 
 _FINE_TUNED = "fine-tuned model"
 _MOST_NAMED = 4  # classes; more of them are counted

@@ -12,6 +12,7 @@ import numpy as np
 
 from codir.data import BUILT_IN
 from codir.errors import CodirError
+from codir.files import read_json
 from codir.kinds.metrics import constant_score, is_metric
 from codir.measure.timing import Timing, model_size
 from codir.record.data import load_data
@@ -21,7 +22,6 @@ from codir.reports.run import environment_facts
 from codir.reports.text import duration, plural, points, together
 from codir.reports.times import Owners, Wanted, add_times
 from codir.reports.values import AVERAGE, Curve, Difference, Model, Panel, Report
-from codir.storage import read_json
 from codir.studies.config import StudyConfig
 from codir.studies.findings import Cell, Findings, Row
 from codir.studies.report import read_findings

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-from codir.storage import human_bytes
+from codir.files import human_bytes
 
 DASH, MINUS = "–", "−"
 # What a browser drops, or takes for a command: shown as its picture or as a replacement character.

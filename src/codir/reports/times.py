@@ -16,10 +16,10 @@ from pathlib import Path
 from codir.deploy.latency_table import BUSY, LatencyResult, LatencyRow
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
+from codir.files import read_json
 from codir.measure.timing import Timing
 from codir.reports.files import finite, layers_in, numbers
 from codir.reports.values import AVERAGE, Model, Panel, Report
-from codir.storage import read_json
 
 TORCH = "torch"
 _SUFFIXES = ("-int8", "-fp32", "-bf16", "-fp16")

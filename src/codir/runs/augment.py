@@ -23,15 +23,13 @@ from codir.data.reading import read_rows
 from codir.data.task import limit
 from codir.data.unlabeled import SOURCE_DIGEST, source_digest
 from codir.errors import ConfigError, DataError, RunError
-from codir.locks import exclusive
+from codir.files import exclusive, read_json, whole_text_file, write_bytes, write_json, writes
 from codir.models.candidates import WordCandidates
 from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
 from codir.models.words import Texts, changed_words, copies_of, count_words
-from codir.outputs import writes
 from codir.printing import Console, progress_bar, table, terminal, text
 from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
-from codir.storage import read_json, whole_text_file, write_bytes, write_json
 from codir.teacher.store import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only

@@ -8,7 +8,7 @@ from pathlib import Path
 from codir.config.loading import Flags, load_distill, load_finetune
 from codir.data import BUILT_IN
 from codir.errors import ConfigError
-from codir.outputs import writes
+from codir.files import writes
 from codir.printing import Console, terminal
 from codir.runs.distill import DistillResult, distill
 from codir.runs.finetune import finetune

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from codir.config.config import DistillConfig
 from codir.config.loading import load_distill, resolved_yaml
+from codir.files import write_json, write_text
 from codir.measure.comparison import Comparison, Role, main_role
 from codir.measure.timing import model_size
 from codir.printing import Console, pairs, terminal
@@ -34,7 +35,6 @@ from codir.runs.arguments import check_arguments
 from codir.runs.judge import compare
 from codir.runs.prepare import Distillation, prepare
 from codir.runs.student_run import Cost, TrainingData, train_into
-from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 

@@ -12,6 +12,7 @@ from transformers import set_seed
 from codir.config.config import FinetuneConfig
 from codir.config.loading import load_finetune, resolved_yaml
 from codir.data.encoding import encode
+from codir.files import write_json, write_text
 from codir.kinds import kind_named
 from codir.kinds.metrics import compute_metrics, flat_metrics
 from codir.models.check import load_tokenizer_for
@@ -34,7 +35,6 @@ from codir.record.fingerprint import (
 from codir.record.runfolder import RunFolder
 from codir.runs.arguments import check_arguments, to_arguments
 from codir.runs.student_run import Cost, TrainingData, train_into
-from codir.storage import write_json, write_text
 from codir.training.precision import resolve_precision
 from codir.training.processes import one_process_only
 

@@ -11,14 +11,13 @@ from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, nearest
+from codir.files import human_bytes, write_json, writes
 from codir.losses.registry import needs_of, predicts, taught_by
 from codir.losses.sources import has_bank
 from codir.measure.model_costs import DEVICES, ModelCosts, config_of, require_fit, student_config_of
 from codir.measure.step_time import measure_step
-from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.runs.arguments import share_out
-from codir.storage import human_bytes, write_json
 from codir.table import Column, Table, Tabular
 from codir.training.precision import resolve_precision
 

@@ -16,15 +16,14 @@ from codir.data.encoding import cuts_unsaid, encode_split
 from codir.data.files import load_texts
 from codir.engines.engines import Classifier, load_engine
 from codir.errors import ModelError
+from codir.files import whole_text_file, writes
 from codir.kinds import kind_of
 from codir.models.check import load_tokenizer_for
 from codir.models.inference import Progress, predict_logits
 from codir.models.labels import class_names
-from codir.outputs import writes
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT
 from codir.record.run_inputs import inputs_of
-from codir.storage import whole_text_file
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:

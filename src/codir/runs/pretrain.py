@@ -18,6 +18,7 @@ from codir.config.loading import load_pretrain, resolved_yaml
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
 from codir.errors import DataError
+from codir.files import read_json, write_json, write_text
 from codir.gather import processes
 from codir.kinds import MASKED_LM, kind_named
 from codir.losses.registry import predicts
@@ -43,7 +44,6 @@ from codir.runs.arguments import check_arguments, to_pretraining_arguments
 from codir.runs.pretrain_models import PretrainingModels, load_models
 from codir.runs.several import join, run_folder
 from codir.runs.student_run import Cost, train_and_publish, trained_before
-from codir.storage import read_json, write_json, write_text
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import LogFile

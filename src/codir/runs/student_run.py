@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 from codir.config.training_config import OptimisationConfig, TrainingConfig
 from codir.data.task import Task
 from codir.errors import RunError
+from codir.files import require_disk, write_bytes, write_json
 from codir.kinds import kind_named
 from codir.kinds.metrics import compute_metrics
 from codir.manifest import read_whole
@@ -25,7 +26,6 @@ from codir.printing import Console, Table, pairs
 from codir.record.runfolder import TRAINED, RunFolder
 from codir.runs.arguments import to_arguments
 from codir.runs.one_answer import OneAnswer
-from codir.storage import require_disk, write_bytes, write_json
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings
 from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile, TrainingClock

@@ -13,6 +13,7 @@ from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.data_config import DataConfig
 from codir.config.loading import resolved_yaml
 from codir.errors import CodirError, ConfigError, RunError
+from codir.files import require_disk
 from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier
@@ -22,7 +23,6 @@ from codir.record.fingerprint import Part, data_parts, model_part, require_same
 from codir.record.runfolder import RunFolder
 from codir.record.same_settings import MAY_DIFFER, differences, moved
 from codir.runs.prepare import Distillation, check_for, prepare
-from codir.storage import require_disk
 from codir.studies.config import Range
 from codir.studies.recipes import distill_config, teacher_config, teacher_folder
 from codir.studies.results import Plan

@@ -25,10 +25,9 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from codir.errors import ConfigError, FolderInUseError, InterruptedRunError
-from codir.locks import exclusive
+from codir.files import exclusive, write_json
 from codir.printing import log_to, settle
 from codir.record.runfolder import RunFolder
-from codir.storage import write_json
 from codir.studies.config import StudyConfig
 from codir.studies.recipes import ResolvedRecipe, distill_config, teacher_config, teacher_folder
 from codir.studies.search import behind

@@ -9,16 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from codir.errors import RunError
-from codir.markdown import inline
-from codir.outputs import held
+from codir.files import held, write_text
 from codir.printing import Console, terminal
-from codir.storage import write_text
 from codir.studies.config import StudyConfig
 from codir.studies.findings import AVERAGE, Cell, Findings, Row, find
 from codir.studies.results import STUDY, Plan, TrialResult, read_results
 from codir.studies.statistics import Spread
 from codir.studies.words import plain_words
-from codir.table import DASH, Column, Table, Value
+from codir.table import DASH, Column, Table, Value, inline
 
 FILES = ("report.md", "results.csv", "trials.csv", "table.tex")
 _MOST_MISSING = 12  # lines of what is missing in the terminal, before the rest is counted

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from codir.errors import ConfigError, RunError
+from codir.files import read_json, write_json, write_text
 from codir.manifest import read_whole
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json, write_json, write_text
 from codir.studies.config import StudyConfig
 from codir.studies.loading import load_study, study_yaml
 from codir.studies.recipes import ResolvedRecipe, notes_of, resolve_recipes, teacher_folder

@@ -17,9 +17,8 @@ from types import FrameType
 from typing import Any
 
 from codir.errors import CodirError, ConfigError, FolderInUseError, InterruptedRunError, RunError
-from codir.locks import exclusive, is_trace
+from codir.files import exclusive, is_trace, require_name, require_writable
 from codir.printing import Console, bar, terminal
-from codir.storage import require_name, require_writable
 from codir.studies.check import check_same, check_settings, check_with_models
 from codir.studies.config import StudyConfig
 from codir.studies.engines import Engine, engine_of, make_teacher, record_failure, run_trial

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import xxhash
 
 from codir.errors import RunError
+from codir.files import read_json, write_json
 from codir.manifest import read_whole
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json, write_json
 
 Phase = Literal["search", "final"]
 

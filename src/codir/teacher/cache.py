@@ -29,11 +29,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError, ModelError, RunError
+from codir.files import human_bytes, read_json, require_writable
 from codir.models.batches import Padding, Side, TokenColumns
 from codir.models.classes import align_logits, label_names
 from codir.models.inference import Progress, forward_dataset, padding_for
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
-from codir.storage import human_bytes, read_json, require_writable
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import (
     MANIFEST,

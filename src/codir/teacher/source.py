@@ -13,9 +13,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from codir.files import human_bytes
 from codir.models.inference import Progress, predict_logits
 from codir.models.representations import EncoderShape, Pooling, TokenView
-from codir.storage import human_bytes
 from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache, read_examples, teacher_prefix
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import Report

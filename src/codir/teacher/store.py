@@ -1,7 +1,7 @@
 """Cache entries on disk: found by content, whole or not there, and checked when they are opened.
 
 An entry is a folder of .npy files, named by the key of what it was computed from. It is built in a temporary folder
-(`codir.locks`) under the key's lock: every file is synced, then the manifest with the size and digest of each is
+(`codir.files`) under the key's lock: every file is synced, then the manifest with the size and digest of each is
 written, then the folder is renamed. So an entry without a manifest that fits is damaged, and what a killed process left
 is swept.
 """
@@ -25,12 +25,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import RunError
-from codir.locks import sweep, temporary_folder, try_lock, unlock
+from codir.files import require_disk, sweep, temporary_folder, try_lock, unlock, write_json
 from codir.manifest import entry as facts_of
 from codir.manifest import fault_by
 from codir.models.batches import TokenColumns
 from codir.models.probe import behaviour
-from codir.storage import require_disk, write_json
 
 FORMAT = 2
 """Version of the files' layout; raise it when that changes. Entries of other versions are not looked at."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from codir import manifest
-from codir.locks import remove
-from codir.storage import write_json
+from codir.files import remove, write_json
 
 MANIFEST = "manifest.json"
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from codir.errors import InterruptedRunError, ProcessEndedError, RunError, TrainingDivergedError
+from codir.files import human_bytes, read_json, write_json
 from codir.gather import processes
-from codir.storage import human_bytes, read_json, write_json
 from codir.training import checkpoints
 from codir.training.model import DistillationModel
 from codir.training.processes import (

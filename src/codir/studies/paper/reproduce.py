@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from codir.errors import ConfigError, RunError
+from codir.files import read_json, require_writable, write_text, writes
 from codir.losses.contrastive import rows_drawn
 from codir.losses.registry import settings_for
-from codir.markdown import inline
-from codir.outputs import writes
 from codir.printing import Console, terminal
 from codir.record.data import load_data
 from codir.record.runfolder import RunFolder
-from codir.storage import read_json, require_writable, write_text
 from codir.studies.paper.plan import Reproduction, Wanted, all_trials, plan
 from codir.studies.paper.tables import side_by_side
 from codir.studies.recipes import FINETUNE, distill_config, resolve_recipes, teacher_folder
 from codir.studies.results import STUDY, TrialResult, read_results
 from codir.studies.run import study
+from codir.table import inline
 from codir.training.processes import one_process_only
 
 

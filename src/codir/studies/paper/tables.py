@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from codir.config.loading import Settings, build
-from codir.config.sections import Section
 from codir.config.yaml_text import read_yaml
 from codir.errors import ConfigError, nearest
+from codir.settings import Section
 from codir.studies.report import spread_text
 from codir.studies.statistics import Spread
 from codir.table import Column, Table, Value
