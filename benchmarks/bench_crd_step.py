@@ -34,8 +34,8 @@ class Reference:
     def __init__(self, examples: int, labels: Tensor, teacher: EncoderShape, student: EncoderShape):
         self.examples, self.labels = examples, labels.numpy()
         self.others = [np.flatnonzero(self.labels != label) for label in range(CLASSES)]
-        self.project_teacher = nn.Linear(teacher.blocks * teacher.width, DIM)
-        self.project_student = nn.Linear(student.blocks * student.width, DIM)
+        self.project_teacher = nn.Linear(teacher.layers * teacher.width, DIM)
+        self.project_student = nn.Linear(student.layers * student.width, DIM)
         self.banks = [torch.nn.functional.normalize(torch.randn(examples, DIM), dim=1) for _ in range(2)]
         self.constants: list[float | None] = [None, None]
         self.random = np.random.RandomState(0)  # the one that permutes; Generator.choice does not
@@ -91,7 +91,7 @@ def make_step(context: ObjectiveContext) -> Step:
         torch.randperm(context.examples)[:BATCH] if context.examples < 10**6 else random_ids(context.examples)
     )
     pooled = {
-        shape: torch.randn(BATCH, shape.blocks, shape.width) for shape in {context.student, context.teacher}
+        shape: torch.randn(BATCH, shape.layers, shape.width) for shape in {context.student, context.teacher}
     }
     logits = torch.zeros(BATCH, CLASSES)
     student = pooled[context.student].clone().requires_grad_()
@@ -145,7 +145,7 @@ def main() -> None:
     worst: dict[str, list[float]] = {"shared": [0.0, 0.0], "independent": [0.0, 0.0]}
     print(f"CRD step, ms (median of {steps}); fp32, one thread, B={BATCH}, m={DIM}, K={K}, {CLASSES} classes")
     for title, teacher, student in (
-        ("the loss alone: representations of one block x 128", EncoderShape(1, DIM), EncoderShape(1, DIM)),
+        ("the loss alone: representations of one layer x 128", EncoderShape(1, DIM), EncoderShape(1, DIM)),
         ("with projections of 12 x 768 and 6 x 768", EncoderShape(12, 768), EncoderShape(6, 768)),
     ):
         context = context_for(middle, teacher, student)

@@ -1,6 +1,6 @@
 """What half the depth and another engine gain on RoBERTa-base's shapes, and how far that is from the machine's best.
 
-A teacher of 12 blocks and a student of 6 (`build_student`), random weights, batches of 32 sequences of 128 tokens, all
+A teacher of 12 layers and a student of 6 (`build_student`), random weights, batches of 32 sequences of 128 tokens, all
 of them real; every engine that `codir export` serves. Models and engines take turns; ratios are taken batch by batch.
 
 Goals: the student at least 1.95 times as fast as the teacher in the same engine and precision; the student's best CPU
@@ -56,7 +56,7 @@ SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "
 
 
 def base(quick: bool) -> PreTrainedModel:
-    """RoBERTa-base with random weights; with `quick` a narrow one of four blocks."""
+    """RoBERTa-base with random weights; with `quick` a narrow one of four layers."""
     family, settings = KNOWN["roberta-base"]
     config = AutoConfig.for_model(family, **{**settings, **(SMALL if quick else {})}, num_labels=3)
     return AutoModelForSequenceClassification.from_config(config).eval()

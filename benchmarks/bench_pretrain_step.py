@@ -5,7 +5,7 @@
     python benchmarks/bench_pretrain_step.py --quick                 # short blocks, a few steps: does it run?
 
 BERT with a vocabulary of 30,522 and blocks of 512 tokens, 15 % of them masked; the student has half the teacher's
-blocks, the teacher runs live. A step is forward and backward, clipping and AdamW. The weights are random: time does not
+layers, the teacher runs live. A step is forward and backward, clipping and AdamW. The weights are random: time does not
 depend on them.
 
 Goals: (a) a step with MLM and KD at least 1.5 times as fast as with the stock models, whose heads give logits at
@@ -54,7 +54,7 @@ from codir.teacher.frozen import FrozenTeacher
 from codir.training.model import DistillationModel
 
 VOCABULARY, EXAMPLES, MINI_BATCH = 30_522, 50_000, 256
-SHAPES = {384: (6, 12, 1536), 768: (12, 12, 3072)}  # width: blocks of the teacher, heads, inner width
+SHAPES = {384: (6, 12, 1536), 768: (12, 12, 3072)}  # width: layers of the teacher, heads, inner width
 KD_WEIGHT, TEMPERATURE = 0.1, 2.0
 TOKENS = {"mlm": {}, "kd": {"weight": KD_WEIGHT, "temperature": TEMPERATURE}}
 OURS, AGAIN, STOCK, PICKED, ENCODERS = "ours", "ours, once more", "stock", "stock, picked", "encoders"
@@ -72,12 +72,12 @@ class Setting:
     device: torch.device
 
     def config(self, share: int) -> BertConfig:
-        """Returns the configuration with 1/`share` of the teacher's blocks."""
-        blocks, heads, inner = SHAPES[self.width]
+        """Returns the configuration with 1/`share` of the teacher's layers."""
+        layers, heads, inner = SHAPES[self.width]
         return BertConfig(
             vocab_size=VOCABULARY,
             hidden_size=self.width,
-            num_hidden_layers=blocks // share,
+            num_hidden_layers=layers // share,
             num_attention_heads=heads,
             intermediate_size=inner,
         )
@@ -313,8 +313,8 @@ def main() -> None:
         if arguments.memory:
             print(measure_memory(setting, arguments.memory))
             return
-        blocks = SHAPES[setting.width][0]
-        shape = f"{blocks} and {blocks // 2} blocks x {setting.width}, {setting.batch} x {length} tokens, {precision}"
+        layers = SHAPES[setting.width][0]
+        shape = f"{layers} and {layers // 2} layers x {setting.width}, {setting.batch} x {length} tokens, {precision}"
         for part, title, compare in _PARTS:
             if part in arguments.parts.split(","):
                 print(

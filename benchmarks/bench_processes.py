@@ -3,7 +3,7 @@
     python benchmarks/bench_processes.py                    # codir-pre, 24 steps, five rounds
     python benchmarks/bench_processes.py --quick            # six steps, one round: does it run?
 
-The PyPI encoder with an untrained masked-LM head is the teacher, every other block of it the student; blocks of 128
+The PyPI encoder with an untrained masked-LM head is the teacher, every other layer of it the student; blocks of 128
 tokens of made-up sentences, one thread a process. Both variants compute the same global batch and take turns; what
 counts is the clock from the first to the last step (transformers' `train_samples_per_second`, without loading). With
 anything else running on the two cores the ratio says little.

@@ -96,7 +96,7 @@ def test_students_that_make_no_sense(student: dict[str, Any], words: str) -> Non
 @pytest.mark.parametrize(
     ("given", "meant"), [("2,4,6", [2, 4, 6]), ("2, 4", [2, 4]), (3, [3]), ("3", [3]), ("last", "last")]
 )
-def test_blocks_can_be_written_as_on_the_command_line(given: Any, meant: Any) -> None:
+def test_layers_can_be_written_as_on_the_command_line(given: Any, meant: Any) -> None:
     assert StudentConfig(init=given).init == meant
 
 

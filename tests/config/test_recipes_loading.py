@@ -72,7 +72,7 @@ def test_codir_fine_has_the_papers_numbers() -> None:
         0.07,
         0.5,
     )
-    assert (crd["pooling"], crd["teacher_blocks"], crd["student_blocks"]) == ("mean", "all", "all")
+    assert (crd["pooling"], crd["teacher_layers"], crd["student_layers"]) == ("mean", "all", "all")
 
 
 def test_codir_official_has_the_released_codes_numbers() -> None:
@@ -83,7 +83,7 @@ def test_codir_official_has_the_released_codes_numbers() -> None:
         True,
     )
     official = objectives["crd_official"]
-    assert (official["weight"], official["pooling"], official["teacher_blocks"]) == (0.5, "cls", "odd")
+    assert (official["weight"], official["pooling"], official["teacher_layers"]) == (0.5, "cls", "odd")
 
 
 def test_kd_and_codir_fine_differ_in_the_contrastive_term_alone() -> None:
@@ -316,7 +316,7 @@ def test_build_checks_one_section() -> None:
         build(DataConfig, settings)
 
 
-def test_an_unknown_matching_of_blocks_is_refused_where_it_stands(my_yaml: Any) -> None:
+def test_an_unknown_matching_of_layers_is_refused_where_it_stands(my_yaml: Any) -> None:
     path = my_yaml("objectives:\n  attention_mse:\n    matching: spred\n")
     with pytest.raises(ConfigError, match=r"yaml, line 3: .*'spred' \(did you mean 'spread'\?\)"):
         distill(config=path)

@@ -30,10 +30,10 @@ DAMAGES: dict[str, tuple[dict[str, Any] | str, str]] = {
     "as many outputs as text": ({"num_labels": "two"}, "num_labels is 'two'"),
     "more outputs than names": ({"num_labels": 3}, "num_labels is 3 and id2label names 2"),
     "hidden size 0": ({"hidden_size": 0}, "hidden_size is 0"),
-    "negative blocks": ({"num_hidden_layers": -4}, "num_hidden_layers is -4"),
-    "blocks as text": ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'"),
-    "half a block": ({"num_hidden_layers": 3.5}, "num_hidden_layers is 3.5"),
-    "a million blocks": ({"num_hidden_layers": 1_000_000}, "1,000,000"),
+    "negative layers": ({"num_hidden_layers": -4}, "num_hidden_layers is -4"),
+    "layers as text": ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'"),
+    "half a layer": ({"num_hidden_layers": 3.5}, "num_hidden_layers is 3.5"),
+    "a million layers": ({"num_hidden_layers": 1_000_000}, "1,000,000"),
     "a vocabulary of a billion": ({"vocab_size": 10**9}, "describes a model of about"),
     "as many positions": ({"max_position_embeddings": 10**9}, "describes a model of about"),
     "a width of a million": ({"hidden_size": 10**6}, "describes a model of about"),
@@ -101,7 +101,7 @@ def test_a_config_that_no_model_has_is_refused_at_once(
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.parametrize("what", ["a million blocks", "hidden size 0", "a gap between the classes"])
+@pytest.mark.parametrize("what", ["a million layers", "hidden size 0", "a gap between the classes"])
 def test_every_command_says_it(
     what: str, tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ EXACT = [
     *("squeezebert", "xlnet", "xmod", "bart", "mbart", "mvp", "t5", "mt5", "umt5"),
 ]
 UNPADDED = ["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso", "reformer"]
-REFUSED = {"perceiver": "how many blocks", "mra": "whatever the text"}
+REFUSED = {"perceiver": "how many layers", "mra": "whatever the text"}
 NOT_CUT = {
     "albert": "one list",
     "funnel": "one list",
@@ -116,7 +116,7 @@ def test_a_model_that_reads_nothing_is_refused(
 def test_each_can_be_distilled_or_says_why_not(
     name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, dev_csv: Path
 ) -> None:
-    """Half of its blocks learn from all of them; over the layers, too, where they can be cut."""
+    """Half of its layers learn from all of them; over the layers, too, where they can be cut."""
     teacher = family_dir(tmp_path / "teacher", name, tiny_tokenizer)
     train = write_csv(tmp_path / "train.csv", sentences(16, seed=3))
     for recipe in ("kd", "pkd"):

@@ -48,7 +48,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTok
 
 
 def pretrain(here: Path, output: Path, recipe: str, teacher: str, *more: Any) -> dict[str, Any]:
-    """Runs a recipe for two steps that move nothing, with a student of two blocks; returns its terms."""
+    """Runs a recipe for two steps that move nothing, with a student of two layers; returns its terms."""
     succeeded(
         "pretrain", "--corpus", here / "corpus", "--teacher", here / teacher, "--recipe", recipe, *SHORT,
         *STILL, "--student-layers", "2", "--output", output, *more,
@@ -58,7 +58,7 @@ def pretrain(here: Path, output: Path, recipe: str, teacher: str, *more: Any) ->
 
 
 def start(here: Path, student: Path) -> list[int | None]:
-    """Returns for each block of a student of `pretrain` which of the teacher's six it is; None for none."""
+    """Returns for each layer of a student of `pretrain` which of the teacher's six it is; None for none."""
     name = "bert.encoder.layer.{}.output.dense.weight"
     teacher = AutoModelForMaskedLM.from_pretrained(here / "teacher").state_dict()
     of_student = AutoModelForMaskedLM.from_pretrained(student).state_dict()
@@ -83,7 +83,7 @@ def start(here: Path, student: Path) -> list[int | None]:
 def test_losses_over_single_tokens_have_their_teacher(
     here: Path, tmp_path: Path, recipe: str, terms: set[str], more: tuple[Any, ...]
 ) -> None:
-    """Nothing of them is a logit or a pooled block, so a teacher without a head that predicts tokens will do."""
+    """Nothing of them is a logit or a pooled layer, so a teacher without a head that predicts tokens will do."""
     losses = pretrain(here, tmp_path / "run", recipe, "headless", *more)
     assert {key.removeprefix("loss_") for key in losses} == terms
     assert all(value > 0 for value in losses.values())
@@ -95,7 +95,7 @@ def test_losses_over_single_tokens_have_their_teacher(
 def test_the_methods_with_predictions_run_too(here: Path, tmp_path: Path) -> None:
     losses = pretrain(here, tmp_path / "distilbert", "distilbert-pre", "teacher")
     assert set(losses) == {"loss_mlm", "loss_kd", "loss_hidden_cosine"}
-    assert start(here, tmp_path / "distilbert") == [1, 6], "evenly from the first block to the last"
+    assert start(here, tmp_path / "distilbert") == [1, 6], "evenly from the first layer to the last"
     losses = pretrain(here, tmp_path / "mobilebert", "mobilebert-pre", "teacher", "--student-init", "last")
     assert start(here, tmp_path / "mobilebert") == [5, 6]
     assert set(losses) == {"loss_feature_map_mse", "loss_attention_kl", "loss_mlm", "loss_kd"}

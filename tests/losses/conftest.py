@@ -17,8 +17,8 @@ N = 24
 @pytest.fixture
 def context() -> ObjectiveContext:
     return ObjectiveContext(
-        student=EncoderShape(blocks=2, width=3),
-        teacher=EncoderShape(blocks=4, width=5),
+        student=EncoderShape(layers=2, width=3),
+        teacher=EncoderShape(layers=4, width=5),
         examples=N,
         labels=torch.arange(N) % 3,
         kind="classification",

@@ -52,7 +52,7 @@ def test_against_plain_loops(
     for context in (token_context(), token_context((2, 4, 2), (4, 12, 2))):  # heads of other sizes
         step = token_step(context, mask)
         each = {
-            f"block_{pair[0]}": factor * expected(distance, step, ("query", "key"), pair)
+            f"layer_{pair[0]}": factor * expected(distance, step, ("query", "key"), pair)
             for pair in ((1, 2), (2, 4))
         }
         term = build(name, context, **settings)(step)
@@ -86,12 +86,12 @@ def test_half_precision_inside_autocast(
 def test_stages_of_the_divergence() -> None:
     context = token_context()
     transfer = build("attention_kl", context, progressive="transfer", end=0.5)
-    assert set(transfer(token_step(context)).metrics) == {"block_1"}
-    assert set(transfer(token_step(context, progress=0.25)).metrics) == {"block_2"}
+    assert set(transfer(token_step(context)).metrics) == {"layer_1"}
+    assert set(transfer(token_step(context, progress=0.25)).metrics) == {"layer_2"}
     assert [transfer.frozen_layers(progress) for progress in (0.0, 0.25, 0.5)] == [{0}, {0, 1}, set()]
     unlock = build("attention_kl", context, progressive="unlock", end=0.5)
-    assert set(unlock(token_step(context, progress=0.25)).metrics) == {"block_1", "block_2"}
-    assert "blocks 1, 2 learn from the teacher's 2, 4; one block after another" in unlock.describe()[0]
+    assert set(unlock(token_step(context, progress=0.25)).metrics) == {"layer_1", "layer_2"}
+    assert "layers 1, 2 learn from the teacher's 2, 4; one layer after another" in unlock.describe()[0]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_refusals(name: str) -> None:
         (token_context(student=(2, 8, None)), {}, "the student has none"),
         (token_context(teacher=(4, 8, None)), {}, "the teacher has none"),
         (token_context(aligned=False), {}, "tokenise differently"),
-        (token_context(student=(5, 8, 2)), {"matching": "spread"}, "5 blocks"),
+        (token_context(student=(5, 8, 2)), {"matching": "spread"}, "5 layers"),
         (replace(token_context(), teacher=None), {}, "needs a teacher"),
-        (token_context(), {"matching": [[3, 4]]}, r"block 3.*student"),
+        (token_context(), {"matching": [[3, 4]]}, r"layer 3.*student"),
         (token_context(teacher=(4, 8, 4)), {}, "relation_heads"),
     ):
         with pytest.raises(ConfigError, match=message):

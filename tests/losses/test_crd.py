@@ -64,9 +64,9 @@ class Naive:
         self.kept: list[tuple[int, Tensor]] = []
 
     def project(self, side: str, pooled: Tensor) -> Tensor:
-        blocks = getattr(self.objective, f"{side}_projection").blocks
+        layers = getattr(self.objective, f"{side}_projection").layers
         weight, bias = (self.weights[f"{side}_projection.linear.{part}"] for part in ("weight", "bias"))
-        return normalize(weight @ torch.cat([pooled[block - 1] for block in blocks]) + bias, dim=0)
+        return normalize(weight @ torch.cat([pooled[layer - 1] for layer in layers]) + bias, dim=0)
 
     def rows(self, step: Step, student: list[Tensor]) -> list[list[Tensor]]:
         ids = step.ids.tolist()
@@ -121,8 +121,8 @@ STEPS = [[[0, 1, 5, 6]], [[7, 1], [2, 0]], [[3, 8, 3, 9]], [[23]], [[0, 1, 2, 3,
         {},
         {"sharing": "independent", "negatives": "any", "momentum": 0.9},
         {"k": "all", "pooling": "cls"},
-        {"k": "all", "negatives": "any", "teacher_blocks": "every-other", "student_blocks": [2]},
-        {"negatives": "hard", "teacher_blocks": [4, 1], "max_similarity": 0.4},
+        {"k": "all", "negatives": "any", "teacher_layers": "every-other", "student_layers": [2]},
+        {"negatives": "hard", "teacher_layers": [4, 1], "max_similarity": 0.4},
         {"negatives": "in-batch-bank", "k": "auto"},
         {"negatives": "in-batch-bank", "k": 500},  # more than there are: all of them
         {"negatives": "in-batch", "k": "auto"},
@@ -369,7 +369,7 @@ def test_accumulated_batches_read_the_bank_once(corpus, make_step: MakeStep) -> 
 
 
 def test_smallest_sizes(context, make_step) -> None:
-    objective = build(context, k=1, dim=1, teacher_blocks=[4], student_blocks="1", bank_dtype="float16")
+    objective = build(context, k=1, dim=1, teacher_layers=[4], student_layers="1", bank_dtype="float16")
     term = objective(make_step([0]))
     term.loss.backward()
     objective.after_step(True)
@@ -393,12 +393,12 @@ def test_smallest_sizes(context, make_step) -> None:
         ),
         (
             "context",
-            {"teacher_blocks": [5]},
+            {"teacher_layers": [5]},
             {},
             ConfigError,
-            r"crd\.teacher_blocks: Block 5 .*counted from 1",
+            r"crd\.teacher_layers: Layer 5 .*counted from 1",
         ),
-        ("context", {"student_blocks": [0]}, {}, ConfigError, r"crd\.student_blocks: Block 0 .*embedding"),
+        ("context", {"student_layers": [0]}, {}, ConfigError, r"crd\.student_layers: Layer 0 .*embedding"),
         ("context", {}, {"teacher": None}, ConfigError, "needs a teacher"),
         ("context", {"negatives": "hrd"}, {}, ConfigError, "did you mean 'hard'"),
         ("context", {"negatives": "hard", "k": "all"}, {}, ConfigError, "nothing to choose"),
@@ -439,9 +439,9 @@ def test_what_is_not_refused(corpus) -> None:
 
 
 def test_describe(context, corpus) -> None:
-    text = "\n".join(build(context, teacher_blocks="every-other").describe())
-    assert "teacher blocks: 2, 4 of 1..4, embeddings excluded" in text
-    assert "student blocks: 1, 2 of 1..2" in text
+    text = "\n".join(build(context, teacher_layers="every-other").describe())
+    assert "teacher layers: 2, 4 of 1..4, embeddings excluded" in text
+    assert "student layers: 1, 2 of 1..2" in text
     assert "negatives: different-label, K = 5, shared" in text
     assert "24 x 4, 384 B" in text
     known = replace(corpus, batch=16, micro_batch=8)
@@ -461,13 +461,13 @@ def test_what_is_kept_to_be_looked_at(context: ObjectiveContext, make_step: Any,
     kept = objective.summary()
     assert torch.equal(generator, torch.random.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in objective.state_dict().items())
-    for side, projection, blocks in (
+    for side, projection, layers in (
         ("teacher", objective.teacher_projection, [1, 2, 3, 4]),
         ("student", objective.student_projection, [1, 2]),
     ):
         assert torch.equal(kept[f"{side}.weight"], projection.linear.weight)
         assert torch.equal(kept[f"{side}.bias"], projection.linear.bias)
-        assert kept[f"{side}.blocks"].tolist() == blocks
+        assert kept[f"{side}.layers"].tolist() == layers
     if negatives == "in-batch":
         assert "rows" not in kept
         return

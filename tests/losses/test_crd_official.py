@@ -18,8 +18,8 @@ from codir.losses.registry import build_objectives, needs_of
 Vector = list[float]
 
 
-def project(pooled: torch.Tensor, blocks: list[int], linear: torch.nn.Linear) -> Vector:
-    flat = [value for block in blocks for value in pooled[block - 1].tolist()]
+def project(pooled: torch.Tensor, layers: list[int], linear: torch.nn.Linear) -> Vector:
+    flat = [value for layer in layers for value in pooled[layer - 1].tolist()]
     weight, bias = linear.weight.tolist(), linear.bias.tolist()
     return unit([dot(row, flat) + b for row, b in zip(weight, bias, strict=True)])
 
@@ -87,7 +87,7 @@ def test_defaults_are_the_released_codes(context) -> None:
     settings = OfficialCRDSettings()
     assert (settings.pooling, settings.sharing, settings.divide_by_batch) == ("cls", "independent", True)
     objective = build(context)
-    assert objective.teacher_projection.blocks == (1, 3)
+    assert objective.teacher_projection.layers == (1, 3)
     assert needs_of({"crd_official": {}}).pooled == {"cls"}
     assert "2 of 24 x 4, 768 B" in "\n".join(objective.describe())
 

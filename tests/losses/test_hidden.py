@@ -96,7 +96,7 @@ def test_against_plain_loops(row: Row, widths: str, mask: Tensor) -> None:
         cosine = 1 - sum(each.values()) / row.factor / 2 / len(row.pairs)
         assert term.metrics["cosine"].item() == pytest.approx(cosine, rel=1e-4, abs=1e-6)
     else:
-        named = {f"block_{own}": loss for own, loss in each.items()} if len(each) > 1 else {}
+        named = {f"layer_{own}": loss for own, loss in each.items()} if len(each) > 1 else {}
         assert {key: value.item() for key, value in term.metrics.items()} == pytest.approx(named, rel=1e-5)
     assert not any(value.requires_grad for value in term.metrics.values())
 
@@ -183,7 +183,7 @@ def test_refusals(row: Row) -> None:
     if row.pooling is None:
         refused(replace(NARROW, aligned=False), "tokenise differently")
     if row.name != "embedding_mse":
-        refused(NARROW, rf"{row.name}\.matching: .*block 9 of the teacher", matching=[[1, 9]])
+        refused(NARROW, rf"{row.name}\.matching: .*layer 9 of the teacher", matching=[[1, 9]])
         refused(NARROW, rf"{row.name}\.matching='sprea'.*did you mean 'spread'", matching="sprea")
 
 
@@ -226,7 +226,7 @@ def test_layers_one_after_another(name: str) -> None:
         objective = build(row, context, progressive=order, end=0.6)
         step = token_step(context, progress=0.2)
         term, each = objective(step), expected(row, objective, step)
-        assert set(term.metrics) == {f"block_{own}" for own in counted}
+        assert set(term.metrics) == {f"layer_{own}" for own in counted}
         assert term.loss.item() == pytest.approx(sum(each[own] for own in counted), rel=1e-5)
         assert objective.frozen_layers(0.2) == frozen
         assert objective.frozen_layers(0.6) == set()
@@ -253,9 +253,9 @@ def test_embeddings_are_what_goes_into_the_first_layer(tiny_classifier) -> None:
 def test_what_is_said() -> None:
     said = build(ROWS["pooled_cosine"], NARROW, progressive="unlock").describe()
     assert said == [
-        "pooled_cosine: student blocks 1, 2 learn from the teacher's 2, 4 (means over the tokens), through 2 learned "
-        "maps from 6 to 8; one block after another, and they stay"
+        "pooled_cosine: student layers 1, 2 learn from the teacher's 2, 4 (means over the tokens), through 2 learned "
+        "maps from 6 to 8; one layer after another, and they stay"
     ]
     assert build(ROWS["pkd"], token_context()).describe() == [
-        "pkd: student block 1 learns from the teacher's 2 ([CLS] states)"
+        "pkd: student layer 1 learns from the teacher's 2 ([CLS] states)"
     ]

@@ -83,4 +83,4 @@ def test_unlock_adds_pairs_and_freezes_nothing() -> None:
 def test_words() -> None:
     with pytest.raises(ConfigError, match="'none', 'transfer' or 'unlock'"):
         settings_for("pooled_cosine", {"progressive": "all"})
-    assert build(progressive="transfer").describe()[0].endswith("; one block at a time, those below frozen")
+    assert build(progressive="transfer").describe()[0].endswith("; one layer at a time, those below frozen")

@@ -106,8 +106,8 @@ def test_settings_are_checked() -> None:
 
 def test_what_is_gone_says_what_to_do_instead() -> None:
     for given, message in (
-        ({"contrast": "blocks"}, "contrast is gone: all chosen blocks"),
-        ({"matching": "top"}, "use teacher_blocks"),
+        ({"contrast": "blocks"}, "contrast is gone: all chosen layers"),
+        ({"matching": "top"}, "use teacher_layers"),
         ({"bank_init": "student"}, "negatives: in-batch needs no bank"),
         ({"negatives": "queue"}, "queue is gone: use in-batch"),
         ({"queue_size": 100}, "queue_size is gone: use negatives: in-batch"),

@@ -28,8 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # Mini-batches of 8, the halves of which belong to the processes; some examples occur twice.
 BATCHES = [[0, 1, 2, 3, 4, 5, 6, 7], [8, 3, 9, 10, 3, 11, 0, 12], [13, 13, 4, 1, 7, 15, 14, 9]]
 CONTEXT = ObjectiveContext(
-    student=EncoderShape(blocks=2, width=3),
-    teacher=EncoderShape(blocks=4, width=5),
+    student=EncoderShape(layers=2, width=3),
+    teacher=EncoderShape(layers=4, width=5),
     examples=16,
     labels=None,
     kind="masked-lm",

@@ -15,7 +15,7 @@ def token_context(
     teacher: tuple[int, int, int | None] = (4, 8, 2),
     **changes,
 ) -> ObjectiveContext:
-    """Shapes are (blocks, width, heads)."""
+    """Shapes are (layers, width, heads)."""
     values = {
         "student": EncoderShape(*student),
         "teacher": EncoderShape(*teacher),
@@ -44,15 +44,15 @@ def token_step(
         kinds: tuple[TokenKind, ...] = ("hidden", "query", "key", "value")
         found = Representations(
             torch.randn(batch, 3, generator=generator),
-            {"cls": torch.randn(batch, shape.blocks, shape.width, generator=generator)},
+            {"cls": torch.randn(batch, shape.layers, shape.width, generator=generator)},
             tokens={
-                TokenView(kind, block): torch.randn(batch, length, shape.width, generator=generator)
-                for block in range(shape.blocks + 1)
+                TokenView(kind, layer): torch.randn(batch, length, shape.width, generator=generator)
+                for layer in range(shape.layers + 1)
                 for kind in kinds
             },
             mask=mask,
         )
-        found.pooled["mean"] = torch.randn(batch, shape.blocks, shape.width, generator=generator)
+        found.pooled["mean"] = torch.randn(batch, shape.layers, shape.width, generator=generator)
         return found
 
     assert context.teacher is not None

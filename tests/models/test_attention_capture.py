@@ -54,16 +54,16 @@ def test_queries_and_keys_give_the_attention_of_the_eager_model(family):
     batch = inputs()
     expected = eager(**batch, output_attentions=True).attentions
 
-    views = [TokenView(what, block) for what in ("query", "key", "value") for block in (1, 3)]
+    views = [TokenView(what, layer) for what in ("query", "key", "value") for layer in (1, 3)]
     found = represent(model, batch, tokens=views)
-    for block in (1, 3):
+    for layer in (1, 3):
         query, key = (
-            found.tokens[TokenView(what, block)].unflatten(2, (2, 16)).transpose(1, 2)
+            found.tokens[TokenView(what, layer)].unflatten(2, (2, 16)).transpose(1, 2)
             for what in ("query", "key")
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(16)
         scores = scores.masked_fill(~found.mask[:, None, None, :], -torch.inf)
-        torch.testing.assert_close(scores.softmax(-1), expected[block - 1], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(scores.softmax(-1), expected[layer - 1], atol=1e-6, rtol=1e-5)
 
 
 def test_looking_changes_neither_the_outputs_nor_the_model():
@@ -89,13 +89,13 @@ def test_gradients_reach_the_queries():
     assert layers[0].output.dense.weight.grad is not None
 
 
-def test_only_the_blocks_asked_for_are_kept():
+def test_only_the_layers_asked_for_are_kept():
     kind, config = FAMILIES["bert"]()
     model = kind(config)
     with capture_attention(model, [2]) as found:
         model(**inputs())
     assert set(found) == {2}
-    with pytest.raises(ModelError, match="not of block 4"), capture_attention(model, [4]):
+    with pytest.raises(ModelError, match="not of layer 4"), capture_attention(model, [4]):
         model(**inputs())
 
 

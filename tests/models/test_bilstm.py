@@ -23,7 +23,7 @@ from codir.models.attention import require_attention
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification, BiLstmModel
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.representations import TokenView, represent
-from codir.models.student import blocks_prefix
+from codir.models.student import layers_prefix
 from codir.models.student_config import student_from_config
 
 SIZES: dict[str, Any] = {
@@ -237,8 +237,8 @@ def test_it_is_saved_and_loaded_without_code_from_the_folder(tmp_path: Path) -> 
 def test_what_codir_asks_of_a_student() -> None:
     model = make(num_hidden_layers=2)
     shape = encoder_shape(model)
-    assert (shape.blocks, shape.width, shape.heads) == (2, 6, None)
-    assert blocks_prefix(model) == "bilstm.layers."
+    assert (shape.layers, shape.width, shape.heads) == (2, 6, None)
+    assert layers_prefix(model) == "bilstm.layers."
     assert count_parameters(model)[1] == 40 * 5
     inputs = padded(TEXTS, [0, 2, 0], 6)
     seen = represent(model, inputs, ("mean", "cls"), tokens=[TokenView("hidden", 1)])

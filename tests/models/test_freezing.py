@@ -39,39 +39,39 @@ def frozen(model: PreTrainedModel) -> set[str]:
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_embeddings_and_a_block(family: str) -> None:
+def test_embeddings_and_a_layer(family: str) -> None:
     model = MODELS[family]()
     freeze(model, ["embeddings", 2])
     names = {name for name, _ in model.named_parameters()}
-    blocks = ".layer.1." if ".layer.1." in " ".join(names) else ".layers.1."
-    expected = {name for name in names if ".embeddings" in name or blocks in name}
+    layers = ".layer.1." if ".layer.1." in " ".join(names) else ".layers.1."
+    expected = {name for name in names if ".embeddings" in name or layers in name}
     assert frozen(model) == expected
     assert any("embeddings" in name for name in expected)
-    assert any(blocks in name for name in expected)
+    assert any(layers in name for name in expected)
     assert len(expected) < len(names) / 2
     text = describe_frozen(model, ["embeddings", 2])
     count = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    assert text.startswith("the embeddings, block 2: ")
+    assert text.startswith("the embeddings, layer 2: ")
     assert f"{count:,} of " in text
 
 
-def test_what_is_below_block_one_of_electra_is_its_embeddings() -> None:
+def test_what_is_below_layer_one_of_electra_is_its_embeddings() -> None:
     model = MODELS["electra"]()
     freeze(model, ["embeddings"])
     assert "electra.embeddings_project.weight" in frozen(model)
     assert len(parameters_of(model, [0])) == len(frozen(model))
 
 
-def test_blocks_are_counted_from_one() -> None:
+def test_layers_are_counted_from_one() -> None:
     model = MODELS["bert"]()
     freeze(model, [1, 3])
     assert {name.split(".")[3] for name in frozen(model)} == {"0", "2"}
 
 
 @pytest.mark.parametrize("number", [4, -1])
-def test_a_block_that_is_not_there(number: int) -> None:
+def test_a_layer_that_is_not_there(number: int) -> None:
     model = MODELS["bert"]()
-    with pytest.raises(ConfigError, match=r"student\.freeze names block .* 1 to 3"):
+    with pytest.raises(ConfigError, match=r"student\.freeze names layer .* 1 to 3"):
         freeze(model, [1, number])
     assert not frozen(model)
 
@@ -85,7 +85,7 @@ def test_a_bilstm() -> None:
     assert all(".embeddings." in name or ".layers.0." in name for name in frozen(model))
 
 
-def test_shared_blocks_cannot_be_frozen_but_their_embeddings_can() -> None:
+def test_shared_layers_cannot_be_frozen_but_their_embeddings_can() -> None:
     model = hf.AlbertForSequenceClassification(hf.AlbertConfig(**SIZES, embedding_size=16))
     with pytest.raises(ModelError, match="ALBERT"):
         freeze(model, [1])

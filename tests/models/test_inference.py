@@ -37,10 +37,10 @@ def test_equals_one_example_at_a_time(tiny_classifier):
             alone = model(input_ids=torch.tensor([row["input_ids"]]), output_hidden_states=True)
         logits, mean, first = seen[row["example_id"]]
         torch.testing.assert_close(logits, alone.logits[0], atol=1e-5, rtol=1e-4)
-        for block in range(4):
-            hidden = alone.hidden_states[block + 1][0]
-            torch.testing.assert_close(mean[block], hidden.mean(0), atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(first[block], hidden[0], atol=1e-5, rtol=1e-4)
+        for layer in range(4):
+            hidden = alone.hidden_states[layer + 1][0]
+            torch.testing.assert_close(mean[layer], hidden.mean(0), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(first[layer], hidden[0], atol=1e-5, rtol=1e-4)
 
 
 def test_longest_first_and_progress(tiny_classifier):

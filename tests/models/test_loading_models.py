@@ -189,7 +189,7 @@ def test_shapes():
         hf.DistilBertForSequenceClassification(
             hf.DistilBertConfig(dim=24, n_layers=3, n_heads=2, hidden_dim=8, vocab_size=50)
         )
-    ).__dict__ == {"blocks": 3, "width": 24, "heads": 2}
+    ).__dict__ == {"layers": 3, "width": 24, "heads": 2}
     with pytest.raises(ModelError, match="Linear"):
         encoder_shape(torch.nn.Linear(2, 2))
 

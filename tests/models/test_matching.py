@@ -1,11 +1,11 @@
-"""Which block learns from which."""
+"""Which layer learns from which."""
 
 from __future__ import annotations
 
 import pytest
 
 from codir.errors import ConfigError
-from codir.models.layers import match_blocks
+from codir.models.layers import match_layers
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,16 @@ from codir.models.layers import match_blocks
     ],
 )
 def test_named_matchings_as_in_their_papers(spec, student, teacher, expected):
-    assert match_blocks(spec, student, teacher) == tuple(enumerate(expected, start=1))
+    assert match_layers(spec, student, teacher) == tuple(enumerate(expected, start=1))
 
 
-def test_top_is_the_last_blocks_alone():
-    assert match_blocks("top", 3, 6) == ((3, 6),)
+def test_top_is_the_last_layers_alone():
+    assert match_layers("top", 3, 6) == ((3, 6),)
 
 
 def test_pairs_are_taken_as_given_and_sorted():
-    assert match_blocks([(3, 6), (1, 5)], 3, 6) == ((1, 5), (3, 6))
-    assert match_blocks([(1, 4), (2, 4)], 3, 6) == ((1, 4), (2, 4))  # a teacher's block may teach two
+    assert match_layers([(3, 6), (1, 5)], 3, 6) == ((1, 5), (3, 6))
+    assert match_layers([(1, 4), (2, 4)], 3, 6) == ((1, 4), (2, 4))  # a teacher's layer may teach two
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_pairs_are_taken_as_given_and_sorted():
         ("skipp", 3, 6, "skip"),
         ("skip", 1, 6, "leaves nothing"),
         ([], 3, 6, "leaves nothing"),
-        ("spread", 7, 6, "7 blocks"),
-        ([(0, 1)], 3, 6, "block 0 of the student"),
-        ([(1, 7)], 3, 6, "block 7 of the teacher"),
+        ("spread", 7, 6, "7 layers"),
+        ([(0, 1)], 3, 6, "layer 0 of the student"),
+        ([(1, 7)], 3, 6, "layer 7 of the teacher"),
         ([(1, 2), (1, 3)], 3, 6, "matched twice"),
     ],
 )
 def test_what_cannot_be_matched_is_refused(spec, student, teacher, message):
     with pytest.raises(ConfigError, match=message):
-        match_blocks(spec, student, teacher)
+        match_layers(spec, student, teacher)

@@ -207,8 +207,8 @@ def test_the_choice_is_what_the_equations_say() -> None:
                     squares[place] += value.select(axis, place).square().sum().item()
     dims = best(squares, 16)
     assert kept.dimensions == tuple(dims)
-    for block in range(3):
-        prefix = f"bert.encoder.layer.{block}."
+    for layer in range(3):
+        prefix = f"bert.encoder.layer.{layer}."
         value, output = (
             state[f"{prefix}attention.self.value.weight"],
             state[f"{prefix}attention.output.dense.weight"],
@@ -220,13 +220,13 @@ def test_the_choice_is_what_the_equations_say() -> None:
                 for of in dims:
                     total += sum(output[to][p] * value[p][of] for p in range(8 * head, 8 * head + 8)) ** 2
             scores.append(total**0.5)
-        assert kept.heads[block] == tuple(best(scores, 2))
+        assert kept.heads[layer] == tuple(best(scores, 2))
         inner, outer = state[f"{prefix}intermediate.dense.weight"], state[f"{prefix}output.dense.weight"]
         scores = [
             sum(inner[n][d] ** 2 for d in dims) ** 0.5 * sum(outer[d][n] ** 2 for d in dims) ** 0.5
             for n in range(48)
         ]
-        assert kept.neurons[block] == tuple(best(scores, 20))
+        assert kept.neurons[layer] == tuple(best(scores, 20))
     pooler, last = state["bert.pooler.dense.weight"], state["classifier.weight"]
     scores = [
         sum(pooler[n][d] ** 2 for d in dims) ** 0.5 * sum(row[n] ** 2 for row in last) ** 0.5
@@ -241,17 +241,17 @@ def test_the_weights_are_the_slices() -> None:
     mine, theirs = narrow.state_dict(), model.state_dict()
     rows = [head * 8 + place for head in kept.heads[1] for place in range(8)]
     dims, neurons = list(kept.dimensions), list(kept.neurons[1])
-    block = "bert.encoder.layer.1."
+    layer = "bert.encoder.layer.1."
     expected = {
         "bert.embeddings.word_embeddings.weight": theirs["bert.embeddings.word_embeddings.weight"][:, dims],
-        f"{block}attention.self.key.weight": theirs[f"{block}attention.self.key.weight"][rows][:, dims],
-        f"{block}attention.self.key.bias": theirs[f"{block}attention.self.key.bias"][rows],
-        f"{block}attention.output.dense.weight": theirs[f"{block}attention.output.dense.weight"][dims][
+        f"{layer}attention.self.key.weight": theirs[f"{layer}attention.self.key.weight"][rows][:, dims],
+        f"{layer}attention.self.key.bias": theirs[f"{layer}attention.self.key.bias"][rows],
+        f"{layer}attention.output.dense.weight": theirs[f"{layer}attention.output.dense.weight"][dims][
             :, rows
         ],
-        f"{block}intermediate.dense.bias": theirs[f"{block}intermediate.dense.bias"][neurons],
-        f"{block}output.dense.weight": theirs[f"{block}output.dense.weight"][dims][:, neurons],
-        f"{block}output.LayerNorm.bias": theirs[f"{block}output.LayerNorm.bias"][dims],
+        f"{layer}intermediate.dense.bias": theirs[f"{layer}intermediate.dense.bias"][neurons],
+        f"{layer}output.dense.weight": theirs[f"{layer}output.dense.weight"][dims][:, neurons],
+        f"{layer}output.LayerNorm.bias": theirs[f"{layer}output.LayerNorm.bias"][dims],
         "classifier.weight": theirs["classifier.weight"][:, list(kept.head_neurons)],
         "classifier.bias": theirs["classifier.bias"],
     }
@@ -269,7 +269,7 @@ def test_of_equal_scores_the_first_are_kept() -> None:
     assert kept == Kept(tuple(range(8)), ((0,),) * 3, ((0, 1, 2, 3, 4),) * 3, tuple(range(8)), 32, 4, 48)
 
 
-# ---- together with fewer blocks, masked language models, saving -----------------------------------------------------
+# ---- together with fewer layers, masked language models, saving -----------------------------------------------------
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -47,7 +47,7 @@ def named(model: hf.PreTrainedModel, *parts: str) -> list[str]:
     return found
 
 
-def test_blocks_of_a_masked_language_model_and_head_of_the_teacher(tmp_path: Path) -> None:
+def test_layers_of_a_masked_language_model_and_head_of_the_teacher(tmp_path: Path) -> None:
     """It has no pooler, and so has the teacher's."""
     teacher = bert_teacher()
     other = noisy(hf.BertForMaskedLM(hf.BertConfig(**SIZES)), 2)
@@ -59,8 +59,8 @@ def test_blocks_of_a_masked_language_model_and_head_of_the_teacher(tmp_path: Pat
     assert not made.training
     student = build_student(made, init=[1, 4])
     for mine, theirs in ((0, 0), (1, 3)):
-        block = student.bert.encoder.layer[mine].state_dict()
-        assert all(torch.equal(block[k], v) for k, v in other.bert.encoder.layer[theirs].state_dict().items())
+        layer = student.bert.encoder.layer[mine].state_dict()
+        assert all(torch.equal(layer[k], v) for k, v in other.bert.encoder.layer[theirs].state_dict().items())
     with torch.no_grad():  # nothing is shared with the teacher
         for parameter in made.parameters():
             parameter.zero_()

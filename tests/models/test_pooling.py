@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codir.models.representations import first_token, masked_mean, pool_blocks
+from codir.models.representations import first_token, masked_mean, pool_layers
 
 
 def naive_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -77,21 +77,21 @@ def test_gradients(function) -> None:
     assert torch.autograd.gradcheck(lambda value: function(value, MASK), (hidden,))
 
 
-def test_pool_blocks_keeps_the_order_of_the_blocks() -> None:
-    blocks = [torch.randn(4, 5, 3) for _ in range(3)]
-    pooled = pool_blocks(blocks, MASK, "mean")
+def test_pool_layers_keeps_the_order_of_the_layers() -> None:
+    layers = [torch.randn(4, 5, 3) for _ in range(3)]
+    pooled = pool_layers(layers, MASK, "mean")
     assert pooled.shape == (4, 3, 3)
-    for index, hidden in enumerate(blocks):
+    for index, hidden in enumerate(layers):
         torch.testing.assert_close(pooled[:, index].double(), naive_mean(hidden, MASK), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(pool_blocks(blocks, MASK, "cls")[:, index], first_token(hidden, MASK))
+        torch.testing.assert_close(pool_layers(layers, MASK, "cls")[:, index], first_token(hidden, MASK))
 
 
 def test_smallest_sizes() -> None:
     hidden = torch.randn(1, 1, 2)
-    torch.testing.assert_close(pool_blocks([hidden], torch.ones(1, 1), "mean"), hidden)
-    torch.testing.assert_close(pool_blocks([hidden], torch.ones(1, 1), "cls"), hidden)
+    torch.testing.assert_close(pool_layers([hidden], torch.ones(1, 1), "mean"), hidden)
+    torch.testing.assert_close(pool_layers([hidden], torch.ones(1, 1), "cls"), hidden)
 
 
 def test_unknown_pooling_is_refused() -> None:
     with pytest.raises(ValueError, match="max"):
-        pool_blocks([torch.zeros(1, 1, 1)], torch.ones(1, 1), "max")  # pyright: ignore[reportArgumentType]
+        pool_layers([torch.zeros(1, 1, 1)], torch.ones(1, 1), "max")  # pyright: ignore[reportArgumentType]

@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import encoder_shape
 from codir.models.student import (
-    blocks_prefix,
     build_student,
-    chosen_blocks,
-    spread_blocks,
+    chosen_layers,
+    layers_prefix,
+    spread_layers,
     student_from_model,
 )
 from codir.models.student_config import student_from_config
@@ -54,7 +54,7 @@ def make(family: str, seed: int = 3, **changes: object) -> PreTrainedModel:
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with (
         torch.no_grad()
-    ):  # norms and biases start as ones and zeros, alike in every block: make all blocks differ
+    ):  # norms and biases start as ones and zeros, alike in every layer: make all layers differ
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.3)
     return model
@@ -68,8 +68,8 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=mask).logits
 
 
-def block_list(model: PreTrainedModel) -> nn.ModuleList:
-    """Finds the blocks without the code under test."""
+def layer_list(model: PreTrainedModel) -> nn.ModuleList:
+    """Finds the layers without the code under test."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and "Layer" in type(m[0]).__name__]
     lists += [
         m
@@ -83,22 +83,22 @@ def block_list(model: PreTrainedModel) -> nn.ModuleList:
 @pytest.mark.parametrize(
     ("init", "expected"), [("spread", [2, 4]), ("first", [1, 2]), ("last", [3, 4]), ([1, 4], [1, 4])]
 )
-def test_every_block_equals_the_teachers(family: str, init, expected: list[int], tmp_path: Path):
+def test_every_layer_equals_the_teachers(family: str, init, expected: list[int], tmp_path: Path):
     teacher = make(family)
     before = copy.deepcopy(teacher.state_dict())
     student = build_student(teacher, 2, init)
-    assert encoder_shape(student).blocks == 2
-    mine, theirs = block_list(student), block_list(teacher)
+    assert encoder_shape(student).layers == 2
+    mine, theirs = layer_list(student), layer_list(teacher)
     assert len(mine) == 2
-    for number, block in enumerate(expected):
-        state = theirs[block - 1].state_dict()
+    for number, layer in enumerate(expected):
+        state = theirs[layer - 1].state_dict()
         copied = mine[number].state_dict()
-        # ModernBERT's first block has no attention norm of its own
-        odd = {"attn_norm.weight"} if family == "modernbert" and (number == 0) != (block == 1) else set()
+        # ModernBERT's first layer has no attention norm of its own
+        odd = {"attn_norm.weight"} if family == "modernbert" and (number == 0) != (layer == 1) else set()
         assert state.keys() ^ copied.keys() <= odd
         for name in state.keys() & copied.keys():
-            assert torch.equal(copied[name], state[name]), (block, name)
-    prefix = blocks_prefix(teacher)
+            assert torch.equal(copied[name], state[name]), (layer, name)
+    prefix = layers_prefix(teacher)
     rest = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(prefix)}
     copied = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(prefix)}
     assert rest.keys() == copied.keys()
@@ -110,7 +110,7 @@ def test_every_block_equals_the_teachers(family: str, init, expected: list[int],
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(student))
     # the teacher is as it was, and shares no memory
-    assert encoder_shape(teacher).blocks == 4
+    assert encoder_shape(teacher).layers == 4
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.zero_()
@@ -119,19 +119,19 @@ def test_every_block_equals_the_teachers(family: str, init, expected: list[int],
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_student_of_all_blocks_is_the_teacher(family: str):
+def test_a_student_of_all_layers_is_the_teacher(family: str):
     teacher = make(family)
     assert torch.equal(logits(build_student(teacher, 4)), logits(teacher))
 
 
-def test_the_student_computes_what_the_teacher_computes_with_blocks_cut_out():
+def test_the_student_computes_what_the_teacher_computes_with_layers_cut_out():
     teacher = make("bert")
     cut = copy.deepcopy(teacher)
     cut.bert.encoder.layer = nn.ModuleList([cut.bert.encoder.layer[1], cut.bert.encoder.layer[3]])
     torch.testing.assert_close(logits(build_student(teacher, 2)), logits(cut))
 
 
-def test_modernberts_kinds_of_attention_follow_their_blocks():
+def test_modernberts_kinds_of_attention_follow_their_layers():
     teacher = make("modernbert")
     assert teacher.config.layer_types == [
         "full_attention",
@@ -159,7 +159,7 @@ def test_random_initialisation_is_seeded_and_leaves_the_global_generator():
     assert not torch.equal(logits(one), logits(other))
     words = teacher.get_input_embeddings().weight
     assert not torch.equal(one.get_input_embeddings().weight, words)
-    assert encoder_shape(one).blocks == 2
+    assert encoder_shape(one).layers == 2
 
 
 def test_a_frozen_teacher_gives_a_trainable_student():
@@ -180,36 +180,36 @@ def test_a_frozen_teacher_gives_a_trainable_student():
     ],
 )
 def test_spread(teacher: int, layers: int, expected: list[int]):
-    assert spread_blocks(teacher, layers) == expected
+    assert spread_layers(teacher, layers) == expected
 
 
 def test_depth_by_default():
-    assert chosen_blocks(12, None, "spread") == [2, 4, 6, 8, 10, 12]
-    assert chosen_blocks(1, None, "spread") == [1]
-    assert chosen_blocks(12, None, [1, 12]) == [1, 12]
+    assert chosen_layers(12, None, "spread") == [2, 4, 6, 8, 10, 12]
+    assert chosen_layers(1, None, "spread") == [1]
+    assert chosen_layers(12, None, [1, 12]) == [1, 12]
 
 
 def test_bad_choices():
     with pytest.raises(ModelError, match="deeper than its teacher, which has 4"):
         build_student(make("bert"), 5)
-    with pytest.raises(ModelError, match="block 5"):
-        chosen_blocks(4, None, [1, 5])
+    with pytest.raises(ModelError, match="layer 5"):
+        chosen_layers(4, None, [1, 5])
     with pytest.raises(ConfigError, match="did you mean 'spread'"):
-        chosen_blocks(4, 2, "spred")  # type: ignore[arg-type]
-    for blocks in ([2, 1], [1, 1], [0, 1], []):
+        chosen_layers(4, 2, "spred")  # type: ignore[arg-type]
+    for layers in ([2, 1], [1, 1], [0, 1], []):
         with pytest.raises(ConfigError, match="increasing"):
-            chosen_blocks(4, None, blocks)
+            chosen_layers(4, None, layers)
     with pytest.raises(ConfigError, match="names 2"):
-        chosen_blocks(4, 3, [1, 2])
-    with pytest.raises(ConfigError, match="at least one block"):
-        chosen_blocks(4, 0, "first")
+        chosen_layers(4, 3, [1, 2])
+    with pytest.raises(ConfigError, match="at least one layer"):
+        chosen_layers(4, 0, "first")
 
 
-def test_albert_shares_its_blocks():
+def test_albert_shares_its_layers():
     teacher = AutoModelForSequenceClassification.from_config(hf.AlbertConfig(**SIZES, embedding_size=16))
     with pytest.raises(ModelError, match="ALBERT"):
         build_student(teacher, 2)
-    assert encoder_shape(build_student(teacher, 2, "random")).blocks == 2
+    assert encoder_shape(build_student(teacher, 2, "random")).layers == 2
     alone = AutoModelForSequenceClassification.from_config(
         hf.AlbertConfig(**{**SIZES, "num_hidden_layers": 1}, embedding_size=16)
     )

@@ -100,7 +100,7 @@ def test_a_run_of_an_older_codir(copy_of: Path) -> None:
     missing = parts(report.missing)
     assert "codir latency" in missing["times"]
     assert "contrast.safetensors is not there" in missing["the contrast's shared space"]
-    assert [len(figure.switches[0]) for figure in report.clouds] == [1, 1]  # each model's last block
+    assert [len(figure.switches[0]) for figure in report.clouds] == [1, 1]  # each model's last layer
     assert "last layer of the teacher" in report.clouds[0].title
     assert report.similarities
     assert report.disagreements

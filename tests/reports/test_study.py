@@ -180,7 +180,7 @@ def test_one_measured_student_stands_for_its_shape(copied: Path, report_world: W
     trial = copied / "trials" / "good" / "kd" / "seed-1"
     file = write(
         tmp_path / "times.json",
-        row(report_world.teacher, "torch", "fp32", 8.0, blocks=4, parameters=teacher.parameters),
+        row(report_world.teacher, "torch", "fp32", 8.0, layers=4, parameters=teacher.parameters),
         row(trial, "torch", "fp32", 4.0, parameters=student.parameters),
         row(export(tmp_path / "deploy", str(trial)), "onnxruntime-int8", "int8", 1.0, parameters=77),
         task="good",
@@ -202,7 +202,7 @@ def test_times_of_another_runs_models_stay_out(copied: Path, tmp_path: Path) -> 
     teacher, student = plain.panels[0].models[:2]
     elsewhere = tmp_path / "elsewhere"
     strangers = [
-        row(elsewhere / "teacher", "torch", "fp32", 8.0, blocks=4, parameters=teacher.parameters),
+        row(elsewhere / "teacher", "torch", "fp32", 8.0, layers=4, parameters=teacher.parameters),
         row(
             *(elsewhere / "student", "torch", "fp32", 4.0),
             parameters=student.parameters,

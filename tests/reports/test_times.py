@@ -27,7 +27,7 @@ def timing(milliseconds: float, speedup: float) -> Timing:
 
 
 def row(path: Path, engine: str, precision: str, milliseconds: float, **values: Any) -> LatencyRow:
-    settings = {"blocks": 2, "parameters": 1, "embedding_parameters": 1, "bytes": 5, **values}
+    settings = {"layers": 2, "parameters": 1, "embedding_parameters": 1, "bytes": 5, **values}
     return LatencyRow(
         name=path.name,
         path=str(path),
@@ -83,7 +83,7 @@ def test_measured_times_take_the_place_of_the_runs_own(
     shape = plain["CoDIR student"].parameters
     write(
         copy_of / "latency.json",
-        row(report_world.teacher, "torch", "fp32", 8.0, blocks=4, parameters=plain["teacher"].parameters),
+        row(report_world.teacher, "torch", "fp32", 8.0, layers=4, parameters=plain["teacher"].parameters),
         row(
             *(copy_of, "torch", "fp32", 4.0),
             parameters=shape,
@@ -222,7 +222,7 @@ def test_a_file_of_other_models_is_refused(copy_of: Path, report_world: World, t
     stranger = row(
         *(tmp_path / "another", "torch", "fp32", 4.0),
         parameters=plain["teacher"].parameters,
-        blocks=4,
+        layers=4,
         score=0.99,
         metric="accuracy",
     )

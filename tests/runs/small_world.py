@@ -60,7 +60,7 @@ class World:
     Attributes:
         folder: of all.
         train, dev: CSV files with the columns review, stars, score, reply.
-        teacher: a fine-tuned run folder (4 blocks; classes neg, pos).
+        teacher: a fine-tuned run folder (4 layers; classes neg, pos).
         regression: likewise, for `score`.
         cache: for the teacher's outputs.
     """
@@ -84,7 +84,7 @@ class World:
         return {key: value for key, value in {**values, **settings}.items() if value is not None}
 
     def settings(self, output: Path, **settings: Any) -> dict[str, Any]:
-        """Returns keywords for `distill`: a student of two blocks, the three terms."""
+        """Returns keywords for `distill`: a student of two layers, the three terms."""
         values: dict[str, Any] = {
             "teacher": str(self.teacher),
             "data": self.data(),

@@ -207,7 +207,7 @@ def test_a_teacher_that_is_not_fine_tuned(world: World, tmp_path: Path) -> None:
 
 def test_a_teacher_shallower_than_the_student(world: World, tmp_path: Path) -> None:
     message = refused(distill_flags(world, tmp_path / "run", student_layers=5))
-    assert "A student of 5 blocks is deeper than its teacher, which has 4" in message
+    assert "A student of 5 layers is deeper than its teacher, which has 4" in message
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -243,8 +243,8 @@ def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path:
         (["objectives.crd.k=many"], "objectives.crd.k"),
         (["objectives.crd.negatives=hrd"], "did you mean 'hard'?"),
         (["objectives.crd.negatives=hard", "cache=false"], "drop --no-cache"),
-        (["objectives.crd.teacher_blocks=[0]"], "crd.teacher_blocks"),
-        (["objectives.crd.teacher_blocks=[5]"], "crd.teacher_blocks"),
+        (["objectives.crd.teacher_layers=[0]"], "crd.teacher_layers"),
+        (["objectives.crd.teacher_layers=[5]"], "crd.teacher_layers"),
         (["objectives.crd.tau=1"], "tau"),
         (["objectives.cdr.k=1"], "did you mean 'crd'?"),
         (["training.learning_rat=1"], "did you mean 'learning_rate'?"),

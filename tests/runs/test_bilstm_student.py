@@ -94,7 +94,7 @@ def test_pairs_are_read_one_without_the_other(world: World, tmp_path: Path, embe
     assert found.rows == 40
 
 
-def test_pooled_blocks_of_an_lstm_can_be_compared_and_attention_cannot(world: World, tmp_path: Path) -> None:
+def test_pooled_layers_of_an_lstm_can_be_compared_and_attention_cannot(world: World, tmp_path: Path) -> None:
     objectives = {
         "task": {},
         "crd": {"weight": 0.5, "k": 10, "dim": 8},

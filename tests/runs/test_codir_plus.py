@@ -28,7 +28,7 @@ def words(found: dict[str, torch.Tensor]) -> torch.Tensor:
     return next(value for name, value in found.items() if "word_embeddings" in name)
 
 
-def test_the_first_blocks_and_the_embeddings_of_the_teacher(world: World, tmp_path: Path) -> None:
+def test_the_first_layers_and_the_embeddings_of_the_teacher(world: World, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     from codir.config.loading import load_distill

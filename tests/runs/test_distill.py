@@ -255,8 +255,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all": {"k": "all"},
     "independent": {"sharing": "independent"},
     "cls": {"pooling": "cls"},
-    "list": {"teacher_blocks": [1, 3], "student_blocks": [2]},
-    "every-other": {"teacher_blocks": "every-other"},
+    "list": {"teacher_layers": [1, 3], "student_layers": [2]},
+    "every-other": {"teacher_layers": "every-other"},
     "any": {"negatives": "any", "k": 95},
 }
 

@@ -45,7 +45,7 @@ FAST: dict[str, Any] = {
 
 @pytest.fixture
 def two(tiny_model_dir) -> list[Path]:
-    """Returns a teacher of four blocks and a student of two."""
+    """Returns a teacher of four layers and a student of two."""
     return [tiny_model_dir(), tiny_model_dir(layers=2)]
 
 
@@ -58,7 +58,7 @@ def timing(milliseconds: float = 10.0, spread: float = 0.1, speedup: float = 1.0
 
 def row(name: str = "teacher", **settings: Any) -> LatencyRow:
     real = RealLengths(1, 30, 5.0, 9.0, 6.0, 160.0, 1.0, 20.0)
-    values: dict[str, Any] = {"path": f"runs/{name}", "engine": "torch", "precision": "fp32", "blocks": 12}
+    values: dict[str, Any] = {"path": f"runs/{name}", "engine": "torch", "precision": "fp32", "layers": 12}
     values |= {"parameters": 124_600_000, "embedding_parameters": 39_000_000, "bytes": 498_000_000}
     values |= {"timing": timing(), "real": {"1": real, "32": dataclasses.replace(real, batch_size=32)}}
     values |= {"peak_memory": 700_000_000, "score": 0.8765, "metric": "accuracy"}
@@ -79,7 +79,7 @@ def test_two_models_from_flags_to_file(two, tmp_path) -> None:
     found = latency(two, **FAST, threads=before + 1, output=output, console=console)
     assert torch.get_num_threads() == before  # they are the measurement's alone
     teacher, student = found.rows
-    assert (teacher.blocks, student.blocks) == (4, 2)
+    assert (teacher.layers, student.layers) == (4, 2)
     assert teacher.parameters is not None
     assert student.parameters is not None
     assert teacher.parameters > student.parameters > (student.embedding_parameters or 0) > 0
@@ -139,7 +139,7 @@ def test_models_with_different_inputs_and_positions(tiny_model_dir, tiny_tokeniz
     texts = tmp_path / "texts.txt"
     texts.write_text("the film was good\n" + "a dog and " * 10 + "a cat\n")
     found = latency([tiny_model_dir(), folder], DataConfig(validation=str(texts)), **FAST, quiet=True)
-    assert [each.blocks for each in found.rows] == [4, 2]
+    assert [each.layers for each in found.rows] == [4, 2]
     assert (found.task, found.conditions["texts"]) == ("texts", str(texts))
     notes = "\n".join(found.notes)
     assert "distilled has positions for 12 tokens: its inputs were cut there" in notes
@@ -219,7 +219,7 @@ def test_exported_for_the_measurement_and_beside_an_exported_folder(
     ]
     assert found.left_out == ()
     assert {each.parameters for each in found.rows} == {found.rows[0].parameters}
-    assert all(each.bytes and each.blocks == 4 for each in found.rows)
+    assert all(each.bytes and each.layers == 4 for each in found.rows)
     assert [each.examples for each in found.rows] == [40, None, 40]
     assert found.rows[0].score == found.rows[2].score  # in fp32, on the same examples
     assert len(made) == 1

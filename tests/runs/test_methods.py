@@ -68,13 +68,13 @@ def test_progressive_transfer_leaves_what_is_below_as_it_is(world: World, tmp_pa
             assert not torch.equal(student[name], teacher[source]), name
 
 
-def test_sid_unlocks_blocks_and_trains_everything(world: World, tmp_path: Path) -> None:
+def test_sid_unlocks_layers_and_trains_everything(world: World, tmp_path: Path) -> None:
     folder = run(world, tmp_path / "run", "sid")
     student = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
     teacher = AutoModelForSequenceClassification.from_pretrained(world.teacher).state_dict()
     words = next(name for name in student if "word_embeddings" in name)
     assert not torch.equal(student[words], teacher[words])
     log = logged(folder)
-    lone = [key for key in log if "block" in key]
+    lone = [key for key in log if "layer" in key]
     assert any("attention_kl" in key for key in lone), sorted(log)
     assert any("cls_cosine" in key for key in lone), sorted(log)

@@ -59,7 +59,7 @@ def test_a_narrower_student_learns_all_that_has_a_map_to_the_teachers_width(
         20,
     )
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "2 blocks, 16 wide" in said
+    assert "2 layers, 16 wide" in said
     assert "16 of 32 dimensions, 1 of 2 heads and 20 of 64 feed-forward neurons" in said
     words = "bert.embeddings.word_embeddings.weight"
     start = prepared(world, tmp_path / "again", student).student.state_dict()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codir.config.student_config import StudentConfig
-from codir.runs.one_answer import OneAnswer, first_blocks_note
+from codir.runs.one_answer import OneAnswer, first_layers_note
 
 ONE, TWO = np.zeros(6, dtype=int), np.array([0, 1, 0, 0, 1, 0])
 
@@ -65,7 +65,7 @@ def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
         ({}, {"crd": {}}, False),
     ],
 )
-def test_what_failed_for_students_of_the_first_blocks_is_said(student, objectives, said) -> None:
-    note = first_blocks_note(StudentConfig(**student), objectives)
+def test_what_failed_for_students_of_the_first_layers_is_said(student, objectives, said) -> None:
+    note = first_layers_note(StudentConfig(**student), objectives)
     assert (note is not None) is said
     assert note is None or "negatives=in-batch none did" in note

@@ -58,7 +58,7 @@ def test_all_of_them_in_one_run(
         console=Console(file=output, width=200),
     )
     printed = " ".join(output.getvalue().split())
-    assert "hidden_mse student blocks 1, 2 learn from the teacher's 2, 4" in printed
+    assert "hidden_mse student layers 1, 2 learn from the teacher's 2, 4" in printed
     assert ("learned map from 16 to 32" in printed) == ("config" in student)
     for name in OBJECTIVES:
         losses = logged(result.output, f"loss_{name}")

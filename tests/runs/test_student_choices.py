@@ -34,7 +34,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def encoder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a masked language model of the teacher's family, 3 blocks."""
+    """Returns a masked language model of the teacher's family, 3 layers."""
     folder = tmp_path_factory.mktemp("mlm")
     config = load_classifier(world.teacher).config.to_dict()
     config = {k: v for k, v in config.items() if k not in ("id2label", "label2id", "architectures")}
@@ -74,7 +74,7 @@ def test_what_is_frozen_is_bit_equal_afterwards_and_the_optimiser_does_not_hold_
     assert len(frozen) > 15
     for each in (student, baseline):  # the comparison is between students that are frozen alike
         for name in frozen:
-            there = name.replace(".layer.0.", ".layer.1.")  # spread: the teacher's blocks 2 and 4
+            there = name.replace(".layer.0.", ".layer.1.")  # spread: the teacher's layers 2 and 4
             assert torch.equal(each[name], teacher[there]), name
         assert not torch.equal(
             each["bert.encoder.layer.1.output.dense.weight"],
@@ -83,7 +83,7 @@ def test_what_is_frozen_is_bit_equal_afterwards_and_the_optimiser_does_not_hold_
     rest = sum(value.numel() for name, value in student.items() if name not in frozen)
     assert held == [rest, rest]
     total = sum(value.numel() for value in student.values())
-    assert f"the embeddings, block 1: {total - rest:,} of {total:,} parameters are never trained" in said
+    assert f"the embeddings, layer 1: {total - rest:,} of {total:,} parameters are never trained" in said
     assert yaml.safe_load((tmp_path / "run" / "codir.yaml").read_text())["student"]["freeze"] == [
         "embeddings",
         1,
@@ -139,7 +139,7 @@ def test_a_run_from_before_the_setting_existed_can_be_resumed(world: World, tmp_
 
 
 def test_with_progressive_transfer(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A stage whose block is frozen trains nothing, and says so; the stages after it do."""
+    """A stage whose layer is frozen trains nothing, and says so; the stages after it do."""
     objectives = {
         "feature_map_mse": {"progressive": "transfer", "end": 0.5},
         "task": {"start": 0.5},
@@ -194,8 +194,8 @@ def test_gradient_checkpointing_still_trains_all_above(world: World, tmp_path: P
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_block_the_student_does_not_have(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"student\.freeze names block 3"):
+def test_a_layer_the_student_does_not_have(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"student\.freeze names layer 3"):
         run(world, tmp_path / "run", {"layers": 2, "freeze": [3]})
 
 
@@ -224,7 +224,7 @@ def test_origin(world: World, encoder: Path, tmp_path: Path) -> None:
         assert torch.equal(student[name], source[there]), name
     lines = dict(parts.lines)
     assert lines["starts from"] == f"{encoder} (the classifier is the teacher's)"
-    assert lines["block 1"] == "copied from its block 2"
+    assert lines["layer 1"] == "copied from its layer 2"
 
 
 def test_origin_is_trained_and_named(world: World, encoder: Path, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_origin_is_trained_and_named(world: World, encoder: Path, tmp_path: Path
     ("student", "error", "words"),
     [
         ({"layers": 4}, ModelError, "which has 3"),
-        ({"init": [1, 4]}, ModelError, "block 4"),
+        ({"init": [1, 4]}, ModelError, "layer 4"),
     ],
 )
-def test_origin_without_that_many_blocks(
+def test_origin_without_that_many_layers(
     world: World, encoder: Path, tmp_path: Path, student: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:

@@ -19,19 +19,19 @@ from codir.runs.prepare import prepare
 
 
 class Near(Objective):
-    """Hidden states of the student's last block and of one of the teacher's, and their queries."""
+    """Hidden states of the student's last layer and of one of the teacher's, and their queries."""
 
     name = "near"
 
     class Settings(ObjectiveSettings):
-        """Which block of the teacher, and whether it is one of queries."""
+        """Which layer of the teacher, and whether it is one of queries."""
 
-        block: int = 4
+        layer: int = 4
         kind: str = "hidden"
 
     @classmethod
     def needs(cls, settings):
-        return Needs(tokens=frozenset({settings.kind}), layers=[(2, settings.block)])
+        return Needs(tokens=frozenset({settings.kind}), layers=[(2, settings.layer)])
 
     def forward(self, step):
         ((own, theirs),) = (
@@ -82,9 +82,9 @@ def test_cached_live_and_too_large_teach_the_same(world: World, tmp_path: Path) 
 
 def test_recipes_share_the_cache_and_one_pass_gives_what_is_missing(world: World, tmp_path: Path) -> None:
     run(world, tmp_path / "one")
-    _, printed = run(world, tmp_path / "two", {"task": {}, NEAR: {"block": 2}})
+    _, printed = run(world, tmp_path / "two", {"task": {}, NEAR: {"layer": 2}})
     assert "(hidden.2) for 96 examples" in printed
-    _, printed = run(world, tmp_path / "three", {"task": {}, "kd": {}, NEAR: {"block": 2}})
+    _, printed = run(world, tmp_path / "three", {"task": {}, "kd": {}, NEAR: {"layer": 2}})
     assert "computing them once" not in printed
     assert tokens_in(tmp_path) == ["hidden.2", "hidden.4"]
 

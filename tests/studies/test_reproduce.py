@@ -107,7 +107,7 @@ def test_averages_are_as_printed():
     assert odd == {
         ("table1", "BERT-base"),
         ("table1", "BERT6-PKD"),
-        ("table1", "TinyBERT4 (fewer blocks)"),
+        ("table1", "TinyBERT4 (fewer layers)"),
         ("table2", "L_MLM, KD"),
         ("table4", "CoDIR-Fine (Mean Pool)"),
         ("table4", "CoDIR-Fine (1000-neg)"),

@@ -234,7 +234,7 @@ def test_numbers_beyond_half_precision(opened, encoded, folder):
     model = opened.teacher.model
     with torch.no_grad():
         model.bert.encoder.layer[2].output.LayerNorm.bias[0] = 1e5
-    with pytest.raises(ModelError, match=r"\(mean\) of block 3 .*half precision.*--no-cache"):
+    with pytest.raises(ModelError, match=r"\(mean\) of layer 3 .*half precision.*--no-cache"):
         opened("mean")
     with pytest.raises(ModelError, match=r"\(hidden\.3\) .*half precision.*--no-cache"):
         opened(H2, TokenView("hidden", 3))

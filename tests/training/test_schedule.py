@@ -1,4 +1,4 @@
-"""Terms that count for a part of the training only, and blocks that are frozen for a part of it."""
+"""Terms that count for a part of the training only, and layers that are frozen for a part of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT = {"num_train_epochs": 1, "save_strategy": "no", "eval_strategy": "no", "l
 
 
 class Freezes(Objective):
-    """Keeps the embeddings and block 1 as they are in the first half of the training."""
+    """Keeps the embeddings and layer 1 as they are in the first half of the training."""
 
     name = "freezes"
 
@@ -44,7 +44,7 @@ def test_a_term_counts_between_its_start_and_its_end(tmp_path, models):
     assert all("loss_task" in entry and "loss_kd" not in entry for entry in second)
 
 
-def test_frozen_blocks_do_not_move_at_all_and_then_do(tmp_path, models):
+def test_frozen_layers_do_not_move_at_all_and_then_do(tmp_path, models):
     objectives = {f"{__name__}:Freezes": {}, "task": {}}
     trainer = make_trainer(tmp_path, models, objectives, **SHORT, weight_decay=0.1, max_steps=4)
     student = trainer.distillation.student
@@ -68,11 +68,11 @@ def test_frozen_blocks_do_not_move_at_all_and_then_do(tmp_path, models):
     assert not torch.equal(history[2][low[0]], history[4][low[0]])
 
 
-def test_a_student_whose_blocks_cannot_be_told_apart_is_refused_before_training(tmp_path, models):
+def test_a_student_whose_layers_cannot_be_told_apart_is_refused_before_training(tmp_path, models):
     from codir.errors import ModelError
     from codir.training.model import DistillationModel
 
-    class OneBlock(nn.Module):
+    class OneLayer(nn.Module):
         config = None
 
     shape = EncoderShape(1, 8)
@@ -80,7 +80,7 @@ def test_a_student_whose_blocks_cannot_be_told_apart_is_refused_before_training(
         ObjectiveSettings(), ObjectiveContext(shape, None, 8, None, "classification", num_classes=2)
     )
     with pytest.raises(ModelError):
-        DistillationModel(OneBlock(), {"freezes": objective}, frozenset())  # type: ignore[arg-type]
+        DistillationModel(OneLayer(), {"freezes": objective}, frozenset())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class TokenGap(Objective):
         """Which views are read."""
 
         attention: bool = True
-        blocks: tuple[int, int] = (2, 4)
+        layers: tuple[int, int] = (2, 4)
 
     @classmethod
     def kinds_of(cls, settings):
@@ -57,11 +57,11 @@ class TokenGap(Objective):
     @classmethod
     def needs(cls, settings):
         return Needs(
-            pooled=frozenset({"mean"}), tokens=frozenset(cls.kinds_of(settings)), layers=[settings.blocks]
+            pooled=frozenset({"mean"}), tokens=frozenset(cls.kinds_of(settings)), layers=[settings.layers]
         )
 
     def forward(self, step):
-        own, other = self.settings.blocks
+        own, other = self.settings.layers
         self.seen.append(step)
         loss = torch.zeros(())
         for kind in self.kinds_of(self.settings):
@@ -77,7 +77,7 @@ class Unneeded(TokenGap):
 
     @classmethod
     def needs(cls, settings):
-        return Needs(tokens=frozenset(cls.kinds_of(settings)), layers=[settings.blocks])
+        return Needs(tokens=frozenset(cls.kinds_of(settings)), layers=[settings.layers])
 
 
 GAP = f"{__name__}:TokenGap"
@@ -243,8 +243,8 @@ def test_a_model_without_readable_attention_is_refused(tmp_path, parts, side):
 
 def test_layers_that_are_not_there_are_refused_first(tmp_path, parts, monkeypatch):
     monkeypatch.setattr(parts["teacher"].model, "forward", None)
-    with pytest.raises(ConfigError, match=r"token_gap\.matching: .* block 9 of the teacher"):
-        trainer_of(tmp_path, parts, {GAP: {"blocks": (2, 9)}})
+    with pytest.raises(ConfigError, match=r"token_gap\.matching: .* layer 9 of the teacher"):
+        trainer_of(tmp_path, parts, {GAP: {"layers": (2, 9)}})
     assert not (tmp_path / "cache").exists()
 
 

@@ -159,7 +159,7 @@ def plan(
         bool, _plan_option("--measure", "time a few warm-up steps on this machine instead of estimating")
     ] = False,
     paper: Annotated[
-        bool, _plan_option("--paper", "the paper's own setting: RoBERTa-base to 6 blocks, both stages")
+        bool, _plan_option("--paper", "the paper's own setting: RoBERTa-base to 6 layers, both stages")
     ] = False,
     json_file: Annotated[
         Path | None, _plan_option("--json", "write the numbers to this file as well", "FILE")

@@ -157,7 +157,7 @@ class PretrainConfig(Section):
         if self.student.origin is not None:
             raise ValueError(
                 "student.origin is for distilling on a task; in a pre-training take that model as the student "
-                f"(student.model={self.student.origin}), or cut it to fewer blocks by naming it as the teacher"
+                f"(student.model={self.student.origin}), or cut it to fewer layers by naming it as the teacher"
             )
         if self.student.freeze and self.trained == "head":
             raise ValueError("trained: head keeps the whole encoder as it is: leave student.freeze out")

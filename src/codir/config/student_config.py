@@ -20,7 +20,7 @@ START = ("init", "origin", "freeze")
 def takes_start(student: Mapping[str, Any]) -> bool:
     """Whether a recipe's `START` is meant for this student: cut out of the teacher at full width, not random.
 
-    Blocks to choose from are there for no other; and embeddings that are new or cut have to be trained.
+    Layers to choose from are there for no other; and embeddings that are new or cut have to be trained.
     """
     named = any(student.get(key) is not None for key in ("model", "config", "width"))
     return not named and student.get("init") != "random"
@@ -32,19 +32,19 @@ def start_of(start: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
 
 
 class StudentConfig(Section):
-    """The student: blocks taken from the teacher (layers, init), or any model, or any configuration."""
+    """The student: layers taken from the teacher (layers, init), or any model, or any configuration."""
 
     layers: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="number of blocks of the student (default: half of the teacher's)",
+        description="number of layers of the student (default: half of the teacher's)",
     )
     init: InitName | list[int] = Field(
         default="spread",
-        description="where its weights come from: teacher blocks `spread` evenly, spread from the first to the "
+        description="where its weights come from: teacher layers `spread` evenly, spread from the first to the "
         "last (`ends`), the `first`, the `last`, "
-        "a list of block numbers counted from 1, or `random` weights",
+        "a list of layer numbers counted from 1, or `random` weights",
     )
     model: str | None = Field(
         default=None, description="take this model (folder or Hub id) as the student instead"
@@ -60,7 +60,7 @@ class StudentConfig(Section):
     )
     origin: str | None = Field(
         default=None,
-        description="take blocks and embeddings from this model of the teacher's family (folder or Hub id) instead of "
+        description="take layers and embeddings from this model of the teacher's family (folder or Hub id) instead of "
         "from the teacher; layers, init, width and intermediate choose from it, the classifier stays the teacher's",
     )
     width: int | None = Field(
@@ -74,12 +74,12 @@ class StudentConfig(Section):
         default=None,
         ge=1,
         le=10_000_000,
-        description="feed-forward neurons of a block of a narrower student, those with the largest weights (default: "
+        description="feed-forward neurons of a layer of a narrower student, those with the largest weights (default: "
         "in proportion to width)",
     )
     freeze: list[Literal["embeddings"] | int] | None = Field(
         default=None,
-        description="what is never trained: `embeddings`, and numbers of the student's blocks, counted from 1",
+        description="what is never trained: `embeddings`, and numbers of the student's layers, counted from 1",
     )
 
     def said(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class StudentConfig(Section):
             return value
         if any(isinstance(part, bool) for part in value):
             raise ValueError(
-                "true and false are not allowed here: name `embeddings` or the numbers of blocks"
+                "true and false are not allowed here: name `embeddings` or the numbers of layers"
             )
         parts = [part.strip() if isinstance(part, str) else part for part in value]
         return [int(part) if isinstance(part, str) and part.isdigit() else part for part in parts]
@@ -118,7 +118,7 @@ class StudentConfig(Section):
         for part in value or []:
             if isinstance(part, int) and part < 1:
                 raise ValueError(
-                    f"{part} is no block: they are counted from 1, and below them are `embeddings`"
+                    f"{part} is no layer: they are counted from 1, and below them are `embeddings`"
                 )
         if value and len(set(value)) < len(value):
             raise ValueError(f"{', '.join(map(str, value))}: a part is named twice")
@@ -139,9 +139,9 @@ class StudentConfig(Section):
     def _counted_from_one(cls, value: InitName | list[int]) -> InitName | list[int]:
         if isinstance(value, list):
             if not value:
-                raise ValueError("the list of teacher blocks is empty")
+                raise ValueError("the list of teacher layers is empty")
             if min(value) < 1:
-                raise ValueError("teacher blocks are counted from 1 (the embeddings are always copied)")
+                raise ValueError("teacher layers are counted from 1 (the embeddings are always copied)")
         return value
 
     @model_validator(mode="after")
@@ -159,7 +159,7 @@ class StudentConfig(Section):
             ]
             if cut or self.init != "spread":
                 raise ValueError(
-                    f"{[*cut, 'init'][0]} says how to build the student from another model's blocks, but {other} says "
+                    f"{[*cut, 'init'][0]} says how to build the student from another model's layers, but {other} says "
                     f"to take {self.model or config_name(self.config)}: leave out one of the two"
                 )
         if self.origin is not None and self.init == "random":
@@ -173,7 +173,7 @@ class StudentConfig(Section):
             )
         if isinstance(self.init, list) and self.layers is not None and self.layers != len(self.init):
             raise ValueError(
-                f"init lists {len(self.init)} teacher blocks, but layers is {self.layers}: leave one out or "
+                f"init lists {len(self.init)} teacher layers, but layers is {self.layers}: leave one out or "
                 "make them agree"
             )
         return self

@@ -265,14 +265,14 @@ def _row(line: Line, padded: Timing, real: dict[str, RealLengths], peaks: dict[s
         size = model_size(line.folder) or None
     if parameters is None and any(True for _ in line.model.parameters()):
         parameters, embedding = count_parameters(line.model)
-    blocks = getattr(line.model.config, "num_hidden_layers", None)
+    layers = getattr(line.model.config, "num_hidden_layers", None)
     metric, score, examples = score_of(line) or (None, None, None)
     return LatencyRow(
         name=line.name,
         path=line.path,
         engine=line.engine,
         precision=line.precision,
-        blocks=blocks if isinstance(blocks, int) else None,
+        layers=layers if isinstance(layers, int) else None,
         parameters=parameters,
         embedding_parameters=embedding,
         bytes=size,

@@ -26,7 +26,7 @@ class LatencyRow:
         path: the model as the user named it.
         engine: one of `codir.deploy.latency_models.ENGINES`.
         precision: what it computes in: `fp32`, `bf16`, `fp16` or `int8`.
-        blocks: number of layers; None for a family that does not say.
+        layers: number of layers; None for a family that does not say.
         parameters, embedding_parameters: the model's (an export's: of what it was made from); the second is part of
             the first.
         bytes: size of graph and weights on disk; None for a model of the Hub.
@@ -42,7 +42,7 @@ class LatencyRow:
     path: str
     engine: str
     precision: str
-    blocks: int | None
+    layers: int | None
     parameters: int | None
     embedding_parameters: int | None
     bytes: int | None
@@ -136,14 +136,14 @@ class LatencyResult:
             f"over {c['sequences']} sequences",
             (
                 *(Column(name, left=True) for name in ("model", "engine", "prec.")),
-                *(Column("blocks"), Column("params", short_count), Column("embed.", short_count)),
+                *(Column("layers"), Column("params", short_count), Column("embed.", short_count)),
                 Column("file", human_bytes),
                 Column("ms/seq"),
                 Column("speed-up", lambda value: f"{value:.{2 if value < 100 else 0}f}x"),
             ),
             [
                 (
-                    *(row.name, row.engine, row.precision, row.blocks),
+                    *(row.name, row.engine, row.precision, row.layers),
                     *(row.parameters, row.embedding_parameters, row.bytes),
                     f"{_ms(row.timing.ms_per_sequence)} ±{_ms(row.timing.spread)}",
                     row.timing.speedup,

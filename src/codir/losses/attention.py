@@ -108,7 +108,7 @@ class AttentionKLSettings(ProgressiveSettings):
     matching: Matching = Field(default="spread", description=MATCHING_HELP)
     averaged: bool = Field(
         default=False,
-        description="divide by the number of matched blocks: the released code of MobileBERT does",
+        description="divide by the number of matched layers: the released code of MobileBERT does",
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from codir.errors import ConfigError
 from codir.kinds import kind_named
 from codir.kinds.base import Kind
-from codir.models.layers import Matching, match_blocks
+from codir.models.layers import Matching, match_layers
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenKind, TokenView
 from codir.settings import Section
 
@@ -127,7 +127,7 @@ class Needs:
         if self.layers is None or self.layers == "embeddings":
             return ((0, 0),) if self.layers else ()
         try:
-            return match_blocks(self.layers, student.blocks, teacher.blocks)
+            return match_layers(self.layers, student.layers, teacher.layers)
         except ConfigError as error:
             raise ConfigError(f"{name}.matching: {error}") from None
 

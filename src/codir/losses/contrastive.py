@@ -26,7 +26,7 @@ from codir.errors import ConfigError, DataError, nearest
 from codir.files import human_bytes
 from codir.gather import gather_rows, processes
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step
-from codir.models.layers import choose_blocks
+from codir.models.layers import choose_layers
 from codir.models.representations import EncoderShape, Pooling
 
 SUMMARY_ROWS = 2000  # bank rows that are kept to be looked at
@@ -43,11 +43,11 @@ class ContrastiveSettings(ObjectiveSettings):
     momentum: float = Field(
         default=0.5, ge=0.0, lt=1.0, description="beta: how much of a bank row is kept (Eq. 5)"
     )
-    pooling: Pooling = Field(default="mean", description="how a block's tokens become one vector (Eq. 3)")
-    teacher_blocks: str | list[int] = Field(
+    pooling: Pooling = Field(default="mean", description="how a layer's tokens become one vector (Eq. 3)")
+    teacher_layers: str | list[int] = Field(
         default="all", description="all, every-other, odd, or numbers counted from 1"
     )
-    student_blocks: str | list[int] = Field(default="all", description="as teacher_blocks, for the student")
+    student_layers: str | list[int] = Field(default="all", description="as teacher_layers, for the student")
     negatives: str = Field(
         default="auto",
         description="auto (different-label for classes, any for scores, in-batch-bank for masked-lm), or a name",
@@ -81,10 +81,10 @@ class ContrastiveSettings(ObjectiveSettings):
 
     # What an older version had: the values that mean what is done now, and what to do instead of the others.
     _gone: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "contrast": ("concatenated", "all chosen blocks are contrasted together, as in Eq. 3"),
+        "contrast": ("concatenated", "all chosen layers are contrasted together, as in Eq. 3"),
         "matching": (
             "spread",
-            "it chose the blocks of contrast: blocks; use teacher_blocks and student_blocks",
+            "it chose the layers of contrast: blocks; use teacher_layers and student_layers",
         ),
         "bank_init": ("random", "rows start at random; negatives: in-batch needs no bank"),
         "queue_size": (4096, "use negatives: in-batch or in-batch-bank"),
@@ -143,13 +143,13 @@ def check_contrastive(
     """
     assert context.teacher is not None, "checked before"
     for side, spec, shape in (
-        ("teacher", settings.teacher_blocks, context.teacher),
-        ("student", settings.student_blocks, context.student),
+        ("teacher", settings.teacher_layers, context.teacher),
+        ("student", settings.student_layers, context.student),
     ):
         try:
-            choose_blocks(spec, shape.blocks)
+            choose_layers(spec, shape.layers)
         except ConfigError as error:
-            raise ConfigError(f"{name}.{side}_blocks: {error}") from None
+            raise ConfigError(f"{name}.{side}_layers: {error}") from None
     if settings.bank_storage == "gpu" and context.device.type == "cpu":
         raise ConfigError(f"{name}.bank_storage='gpu', and the training runs on a CPU: use auto or cpu.")
     negatives, k = negatives_name(settings, context), number_of_negatives(settings, context)
@@ -223,7 +223,7 @@ def _check_hard(name: str, k: int | Literal["all"], context: ObjectiveContext) -
 def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveContext, bank: bool) -> None:
     """Raises `ConfigError` where projections, their gradients and moments, and a bank in memory cannot fit into it."""
     assert context.teacher is not None, "checked before"
-    inputs = sum(shape.blocks * shape.width for shape in (context.teacher, context.student))
+    inputs = sum(shape.layers * shape.width for shape in (context.teacher, context.student))
     taken = 4 * 4 * inputs * settings.dim
     if bank and (settings.bank_storage == "cpu" or context.device.type == "cpu"):
         taken += (4 if settings.bank_dtype == "float32" else 2) * context.examples * settings.dim
@@ -274,7 +274,7 @@ def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Bank:
     )
 
 
-class BlockProjection(nn.Module):
+class LayerProjection(nn.Module):
     """phi: chosen layers' pooled outputs, concatenated [B, chosen * d], mapped linearly to m, length one; fp32."""
 
     index: Tensor
@@ -282,18 +282,18 @@ class BlockProjection(nn.Module):
     def __init__(self, spec: str | list[int], shape: EncoderShape, dim: int, seed: int):
         """Chooses the layers and draws the weights from `seed` alone."""
         super().__init__()
-        self.blocks = choose_blocks(spec, shape.blocks)
-        self.total = shape.blocks
+        self.layers = choose_layers(spec, shape.layers)
+        self.total = shape.layers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.linear = nn.Linear(len(self.blocks) * shape.width, dim)
-        self.register_buffer("index", torch.tensor(self.blocks) - 1, persistent=False)
+            self.linear = nn.Linear(len(self.layers) * shape.width, dim)
+        self.register_buffer("index", torch.tensor(self.layers) - 1, persistent=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Maps [B, layers, d] (all layers, any type) to unit vectors [B, m] in fp32, also inside autocast."""
         with torch.autocast(self.linear.weight.device.type, enabled=False):
             pooled = pooled.to(self.linear.weight.device)
-            if len(self.blocks) < self.total:
+            if len(self.layers) < self.total:
                 pooled = pooled.index_select(1, self.index)
             projected = functional.linear(
                 pooled.flatten(1).float(), self.linear.weight.float(), self.linear.bias.float()
@@ -305,12 +305,12 @@ class BlockProjection(nn.Module):
         return {
             f"{side}.weight": self.linear.weight.detach(),
             f"{side}.bias": self.linear.bias.detach(),
-            f"{side}.blocks": torch.tensor(self.blocks),
+            f"{side}.layers": torch.tensor(self.layers),
         }
 
     def describe(self) -> str:
         """Names the chosen layers: `2, 4, 6 of 1..6, embeddings excluded`."""
-        return f"{', '.join(map(str, self.blocks))} of 1..{self.total}, embeddings excluded"
+        return f"{', '.join(map(str, self.layers))} of 1..{self.total}, embeddings excluded"
 
 
 class ContrastiveLoss(Objective):
@@ -326,11 +326,11 @@ class ContrastiveLoss(Objective):
         assert isinstance(settings, ContrastiveSettings)
         assert context.teacher is not None, "checked before"
         self._pooling: Pooling = settings.pooling
-        self.teacher_projection = BlockProjection(
-            settings.teacher_blocks, context.teacher, settings.dim, context.seed
+        self.teacher_projection = LayerProjection(
+            settings.teacher_layers, context.teacher, settings.dim, context.seed
         )
-        self.student_projection = BlockProjection(
-            settings.student_blocks, context.student, settings.dim, context.seed + 1
+        self.student_projection = LayerProjection(
+            settings.student_layers, context.student, settings.dim, context.seed + 1
         )
         self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
 
@@ -354,7 +354,7 @@ class ContrastiveLoss(Objective):
     def describe(self) -> list[str]:
         """The chosen layers."""
         return [
-            f"{side} blocks: {projection.describe()} ({self._pooling} pooling)"
+            f"{side} layers: {projection.describe()} ({self._pooling} pooling)"
             for side, projection in (
                 ("teacher", self.teacher_projection),
                 ("student", self.student_projection),

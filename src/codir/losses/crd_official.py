@@ -30,8 +30,8 @@ from codir.models.representations import Pooling
 class OfficialCRDSettings(ContrastiveSettings):
     """Settings of the loss `crd_official`; the defaults are the released code's."""
 
-    pooling: Pooling = Field(default="cls", description="how a block's tokens become one vector (Eq. 3)")
-    teacher_blocks: str | list[int] = Field(
+    pooling: Pooling = Field(default="cls", description="how a layer's tokens become one vector (Eq. 3)")
+    teacher_layers: str | list[int] = Field(
         default="odd", description="all, every-other, odd, or numbers counted from 1"
     )
     sharing: Sharing = Field(default="independent", description="the released code draws for each example")
@@ -93,7 +93,7 @@ class OfficialCRD(ContrastiveLoss):
             )
 
     def forward(self, step: Step) -> Term:
-        """Reads the pooled blocks [B, blocks, d] of both sides; queues the banks' updates if training."""
+        """Reads the pooled layers [B, layers, d] of both sides; queues the banks' updates if training."""
         tau, examples = self._settings.temperature, self.context.examples
         teacher, student = self.project(step)  # [B, m] each
         with torch.autocast(teacher.device.type, enabled=False):
@@ -127,7 +127,7 @@ class OfficialCRD(ContrastiveLoss):
         return constants
 
     def describe(self) -> list[str]:
-        """The chosen blocks, the negatives and the banks' memory."""
+        """The chosen layers, the negatives and the banks' memory."""
         return [
             *super().describe(),
             f"negatives: {self.sampler.name}, K = {self._k}, {self._settings.sharing}",

@@ -150,7 +150,7 @@ class HiddenMSESettings(StatesSettings):
     """Settings of the loss `hidden_mse`."""
 
     shared_projection: bool = Field(
-        default=True, description="one map for all matched blocks, as TinyBERT has it, or one for each"
+        default=True, description="one map for all matched layers, as TinyBERT has it, or one for each"
     )
 
 
@@ -221,7 +221,7 @@ class FeatureMapMSESettings(StatesSettings, ProgressiveSettings):
         default=0.0, ge=0, description="normalised: weight of the absolute error of the tokens' variances"
     )
     averaged: bool = Field(
-        default=False, description="divide by the number of matched blocks: the released code does"
+        default=False, description="divide by the number of matched layers: the released code does"
     )
 
     @model_validator(mode="after")
@@ -258,7 +258,7 @@ class PooledCosineSettings(StatesSettings, ProgressiveSettings):
     """Settings of the loss `pooled_cosine`."""
 
     pooling: Pooling = Field(
-        default="mean", description="what stands for a block: the `mean` of its tokens or `cls`"
+        default="mean", description="what stands for a layer: the `mean` of its tokens or `cls`"
     )
 
 
@@ -301,7 +301,7 @@ class PKDSettings(StatesSettings):
     projection: Projecting = Field(default="never", description=_PROJECTING_HELP)
     averaged: bool = Field(
         default=False,
-        description="take the mean over blocks and dimensions: the released code does, the paper's equation does not, "
+        description="take the mean over layers and dimensions: the released code does, the paper's equation does not, "
         "and the weights that the paper searched belong to the mean",
     )
 

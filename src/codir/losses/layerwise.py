@@ -31,8 +31,8 @@ Progressive = Literal["none", "transfer", "unlock"]
 _ROUNDING = 1e-9
 _ORDER = {
     "none": "",
-    "transfer": "; one block at a time, those below frozen",
-    "unlock": "; one block after another, and they stay",
+    "transfer": "; one layer at a time, those below frozen",
+    "unlock": "; one layer after another, and they stay",
 }
 
 
@@ -41,7 +41,7 @@ class ProgressiveSettings(ObjectiveSettings):
 
     progressive: Progressive = Field(
         default="none",
-        description="`none`: all matched blocks at once; `transfer`: one at a time from the bottom, those below it "
+        description="`none`: all matched layers at once; `transfer`: one at a time from the bottom, those below it "
         "frozen; `unlock`: one after another from the bottom, and they stay",
     )
 
@@ -49,7 +49,7 @@ class ProgressiveSettings(ObjectiveSettings):
 class LayerwiseLoss(Objective):
     """Base of the losses over matched layers: the term is the sum over the pairs that count at the moment.
 
-    Metrics `block_S`, where there are several: the term of each of the student's layers.
+    Metrics `layer_S`, where there are several: the term of each of the student's layers.
     """
 
     @property
@@ -82,11 +82,11 @@ class LayerwiseLoss(Objective):
 
     def summed(self, losses: Mapping[int, Tensor]) -> Term:
         """Sums the losses of the student's layers."""
-        metrics = {f"block_{own}": loss.detach() for own, loss in losses.items()}
+        metrics = {f"layer_{own}": loss.detach() for own, loss in losses.items()}
         return Term(torch.stack([*losses.values()]).sum(), metrics if len(self.pairs) > 1 else {})
 
     def say_pairs(self, details: str = "") -> str:
-        """Names the layers: `pkd: student blocks 1, 2 learn from the teacher's 2, 4`."""
+        """Names the layers: `pkd: student layers 1, 2 learn from the teacher's 2, 4`."""
         own, other = (", ".join(map(str, side)) for side in zip(*self.pairs, strict=True))
-        what = f"block {own} learns" if len(self.pairs) == 1 else f"blocks {own} learn"
+        what = f"layer {own} learns" if len(self.pairs) == 1 else f"layers {own} learn"
         return f"{self.name}: student {what} from the teacher's {other}{details}{_ORDER[self._progressive]}"

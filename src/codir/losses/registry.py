@@ -160,7 +160,7 @@ def _check_needs(cls: type[Objective], settings: ObjectiveSettings, context: Obj
         if needs.tokens - {"hidden"} and shape.heads is None:
             raise ConfigError(
                 f"The objective {cls.name!r} compares attention, and the {side} has none: choose an objective over "
-                "hidden states, pooled blocks or logits instead ('hidden_mse', 'crd', 'kd')."
+                "hidden states, pooled layers or logits instead ('hidden_mse', 'crd', 'kd')."
             )
 
 

@@ -29,7 +29,7 @@ class MaskedRow:
 
     Attributes:
         name: as shown.
-        blocks, width: its shape.
+        layers, width: its shape.
         parameters, embedding_parameters: counts, the second is part of the first.
         loss: mean cross-entropy of the masked tokens of the held-out blocks, in nats; None where there are none.
         accuracy: share of them that it predicts first.
@@ -37,7 +37,7 @@ class MaskedRow:
     """
 
     name: str
-    blocks: int
+    layers: int
     width: int
     parameters: int
     embedding_parameters: int
@@ -80,7 +80,7 @@ class MaskedTable(Tabular):
         """Returns the table; what is unknown is `-`."""
         columns = (
             Column("model", left=True),
-            Column("blocks"),
+            Column("layers"),
             Column("params", _millions),
             Column("embed.", _millions),
             Column("loss", "{:.3f}".format),
@@ -90,7 +90,7 @@ class MaskedTable(Tabular):
         )
         rows = [
             (
-                *(row.name, f"{row.blocks} x {row.width}", row.parameters, row.embedding_parameters),
+                *(row.name, f"{row.layers} x {row.width}", row.parameters, row.embedding_parameters),
                 *(row.loss, row.perplexity, row.accuracy, row.agreement),
             )
             for row in self.rows
@@ -115,7 +115,7 @@ def described(name: str, model: PreTrainedModel) -> MaskedRow:
     """Returns a row without scores."""
     shape = encoder_shape(model)
     total, embedding = count_parameters(model)
-    return MaskedRow(name, shape.blocks, shape.width, total, embedding)
+    return MaskedRow(name, shape.layers, shape.width, total, embedding)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from codir.models.config_file import position_limit
 from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
 from codir.models.narrowing import narrow_config
 from codir.models.shallower import shallower_config
-from codir.models.student import chosen_blocks
+from codir.models.student import chosen_layers
 from codir.models.student_config import read_config
 
 # Peak of 16-bit and of fp32 products of dense matrices in TFLOP/s, memory in GB, the 16-bit format; from data sheets.
@@ -74,7 +74,7 @@ def student_config_of(
             "Nothing says what the student looks like: add --teacher MODEL (the student is cut out of it), --student "
             "MODEL, or --student-config config.json."
         )
-    cut = shallower_config(teacher, chosen_blocks(int(teacher.num_hidden_layers), wanted.layers, wanted.init))
+    cut = shallower_config(teacher, chosen_layers(int(teacher.num_hidden_layers), wanted.layers, wanted.init))
     if wanted.width is None and wanted.intermediate is None:
         return cut
     return narrow_config(cut, wanted.width, wanted.intermediate)

@@ -26,7 +26,7 @@ _NAME = "codir_capture"
 
 @dataclass
 class AttentionInputs:
-    """What one block's attention was given.
+    """What one layer's attention was given.
 
     Attributes:
         query: [B, L, heads * d_h].
@@ -60,21 +60,21 @@ def require_attention(model: nn.Module, side: str) -> None:
         raise ModelError(
             f"{side} is a {type(model).__name__}, whose attention cannot be compared: it has none, or adds a bias by "
             "position to it. BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and ModernBERT can be. Choose an "
-            "objective over hidden states or pooled blocks instead (`codir recipes` lists what each needs)."
+            "objective over hidden states or pooled layers instead (`codir recipes` lists what each needs)."
         )
 
 
 @contextlib.contextmanager
-def capture_attention(model: nn.Module, blocks: Collection[int]) -> Iterator[dict[int, AttentionInputs]]:
-    """Gives, after a forward pass of `model` inside the block, the inputs of the attention of `blocks` (from 1).
+def capture_attention(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, AttentionInputs]]:
+    """Gives, after a forward pass of `model` inside the block, the inputs of the attention of `layers` (from 1).
 
     Raises:
-        ModelError: see `require_attention`; or a block's attention is scaled or windowed in a way of its own.
+        ModelError: see `require_attention`; or a layer's attention is scaled or windowed in a way of its own.
     """
     require_attention(model, "The model")
     config = cast(Any, model).config
     before = config._attn_implementation
-    recorder = _Recorder(frozenset(blocks), 0, {})
+    recorder = _Recorder(frozenset(layers), 0, {})
     token = _active.set(recorder)
     config._attn_implementation = _NAME
     try:
@@ -84,7 +84,7 @@ def capture_attention(model: nn.Module, blocks: Collection[int]) -> Iterator[dic
         _active.reset(token)
     if missing := recorder.wanted - set(recorder.found):
         raise ModelError(
-            f"{type(model).__name__} ran the attention of {recorder.calls} blocks, not of block {min(missing)}."
+            f"{type(model).__name__} ran the attention of {recorder.calls} layers, not of layer {min(missing)}."
         )
 
 
@@ -121,7 +121,7 @@ def _refuse_unusual(module: nn.Module, query: Tensor, settings: dict[str, Any]) 
     if window is not None and query.shape[2] > window:
         raise ModelError(
             f"{type(module).__name__} sees a window of {window} tokens and the text has {query.shape[2]}: its "
-            f"attention cannot be compared. Set data.max_length to {window}, or match blocks that see everything."
+            f"attention cannot be compared. Set data.max_length to {window}, or match layers that see everything."
         )
 
 

@@ -1,7 +1,7 @@
 """What stands in a model's config.json: read, checked as a whole, and made into a config, before a model is built.
 
 transformers checks the types of most entries and not what they say: a gap between the classes, a padding token outside
-of the vocabulary or a million blocks become a traceback, or hours, when the model is built; here they become a
+of the vocabulary or a million layers become a traceback, or hours, when the model is built; here they become a
 sentence.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-MOST_BLOCKS = 1_000
-"""Deeper models than any that was ever trained; building a million of blocks takes hours."""
+MOST_LAYERS = 1_000
+"""Deeper models than any that was ever trained; building a million of layers takes hours."""
 
 _DEEPEST = 32  # levels of JSON; a config has two or three
 _SHORTEST = 4  # tokens: two special ones, and text
@@ -113,16 +113,16 @@ def settle_switches(config: PretrainedConfig) -> None:
 
 
 def described_weights(config: PretrainedConfig) -> int:
-    """Returns about how many weights a model has: a vector for each token, place and type, and the blocks' matrices."""
+    """Returns about how many weights a model has: a vector for each token, place and type, and the layers' matrices."""
     width = _number(config, "hidden_size")
-    blocks = _number(config, "num_hidden_groups") or _number(
+    layers = _number(config, "num_hidden_groups") or _number(
         config, "num_hidden_layers"
     )  # ALBERT shares them
     inner = _number(config, "intermediate_size") or 4 * width
     rows = _number(config, "vocab_size") + _number(config, "type_vocab_size")
     if not any(hasattr(config, name) for name in _ROTATED):
         rows += position_limit(config) or 0
-    return rows * (_number(config, "embedding_size") or width) + blocks * width * (4 * width + 2 * inner)
+    return rows * (_number(config, "embedding_size") or width) + layers * width * (4 * width + 2 * inner)
 
 
 def require_memory(config: PretrainedConfig, where: str) -> None:
@@ -251,9 +251,9 @@ def _check_sizes(settings: Mapping[str, Any], spellings: Mapping[str, str], wher
                 raise _damaged(where, f"{spelling} is {_short(value)} and has to be a whole number")
             if value < least:
                 raise _damaged(where, f"{spelling} is {value} and has to be at least {least}")
-            if name == "num_hidden_layers" and value > MOST_BLOCKS:
+            if name == "num_hidden_layers" and value > MOST_LAYERS:
                 raise _damaged(
-                    where, f"{spelling} is {_long(value)}, and no model has more than {MOST_BLOCKS:,} blocks"
+                    where, f"{spelling} is {_long(value)}, and no model has more than {MOST_LAYERS:,} layers"
                 )
 
 

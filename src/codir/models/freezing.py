@@ -1,4 +1,4 @@
-"""Which parameters belong to a model's embeddings and blocks, and keeping some of them as they are."""
+"""Which parameters belong to a model's embeddings and layers, and keeping some of them as they are."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from transformers import PreTrainedModel
 
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import encoder_shape
-from codir.models.student import blocks_prefix
+from codir.models.student import layers_prefix
 
 Part = Literal["embeddings"] | int
 
 
-def parameters_of(model: PreTrainedModel, blocks: Collection[int]) -> list[nn.Parameter]:
-    """Returns the parameters of chosen blocks.
+def parameters_of(model: PreTrainedModel, layers: Collection[int]) -> list[nn.Parameter]:
+    """Returns the parameters of chosen layers.
 
     Args:
         model: any encoder with a head.
-        blocks: their numbers, counted from 1; 0 is the embedding layer, all that turns tokens into the first block's
-            input: the tables of words, positions and token types, their norm, and a projection to the blocks' width.
+        layers: their numbers, counted from 1; 0 is the embedding layer, all that turns tokens into the first layer's
+            input: the tables of words, positions and token types, their norm, and a projection to the layers' width.
 
     Raises:
-        ModelError: the blocks cannot be told apart (see `blocks_prefix`).
+        ModelError: the layers cannot be told apart (see `layers_prefix`).
     """
-    prefix = blocks_prefix(model) if any(blocks) else None
+    prefix = layers_prefix(model) if any(layers) else None
     inside = next((name for name, module in model.named_modules() if module is model.base_model), "")
     embeddings = f"{inside}.embeddings" if inside else "embeddings"
     found: list[nn.Parameter] = []
@@ -37,7 +37,7 @@ def parameters_of(model: PreTrainedModel, blocks: Collection[int]) -> list[nn.Pa
             number = 0
         else:
             continue
-        if number in blocks:
+        if number in layers:
             found.append(parameter)
     return found
 
@@ -47,18 +47,18 @@ def freeze(model: PreTrainedModel, parts: Sequence[Part]) -> None:
 
     Args:
         model: is changed.
-        parts: `embeddings`, and numbers of blocks counted from 1.
+        parts: `embeddings`, and numbers of layers counted from 1.
 
     Raises:
-        ConfigError: a block that the model does not have.
-        ModelError: a family whose embeddings or blocks cannot be told apart.
+        ConfigError: a layer that the model does not have.
+        ModelError: a family whose embeddings or layers cannot be told apart.
     """
-    depth = encoder_shape(model).blocks
+    depth = encoder_shape(model).layers
     numbers = [0 if part == "embeddings" else part for part in parts]
     for number in numbers:
         if not 0 <= number <= depth:
             raise ConfigError(
-                f"student.freeze names block {number}, and the student has the blocks 1 to {depth}, counted from 1. "
+                f"student.freeze names layer {number}, and the student has the layers 1 to {depth}, counted from 1. "
                 "What lies below them is called `embeddings`."
             )
     for number in numbers:
@@ -73,8 +73,8 @@ def freeze(model: PreTrainedModel, parts: Sequence[Part]) -> None:
 
 
 def describe_frozen(model: PreTrainedModel, parts: Sequence[Part]) -> str:
-    """Says what is kept: `the embeddings, block 1; 12.3 of 22.7 million parameters are never trained`."""
-    named = [f"block {part}" for part in parts if isinstance(part, int)]
+    """Says what is kept: `the embeddings, layer 1; 12.3 of 22.7 million parameters are never trained`."""
+    named = [f"layer {part}" for part in parts if isinstance(part, int)]
     if "embeddings" in parts:
         named.insert(0, "the embeddings")
     every = list(model.parameters())

@@ -129,7 +129,7 @@ def forward_dataset(
         model: any Hugging Face sequence classifier.
         encoded: data set with token columns, or columns already read.
         padding: the model's tokenizer, or what was read off it.
-        poolings: poolings of the blocks to compute.
+        poolings: poolings of the layers to compute.
         tokens: vectors of single tokens to give.
         batch_size: examples in a batch.
         prefix: `teacher_` to read the teacher's own token columns.

@@ -194,15 +194,15 @@ def load_config(source: str | Path) -> PretrainedConfig:
 def encoder_shape(model: nn.Module) -> EncoderShape:
     """Reads depth and width off a model's config; raises `ModelError` for a family that does not name them."""
     config = getattr(model, "config", None)
-    blocks = getattr(config, "num_hidden_layers", None)
+    layers = getattr(config, "num_hidden_layers", None)
     width = getattr(config, "hidden_size", None)
-    if not isinstance(blocks, int) or not isinstance(width, int):
+    if not isinstance(layers, int) or not isinstance(width, int):
         raise ModelError(
-            f"{type(model).__name__} does not say how many blocks it has and how wide they are "
-            f"(num_hidden_layers = {blocks!r}, hidden_size = {width!r}). Use a plain transformer encoder."
+            f"{type(model).__name__} does not say how many layers it has and how wide they are "
+            f"(num_hidden_layers = {layers!r}, hidden_size = {width!r}). Use a plain transformer encoder."
         )
     heads = getattr(config, "num_attention_heads", None)
-    return EncoderShape(blocks, width, heads if isinstance(heads, int) else None)
+    return EncoderShape(layers, width, heads if isinstance(heads, int) else None)
 
 
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:

@@ -2,11 +2,11 @@
 
 No data are read. In this order, each choice within what the ones before it left:
 
-1. Dimensions of the hidden states: by the sum of the squares of all their weights in the embeddings and in all blocks.
-   They are the same everywhere, because what a block adds, it adds to the same vector (a rotation into a few principal
+1. Dimensions of the hidden states: by the sum of the squares of all their weights in the embeddings and in all layers.
+   They are the same everywhere, because what a layer adds, it adds to the same vector (a rotation into a few principal
    directions would not pass through the layer norms).
-2. Heads, of each block by itself: by |W_O W_V|_F, the norm of what a head can write of what it reads.
-3. Feed-forward neurons, of each block by itself: by |w_in| |w_out|; likewise the neurons inside the classifier's
+2. Heads, of each layer by itself: by |W_O W_V|_F, the norm of what a head can write of what it reads.
+3. Feed-forward neurons, of each layer by itself: by |w_in| |w_out|; likewise the neurons inside the classifier's
    head (BERT's pooler).
 
 What is kept stays in its order, with its weights as they were: a model cut to its own size is that model, bit for bit.
@@ -26,11 +26,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from codir.errors import ConfigError
-from codir.models.student import blocks_prefix, fresh_model
+from codir.models.student import fresh_model, layers_prefix
 
 # What the axes of each weight stand for, by the name of its module; a bias has the first of them. d: the hidden
 # states, a: all heads side by side, f: feed-forward neurons, c: neurons of the head, h: heads, .: stays as it is.
-_BLOCK = {
+_LAYER = {
     "attention.self.query": "ad",
     "attention.self.key": "ad",
     "attention.self.value": "ad",
@@ -56,14 +56,14 @@ class _Family:
     """How a family names its parts.
 
     Attributes:
-        block: axes of the modules of a block.
+        layer: axes of the modules of a layer.
         rest: of all others, without the name of the encoder.
-        values, output, inner, outer: modules of a block that make the values, map the heads' results back, and the
+        values, output, inner, outer: modules of a layer that make the values, map the heads' results back, and the
             two of the feed-forward network.
         feed_forward: the config's name of the number of neurons.
     """
 
-    block: Mapping[str, str]
+    layer: Mapping[str, str]
     rest: Mapping[str, str]
     values: str = "attention.self.value"
     output: str = "attention.output.dense"
@@ -81,11 +81,11 @@ _BERT_HEADS = {
     "cls.predictions.decoder": ".d",
 }
 _FAMILIES: dict[str, _Family] = {
-    "bert": _Family(_BLOCK, {**_EMBEDDINGS, **_BERT_HEADS}),
-    "roberta": _Family(_BLOCK, _ROBERTA),
-    "xlm-roberta": _Family(_BLOCK, _ROBERTA),
-    "camembert": _Family(_BLOCK, _ROBERTA),
-    "electra": _Family(_BLOCK, {**_EMBEDDINGS, **_TWO_LAYERS}),
+    "bert": _Family(_LAYER, {**_EMBEDDINGS, **_BERT_HEADS}),
+    "roberta": _Family(_LAYER, _ROBERTA),
+    "xlm-roberta": _Family(_LAYER, _ROBERTA),
+    "camembert": _Family(_LAYER, _ROBERTA),
+    "electra": _Family(_LAYER, {**_EMBEDDINGS, **_TWO_LAYERS}),
     "distilbert": _Family(
         {
             "attention.q_lin": "ad",
@@ -127,9 +127,9 @@ _FAMILIES: dict[str, _Family] = {
         "attention.attn.o",
     ),
 }
-# A table of positions that all blocks share gives each head its own bias: all blocks keep the same heads.
+# A table of positions that all layers share gives each head its own bias: all layers keep the same heads.
 _SHARED_HEADS = ("mpnet",)
-# Where the embeddings have a width of their own, they keep it, and their map to the blocks' width is cut.
+# Where the embeddings have a width of their own, they keep it, and their map to the layers' width is cut.
 _OWN_WIDTH = {
     **{name: axes.replace("d", ".") for name, axes in _EMBEDDINGS.items()},
     "embeddings_project": "d.",
@@ -137,13 +137,13 @@ _OWN_WIDTH = {
 
 
 class _Weight(NamedTuple):
-    """A tensor of a model: its name, that inside its block or the encoder, its axes and its block (from 0)."""
+    """A tensor of a model: its name, that inside its layer or the encoder, its axes and its layer (from 0)."""
 
     name: str
     local: str
     tensor: Tensor
     axes: str
-    block: int | None
+    layer: int | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Kept:
 
     Attributes:
         dimensions: of the hidden states.
-        heads: of each block.
-        neurons: of the feed-forward network of each block.
+        heads: of each layer.
+        neurons: of the feed-forward network of each layer.
         head_neurons: of the hidden layer inside the classifier's head; empty where there is none.
         width, total_heads, intermediate: of the wider model.
     """
@@ -167,10 +167,10 @@ class Kept:
     intermediate: int
 
     def describe(self) -> str:
-        """Says how much is kept: `192 of 384 dimensions, 6 of 12 heads and 768 of 1,536 neurons of each block`."""
+        """Says how much is kept: `192 of 384 dimensions, 6 of 12 heads and 768 of 1,536 neurons of each layer`."""
         return (
             f"{len(self.dimensions):,} of {self.width:,} dimensions, {len(self.heads[0])} of {self.total_heads} heads "
-            f"and {len(self.neurons[0]):,} of {self.intermediate:,} feed-forward neurons of each block: those with the "
+            f"and {len(self.neurons[0]):,} of {self.intermediate:,} feed-forward neurons of each layer: those with the "
             "largest weights"
         )
 
@@ -217,7 +217,7 @@ def narrow_config(
     elif own == width != old:
         raise ConfigError(
             f"student.width is {width}, which is the width of the embeddings of this {config.model_type} model. They "
-            "would need no map to the blocks' width then, and there is one: choose another width."
+            "would need no map to the layers' width then, and there is one: choose another width."
         )
     return cut
 
@@ -253,29 +253,29 @@ def choose_kept(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
     fewer, fewer_heads, fewer_neurons = _sizes(config)
     depth = int(model.config.num_hidden_layers)
     squares = torch.zeros(width, dtype=torch.float64)
-    blocks: list[dict[str, Tensor]] = [{} for _ in range(depth)]
+    layers: list[dict[str, Tensor]] = [{} for _ in range(depth)]
     rest: list[tuple[Tensor, str]] = []
     judged = {f"{module}.weight" for module in (family.values, family.output, family.inner, family.outer)}
     for weight in _weights(model):
         tensor = weight.tensor.double().cpu()
-        if weight.block is not None:
+        if weight.layer is not None:
             if weight.local in judged:
-                blocks[weight.block][weight.local] = tensor
+                layers[weight.layer][weight.local] = tensor
         elif "c" in weight.axes and len(weight.axes) == 2:
             rest.append((tensor, weight.axes))
-        if "d" in weight.axes and (weight.block is not None or weight.local.startswith("embeddings")):
+        if "d" in weight.axes and (weight.layer is not None or weight.local.startswith("embeddings")):
             others = [axis for axis, letter in enumerate(weight.axes) if letter != "d"]
             squares += tensor.square().sum(dim=others) if others else tensor.square()
     dimensions = _largest(squares, fewer)
     of_heads, of_neurons = [], []
-    for block in blocks:
-        values = block[f"{family.values}.weight"][:, dimensions].reshape(heads, size, -1)
-        output = block[f"{family.output}.weight"][dimensions].reshape(-1, heads, size).permute(1, 0, 2)
+    for layer in layers:
+        values = layer[f"{family.values}.weight"][:, dimensions].reshape(heads, size, -1)
+        output = layer[f"{family.output}.weight"][dimensions].reshape(-1, heads, size).permute(1, 0, 2)
         # |O V|_F^2 = tr(O^T O V V^T), without the d x d products
         inner = (output.transpose(1, 2) @ output) * (values @ values.transpose(1, 2))
         of_heads.append(inner.sum(dim=(1, 2)).clamp(min=0).sqrt())
-        incoming = block[f"{family.inner}.weight"][:, dimensions].norm(dim=1)
-        of_neurons.append(incoming * block[f"{family.outer}.weight"][dimensions].norm(dim=0))
+        incoming = layer[f"{family.inner}.weight"][:, dimensions].norm(dim=1)
+        of_neurons.append(incoming * layer[f"{family.outer}.weight"][dimensions].norm(dim=0))
     if model.config.model_type in _SHARED_HEADS:
         of_heads = [torch.stack(of_heads).sum(dim=0)] * depth
     return Kept(
@@ -308,12 +308,12 @@ def _largest(scores: Tensor, count: int) -> list[int]:
 
 def _cut(weight: _Weight, kept: Kept) -> Tensor:
     size, tensor = kept.width // kept.total_heads, weight.tensor.detach()
-    of_block = weight.block or 0
-    heads = kept.heads[of_block]
+    of_layer = weight.layer or 0
+    heads = kept.heads[of_layer]
     chosen: dict[str, Sequence[int]] = {
         "d": kept.dimensions,
         "a": [head * size + place for head in heads for place in range(size)],
-        "f": kept.neurons[of_block],
+        "f": kept.neurons[of_layer],
         "c": kept.head_neurons,
         "h": heads,
     }
@@ -324,19 +324,19 @@ def _cut(weight: _Weight, kept: Kept) -> Tensor:
 
 
 def _weights(model: PreTrainedModel) -> list[_Weight]:
-    family, prefix = _family(model.config), blocks_prefix(model)
+    family, prefix = _family(model.config), layers_prefix(model)
     width = _sizes(model.config)[0]
     rest = dict(family.rest)
     if getattr(model.config, "embedding_size", width) != width:
         rest |= _OWN_WIDTH
     found = []
     for name, tensor in model.state_dict().items():
-        block, local = None, name.removeprefix(f"{model.base_model_prefix}.")
+        layer, local = None, name.removeprefix(f"{model.base_model_prefix}.")
         if name.startswith(prefix):
             number, _, local = name.removeprefix(prefix).partition(".")
-            block = int(number)
+            layer = int(number)
         module, _, kind = local.rpartition(".")
-        axes = (rest if block is None else family.block).get(module)
+        axes = (rest if layer is None else family.layer).get(module)
         if axes is None:
             raise ConfigError(
                 f"{type(model).__name__} has the parameter {name}, of which it is not known how it becomes narrower. "
@@ -346,7 +346,7 @@ def _weights(model: PreTrainedModel) -> list[_Weight]:
         axes = axes[0] if kind == "bias" else axes
         if len(axes) != tensor.dim():
             raise ConfigError(f"{name} has the shape {list(tensor.shape)}, which is not its family's.")
-        found.append(_Weight(name, local, tensor, axes, block))
+        found.append(_Weight(name, local, tensor, axes, layer))
     return found
 
 

@@ -17,7 +17,7 @@ from codir.models.student import fresh_model
 def load_origin(path_or_hub_id: str | Path, teacher: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
     """Loads a model of the teacher's family as a classifier that a student can be cut out of, as out of the teacher.
 
-    Embeddings, blocks and the pooler are the model's. What stands outside of the encoder (the classifier) is the
+    Embeddings, layers and the pooler are the model's. What stands outside of the encoder (the classifier) is the
     teacher's where the two are equally wide, and new otherwise, also where the model had been trained for other
     classes; so is a pooler that the model lacks (masked language models have none).
 

@@ -1,4 +1,4 @@
-"""One vector for each example out of the hidden states of a block (Eq. 3)."""
+"""One vector for each example out of the hidden states of a layer (Eq. 3)."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
     return first.to(_wide(hidden.dtype))
 
 
-def pool_blocks(hidden_states: Sequence[Tensor], mask: Tensor, how: Literal["mean", "cls"]) -> Tensor:
-    """Pools every block's output into one vector for each example (Eq. 3, before the concatenation).
+def pool_layers(hidden_states: Sequence[Tensor], mask: Tensor, how: Literal["mean", "cls"]) -> Tensor:
+    """Pools every layer's output into one vector for each example (Eq. 3, before the concatenation).
 
     Args:
-        hidden_states: one [B, L, d] tensor for each block, the embedding layer already left out.
+        hidden_states: one [B, L, d] tensor for each layer, the embedding layer already left out.
         mask: [B, L] 1 (or True) for real tokens, 0 for padding.
         how: `mean` over the real tokens, or `cls` for the first one.
 
     Returns:
-        [B, blocks, d], fp32 for half-precision input. Index 0 is block 1.
+        [B, layers, d], fp32 for half-precision input. Index 0 is layer 1.
     """
     if how == "mean":
         weights = _mean_weights(mask, _wide(hidden_states[0].dtype))
@@ -97,19 +97,19 @@ TokenKind = Literal["hidden", "query", "key", "value"]
 
 
 class TokenView(NamedTuple):
-    """One vector for every token: what a block gives out, or what goes into its attention.
+    """One vector for every token: what a layer gives out, or what goes into its attention.
 
     Attributes:
-        kind: `hidden`, the block's output; `query`, `key` or `value`, as they enter the block's attention (after a
+        kind: `hidden`, the layer's output; `query`, `key` or `value`, as they enter the layer's attention (after a
             rotation by position where the family has one), all heads side by side.
-        block: counted from 1; 0 is the output of the embedding layer, which has only `hidden`.
+        layer: counted from 1; 0 is the output of the embedding layer, which has only `hidden`.
     """
 
     kind: TokenKind
-    block: int
+    layer: int
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.block}"
+        return f"{self.kind}.{self.layer}"
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ class EncoderShape:
     """Depth and width of an encoder.
 
     Attributes:
-        blocks: number of transformer blocks.
+        layers: number of transformer layers.
         width: hidden size d.
-        heads: attention heads of a block; None where there is no attention.
+        heads: attention heads of a layer; None where there is no attention.
     """
 
-    blocks: int
+    layers: int
     width: int
     heads: int | None = field(default=None, compare=False)
 
@@ -133,8 +133,8 @@ class Representations:
 
     Attributes:
         logits: [B, C] (C = 1 for regression).
-        pooled: for each pooling asked for, [B, blocks, d]: every block's pooled output, the embedding layer
-            excluded, so that index 0 is block 1.
+        pooled: for each pooling asked for, [B, layers, d]: every layer's pooled output, the embedding layer
+            excluded, so that index 0 is layer 1.
         masked: of a masked language model, its predictions at the masked positions; `logits` is empty then.
         tokens: for each view asked for, [B, L, w]: hidden states (w = d), or queries, keys or values (w = heads * d_h).
         mask: [B, L] bool, True at real tokens; there whenever `tokens` is not empty.
@@ -154,7 +154,7 @@ def represent(
     positions: Tensor | None = None,
     tokens: Iterable[TokenView] = (),
 ) -> Representations:
-    """Runs `model` (any Hugging Face sequence classifier or masked language model) once and pools every block's output.
+    """Runs `model` (any Hugging Face sequence classifier or masked language model) once and pools every layer's output.
 
     Args:
         model: the encoder with its head.
@@ -168,7 +168,7 @@ def represent(
         ModelError: queries, keys or values of a model that does not show them (see `capture_attention`).
     """
     poolings, views = tuple(poolings), frozenset(tokens)
-    inner = {view.block for view in views if view.kind != "hidden"}
+    inner = {view.layer for view in views if view.kind != "hidden"}
     with (
         contextlib.nullcontext() if positions is None else _only(model, positions) as caught,
         capture_attention(model, inner) if inner else contextlib.nullcontext({}) as attention,
@@ -181,14 +181,14 @@ def represent(
             "cannot be computed. Its logits can be learned from: --recipe kd."
         )
     seen = {
-        view: outputs.hidden_states[view.block]
+        view: outputs.hidden_states[view.layer]
         if view.kind == "hidden"
-        else getattr(attention[view.block], view.kind)
+        else getattr(attention[view.layer], view.kind)
         for view in views
     }
     pooled: dict[Pooling, Tensor] = {}
     for how in poolings:
-        pooled[how] = pool_blocks(outputs.hidden_states[1:], inputs["attention_mask"], how)
+        pooled[how] = pool_layers(outputs.hidden_states[1:], inputs["attention_mask"], how)
     masked = None
     if caught is not None:
         head = cast(Any, model).get_output_embeddings()

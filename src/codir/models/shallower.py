@@ -1,4 +1,4 @@
-"""What a config says of single blocks, and what becomes of it in a model of fewer blocks."""
+"""What a config says of single layers, and what becomes of it in a model of fewer layers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from codir.errors import ModelError
 _PLAIN = (bool, int, float, str, list, tuple)
 
 
-def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> PretrainedConfig:
-    """Returns a copy of `config` for the chosen blocks (1-based); what it says of single blocks goes with them.
+def shallower_config(config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
+    """Returns a copy of `config` for the chosen layers (1-based); what it says of single layers goes with them.
 
-    That is every list with one entry a block (`layer_types`, Longformer's `attention_window`), every list of blocks'
+    That is every list with one entry a layer (`layer_types`, Longformer's `attention_window`), every list of layers'
     numbers (`mlp_only_layers`), and runs of kinds (GPT Neo's `attention_types`: `[[["global", "local"], 6]]`).
-    ModernBERT's and others' "every third block" is written out as `layer_types` when their config is read.
+    ModernBERT's and others' "every third layer" is written out as `layer_types` when their config is read.
 
     Raises:
         ModelError: the family's depth cannot be set, or there is a decoder, too.
@@ -28,11 +28,11 @@ def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> Pretrai
     depth = int(config.num_hidden_layers)
     cut = copy.deepcopy(config)  # constructors change the config they are given
     for name, value in config.to_dict().items():
-        chosen = _of_blocks(name, value, depth, blocks)
+        chosen = _of_layers(name, value, depth, layers)
         if chosen is not None:
             setattr(cut, name, chosen)
     try:
-        cut.num_hidden_layers = len(blocks)
+        cut.num_hidden_layers = len(layers)
     except (
         NotImplementedError,
         AttributeError,
@@ -42,7 +42,7 @@ def shallower_config(config: PretrainedConfig, blocks: Sequence[int]) -> Pretrai
 
 
 def require_no_decoder(config: PretrainedConfig) -> None:
-    """Raises `ModelError` for a model with an encoder and a decoder, whose blocks are two lists."""
+    """Raises `ModelError` for a model with an encoder and a decoder, whose layers are two lists."""
     if config.is_encoder_decoder:
         raise ModelError(
             f"A {config.model_type} model has an encoder and a decoder; only encoders can be cut. Choose a student of "
@@ -50,18 +50,18 @@ def require_no_decoder(config: PretrainedConfig) -> None:
         )
 
 
-def _of_blocks(name: str, value: Any, depth: int, blocks: Sequence[int]) -> list[Any] | None:
-    """Returns what is left of a setting for the chosen blocks; None for one that says nothing of single blocks."""
+def _of_layers(name: str, value: Any, depth: int, layers: Sequence[int]) -> list[Any] | None:
+    """Returns what is left of a setting for the chosen layers; None for one that says nothing of single layers."""
     if not isinstance(value, list | tuple) or not value or "token" in name:
         return None
     if (kinds := _run_lengths(value)) is not None and len(kinds) == depth:
-        return [[[kinds[block - 1]], 1] for block in blocks]
-    if "layers" in name and _are_numbers_of_blocks(value, depth):
-        return [place for place, block in enumerate(blocks) if block - 1 in value]
+        return [[[kinds[layer - 1]], 1] for layer in layers]
+    if "layers" in name and _are_numbers_of_layers(value, depth):
+        return [place for place, layer in enumerate(layers) if layer - 1 in value]
     # Lists of words can have the depth's length by chance (DeBERTa's pos_att_type, X-MOD's languages).
     numbers = all(isinstance(entry, int | float) for entry in value)
     if len(value) == depth and (numbers or "layer" in name or "block" in name):
-        return [value[block - 1] for block in blocks]
+        return [value[layer - 1] for layer in layers]
     return None
 
 
@@ -78,62 +78,62 @@ def _run_lengths(value: Sequence[Any]) -> list[Any] | None:
     return found
 
 
-def _are_numbers_of_blocks(value: Sequence[Any], depth: int) -> bool:
-    """Whether a list names blocks, counted from 0, and does not give one value for each."""
+def _are_numbers_of_layers(value: Sequence[Any], depth: int) -> bool:
+    """Whether a list names layers, counted from 0, and does not give one value for each."""
     if not all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value):
         return False
     return list(value) == sorted(set(value)) and value[0] >= 0 and value[-1] < depth
 
 
-def require_same_blocks(
-    student: nn.ModuleList, source: nn.ModuleList, blocks: Sequence[int], whose: str
+def require_same_layers(
+    student: nn.ModuleList, source: nn.ModuleList, layers: Sequence[int], whose: str
 ) -> None:
-    """Checks that every block of a student is set as the block it was copied from, apart from its number.
+    """Checks that every layer of a student is set as the layer it was copied from, apart from its number.
 
-    A block's weights are half of what it computes; the other half is what the config told it: the window it sees, the
-    kind of its attention. Where a family derives that from the block's number, a block that moves would compute
+    A layer's weights are half of what it computes; the other half is what the config told it: the window it sees, the
+    kind of its attention. Where a family derives that from the layer's number, a layer that moves would compute
     something else.
 
     Args:
-        student: its blocks.
-        source: all blocks of the model it was cut out of.
-        blocks: the ones it has, 1-based.
+        student: its layers.
+        source: all layers of the model it was cut out of.
+        layers: the ones it has, 1-based.
         whose: class of the model, for the message.
 
     Raises:
-        ModelError: a setting of a block differs.
+        ModelError: a setting of a layer differs.
     """
-    for number, block in enumerate(blocks):
-        theirs = dict(source[block - 1].named_modules())
+    for number, layer in enumerate(layers):
+        theirs = dict(source[layer - 1].named_modules())
         for path, module in student[number].named_modules():
             other = theirs.get(path)
             if type(other) is not type(module):
-                continue  # ModernBERT's first block has no norm before its attention
+                continue  # ModernBERT's first layer has no norm before its attention
             for name, value in vars(module).items():
                 before = vars(other).get(name)
                 if name.startswith("_") or name == "training" or not isinstance(value, _PLAIN):
                     continue
                 if (
-                    value is True and "layer_idx" in name and number != block - 1
+                    value is True and "layer_idx" in name and number != layer - 1
                 ):  # GPT-2's scale by the number
                     raise ModelError(
-                        f"{whose} cannot be cut to the blocks {list(blocks)}: {name} makes block {block} compute by "
-                        f"its number, which would be {number + 1}. Choose the first blocks (--student-init first), or "
+                        f"{whose} cannot be cut to the layers {list(layers)}: {name} makes layer {layer} compute by "
+                        f"its number, which would be {number + 1}. Choose the first layers (--student-init first), or "
                         "another student (--student, --student-config)."
                     )
-                if value == before or _is_number(value, before, number, block - 1):
+                if value == before or _is_number(value, before, number, layer - 1):
                     continue
-                if isinstance(value, list | tuple) and list(value) == _of_blocks(
-                    "layers", before, len(source), blocks
+                if isinstance(value, list | tuple) and list(value) == _of_layers(
+                    "layers", before, len(source), layers
                 ):
-                    continue  # the list for all blocks
+                    continue  # the list for all layers
                 raise ModelError(
-                    f"{whose} cannot be cut to the blocks {list(blocks)}: block {block} has {name} = {before!r}, "
-                    f"and as block {number + 1} of {len(blocks)} it would have {value!r}. Choose other blocks "
+                    f"{whose} cannot be cut to the layers {list(layers)}: layer {layer} has {name} = {before!r}, "
+                    f"and as layer {number + 1} of {len(layers)} it would have {value!r}. Choose other layers "
                     "(--student-init), or another student (--student, --student-config)."
                 )
 
 
 def _is_number(value: Any, before: Any, number: int, number_before: int) -> bool:
-    """Whether two values are the numbers of their blocks, counted from 0 or from 1."""
+    """Whether two values are the numbers of their layers, counted from 0 or from 1."""
     return any(value == number + start and before == number_before + start for start in (0, 1))

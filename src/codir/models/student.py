@@ -1,4 +1,4 @@
-"""Builds students: fewer blocks of the teacher, or any other model. From a config alone: `student_config`."""
+"""Builds students: fewer layers of the teacher, or any other model. From a config alone: `student_config`."""
 
 from __future__ import annotations
 
@@ -16,91 +16,91 @@ from codir.errors import ConfigError, ModelError, nearest
 from codir.models.classes import is_generic
 from codir.models.labels import class_names, copy_labels, said_kind
 from codir.models.loading import encoder_shape, load_classifier, load_config, resolve
-from codir.models.shallower import require_no_decoder, require_same_blocks, shallower_config
+from codir.models.shallower import require_no_decoder, require_same_layers, shallower_config
 
 Initialisation = Literal["spread", "ends", "first", "last", "random"] | Sequence[int]
 _NAMED = ("spread", "ends", "first", "last", "random")
 
 
-def spread_blocks(teacher_blocks: int, layers: int) -> list[int]:
-    """Evenly spread blocks, the last one included: block floor(i * T / S) for i = 1..S, 1-based.
+def spread_layers(teacher_layers: int, layers: int) -> list[int]:
+    """Evenly spread layers, the last one included: layer floor(i * T / S) for i = 1..S, 1-based.
 
-    12 blocks to 6 gives 2, 4, 6, 8, 10, 12; 12 to 5 gives 2, 4, 7, 9, 12.
+    12 layers to 6 gives 2, 4, 6, 8, 10, 12; 12 to 5 gives 2, 4, 7, 9, 12.
     """
-    return [step * teacher_blocks // layers for step in range(1, layers + 1)]
+    return [step * teacher_layers // layers for step in range(1, layers + 1)]
 
 
-def end_to_end_blocks(teacher_blocks: int, layers: int) -> list[int]:
-    """Evenly spread blocks, the first and the last one included, 1-based; the last alone for a student of one block.
+def end_to_end_layers(teacher_layers: int, layers: int) -> list[int]:
+    """Evenly spread layers, the first and the last one included, 1-based; the last alone for a student of one layer.
 
-    12 blocks to 6 gives 1, 3, 5, 8, 10, 12, which is what DistilBERT starts from.
+    12 layers to 6 gives 1, 3, 5, 8, 10, 12, which is what DistilBERT starts from.
     """
     if layers == 1:
-        return [teacher_blocks]
-    return [1 + round(step * (teacher_blocks - 1) / (layers - 1)) for step in range(layers)]
+        return [teacher_layers]
+    return [1 + round(step * (teacher_layers - 1) / (layers - 1)) for step in range(layers)]
 
 
-def chosen_blocks(
-    teacher_blocks: int, layers: int | None, init: Initialisation, whose: str = "the teacher"
+def chosen_layers(
+    teacher_layers: int, layers: int | None, init: Initialisation, whose: str = "the teacher"
 ) -> list[int]:
-    """Returns the teacher's blocks (1-based) that a student starts from; for `random` those it would be compared with.
+    """Returns the teacher's layers (1-based) that a student starts from; for `random` those it would be compared with.
 
     Args:
-        teacher_blocks: T.
+        teacher_layers: T.
         layers: S; by default half of T, or the length of the list.
-        init: `spread`, `ends`, `first`, `last`, `random` or an increasing list of 1-based block numbers.
-        whose: what messages call the model that the blocks are taken from.
+        init: `spread`, `ends`, `first`, `last`, `random` or an increasing list of 1-based layer numbers.
+        whose: what messages call the model that the layers are taken from.
 
     Raises:
         ConfigError: an unknown name, or a list that is not increasing, or disagrees with `layers`.
-        ModelError: the teacher does not have that many blocks.
+        ModelError: the teacher does not have that many layers.
     """
     if isinstance(init, str):
         if init not in _NAMED:
             raise ConfigError(
                 f"Unknown initialisation {init!r}{nearest(init, _NAMED)}: "
-                f"choose {', '.join(_NAMED)} or a list of blocks."
+                f"choose {', '.join(_NAMED)} or a list of layers."
             )
-        layers = max(1, teacher_blocks // 2) if layers is None else layers
+        layers = max(1, teacher_layers // 2) if layers is None else layers
         if layers < 1:
-            raise ConfigError(f"A student needs at least one block, not {layers}.")
-        require_depth(layers, teacher_blocks, whose)
+            raise ConfigError(f"A student needs at least one layer, not {layers}.")
+        require_depth(layers, teacher_layers, whose)
         if init == "first":
             return list(range(1, layers + 1))
         if init == "last":
-            return list(range(teacher_blocks - layers + 1, teacher_blocks + 1))
+            return list(range(teacher_layers - layers + 1, teacher_layers + 1))
         return (
-            end_to_end_blocks(teacher_blocks, layers)
+            end_to_end_layers(teacher_layers, layers)
             if init == "ends"
-            else spread_blocks(teacher_blocks, layers)
+            else spread_layers(teacher_layers, layers)
         )
-    blocks = [int(number) for number in init]
-    if not blocks or any(b <= a for a, b in pairwise(blocks)) or blocks[0] < 1:
+    chosen = [int(number) for number in init]
+    if not chosen or any(b <= a for a, b in pairwise(chosen)) or chosen[0] < 1:
         raise ConfigError(
-            f"The student's blocks {blocks} must be an increasing list of the blocks of {whose}, counted from 1."
+            f"The student's layers {chosen} must be an increasing list of the layers of {whose}, counted from 1."
         )
-    if layers is not None and layers != len(blocks):
+    if layers is not None and layers != len(chosen):
         raise ConfigError(
-            f"The student is to have {layers} blocks, but the list names {len(blocks)}: {blocks}."
+            f"The student is to have {layers} layers, but the list names {len(chosen)}: {chosen}."
         )
-    if blocks[-1] > teacher_blocks:
+    if chosen[-1] > teacher_layers:
         raise ModelError(
-            f"The student is to start from block {blocks[-1]}, but {whose} has {teacher_blocks}."
+            f"The student is to start from layer {chosen[-1]}, but {whose} has {teacher_layers}."
         )
-    return blocks
+    return chosen
 
 
-def require_depth(layers: int, teacher_blocks: int, whose: str = "the teacher") -> None:
+def require_depth(layers: int, teacher_layers: int, whose: str = "the teacher") -> None:
     """Raises `ModelError` for a student that is deeper than its teacher, or than the model it is cut out of."""
-    if layers > teacher_blocks and whose != "the teacher":
+    if layers > teacher_layers and whose != "the teacher":
         raise ModelError(
-            f"A student of {layers} blocks cannot be cut out of {whose}, which has {teacher_blocks}. "
-            f"Choose at most {teacher_blocks}."
+            f"A student of {layers} layers cannot be cut out of {whose}, which has {teacher_layers}. "
+            f"Choose at most {teacher_layers}."
         )
-    if layers > teacher_blocks:
+    if layers > teacher_layers:
         raise ModelError(
-            f"A student of {layers} blocks is deeper than its teacher, which has {teacher_blocks}. "
-            f"Choose at most {teacher_blocks}, or a deeper teacher."
+            f"A student of {layers} layers is deeper than its teacher, which has {teacher_layers}. "
+            f"Choose at most {teacher_layers}, or a deeper teacher."
         )
 
 
@@ -110,36 +110,36 @@ def build_student(
     init: Initialisation = "spread",
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Makes a student of the teacher's family and width with fewer blocks.
+    """Makes a student of the teacher's family and width with fewer layers.
 
-    The chosen blocks, the embeddings, the pooler and the classifier are copied; nothing is shared with the teacher.
-    Works for every family that keeps its blocks in one list (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA,
-    MPNet, DeBERTa, ModernBERT, ...). A parameter that the family has in some blocks only (ModernBERT's first block has
-    no attention norm) is left out, or initialised, where the student's block differs in that from the one it came
+    The chosen layers, the embeddings, the pooler and the classifier are copied; nothing is shared with the teacher.
+    Works for every family that keeps its layers in one list (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA,
+    MPNet, DeBERTa, ModernBERT, ...). A parameter that the family has in some layers only (ModernBERT's first layer has
+    no attention norm) is left out, or initialised, where the student's layer differs in that from the one it came
     from.
 
     Args:
         teacher: a fine-tuned classifier; it is not changed.
-        layers: number of blocks; by default half of the teacher's, or the length of the list.
-        init: which blocks to start from: `spread` (see `spread_blocks`), `ends` (see `end_to_end_blocks`), `first`,
-            `last`, an increasing list of 1-based block numbers; or `random`, a fresh initialisation of everything.
+        layers: number of layers; by default half of the teacher's, or the length of the list.
+        init: which layers to start from: `spread` (see `spread_layers`), `ends` (see `end_to_end_layers`), `first`,
+            `last`, an increasing list of 1-based layer numbers; or `random`, a fresh initialisation of everything.
         seed: of the fresh initialisation; torch's global generator is left as it was.
 
     Returns:
         The student, fp32, on the CPU, in eval mode.
 
     Raises:
-        ModelError: more blocks than the teacher has, or a family whose blocks cannot be told apart (ALBERT shares one).
-        ConfigError: see `chosen_blocks`.
+        ModelError: more layers than the teacher has, or a family whose layers cannot be told apart (ALBERT shares one).
+        ConfigError: see `chosen_layers`.
     """
-    depth = encoder_shape(teacher).blocks
-    blocks = chosen_blocks(depth, layers, init)
-    prefix = "" if init == "random" else blocks_prefix(teacher)
-    student = fresh_model(type(teacher), shallower_config(teacher.config, blocks), seed)
+    depth = encoder_shape(teacher).layers
+    chosen = chosen_layers(depth, layers, init)
+    prefix = "" if init == "random" else layers_prefix(teacher)
+    student = fresh_model(type(teacher), shallower_config(teacher.config, chosen), seed)
     if init == "random":
         return student
     weights: dict[str, torch.Tensor] = {}
-    position = {block - 1: number for number, block in enumerate(blocks)}
+    position = {layer - 1: number for number, layer in enumerate(chosen)}
     for name, tensor in teacher.state_dict().items():
         if name.startswith(prefix):
             number, _, rest = name.removeprefix(prefix).partition(".")
@@ -151,20 +151,20 @@ def build_student(
         report = student.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         why = str(error).strip().splitlines()[-1].strip()
-        raise ModelError(f"{type(teacher).__name__} cannot be cut to {len(blocks)} blocks: {why}") from error
+        raise ModelError(f"{type(teacher).__name__} cannot be cut to {len(chosen)} layers: {why}") from error
     if odd := [
         name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(prefix)
     ]:
         raise ModelError(
-            f"{type(teacher).__name__} cannot be cut to {len(blocks)} blocks: {odd[0]} depends on their number."
+            f"{type(teacher).__name__} cannot be cut to {len(chosen)} layers: {odd[0]} depends on their number."
         )
-    require_same_blocks(
-        _blocks(student, prefix), _blocks(teacher, prefix), blocks, whose=type(teacher).__name__
+    require_same_layers(
+        _layers(student, prefix), _layers(teacher, prefix), chosen, whose=type(teacher).__name__
     )
     return student
 
 
-def _blocks(model: PreTrainedModel, prefix: str) -> nn.ModuleList:
+def _layers(model: PreTrainedModel, prefix: str) -> nn.ModuleList:
     return cast(nn.ModuleList, model.get_submodule(prefix.removesuffix(".")))
 
 
@@ -193,14 +193,14 @@ def student_from_model(path_or_id: str | Path, teacher: PreTrainedModel, *, seed
         except ModelError:  # the architecture promises a classifier and the weights have none
             same = False
         else:
-            require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+            require_depth(encoder_shape(student).layers, encoder_shape(teacher).layers)
             return student
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = load_classifier(
             source, require_head=False, labels=lambda config: copy_labels(config, teacher.config)
         )
-    require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+    require_depth(encoder_shape(student).layers, encoder_shape(teacher).layers)
     # What is outside the encoder starts anew also where shapes happen to fit: it was trained for other classes.
     fresh = fresh_model(type(student), copy.deepcopy(student.config), seed).state_dict()
     inside = f"{student.base_model_prefix}."
@@ -217,13 +217,13 @@ def fresh_model(kind: type[PreTrainedModel], config: PretrainedConfig, seed: int
         return kind(config).float().eval()
 
 
-def blocks_prefix(model: PreTrainedModel) -> str:
-    """Returns what the names of the blocks' parameters begin with, such as `bert.encoder.layer.`.
+def layers_prefix(model: PreTrainedModel) -> str:
+    """Returns what the names of the layers' parameters begin with, such as `bert.encoder.layer.`.
 
     Raises:
-        ModelError: the blocks are not one list: they share weights, or there is a decoder as well.
+        ModelError: the layers are not one list: they share weights, or there is a decoder as well.
     """
-    depth = encoder_shape(model).blocks
+    depth = encoder_shape(model).layers
     require_no_decoder(model.config)
     encoder = model.base_model
     found = [
@@ -231,14 +231,14 @@ def blocks_prefix(model: PreTrainedModel) -> str:
         for name, module in encoder.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth and len(module.state_dict())
     ]
-    # the outermost list; lists inside of a block are longer names
+    # the outermost list; lists inside of a layer are longer names
     outer = [
         name for name in found if not any(name != other and name.startswith(f"{other}.") for other in found)
     ]
     if len(outer) != 1 or _is_shared(model):
         raise ModelError(
-            f"{type(model).__name__} does not keep its {depth} blocks in one list (ALBERT shares one block, Funnel "
-            "shortens the text between blocks), so blocks cannot be chosen from it. Use init='random', or another "
+            f"{type(model).__name__} does not keep its {depth} layers in one list (ALBERT shares one layer, Funnel "
+            "shortens the text between layers), so layers cannot be chosen from it. Use init='random', or another "
             "student (a model folder or a config)."
         )
     inside = next(name for name, module in model.named_modules() if module is encoder)

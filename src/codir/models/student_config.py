@@ -57,7 +57,7 @@ def student_from_config(
             student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         except Exception as error:
             raise ModelError(f"No classifier can be made from this config: {error}") from error
-    require_depth(encoder_shape(student).blocks, encoder_shape(teacher).blocks)
+    require_depth(encoder_shape(student).layers, encoder_shape(teacher).layers)
     if words is not None:
         _copy_words(words, _word_embeddings(student))
     return student.eval()

@@ -221,7 +221,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _projected(tensors: Mapping[str, np.ndarray], side: str, pooled: np.ndarray) -> np.ndarray:
     """Maps [n, layers, d] into a contrast's space: the chosen layers, a linear map, length one; [n, m]."""
-    weight, bias, layers = (tensors[f"{side}.{part}"] for part in ("weight", "bias", "blocks"))
+    weight, bias, layers = (tensors[f"{side}.{part}"] for part in ("weight", "bias", "layers"))
     chosen = pooled[:, layers - 1].reshape(len(pooled), -1)
     if chosen.shape[1] != weight.shape[1]:
         raise ValueError(f"{chosen.shape[1]} numbers do not fit a projection of {weight.shape[1]}")

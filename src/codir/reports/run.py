@@ -183,7 +183,7 @@ def _masked_model(row: Mapping[str, Any]) -> Model:
         score=finite(row.get("accuracy")),
         metrics=numbers({key: row.get(key) for key in ("accuracy", "loss")}),
         agreement=finite(row.get("agreement")),
-        layers=whole(row.get("layers", row.get("blocks"))),
+        layers=whole(row.get("layers")),
         parameters=whole(row.get("parameters")),
         embedding_parameters=whole(row.get("embedding_parameters")),
     )

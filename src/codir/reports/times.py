@@ -272,12 +272,12 @@ def _timings(
 
 def _is_shaped(model: Model, row: LatencyRow) -> bool:
     same = model.parameters is not None and model.parameters == row.parameters
-    return same and model.engine == row.engine == TORCH and model.layers in (None, row.blocks)
+    return same and model.engine == row.engine == TORCH and model.layers in (None, row.layers)
 
 
 def _timed(model: Model, row: LatencyRow, timing: Timing, where: str) -> Model:
     own = {
-        "layers": row.blocks,
+        "layers": row.layers,
         **{key: getattr(row, key) for key in ("parameters", "embedding_parameters", "bytes")},
     }
     return replace(

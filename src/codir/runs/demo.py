@@ -21,7 +21,7 @@ _RECIPE = "codir-plus"  # with its own learning rate, the undistilled student's 
 
 
 def demo_encoder() -> Path:
-    """Returns the folder of the pretrained encoder that comes from PyPI (6 blocks, 384 wide).
+    """Returns the folder of the pretrained encoder that comes from PyPI (6 layers, 384 wide).
 
     Raises:
         ConfigError: the extra `demo` is not installed.
@@ -49,13 +49,13 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     data = {"task": BUILT_IN, "limit_train": _TRAIN, "limit_validation": _VALIDATION}
 
     console.rule(
-        "1. a teacher: a 6-block encoder fine-tuned on made-up sentences, acceptable or not", align="left"
+        "1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left"
     )
     training = {"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE}
     settings = {"model": str(demo_encoder()), "data": data, "training": training}
     finetune(load_finetune(flags=_flags(settings, teacher)), console=console)
 
-    console.rule(f"2. students of 3 blocks: distilled by {_RECIPE}, and not distilled", align="left")
+    console.rule(f"2. students of 3 layers: distilled by {_RECIPE}, and not distilled", align="left")
     settings = {
         "teacher": str(teacher),
         "student": {"layers": 3},

@@ -21,7 +21,7 @@ from codir.models.origins import load_origin
 from codir.models.shallower import shallower_config
 from codir.models.student import (
     build_student,
-    chosen_blocks,
+    chosen_layers,
     fresh_model,
     student_from_model,
 )
@@ -109,7 +109,7 @@ def _from_config(
 def _cut_out(
     wanted: StudentConfig, teacher: PreTrainedModel, teacher_tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> MadeStudent:
-    depth = encoder_shape(teacher).blocks
+    depth = encoder_shape(teacher).layers
     source, tokenizer, whose = teacher, teacher_tokenizer, "the teacher"
     layers = wanted.layers
     if wanted.origin is not None:
@@ -117,15 +117,15 @@ def _cut_out(
         tokenizer = _tokenizer_of(wanted.origin, source, teacher_tokenizer)
         whose = wanted.origin
         if layers is None and isinstance(wanted.init, str):  # half of the teacher's, as without an origin
-            layers = min(max(1, depth // 2), encoder_shape(source).blocks)
-    blocks = chosen_blocks(encoder_shape(source).blocks, layers, wanted.init, whose)
-    if len(blocks) > depth:
+            layers = min(max(1, depth // 2), encoder_shape(source).layers)
+    chosen = chosen_layers(encoder_shape(source).layers, layers, wanted.init, whose)
+    if len(chosen) > depth:
         raise ModelError(
-            f"A student of {len(blocks)} blocks is deeper than its teacher, which has {depth}. Choose at most {depth}."
+            f"A student of {len(chosen)} layers is deeper than its teacher, which has {depth}. Choose at most {depth}."
         )
     narrower = wanted.width is not None or wanted.intermediate is not None
     if wanted.init == "random":
-        config = shallower_config(source.config, blocks)
+        config = shallower_config(source.config, chosen)
         if narrower:
             config = narrow_config(config, wanted.width, wanted.intermediate)
         return MadeStudent(
@@ -133,10 +133,10 @@ def _cut_out(
         )
     student = build_student(source, layers, wanted.init, seed=seed)
     head = _head(student, teacher)
-    lines = [("block 0", "the embeddings: copied, never matched (Eq. 3 starts at block 1)")]
+    lines = [("layer 0", "the embeddings: copied, never matched (Eq. 3 starts at layer 1)")]
     lines += [
-        (f"block {number}", f"copied from {_of(whose)} block {block}")
-        for number, block in enumerate(blocks, start=1)
+        (f"layer {number}", f"copied from {_of(whose)} layer {layer}")
+        for number, layer in enumerate(chosen, start=1)
     ]
     if narrower:
         student, kept = narrow_student(student, wanted.width, wanted.intermediate)
@@ -193,8 +193,8 @@ def student_lines(teacher_name: str, made: MadeStudent, teacher: PreTrainedModel
     shape, of_teacher = encoder_shape(made.model), encoder_shape(teacher)
     names = class_names(made.model.config)
     return [
-        ("teacher", f"{teacher_name} ({of_teacher.blocks} blocks, {of_teacher.width} wide)"),
-        ("student", f"{shape.blocks} blocks, {shape.width} wide"),
+        ("teacher", f"{teacher_name} ({of_teacher.layers} layers, {of_teacher.width} wide)"),
+        ("student", f"{shape.layers} layers, {shape.width} wide"),
         *made.lines,
         ("classes", ", ".join(names.values()) if len(names) > 1 else "none: one score"),
     ]

@@ -14,8 +14,8 @@ from codir.training.processes import is_main
 logger = logging.getLogger(__name__)
 
 
-def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
-    """Returns what to say of a bank of random rows for a student of the teacher's first blocks; else None.
+def first_layers_note(student: StudentConfig, objectives: dict[str, dict[str, Any]]) -> str | None:
+    """Returns what to say of a bank of random rows for a student of the teacher's first layers; else None.
 
     Such students failed in every seed on CoLA (docs/choosing.md): the live positives move away from the rows
     together, and take the student's representations with them.
@@ -28,7 +28,7 @@ def first_blocks_note(student: StudentConfig, objectives: dict[str, dict[str, An
     if not has_bank(settings.negatives):
         return None
     return (
-        "Note: a student of the teacher's first blocks, contrasted with 500 or more rows of a memory bank that starts "
+        "Note: a student of the teacher's first layers, contrasted with 500 or more rows of a memory bank that starts "
         "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
         "recovered late (docs/choosing.md). With "
         "objectives.crd.negatives=in-batch none did."

@@ -27,7 +27,7 @@ from codir.record.data import load_data
 from codir.record.run_inputs import inputs_of
 from codir.runs.arguments import to_arguments
 from codir.runs.make_student import make_student, student_lines
-from codir.runs.one_answer import first_blocks_note
+from codir.runs.one_answer import first_layers_note
 from codir.teacher.cache import open_cache
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings, teacher_logits
@@ -183,7 +183,7 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
         objectives["finetune"] = {"task": {}}
     for settings in objectives.values():
         set_up(settings, student, teacher, train, cache_settings(config))
-    if (note := first_blocks_note(config.student, config.objectives)) is not None:
+    if (note := first_layers_note(config.student, config.objectives)) is not None:
         console.print(note, highlight=False)
     return Distillation(
         config=config,

@@ -254,9 +254,9 @@ def _before(config: PretrainConfig, corpus: Corpus, models: PretrainingModels) -
     rows: list[tuple[str, str]] = []
     if models.teacher is not None:
         shape = encoder_shape(models.teacher)
-        rows.append(("teacher", f"{config.teacher} ({shape.blocks} blocks, {shape.width} wide)"))
+        rows.append(("teacher", f"{config.teacher} ({shape.layers} layers, {shape.width} wide)"))
     shape = encoder_shape(models.student)
-    rows.append(("student", f"{shape.blocks} blocks, {shape.width} wide"))
+    rows.append(("student", f"{shape.layers} layers, {shape.width} wide"))
     rows += models.origin
     training, blocks = config.training, len(corpus.train)
     rows.append(("corpus", f"{corpus.path} ({blocks:,} blocks of up to {corpus.block} tokens)"))

@@ -20,7 +20,7 @@ from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_encoder, load_masked_lm, masked_lm_from_config
 from codir.models.narrowing import narrow_config, narrow_student
 from codir.models.shallower import shallower_config
-from codir.models.student import build_student, chosen_blocks
+from codir.models.student import build_student, chosen_layers
 from codir.models.student_config import config_defaults, read_config
 
 
@@ -30,7 +30,7 @@ class PretrainingModels:
 
     Attributes:
         teacher: masked language model; None where no objective needs one.
-        teacher_predicts: whether it came with a head that predicts tokens; the losses may read its blocks alone.
+        teacher_predicts: whether it came with a head that predicts tokens; the losses may read its layers alone.
         student: as initialised, with the parameters that stay as they are frozen.
         tokenizer: that of both and of the corpus.
         origin: lines for the table printed before training: where the student's weights come from.
@@ -122,20 +122,20 @@ def _student(
         return masked_lm_from_config(own, seed), [("starts from", "random weights")]
     if teacher is not None and config.student.init != "random":
         student = build_student(teacher, wanted.layers, wanted.init, seed=seed)
-        blocks = chosen_blocks(encoder_shape(teacher).blocks, wanted.layers, wanted.init)
-        copied = ", ".join(map(str, blocks))
-        origin = [("starts from", f"the embeddings, {head} and the blocks {copied} of the teacher")]
+        layers = chosen_layers(encoder_shape(teacher).layers, wanted.layers, wanted.init)
+        copied = ", ".join(map(str, layers))
+        origin = [("starts from", f"the embeddings, {head} and the layers {copied} of the teacher")]
         if narrower:
             student, kept = narrow_student(student, wanted.width, wanted.intermediate)
             origin.append(("narrower", kept.describe()))
         return student, origin
     if isinstance(wanted.init, list) or wanted.init in ("ends", "first", "last"):
         raise ConfigError(
-            f"student.init={wanted.init!r} takes blocks from a teacher and none is named: add --teacher MODEL."
+            f"student.init={wanted.init!r} takes layers from a teacher and none is named: add --teacher MODEL."
         )
     base = teacher.config if teacher is not None else _config_of(corpus)
     depth = int(base.num_hidden_layers)
-    cut = shallower_config(base, chosen_blocks(depth, wanted.layers, "random"))
+    cut = shallower_config(base, chosen_layers(depth, wanted.layers, "random"))
     if narrower:
         cut = narrow_config(cut, wanted.width, wanted.intermediate)
     return masked_lm_from_config(cut, seed), [("starts from", "random weights")]

@@ -64,7 +64,7 @@ def cache_bytes(
 ) -> int:
     """Returns the bytes on disk: 4 N C, 2 N T d for each pooling, 2 d for each of `tokens` tokens and each view."""
     views = set(views)
-    pooled = 2 * examples * shape.blocks * shape.width * len(set(poolings))
+    pooled = 2 * examples * shape.layers * shape.width * len(set(poolings))
     return 4 * examples * outputs + pooled + (2 * tokens * shape.width + 512) * len(views) + 4096
 
 
@@ -373,7 +373,7 @@ def _require_finite(output: Output, values: np.ndarray, owners: np.ndarray) -> N
     what = f"vectors of single tokens ({output})"
     if isinstance(output, str):
         layers = [str(number + 1) for number in range(values.shape[1]) if not finite[:, number].all()]
-        what = f"pooled outputs ({output}) of block {', '.join(layers)}"
+        what = f"pooled outputs ({output}) of layer {', '.join(layers)}"
     raise ModelError(
         f"The teacher's {what} are beyond half precision (+-{_HALF_MAX:.0f}) or not finite, first for example {bad}. "
         "Run the teacher live (--no-cache, cache_teacher=False)."

@@ -79,8 +79,8 @@ def teacher_of(batch: dict[str, Any]) -> Representations | None:
 
 
 def _view(name: str) -> TokenView:
-    kind, _, block = name.partition(".")
-    return TokenView(cast(TokenKind, kind), int(block))
+    kind, _, layer = name.partition(".")
+    return TokenView(cast(TokenKind, kind), int(layer))
 
 
 class MaskedBlockCollator:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from codir.losses.base import Objective, Step, Term, TokenChunk, weighted_sum
 from codir.models.freezing import parameters_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
-from codir.models.student import blocks_prefix
+from codir.models.student import layers_prefix
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.training.global_batch import PositionCounts
 from codir.training.masking import IGNORED
@@ -226,7 +226,7 @@ class DistillationModel(nn.Module):
         layers = frozenset().union(*(each.frozen_layers(progress) for _, each in self.objective_items()))
         if not layers:
             return []
-        blocks_prefix(self.student)  # raises even while the embeddings alone are meant
+        layers_prefix(self.student)  # raises even while the embeddings alone are meant
         return parameters_of(self.student, layers)
 
     def after_step(self, stepped: bool) -> None:

@@ -159,7 +159,7 @@ def _check_models(
         raise ConfigError(
             "The objectives compare single tokens, and teacher and student tokenise differently: token number n is not "
             "the same on both sides. Choose a student of the teacher's tokenizer, or objectives over logits and pooled "
-            "blocks (`codir recipes` lists what each needs)."
+            "layers (`codir recipes` lists what each needs)."
         )
     require_trainable(student, "The student")
     sides = ((student, views.student, "The student"), (teacher, views.teacher, "The teacher"))

@@ -62,7 +62,7 @@ def speed_table(made: Reproduction) -> Table:
         if row.name in models:
             model, timing = models[row.name][0], timings[row.name]
             total, of_embeddings = count_parameters(model)
-            sizes = (encoder_shape(model).blocks, f"{total / 1e6:.1f}M", f"{of_embeddings / 1e6:.1f}M")
+            sizes = (encoder_shape(model).layers, f"{total / 1e6:.1f}M", f"{of_embeddings / 1e6:.1f}M")
             # the mean of the runs, as in the paper
             mean = statistics.mean(timing.rounds)
             times = f"{statistics.mean(first.rounds) / mean:.2f}x"

@@ -1,15 +1,15 @@
-"""The choice of blocks: what each word and list means, and what is refused."""
+"""The choice of layers: what each word and list means, and what is refused."""
 
 from __future__ import annotations
 
 import pytest
 
 from codir.errors import ConfigError
-from codir.models.layers import choose_blocks
+from codir.models.layers import choose_layers
 
 
 @pytest.mark.parametrize(
-    ("spec", "blocks", "expected"),
+    ("spec", "layers", "expected"),
     [
         ("all", 3, (1, 2, 3)),
         ("every-other", 12, (2, 4, 6, 8, 10, 12)),
@@ -21,17 +21,17 @@ from codir.models.layers import choose_blocks
         ("3", 3, (3,)),
     ],
 )
-def test_choices(spec, blocks: int, expected: tuple[int, ...]) -> None:
-    assert choose_blocks(spec, blocks) == expected
+def test_choices(spec, layers: int, expected: tuple[int, ...]) -> None:
+    assert choose_layers(spec, layers) == expected
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("every-othr", "did you mean 'every-other'"),
-        ([0], r"Block 0 .* 1\.\.6.*counted from 1"),
-        ([7], "Block 7"),
-        ("-1", "Block -1"),
+        ([0], r"Layer 0 .* 1\.\.6.*counted from 1"),
+        ([7], "Layer 7"),
+        ("-1", "Layer -1"),
         ([], "empty"),
         ([2, 2], "twice"),
         ("", "Cannot read"),
@@ -39,4 +39,4 @@ def test_choices(spec, blocks: int, expected: tuple[int, ...]) -> None:
 )
 def test_refusals(spec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        choose_blocks(spec, 6)
+        choose_layers(spec, 6)

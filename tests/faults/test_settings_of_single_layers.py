@@ -1,4 +1,4 @@
-"""Settings with one entry a block go with the blocks: a student's block computes as the block it was copied from.
+"""Settings with one entry a layer go with the layers: a student's layer computes as the layer it was copied from.
 
 Longformer's windows, ModernBERT's and others' kinds of attention, GPT Neo's runs of kinds; lists that have the depth's
 length by chance (DeBERTa's, X-MOD's, several end-of-text tokens) stay whole.
@@ -19,7 +19,7 @@ KD = ("--recipe", "kd", "--no-baseline", *QUICK)
 
 
 def given(teacher: Path, train: Path, dev: Path, output: Path, init: str, *more: Any) -> list[Any]:
-    """Returns the arguments of a distillation of the blocks `init`."""
+    """Returns the arguments of a distillation of the layers `init`."""
     files = ["--train", train, "--validation", dev, "--limit-train", 8, "--limit-validation", 8]
     return [
         "distill",
@@ -64,7 +64,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     ],
     ids=["windows", "every-nth", "listed", "runs", "words-by-chance", "languages-by-chance"],
 )
-def test_they_go_with_the_blocks(
+def test_they_go_with_the_layers(
     name: str,
     settings: dict[str, Any],
     init: str,
@@ -90,7 +90,7 @@ def test_a_student_of_random_weights_has_them_too(
     teacher = family_dir(tmp_path / "teacher", "longformer", tiny_tokenizer)
     run = tmp_path / "run"
     succeeded(*given(teacher, train_csv, dev_csv, run, "random", "--student-layers", 2))
-    assert config_of(run)["attention_window"] == [8, 16]  # of the blocks it would be compared with
+    assert config_of(run)["attention_window"] == [8, 16]  # of the layers it would be compared with
 
 
 @pytest.mark.slow
@@ -105,10 +105,10 @@ def test_a_students_student(
     assert config_of(second)["attention_window"] == [4, 16]
 
 
-def test_blocks_that_compute_by_their_number_are_not_moved(
+def test_layers_that_compute_by_their_number_are_not_moved(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, train_csv: Path, dev_csv: Path
 ) -> None:
-    """GPT-2 can divide a block's attention by its number, which no setting can say of another place."""
+    """GPT-2 can divide a layer's attention by its number, which no setting can say of another place."""
     settings = {"scale_attn_by_inverse_layer_idx": True}
     teacher = family_dir(tmp_path / "teacher", "gpt2", tiny_tokenizer, **settings)
     run = tmp_path / "run"
