@@ -1,8 +1,7 @@
-"""Who is at work where: locks that end with their process, and temporary files that are swept when it is gone.
+"""Files and folders that others may be writing, too: locks, files written whole or not at all, outputs of a user's.
 
-Everything temporary that codir puts into a folder is called `.codir-tmp-SOMETHING`, a short name of its own, and is
-locked by the process that writes it. So whoever opens the folder later can tell what a killed process left, and sweeps
-it.
+Everything temporary that codir puts into a folder is called `.codir-tmp-SOMETHING` and is locked by the process that
+writes it. So whoever opens the folder later can tell what a killed process left, and sweeps it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -30,15 +28,18 @@ try:
 except ImportError:  # Windows: no advisory locks there, the lock file alone has to do
     fcntl = None  # type: ignore[assignment]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 TEMPORARY = ".codir-tmp-"
 """How the names of temporary files and folders, and of locks beside outputs, begin."""
 
 LOCK = ".lock"
 """The file in a folder whose lock is the folder's."""
 
-# What versions before this naming left: `.run.json.abcd1234`, `.codir-probe-abcd1234`.
-_OLD_TEMPORARY = re.compile(r"\.[\w-]+\.(json|yaml|md|html|png|safetensors)\.[a-z0-9_]{8}|\.codir-probe-.+")
 _TRIES = 200
+# Room for what is written inside of a folder, in bytes of the path: `comparison/finetune/checkpoints/checkpoint-...`.
+_ROOM = 240
 
 
 def at_home(path: Any) -> Any:
@@ -59,6 +60,8 @@ def real_path(path: str | Path) -> Path:
     return Path(found)
 
 
+# ---- locks -------------------------------------------------------------------------------------------------
+
 _held: set[int] = set()
 
 
@@ -76,8 +79,8 @@ if hasattr(os, "register_at_fork"):
 def try_lock(path: Path, make: bool = False) -> int | None:
     """Locks a file or folder, without waiting, for as long as this process lives or until `unlock`.
 
-    The lock is the operating system's: it ends with the process, however that ends. It is the lock of what has the name
-    *now*: a file that another process removed or replaced meanwhile is not what the next one finds.
+    It is the lock of what has the name *now*: a file that another process removed or replaced meanwhile is not what
+    the next one finds.
 
     Args:
         path: the file or folder.
@@ -90,40 +93,35 @@ def try_lock(path: Path, make: bool = False) -> int | None:
         BlockingIOError: another process holds it.
         FileNotFoundError: there is no such file and `make` is false.
     """
-    if fcntl is None:
-        if make:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return None
-    flags = os.O_RDWR | os.O_CREAT if make else os.O_RDONLY | os.O_NONBLOCK
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(0.001)
+    for _ in range(_TRIES):
         try:
             if make:
                 path.parent.mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                path.touch()
+                return None
             try:
-                handle = os.open(path, flags, 0o644)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT if make else os.O_RDONLY | os.O_NONBLOCK, 0o644)
             except PermissionError:  # another user's, in a shared folder; a lock needs no more than reading
                 handle = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            if make:
-                continue  # whoever was refused here has just removed the folder it had made
-            raise
+            if not make:
+                raise
+            continue  # whoever was refused here has just removed the folder it had made
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            now = os.stat(path)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                _held.add(handle)
+                return handle
         except FileNotFoundError:
-            now = None
+            pass
         except OSError as error:
             os.close(handle)
             if isinstance(error, BlockingIOError):
                 raise
             return None  # a disk without locks
-        if now is not None and os.path.samestat(os.fstat(handle), now):
-            _held.add(handle)
-            return handle
         os.close(handle)  # the lock of a file that is no longer there keeps nobody out
+        time.sleep(0.001)
     raise FileNotFoundError(path)
 
 
@@ -148,14 +146,14 @@ def exclusive(folder: str | Path) -> Iterator[None]:
             f"Another process is working in {folder}. Wait for it to end or choose another output folder."
         ) from error
     try:
-        sweep(place, old=True)
+        sweep(place)
         yield
     finally:
         unlock(handle)
 
 
-def new_temporary(folder: Path, directory: bool = False) -> tuple[Path, int | None]:
-    """Makes a temporary file or folder in `folder`; returns it with its lock (for `unlock`), by which it is kept."""
+def _new_temporary(folder: Path, directory: bool = False) -> tuple[Path, int | None]:
+    """Makes a temporary file or folder in `folder`; returns it with its lock, by which it is kept."""
     for _ in range(_TRIES):
         if directory:
             path = Path(tempfile.mkdtemp(dir=folder, prefix=TEMPORARY))
@@ -173,7 +171,7 @@ def new_temporary(folder: Path, directory: bool = False) -> tuple[Path, int | No
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """Yields a new folder in `parent`, which goes after the block unless it was renamed, or with the next sweep."""
-    path, lock = new_temporary(parent, directory=True)
+    path, lock = _new_temporary(parent, directory=True)
     try:
         yield path
     finally:
@@ -181,30 +179,21 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         unlock(lock)
 
 
-def sweep(folder: str | Path, old: bool = False) -> None:
-    """Removes the temporary files and folders that killed processes left in `folder`; those in use stay.
-
-    Args:
-        folder: may be missing; the folders inside of it are not looked into.
-        old: also what earlier versions left, whose files have no lock: the folder must be locked by the caller.
-    """
+def sweep(folder: str | Path) -> None:
+    """Removes the temporary files and folders that killed processes left in `folder`; those in use stay."""
     if fcntl is None:  # nothing tells a file in use from one that is not
         return
     with contextlib.suppress(OSError):
-        for entry in list(os.scandir(folder)):
-            path = Path(entry.path)
-            if entry.name.startswith(TEMPORARY):
-                with contextlib.suppress(OSError):
-                    if (handle := try_lock(path)) is not None:
-                        remove(path)
-                        unlock(handle)
-            elif old and _OLD_TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                path.unlink(missing_ok=True)
+        for path in list(Path(folder).glob(f"{TEMPORARY}*")):
+            with contextlib.suppress(OSError):
+                if (handle := try_lock(path)) is not None:
+                    remove(path)
+                    unlock(handle)
 
 
 def is_trace(name: str) -> bool:
     """Whether a name is that of a lock or of something temporary: a folder with nothing else counts as empty."""
-    return name == LOCK or name.startswith(TEMPORARY) or _OLD_TEMPORARY.fullmatch(name) is not None
+    return name == LOCK or name.startswith(TEMPORARY)
 
 
 def remove(path: Path) -> None:
@@ -216,25 +205,20 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# Room for what is written inside of a folder, in bytes of the path: `comparison/finetune/checkpoints/checkpoint-...`.
-_ROOM = 240
+# ---- files written whole or not at all ---------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
-    """Yields a file that gets the name `path`, synced and renamed, if the block succeeds, and is deleted otherwise.
+    """Yields a file (`w`: of UTF-8) that gets the name `path`, synced and renamed, if the block succeeds.
 
     A symbolic link is written through: it stays, and its target gets the content.
-
-    Args:
-        path: of the file; its folder is made if it is not there.
-        mode: `wb` for bytes, `w` for UTF-8 text.
     """
     named, path = path, real_path(path)
     if path.exists() and not path.is_file():  # a pipe or a device would be replaced by a file
         raise IsADirectoryError(errno.EISDIR, "it is there and no regular file", str(named))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, lock = new_temporary(path.parent)
+    temporary, lock = _new_temporary(path.parent)
     try:
         with open(temporary, mode, encoding="utf-8" if mode == "w" else None) as file:
             yield file
@@ -260,28 +244,23 @@ def whole_text_file(path: str | Path) -> Iterator[IO[str]]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes `content` to `path` by way of a temporary file beside it, synced and then renamed."""
+    """Writes `content` with the guarantees of `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 `text` to `path` with the guarantees of `write_bytes`."""
+    """Writes UTF-8 `text` with the guarantees of `whole_file`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON with the guarantees of `write_text`."""
+    """Writes `value` as indented JSON with the guarantees of `whole_file`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        RunError: it is damaged or cannot be read; names the file and the line.
-        FileNotFoundError: it is not there.
-    """
+    """Reads a JSON file; raises `RunError` if it is damaged or cannot be read, `FileNotFoundError` if it is missing."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (
@@ -305,6 +284,9 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+# ---- names and disks ---------------------------------------------------------------------------------------
+
+
 def human_bytes(count: float) -> str:
     """Returns a byte count as people write it: `1.5 GB` (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -315,13 +297,7 @@ def human_bytes(count: float) -> str:
 
 
 def require_disk(folder: str | Path, needed: int, what: str) -> None:
-    """Raises `RunError` unless the disk that holds `folder` has `needed` bytes (and 5 % over) free.
-
-    Args:
-        folder: an existing folder or one that is to be made.
-        needed: bytes that will be written.
-        what: named in the message, for example "the teacher's cache".
-    """
+    """Raises `RunError` unless the disk of `folder` has `needed` bytes (and 5 % over) free for `what`."""
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
@@ -334,28 +310,20 @@ def require_disk(folder: str | Path, needed: int, what: str) -> None:
 
 
 def require_name(path: str | Path, folder: bool = False) -> None:
-    """Raises `RunError` if there can be no file of that name, or no folder with anything in it.
-
-    Args:
-        path: of a file or a folder, there or not.
-        folder: it is a folder's, so there must be room in the path for what is written inside.
-    """
-    full = os.path.realpath(path) if "\0" not in str(path) else ""
-    room = _ROOM if folder else 0
+    """Raises `RunError` if there can be no file of that name, or no folder with codir's files in it."""
+    why, room = None, _ROOM if folder else 0
     longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 1 << 20
-    why = None
-    if not full:
+    try:
+        full = os.path.realpath(path)
+        if (size := len(os.fsencode(full)) + room) >= longest:
+            inside = ", with the names of what is written inside of it" if folder else ""
+            why = f"its path has {size:,} bytes{inside}, and {longest - 1:,} is the most"
+        os.stat(full)
+    except ValueError:
         why = "it has a NUL character in it"
-    elif len(os.fsencode(full)) + room >= longest:
-        less = " less what is needed for the names inside of it" if folder else ""
-        why = f"its path has {len(os.fsencode(full)):,} bytes, and {longest - 1:,} is the most{less}"
-    else:
-        try:
-            os.stat(full)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                size = max(len(os.fsencode(part)) for part in Path(full).parts)
-                why = f"it has {size:,} bytes, which is more than the file system takes"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and why is None:
+            why = "it has more bytes than the file system takes"
     if why:
         shown = str(path) if len(str(path)) <= 400 else f"{str(path)[:200]}...{str(path)[-100:]}"
         raise RunError(
@@ -369,7 +337,7 @@ def require_writable(folder: str | Path) -> None:
     try:
         place = real_path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        probe, lock = new_temporary(place)
+        probe, lock = _new_temporary(place)
         remove(probe)
         unlock(lock)
     except OSError as error:
@@ -379,8 +347,7 @@ def require_writable(folder: str | Path) -> None:
         raise RunError(f"Cannot write to the folder {folder}: {why}. Choose another one.") from error
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+# ---- what is written where a user says ---------------------------------------------------------------------
 
 
 def writes(
@@ -407,30 +374,20 @@ def writes(
             first, *inner = argument.split(".")
             for name in (first, *inputs):
                 values[name] = at_home(values[name])
-            args, kwargs = given.args, given.kwargs  # type: ignore[assignment]
             path = functools.reduce(getattr, inner, values[first])
-            if path is None:
-                return function(*args, **kwargs)
-            if folder:
+            alone: Any = contextlib.nullcontext()
+            if path is not None and folder:
                 require_name(path, folder=True)
-                with held(path, option):
-                    return function(*args, **kwargs)
-            with output_file(
-                path,
-                overwrite=values.get("overwrite", True),
-                inputs=tuple(values[name] for name in inputs),
-                option=option,
-            ):
-                return function(*args, **kwargs)
+                alone = held(path, option)
+            elif path is not None:
+                read = tuple(values[name] for name in inputs)
+                alone = output_file(path, overwrite=values.get("overwrite", True), inputs=read, option=option)
+            with alone:
+                return function(*given.args, **given.kwargs)
 
         return alone
 
     return decorate
-
-
-def beside(path: Path, ending: str) -> Path:
-    """Returns a hidden name beside a file or folder that follows from its name and is never too long."""
-    return path.with_name(f"{TEMPORARY}{xxhash.xxh3_64_hexdigest(os.fsencode(path.name))}.{ending}")
 
 
 @contextlib.contextmanager
@@ -485,27 +442,22 @@ def check_file(
         raise RunError(f"{path} is a device or a pipe, which is never replaced. Choose another {option}.")
     if any(Path(each).exists() and path.samefile(each) for each in inputs):
         raise RunError(f"The output {path} is the input. Choose another {option}.")
-    if overwrite or (own is not None and own(path)):
-        return
-    if own is not None:
-        raise RunError(
-            f"{path} exists and is none of codir's. Choose another {option}, or add --overwrite to replace it."
-        )
-    raise RunError(f"{path} exists already. Choose another {option}, or allow it with --overwrite.")
+    if not overwrite and (own is None or not own(path)):
+        none = "" if own is None else " and is none of codir's"
+        raise RunError(f"{path} exists already{none}. Choose another {option}, or allow it with --overwrite.")
 
 
 @contextlib.contextmanager
 def held(path: str | Path, option: str = "--output") -> Iterator[None]:
     """Holds the lock of an output, a file or a folder, for the block; it lies beside the output, not in it.
 
-    Raises:
-        RunError: the folder around it cannot be written to.
-        FolderInUseError: another process holds it.
+    Raises `FolderInUseError` where another process holds it, `RunError` where its folder cannot be written to.
     """
     place = real_path(path)
     made = [each for each in place.parents if not each.exists()]
     require_writable(place.parent)
-    lock = beside(place, "lock")
+    # a name that follows from the output's and is never too long
+    lock = place.with_name(f"{TEMPORARY}{xxhash.xxh3_64_hexdigest(os.fsencode(place.name))}.lock")
     try:
         handle = try_lock(lock, make=True)
     except BlockingIOError as error:

@@ -26,8 +26,6 @@ EXPORT_MARK = "codir_export"
 RESULTS = ("metrics.json", "environment.json", "trained.json", "contrast.safetensors", "corpus.json")
 """What codir reads of a run besides its model; README.md, codir.yaml and notes are people's to change."""
 
-# What versions before this one called it; checkpoints of theirs are one mapping of files.
-_DIGESTS = ("digest", "xxh3_128", "xxh3")
 _WEIGHTS = (".safetensors", ".bin", ".onnx", ".onnx.data")
 Files = dict[str, dict[str, Any]]
 
@@ -40,47 +38,23 @@ def entry(path: Path) -> dict[str, Any]:
 def entries(folder: Path, but: Collection[str] = ()) -> Files:
     """Returns what a manifest says of all files below a folder, but for those of some names and for temporary ones."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): entry(path)
-        for path in paths
-        if path.name not in but and not is_trace(path.name)
-    }
+    named = {path.relative_to(folder).as_posix(): path for path in paths if not is_trace(path.name)}
+    return {name: entry(path) for name, path in named.items() if path.name not in but}
 
 
 def checked(content: Any, section: str = "files") -> Files:
-    """Returns the files that a manifest's content lists.
-
-    Args:
-        content: what the file says.
-        section: under which of its keys they are.
-
-    Raises:
-        ValueError: it is no list of files: says what is wrong with it.
-    """
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    files = content.get(section, {})
-    if section not in content and all(
-        isinstance(each, dict) and "bytes" in each for each in content.values()
-    ):
-        files = content if section == "files" else {}
-    if not isinstance(files, dict):
-        raise ValueError(f"its {section!r} are no list of files")
-    if not files and section == "files":
+    """Returns the files that a manifest's content lists in a section; raises `ValueError` if it is no list of files."""
+    files = content.get(section, {}) if isinstance(content, dict) else None
+    if not isinstance(files, dict) or (not files and section == "files"):
         raise ValueError("it lists no files")
-    found: Files = {}
     for name, facts in files.items():
-        if not isinstance(facts, dict):
-            raise ValueError(f"it says nothing of a file {name!r}")
-        digest = next((facts[key] for key in _DIGESTS if key in facts), None)
-        size = facts.get("bytes")
-        if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool):
+        facts = facts if isinstance(facts, dict) else {}
+        if type(facts.get("bytes")) is not int or not isinstance(facts.get("digest"), str):
             raise ValueError(f"the entry of {name!r} has no size or no fingerprint")
         path = PurePosixPath(name)
         if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
             raise ValueError(f"it lists a file outside of the folder, {name!r}")
-        found[name] = {**facts, "bytes": size, "digest": digest}
-    return found
+    return files
 
 
 def fault(
@@ -106,25 +80,16 @@ def fault(
 
 
 def fault_by(path: Path, only: Collection[str] | None = None) -> str | None:
-    """Reads a manifest and the files it lists; returns what is wrong with it or with one of them, or None.
-
-    Args:
-        path: of the manifest.
-        only: names of the files to look at; None looks at all.
-    """
+    """Returns what is wrong with a manifest or with one of the files it lists (`only` some of them), or None."""
     try:
         files = checked(read_json(path))
-        if only is not None:
-            files = {name: files[name] for name in only}
-        return fault(path.parent, files)
+        return fault(path.parent, files if only is None else {name: files[name] for name in only})
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except (RunError, ValueError) as error:
-        return f"{path.name} cannot be read ({error})"
     except KeyError as error:
         return f"{path.name} does not list {error}"
-    except OSError as error:
-        return f"a file cannot be read ({error})"
+    except (RunError, ValueError, OSError) as error:
+        return f"{path.name} cannot be read ({error})"
 
 
 def of_model(folder: Path, files: Iterable[str]) -> dict[str, Any]:
@@ -141,14 +106,11 @@ def add_results(folder: Path) -> None:
 
 
 def require_model(folder: Path, weights: bool | None = None) -> None:
-    """Makes sure that a model is what its run, or its export, wrote; one from elsewhere has no manifest and passes.
+    """Raises `ModelError` unless a model is what its run, or its export, wrote; one without a manifest passes.
 
     Args:
-        folder: of the model.
+        folder: the model's.
         weights: look at the weights alone, or at all the rest (config, tokenizer); None looks at both.
-
-    Raises:
-        ModelError: names the file and the way out.
     """
     _require(folder, "files", lambda name: weights in (None, name.endswith(_WEIGHTS)), ModelError)
 
@@ -172,12 +134,7 @@ def require_results(folder: Path, *names: str) -> None:
 
 
 def read_whole(path: Path) -> Any:
-    """Reads a JSON file of a run folder.
-
-    Raises:
-        RunError: it is not what was written, or cannot be read.
-        FileNotFoundError: it is not there.
-    """
+    """Reads a JSON file of a run's folder; raises `RunError` unless it is what was written, and as `read_json` does."""
     if path.is_file():
         require_results(path.parent, path.name)
     return read_json(path)
@@ -195,12 +152,10 @@ def _require(folder: Path, section: str, wanted: Callable[[str], bool], error: t
         if section != "files" or not path.is_file():
             return
     try:
-        files = {name: facts for name, facts in checked(read_json(path), section).items() if wanted(name)}
+        files = checked(read_json(path), section)
+        found = fault(folder, {name: facts for name, facts in files.items() if wanted(name)})
     except (RunError, ValueError) as wrong:
-        said = str(wrong).removeprefix(f"{path} is damaged and ")
-        raise error(f"{path} is damaged: {said}. {way}") from wrong
-    try:
-        found = fault(folder, files)
+        raise error(f"{path} is damaged: {wrong}. {way}") from wrong
     except OSError as wrong:
         raise error(f"A file in {folder} cannot be read: {wrong}.") from wrong
     if found is not None:

@@ -16,64 +16,26 @@ from typing import IO, Any, cast
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-__all__ = [
-    "Console",
-    "Live",
-    "Progress",
-    "RenderableType",
-    "Table",
-    "TaskID",
-    "bar",
-    "errors",
-    "live",
-    "log_to",
-    "pairs",
-    "printable",
-    "progress_bar",
-    "say",
-    "settle",
-    "silent",
-    "table",
-    "terminal",
-    "text",
-]
+__all__ = ["Console", "Progress", "RenderableType", "Table", "TaskID"]  # rich's, for annotations elsewhere
 
 # Lines of this many characters where standard output is no terminal (a pipe, a log): as wide as the tables need.
 WIDTH = 120
 _FALLBACK = "codir.plainer"
 # What is said otherwise on a console that has not got the sign itself; all else is written as `\u092c`.
-_PLAINER = {
-    "±": "+/-",
-    "×": "x",
-    "·": "-",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "…": "...",
-    "→": "->",
-    "≤": "<=",
-    "≥": ">=",
-    "‘": "'",
-    "’": "'",
-    "“": '"',
-    "”": '"',
-    "\N{NO-BREAK SPACE}": " ",
-}
+_PLAINER = {"±": "+/-", "×": "x", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "\N{NO-BREAK SPACE}": " "}
+_PLAINER |= dict.fromkeys("·−–—", "-") | dict.fromkeys("‘’", "'") | dict.fromkeys("“”", '"')
 # Signs that a terminal obeys instead of showing them, and halves of characters, which no encoding has.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -88,7 +50,7 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_FALLBACK, _plainer)
 
 
-def settle(*streams: Any) -> None:
+def write_plainer(*streams: Any) -> None:
     """Makes text streams write a plainer sign in place of one that their encoding has not got."""
     for stream in streams:
         # what a test or a notebook has put in place of a stream may have no encoding
@@ -137,10 +99,6 @@ class Terminal(Console):
         kept = {name: options[name] for name in ("justify", "overflow") if name in options}
         return Text(printable(text), style=style, **kept)
 
-    def status(self, status: RenderableType, **options: Any) -> Status:
-        """Shows a line and a moving sign while the block runs."""
-        return super().status(text(status) if isinstance(status, str) else status, **options)
-
 
 class _Given(Terminal):
     """A console of the caller's own: what codir prints goes there, as text."""
@@ -154,7 +112,6 @@ class _Given(Terminal):
             given.file = cast(IO[str], _Stream(given.file))
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints as `Console.print` does."""
         shown = (text(each) if isinstance(each, str) else each for each in objects)
         self._given.print(*shown, **options)
 
@@ -182,15 +139,13 @@ def log_to(stream: IO[str]) -> Console:
     return Terminal(file=stream, width=WIDTH, force_terminal=False)
 
 
-class TextTable(Table):
-    """A table whose title, headings and cells are text on every console; made by `table` and `pairs`."""
+class _TextTable(Table):
+    """A table whose headings and cells are text on every console."""
 
     def add_column(self, header: RenderableType = "", footer: RenderableType = "", **options: Any) -> None:
-        """Adds a column as `Table` does."""
         super().add_column(_as_text(header), _as_text(footer), **options)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Adds a row as `Table` does."""
         super().add_row(*(None if cell is None else _as_text(cell) for cell in cells), **options)
 
 
@@ -198,25 +153,18 @@ def _as_text(value: RenderableType) -> RenderableType:
     return text(value) if isinstance(value, str) else value
 
 
-def table(title: str | Text | None = None, caption: str | None = None, **options: Any) -> TextTable:
-    """Returns a table with a rule below its headings.
-
-    Args:
-        title: a line above it, from the left.
-        caption: a line below it.
-        options: of rich's `Table`.
-    """
-    made = TextTable(
+def table(title: str | Text | None = None, caption: str | None = None, **options: Any) -> _TextTable:
+    """Returns a table with a rule below its headings, a title above and a caption below; `options` are rich's."""
+    return _TextTable(
         title=text(title, "table.title") if isinstance(title, str) else title,
         title_justify="left",
         caption=None if caption is None else text(caption, "table.caption"),
         caption_justify="left",
         **{"box": box.SIMPLE_HEAD, "show_edge": False, **options},
     )
-    return made
 
 
-def pairs(title: str, rows: Iterable[tuple[str, str]]) -> TextTable:
+def pairs(title: str, rows: Iterable[tuple[str, str]]) -> _TextTable:
     """Returns a table without headings: what it is, indented, and its value."""
     made = table(title, show_header=False, box=None, pad_edge=False)
     for what, value in rows:
@@ -224,28 +172,14 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> TextTable:
     return made
 
 
-def live(console: Console) -> Live:
-    """Returns a part of the screen that is drawn anew twice a second and gone at the end."""
-    return Live(console=console, refresh_per_second=2, transient=True)
-
-
-def bar(console: Console, *, clock: bool = False, recent: bool = False, **options: Any) -> Progress:
-    """Returns a progress bar: what is done, how far, the time left.
-
-    Args:
-        console: where it is drawn.
-        clock: shows the time it has taken, too.
-        recent: shows the field `recent` of its task behind all else.
-        options: of rich's `Progress`.
-    """
-    columns: list[ProgressColumn] = [
+def bar(console: Console, **options: Any) -> Progress:
+    """Returns a progress bar: what is done, how far, the time taken and left, the field `recent` of its task."""
+    columns: list[ProgressColumn | str] = [
         _Words("description"),
-        BarColumn(bar_width=24 if clock else 40),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        *(TimeElapsedColumn(), "left", TimeRemainingColumn(), _Words("recent", "dim")),
     ]
-    columns += [TimeElapsedColumn(), TextColumn("left")] if clock else []
-    columns.append(TimeRemainingColumn())
-    columns += [_Words("recent", "dim")] if recent else []
     return Progress(*columns, console=console, **options)
 
 
@@ -257,7 +191,8 @@ class _Words(ProgressColumn):
         self._name, self._style = name, style
 
     def render(self, task: Any) -> Text:
-        return text(task.description if self._name == "description" else task.fields[self._name], self._style)
+        words = task.description if self._name == "description" else task.fields.get(self._name, "")
+        return text(words, self._style)
 
 
 @contextlib.contextmanager

@@ -146,8 +146,6 @@ def test_what_a_kill_left_in_a_run_is_swept_by_its_resumption(tmp_path: Path, tr
     output = tmp_path / "run"
     killed("metrics.json", *training, "--output", output)
     assert hidden(output)
-    # what a version before this one left there
-    (output / ".table.md.k3u_9x2z").write_text("half a ta")
     succeeded(*training, "--output", output, "--resume")
     assert hidden(output) == []
 

@@ -26,7 +26,7 @@ from codir.cli.reproductions import reproduce
 from codir.cli.studies import study
 from codir.config.config import DistillConfig, FinetuneConfig
 from codir.errors import ConfigError
-from codir.printing import say, settle
+from codir.printing import say, write_plainer
 
 # The groups of `codir --help`, in the order in which a newcomer needs them.
 _START = "First steps"
@@ -51,7 +51,7 @@ def run() -> None:
     """Runs the command line; the entry point of `codir` and `python -m codir`."""
     # PyTorch's C++ side warns of costs that are meant; it reads this when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    settle(sys.stdout, sys.stderr)
+    write_plainer(sys.stdout, sys.stderr)
     try:
         app(prog_name="codir")
     except SystemExit as end:

@@ -88,7 +88,7 @@ class RunFolder:
             for leftover in folder.path.glob(f"{_STAGING}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             for each in folder.path.glob("comparison/*"):
-                sweep(each, old=True)
+                sweep(each)
             if folder.finished:
                 folder._reopen_without_results()
             new = not (folder.path / _STATUS).exists()

@@ -26,7 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from codir.errors import ConfigError, FolderInUseError, InterruptedRunError
 from codir.files import exclusive, write_json
-from codir.printing import log_to, settle
+from codir.printing import log_to, write_plainer
 from codir.record.runfolder import RunFolder
 from codir.studies.config import StudyConfig
 from codir.studies.recipes import ResolvedRecipe, distill_config, teacher_config, teacher_folder
@@ -244,7 +244,7 @@ def _begin_worker(parent: Connection, log: Path, threads: int, device: str | Non
     with open(log, "ab") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
-    settle(sys.stdout, sys.stderr)
+    write_plainer(sys.stdout, sys.stderr)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     if threads:

@@ -142,7 +142,7 @@ class _Work:
             return
         engine = engine_of(self.plan.config)
         total = len(self.plan.search.all_trials())
-        with bar(self.console, clock=True, disable=not self.console.is_terminal) as shown:
+        with bar(self.console, disable=not self.console.is_terminal) as shown:
             task = shown.add_task("trials", total=total)
             try:
                 while True:

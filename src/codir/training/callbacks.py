@@ -33,7 +33,7 @@ class ProgressLine(TrainerCallback):
         self._started = self._last_line = time.monotonic()
         self._first_step = state.global_step
         if self.console.is_terminal and not self.console.quiet:
-            self.progress = bar(self.console, clock=True, recent=True)
+            self.progress = bar(self.console)
             self.task = self.progress.add_task(
                 self.label, total=state.max_steps, completed=state.global_step, recent=""
             )
