@@ -15,10 +15,9 @@ from codir.contrast.bank import Bank
 from codir.errors import ConfigError, DataError
 from codir.losses import contrastive
 from codir.losses.base import ObjectiveContext, Step
-from codir.losses.crd import CRD
+from codir.losses.crd import CRD, CRDSettings
 from codir.losses.crd_official import OfficialCRDSettings
 from codir.losses.registry import build_objectives, check_objectives, needs_of
-from codir.losses.sources import BankDraws, BankSource, CRDSettings, LiveMiniBatch, MiniBatchBank
 
 MakeStep = Callable[..., Step]
 
@@ -30,19 +29,18 @@ def build(context: ObjectiveContext, **settings: Any) -> CRD:
 
 
 def bank_of(objective: CRD) -> Bank:
-    assert isinstance(objective.source, BankSource)
-    return objective.source.bank
+    assert objective.bank is not None
+    return objective.bank
 
 
 def drawn(objective: CRD, step: Step) -> list[list[int]]:
     """The rows that the next forward pass will draw for each anchor."""
-    source = objective.source
-    assert isinstance(source, BankDraws)
-    if source.k == "all":
-        return [row.nonzero().flatten().tolist() for row in source.sampler.admissible(step.ids)]
-    state = source.generator.get_state()
-    ids, group, mask = source.sampler.draw(step.ids, source.k)
-    source.generator.set_state(state)
+    assert objective.sampler is not None
+    if objective.k == "all":
+        return [row.nonzero().flatten().tolist() for row in objective.sampler.admissible(step.ids)]
+    state = objective.generator.get_state()
+    ids, group, mask = objective.sampler.draw(step.ids, objective.k)
+    objective.generator.set_state(state)
     keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     return [ids[g][keep[g]].tolist() for g in group.tolist()]
 
@@ -186,7 +184,7 @@ def test_gradient_flows_through_negatives_only_if_asked_for(context, make_step: 
     # Row 1 has no gradient as the positive of its own anchor, which is zero; it is the negative of the other one.
     anchor = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])
     live = normalize(torch.tensor([[-1.0, 0.2, 0, 0], [0.9, 0, 0.3, 0]]), dim=1).requires_grad_()
-    objective.source(step, anchor, live).loss.backward()
+    objective.contrast(step, anchor, live).loss.backward()
     assert live.grad is not None
     assert live.grad[0].abs().sum() > 0
     assert bool(live.grad[1].abs().sum() > 0) == settings.get("negatives_gradient", False)
@@ -204,8 +202,8 @@ def test_half_precision_and_autocast_change_nothing_but_rounding(context, make_s
         # Representations so alike that every cosine is near 1, where exp(cos / 0.07) is beyond half precision.
         for projection in (objective.teacher_projection, objective.student_projection):
             projection.linear.bias.data = torch.tensor([100.0, 1.0, 0.0, 0.0])
-        if isinstance(objective.source, BankSource):
-            objective.source.bank.data[:] = normalize(torch.tensor([1.0, 0.01, 0.0, 0.0]), dim=0)
+        if objective.bank is not None:
+            objective.bank.data[:] = normalize(torch.tensor([1.0, 0.01, 0.0, 0.0]), dim=0)
         step = make_step([0, 1, 2])
         if mixed:
             step.student.pooled["mean"] = step.student.pooled["mean"].detach().to(dtype)
@@ -280,8 +278,8 @@ def test_the_bank_and_the_generator_are_in_the_modules_state(context) -> None:
     }
     assert set(build(context, negatives="in-batch").state_dict()) == expected
     objective = build(context)
-    assert set(objective.state_dict()) == expected | {"source.bank.data"}
-    with pytest.raises(RuntimeError, match=r"size mismatch for source\.bank\.data"):
+    assert set(objective.state_dict()) == expected | {"bank.data"}
+    with pytest.raises(RuntimeError, match=r"size mismatch for bank\.data"):
         build(replace(context, examples=23, labels=torch.arange(23) % 3)).load_state_dict(
             objective.state_dict()
         )
@@ -301,18 +299,17 @@ def test_same_seed_same_start_whatever_happened_before(context) -> None:
 
 
 def test_what_auto_means(context, regression, corpus) -> None:
-    assert isinstance(build(corpus, k="auto").source, MiniBatchBank)
-    assert build(corpus, k="auto").source.k == "all"
+    assert (build(corpus, k="auto").negatives, build(corpus, k="auto").k) == ("in-batch-bank", "all")
     assert CRDSettings().k == OfficialCRDSettings().k == "auto"
     large = replace(context, examples=600, labels=torch.arange(600) % 3)
     for of, name in (
         (large, "different-label"),
         (replace(regression, examples=600, labels=torch.rand(600)), "any"),
     ):
-        source = build(of, k="auto").source
-        assert isinstance(source, BankDraws)
-        assert (source.k, source.sampler.name) == (500, name)
-    assert isinstance(build(context, negatives="in-batch").source, LiveMiniBatch)
+        objective = build(of, k="auto")
+        assert objective.sampler is not None
+        assert (objective.k, objective.sampler.name) == (500, name)
+    assert build(context, negatives="in-batch").bank is None
     with pytest.raises(ConfigError, match=r"crd\.k=500 .*N=24"):
         build(context, k="auto")
     assert needs_of({"crd": {"pooling": "cls"}}).pooled == {"cls"}
@@ -461,13 +458,13 @@ def test_what_is_kept_to_be_looked_at(context: ObjectiveContext, make_step: Any,
     kept = objective.summary()
     assert torch.equal(generator, torch.random.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in objective.state_dict().items())
-    for side, projection, layers in (
+    for side, projection, blocks in (
         ("teacher", objective.teacher_projection, [1, 2, 3, 4]),
         ("student", objective.student_projection, [1, 2]),
     ):
         assert torch.equal(kept[f"{side}.weight"], projection.linear.weight)
         assert torch.equal(kept[f"{side}.bias"], projection.linear.bias)
-        assert kept[f"{side}.layers"].tolist() == layers
+        assert kept[f"{side}.layers"].tolist() == blocks
     if negatives == "in-batch":
         assert "rows" not in kept
         return

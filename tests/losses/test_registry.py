@@ -10,7 +10,7 @@ import torch
 
 from codir.errors import ConfigError
 from codir.losses.base import Needs, Term, weighted_sum
-from codir.losses.crd import CRD
+from codir.losses.crd import CRD, CRDSettings
 from codir.losses.registry import (
     build_objectives,
     check_objectives,
@@ -21,7 +21,6 @@ from codir.losses.registry import (
     settings_for,
     taught_by,
 )
-from codir.losses.sources import CRDSettings
 
 OWN = """
 from codir.losses.base import Needs, Objective, ObjectiveSettings, Term
@@ -102,30 +101,6 @@ def test_settings_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             settings_for(name, given)
-
-
-def test_what_is_gone_says_what_to_do_instead() -> None:
-    for given, message in (
-        ({"contrast": "blocks"}, "contrast is gone: all chosen layers"),
-        ({"matching": "top"}, "use teacher_layers"),
-        ({"bank_init": "student"}, "negatives: in-batch needs no bank"),
-        ({"negatives": "queue"}, "queue is gone: use in-batch"),
-        ({"queue_size": 100}, "queue_size is gone: use negatives: in-batch"),
-        ({"learn_temperature": True}, "learn_temperature is gone: give temperature"),
-        ({"bank_storage": "disk"}, "disk is gone: use cpu, and bank_dtype: float16"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            settings_for("crd", given)
-    # What an older version wrote into its run folders, where nothing of it was used.
-    old = {
-        "contrast": "concatenated",
-        "matching": "spread",
-        "bank_init": "random",
-        "queue_size": 4096,
-        "learn_temperature": False,
-        "temperature_rate": 100.0,
-    }
-    assert settings_for("crd", old) == CRDSettings()
 
 
 def test_what_a_loss_can_learn_from(context, corpus) -> None:

@@ -136,7 +136,7 @@ def train(folder: Path, models: Path, action: str, **settings) -> int:
         print(f"[{processes.rank()}] {type(error).__name__}: {error}", flush=True)
         return 3
     state = {f"model.{k}": v for k, v in trainer.distillation.state_dict().items()}
-    if (bank := state.get("model.objectives.crd.source.bank.data")) is not None:
+    if (bank := state.get("model.objectives.crd.bank.data")) is not None:
         state["bank"] = bank
     folder.mkdir(exist_ok=True)
     torch.save(state, folder / f"final-{processes.rank()}.pt")

@@ -83,7 +83,7 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path, models, 
 
 def test_the_bank_is_written_once_a_step_and_never_in_evaluation(tmp_path, models):
     trainer = make_trainer(tmp_path, models, **ONE_EPOCH, gradient_accumulation_steps=2)
-    banks, bank = [], trainer.distillation.get_buffer("objectives.crd.source.bank.data")
+    banks, bank = [], trainer.distillation.get_buffer("objectives.crd.bank.data")
     trainer.add_callback(Watch(lambda state: banks.append(bank.clone())))
     before = bank.clone()
     trainer.train()

@@ -138,7 +138,7 @@ def test_negatives_take_the_teachers_class(tmp_path, models, cache):
     objective = trainer.distillation.objectives["crd"]
     assert objective.context.labels.tolist() == expected
     assert objective.context.unlabeled == 49
-    drawn = objective.source.sampler.draw(torch.tensor([0, 30, 59]), 5)
+    drawn = objective.sampler.draw(torch.tensor([0, 30, 59]), 5)
     for anchor, group in zip([0, 30, 59], drawn.group.tolist(), strict=True):
         assert all(expected[row] != expected[anchor] for row in drawn.ids[group].tolist())
     trainer.train()

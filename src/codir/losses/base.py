@@ -49,39 +49,25 @@ class ObjectiveSettings(Section):
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What is known before training starts, handed to every loss when it is built.
-
-    Attributes:
-        student: depth and width of the student.
-        teacher: depth and width of the teacher, or None when there is none (plain fine-tuning).
-        examples: N, the number of training examples; example ids are 0..N-1.
-        labels: [N] class ids (int64) or scores (float), or None if the data is unlabelled. Of single examples without
-            a label they are the teacher's class or score.
-        unlabeled: how many examples have no label.
-        kind: what is predicted; its name will do.
-        num_classes: C (1 for regression, the size of the vocabulary for masked tokens).
-        seed: the seed of whatever the loss draws.
-        device: where the bank and the projections live.
-        teacher_space: gives the teacher's pooled representations of all N examples, [N, T*d] in half precision
-            (a memory map), for samplers that look for neighbours; None where they cannot be had.
-        batch: examples of one optimiser step, over all accumulated batches and processes; None where not known.
-        micro_batch: examples that all processes together compute at a time; None where not known.
-        aligned: whether teacher and student see the same tokens, so that single tokens can be compared.
-    """
+    """What is known before training starts, handed to every loss when it is built."""
 
     student: EncoderShape
-    teacher: EncoderShape | None
-    examples: int
+    teacher: EncoderShape | None  # None in plain fine-tuning
+    examples: int  # N; example ids are 0..N-1
+    # [N] class ids (int64) or scores (float), None if the data is unlabelled; of single examples without a label they
+    # are the teacher's class or score
     labels: Tensor | None
-    kind: Kind
-    num_classes: int
+    kind: Kind  # what is predicted; its name will do
+    num_classes: int  # C: 1 for regression, the size of the vocabulary for masked tokens
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # gives the teacher's pooled representations of all N examples, [N, T*d] in half precision (a memory map), for
+    # samplers that look for neighbours; None where they cannot be had
     teacher_space: Callable[[Pooling], Any] | None = None
-    batch: int | None = None
-    micro_batch: int | None = None
-    aligned: bool = True
-    unlabeled: int = 0
+    batch: int | None = None  # examples of one optimiser step, over all accumulated batches and processes
+    micro_batch: int | None = None  # examples that all processes together compute at a time
+    aligned: bool = True  # teacher and student see the same tokens, so that single tokens can be compared
+    unlabeled: int = 0  # how many examples have no label
 
     def __post_init__(self) -> None:
         if isinstance(self.kind, str):
@@ -95,27 +81,18 @@ class Views:
     student: frozenset[TokenView] = frozenset()
     teacher: frozenset[TokenView] = frozenset()
 
-    def __or__(self, other: Views) -> Views:
-        return Views(self.student | other.student, self.teacher | other.teacher)
-
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss reads; only that is computed and cached.
-
-    Attributes:
-        teacher_logits: whether it reads the teacher's logits.
-        pooled: the poolings of all layers that it reads on both sides.
-        tokens: the kinds of vectors of every token that it reads, of the matched layers of both sides.
-        layers: which layers are matched (`Objective.pairs`); `embeddings`: the embedding layers.
-        positions: of a loss over masked tokens: which positions its mean is over.
-    """
+    """What a loss reads; only that is computed and cached."""
 
     teacher_logits: bool = False
-    pooled: frozenset[Pooling] = frozenset()
-    tokens: frozenset[TokenKind] = frozenset()
-    layers: Matching | Literal["embeddings"] | None = None
-    positions: TokenPositions = "masked"
+    pooled: frozenset[Pooling] = frozenset()  # poolings of all layers, on both sides
+    tokens: frozenset[TokenKind] = (
+        frozenset()
+    )  # kinds of vectors of every token, of the matched layers of both sides
+    layers: Matching | Literal["embeddings"] | None = None  # which layers are matched (`Objective.pairs`)
+    positions: TokenPositions = "masked"  # of a loss over masked tokens: which positions its mean is over
 
     @property
     def teacher(self) -> bool:
@@ -131,50 +108,29 @@ class Needs:
         except ConfigError as error:
             raise ConfigError(f"{name}.matching: {error}") from None
 
-    def views(self, name: str, student: EncoderShape, teacher: EncoderShape) -> Views:
-        """The tokens' vectors of the matched layers; raises as `pairs`."""
-        pairs = self.pairs(name, student, teacher) if self.tokens else ()
-        return Views(
-            frozenset(TokenView(kind, own) for own, _ in pairs for kind in self.tokens),
-            frozenset(TokenView(kind, other) for _, other in pairs for kind in self.tokens),
-        )
-
 
 @dataclass
 class Step:
-    """One training step as the losses see it.
+    """One training step as the losses see it."""
 
-    Attributes:
-        ids: [B] ids of the examples.
-        labels: [B] class ids or scores, None if unlabelled; -100, or NaN as a score, of single examples without one.
-        student: live, with gradient.
-        teacher: frozen, without gradient; None where no loss needs it.
-        batch_ids: [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all
-            processes, the same in each of them; None where `ids` is all there is.
-        progress: share of the optimiser steps that are done, in [0, 1); the same for all batches of one step.
-        labelled: labelled examples that a sum over those of this batch is divided by: the number in the whole
-            mini-batch of the optimiser step times this batch's share of it, so that the sum over all its parts is the
-            mean over the labelled examples; 0 in a step without any. None: the batch's own number.
-    """
-
-    ids: Tensor
-    labels: Tensor | None
-    student: Representations
-    teacher: Representations | None
+    ids: Tensor  # [B] of the examples
+    labels: Tensor | None  # [B] class ids or scores; -100, or NaN as a score, of single examples without one
+    student: Representations  # live, with gradient
+    teacher: Representations | None  # frozen; None where no loss needs it
+    # [G] ids of the whole mini-batch of the optimiser step, over all accumulated batches and all processes, the same
+    # in each of them; None where `ids` is all there is
     batch_ids: Tensor | None = None
-    progress: float = 0.0
+    progress: float = 0.0  # share of the optimiser steps that are done, the same for all batches of one step
+    # What a sum over this batch's labelled examples is divided by: their number in the whole mini-batch times this
+    # batch's share of it, so that the sum over all its parts is the mean over them. None: the batch's own number.
     labelled: float | None = None
 
 
 @dataclass
 class Term:
-    """One loss term.
+    """One loss term: a scalar in fp32, not yet weighted, and detached scalars to log beside it.
 
-    Attributes:
-        loss: scalar, fp32, not yet weighted.
-        metrics: detached scalars to log beside it, without prefix.
-        empty: the optimiser step holds nothing to compute it from: it is zero, and the log's mean leaves the step out.
-            The same for all parts of a step.
+    It is `empty` where the whole optimiser step holds nothing to compute it from: the log's mean leaves the step out.
     """
 
     loss: Tensor
@@ -184,16 +140,10 @@ class Term:
 
 @dataclass
 class TokenChunk:
-    """Some of the positions of a batch that a loss reads, with the logits of both sides.
+    """Some of the positions of a batch that a loss reads, with the logits of both sides."""
 
-    Attributes:
-        labels: [c] the tokens that stood there; -100 where none is to be predicted (`Needs.positions` is `all`).
-        student: [c, V] logits, fp32, with gradient.
-        teacher: [c, V] logits, fp32; None where no loss needs them.
-    """
-
-    labels: Tensor
-    student: Tensor
+    labels: Tensor  # [c] the tokens that stood there; -100 where none is to be predicted (`Needs.positions` is `all`)
+    student: Tensor  # [c, V] logits, fp32, with gradient
     teacher: Tensor | None
 
     def only(self, chosen: Tensor) -> TokenChunk:
@@ -207,23 +157,20 @@ class Objective(nn.Module):
 
     Trainable parts (projections) are ordinary submodules: they are trained with the student, saved in checkpoints and
     never exported. State that is not trained (a bank) is an ordinary buffer.
-
-    Attributes:
-        pairs: the matched layers, where `needs` says which.
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
+    # Whether it can learn from a task's examples, and from a corpus: another recipe is refused when it is read.
     of_labels: ClassVar[bool] = True
     of_corpora: ClassVar[bool] = True
-    """Whether it can learn from a task's examples, and from a corpus: another recipe is refused when it is read."""
-    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__()
-        self.settings, self.context = settings, context
-        self.pairs: Pairs = ()
+        self.settings, self.context, self.reads = settings, context, self.needs(settings)
+        self.pairs: Pairs = ()  # the matched layers, where `needs` says which
         if context.teacher is not None:
-            self.pairs = self.needs(settings).pairs(self.name, context.student, context.teacher)
+            self.pairs = self.reads.pairs(self.name, context.student, context.teacher)
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
@@ -252,8 +199,7 @@ class Objective(nn.Module):
     def after_step(self, stepped: bool) -> None:
         """Called after each optimiser step (not after each accumulated batch, never in evaluation).
 
-        Args:
-            stepped: False where the step was abandoned: forget what would have been written.
+        Where the step was abandoned `stepped` is False: forget what would have been written.
         """
 
     def frozen_layers(self, progress: float) -> frozenset[int]:
@@ -273,20 +219,11 @@ class Objective(nn.Module):
         """Whether `token_loss` is called, and not `forward`."""
         return self.context.kind.per_token and type(self).token_loss is not Objective.token_loss
 
-    @property
-    def positions(self) -> TokenPositions:
-        """Which positions the mean of `token_loss` is over."""
-        return self.needs(self.settings).positions
-
 
 def weighted_sum(terms: Mapping[str, Term], weights: Mapping[str, float]) -> Tensor:
-    """Sums weight * loss over the terms (Eq. 1); a scalar in fp32.
+    """Sums weight * loss over the terms (Eq. 1), of which there is one at least; a scalar in fp32.
 
     A term of weight 0 is left out, so that a NaN in it cannot reach the sum; it is still measured and logged.
-
-    Args:
-        terms: by name; at least one.
-        weights: of at least those names.
     """
     parts = [term.loss * weights[name] for name, term in terms.items() if weights[name] != 0]
     if not parts:  # nothing has a weight: a zero that can still be differentiated

@@ -1,14 +1,15 @@
-"""What the contrastive losses share: settings, checks, projections of chosen layers, sampler, bank, pending writes."""
+"""What the contrastive losses share: settings, checks, projections of chosen layers, sampler, writes to banks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,7 @@ from codir.contrast.negatives import (
 )
 from codir.errors import ConfigError, DataError, nearest
 from codir.files import human_bytes
-from codir.gather import gather_rows, processes
+from codir.gather import align_generator, gather_rows, processes
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Step
 from codir.models.layers import choose_layers
 from codir.models.representations import EncoderShape, Pooling
@@ -79,48 +80,15 @@ class ContrastiveSettings(ObjectiveSettings):
         default="float32", description="how the bank's rows are stored"
     )
 
-    # What an older version had: the values that mean what is done now, and what to do instead of the others.
-    _gone: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "contrast": ("concatenated", "all chosen layers are contrasted together, as in Eq. 3"),
-        "matching": (
-            "spread",
-            "it chose the layers of contrast: blocks; use teacher_layers and student_layers",
-        ),
-        "bank_init": ("random", "rows start at random; negatives: in-batch needs no bank"),
-        "queue_size": (4096, "use negatives: in-batch or in-batch-bank"),
-        "learn_temperature": (False, "give temperature"),
-        "temperature_rate": (100.0, "give temperature"),
-    }
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_is_gone(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        for key, (was, instead) in cls._gone.items():
-            if key in given and given[key] != was:
-                raise ValueError(f"{key} is gone: {instead}")
-        if given.get("negatives") == "queue":
-            raise ValueError("negatives: queue is gone: use in-batch or in-batch-bank")
-        if given.get("bank_storage") == "disk":
-            raise ValueError(
-                "bank_storage: disk is gone: use cpu, and bank_dtype: float16 for half the memory"
-            )
-        return {key: value for key, value in given.items() if key not in cls._gone}
-
-
-def negatives_name(settings: ContrastiveSettings, context: ObjectiveContext) -> str:
-    """Resolves `negatives: auto`."""
-    if settings.negatives != "auto":
-        return settings.negatives
-    return context.kind.negatives
-
-
-def number_of_negatives(settings: ContrastiveSettings, context: ObjectiveContext) -> int | Literal["all"]:
-    """Resolves `k: auto`."""
+def negatives_of(
+    settings: ContrastiveSettings, context: ObjectiveContext
+) -> tuple[str, int | Literal["all"]]:
+    """Resolves `auto`: the name of the negatives, and K."""
+    name = context.kind.negatives if settings.negatives == "auto" else settings.negatives
     if settings.k != "auto":
-        return settings.k
-    return _FROM_A_BANK if negatives_name(settings, context) in SAMPLERS else "all"
+        return name, settings.k
+    return name, _FROM_A_BANK if name in SAMPLERS else "all"
 
 
 def rows_drawn(settings: ObjectiveSettings) -> int:
@@ -130,16 +98,15 @@ def rows_drawn(settings: ObjectiveSettings) -> int:
     return _FROM_A_BANK if settings.k == "auto" else 0 if settings.k == "all" else settings.k
 
 
-def check_contrastive(
-    name: str, settings: ContrastiveSettings, context: ObjectiveContext, sources: Collection[str] = ()
-) -> None:
-    """Raises `ConfigError` or `DataError` for settings that do not fit the models or the data.
+# ---- what does not fit ---------------------------------------------------------------------------------------------
 
-    Args:
-        name: the loss's name, for the messages.
-        settings: to be checked.
-        context: to be checked against.
-        sources: names of negatives that the loss offers beside the samplers of bank rows.
+
+def check_contrastive(
+    name: str, settings: ContrastiveSettings, context: ObjectiveContext, sources: Sequence[str] = ()
+) -> None:
+    """Raises `ConfigError` or `DataError` for settings of the loss `name` that do not fit the models or the data.
+
+    `sources` are the names of negatives that the loss offers beside the samplers of bank rows.
     """
     assert context.teacher is not None, "checked before"
     for side, spec, shape in (
@@ -152,21 +119,20 @@ def check_contrastive(
             raise ConfigError(f"{name}.{side}_layers: {error}") from None
     if settings.bank_storage == "gpu" and context.device.type == "cpu":
         raise ConfigError(f"{name}.bank_storage='gpu', and the training runs on a CPU: use auto or cpu.")
-    negatives, k = negatives_name(settings, context), number_of_negatives(settings, context)
-    if negatives not in (*SAMPLERS, *sources):
+    negatives, k = negatives_of(settings, context)
+    known = (*SAMPLERS, *sources)
+    if negatives not in known:
         if settings.negatives == "auto":
             raise ConfigError(
                 f"The objective {name!r} has no negatives for the prediction of masked tokens, where examples have no "
                 "labels: use the objective 'crd', or negatives: any."
             )
         raise ConfigError(
-            f"{name}.negatives={negatives!r} is no sampler of negatives{nearest(negatives, (*SAMPLERS, *sources))}: "
-            f"choose auto, {', '.join((*SAMPLERS, *sources))}."
+            f"{name}.negatives={negatives!r} is no sampler of negatives{nearest(negatives, known)}: choose auto, "
+            f"{', '.join(known)}."
         )
-    if negatives == "different-label":
-        _check_different_label(name, context)
-    if negatives == "hard":
-        _check_hard(name, k, context)
+    if negatives in ("different-label", "hard"):
+        _check_sampler(f"{name}.negatives={negatives!r}", negatives, k, context)
     _check_memory(name, settings, context, bank=negatives != "in-batch")
     # Of fewer than K in the mini-batch all are taken: K need not fit there.
     if k != "all" and (k < 1 or (negatives in SAMPLERS and k > context.examples)):
@@ -180,43 +146,37 @@ def check_contrastive(
         )
 
 
-def _check_different_label(name: str, context: ObjectiveContext) -> None:
+def _check_sampler(setting: str, negatives: str, k: int | Literal["all"], context: ObjectiveContext) -> None:
+    """Raises for a sampler (`setting` in the messages) of classes or of neighbours that finds none."""
+    if negatives == "hard":
+        if context.kind.per_token:
+            raise ConfigError(
+                f"{setting} looks for neighbours in the teacher's cache, and a pre-training has none: use "
+                "in-batch-bank, whose blocks of one document are hard negatives."
+            )
+        if k == "all":
+            raise ConfigError(
+                f"{setting} with k='all' takes every admissible row, which leaves nothing to choose: give a number, "
+                "or negatives: different-label."
+            )
+        if context.teacher_space is None:
+            raise ConfigError(
+                f"{setting} looks for neighbours among the teacher's representations of all examples, which are only "
+                "there with the teacher's cache: drop --no-cache, or choose different-label."
+            )
+        return
     if context.kind.per_token:
         raise ConfigError(
-            f"{name}.negatives='different-label' needs classes, and there are no labels in a corpus: use "
-            "in-batch-bank, in-batch or any."
+            f"{setting} needs classes, and there are no labels in a corpus: use in-batch-bank, in-batch or any."
         )
     if not context.kind.has_classes:
-        raise ConfigError(
-            f"{name}.negatives='different-label' needs classes, and these labels are scores: use negatives: any."
-        )
+        raise ConfigError(f"{setting} needs classes, and these labels are scores: use negatives: any.")
     if context.labels is None:
+        raise DataError(f"{setting} needs labels, and this data has none: use negatives: any.")
+    if (context.labels == context.labels[0]).all():
         raise DataError(
-            f"{name}.negatives='different-label' needs labels, and this data has none: use negatives: any."
-        )
-    classes = torch.unique(context.labels)
-    if classes.numel() < 2:
-        raise DataError(
-            f"All {context.examples} training examples have the label {classes.tolist()}, so {name} finds no "
-            "example of a different label to be a negative: use negatives: any."
-        )
-
-
-def _check_hard(name: str, k: int | Literal["all"], context: ObjectiveContext) -> None:
-    if context.kind.per_token:
-        raise ConfigError(
-            f"{name}.negatives='hard' looks for neighbours in the teacher's cache, and a pre-training has none: "
-            "use in-batch-bank, whose blocks of one document are hard negatives."
-        )
-    if k == "all":
-        raise ConfigError(
-            f"{name}.k='all' takes every admissible row and leaves nothing to choose for hard negatives: "
-            "give a number, or negatives: different-label."
-        )
-    if context.teacher_space is None:
-        raise ConfigError(
-            f"{name}.negatives='hard' looks for neighbours among the teacher's representations of all examples, "
-            "which are only there with the teacher's cache: drop --no-cache, or choose different-label."
+            f"{setting} finds no example of a different label: all {context.examples} training examples have the "
+            f"label {context.labels[0].item()}. Use negatives: any."
         )
 
 
@@ -227,27 +187,26 @@ def _check_memory(name: str, settings: ContrastiveSettings, context: ObjectiveCo
     taken = 4 * 4 * inputs * settings.dim
     if bank and (settings.bank_storage == "cpu" or context.device.type == "cpu"):
         taken += (4 if settings.bank_dtype == "float32" else 2) * context.examples * settings.dim
-    if taken > (available := _available_memory()):
+    available, machine = 8 * 10**9, Path("/proc/meminfo")  # 8 GB where the machine does not say
+    if machine.exists():
+        lines = machine.read_text(encoding="ascii").splitlines()
+        available = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    available //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if taken > available:
         raise ConfigError(
             f"{name}.dim={settings.dim} takes {human_bytes(taken)} of memory, and {human_bytes(available)} are "
             f"available: choose less, for example --set objectives.{name}.dim=128, or {name}.bank_dtype=float16."
         )
 
 
-def _available_memory() -> int:
-    """Bytes of memory that the machine can still give to each process on it; 8 GB where it does not say."""
-    available = 8 * 10**9
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = 1024 * int(next(line.split()[1] for line in file if line.startswith("MemAvailable")))
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+# ---- what they are made of -----------------------------------------------------------------------------------------
 
 
 def make_sampler(
     settings: ContrastiveSettings, context: ObjectiveContext, generator: torch.Generator
 ) -> NegativeSampler:
     """Builds the sampler of the settings, which have been checked."""
-    name, sharing = negatives_name(settings, context), settings.sharing
+    (name, _), sharing = negatives_of(settings, context), settings.sharing
     if context.labels is not None and context.kind.has_classes and name != "any":
         sampler: NegativeSampler = DifferentLabel(context.labels, sharing, generator)
     else:
@@ -258,20 +217,6 @@ def make_sampler(
     index = neighbour_index(context.teacher_space(settings.pooling), seed=context.seed + 2)
     scores = None if context.kind.has_classes else context.labels
     return Hard(sampler, index, settings.candidates, settings.max_similarity, scores, settings.score_margin)
-
-
-def make_bank(settings: ContrastiveSettings, context: ObjectiveContext) -> Bank:
-    """Makes the bank of the settings: one row for each training example, unit vectors of random direction."""
-    stays = settings.bank_storage == "cpu"
-    return Bank(
-        context.examples,
-        settings.dim,
-        settings.momentum,
-        context.seed + 3,
-        torch.device("cpu") if stays else context.device,
-        torch.float16 if settings.bank_dtype == "float16" else torch.float32,
-        stays=stays,
-    )
 
 
 class LayerProjection(nn.Module):
@@ -300,45 +245,40 @@ class LayerProjection(nn.Module):
             )
             return functional.normalize(projected, dim=1)
 
-    def summary(self, side: str) -> dict[str, Tensor]:
-        """Weight [m, chosen * d], bias [m] and chosen layers, counted from 1, named `SIDE.weight` and so on."""
-        return {
-            f"{side}.weight": self.linear.weight.detach(),
-            f"{side}.bias": self.linear.bias.detach(),
-            f"{side}.layers": torch.tensor(self.layers),
-        }
-
-    def describe(self) -> str:
-        """Names the chosen layers: `2, 4, 6 of 1..6, embeddings excluded`."""
-        return f"{', '.join(map(str, self.layers))} of 1..{self.total}, embeddings excluded"
-
 
 class ContrastiveLoss(Objective):
-    """Base of the contrastive losses: two projections, and a generator whose state a checkpoint holds.
+    """Base of the contrastive losses: two projections, banks, and a generator whose state a checkpoint holds.
 
-    Attributes:
-        teacher_projection: maps the teacher's layers to unit vectors.
-        student_projection: maps the student's.
+    What a training batch gives `queue` is written into the `banks` once the optimiser has stepped.
     """
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__(settings, context)
-        assert isinstance(settings, ContrastiveSettings)
         assert context.teacher is not None, "checked before"
-        self._pooling: Pooling = settings.pooling
+        self.chosen = chosen = cast(ContrastiveSettings, settings)
+        self.negatives: str
+        self.k: int | Literal["all"]
+        self.negatives, self.k = negatives_of(chosen, context)
         self.teacher_projection = LayerProjection(
-            settings.teacher_layers, context.teacher, settings.dim, context.seed
+            chosen.teacher_layers, context.teacher, chosen.dim, context.seed
         )
         self.student_projection = LayerProjection(
-            settings.student_layers, context.student, settings.dim, context.seed + 1
+            chosen.student_layers, context.student, chosen.dim, context.seed + 1
         )
         self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
+        self._pending: list[
+            tuple[Tensor, ...]
+        ] = []  # ids [B] and embeddings [B, m] of the step's micro-batches
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
         """One pooling of all layers."""
-        assert isinstance(settings, ContrastiveSettings)
-        return Needs(pooled=frozenset({settings.pooling}))
+        return Needs(pooled=frozenset({cast(ContrastiveSettings, settings).pooling}))
+
+    @property
+    def banks(self) -> tuple[Bank, ...]:
+        """Those that are written after a step, in the order of what is queued for them; the first is the student's."""
+        return ()
 
     def project(self, step: Step) -> tuple[Tensor, Tensor]:
         """Maps the pooled layers [B, layers, d] of teacher and student to unit vectors [B, m]."""
@@ -346,69 +286,65 @@ class ContrastiveLoss(Objective):
             raise ConfigError(
                 f"The objective {self.name!r} needs the teacher's layers, and this batch comes without them."
             )
-        return (
-            self.teacher_projection(step.teacher.pooled[self._pooling]),
-            self.student_projection(step.student.pooled[self._pooling]),
-        )
+        pooling = self.chosen.pooling
+        teacher = self.teacher_projection(step.teacher.pooled[pooling])
+        return teacher, self.student_projection(step.student.pooled[pooling])
+
+    def queue(self, ids: Tensor, *embeddings: Tensor) -> None:
+        """Keeps the ids [B] of a training batch with their embeddings [B, m], one for each bank."""
+        if self.training and self.banks:
+            self._pending.append((ids.to(self.context.device), *(each.detach() for each in embeddings)))
+
+    def after_step(self, stepped: bool) -> None:
+        """Writes the rows of the step's examples of all processes (Eq. 5), or forgets them."""
+        items, self._pending = self._pending, []
+        if not stepped:
+            return
+        if self.k != "all":  # processes may have drawn for different numbers of anchors
+            align_generator(self.generator)
+        if not self.banks or (not items and processes() == 1):
+            return
+        if not items:  # of this process; every one has to take part
+            none = torch.zeros(0, dtype=torch.long, device=self.context.device)
+            empty = none.new_zeros(0, self.chosen.dim, dtype=torch.float32)
+            items = [(none, *(empty for _ in self.banks))]
+        ids, *embeddings = gather_rows(*(torch.cat(column) for column in zip(*items, strict=True)))
+        if ids.numel():
+            for bank, rows in zip(self.banks, embeddings, strict=True):
+                bank.update(ids, rows)
 
     def describe(self) -> list[str]:
         """The chosen layers."""
         return [
-            f"{side} layers: {projection.describe()} ({self._pooling} pooling)"
-            for side, projection in (
-                ("teacher", self.teacher_projection),
-                ("student", self.student_projection),
-            )
+            f"{side} layers: {', '.join(map(str, each.layers))} of 1..{each.total}, embeddings excluded "
+            f"({self.chosen.pooling} pooling)"
+            for side, each in (("teacher", self.teacher_projection), ("student", self.student_projection))
         ]
 
-    def keep(self, bank: Bank | None) -> dict[str, Tensor]:
-        """Both projections, and at most `SUMMARY_ROWS` rows of the bank, drawn the same every time.
+    def summary(self) -> dict[str, Tensor]:
+        """Both projections, and at most `SUMMARY_ROWS` rows of the student's bank, drawn the same every time.
 
-        Of the rows `ids` [R], `rows` [R, m] in fp32 and, where there are labels, `labels` [R].
+        Of a projection the weight [m, chosen * d], the bias [m] and the chosen layers, counted from 1, named
+        `teacher.weight` and so on; of the rows `ids` [R], `rows` [R, m] in fp32 and, where there are labels, `labels`.
         """
-        kept = {**self.teacher_projection.summary("teacher"), **self.student_projection.summary("student")}
-        if bank is None:
-            return kept
-        drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, SUMMARY_ROWS), replace=False)
-        ids, labels = torch.from_numpy(drawn).sort().values, self.context.labels
-        kept |= {"ids": ids, "rows": bank.rows(ids).float()}
-        return kept if labels is None else {**kept, "labels": labels.cpu()[ids]}
+        kept: dict[str, Tensor] = {}
+        for side, each in (("teacher", self.teacher_projection), ("student", self.student_projection)):
+            kept[f"{side}.weight"] = each.linear.weight.detach()
+            kept[f"{side}.bias"] = each.linear.bias.detach()
+            kept[f"{side}.layers"] = torch.tensor(each.layers)
+        for bank in self.banks[:1]:
+            drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, SUMMARY_ROWS), replace=False)
+            kept["ids"] = torch.from_numpy(drawn).sort().values
+            kept["rows"] = bank.rows(kept["ids"]).float()
+            if self.context.labels is not None:
+                kept["labels"] = self.context.labels.cpu()[kept["ids"]]
+        return kept
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> Any:
         """The generator's state: what a checkpoint holds beside parameters and buffers."""
         return self.generator.get_state()
 
-    def set_extra_state(self, state: Tensor) -> None:
+    def set_extra_state(self, state: Any) -> None:
         """Restores `get_extra_state()`; what was kept of an unfinished step is forgotten."""
         self.generator.set_state(state.cpu())
         self.after_step(stepped=False)
-
-
-class PendingWrites:
-    """Ids and embeddings of the micro-batches of one step, kept until the optimiser has stepped."""
-
-    def __init__(self, dim: int, device: torch.device, embeddings: int = 1):
-        """Takes the length of an embedding, and how many there are for each id."""
-        self._dim, self._device, self._embeddings = dim, device, embeddings
-        self._items: list[tuple[Tensor, ...]] = []
-
-    def add(self, ids: Tensor, *embeddings: Tensor) -> None:
-        """Queues ids [B] with their embeddings [B, m]."""
-        self._items.append((ids.to(self._device), *(embedding.detach() for embedding in embeddings)))
-
-    def take(self) -> tuple[Tensor, ...] | None:
-        """Returns what all micro-batches of all processes have queued, and forgets it; None if there is nothing.
-
-        In data-parallel training every process has to call it, and gets the same rows.
-        """
-        items, self._items = self._items, []
-        if not items and processes() == 1:
-            return None
-        none = torch.zeros(0, dtype=torch.long, device=self._device)
-        empty = (none, *(none.new_zeros(0, self._dim, dtype=torch.float32) for _ in range(self._embeddings)))
-        gathered = gather_rows(*(torch.cat(column) for column in zip(*(items or [empty]), strict=True)))
-        return gathered if gathered[0].numel() else None
-
-    def clear(self) -> None:
-        """Forgets what this process has queued."""
-        self._items = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -14,16 +14,9 @@ from codir.contrast.nce import binary_nce, nce_log_constant
 from codir.contrast.negatives import Sharing
 from codir.errors import ConfigError
 from codir.files import human_bytes
-from codir.gather import align_generator, from_first
+from codir.gather import from_first
 from codir.losses.base import ObjectiveContext, ObjectiveSettings, Step, Term
-from codir.losses.contrastive import (
-    ContrastiveLoss,
-    ContrastiveSettings,
-    PendingWrites,
-    check_contrastive,
-    make_sampler,
-    number_of_negatives,
-)
+from codir.losses.contrastive import ContrastiveLoss, ContrastiveSettings, check_contrastive, make_sampler
 from codir.models.representations import Pooling
 
 
@@ -61,17 +54,16 @@ class OfficialCRD(ContrastiveLoss):
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         super().__init__(settings, context)
-        self._settings = settings = cast(OfficialCRDSettings, settings)
-        self._k = cast(int, number_of_negatives(settings, context))
-        self.sampler = make_sampler(settings, context, self.generator)
+        self.sampler = make_sampler(self.chosen, context, self.generator)
         self.teacher_bank, self.student_bank = (
-            Bank(context.examples, settings.dim, settings.momentum, seed, context.device, start="uniform")
+            Bank(
+                context.examples, self.chosen.dim, self.chosen.momentum, seed, context.device, start="uniform"
+            )
             for seed in (context.seed + 3, context.seed + 4)
         )
         # log Z of the two directions; NaN until the first training batch has set them.
         self.register_buffer("_log_constants", torch.full((2,), torch.nan))
         self._frozen = False
-        self._pending = PendingWrites(settings.dim, context.device, embeddings=2)
         self.to(context.device)
 
     @classmethod
@@ -92,12 +84,17 @@ class OfficialCRD(ContrastiveLoss):
                 "use different-label or any, or the objective 'crd'."
             )
 
+    @property
+    def banks(self) -> tuple[Bank, ...]:
+        """The student's and the teacher's."""
+        return self.student_bank, self.teacher_bank
+
     def forward(self, step: Step) -> Term:
         """Reads the pooled layers [B, layers, d] of both sides; queues the banks' updates if training."""
-        tau, examples = self._settings.temperature, self.context.examples
+        tau, examples = self.chosen.temperature, self.context.examples
         teacher, student = self.project(step)  # [B, m] each
         with torch.autocast(teacher.device.type, enabled=False):
-            negatives = self.sampler.draw(step.ids, self._k)
+            negatives = self.sampler.draw(step.ids, cast(int, self.k))
             similarities = []  # [B, 1 + K] of each direction, the positive first
             for live, bank in ((student, self.teacher_bank), (teacher, self.student_bank)):
                 positive = (live * bank.rows(step.ids)).sum(dim=1, keepdim=True)
@@ -108,10 +105,9 @@ class OfficialCRD(ContrastiveLoss):
                 binary_nce(similarity, constant, tau, examples)
                 for similarity, constant in zip(similarities, constants, strict=True)
             ]
-        if self.training:
-            self._pending.add(step.ids, student, teacher)
+        self.queue(step.ids, student, teacher)
         loss = (losses[0] + losses[1]) / 2
-        if self._settings.divide_by_batch:
+        if cast(OfficialCRDSettings, self.chosen).divide_by_batch:
             loss = loss / step.ids.numel()
         first = similarities[0].detach()
         return Term(loss, {"accuracy": (first[:, 0] > first[:, 1:].amax(dim=1)).float().mean()})
@@ -119,7 +115,7 @@ class OfficialCRD(ContrastiveLoss):
     def _constants(self, similarities: list[Tensor]) -> Tensor:
         if self._frozen:
             return self._log_constants
-        tau, examples = self._settings.temperature, self.context.examples
+        tau, examples = self.chosen.temperature, self.context.examples
         constants = torch.stack([nce_log_constant(similarity, tau, examples) for similarity in similarities])
         if self.training:  # an evaluation before the first step must not decide them
             constants = from_first(constants)  # every process must freeze the same
@@ -128,30 +124,14 @@ class OfficialCRD(ContrastiveLoss):
 
     def describe(self) -> list[str]:
         """The chosen layers, the negatives and the banks' memory."""
+        bank = self.student_bank
         return [
             *super().describe(),
-            f"negatives: {self.sampler.name}, K = {self._k}, {self._settings.sharing}",
-            f"memory banks: 2 of {self.student_bank.size:,} x {self.student_bank.dim}, "
-            f"{human_bytes(2 * self.student_bank.nbytes)} on {self.student_bank.data.device}",
+            f"negatives: {self.sampler.name}, K = {self.k}, {self.chosen.sharing}",
+            f"memory banks: 2 of {bank.size:,} x {bank.dim}, {human_bytes(2 * bank.nbytes)} on {bank.data.device}",
         ]
 
-    def after_step(self, stepped: bool) -> None:
-        """Writes the rows of the step's examples in both banks, or forgets them."""
-        if not stepped:
-            self._pending.clear()
-            return
-        align_generator(self.generator)  # processes may have drawn for different numbers of classes
-        written = self._pending.take()
-        if written is not None:
-            ids, student, teacher = written
-            self.student_bank.update(ids, student)
-            self.teacher_bank.update(ids, teacher)
-
-    def set_extra_state(self, state: Tensor) -> None:
+    def set_extra_state(self, state: Any) -> None:
         """See the base class; PyTorch has loaded the buffers before."""
         super().set_extra_state(state)
         self._frozen = bool(self._log_constants.isfinite().all())
-
-    def summary(self) -> dict[str, Tensor]:
-        """Both projections, and some rows of the student's bank."""
-        return self.keep(self.student_bank)

@@ -2,6 +2,11 @@
 
 They are rows of one family: what is read, how two layers' states are compared, and the seed of the learned maps to the
 teacher's width. (TinyBERT, FitNets, DistilBERT, MobileBERT, SID, BERT-PKD.)
+
+The distances take states of every token [B, L, d], or one vector a text [B, d]. All are computed in fp32, also inside
+autocast; no gradient reaches the teacher's. Where there is a mask [B, L], True at real tokens on whichever side the
+padding is, a distance is the mean over the real tokens of an example, then over the examples, however long each of them
+is; a row that is all padding counts as zero.
 """
 
 from __future__ import annotations
@@ -16,15 +21,85 @@ from torch.nn import functional
 
 from codir.errors import ConfigError
 from codir.losses.base import Needs, ObjectiveContext, ObjectiveSettings, Step, Term
-from codir.losses.distances import (
-    cosine_distance,
-    feature_map_mse,
-    feature_map_parts,
-    patient_distance,
-)
 from codir.losses.layerwise import LayerwiseLoss, ProgressiveSettings
 from codir.models.layers import MATCHING_HELP, Matching
 from codir.models.representations import Pooling, Representations, TokenView
+
+# ---- distances -----------------------------------------------------------------------------------------------------
+
+
+def _token_mean(each: Tensor, mask: Tensor) -> Tensor:
+    """The mean of [B, L] over the real tokens of each example, then over the examples."""
+    real = mask != 0
+    return (each.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1).clamp_min(1)).mean()
+
+
+def _wide(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Both sides in fp32, with zeros at padding: whatever stands there must not reach the gradient as 0 * NaN."""
+    wide = torch.promote_types(student.dtype, torch.float32)
+    own, other = student.to(wide), teacher.detach().to(wide)
+    if mask is None:
+        return own, other
+    padding = (mask == 0).unsqueeze(2)
+    return own.masked_fill(padding, 0.0), other.masked_fill(padding, 0.0)
+
+
+def feature_map_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error between the states of every token (TinyBERT; MobileBERT's feature map transfer).
+
+    For one example 1 / (T N) * sum_t sum_n (H_teacher[t, n] - H_student[t, n])^2 over its T real tokens and the N
+    dimensions.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, other = _wide(student, teacher)
+        return _token_mean((own - other).square().mean(dim=2), mask)
+
+
+def feature_map_parts(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The discrepancy of two feature maps in parts, as the released code of MobileBERT has them.
+
+    The code compares a layer's means and variances with those of *all* the teacher's layers at once (its loop names the
+    list where it should name the layer); here it is the matched layer, as for the maps.
+
+    Returns:
+        Three scalars: the mean squared error of the maps brought to mean zero and variance one at each token (layer
+        norm without scale and shift, epsilon 1e-12); the mean squared error of the tokens' means over the dimensions;
+        the mean absolute error of their variances (divisor d).
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, other = _wide(student, teacher, mask)
+        normal = [functional.layer_norm(states, states.shape[2:], eps=1e-12) for states in (own, other)]
+        return (
+            _token_mean((normal[0] - normal[1]).square().mean(dim=2), mask),
+            _token_mean((own.mean(dim=2) - other.mean(dim=2)).square(), mask),
+            _token_mean((own.var(dim=2, correction=0) - other.var(dim=2, correction=0)).abs(), mask),
+        )
+
+
+def cosine_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One minus the cosine, of every token (DistilBERT, Sanh et al. 2019), or without a mask of vectors [B, d] (SID).
+
+    DistilBERT's released code takes the mean over all tokens of the batch. A vector of zeros has the cosine 0 with
+    everything.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, other = _wide(student, teacher, mask)
+        distance = 1 - functional.cosine_similarity(own, other, dim=-1)
+        return distance.mean() if mask is None else _token_mean(distance, mask)
+
+
+def patient_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance between `[CLS]` states brought to length one (BERT-PKD, Sun et al. 2019, L_PT).
+
+    Takes the matched layers together, [B, layers, d]: for one example sum_j || s_j / |s_j| - t_j / |t_j| ||_2^2 over
+    the layers j; then the mean over the examples. A vector of zeros stays zero.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, other = (functional.normalize(states, dim=2) for states in _wide(student, teacher))
+        return (own - other).square().sum(dim=(1, 2)).mean()
+
+
+# ---- the family ----------------------------------------------------------------------------------------------------
 
 Projecting = Literal["auto", "always", "never"]
 _PROJECTING_HELP = (
@@ -49,6 +124,8 @@ class StateProjections(nn.Module):
             torch.manual_seed(seed)
             maps = [nn.Linear(own, other, bias=False) for _ in range(count)] if wanted else []
         self.maps = nn.ModuleList(maps)
+        number = "one learned map" if len(maps) == 1 else f"{len(maps)} learned maps"
+        self.words = f", through {number} from {own} to {other}" if maps else ""
         self.to(context.device)
 
     def forward(self, states: Tensor, position: int) -> Tensor:
@@ -59,41 +136,31 @@ class StateProjections(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             return functional.linear(states.to(weight.dtype), weight)
 
-    def describe(self) -> str:
-        """What is mapped: `, through one learned map from 312 to 768`; empty where nothing is."""
-        if not len(self.maps):
-            return ""
-        weight = cast(nn.Linear, self.maps[0]).weight
-        number = "one learned map" if len(self.maps) == 1 else f"{len(self.maps)} learned maps"
-        return f", through {number} from {weight.shape[1]} to {weight.shape[0]}"
-
 
 class HiddenLoss(LayerwiseLoss):
     """Base of the family; the student's states may go through a learned map to the teacher's width."""
 
-    distance: ClassVar[Callable[[Tensor, Tensor, Any], Tensor]]
-    """Of student's and teacher's states and the mask (None for pooled ones): a scalar."""
+    distance: ClassVar[Callable[[Tensor, Tensor, Any], Tensor]]  # of student's, teacher's and mask: a scalar
     seed_offset: ClassVar[int]
-    pooling: ClassVar[Pooling | None] = None
-    """What of a layer is compared: its pooled output, or (None) the states of every token."""
+    pooling: Pooling | None = (
+        None  # what of a layer is compared: its pooled output, or (None) every token's state
+    )
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         """Matches the layers and draws the maps from the context's seed alone."""
         super().__init__(settings, context)
         self.chosen: Any = settings  # of the subclass's own type
+        self.pooling = next(iter(self.reads.pooled), None)
         maps = 1 if getattr(settings, "shared_projection", False) else len(self.pairs)
-        seed = context.seed + self.seed_offset
-        self.projections = StateProjections(self.chosen.projection, context, maps, seed)
-
-    @classmethod
-    def pooling_of(cls, settings: ObjectiveSettings) -> Pooling | None:
-        """What of a layer is compared, for settings of one's own."""
-        return cls.pooling
+        self.projections = StateProjections(
+            self.chosen.projection, context, maps, context.seed + self.seed_offset
+        )
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
         """The states of the matched layers."""
-        pooling, layers = cls.pooling_of(settings), getattr(settings, "matching", "embeddings")
+        pooling: Pooling | None = getattr(settings, "pooling", cls.pooling)
+        layers = getattr(settings, "matching", "embeddings")
         if pooling is None:
             return Needs(tokens=frozenset({"hidden"}), layers=layers)
         return Needs(pooled=frozenset({pooling}), layers=layers)
@@ -110,33 +177,29 @@ class HiddenLoss(LayerwiseLoss):
                 f"choose a student of width {other}."
             )
 
-    def states(self, side: Representations, layer: int) -> Tensor:
-        """The states of one layer, [B, L, d] or pooled [B, d]."""
-        pooling = self.pooling_of(self.settings)
-        return (
-            side.tokens[TokenView("hidden", layer)] if pooling is None else side.pooled[pooling][:, layer - 1]
-        )
-
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the scalar loss of one pair of layers; `mask` [B, L] is there with the tokens."""
         return type(self).distance(student, teacher, mask)
 
+    def _states(self, side: Representations, layer: int) -> Tensor:
+        if self.pooling is None:
+            return side.tokens[TokenView("hidden", layer)]
+        return side.pooled[self.pooling][:, layer - 1]
+
     def forward(self, step: Step) -> Term:
-        """Reads the states of the matched layers."""
+        """Reads the states of the matched layers, [B, L, d] or pooled [B, d]."""
         assert step.teacher is not None, "declared in needs"
-        mask = step.student.mask if self.pooling_of(self.settings) is None else None
+        mask = step.student.mask if self.pooling is None else None
         losses: dict[int, Tensor] = {}
         for position, own, other in self.counted(step.progress):
-            live = self.projections(self.states(step.student, own), position)
-            still = self.states(step.teacher, other).to(live.device)
-            losses[own] = self.compare(live, still, mask)
+            live = self.projections(self._states(step.student, own), position)
+            losses[own] = self.compare(live, self._states(step.teacher, other).to(live.device), mask)
         return self.summed(losses)
 
     def describe(self) -> list[str]:
         """The matched layers, the maps and the order."""
-        pooling = self.pooling_of(self.settings)
-        said = {None: "", "mean": " (means over the tokens)", "cls": " ([CLS] states)"}[pooling]
-        return [self.say_pairs(said + self.projections.describe())]
+        said = {None: "", "mean": " (means over the tokens)", "cls": " ([CLS] states)"}[self.pooling]
+        return [self.say_pairs(said + self.projections.words)]
 
 
 class StatesSettings(ObjectiveSettings):
@@ -184,7 +247,7 @@ class EmbeddingMSE(HiddenLoss):
     def describe(self) -> list[str]:
         """The embedding layers and the map."""
         return [
-            f"{self.name}: the student's embedding layer learns from the teacher's{self.projections.describe()}"
+            f"{self.name}: the student's embedding layer learns from the teacher's{self.projections.words}"
         ]
 
 
@@ -244,7 +307,7 @@ class FeatureMapMSE(HiddenLoss):
     name, Settings, seed_offset = "feature_map_mse", FeatureMapMSESettings, 8
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-        """See `codir.losses.distances`."""
+        """Compares the maps themselves, or their parts."""
         assert mask is not None, "there with the tokens"
         if self.chosen.normalised:
             maps, means, variances = feature_map_parts(student, teacher, mask)
@@ -271,11 +334,6 @@ class PooledCosine(HiddenLoss):
 
     name, Settings, seed_offset = "pooled_cosine", PooledCosineSettings, 10
     distance = cosine_distance
-
-    @classmethod
-    def pooling_of(cls, settings: ObjectiveSettings) -> Pooling | None:
-        """As set."""
-        return cast(PooledCosineSettings, settings).pooling
 
 
 class ClsCosineSettings(StatesSettings, ProgressiveSettings):

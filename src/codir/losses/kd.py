@@ -77,11 +77,9 @@ class KD(Objective):
     def forward(self, step: Step) -> Term:
         """Reads the logits [B, C] of both sides."""
         student, teacher = logits_of(self.name, step)
-        settings = cast(KDSettings, self.settings)
-        loss = self.context.kind.distance(
-            student, teacher, settings.temperature, settings.squared, settings.averaged
-        )
-        return Term(loss, _agreement(self.context.kind, student, teacher))
+        settings, kind = cast(KDSettings, self.settings), self.context.kind
+        loss = kind.distance(student, teacher, settings.temperature, settings.squared, settings.averaged)
+        return Term(loss, _agreement(kind, student, teacher))
 
 
 class LogitMSE(Objective):

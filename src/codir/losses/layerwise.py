@@ -1,8 +1,7 @@
 """What the losses over matched layers have in common, and in what order their layers come (progressive distillation).
 
 With n matched pairs, sorted by the student's layer, a loss's window [start, end) of the optimiser steps is cut into n
-stages of equal length: stage i (from 0) holds while start + i * (end - start) / n <= progress < start + (i + 1) *
-(end - start) / n. There are three ways to spend them:
+stages of equal length. There are three ways to spend them:
 
 `none`      all pairs count, all the time.
 `transfer`  one pair at a time, from the bottom: in stage i only pair i counts, and the embeddings (layer 0) and the
@@ -25,10 +24,7 @@ from torch import Tensor
 
 from codir.losses.base import Objective, ObjectiveSettings, Term
 
-Progressive = Literal["none", "transfer", "unlock"]
-
-# A share such as 0.2 + 0.3 may lie a rounding error before its boundary.
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # a share such as 0.2 + 0.3 may lie a rounding error before its boundary
 _ORDER = {
     "none": "",
     "transfer": "; one layer at a time, those below frozen",
@@ -39,7 +35,7 @@ _ORDER = {
 class ProgressiveSettings(ObjectiveSettings):
     """Settings of a loss whose layers can come one after another."""
 
-    progressive: Progressive = Field(
+    progressive: Literal["none", "transfer", "unlock"] = Field(
         default="none",
         description="`none`: all matched layers at once; `transfer`: one at a time from the bottom, those below it "
         "frozen; `unlock`: one after another from the bottom, and they stay",
@@ -53,7 +49,7 @@ class LayerwiseLoss(Objective):
     """
 
     @property
-    def _progressive(self) -> Progressive:
+    def _progressive(self) -> str:
         return self.settings.progressive if isinstance(self.settings, ProgressiveSettings) else "none"
 
     def _stage(self, progress: float) -> int | None:

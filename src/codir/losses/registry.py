@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from codir.errors import ConfigError, nearest
 from codir.losses.base import Needs, Objective, ObjectiveContext, ObjectiveSettings, Views
-from codir.models.representations import EncoderShape
+from codir.models.representations import EncoderShape, TokenView
 
 LOSSES: dict[str, str] = {
     "attention_kl": "codir.losses.attention:AttentionKL",
@@ -42,11 +42,7 @@ def objective_names() -> list[str]:
 
 
 def find_objective(name: str) -> type[Objective]:
-    """Returns the class of a loss, by its name or as `package.module:Class`.
-
-    Raises:
-        ConfigError: there is no such loss.
-    """
+    """Returns the class of a loss, by its name or as `package.module:Class`; raises `ConfigError` for no such one."""
     if ":" not in name and name not in LOSSES:
         raise ConfigError(
             f"There is no objective {name!r}{nearest(name, objective_names())}: choose "
@@ -60,17 +56,13 @@ def find_objective(name: str) -> type[Objective]:
             f"Cannot import {module_name!r} for the objective {name!r}: {error}. It must be installed, or lie where "
             "Python looks for modules (PYTHONPATH)."
         ) from error
-    own = {key: value for key, value in vars(module).items() if _is_objective(value)}
-    if class_name not in own:
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, Objective):
         raise ConfigError(
-            f"{module_name!r} has no objective {class_name!r}{nearest(class_name, own)}: it must be a subclass of "
-            "codir.losses.base.Objective."
+            f"{module_name!r} has no objective {class_name!r}{nearest(class_name, vars(module))}: it must be a "
+            "subclass of codir.losses.base.Objective."
         )
-    return own[class_name]
-
-
-def _is_objective(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
+    return found
 
 
 def settings_for(name: str, mapping: Mapping[str, Any]) -> ObjectiveSettings:
@@ -79,119 +71,112 @@ def settings_for(name: str, mapping: Mapping[str, Any]) -> ObjectiveSettings:
     Raises:
         ConfigError: an unknown loss, an unknown key, or a value of the wrong type or out of range.
     """
-    cls = find_objective(name)
+    model = find_objective(name).Settings
     try:
-        return cls.Settings.model_validate(dict(mapping))
+        return model.model_validate(dict(mapping))
     except ValidationError as error:
-        raise ConfigError("\n".join(_readable(name, cls, problem) for problem in error.errors())) from None
+        lines = []
+        for problem in error.errors():
+            key = str(problem["loc"][0]) if problem["loc"] else "?"
+            if problem["type"] == "extra_forbidden":
+                known = model.model_fields
+                lines.append(
+                    f"The objective {name!r} has no setting {key!r}{nearest(key, known)}. It has: {', '.join(known)}."
+                )
+            else:
+                about = model.model_fields[key].description if key in model.model_fields else None
+                lines.append(
+                    f"{name}.{key}={problem['input']!r}: {problem['msg']}{f' ({about})' if about else ''}."
+                )
+        raise ConfigError("\n".join(lines)) from None
 
 
-def _readable(name: str, cls: type[Objective], problem: Any) -> str:
-    key = str(problem["loc"][0]) if problem["loc"] else "?"
-    known = cls.Settings.model_fields
-    if problem["type"] == "extra_forbidden":
-        return (
-            f"The objective {name!r} has no setting {key!r}{nearest(key, known)}. It has: {', '.join(known)}."
-        )
-    about = f" ({known[key].description})" if key in known and known[key].description else ""
-    return f"{name}.{key}={problem['input']!r}: {problem['msg']}{about}."
+def _resolved(mapping: Chosen) -> list[tuple[str, type[Objective], ObjectiveSettings]]:
+    return [(name, find_objective(name), settings_for(name, given)) for name, given in mapping.items()]
 
 
 def build_objectives(mapping: Chosen, context: ObjectiveContext) -> dict[str, Objective]:
-    """Builds losses from their settings, after every one of them has been checked.
+    """Builds losses from their settings, after every one of them has been checked as `check_objectives` does.
 
     Returns:
         By the class's own `name`, which for a user's class is shorter than its path and fit to name a module.
+    """
+    check_objectives(mapping, context)
+    return {cls.name: cls(settings, context) for _, cls, settings in _resolved(mapping)}
+
+
+def check_objectives(mapping: Chosen, context: ObjectiveContext) -> None:
+    """Checks every loss against the data and the models, without building anything.
 
     Raises:
         ConfigError: settings that make no sense.
         DataError: settings that do not fit the data.
     """
-    check_objectives(mapping, context)
-    classes = {name: find_objective(name) for name in mapping}
-    return {
-        classes[name].name: classes[name](settings_for(name, settings), context)
-        for name, settings in mapping.items()
-    }
-
-
-def check_objectives(mapping: Chosen, context: ObjectiveContext) -> None:
-    """Checks every loss against the data and the models, without building anything; raises as `build_objectives`."""
-    taken: set[str] = set()
-    for name, given in mapping.items():
-        cls, settings = find_objective(name), settings_for(name, given)
-        if cls.name in taken or not cls.name.isidentifier():
-            problem = "is not a word of letters, digits and _"
-            if cls.name in taken:
-                problem = "another objective of this run does too"
+    resolved = _resolved(mapping)
+    names = [cls.name for _, cls, _ in resolved]
+    for name, cls, settings in resolved:
+        if names.count(cls.name) > 1 or not cls.name.isidentifier():
+            problem = "another objective of this run does too"
+            if not cls.name.isidentifier():
+                problem = "is not a word of letters, digits and _"
             raise ConfigError(
                 f"The objective {name!r} calls itself {cls.name!r}, which {problem}: give {cls.__name__} a name of "
                 "its own."
             )
-        taken.add(cls.name)
         _check_needs(cls, settings, context)
         cls.check(settings, context)
-    check_schedule({name: settings_for(name, settings) for name, settings in mapping.items()})
+    check_schedule({name: settings for name, _, settings in resolved})
 
 
 def _check_needs(cls: type[Objective], settings: ObjectiveSettings, context: ObjectiveContext) -> None:
     """Raises `ConfigError` where models and data cannot give what the loss needs."""
-    needs = cls.needs(settings)
-    if not (cls.of_corpora if context.kind.per_token else cls.of_labels):
+    needs, name = cls.needs(settings), cls.name
+    if context.kind.per_token and not cls.of_corpora:
         raise ConfigError(
-            f"The objective {cls.name!r} is for labelled examples; a corpus has masked tokens: use 'mlm' or 'kd'."
-            if context.kind.per_token
-            else f"The objective {cls.name!r} predicts masked tokens of a corpus; for labelled examples use 'task'."
+            f"The objective {name!r} is for labelled examples; a corpus has masked tokens: use 'mlm' or 'kd'."
+        )
+    if not context.kind.per_token and not cls.of_labels:
+        raise ConfigError(
+            f"The objective {name!r} predicts masked tokens of a corpus; for labelled examples use 'task'."
         )
     if not needs.teacher:
         return
     if context.teacher is None:
         raise ConfigError(
-            f"The objective {cls.name!r} needs a teacher and there is none: name one, or drop {cls.name!r}."
+            f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}."
         )
     if needs.tokens and not context.aligned:
         raise ConfigError(
-            f"The objective {cls.name!r} compares single tokens, and teacher and student tokenise differently, so that "
+            f"The objective {name!r} compares single tokens, and teacher and student tokenise differently, so that "
             "their tokens are not the same: choose a student with the teacher's tokenizer, or an objective over whole "
             "texts ('kd', 'crd', 'pkd', 'cls_cosine')."
         )
-    needs.pairs(cls.name, context.student, context.teacher)
+    needs.pairs(name, context.student, context.teacher)
     for side, shape in (("student", context.student), ("teacher", context.teacher)):
         if needs.tokens - {"hidden"} and shape.heads is None:
             raise ConfigError(
-                f"The objective {cls.name!r} compares attention, and the {side} has none: choose an objective over "
-                "hidden states, pooled layers or logits instead ('hidden_mse', 'crd', 'kd')."
+                f"The objective {name!r} compares attention, and the {side} has none: choose an objective over hidden "
+                "states, pooled layers or logits instead ('hidden_mse', 'crd', 'kd')."
             )
 
 
 def check_schedule(settings: Mapping[str, ObjectiveSettings]) -> None:
     """Raises `ConfigError` if at some moment of the training no term with a weight counts (`start`, `end`)."""
     windows = sorted((each.start, each.end) for each in settings.values() if each.weight > 0)
-    if not windows:
-        return  # all weights are zero: pointless, but said nowhere to be wrong
     done = 0.0
-    for start, end in windows:
+    for start, end in [*windows, (1.0, 1.0)] if windows else []:
         if start > done:
-            break
+            raise ConfigError(
+                f"Between {done:.0%} of the training and {start:.0%} no term of the loss counts "
+                f"({', '.join(f'{name} {each.start}-{each.end}' for name, each in settings.items())}): let one "
+                "term's `start` and `end` cover it."
+            )
         done = max(done, end)
-    if done < 1.0:
-        until = next((start for start, _ in windows if start > done), 1.0)
-        raise ConfigError(
-            f"Between {done:.0%} of the training and {until:.0%} no term of the loss counts "
-            f"({', '.join(f'{name} {each.start}-{each.end}' for name, each in settings.items())}): let one "
-            "term's `start` and `end` cover it."
-        )
-
-
-def _needs(mapping: Chosen) -> dict[str, Needs]:
-    return {
-        name: find_objective(name).needs(settings_for(name, settings)) for name, settings in mapping.items()
-    }
 
 
 def needs_of(mapping: Chosen) -> Needs:
     """The union of the logits and pooled layers that the losses read."""
-    needs = _needs(mapping).values()
+    needs = [cls.needs(settings) for _, cls, settings in _resolved(mapping)]
     return Needs(
         teacher_logits=any(need.teacher_logits for need in needs),
         pooled=frozenset().union(*(need.pooled for need in needs)),
@@ -204,16 +189,20 @@ def views_of(mapping: Chosen, student: EncoderShape, teacher: EncoderShape | Non
     Raises:
         ConfigError: layers that the models do not have.
     """
-    views = Views()
-    if teacher is not None:
-        for name, needs in _needs(mapping).items():
-            views |= needs.views(find_objective(name).name, student, teacher)
-    return views
+    sides: tuple[set[TokenView], set[TokenView]] = (set(), set())
+    if teacher is None:
+        return Views()
+    for _, cls, settings in _resolved(mapping):
+        needs = cls.needs(settings)
+        for pair in needs.pairs(cls.name, student, teacher) if needs.tokens else ():
+            for side, layer in zip(sides, pair, strict=True):
+                side.update(TokenView(kind, layer) for kind in needs.tokens)
+    return Views(*map(frozenset, sides))
 
 
 def taught_by(mapping: Chosen) -> list[str]:
     """The names of the losses that read anything of a teacher, in their order; empty if none does."""
-    return [name for name, needs in _needs(mapping).items() if needs.teacher]
+    return [name for name, cls, settings in _resolved(mapping) if cls.needs(settings).teacher]
 
 
 def predicts(mapping: Chosen) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from codir.errors import DataError
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, TokenChunk
@@ -34,19 +33,15 @@ class Task(Objective):
             raise DataError(
                 "The objective 'task' needs labels, and this batch has none: name the label column."
             )
+        labels, task_loss = step.labels.view(-1), self.context.kind.task_loss
         with torch.autocast(step.student.logits.device.type, enabled=False):
             logits = step.student.logits.float()
-            if self.context.unlabeled:
-                return self._of_labelled(logits, step.labels.view(-1), step.labelled)
-            return Term(self.context.kind.task_loss(logits, step.labels.view(-1), "mean"))
-
-    def _of_labelled(self, logits: Tensor, labels: Tensor, labelled: float | None) -> Term:
-        """Sums over the labelled examples; `labelled` is what the sum is divided by, see `Step`."""
-        known = has_label(labels)
-        loss = self.context.kind.task_loss(logits, labels, "sum")
-        if labelled is None:
-            return Term(loss / known.sum().clamp_min(1))
-        return Term(loss / (labelled or 1.0), empty=labelled == 0)
+            if not self.context.unlabeled:
+                return Term(task_loss(logits, labels, "mean"))
+            loss = task_loss(logits, labels, "sum")
+            if step.labelled is None:
+                return Term(loss / has_label(labels).sum().clamp_min(1))
+            return Term(loss / (step.labelled or 1.0), empty=step.labelled == 0)
 
 
 class MLM(Objective):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from codir.config.student_config import StudentConfig
-from codir.losses.sources import CRDSettings, has_bank
 from codir.training.processes import is_main
 
 logger = logging.getLogger(__name__)
@@ -24,8 +23,7 @@ def first_layers_note(student: StudentConfig, objectives: dict[str, dict[str, An
     first = init == "first" if isinstance(init, str) else init == list(range(1, len(init) + 1))
     if "crd" not in objectives or not first or student.model or student.config:
         return None
-    settings = CRDSettings.model_validate(objectives["crd"])
-    if not has_bank(settings.negatives):
+    if objectives["crd"].get("negatives") == "in-batch":
         return None
     return (
         "Note: a student of the teacher's first layers, contrasted with 500 or more rows of a memory bank that starts "

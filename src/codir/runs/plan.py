@@ -13,7 +13,6 @@ from codir.data.corpus import Corpus, open_corpus
 from codir.errors import ConfigError, nearest
 from codir.files import human_bytes, write_json, writes
 from codir.losses.registry import needs_of, predicts, taught_by
-from codir.losses.sources import has_bank
 from codir.measure.model_costs import DEVICES, ModelCosts, config_of, require_fit, student_config_of
 from codir.measure.step_time import measure_step
 from codir.printing import Console, terminal
@@ -299,7 +298,7 @@ def _stage(
 
 def _bank_bytes(config: PretrainConfig, count: int) -> int:
     crd = config.objectives.get("crd")
-    if crd is None or not has_bank("in-batch-bank" if crd["negatives"] == "auto" else crd["negatives"]):
+    if crd is None or crd["negatives"] == "in-batch":
         return 0
     return count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
 

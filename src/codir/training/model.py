@@ -126,7 +126,7 @@ class DistillationModel(nn.Module):
         if labels is None or labels.dim() != 2:
             return None
         everywhere = any(
-            each.per_token and each.positions == "all" and each.settings.counts_at(progress)
+            each.per_token and each.reads.positions == "all" and each.settings.counts_at(progress)
             for _, each in self.objective_items()
         )
         return inputs["attention_mask"] != 0 if everywhere else labels != IGNORED
@@ -157,10 +157,12 @@ class DistillationModel(nn.Module):
             return {}, step.student.logits.new_zeros((), dtype=torch.float32)
         masked = labels != IGNORED
         own = PositionCounts(float(masked.sum()), float(labels.numel()))
-        counts = {name: max((positions or own).of(each.positions), 1.0) for name, each in objectives.items()}
+        counts = {
+            name: max((positions or own).of(each.reads.positions), 1.0) for name, each in objectives.items()
+        }
         # What all share comes last, in fp32: a gradient divided by many thousands underflows where products are fp16.
         divisor = min(counts.values())
-        mixed = any(each.positions == "all" for each in objectives.values())
+        mixed = any(each.reads.positions == "all" for each in objectives.values())
         sums: dict[str, Tensor | float] = defaultdict(float)
         metrics: dict[str, dict[str, Tensor | float]] = {name: defaultdict(float) for name in objectives}
 
@@ -169,14 +171,14 @@ class DistillationModel(nn.Module):
             predicted = every.only(masked[rows]) if mixed else every
             parts = []
             for name, each in objectives.items():
-                term = each.token_loss(every if each.positions == "all" else predicted)
+                term = each.token_loss(every if each.reads.positions == "all" else predicted)
                 sums[name] = sums[name] + term.loss.detach()
                 for metric, value in term.metrics.items():
                     metrics[name][metric] = metrics[name][metric] + value
                 parts.append(each.settings.weight * (divisor / counts[name]) * term.loss)
             return torch.stack(parts).sum()
 
-        needed = any(each.needs(each.settings).teacher_logits for each in objectives.values())
+        needed = any(each.reads.teacher_logits for each in objectives.values())
         teacher = step.teacher.masked if needed and step.teacher is not None else None
         total = chunked_loss(step.student.masked, weighted, teacher) / divisor
 
