@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,45 +13,33 @@ from codir.cli.reporting import reports_errors
 from codir.config.data_config import DataConfig
 from codir.errors import ConfigError
 
-_PANEL = "Copies"
+
+def _option(flag: str, words: str, metavar: str, **more: Any) -> Any:
+    return typer.Option(flag, help=words, metavar=metavar, rich_help_panel="Copies", **more)
+
+
+_MODEL = typer.Option(
+    "--model", help="masked language model, with its head: folder or Hub id", metavar="MODEL"
+)
+_TOGETHER = _option(
+    "--together",
+    "share of a text's words masked in one pass; 0 is one at a time, as the paper, 0.15 takes a fraction of the time "
+    "on long texts",
+    "SHARE",
+)
 
 
 @reports_errors
 @with_settings(DataConfig, without=("unlabeled", "limit_validation", "limit_unlabeled"), panel="Data")
 def augment(
     given: Given,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", help="masked language model, with its head: folder or Hub id", metavar="MODEL"
-        ),
-    ],
+    model: Annotated[str, _MODEL],
     output: Annotated[Path, typer.Option("--output", help="file to write, .jsonl", metavar="FILE")],
-    copies: Annotated[
-        int,
-        typer.Option("--copies", help="of each text, at most", min=1, metavar="N", rich_help_panel=_PANEL),
-    ] = 20,
-    probability: Annotated[
-        float,
-        typer.Option("--probability", help="of a word being replaced", metavar="P", rich_help_panel=_PANEL),
-    ] = 0.4,
-    candidates: Annotated[
-        int,
-        typer.Option("--candidates", help="words to choose from", min=1, metavar="K", rich_help_panel=_PANEL),
-    ] = 15,
-    together: Annotated[
-        float,
-        typer.Option(
-            "--together",
-            help="share of a text's words masked in one pass; 0 is one at a time, as the paper, 0.15 takes a "
-            "fraction of the time on long texts",
-            metavar="SHARE",
-            rich_help_panel=_PANEL,
-        ),
-    ] = 0.0,
-    seed: Annotated[
-        int, typer.Option("--seed", help="of the draws", min=0, metavar="N", rich_help_panel=_PANEL)
-    ] = 0,
+    copies: Annotated[int, _option("--copies", "of each text, at most", "N", min=1)] = 20,
+    probability: Annotated[float, _option("--probability", "of a word being replaced", "P")] = 0.4,
+    candidates: Annotated[int, _option("--candidates", "words to choose from", "K", min=1)] = 15,
+    together: Annotated[float, _TOGETHER] = 0.0,
+    seed: Annotated[int, _option("--seed", "of the draws", "N", min=0)] = 0,
     batch_size: o.EvaluationBatch = 64,
     precision: Annotated[
         str, typer.Option("--precision", help="auto, fp32, bf16 or fp16", metavar="NAME")
@@ -65,8 +53,7 @@ def augment(
 
     Example: codir augment --model bert-base-uncased --task cola --output augmented.jsonl
     """
-    known = ("auto", "fp32", "bf16", "fp16")
-    if precision not in known:
+    if precision not in (known := ("auto", "fp32", "bf16", "fp16")):
         raise ConfigError(f"--precision {precision} is unknown. Known: {', '.join(known)}.")
     if not given.keys() & {"task", "train"}:
         raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,62 +21,35 @@ from codir.data.reading import read_rows
 from codir.data.task import limit
 from codir.data.unlabeled import SOURCE_DIGEST, source_digest
 from codir.errors import ConfigError, DataError, RunError
-from codir.files import exclusive, read_json, whole_text_file, write_bytes, write_json, writes
-from codir.models.candidates import WordCandidates
+from codir.files import exclusive, read_json, whole_file, whole_text_file, write_json, writes
 from codir.models.check import load_tokenizer_for
 from codir.models.masked_lm import load_masked_lm
-from codir.models.words import Texts, changed_words, copies_of, count_words
-from codir.printing import Console, progress_bar, table, terminal, text
+from codir.models.words import Texts, WordCandidates, copies_of, places_of
+from codir.printing import Console, progress_bar, table, terminal
 from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.teacher.store import model_digest, tokenizer_digest
 from codir.training.precision import Precision, resolve_precision
 from codir.training.processes import one_process_only
 
-PART = 4096
-"""Words of a part, about: what an interruption costs at most, and what is tokenised at a time."""
-
+PART = 128
+"""Examples of a part: what an interruption costs at most, and what is tokenised at a time."""
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SHOWN = 3
-_SETTINGS = {
-    "texts": "the training texts",
-    "model": "the masked language model",
-    "tokenizer": "the tokenizer",
-    "candidates": "--candidates",
-    "together": "--together",
-    "max_length": "--max-length",
-    "batch_size": "--batch-size",
-    "precision": "--precision",
-    "part": "the size of a part (another version of codir)",
-}
 
 
 @dataclass
 class Augmentation:
-    """What was made.
-
-    Attributes:
-        output: the file.
-        examples: training examples it was made from.
-        words: words in them that could be replaced.
-        copies: copies in the file.
-        unchanged: copies left out because no word of them was replaced.
-        repeated: copies left out because they equal another copy or a training example.
-        replaced: words replaced in the copies of the file.
-        seconds: what the candidates and the copies took.
-        shown: a few examples, each with a copy of it.
-        notes: sentences on the data.
-    """
+    """What was made."""
 
     output: Path
-    examples: int
-    words: int
-    copies: int = 0
-    unchanged: int = 0
-    repeated: int = 0
-    replaced: int = 0
+    examples: int  # training examples it was made from
+    words: int  # in them, that could be replaced
+    copies: int = 0  # in the file
+    unchanged: int = 0  # copies left out because no word of them was replaced
+    repeated: int = 0  # copies left out because they equal another copy or a training example
     seconds: float = 0.0
-    shown: list[tuple[Texts, Texts]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    shown: list[tuple[Texts, Texts]] = field(default_factory=list)  # a few examples, each with a copy of it
+    notes: list[str] = field(default_factory=list)  # sentences on the data
 
 
 @writes()
@@ -119,9 +90,9 @@ def augment(
         probability: p of the paper.
         candidates: K of the paper.
         together: share of an example's words masked in one pass (see `WordCandidates`).
-        seed: of the draws.
+        seed: seed of the draws.
         batch_size: inputs run at a time.
-        precision: of the model; `auto` is bf16 where the hardware has it.
+        precision: the model's number format; `auto` is bf16 where the hardware has it.
         resume: goes on with an interrupted run.
         overwrite: replaces an existing output.
         device: where to compute; a GPU if there is one.
@@ -145,7 +116,8 @@ def augment(
     if output.suffix.lower() != ".jsonl":
         raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
     texts, pairs, notes = training_texts(data)
-    if not any(map(count_words, texts)):
+    result = Augmentation(output, len(texts), sum(len(places_of(each)) for each in texts), notes=notes)
+    if not result.words:
         raise DataError(f"None of the {len(texts):,} training texts has a word that could be replaced.")
     chosen = resolve_precision(precision)
     masked = load_masked_lm(model)
@@ -161,39 +133,53 @@ def augment(
         autocast=_AUTOCAST[chosen],
     )
     columns = (data.text or DEFAULT_TEXT, *([data.text_pair or DEFAULT_TEXT_PAIR] if pairs else []))
-    digest = xxhash.xxh3_128()
-    for each in texts:
-        digest.update(json.dumps(each).encode() + b"\n")
     settings = {
-        "texts": digest.hexdigest(),
-        "model": model_digest(masked),
-        "tokenizer": tokenizer_digest(tokenizer),
-        "candidates": candidates,
-        "together": together,
-        "max_length": proposer.max_length,
-        "batch_size": batch_size,
-        "precision": chosen,
-        "part": PART,
+        "the training texts": xxhash.xxh3_128_hexdigest(json.dumps(texts).encode()),
+        "the masked language model": model_digest(masked),
+        "the tokenizer": tokenizer_digest(tokenizer),
+        "--candidates": candidates,
+        "--together": together,
+        "--max-length": proposer.max_length,
+        "--batch-size": batch_size,
+        "--precision": chosen,
+        "the size of a part": PART,
     }
-    result = Augmentation(output, len(texts), sum(map(count_words, texts)), notes=notes)
     started = time.monotonic()
-    folder = _parts_folder(output)
+    folder = output.with_name(f"{output.name[:60]}.parts")
     with exclusive(folder):
-        _begin(folder, settings, resume)
+        _begin(folder / "candidates.json", settings, resume)
+        seen = set(texts)
         with (
             progress_bar("finding candidates (words)", result.words) as progress,
             whole_text_file(output) as file,
         ):
-            found = _candidates(folder, proposer, texts, progress)
-            drawn = (
-                copies_of(each, rows, proposer.words, copies=copies, probability=probability, seed=seed)
-                for each, rows in found
-            )
-            _write(file, texts, drawn, columns, result)
+            for row, (each, found) in enumerate(_candidates(folder, proposer, texts, progress)):
+                digest = source_digest(each)
+                drawn = copies_of(
+                    each, found, proposer.words, copies=copies, probability=probability, seed=seed
+                )
+                for copy in drawn:
+                    if copy in seen:
+                        result.unchanged += copy == each
+                        result.repeated += copy != each
+                        continue
+                    seen.add(copy)
+                    result.copies += 1
+                    place = len(result.shown)
+                    if place < _SHOWN and row >= len(texts) * (2 * place + 1) // (2 * _SHOWN):
+                        result.shown.append((each, copy))
+                    line: dict[str, Any] = {**dict(zip(columns, copy, strict=True)), SOURCE_DIGEST: digest}
+                    line.setdefault("source", row)  # unless a column of texts has that name
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            if not result.copies:
+                raise DataError(
+                    f"None of the copies of {len(texts):,} texts is new. Go on with --resume and more --copies or a "
+                    "higher --probability."
+                )
         shutil.rmtree(folder)
     result.seconds = time.monotonic() - started
     if not quiet:
-        print_result(result, console)
+        _print(result, terminal(console))
     return result
 
 
@@ -206,7 +192,9 @@ def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
     Raises:
         ConfigError, DataError: as `load_data` and `load_texts`.
     """
-    if data.task is not None or _labelled(data):
+    if data.task is None and data.train is None:
+        raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
+    if data.task is not None or _labelled(data, Path(data.train or "")):
         loaded = load_data(data)
         assert loaded.train is not None
         split, notes = loaded.train, loaded.notes
@@ -227,17 +215,12 @@ def training_texts(data: DataConfig) -> tuple[list[Texts], bool, list[str]]:
     return list(zip(*(split[name][:] for name in columns), strict=True)), pairs, notes
 
 
-def _labelled(data: DataConfig) -> bool:
+def _labelled(data: DataConfig, path: Path) -> bool:
     """Whether a file is to be read with its labels: because settings say so, or because the column is there."""
-    if data.train is None:
-        raise ConfigError("There are no training texts: add --task cola, or --train texts.csv --text review.")
     if data.label is not None or data.holdout is not None or data.validation is not None:
         return True
-    path = Path(data.train)
-    if path.suffix.lower() == ".txt":
-        return False
-    if not path.is_file():
-        return True  # the Hub, or a message on what is missing
+    if path.suffix.lower() == ".txt" or not path.is_file():
+        return path.suffix.lower() != ".txt"  # what is no file is of the Hub, or missing
     try:
         read_rows(path, [DEFAULT_LABEL], data.delimiter, encoding=data.encoding)
     except DataError:
@@ -245,32 +228,20 @@ def _labelled(data: DataConfig) -> bool:
     return True
 
 
-# --- candidates, kept in parts that outlive an interruption
-
-
-def _parts_folder(output: Path) -> Path:
-    """Returns where the parts for an output lie: `OUTPUT.parts`, or a shorter name where that would be too long."""
-    name = f"{output.name}.parts"
-    if len(os.fsencode(name)) > 255:
-        name = f"{xxhash.xxh3_64_hexdigest(os.fsencode(output.name))}.parts"
-    return output.with_name(name)
-
-
-def _begin(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+def _begin(path: Path, settings: dict[str, Any], resume: bool) -> None:
     """Notes what the candidates depend on; raises `RunError` if there are others, or any that are not wanted."""
-    path = folder / "candidates.json"
     if not path.exists():
         write_json(path, settings)
         return
     if not resume:
         raise RunError(
-            f"{folder} holds the candidates of a run that was interrupted: go on with it by --resume, or "
-            "delete the folder."
+            f"{path.parent} holds the candidates of a run that was interrupted: go on with it by --resume, or delete "
+            "the folder."
         )
     before = read_json(path)
-    if changed := [words for name, words in _SETTINGS.items() if before.get(name) != settings[name]]:
+    if changed := [name for name, value in settings.items() if before.get(name) != value]:
         raise RunError(
-            f"{folder} was made with other settings: {', '.join(changed)} changed. Give the same ones again, or "
+            f"{path.parent} was made with other settings: {', '.join(changed)} changed. Give the same ones again, or "
             "delete the folder to start anew."
         )
 
@@ -279,75 +250,22 @@ def _candidates(
     folder: Path, proposer: WordCandidates, examples: Sequence[Texts], progress: Callable[[int, int], Any]
 ) -> Iterator[tuple[Texts, np.ndarray]]:
     """Yields every example with the candidates [words, K] of its words, from the parts that are there or made anew."""
-    done, in_all = 0, sum(map(count_words, examples))
-    for number, part in enumerate(_parts(examples)):
-        path = folder / f"part-{number:05d}.npy"
+    done, in_all = 0, sum(len(places_of(texts)) for texts in examples)
+    for start in range(0, len(examples), PART):
+        part, path = examples[start : start + PART], folder / f"part-{start:07d}.npy"
         if path.exists():
             found = np.load(path, allow_pickle=False)
         else:
             found = proposer.propose(part, lambda words, _, done=done: progress(done + words, in_all))
-            content = io.BytesIO()
-            np.save(content, found, allow_pickle=False)
-            write_bytes(path, content.getvalue())
-        start = 0
-        for texts in part:
-            end = start + count_words(texts)
-            yield texts, found[start:end]
-            start = end
-        progress(done := done + start, in_all)
+            with whole_file(path) as file:
+                np.save(file, found, allow_pickle=False)
+        done += len(found)
+        progress(done, in_all)
+        ends = np.cumsum([len(places_of(texts)) for texts in part])
+        yield from zip(part, np.split(found, ends[:-1]), strict=True)
 
 
-def _parts(examples: Sequence[Texts]) -> Iterator[list[Texts]]:
-    """Yields examples until they have `PART` words together."""
-    part: list[Texts] = []
-    words = 0
-    for texts in examples:
-        part.append(texts)
-        words += count_words(texts)
-        if words >= PART:
-            yield part
-            part, words = [], 0
-    if part:
-        yield part
-
-
-def _write(
-    file: IO[str],
-    examples: Sequence[Texts],
-    drawn: Iterator[Iterator[Texts]],
-    columns: Sequence[str],
-    result: Augmentation,
-) -> None:
-    """Writes the copies of each example that are new."""
-    seen = set(examples)
-    wanted = [len(examples) * (2 * number + 1) // (2 * _SHOWN) for number in range(_SHOWN)]
-    for row, copies in enumerate(drawn):
-        texts = examples[row]
-        digest = source_digest(texts)
-        for copy in copies:
-            if copy in seen:
-                result.unchanged += copy == texts
-                result.repeated += copy != texts
-                continue
-            seen.add(copy)
-            result.copies += 1
-            result.replaced += sum(len(changed_words(*each)) for each in zip(texts, copy, strict=True))
-            if len(result.shown) < _SHOWN and row >= wanted[len(result.shown)]:
-                result.shown.append((texts, copy))
-            line: dict[str, Any] = dict(zip(columns, copy, strict=True))
-            line.setdefault("source", row)  # unless a column of texts has that name
-            line[SOURCE_DIGEST] = digest
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if not result.copies:
-        raise DataError(
-            f"None of the copies of {len(examples):,} texts is new. Go on with --resume and more --copies or a "
-            "higher --probability."
-        )
-
-
-def print_result(result: Augmentation, console: Console | None = None) -> None:
-    """Prints what was made and a few texts beside a copy of them, new words in bold."""
-    console = terminal(console)
+def _print(result: Augmentation, console: Console) -> None:
     for note in result.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     beside = table()
@@ -355,15 +273,11 @@ def print_result(result: Augmentation, console: Console | None = None) -> None:
     beside.add_column("copy")
     for texts, copy in result.shown:
         for original, changed in zip(texts, copy, strict=True):
-            shown = text(changed)
-            for start, end in changed_words(original, changed):
-                shown.stylize("bold", start, end)
-            beside.add_row(original, shown)
+            beside.add_row(original, changed)
     console.print(beside)
     console.print(
-        f"{result.copies:,} copies of {result.examples:,} texts in {result.output} after {result.seconds:,.0f} s: "
-        f"{result.replaced / result.copies:.1f} words replaced in each. Left out: {result.unchanged:,} without a "
-        f"change, {result.repeated:,} repeats.",
+        f"{result.copies:,} copies of {result.examples:,} texts in {result.output} after {result.seconds:,.0f} s. Left "
+        f"out: {result.unchanged:,} without a change, {result.repeated:,} repeats.",
         highlight=False,
         markup=False,
         soft_wrap=True,
