@@ -316,7 +316,7 @@ def test_an_empty_corpus(tmp_path: Path, build: Any, text: str) -> None:
 
 def test_only_empty_files(tmp_path: Path, build: Any) -> None:
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"none of the 1 files can be used[\s\S]*a.txt: empty file"):
+    with pytest.raises(DataError, match=r"none of 1 files can be used[\s\S]*a.txt: empty file"):
         build(tmp_path / "a.txt", tmp_path / "corpus")
 
 
@@ -325,14 +325,11 @@ def test_a_binary_file_is_named_and_stops(texts: Path, tmp_path: Path, build: An
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     inputs = [texts, tmp_path / "picture.txt", tmp_path / "latin.txt"]
     with pytest.raises(
-        DataError, match=r"2 of 3 files [\s\S]*picture.txt: binary[\s\S]*latin.txt: not UTF-8"
+        DataError, match=r"2 of 3 files [\s\S]*picture.txt: line 1: a zero byte[\s\S]*latin.txt: .* not UTF-8"
     ):
         build(inputs, tmp_path / "corpus")
     corpus = build(inputs, tmp_path / "corpus", allow_skipped=0.7)
-    assert [entry["reason"].split(" (")[0] for entry in corpus.manifest["skipped"]["files"]] == [
-        "binary",
-        "not UTF-8",
-    ]
+    assert ["zero" in entry["reason"] for entry in corpus.manifest["skipped"]["files"]] == [True, False]
     assert len(corpus.manifest["sources"]) == 1
     assert corpus.key == build(texts, tmp_path / "other").key
 

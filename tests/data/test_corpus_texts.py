@@ -130,11 +130,13 @@ def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"GIF89a\0\1\2", "binary .a zero byte at 6."),
-        ("naïve".encode("latin-1") * 3, r"not UTF-8 .byte 0xef at 2."),
-        ("text".encode("utf-16"), "UTF-16"),
-        (b"fine \xe2\x82", "not UTF-8"),
-        (b"x" * (1 << 22) + b"\xff", r"not UTF-8 .byte 0xff at 4,194,304."),
+        (b"GIF89a\0\1\2", "line 1: a zero byte"),
+        (b"one\n" + "naïve".encode("latin-1") * 3, "line 2: the byte 0xef is not UTF-8"),
+        (b"fine \xe2\x82", "line 1: the byte 0xe2 is not UTF-8"),
+        (
+            "the café\n".encode() + b"caf\xe9\n",
+            "line 2 is not UTF-8, and of the 2 lines with more than ASCII 1 are",
+        ),
     ],
 )
 def test_files_that_are_no_text(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -143,11 +145,12 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, reason: str) -> 
     assert re.match(reason, source.skipped), source.skipped
 
 
-def test_a_character_across_two_reads_is_fine(tmp_path: Path) -> None:
-    path = write(tmp_path / "file.txt", b"x" * ((1 << 22) - 1) + "é".encode() + b" end.\n")
-    source = found(path, documents="line")
-    assert source.skipped is None
-    assert texts(source)[0].endswith("é end.")
+@pytest.mark.parametrize("name", ["cp1251", "utf-16", "utf-16-le"])
+def test_other_encodings(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "file.txt", "хороший фильм.\nмир.\n".encode(name))
+    source = scan(find_sources([str(path)], "text")[0], "text", "line", None if name == "utf-16" else name)
+    assert (source.skipped, source.encoding) == (None, name)
+    assert texts(source) == ["хороший фильм.", "мир."]
 
 
 @pytest.mark.parametrize(
@@ -200,11 +203,11 @@ def test_documents_of_json_lines(tmp_path: Path) -> None:
     bad = {each.place.rpartition(" ")[2]: each.fault for each in read_documents(source, "text") if each.fault}
     assert bad == {
         "2": "empty",
-        "3": "no text",
-        "4": "no text",
+        "3": "missing",
+        "4": "missing",
         "5": "not a text",
         "6": "not a JSON object",
-        "7": "not valid JSON",
+        "7": "not a JSON object",
         "8": "not valid Unicode",
     }
 

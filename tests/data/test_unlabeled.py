@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from codir.data.encoding import encode
+from codir.data.files import SOURCE_DIGEST, load_unlabeled, source_digest, united
 from codir.data.task import make_split
-from codir.data.unlabeled import SOURCE_DIGEST, load_unlabeled, source_digest, united
 from codir.errors import DataError
 
 
@@ -44,12 +44,12 @@ def test_texts_of_the_validation_data_and_repeats_are_left_out(train, validation
         "new one",  # repeats itself
         "another",
     )
-    found = load_unlabeled([path], train, validation)
-    assert list(found.split["text"]) == ["new one", "A good film", "another"]
-    assert "label" not in found.split.column_names
-    (note,) = found.notes
+    split, notes = load_unlabeled([path], train, validation)
+    assert list(split["text"]) == ["new one", "A good film", "another"]
+    assert "label" not in split.column_names
+    (note,) = notes
     assert note.startswith(
-        f"3 unlabelled texts of {path} without 2 that stand in the validation data and 2 that repeat"
+        f"3 unlabelled texts of {path} without 2 that repeat a training text or each other and 2 that stand in"
     )
 
 
@@ -61,41 +61,32 @@ def test_copies_of_validation_texts_are_left_out(train, validation, tmp_path: Pa
         {"text": "my own"},
     ]
     path = write(tmp_path / "copies.jsonl", *map(json.dumps, lines))
-    found = load_unlabeled([path], train, validation)
-    assert list(found.split["text"]) == ["a fine film", "my own"]
-    (note,) = found.notes
+    split, notes = load_unlabeled([path], train, validation)
+    assert list(split["text"]) == ["a fine film", "my own"]
+    (note,) = notes
     assert "2 unlabelled texts of" in note
     assert "without 1 that are copies of validation texts: the teacher" in note
-
-
-def test_copies_that_do_not_say_of_what_are_told_of(train, validation, tmp_path: Path) -> None:
-    older = write(tmp_path / "older.jsonl", '{"text": "a fine film", "source": 0}')
-    assert "older.jsonl seems to hold copies" in load_unlabeled([older], train, validation).notes[1]
-    other = write(tmp_path / "other.jsonl", '{"text": "a fine film", "source": "a page"}')
-    assert len(load_unlabeled([other], train, validation).notes) == 1
 
 
 def test_several_files_and_columns_and_a_subset(train, tmp_path: Path) -> None:
     one = write(tmp_path / "one.csv", "stars,review", "9,first", "no label at all,second")
     two = write(tmp_path / "two.jsonl", '{"review": "second", "x": 1}', '{"review": "third"}')
-    found = load_unlabeled([one, two], train, {}, text="review")
-    assert list(found.split["text"]) == ["first", "second", "third"]
-    assert [note.split(" unlabelled")[0] for note in found.notes] == ["2", "1"]
-    part = load_unlabeled([one, two], train, {}, text="review", most=2)
-    assert len(part.split) == 2
-    assert set(part.split["text"]) < {"first", "second", "third"}
-    assert "Of 3 unlabelled texts 2 are used" in part.notes[-1]
-    assert list(load_unlabeled([one, two], train, {}, text="review", most=2).split["text"]) == list(
-        part.split["text"]
-    )
+    split, notes = load_unlabeled([one, two], train, {}, text="review")
+    assert list(split["text"]) == ["first", "second", "third"]
+    assert [note.split(" unlabelled")[0] for note in notes] == ["2", "1"]
+    part, notes = load_unlabeled([one, two], train, {}, text="review", most=2)
+    assert len(part) == 2
+    assert set(part["text"]) < {"first", "second", "third"}
+    assert "Of 3 unlabelled texts 2 are used" in notes[-1]
+    assert list(load_unlabeled([one, two], train, {}, text="review", most=2)[0]["text"]) == list(part["text"])
 
 
 def test_pairs_count_in_either_order(tmp_path: Path) -> None:
     train = make_split("regression", ["a", "b"], ["x", "y"], [0.5, 1.5])
     validation = {"validation": make_split("regression", ["c"], ["z"], [1.0])}
     path = write(tmp_path / "more.tsv", "text\ttext_pair", "Z\tC", "a\tx", "x\ta", "a\ty")
-    found = load_unlabeled([path], train, validation, text_pair="text_pair")
-    assert list(zip(found.split["text"], found.split["text_pair"], strict=True)) == [("x", "a"), ("a", "y")]
+    split, _ = load_unlabeled([path], train, validation, text_pair="text_pair")
+    assert list(zip(split["text"], split["text_pair"], strict=True)) == [("x", "a"), ("a", "y")]
 
 
 def test_what_is_wrong_is_said_with_the_place(train, validation, tmp_path: Path) -> None:
@@ -111,7 +102,7 @@ def test_what_is_wrong_is_said_with_the_place(train, validation, tmp_path: Path)
         load_unlabeled([write(tmp_path / "pairs.txt", "a")], train, validation, text_pair="text_pair")
     known = write(tmp_path / "known.txt", "the cat", "awful song")
     with pytest.raises(
-        DataError, match=r"known\.txt: none of its 2 texts can be used: 1 that stand .* and 1 that"
+        DataError, match=r"known\.txt: none of its 2 texts can be used: 1 that repeat .* and 1 that stand"
     ):
         load_unlabeled([known], train, validation)
     with pytest.raises(DataError, match="Cannot read"):

@@ -53,7 +53,7 @@ def test_the_report_counts_and_explains(tmp_path: Path, tokenizer: str) -> None:
         assert f" {value:,} " in printed
     assert f"on average {counts['fill']:.1%} full" in printed
     assert "lines.txt: one document a line (--documents line)" in printed
-    assert "picture.txt: binary (a zero byte at 0)" in printed
+    assert "picture.txt: line 1: a zero byte" in printed
     assert "Skipped 1 documents: empty" in printed
     assert "rows.jsonl, line 61: empty" in printed
     assert "tokens a second with 1 workers" in printed

@@ -5,27 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from codir import __version__
 from codir.data.corpus import FORMAT, MANIFEST, WORK, Corpus, blocks_of, open_corpus, write_parts
-from codir.data.corpus_sources import (
-    DOCUMENTS,
-    Document,
-    Source,
-    conversion,
-    find_sources,
-    read_documents,
-    scan,
-)
+from codir.data.corpus_sources import DOCUMENTS, Document, Source, find_sources, read_documents, scan
 from codir.data.encodings import require_encoding
 from codir.data.packing import Encoder, Packing, load_tokenizer_and_config, save_tokenizer, tokenizer_digest
 from codir.errors import CodirError, ConfigError, DataError, RunError, nearest
@@ -39,6 +34,7 @@ from codir.files import (
     require_writable,
     write_json,
 )
+from codir.manifest import entries
 from codir.models.config_file import position_limit
 
 if TYPE_CHECKING:
@@ -53,7 +49,6 @@ _WORTH_A_PROCESS = 1 << 22  # bytes of text
 _EXAMPLES = 5  # of skipped documents that are named
 _SOURCES_LISTED = 1000
 _PLAN = "plan.json"
-_PARTS = ("train", "validation", "tokenizer")
 
 
 def build_corpus(
@@ -96,7 +91,8 @@ def build_corpus(
         ModelError: no such tokenizer.
         RunError: the output is in the way or in use, the disk too small, or what is resumed was another corpus.
     """
-    encoding = _check_settings(documents, validation, workers, allow_skipped, encoding)
+    _check_settings(documents, validation, workers, allow_skipped)
+    encoding = require_encoding(encoding) if encoding is not None else None
     output = Path(output).expanduser()
     _check_output(output, resume)
     loaded, config = load_tokenizer_and_config(tokenizer)
@@ -116,12 +112,12 @@ def build_corpus(
     require_writable(output)
     with exclusive(output):
         _check_output(output, resume)  # again: another process may have been here in between
+        work = output / WORK
         if (output / MANIFEST).is_file():
             corpus = open_corpus(output)
             _check_same(output, corpus.manifest["options"], options)
-            shutil.rmtree(output / WORK, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
             return corpus
-        work = output / WORK
         begun = (work / _PLAN).is_file()
         try:
             sources = [scan(each, text, documents, encoding) for each in find_sources(inputs, text)]
@@ -130,8 +126,10 @@ def build_corpus(
                 "sources": {each.path: each.digest for each in sources},
             }
             if begun:
-                _check_begun(output, read_json(work / _PLAN), plan)
-            _check_files(sources, allow_skipped)
+                _check_same(output, read_json(work / _PLAN)["options"], plan["options"])
+                _check_unchanged(read_json(work / _PLAN)["sources"], plan["sources"])
+            unusable = [f"{each.name}: {each.skipped}" for each in sources if each.skipped]
+            _check_skipped("files", len(unusable), len(sources), allow_skipped, unusable)
         except CodirError:
             if not begun:
                 _leave_no_trace(work, made)
@@ -139,20 +137,30 @@ def build_corpus(
         try:
             work.mkdir(exist_ok=True)
             write_json(work / _PLAN, plan)
-            skipped = _Skipped()
-            packed = _pack(sources, packing, text, work, workers or available_cpus(), skipped, progress)
-            skipped.check(sum(int(blocks_of(each).astype(bool).sum()) for each in packed), allow_skipped)
+            reasons: Counter[str] = Counter()
+            examples: list[str] = []
+
+            def skip(document: Document, reason: str) -> None:
+                reasons[reason] += 1
+                if len(examples) < _EXAMPLES:
+                    examples.append(f"{document.place}: {reason}")
+
+            packed = _pack(sources, packing, text, work, workers or available_cpus(), skip, progress)
+            skipped = reasons.total()
+            used = sum(int((blocks_of(each) > 0).sum()) for each in packed)
+            _check_skipped("documents", skipped, skipped + used, allow_skipped, examples)
             final = work / "final"
             shutil.rmtree(final, ignore_errors=True)
             save_tokenizer(loaded, config, tokenizer, final / "tokenizer")
-            facts = write_parts(packed, packing, validation, options, final)
+            counts = write_parts(packed, packing, validation, final)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunError(
                     f"The disk of {output} is full. Free some space; the same command with --resume goes on."
                 ) from error
             raise
-        facts["counts"]["files"] = len(sources)
+        files = entries(final)
+        content = [options["tokenizer"], block, files["train/00000.arrow"], files["validation/00000.arrow"]]
         folder = Path(tokenizer).expanduser()
         manifest = {
             "format": FORMAT,
@@ -165,17 +173,19 @@ def build_corpus(
             "vocab_size": len(loaded),
             "block": block,
             "options": options,
-            **facts,
+            "key": xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+            "counts": {**counts, "files": len(sources)},
+            "files": files,
             "sources": [each.facts() for each in sources if each.skipped is None][:_SOURCES_LISTED],
             "skipped": {
                 "files": [{"name": each.name, "reason": each.skipped} for each in sources if each.skipped],
-                "documents": skipped.reasons,
-                "examples": skipped.examples,
+                "documents": reasons,
+                "examples": examples,
             },
         }
-        for name in _PARTS:
-            shutil.rmtree(output / name, ignore_errors=True)
-            os.replace(final / name, output / name)
+        for part in final.iterdir():
+            shutil.rmtree(output / part.name, ignore_errors=True)
+            os.replace(part, output / part.name)
         write_json(output / MANIFEST, manifest)  # last of all: without it there is no corpus
         shutil.rmtree(work, ignore_errors=True)
     return open_corpus(output, digests=False)
@@ -189,42 +199,13 @@ def available_cpus() -> int:
 # --- packing
 
 
-class _Skipped:
-    """Documents that are left out: how many for each reason, and where the first few of them are."""
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-        self.examples: list[str] = []
-
-    def add(self, document: Document, reason: str) -> None:
-        self.reasons[reason] += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{document.place}: {reason}")
-
-    def check(self, used: int, allowed: float) -> None:
-        """Raises `DataError` if there is no document, or too large a share was skipped."""
-        skipped = self.reasons.total()
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.reasons.items()))
-        named = "".join(f"\n  {example}" for example in self.examples)
-        if not used:
-            raise DataError(
-                f"The corpus is empty: the inputs hold no document{f' ({reasons})' if reasons else ''}.{named}"
-            )
-        if skipped > allowed * (skipped + used):
-            share = skipped / (skipped + used)
-            raise DataError(
-                f"{skipped:,} of {skipped + used:,} documents ({share:.1%}) cannot be used: {reasons}.{named}\n"
-                f"Mend them, or let them be skipped: --resume --allow-skipped {min(share + 0.005, 1):.2f}."
-            )
-
-
 def _pack(
     sources: Sequence[Source],
     packing: Packing,
     text: str,
     work: Path,
     workers: int,
-    skipped: _Skipped,
+    skip: Callable[[Document, str], None],
     progress: Callable[[int, int], None],
 ) -> list[Dataset]:
     """Packs all documents, portion by portion; the portions that are in `work` already are taken as they are."""
@@ -240,7 +221,7 @@ def _pack(
     packed: list[Dataset] = []
     done = written = 0
     progress(0, in_all)
-    for number, (portion, size) in enumerate(_portions(documents, skipped)):
+    for number, (portion, size) in enumerate(_portions(documents, skip)):
         processes = min(workers, len(portion), -(-size // _WORTH_A_PROCESS))
         with _workers_of_this_process():
             result = Dataset.from_dict({"text": [each.text for each in portion]}, given).map(
@@ -256,7 +237,7 @@ def _pack(
         packed.append(result)
         for document, blocks in zip(portion, blocks_of(result), strict=True):
             if not blocks:
-                skipped.add(document, "no tokens")
+                skip(document, "no tokens")
         done, written = done + size, written + result.data.nbytes
         if number == 0:  # what is to come, and all of it once more as the finished corpus
             require_disk(work, int(written / done * (2 * max(in_all, done) - done)), "The corpus")
@@ -265,12 +246,14 @@ def _pack(
     return packed
 
 
-def _portions(documents: Iterator[Document], skipped: _Skipped) -> Iterator[tuple[list[Document], int]]:
+def _portions(
+    documents: Iterable[Document], skip: Callable[[Document, str], None]
+) -> Iterator[tuple[list[Document], int]]:
     """Yields documents that are about `PORTION_BYTES` of text together, and their size."""
     portion, size = [], 0
     for document in documents:
         if document.fault:
-            skipped.add(document, document.fault)
+            skip(document, document.fault)
             continue
         portion.append(document)
         size += len(document.text.encode())
@@ -312,17 +295,13 @@ def _workers_of_this_process() -> Iterator[None]:
     _preparing = True
     try:
         yield
-    except RuntimeError as error:
-        if "abruptly died" not in str(error):
-            raise
-        raise RunError(
-            "A worker process was killed, perhaps because memory ran out. The same command with --resume goes on "
-            "from the finished parts; --workers 1 needs the least memory."
-        ) from error
     except Exception as error:
-        if isinstance(
-            error.__context__, KeyboardInterrupt
-        ):  # after it `map` finds that its workers are not done
+        if "abruptly died" in str(error):
+            raise RunError(
+                "A worker process was killed, perhaps because memory ran out. The same command with --resume goes on "
+                "from the finished parts; --workers 1 needs the least memory."
+            ) from error
+        if isinstance(error.__context__, KeyboardInterrupt):  # after it `map` finds its workers not done
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -334,41 +313,27 @@ def _workers_of_this_process() -> Iterator[None]:
 # --- what stops a corpus
 
 
-def _check_settings(
-    documents: str, validation: float, workers: int | None, allow_skipped: float, encoding: str | None
-) -> str | None:
-    """Returns Python's name of an encoding other than UTF-8; raises `ConfigError` for what cannot be."""
+def _check_settings(documents: str, validation: float, workers: int | None, allow_skipped: float) -> None:
     if documents not in DOCUMENTS:
         raise ConfigError(
             f"Documents cannot be separated by {documents!r}{nearest(documents, DOCUMENTS)}: choose one of "
             f"{', '.join(DOCUMENTS)} (--documents)."
         )
-    for value, what in (
-        (validation, "of documents held out (--validation)"),
-        (allow_skipped, "--allow-skipped"),
-    ):
+    for value, flag in ((validation, "--validation"), (allow_skipped, "--allow-skipped")):
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"The share {what} must lie between 0 and 1, not {value}.")
+            raise ConfigError(f"The share {flag} must lie between 0 and 1, not {value}.")
     if workers is not None and workers < 1:
         raise ConfigError(f"There must be at least one worker, not {workers}.")
-    found = require_encoding(encoding).removesuffix("-sig") if encoding is not None else "utf-8"
-    if "\n".encode(found) != b"\n":
-        raise ConfigError(
-            f"Text in {encoding} cannot be read line by line, as a corpus is: convert it to UTF-8 "
-            f"(`{conversion(found)}`) and leave out --encoding."
-        )
-    return found if found != "utf-8" else None
 
 
 def _check_block(
     packing: Packing, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None
 ) -> None:
     """Raises `ConfigError` if blocks are too small for text or too long for the model."""
-    block, special = packing.block, len(packing.encoder.prefix) + len(packing.encoder.suffix)
-    if block < special + _LEAST_TEXT:
+    block, least = packing.block, len(packing.encoder.prefix) + len(packing.encoder.suffix) + _LEAST_TEXT
+    if block < least:
         raise ConfigError(
-            f"A block of {block} tokens, {special} of them special, leaves no room for text; give at least "
-            f"{special + _LEAST_TEXT} (--block)."
+            f"A block of {block} tokens leaves no room for text; give at least {least} (--block)."
         )
     limit, whose = tokenizer.model_max_length, "tokenizer is made"
     if config is not None:
@@ -395,25 +360,20 @@ def _check_output(output: Path, resume: bool) -> None:
             what = "does not exist" if not output.exists() else "holds no corpus"
             raise RunError(f"Nothing to resume: {output} {what}. Leave out --resume to prepare a new one.")
     elif begun:
-        state = "a corpus" if MANIFEST in names else "an unfinished corpus"
-        way = "Choose another --output." if MANIFEST in names else "Add --resume or choose another --output."
-        raise RunError(f"{output} already holds {state}. {way}")
+        state, way = (
+            ("a corpus", "Choose")
+            if MANIFEST in names
+            else ("an unfinished corpus", "Add --resume or choose")
+        )
+        raise RunError(f"{output} already holds {state}. {way} another --output.")
     elif content:
-        shown = ", ".join(content[:3]) + (", ..." if len(content) > 3 else "")
-        raise RunError(f"{output} is not empty and no corpus (it holds {shown}). Choose another --output.")
-
-
-def _check_begun(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `RunError` if a resumed corpus was begun with other options, or other texts."""
-    _check_same(output, there["options"], now["options"])
-    before, after = dict(there["sources"]), now["sources"]
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path):
-            what = "is gone" if path not in after else "was changed" if path in before else "was added"
-            raise RunError(f"{path} {what} since this corpus was begun. Start anew with another --output.")
+        raise RunError(
+            f"{output} is not empty and no corpus (it holds {', '.join(content[:3])}). Choose another --output."
+        )
 
 
 def _check_same(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `RunError` if a corpus was begun with other options."""
     differing = [
         f"  {name}: {there.get(name)!r} there, {value!r} now"
         for name, value in sorted(now.items())
@@ -421,26 +381,30 @@ def _check_same(output: Path, there: dict[str, Any], now: dict[str, Any]) -> Non
     ]
     if differing:
         raise RunError(
-            f"{output} was begun with other options:\n"
-            + "\n".join(differing)
+            "\n".join([f"{output} was begun with other options:", *differing])
             + "\nGive the same ones, or choose another --output."
         )
 
 
-def _check_files(found: Sequence[Source], allowed: float) -> None:
-    """Raises `DataError` if no file, or too small a share of them, can be used; names them and says why."""
-    skipped = [source for source in found if source.skipped is not None]
-    if not skipped:
-        return
-    named = "".join(f"\n  {source.name}: {source.skipped}" for source in skipped[:10])
-    named += f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-    if len(skipped) == len(found):
-        raise DataError(f"There is no text: none of the {len(found)} files can be used.{named}")
-    if len(skipped) > allowed * len(found):
-        share = len(skipped) / len(found)
+def _check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
+    """Raises `RunError` if a text of a corpus that is resumed is not what it was."""
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            what = "is gone" if path not in after else "was changed" if path in before else "was added"
+            raise RunError(f"{path} {what} since this corpus was begun. Start anew with another --output.")
+
+
+def _check_skipped(what: str, skipped: int, total: int, allowed: float, named: Sequence[str]) -> None:
+    """Raises `DataError` if nothing, or too small a share of something, can be used; names the first and says why."""
+    shown = "".join(f"\n  {each}" for each in named[:10])
+    if skipped == total:
+        raise DataError(f"The corpus is empty: none of {total} {what} can be used.{shown}")
+    if skipped > allowed * total:
+        share = skipped / total
         raise DataError(
-            f"{len(skipped)} of {len(found)} files ({share:.1%}) cannot be used:{named}\nMend or leave them out, or "
-            f"let them be skipped: --allow-skipped {min(share + 0.005, 1):.2f}."
+            f"{skipped:,} of {total:,} {what} ({share:.1%}) cannot be used:{shown}\nMend or leave them out, or let "
+            f"them be skipped: --allow-skipped {min(share + 0.005, 1):.2f}"
+            f"{' --resume' if what == 'documents' else ''}."
         )
 
 

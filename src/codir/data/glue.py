@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codir.data.encodings import plain_lines, read_text
-from codir.data.rows import require_columns
+from codir.data.reading import require_columns
 from codir.data.task import Task, TaskData, make_split
 from codir.errors import ConfigError, DataError, nearest
 
@@ -178,7 +178,7 @@ def task_folder(name: str, data_dir: str | Path) -> Path:
 
 def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
     """Reads one of GLUE's files: tabs separate, line feeds end rows, and a quote is a character like any other."""
-    lines = plain_lines(read_text(path).text)
+    lines = plain_lines(read_text(path))
     if entry.task.name == "cola":
         header, first = _COLA_COLUMNS, 0
     else:

@@ -1,33 +1,52 @@
-"""The labels of a training split and a validation split, read together: classes or scores, which classes, which ids."""
+"""The labels of a training and a validation split, read together: classes or scores, which classes, which ids.
+
+A label is text, and keeps its characters: `07` and `7` are two classes. It is a number only where the format of the
+file says so (JSON, Parquet), or where scores are asked for. What is looked at is the different labels and how often
+each occurs, so that the order of the rows says nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+import math
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
 
 import numpy as np
 
-from codir.data.label_column import Comparison, LabelColumn
-from codir.data.rows import Rows
+from codir.data.reading import Rows
 from codir.data.task import Kind
-from codir.errors import ConfigError, DataError
+from codir.errors import ConfigError, DataError, nearest
 from codir.kinds import kind_named
-from codir.models.classes import is_numbered, spelt_twice
+from codir.models.classes import find_classes, is_numbered, matching_key, number_value, spelt_twice
+
+_MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
+# 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
+_DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
+_LABEL = (str, bool, int, float, Decimal)
+_NO_LABEL: tuple[tuple[Any, str], ...] = (
+    ((datetime.date, datetime.time, datetime.timedelta), "a date or a time"),
+    (bytes, "bytes, not text"),
+    ((list, tuple, dict), "not a single value"),
+    (object, "neither text nor a number nor true or false"),
+)
+_FEW = 20  # values: versions (3.9, 3.10) or half stars; measured scores have more, or values that occur once
+Comparison = Literal["exact", "key", "value"]
+"""How a label is found among known classes: as it is written, by `matching_key`, or by its number, too."""
 
 
 @dataclass
 class Labelling:
-    """What `read_labels` found.
-
-    Attributes:
-        kind: classification or regression.
-        names: the classes, index = class id; None for regression.
-        notes: sentences the user should read: what was guessed and why, and what is odd about the labels.
-    """
+    """What `read_labels` found."""
 
     kind: Kind
-    names: tuple[str, ...] | None = None
-    notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...] | None = None  # the classes, index = class id; None for scores
+    notes: list[str] = field(
+        default_factory=list
+    )  # what was guessed and why, and what is odd about the labels
     _labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of(self, rows: Rows) -> np.ndarray:
@@ -50,70 +69,294 @@ def read_labels(
         validation: the validation split, or None; one of the two there is.
         texts: the text columns.
         label: the label column.
-        kind: what the labels are; None: what they look like (`LabelColumn.kind`).
+        kind: what the labels are; None: what they look like (`_Column.kind`).
         names: class names of a model, in the order of its ids. A model that only numbers its classes has them in the
             order in which the file names them.
 
     Raises:
         DataError: a label that is missing or unknown, or that cannot be meant; one class in two spellings.
     """
-    columns = {rows.source: LabelColumn(rows, label) for rows in (train, validation) if rows is not None}
-    reference = next(iter(columns.values()))
-    in_file = reference.rows.classes.get(label, ())
+    columns = [_Column(rows, label) for rows in (train, validation) if rows is not None]
+    first = columns[0]
+    in_file = first.rows.classes.get(label, ())
     found = Labelling(kind or "classification")
     if kind is None and not names and not in_file:
-        found.kind, why = reference.kind()
+        found.kind, why = first.kind()
         found.notes += [why] if why else []
     owner = "the given class names"
     if kind_named(found.kind).has_classes:
-        said = [column.spellings() for column in columns.values()]
-        found.notes += [blanks for blanks in said if blanks]
+        found.notes += [blanks for column in columns if (blanks := column.spellings())]
         if names and not (is_numbered(names) and len(names) == len(in_file)):
             found.names = tuple(names)
         else:
-            occurring = reference.classes() if train is not None and not names else ()
-            found.names = in_file or occurring
-            owner = f"the training split {reference.rows.source}"
+            owner = f"the training split {first.rows.source}"
+            found.names = in_file or (first.classes() if train is not None and not names else ())
         if not found.names:
             raise ConfigError(
-                f"Evaluating on {reference.rows.source} alone needs the class names (of the model) in `labels`."
+                f"Evaluating on {first.rows.source} alone needs the class names (of the model) in `labels`."
             )
         if not names and (twice := spelt_twice(found.names)):
             raise DataError(
-                f"{reference.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are "
-                "one class in two spellings. Give the file one name for each class."
+                f"{first.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are one "
+                "class in two spellings. Give the file one name for each class."
             )
     compare: Comparison = "key"  # classes of a model: as models are matched with each other
     if not names:
-        compare = "exact" if reference.type in ("text", "class", "mixed") else "value"
-    for source, column in columns.items():
+        compare = "exact" if first.text else "value"
+    for column in columns:
         labels = column.scores() if found.names is None else column.ids(found.names, owner, compare)
-        found._labels[source] = labels
+        found._labels[column.rows.source] = labels
         twice = _contradictions(column.rows, texts, label, labels)
         found.notes += [twice] if twice else []
     return found
 
 
 def _contradictions(rows: Rows, texts: Sequence[str], label: str, labels: np.ndarray) -> str | None:
-    """Says how many texts stand in a file with several labels, and where the first one does; None if none does.
-
-    Blanks around a text make no other text.
-    """
+    """Says how many texts stand in a file with several labels, and where the first one does; None if none does."""
     keys = list(zip(*([text.strip() for text in rows.columns[name]] for name in texts), strict=True))
     first: dict[tuple[str, ...], int] = {}
     unlike = [row for row, key in enumerate(keys) if labels[first.setdefault(key, row)] != labels[row]]
     if not unlike:
         return None
-
-    def place(row: int) -> str:
-        return f"{rows.place(row).removeprefix(f'{rows.source}, ')} ({rows.columns[label][row]!r})"
-
     twice = {keys[row] for row in unlike}
-    found = [row for row, key in enumerate(keys) if key in twice]
-    second = next(row for row in unlike if keys[row] == keys[found[0]])
-    one, several = ("pair of texts", "pairs of texts") if len(texts) == 2 else ("text", "texts")
-    what = f"{len(twice):,} {several} stand" if len(twice) > 1 else f"One {one} stands"
+    count = sum(key in twice for key in keys)
+    one = min(first[key] for key in twice)
+    other = next(row for row in unlike if keys[row] == keys[one])
+    what, several = ("pair of texts", "pairs of texts") if len(texts) == 2 else ("text", "texts")
+    stand = f"{len(twice):,} {several} stand" if len(twice) > 1 else f"One {what} stands"
+    places = [f"{rows.place(row, source=False)} ({rows.columns[label][row]!r})" for row in (one, other)]
     return (
-        f"{what} in {rows.source} with more than one label ({len(found):,} rows), first in {place(found[0])} and "
-        f"{place(second)}: at most one of them can be right."
+        f"{stand} in {rows.source} with more than one label ({count:,} rows), first in {' and '.join(places)}: at most "
+        "one of them can be right."
     )
+
+
+class _Column:
+    """The labels of one split: the different ones as text, in the order in which they come, and which each row has.
+
+    Raises:
+        DataError: a label is missing or NaN, or of a kind that no label can be; names the first line. `NA`, `null` and
+            the like count as missing only where all other labels are numbers; else they are class names.
+    """
+
+    def __init__(self, rows: Rows, column: str):
+        self.rows, self.column = rows, column
+        values = rows.columns[column]
+        kinds = set(map(type, values)) - {type(None)}
+        self.text = str in kinds or (bool in kinds and len(kinds) > 1)  # else numbers, or all true or false
+        if not all(issubclass(kind, _LABEL) for kind in kinds):
+            row, value = next(
+                (n, v) for n, v in enumerate(values) if not isinstance(v, (*_LABEL, type(None)))
+            )
+            why = next(why for types, why in _NO_LABEL if isinstance(value, types))
+            raise DataError(
+                f"{rows.place(row)}: the label {value!r:.60} in column {column!r} is {why}. A label is a text, a "
+                "number, or true or false: store the column as one of these, or name another with --label."
+            )
+        codes: dict[str, int] = {}
+        self.names: dict[str, int] = {}
+        cells = (value if isinstance(value, str) else label_of(value) for value in values)
+        self._by_cell = np.array([codes.setdefault(cell, len(codes)) for cell in cells], dtype=np.int64)
+        self._cells = list(codes)
+        of_cell = np.array([self.names.setdefault(cell.strip(), len(self.names)) for cell in self._cells])
+        self._codes = of_cell[self._by_cell]
+        counted = np.bincount(self._codes, minlength=len(self.names)).tolist()
+        self.counts = dict(zip(self.names, counted, strict=True))
+        self.numbers = {name: _number_of(name) for name in self.names}
+        missing = {
+            name for name, number in self.numbers.items() if not matching_key(name) or number != number
+        }
+        odd = {name for name, number in self.numbers.items() if number is None}
+        if (
+            not missing
+            and len(odd) < len(self.names)
+            and {each.lower() for each in odd} <= _MISSING_BESIDE_NUMBERS
+        ):
+            missing = odd
+        if missing:
+            count = sum(self.counts[name] for name in missing)
+            more = f" (and {count - 1} more rows)" if count > 1 else ""
+            raise DataError(
+                f"{self._first(missing)}: the label in column {column!r} is missing or NaN{more}. "
+                "Remove the rows without a label, or fill them in."
+            )
+
+    def _first(self, names: Collection[str], source: bool = True) -> str:
+        """Returns the place of the first row that has one of these labels."""
+        return self.rows.place(
+            int(np.isin(self._codes, [self.names[name] for name in names]).argmax()), source
+        )
+
+    def kind(self) -> tuple[Kind, str | None]:
+        """Says whether the labels are classes or scores, and in a sentence why, where it is worth saying.
+
+        Scores are numbers of which at least one is not whole. Where they are text to the file's format (CSV), they may
+        be names, too (versions, half stars): few values that occur more than once are classes.
+
+        Raises:
+            DataError: they cannot be meant as classes: more of them than a third of the rows, or all with one example;
+                or they look like numbers and can be read as none.
+        """
+        names, total = list(self.names), len(self.rows)
+        numeric = None not in self.numbers.values()
+        whole = all(_is_whole(name, number) for name, number in self.numbers.items() if number is not None)
+        once = max(self.counts.values()) == 1
+        many = (total >= 20 and 3 * len(names) > total) or (total >= 6 and once)
+        shown = ", ".join(f"{name!r:.40}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+        read = f"The labels in column {self.column!r} of {self.rows.source} are"
+        few = not many and len(names) <= _FEW and min(self.counts.values()) > 1
+        if numeric and not whole and not (self.text and few):
+            return "regression", (
+                f"{read} numbers and not all whole ({shown}): they are read as scores. `--kind classification` reads "
+                "them as classes."
+            )
+        if not numeric and all(_DRESSED_NUMBER.fullmatch(name) for name in names):
+            dressed = next(name for name in names if self.numbers[name] is None)
+            raise DataError(
+                f"{self._first({dressed})}: the label {dressed!r} in column {self.column!r} is text that looks like a "
+                "number. If these are scores, write them with a point and without signs "
+                f"({_undressed(dressed)}) and add `--kind regression`; if classes, add `--kind classification`."
+            )
+        if many:
+            scores = "`--kind regression` if they are scores, " if numeric else ""
+            raise DataError(
+                f"{self.rows.source}: the column {self.column!r} has {len(names)} different values in {total} rows "
+                f"({shown}){', each of them once' if once else ''}, so they are hardly classes. Give {scores}`--kind "
+                "classification` if they are classes after all, or another column with --label."
+            )
+        if numeric and len(names) > 2:
+            return (
+                "classification",
+                f"{read} read as {len(names)} classes ({shown}). `--kind regression` reads them as scores.",
+            )
+        return "classification", None
+
+    def scores(self) -> np.ndarray:
+        """Returns the labels as floats; one that is not a finite number raises `DataError` with its line."""
+        for name, number in self.numbers.items():
+            if number is None or not math.isfinite(number):
+                hint = _DRESSED_NUMBER.fullmatch(name)
+                raise DataError(
+                    f"{self._first({name})}: the label {name!r:.40} is not a finite number, and this is regression."
+                    + (f" Write it with a point and without signs: {_undressed(name)}." if hint else "")
+                )
+        return np.array(list(self.numbers.values()), dtype=np.float64)[self._codes]
+
+    def classes(self) -> tuple[str, ...]:
+        """Returns the classes that occur: by value if all are numbers in their plain spelling, else as text.
+
+        Raises:
+            DataError: there is only one class, so there is nothing to learn.
+        """
+        if len(self.names) < 2:
+            raise DataError(
+                f"{self.rows.source}: all {len(self.rows)} rows have the label {next(iter(self.names))!r}. A "
+                "classifier needs two classes."
+            )
+        values = {name: number_value(name) for name in self.names}
+        plain = all(
+            value is not None and value.adjusted() < 400 and _plain(value) == name
+            for name, value in values.items()
+        )
+        return tuple(sorted(self.names, key=lambda name: (values[name] if plain else 0, name)))
+
+    def spellings(self) -> str | None:
+        """Returns a sentence on labels that differ in blanks around them.
+
+        Raises:
+            DataError: two labels are one class (`matching_key`); with their lines and numbers.
+        """
+        if twice := spelt_twice(self.names):
+            show = repr if len({name.casefold() for name in twice}) == 1 else ascii  # they may look alike
+            shown = [
+                f"{show(name)} ({self.counts[name]:,} {'row' if self.counts[name] == 1 else 'rows'}, first in "
+                f"{self._first({name}, source=False)})"
+                for name in twice
+            ]
+            raise DataError(
+                f"{self.rows.source}: the labels {' and '.join(shown)} in column {self.column!r} are one class in two "
+                "spellings. Write one of them in all rows."
+            )
+        padded = [at for at, cell in enumerate(self._cells) if cell != cell.strip()]
+        if not padded:
+            return None
+        rows = np.flatnonzero(np.isin(self._by_cell, padded))
+        return (
+            f"{len(rows):,} labels in column {self.column!r} of {self.rows.source} have blanks around them and are "
+            f"read without ({self._cells[padded[0]]!r}, first in {self.rows.place(int(rows[0]), source=False)})."
+        )
+
+    def ids(self, names: Sequence[str], owner: str, compare: Comparison) -> np.ndarray:
+        """Returns the class id of each row.
+
+        Args:
+            names: known classes, index = id.
+            owner: what knows these classes, for the message: "the training split".
+            compare: how a text is found among them. Numbers, true and false of the file's own format have no spelling
+                and are compared by value.
+
+        Raises:
+            DataError: a label is not among `names`, or two labels are one of them; with the line and the classes.
+        """
+        compare = compare if self.text else "value"
+        known: dict[str, int | None] = {name: index for index, name in enumerate(names)}
+        free = [name for name in self.names if name not in known] if compare != "exact" else []
+        known |= dict(zip(free, find_classes(free, names, numbers=compare == "value"), strict=True))
+        owners: dict[int, str] = {}
+        for name in self.names:
+            if (index := known.get(name)) is None:
+                shown = ", ".join(repr(each) for each in names[:20]) + (", ..." if len(names) > 20 else "")
+                raise DataError(
+                    f"{self._first({name})}: the label {name!r} is unknown to {owner}{nearest(name, names)}. It has "
+                    f"{shown}."
+                )
+            if (other := owners.setdefault(index, name)) != name:
+                raise DataError(
+                    f"{self._first({name})}: the labels {name!r} and {other!r} in column {self.column!r} would both be "
+                    f"the class {names[index]!r} of {owner}. Write each class in one way."
+                )
+        return np.array([known[name] for name in self.names], dtype=np.int64)[self._codes]
+
+
+# --- single cells
+
+
+def label_of(value: Any) -> str:
+    """Returns the name of the class that a cell stands for, the one way from a cell to a label.
+
+    Text is its own name, but for blanks around it. A number of the file's own format has no spelling, so 3 and 3.0 are
+    both `3`; true is `true`.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _plain(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
+
+
+def _plain(number: Decimal) -> str:
+    """Spells a number in the one way without an exponent and without zeros that say nothing."""
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def _number_of(name: str) -> float | None:
+    """Returns a label as a float, or None if it is no number."""
+    try:
+        return None if "_" in name else float(name)
+    except ValueError:
+        return None
+
+
+def _is_whole(name: str, number: float) -> bool:
+    return number.is_integer() or name.lstrip("+-").isdigit()  # of more than 308 digits
+
+
+def _undressed(text: str) -> str:
+    """Returns a number as it should have been written: the last comma or point is the decimal one."""
+    digits = re.sub(r"[^\d.,+-]", "", text)
+    head, mark, tail = digits.rpartition("," if digits.rfind(",") > digits.rfind(".") else ".")
+    return f"{re.sub('[.,]', '', head)}.{tail}" if mark and tail else re.sub("[.,]", "", digits)

@@ -235,15 +235,10 @@ def save_tokenizer(
 
 
 class Packing:
-    """The function of `datasets.map` that packs documents (column `text`).
+    """The function of `datasets.map` that packs documents (column `text`) into blocks of at most `block` tokens.
 
-    Of each document it returns `blocks`, a list of lists of tokens with the special ones; the hash of its text, seeded;
-    and the number of its sentences.
-
-    Attributes:
-        encoder: the tokenizer's.
-        block: the most tokens of a block, special tokens included.
-        seed: of the hashes, by which documents are held out.
+    Of each document it returns `blocks`, a list of lists of tokens with the special ones; the hash of its text, seeded,
+    by which documents are held out; and the number of its sentences.
     """
 
     def __init__(self, encoder: Encoder, block: int, seed: int):

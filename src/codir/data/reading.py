@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codir.data.encodings import plain_lines, read_text, require_file
-from codir.data.rows import ColumnType, Rows, arrow_rows, require_columns, type_of_values
-from codir.errors import ConfigError, DataError
+from codir.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -24,9 +25,70 @@ _NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|",
 _LIKELY = (";", "\t", ",", "|")
 _QUOTED_FIELD = re.compile(r'"(?:[^"]|"")*"')
 _SAYS_DELIMITER = re.compile(r'"?sep=([\t -~])"?(?=\r?\n)', re.IGNORECASE)
+Fields = tuple[int, list[str]]  # the line a record starts on, counted from 1, and its fields
 
-Fields = tuple[int, list[str]]
-"""The line a record starts on, counted from 1, and its fields."""
+
+@dataclass
+class Rows:
+    """The wanted columns of a source, and where each row stands in it."""
+
+    source: str
+    unit: str  # "line" for text files, "row" where there are no lines
+    columns: Mapping[str, list[Any]]  # where the file itself names classes, they hold these names
+    classes: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # by column, such names in the order of their ids
+    places: Sequence[int] = ()  # the line each row starts on; none where rows are counted
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def place(self, row: int, source: bool = True) -> str:
+        """Returns, for example, `train.csv, line 17`."""
+        where = f"{self.unit} {self.places[row] if self.places else row + 1}"
+        return f"{self.source}, {where}" if source else where
+
+    def require_texts(self, column: str) -> None:
+        """Raises `DataError` if a value of a column is missing, empty, or not a text; with the line of the first."""
+        values = self.columns[column]
+        bad = [row for row, value in enumerate(values) if text_fault(value)]
+        if bad:
+            more = f" (and {len(bad) - 1:,} more rows are not fit)" if len(bad) > 1 else ""
+            raise DataError(
+                f"{self.place(bad[0])}: the text in column {column!r} is {text_fault(values[bad[0]])}{more}. "
+                "Remove or fill these rows."
+            )
+
+
+def text_fault(value: Any) -> str:
+    """Says what keeps a value from being a text, or nothing."""
+    if value is None:
+        return "missing"
+    if not isinstance(value, str):
+        return f"not a text but {value!r:.60}"
+    if not value.strip():
+        return "empty"
+    # JSON can spell half a surrogate pair, which no encoding can write
+    return "" if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value) else "not valid Unicode"
+
+
+def require_columns(source: str, have: Sequence[str], wanted: Iterable[str], hint: str = "") -> None:
+    """Raises `DataError` naming the source, the missing column, those it has, and the nearest."""
+    for name in wanted:
+        if name not in have:
+            shown = ", ".join(repr(column) for column in have[:30]) + (", ..." if len(have) > 30 else "")
+            raise DataError(f"{source} has no column {name!r}{nearest(name, have)}. It has {shown}.{hint}")
+
+
+def require_delimiter(delimiter: str) -> str:
+    """Returns the character that separates fields, `tab` and the like by their names; else raises `ConfigError`."""
+    found = _NAMES.get(delimiter.lower(), delimiter)
+    if len(found) != 1 or found in '"\r\n\0':
+        raise ConfigError(
+            f"The delimiter {delimiter!r:.40} is not one character (or one that has another meaning). Usual are ';', "
+            "',', '|' and tab."
+        )
+    return found
 
 
 def read_rows(
@@ -51,30 +113,24 @@ def read_rows(
     """
     path = require_file(path)
     ending = path.suffix.lower()
-    if ending in DELIMITERS:
-        separator = require_delimiter(delimiter) if delimiter is not None else DELIMITERS[ending]
-        return _delimited(path, columns, separator, optional, encoding)
-    if ending in (".jsonl", ".ndjson", ".json"):
-        return _json(path, columns, optional, encoding)
     if ending == ".parquet":
-        return _parquet(path, columns, optional)
-    if ending == ".txt":
+        rows = _parquet(path, columns, optional)
+    elif ending in DELIMITERS:
+        separator = require_delimiter(delimiter) if delimiter is not None else DELIMITERS[ending]
+        rows = _delimited(path, read_text(path, encoding), columns, separator, optional)
+    elif ending in (".jsonl", ".ndjson", ".json"):
+        rows = _json(path, read_text(path, encoding), columns, optional)
+    elif ending == ".txt":
         raise DataError(
             f"{path}: a plain text file has no columns, so it cannot hold labels. Use {', '.join(FORMATS[:-1])}."
         )
-    raise DataError(
-        f"{path}: the ending {ending or '(none)'!r} is not one codir can read. Use {', '.join(FORMATS)}."
-    )
-
-
-def read_lines(path: str | Path, column: str, encoding: str | None = None) -> Rows:
-    """Reads a plain text file, each line of which is a text.
-
-    Raises:
-        ConfigError, DataError: as `read_rows`.
-    """
-    content = read_text(path, encoding)
-    return Rows(str(path), "line", {column: plain_lines(content.text)}, {column: "text"}, notes=content.notes)
+    else:
+        raise DataError(
+            f"{path}: the ending {ending or '(none)'!r} is not one codir can read. Use {', '.join(FORMATS)}."
+        )
+    if rows.columns and not len(rows):
+        raise DataError(f"{path} is empty: it has no rows.")
+    return rows
 
 
 def from_hub(repository: str, config: str | None, split: str) -> Dataset:
@@ -90,19 +146,7 @@ def from_hub(repository: str, config: str | None, split: str) -> Dataset:
         ) from error
 
 
-def require_delimiter(delimiter: str) -> str:
-    """Returns the character that separates fields, `tab` and the like by their names.
-
-    Raises:
-        ConfigError: it is not one character, or one that has another meaning.
-    """
-    found = _NAMES.get(delimiter.lower(), delimiter)
-    if len(found) != 1 or found in '"\r\n\0':
-        raise ConfigError(
-            f"The delimiter {delimiter!r:.40} is not one character (or one that has another meaning). Usual are "
-            f"{', '.join(map(repr, (*_LIKELY[:1], *_LIKELY[2:])))} and tab."
-        )
-    return found
+# --- Parquet and other Arrow tables
 
 
 def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Rows:
@@ -118,29 +162,58 @@ def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Row
             table = pyarrow.parquet.read_table(file, columns=names)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    if not table.num_rows:
-        raise DataError(f"{path} is empty: it has no rows.")
     return arrow_rows(str(path), table)
+
+
+def arrow_rows(source: str, table: pyarrow.Table) -> Rows:
+    """Returns the rows of an Arrow table, with the class names that `datasets` wrote into its schema.
+
+    Raises:
+        DataError: a column of classes holds a number that is not one of them; a value is out of Python's range.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (ValueError, OverflowError, ArithmeticError) as error:
+            raise DataError(f"{source}: the column {name!r} cannot be read: {error}.") from error
+    rows = Rows(source, "row", columns)
+    try:
+        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        named = {
+            name: tuple(map(str, features[name]["names"]))
+            for name in columns
+            if features.get(name, {}).get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        named = {}  # of another writer: the numbers are then numbers
+    for name, names in named.items():
+        for row, number in enumerate(columns[name]):
+            if number is not None and number >= len(names):
+                raise DataError(
+                    f"{rows.place(row)}: the column {name!r} holds the class {number}, and the file names "
+                    f"{len(names)} classes ({', '.join(names[:20])}), counted from 0."
+                )
+        # an id below zero is that of "no label"
+        columns[name] = [None if each is None or each < 0 else names[each] for each in columns[name]]
+        rows.classes[name] = names
+    return rows
 
 
 # --- CSV and tab separated text
 
 
 def _delimited(
-    path: Path, columns: Sequence[str], delimiter: str, optional: Sequence[str], encoding: str | None
+    path: Path, text: str, columns: Sequence[str], delimiter: str, optional: Sequence[str]
 ) -> Rows:
     """Reads CSV (RFC 4180, strictly) or tab separated text.
 
     Columns without a name, as spreadsheets export them, are passed over: those without content, and those with
     something in every row (a row number). One with something in some rows only is more likely a text that was cut.
     """
-    content = read_text(path, encoding)
-    text = content.text
     if (said := _SAYS_DELIMITER.match(text)) is not None:  # a spreadsheet's first line: `sep=;`
-        text = text[said.end() :]  # the end of the line stays, so that lines keep their numbers
-        if said[1] != delimiter:
-            delimiter = said[1]
-            content.notes.append(f"{path} is read with {delimiter!r} between fields, as its first line says.")
+        # the end of the line stays, so that lines keep their numbers
+        text, delimiter = text[said.end() :], said[1]
     records = _tabs(path, text) if delimiter == "\t" else _quoted(path, text, delimiter)
     _, header = next(records, (1, [""]))
     header = [name.strip() for name in header]
@@ -158,27 +231,27 @@ def _delimited(
             )
         places.append(line)
         rows.append(fields)
-    if not rows:
-        raise DataError(f"{path} is empty: it has no rows.")
     named = {name: header.index(name) for name in (*columns, *optional) if name in header}
-    kept = {name: [fields[number] for fields in rows] for name, number in named.items()}
-    found = Rows(str(path), "line", kept, dict.fromkeys(kept, "text"), {}, places, content.notes)
-    for number in (number for number, name in enumerate(header) if not name):
-        filled = [row for row, fields in enumerate(rows) if fields[number].strip()]
+    found = Rows(
+        str(path),
+        "line",
+        {name: [each[at] for each in rows] for name, at in named.items()},
+        places=places,
+    )
+    for at in (at for at, name in enumerate(header) if not name):
+        filled = [row for row, fields in enumerate(rows) if fields[at].strip()]
         if filled and len(filled) < len(rows):
             raise DataError(
-                f"{found.place(filled[0])}: {rows[filled[0]][number]!r:.60} stands in column {number + 1}, which has "
-                "no name in the header and is empty in other rows. Name the column; a text that holds the delimiter "
-                "belongs in double quotes."
+                f"{found.place(filled[0])}: {rows[filled[0]][at]!r:.60} stands in column {at + 1}, which has no name "
+                "in the header and is empty in other rows. Name the column; a text that holds the delimiter belongs "
+                "in double quotes."
             )
     return found
 
 
 def _delimiter_hint(header: Sequence[str], delimiter: str) -> str:
     """Returns the delimiter that a header of one column shows, and its flag; or nothing."""
-    if len(header) != 1:
-        return ""
-    other = max(_LIKELY, key=header[0].count)
+    other = max(_LIKELY, key=header[0].count) if len(header) == 1 else delimiter
     if other == delimiter or other not in header[0]:
         return ""
     given = "tab" if other == "\t" else other
@@ -236,82 +309,37 @@ def _tabs(path: Path, text: str) -> Iterator[Fields]:
 # --- JSON
 
 
-def _json(path: Path, columns: Sequence[str], optional: Sequence[str], encoding: str | None) -> Rows:
+def _json(path: Path, text: str, columns: Sequence[str], optional: Sequence[str]) -> Rows:
     """Reads JSON lines, or an array in a .json file; a key left out in some rows is None there."""
-    content = read_text(path, encoding)
-    text = content.text
-    is_array = path.suffix.lower() == ".json" and text.lstrip().startswith("[")
-    places: list[int] = []
-    values: dict[str, list[Any]] = {name: [] for name in (*columns, *optional)}
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        unit, records = "row", dict(enumerate(_loads(path, text), 1))
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        unit, records = "line", {number: _loads(path, line, number) for number, line in lines if line.strip()}
     seen: dict[str, None] = {}  # an ordered set
-    for place, record in _array(path, text) if is_array else _objects(path, text):
+    for place, record in records.items():
         if not isinstance(record, dict):
             raise DataError(
-                f'{path}, line {place}: expected a JSON object like {{"text": ...}}, found {record!r:.60}.'
+                f'{path}, {unit} {place}: expected a JSON object like {{"text": ...}}, found {record!r:.60}.'
             )
-        places.append(place)
         seen.update(dict.fromkeys(record))
-        for name, column in values.items():
-            column.append(record.get(name))
-    if not places:
-        raise DataError(f"{path} is empty: it has no rows.")
-    require_columns(str(path), list(seen), columns)
-    kept = {name: column for name, column in values.items() if name in seen}
-    types: dict[str, ColumnType] = {name: type_of_values(column) for name, column in kept.items()}
-    return Rows(str(path), "line", kept, types, {}, places, content.notes)
+    if records:
+        require_columns(str(path), list(seen), columns)
+    names = [name for name in dict.fromkeys((*columns, *optional)) if name in seen or not records]
+    values = {name: [record.get(name) for record in records.values()] for name in names}
+    return Rows(str(path), unit, values, places=list(records))
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            with _Explained(path, number):
-                value = json.loads(line)
-            yield number, value
-
-
-def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Decodes the elements of a JSON array one by one, to know the line each starts on."""
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-
-    def skip(position: int) -> int:
-        match = space.match(text, position)
-        return match.end() if match else position
-
-    position, number, counted = skip(skip(0) + 1), 1, 0
-    while text[position : position + 1] != "]":
-        number += text.count("\n", counted, position)
-        counted = position
-        with _Explained(path, number):
-            value, position = decoder.raw_decode(text, position)
-        yield number, value
-        position = skip(position)
-        if text[position : position + 1] == ",":
-            position = skip(position + 1)
-        elif text[position : position + 1] != "]":
-            line = text.count("\n", 0, position) + 1
-            raise DataError(
-                f"{path}, line {line}: not valid JSON (a comma or the closing bracket is missing)."
-            )
-
-
-class _Explained:
-    """Turns what Python's JSON reader raises into a sentence with the line."""
-
-    def __init__(self, path: Path, line: int):
-        self.path, self.line = path, line
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        line = self.line
-        if isinstance(error, json.JSONDecodeError):
-            line = line if error.lineno == 1 else error.lineno
-            why = f"not valid JSON ({error.msg}, column {error.colno})"
-        elif isinstance(error, ValueError):  # of more than 4,300 digits
-            why = "a number with more digits than can be read. As a text it needs quotation marks"
-        elif isinstance(error, RecursionError):
-            why = "lists or objects too deep within one another to be read"
-        else:
-            return
-        raise DataError(f"{self.path}, line {line}: {why}.") from error
+def _loads(path: Path, text: str, line: int | None = None) -> Any:
+    place = path if line is None else f"{path}, line {line}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line or error.lineno}"
+        raise DataError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
+    except ValueError as error:  # of more than 4,300 digits
+        raise DataError(
+            f"{place}: a number with more digits than can be read. As a text it needs quotation marks."
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{place}: lists or objects too deep within one another to be read.") from error

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from codir.data.encodings import plain_lines, read_text
 from codir.data.glue import GLUE, task_folder
-from codir.data.rows import require_columns
+from codir.data.reading import require_columns
 from codir.data.task import make_split
 from codir.errors import DataError
 
@@ -181,7 +181,7 @@ def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]
             text is empty, since the row needs a prediction).
     """
     entry = GLUE[file.task]
-    lines = plain_lines(read_text(path).text)
+    lines = plain_lines(read_text(path))
     header = [name.strip() for name in lines[0].split("\t")]
     index = next((name for name in ("index", "id") if name in header), "index")
     require_columns(str(path), header, (index, *entry.text))

@@ -9,9 +9,8 @@ from transformers import PretrainedConfig
 
 from codir.config.data_config import DataConfig
 from codir.data import BUILT_IN, load_task
-from codir.data.files import load_files
+from codir.data.files import load_files, load_unlabeled
 from codir.data.task import Kind, TaskData, hold_out, limit
-from codir.data.unlabeled import load_unlabeled
 from codir.errors import ConfigError
 from codir.kinds import kind_named, kind_of
 
@@ -44,7 +43,7 @@ def load_data(
     loaded = whole if _is_built_in(data) else _limited(whole, data)
     if not data.unlabeled or loaded.train is None:
         return loaded
-    found = load_unlabeled(
+    unlabeled, notes = load_unlabeled(
         data.unlabeled,
         loaded.train,
         whole.validation,
@@ -54,7 +53,7 @@ def load_data(
         delimiter=data.delimiter,
         encoding=data.encoding,
     )
-    return replace(loaded, unlabeled=found.split, notes=[*loaded.notes, *found.notes])
+    return replace(loaded, unlabeled=unlabeled, notes=[*loaded.notes, *notes])
 
 
 def load_data_for(model: PretrainedConfig, data: DataConfig, train: bool = False) -> TaskData:

@@ -16,10 +16,9 @@ import xxhash
 from torch import nn
 
 from codir.config.data_config import DataConfig
-from codir.data.files import load_texts
+from codir.data.files import SOURCE_DIGEST, load_texts, source_digest
 from codir.data.reading import read_rows
 from codir.data.task import limit
-from codir.data.unlabeled import SOURCE_DIGEST, source_digest
 from codir.errors import ConfigError, DataError, RunError
 from codir.files import exclusive, read_json, whole_file, whole_text_file, write_json, writes
 from codir.models.check import load_tokenizer_for

@@ -98,9 +98,10 @@ def report(made: Corpus) -> list[RenderableType]:
     for mode, meaning in _SEPARATED.items():
         if names := _names(each for each in sources if each.get("documents") == mode):
             lines.append(f"{names}: {meaning} (--documents {mode}).")
-    if names := _names(each for each in sources if "encoding" in each):
-        encoding = made.manifest["options"]["encoding"]
-        lines.append(f"{names}: read as {encoding} (--encoding), all other files as UTF-8.")
+    for encoding in sorted({each["encoding"] for each in sources if "encoding" in each}):
+        lines.append(
+            f"{_names(each for each in sources if each.get('encoding') == encoding)}: read as {encoding}."
+        )
     return lines + _skipped(made.manifest["skipped"])
 
 

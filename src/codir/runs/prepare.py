@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from codir.config.config import DistillConfig
 from codir.config.library import load_recipe
 from codir.data.encoding import encode, same_tokenizer
+from codir.data.files import united
 from codir.data.task import Task, TaskData
-from codir.data.unlabeled import united
 from codir.kinds import kind_named
 from codir.losses.registry import taught_by
 from codir.measure.comparison import TITLES, Role, main_role
