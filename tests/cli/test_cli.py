@@ -158,7 +158,7 @@ def test_names_of_training_arguments_are_flags_and_short_ones_their_aliases(call
         (["--logging-steps"], "--logging-steps needs a value"),
         (["--logging-steps", "often"], "training.logging_steps is 'often': must be a number"),
         (["and", "more"], "Nothing is known to do with: and"),
-        (["--bf16", "true"], "training.bf16 is set by codir: use training.precision instead"),
+        (["--bf16", "true"], "training.bf16 is no setting of its own: use training.precision instead"),
     ],
 )
 def test_other_flags_are_refused_by_name(flags: list[str], words: str, calls: list[Any]) -> None:

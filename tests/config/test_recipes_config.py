@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codir.config.config import DistillConfig, FinetuneConfig
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
 from codir.config.pretraining import MaskingConfig, PretrainConfig, PretrainingConfig
 from codir.config.student_config import StudentConfig
 from codir.config.trainer_arguments import check_more
@@ -153,7 +152,6 @@ def test_what_we_set_cannot_be_set_a_second_time() -> None:
     [
         (TrainingConfig, "epochs", "num_train_epochs"),
         (TrainingConfig, "batch_size", "per_device_train_batch_size"),
-        (TrainingConfig, "arguments", "the section `training` itself"),
         (PretrainingConfig, "batch_size", "global_batch_size"),
         (PretrainingConfig, "micro_batch", "per_device_train_batch_size"),
     ],
@@ -167,7 +165,7 @@ def test_an_old_name_is_answered_with_the_new_one(section: type[Section], old: s
     ("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)]
 )
 def test_the_keys_named_instead_exist(config: type[Section], section: type[OptimisationConfig]) -> None:
-    for path in [each.partition(" ")[0] for each in section.set_by_codir.values()]:
+    for path in [each.partition(" ")[0] for each in section.elsewhere.values()]:
         *sections, name = path.split(".")
         assert name in section_at(config, sections).model_fields
 

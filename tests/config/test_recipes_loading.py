@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from codir.config.config import DistillConfig
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig, DistillConfig
 from codir.config.library import load_recipe, recipe_names
 from codir.config.loading import Settings, build, load_distill, load_finetune, resolved_yaml
 from codir.errors import ConfigError

@@ -77,7 +77,6 @@ def test_the_resolved_file_gives_the_same_configuration(tmp_path: Any) -> None:
         ({"training.step": 3}, "did you mean 'max_steps'"),
         ({"training.neighbours": 0}, "training.neighbours"),
         ({"objectives.task": {"weigth": 1}}, "did you mean 'weight'"),
-        ({"training.arguments": {"max_steps": 3}}, "the section `training` itself"),
         ({"data.task": "sst2"}, "unknown key 'data'"),
     ],
 )

@@ -16,7 +16,7 @@ from small_world import sentences, write_table
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from codir import files as storage
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.models.words import WordCandidates, find_words
 from codir.record.data import load_data

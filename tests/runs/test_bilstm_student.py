@@ -14,7 +14,7 @@ from small_world import TRAINING, World, quiet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir import distill, evaluate
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.loading import load_distill
 from codir.errors import ConfigError
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.errors import ConfigError, DataError
 from codir.record.data import load_data
 

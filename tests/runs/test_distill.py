@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import codir.teacher.cache as cache_module
 from codir import distill, evaluate
 from codir.cli.main import app
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.loading import load_distill
 from codir.measure.comparison import TITLES, Comparison, ModelRow
 from codir.runs import student_run

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data.task import Task, TaskData, make_split
 from codir.errors import DataError, ModelError
 from codir.runs.evaluate import evaluate, evaluate_model

@@ -17,7 +17,7 @@ import yaml
 from small_world import World, quiet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.deploy import check
 from codir.deploy.export import export
 from codir.deploy.export_data import calibration_batches, probe_texts, validation_data

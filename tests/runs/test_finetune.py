@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from codir import evaluate, finetune
 from codir.cli.main import app
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.loading import load_finetune
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from codir import distill, evaluate
 from codir.cli.main import app
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.loading import load_finetune
 from codir.data import files as files_module
 from codir.errors import ConfigError, DataError

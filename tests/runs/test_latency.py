@@ -23,7 +23,7 @@ from killing import begin, die, end, needs_fork
 from small_world import World, quiet
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.deploy import latency as latency_module
 from codir.deploy import latency_models, memory
 from codir.deploy.latency import busy_words, latency

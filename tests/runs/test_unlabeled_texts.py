@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from codir import distill, evaluate
 from codir.cli.main import app
-from codir.config.config import DistillConfig, FinetuneConfig
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
 from codir.config.loading import load_distill, load_finetune
 from codir.errors import ConfigError, DataError
 from codir.record.data import load_data

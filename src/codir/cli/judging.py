@@ -10,7 +10,7 @@ import typer
 from codir.cli import options as o
 from codir.cli.flags import Given, section, with_settings
 from codir.cli.reporting import reports_errors
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.errors import ConfigError
 
 

@@ -102,12 +102,10 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes: what each is, where its numbers come from, what it needs."""
-    from codir.config.cards import without_card
     from codir.config.library import load_recipe, recipe_names
 
     if name is not None:
-        found = load_recipe(name)
-        say(f"{found.card.show()}\n{without_card(found.text)}", end="")
+        say(load_recipe(name).show(), end="")
         return
     for each in map(load_recipe, recipe_names()):
         say(f"{each.name}  (codir {each.command})")

@@ -1,4 +1,4 @@
-"""Builds the configuration of a run from all the places where settings can stand.
+"""Builds the configuration of a run from all the places where settings can stand, and says what is wrong with it.
 
 From weakest to strongest: the recipe, the YAML file (`--config`), `--set`, the command line's own flags. Sections
 are merged key by key, lists and plain values replace what was there. `null` for an objective removes it; an empty
@@ -7,28 +7,33 @@ section changes nothing. Paths are relative to the folder the command is started
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from codir.config.config import DEFAULT_RECIPE, DistillConfig, FinetuneConfig, RunConfig
 from codir.config.library import ABOUT, is_recipe_file, load_recipe
-from codir.config.messages import explain
 from codir.config.pretraining import DEFAULT_PRETRAINING, PretrainConfig
 from codir.config.student_config import START, takes_start
 from codir.config.training_config import OptimisationConfig
 from codir.config.yaml_text import KeyPath, dump_yaml, read_value, read_yaml_file
-from codir.errors import CodirError, ConfigError
-from codir.settings import Section
+from codir.errors import ConfigError, nearest
+from codir.settings import Section, section_at
 
 if TYPE_CHECKING:
-    from codir.losses.base import Objective, ObjectiveSettings
+    from codir.losses.base import ObjectiveSettings
 
 _SECTIONS = ("data", "student", "training", "objectives", "masking")
 _LENGTHS = ("max_steps", "num_train_epochs")
+_INSTEAD = {
+    "distill": "there are labelled examples and no masked tokens (`task` instead of `mlm`).",
+    "pretrain": "there are masked tokens and no labels (`mlm` instead of `task`).",
+}
 Flags = Mapping[str, tuple[str, Any]]
+Places = Mapping[KeyPath, str]
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -39,44 +44,43 @@ class Settings:
         self.values: dict[str, Any] = {}
         self.places: dict[KeyPath, str] = {}
 
-    def merge(self, values: Mapping[str, Any], places: Mapping[KeyPath, str]) -> None:
-        """Merges nested `values`, which stand at `places`, over what is there."""
-        self._merge(self.values, values, (), places)
+    def merge(self, values: Mapping[str, Any], places: Places | str, above: KeyPath = ()) -> None:
+        """Merges nested `values`, of the section `above`, over what is there; they stand at `places`, or in one."""
+        into = self.values
+        for key in above:
+            into = into[key]
+        for key, value in values.items():
+            here = (*above, key)
+            self.places[here] = places if isinstance(places, str) else places[here]
+            if value is None and above == ("objectives",):
+                into.pop(key, None)
+            elif value is None and not above and key in _SECTIONS:
+                into.setdefault(key, {})
+            elif isinstance(value, Mapping):
+                if not isinstance(into.get(key), dict):
+                    into[key] = {}
+                self.merge(value, places, here)
+            else:
+                into[key] = value
 
     def set(self, path: KeyPath, value: Any, place: str) -> None:
         """Sets the value at `path`; a nested value is merged."""
-        nested: dict[str, Any] = {}
-        inner = nested
-        for key in path[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[path[-1]] = value
-        self.merge(nested, _Everywhere(place))
+        for key in reversed(path):
+            value = {key: value}
+        self.merge(value, place)
 
     def set_given(self, overrides: Iterable[str], flags: Flags | None) -> None:
         """Sets what the command line gives: `--set` first, the flags of their own over it."""
         for override in overrides:
-            path, value = parse_override(override)
-            self.set(path, value, f"--set {override}")
+            key, separator, value = override.partition("=")
+            path = tuple(part.strip() for part in key.split("."))
+            if not separator or not all(path):
+                raise ConfigError(
+                    f"--set {override}: expected key=value, for example --set training.learning_rate=1e-5"
+                )
+            self.set(path, read_value(value), f"--set {override}")
         for key, (flag, value) in (flags or {}).items():
             self.set(tuple(key.split(".")), value, flag)
-
-    def _merge(
-        self, into: dict[str, Any], values: Mapping[str, Any], path: KeyPath, places: Mapping[KeyPath, str]
-    ) -> None:
-        for key, value in values.items():
-            here = (*path, key)
-            self.places[here] = places[here]
-            if value is None and len(here) == 2 and here[0] == "objectives":
-                into.pop(key, None)
-            elif value is None and not path and key in _SECTIONS:
-                into.setdefault(key, {})
-            elif isinstance(value, Mapping):
-                inner = into.get(key)
-                if not isinstance(inner, dict):
-                    inner = into[key] = {}
-                self._merge(inner, value, here, places)
-            else:
-                into[key] = value
 
 
 def load_distill(
@@ -122,75 +126,64 @@ def load_pretrain(
     `defaults` are values for what is set nowhere else (a plan needs neither corpus nor output folder).
     """
     settings = _collect("pretrain", recipe, config, overrides, flags)
-    for key, value in (defaults or {}).items():
-        settings.values.setdefault(key, value)
+    settings.values = {**(defaults or {}), **settings.values}
     loaded = build(PretrainConfig, settings)
     complete = complete_objectives(loaded.objectives, settings.places, "pretrain")
     return loaded.model_copy(update={"objectives": complete})
 
 
+def recipe_settings(recipe: str) -> Settings:
+    """Returns the unchecked settings of a recipe for `codir distill`, by its name or a file merged over its recipe."""
+    name, file = (None, recipe) if is_recipe_file(recipe) else (recipe, None)
+    return _collect("distill", name, file, (), None)
+
+
 def build(model: type[SectionT], settings: Settings) -> SectionT:
     """Validates collected settings; `ConfigError` lists everything that is wrong with them and where it stands."""
-    problems, values = _passed_on(model, settings)
-    built: SectionT | None = None
+    values, problems = settings.values, {}
+    field, training = model.model_fields.get("training"), settings.values.get("training")
+    section = field.annotation if field is not None else None
+    if isinstance(training, dict) and isinstance(section, type) and issubclass(section, OptimisationConfig):
+        problems = passed_on_problems(section, training, settings.places)
+        kept = {key: value for key, value in training.items() if key not in problems}
+        values = {**values, "training": kept}
     try:
         built = model.model_validate(values)
     except ValidationError as error:
-        problems.insert(0, explain(error, model, settings.values, settings.places))
-    if built is None or problems:
-        raise ConfigError("\n".join(problems))
+        lines = [explain(error, model, settings.values, settings.places), *problems.values()]
+        raise ConfigError("\n".join(lines)) from None
+    if problems:
+        raise ConfigError("\n".join(problems.values()))
     return built
 
 
-def _passed_on(model: type[Section], settings: Settings) -> tuple[list[str], dict[str, Any]]:
-    """Checks what a section `training` has besides codir's own settings; returns what is wrong, and the rest."""
-    field = model.model_fields.get("training")
-    section, values = field.annotation if field is not None else None, settings.values.get("training")
-    if not (
-        isinstance(section, type) and issubclass(section, OptimisationConfig) and isinstance(values, dict)
-    ):
-        return [], settings.values
-    problems = passed_on_problems(section, values, settings.places)
-    kept = {key: value for key, value in values.items() if key not in problems}
-    return list(problems.values()), {**settings.values, "training": kept}
-
-
 def passed_on_problems(
-    section: type[OptimisationConfig], values: Mapping[str, Any], places: Mapping[KeyPath, str]
+    section: type[OptimisationConfig], values: Mapping[str, Any], places: Places
 ) -> dict[str, str]:
     """Returns a line, with its place, for each wrong setting of a section `training` that codir has no field for."""
     problems: dict[str, str] = {}
-    for name, value in values.items():
-        if name in section.model_fields:
-            continue
-        problem = section.problem_of(name)
-        if problem is not None:
-            problem = f"training.{name} {problem}"
+    for name in values.keys() - section.model_fields.keys():
+        if name in section.elsewhere:
+            problem = f"training.{name} {section.not_here(name)}"
         else:
             from codir.config.trainer_arguments import problem_with  # imports transformers
 
-            problem = problem_with(section, name, value)
+            problem = problem_with(section, name, values[name])
         if problem is not None:
-            place = places.get(("training", name))
-            problems[name] = f"{place}: {problem}" if place else problem
-    return problems
+            problems[name] = f"{_place(('training', name), places)}{problem}"
+    return {name: problems[name] for name in values if name in problems}
 
 
 def complete_objectives(
-    objectives: Mapping[str, Mapping[str, Any]], places: Mapping[KeyPath, str], command: str = "distill"
+    objectives: Mapping[str, Mapping[str, Any]], places: Places, command: str = "distill"
 ) -> dict[str, dict[str, Any]]:
     """Checks the settings of each objective and fills in its defaults, so that a run folder names all of them.
 
     Imports the objectives, and with them torch.
 
-    Args:
-        objectives: settings by name.
-        places: where they stand.
-        command: `distill` or `pretrain`: not every objective fits both.
-
     Raises:
         ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands; for an
-            objective that cannot learn from what the command has; for a time of the training at which no term counts.
+            objective that is not for the command; for a time of the training at which no term counts.
     """
     from codir.losses.registry import check_schedule, find_objective
 
@@ -199,44 +192,22 @@ def complete_objectives(
     for name, values in objectives.items():
         path = ("objectives", name)
         try:
-            chosen[name] = find_objective(name).Settings.model_validate(values)
-        except ValidationError as error:
-            model = find_objective(name).Settings
-            problems.append(explain(error, model, values, places, path))
+            objective = find_objective(name)
         except ConfigError as error:
-            problems.append(f"{places[path]}: {error}" if path in places else str(error))
-        else:
-            if not _fits(find_objective(name), command):
-                place = f"{places[path]}: " if path in places else ""
-                problems.append(
-                    f"{place}the objective {name!r} is not for `codir {command}`: {_INSTEAD[command]}"
-                )
+            problems.append(f"{_place(path, places)}{error}")
+            continue
+        try:
+            chosen[name] = objective.Settings.model_validate(values)
+        except ValidationError as error:
+            problems.append(explain(error, objective.Settings, values, places, path))
+        if not (objective.of_corpora if command == "pretrain" else objective.of_labels):
+            problems.append(
+                f"{_place(path, places)}the objective {name!r} is not for `codir {command}`: {_INSTEAD[command]}"
+            )
     if problems:
         raise ConfigError("\n".join(problems))
     check_schedule(chosen)
     return {name: settings.model_dump(mode="json") for name, settings in chosen.items()}
-
-
-def with_new_defaults(objectives: Mapping[str, Any], command: str = "distill") -> Mapping[str, Any]:
-    """Returns what an older version wrote of the objectives, with the settings that came since at their defaults.
-
-    A new setting's default is what was done before there was one. Where a setting is gone, or the file was edited, the
-    objectives come back as they are, for a comparison to name what differs.
-    """
-    try:
-        return complete_objectives(objectives, {}, command)
-    except (CodirError, TypeError):
-        return objectives
-
-
-_INSTEAD = {
-    "distill": "there are labelled examples and no masked tokens (`task` instead of `mlm`).",
-    "pretrain": "there are masked tokens and no labels (`mlm` instead of `task`).",
-}
-
-
-def _fits(objective: type[Objective], command: str) -> bool:
-    return objective.of_corpora if command == "pretrain" else objective.of_labels
 
 
 def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
@@ -250,20 +221,6 @@ def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
     return dump_yaml(content)
 
 
-def recipe_settings(recipe: str) -> Settings:
-    """Returns the settings of a recipe for `codir distill`, or of a YAML file merged over its recipe, unchecked.
-
-    Args:
-        recipe: a name, or the path of a file (it ends in .yaml or .yml).
-
-    Raises:
-        ConfigError: there is no such recipe or file, or it is for another command.
-    """
-    if is_recipe_file(recipe):
-        return _collect("distill", None, recipe, (), None)
-    return _collect("distill", recipe, None, (), None)
-
-
 def _collect(
     command: str,
     recipe: str | None,
@@ -271,10 +228,7 @@ def _collect(
     overrides: Iterable[str],
     flags: Flags | None,
 ) -> Settings:
-    own: dict[str, Any] = {}
-    own_places: dict[KeyPath, str] = {}
-    if config is not None:
-        own, own_places = _read_own(config, command)
+    own, own_places = _read_own(config, command) if config is not None else ({}, {})
     default = DEFAULT_PRETRAINING if command == "pretrain" else DEFAULT_RECIPE
     start = load_recipe(recipe or own.get("recipe") or default)
     if start.command != command:
@@ -285,9 +239,7 @@ def _collect(
     settings.merge(start.settings, start.places)
     settings.merge(own, own_places)
     settings.set_given(overrides, flags)
-    _leave_out_start(settings, start.places)
-    if command == "pretrain":
-        _one_length(settings, start.places)
+    _let_go_of_the_recipe(settings, start.places)
     if command != "finetune":
         settings.set(("recipe",), start.name, "--recipe")
     if command != "pretrain":
@@ -295,40 +247,25 @@ def _collect(
     return settings
 
 
-def _leave_out_start(settings: Settings, of_recipe: Mapping[KeyPath, str]) -> None:
-    """Drops what a recipe says of its student's start where another kind of student is asked for.
+def _let_go_of_the_recipe(settings: Settings, places: Places) -> None:
+    """Drops what a recipe says of its student's start, or of its length, where the user asks for something else."""
 
-    Random weights are a start for a narrower student, too.
-    """
-    student = settings.values.get("student")
-    if not isinstance(student, dict):
-        return
-    recipes = [
-        key
-        for key in START
-        if key in student and settings.places[("student", key)] == of_recipe.get(("student", key))
-    ]
-    if takes_start({key: value for key, value in student.items() if key not in recipes}):
-        return
-    named = student.get("model") is not None or student.get("config") is not None
-    for key in recipes:
-        if named or student[key] != "random":
-            del student[key]
+    def of_recipe(section: str, keys: Iterable[str]) -> list[str]:
+        there = settings.values.get(section)
+        paths = [(section, key) for key in keys if isinstance(there, dict) and there.get(key) is not None]
+        return [path[1] for path in paths if settings.places[path] == places.get(path)]
+
+    student, theirs = settings.values.get("student", {}), of_recipe("student", START)
+    if theirs and not takes_start({key: each for key, each in student.items() if key not in theirs}):
+        for key in theirs:  # random weights are a start for a narrower student, too
+            if student.get("model") or student.get("config") or student[key] != "random":
+                del student[key]
+    training, theirs = settings.values.get("training", {}), of_recipe("training", _LENGTHS)
+    if len(theirs) == 1 and all(training.get(key) is not None for key in _LENGTHS):  # both say how long
+        del training[theirs[0]]
 
 
-def _one_length(settings: Settings, of_recipe: Mapping[KeyPath, str]) -> None:
-    """Drops the recipe's `steps` where others say `epochs`, and the other way round: both say how long to train."""
-    training = settings.values.get("training")
-    if not isinstance(training, dict) or any(training.get(key) is None for key in _LENGTHS):
-        return
-    recipes = [
-        key for key in _LENGTHS if settings.places[("training", key)] == of_recipe.get(("training", key))
-    ]
-    if len(recipes) == 1:
-        del training[recipes[0]]
-
-
-def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], Places]:
     content, places = read_yaml_file(config)
     if content is None:
         return {}, places
@@ -342,21 +279,86 @@ def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], dict[Ke
     return content, places
 
 
-def parse_override(text: str) -> tuple[KeyPath, Any]:
-    """Reads `training.learning_rate=1e-5`; raises `ConfigError` if that is not what it looks like."""
-    key, separator, value = text.partition("=")
-    path = tuple(part.strip() for part in key.split("."))
-    if not separator or not all(path):
-        raise ConfigError(f"--set {text}: expected key=value, for example --set training.learning_rate=1e-5")
-    return path, read_value(value)
+# ---- pydantic's refusals as messages that name the place, the key, the value and what is allowed ----------------
+
+_WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "list": "a list"}
+_WORDS |= {"boolean": "true or false", "dictionary": "a section of settings (`key: value` lines)"}
 
 
-class _Everywhere(dict[KeyPath, str]):
-    """Places for settings that all stand in one place."""
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    places: Places,
+    above: KeyPath = (),
+) -> str:
+    """Returns one line for each thing that is wrong with the nested `values` of the section `above`."""
+    problems: dict[KeyPath, list[Any]] = {}
+    for problem in error.errors(include_url=False):
+        problems.setdefault(_path_of(problem, values), []).append(problem)
+    return "\n".join(_sentence(path, found, model, places, above) for path, found in problems.items())
 
-    def __init__(self, place: str):
-        super().__init__()
-        self.place = place
 
-    def __missing__(self, path: KeyPath) -> str:
-        return self.place
+def shown(value: Any) -> str:
+    """Returns a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
+
+
+def _sentence(path: KeyPath, found: list[Any], model: type[BaseModel], places: Places, above: KeyPath) -> str:
+    full = (*above, *path)
+    dotted, kind, value = ".".join(full), found[0]["type"], found[0]["input"]
+    if kind == "extra_forbidden":
+        known = list(section_at(model, path[:-1]).model_fields)
+        where = f"in the section {'.'.join(full[:-1])}" if full[:-1] else "at the top level"
+        hint = f"{nearest(path[-1], known)}. Known: {', '.join(known)}."
+        return f"{_place(full, places)}unknown key {path[-1]!r} {where}{hint}"
+    if kind == "missing":
+        field = section_at(model, path[:-1]).model_fields[path[-1]]
+        example = (field.examples or ["..."])[0]
+        flag = f"--{path[-1].replace('_', '-')}"
+        return (
+            f"{dotted} is missing ({field.description}): add {flag} {example}, "
+            f"or `{path[-1]}: {example}` to the YAML file"
+        )
+    reasons = list(dict.fromkeys(map(_reason, found)))
+    if kind == "value_error" and isinstance(value, Mapping):
+        # Two settings do not fit together: say where each of them stands.
+        named = [key for key in value if re.search(rf"\b{re.escape(key)}\b", reasons[0])]
+        stand = [f"{key}: {places[(*full, key)]}" for key in named if (*full, key) in places]
+        return f"{dotted + ': ' if dotted else ''}{reasons[0]}" + (f" ({'; '.join(stand)})" if stand else "")
+    # A union gives one refusal for each of its branches.
+    allowed = " or ".join([reasons[0], *(reason.removeprefix("must be ") for reason in reasons[1:])])
+    choices = [c for each in found for c in re.findall("'([^']*)'", str(each.get("ctx", {}).get("expected")))]
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    return f"{_place(full, places)}{dotted} is {shown(value)}: {allowed}{hint}"
+
+
+def _reason(problem: Any) -> str:
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"must be {_WORDS['dictionary']}"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if text.startswith("Unable to parse input string as an integer"):
+        return f"must be {_WORDS['integer']}"
+    text = re.sub(r"^Input should be (a valid )?", "must be ", text)
+    plain = _WORDS.get(text.removeprefix("must be ").split(",")[0].split(" ")[0])
+    return f"must be {plain}" if plain else text
+
+
+def _path_of(problem: Any, values: Any) -> KeyPath:
+    """Returns where a problem is, without what pydantic adds: the branch of a union that it tried."""
+    path: list[str] = []
+    for part in map(str, problem["loc"]):
+        if isinstance(values, Mapping) and (part in values or problem["type"] == "missing"):
+            values = values.get(part)
+        elif isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+        else:
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _place(path: KeyPath, places: Places) -> str:
+    nested = (path[:length] for length in range(len(path), 0, -1))
+    return next((f"{places[each][:200]}: " for each in nested if each in places), "")

@@ -37,16 +37,12 @@ class MaskingConfig(Section):
 class PretrainingConfig(OptimisationConfig):
     """How to pre-train. Defaults: the paper's second stage; the optimiser's are RoBERTa's."""
 
-    old_names: ClassVar[Mapping[str, str]] = {
-        **OptimisationConfig.old_names,
-        "batch_size": "global_batch_size",
-        "micro_batch": "per_device_train_batch_size",
-        "save_every": "save_steps",
-        "evaluate_every": "eval_steps (left out: at the end)",
-    }
-    set_by_codir: ClassVar[Mapping[str, str]] = {
-        **OptimisationConfig.set_by_codir,
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **OptimisationConfig.elsewhere,
+        "batch_size": "training.global_batch_size",
         "gradient_accumulation_steps": "training.global_batch_size",
+        "micro_batch": "training.per_device_train_batch_size",
+        "save_every": "training.save_steps",
         "save_strategy": "training.save_steps",
         "load_best_model_at_end": "training.max_steps",
     }
@@ -96,13 +92,8 @@ class PretrainingConfig(OptimisationConfig):
     @model_validator(mode="before")
     @classmethod
     def _some_length(cls, values: Any) -> Any:
-        if (
-            isinstance(values, Mapping)
-            and values.get("max_steps") is None
-            and values.get("num_train_epochs") is None
-        ):
-            return {**values, "max_steps": DEFAULT_STEPS}
-        return values
+        said = isinstance(values, Mapping) and (values.get("max_steps"), values.get("num_train_epochs"))
+        return {**values, "max_steps": DEFAULT_STEPS} if said == (None, None) else values
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from codir.settings import Section
 
@@ -93,56 +93,35 @@ class StudentConfig(Section):
             raise ValueError("the config does not name its family: add model_type: bert (or roberta, ...)")
         return value
 
-    @field_validator("freeze", mode="before")
+    @field_validator("freeze", "init", mode="before")
     @classmethod
-    def _list_of_parts(cls, value: Any) -> Any:
+    def _list_of_parts(cls, value: Any, info: ValidationInfo) -> Any:
         """Lets `embeddings,1,2` on the command line, and a single number, mean a list."""
         if isinstance(value, int) and not isinstance(value, bool):
             return [value]
         if isinstance(value, str):
-            value = value.split(",")
+            parts = [part.strip() for part in value.split(",")]
+            if info.field_name == "init" and not all(part.isdigit() for part in parts):
+                return value  # a word such as `first`
+            value = parts
         if not isinstance(value, list | tuple):
             return value
         if any(isinstance(part, bool) for part in value):
-            raise ValueError(
-                "true and false are not allowed here: name `embeddings` or the numbers of layers"
-            )
-        parts = [part.strip() if isinstance(part, str) else part for part in value]
-        return [int(part) if isinstance(part, str) and part.isdigit() else part for part in parts]
+            raise ValueError("true and false are not allowed here: name layers by their numbers")
+        return [int(part) if isinstance(part, str) and part.isdigit() else part for part in value]
 
-    @field_validator("freeze")
+    @field_validator("freeze", "init")
     @classmethod
-    def _each_part_once(
-        cls, value: list[Literal["embeddings"] | int] | None
-    ) -> list[Literal["embeddings"] | int] | None:
-        for part in value or []:
-            if isinstance(part, int) and part < 1:
-                raise ValueError(
-                    f"{part} is no layer: they are counted from 1, and below them are `embeddings`"
-                )
-        if value and len(set(value)) < len(value):
+    def _counted_from_one_each_once(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, list):
+            return value
+        if not value and info.field_name == "init":
+            raise ValueError("the list of teacher layers is empty")
+        if any(isinstance(part, int) and part < 1 for part in value):
+            raise ValueError("layers are counted from 1, and below them are the embeddings")
+        if info.field_name == "freeze" and len(set(value)) < len(value):
             raise ValueError(f"{', '.join(map(str, value))}: a part is named twice")
         return value or None
-
-    @field_validator("init", mode="before")
-    @classmethod
-    def _list_of_numbers(cls, value: Any) -> Any:
-        """Lets `2,4,6` on the command line, and a single number, mean a list."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return [value]
-        if isinstance(value, str) and value and all(part.strip().isdigit() for part in value.split(",")):
-            return [int(part) for part in value.split(",")]
-        return value
-
-    @field_validator("init")
-    @classmethod
-    def _counted_from_one(cls, value: InitName | list[int]) -> InitName | list[int]:
-        if isinstance(value, list):
-            if not value:
-                raise ValueError("the list of teacher layers is empty")
-            if min(value) < 1:
-                raise ValueError("teacher layers are counted from 1 (the embeddings are always copied)")
-        return value
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -151,13 +130,10 @@ class StudentConfig(Section):
                 "model and config exclude each other: the student is either a model or built from a config"
             )
         if self.model is not None or self.config is not None:
-            other = "model" if self.model is not None else "config"
-            cut = [
-                name
-                for name in ("layers", "origin", "width", "intermediate")
-                if getattr(self, name) is not None
-            ]
+            cuts = ("layers", "origin", "width", "intermediate")
+            cut = [name for name in cuts if getattr(self, name) is not None]
             if cut or self.init != "spread":
+                other = "model" if self.model is not None else "config"
                 raise ValueError(
                     f"{[*cut, 'init'][0]} says how to build the student from another model's layers, but {other} says "
                     f"to take {self.model or config_name(self.config)}: leave out one of the two"

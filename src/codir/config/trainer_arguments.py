@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from codir.config.messages import shown
+from codir.config.loading import shown
 from codir.config.training_config import OptimisationConfig
 from codir.errors import ConfigError, nearest
 from codir.settings import out_of_range
@@ -32,13 +32,10 @@ _POSITIVE = frozenset(
 def problem_with(section: type[OptimisationConfig], name: str, value: Any) -> str | None:
     """Returns what is wrong with a setting of a section `training` that codir has no field for, None if it is fine."""
     if name not in _known():
-        own, old = section.model_fields, section.old_names
-        meant = nearest(name, [*own, *old, *_known()])
-        for each, new in old.items():
-            meant = meant.replace(f"'{each}'", f"'{new.partition(' ')[0]}'")
+        own = section.model_fields
         return (
-            f"unknown key {name!r} in the section training{meant}. Known: {', '.join(own)}; and the arguments of "
-            "transformers' TrainingArguments."
+            f"unknown key {name!r} in the section training{nearest(name, [*own, *_known()])}. Known: {', '.join(own)}; "
+            "and the arguments of transformers' TrainingArguments."
         )
     problem = out_of_range(value) or _problem(_known()[name], value)
     return None if problem is None else f"training.{name} is {shown(value)}: {problem}"

@@ -24,23 +24,15 @@ Scheduler = Literal[
     "inverse_sqrt",
 ]
 
-# Names that codir had before it took those of TrainingArguments.
-_OLD = {
-    "epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size",
-    "warmup": "warmup_steps (a number below 1 is a share of the steps)",
-    "scheduler": "lr_scheduler_type",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "group_by_length": "train_sampling_strategy (group_by_length or random)",
-    "evaluate_every": "eval_steps (left out: after each epoch)",
-    "keep_best": "load_best_model_at_end",
-    "early_stopping": "early_stopping_patience",
-}
-# Arguments of TrainingArguments that codir sets itself, and the setting to use instead.
-_SET_BY_CODIR = {
-    "output_dir": "output",
+# Names of codir's flags and arguments of TrainingArguments that are no settings of their own: what to set instead.
+_ELSEWHERE = {
+    "epochs": "training.num_train_epochs",
+    "steps": "training.max_steps",
+    "batch_size": "training.per_device_train_batch_size",
+    "lr": "training.learning_rate",
+    "warmup": "training.warmup_steps (a number below 1 is a share of the steps)",
     "warmup_ratio": "training.warmup_steps (a number below 1 is a share of the steps)",
+    "output_dir": "output",
     "bf16": "training.precision",
     "fp16": "training.precision",
     "resume_from_checkpoint": "resume",
@@ -52,8 +44,7 @@ class OptimisationConfig(Section):
     """What every training has. The defaults of the optimiser are those of the paper's released code."""
 
     model_config = ConfigDict(extra="allow")
-    old_names: ClassVar[Mapping[str, str]] = _OLD
-    set_by_codir: ClassVar[Mapping[str, str]] = _SET_BY_CODIR
+    elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     learning_rate: float = Field(
         default=2e-5, gt=0, le=100, description="peak learning rate (the paper: 1e-5 or 2e-5)"
@@ -95,20 +86,16 @@ class OptimisationConfig(Section):
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _names_of_today(self) -> Self:
+    def _names_of_codirs_own(self) -> Self:
         for name in self.more():
-            if (problem := self.problem_of(name)) is not None:
-                raise ValueError(f"{name} {problem}")
+            if name in self.elsewhere:
+                raise ValueError(f"{name} {self.not_here(name)}")
         return self
 
     @classmethod
-    def problem_of(cls, name: str) -> str | None:
-        """Returns what is to be said of a name that the section had once, or that codir sets itself."""
-        if name == "arguments":
-            return "is gone: its arguments stand in the section `training` itself now"
-        if name in cls.old_names:
-            return f"is called {cls.old_names[name]} now"
-        return f"is set by codir: use {cls.set_by_codir[name]} instead" if name in cls.set_by_codir else None
+    def not_here(cls, name: str) -> str:
+        """Returns what is to be said of a name that is `elsewhere`."""
+        return f"is no setting of its own: use {cls.elsewhere[name]} instead"
 
     def more(self) -> dict[str, Any]:
         """Returns the arguments of TrainingArguments that codir has no default for."""
@@ -118,10 +105,9 @@ class OptimisationConfig(Section):
 class TrainingConfig(OptimisationConfig):
     """How to train on a task."""
 
-    set_by_codir: ClassVar[Mapping[str, str]] = {
-        **_SET_BY_CODIR,
-        "save_strategy": "training.eval_steps",
-        "save_steps": "training.eval_steps",
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **_ELSEWHERE,
+        **dict.fromkeys(("save_strategy", "save_steps", "evaluate_every"), "training.eval_steps"),
     }
 
     per_device_train_batch_size: int = Field(

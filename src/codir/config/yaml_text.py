@@ -19,15 +19,14 @@ KeyPath = tuple[str, ...]
 
 _TAG = "tag:yaml.org,2002:"
 _DIGITS = 400  # Python reads no whole number of more than 4,300, and a float is infinite before that
-_INT = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(
     r"[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|\.nan$"
 )
-_SCALARS: tuple[tuple[str, re.Pattern[str], Callable[[str], Any]], ...] = (
-    ("null", re.compile(r"(?:~|null|Null|NULL|)$"), lambda text: None),
-    ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), lambda text: text.lower() == "true"),
-    ("int", _INT, int),
-    ("float", _FLOAT, lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan"))),
+_SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
+    (re.compile(r"(?:~|null|Null|NULL|)$"), lambda text: None),
+    (re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), lambda text: text.lower() == "true"),
+    (re.compile(r"[-+]?[0-9]+$"), int),
+    (_FLOAT, lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan"))),
 )
 
 
@@ -43,11 +42,7 @@ _Dumper.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, str]]:
-    """Reads one YAML document.
-
-    Args:
-        text: the document.
-        name: how messages call it, usually the file's name.
+    """Reads one YAML document, which messages call `name`.
 
     Returns:
         The value, and for each key path where it stands (`my.yaml, line 4`).
@@ -88,7 +83,7 @@ def read_value(text: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """Writes plain Python values as block YAML that `read_yaml` reads back to the same values."""
+    """Writes plain Python values as YAML that `read_yaml` reads back to the same values."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -100,35 +95,33 @@ def _build(
     if node in above:
         raise ConfigError(f"{line}: an alias contains itself")
     above = (*above, node)
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, line)
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _build(item, (*path, str(index)), name, places, above) for index, item in enumerate(node.value)
-        ]
-    assert isinstance(node, yaml.MappingNode)
+        items = enumerate(node.value)
+        return [_build(item, (*path, str(index)), name, places, above) for index, item in items]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(node, line)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key_line = f"{name}, line {key_node.start_mark.line + 1}"
+        line = f"{name}, line {key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{key_line}: a key must be a word, not a list or a section")
+            raise ConfigError(f"{line}: a key must be a word, not a list or a section")
         key = str(key_node.value)
         if key in result:
-            raise ConfigError(f"{key_line}: the key {key!r} stands here a second time; remove one of the two")
-        places[(*path, key)] = key_line
+            raise ConfigError(f"{line}: the key {key!r} stands here a second time; remove one of the two")
+        places[(*path, key)] = line
         result[key] = _build(value_node, (*path, key), name, places, above)
     return result
 
 
-def _scalar(node: yaml.ScalarNode, line: str) -> Any:
+def _scalar(node: yaml.Node, line: str) -> Any:
     text = str(node.value)
     if node.tag.startswith("!") or node.tag.startswith(f"{_TAG}python"):
         raise ConfigError(f"{line}: the tag {node.tag!r} is not allowed; write a plain value")
-    if node.style is not None:  # quoted or a block of text: meant as text, whatever it looks like
+    if (
+        isinstance(node, yaml.ScalarNode) and node.style is not None
+    ):  # in quotes: text, whatever it looks like
         return text
-    for kind, pattern, convert in _SCALARS:
-        if pattern.match(text):
-            if kind == "int" and len(text) > _DIGITS:
-                raise ConfigError(f"{line}: a number of {len(text):,} digits is no setting of codir's")
-            return convert(text)
-    return text
+    convert = next((convert for pattern, convert in _SCALARS if pattern.match(text)), str)
+    if convert is int and len(text) > _DIGITS:
+        raise ConfigError(f"{line}: a number of {len(text):,} digits is no setting of codir's")
+    return convert(text)

@@ -13,7 +13,7 @@ import torch
 import xxhash
 from transformers import PreTrainedModel
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data.encoding import cuts_unsaid, length_limit
 from codir.data.task import TaskData
 from codir.deploy import check

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data import BUILT_IN
 from codir.data.encoding import encode_split
 from codir.data.task import TaskData

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data import BUILT_IN
 from codir.data.encoding import length_limit
 from codir.data.files import load_texts

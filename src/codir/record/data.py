@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from transformers import PretrainedConfig
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data import BUILT_IN, load_task
 from codir.data.files import load_files, load_unlabeled
 from codir.data.task import Kind, TaskData, hold_out, limit

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.loading import Settings, build
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from transformers.utils.hub import cached_file
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data import BUILT_IN
 from codir.data.glue import glue_task
 from codir.data.reading import DELIMITERS, FORMATS, read_rows

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
-
-from codir.config.loading import with_new_defaults
 
 # Settings that say where to write, not what is computed: a run and its resumption may differ in them.
 MAY_DIFFER = frozenset({"output", "resume", "cache_dir", "training.report_to"})
@@ -20,15 +18,15 @@ def differences(before: Any, now: Any, may_differ: Collection[str]) -> list[str]
     """Returns a line for each setting that differs, with both values.
 
     Args:
-        before: content of `codir.yaml`; one of an older version lacks settings that came since.
+        before: content of `codir.yaml`.
         now: what would be written there.
         may_differ: dotted keys (or the sections above them) that are not compared.
     """
-    there, here = _flatten(_completed(before)), _flatten(now)
+    there, here = _flatten(before), _flatten(now)
     return [
         f"  {key}: {there.get(key, '(not set)')!r} there, {here.get(key, '(not set)')!r} now"
         for key in sorted(there.keys() | here.keys())
-        # null, and not there (a setting of a later version), are the same
+        # null, and not there, are the same
         if there.get(key) != here.get(key)
         and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
     ]
@@ -42,14 +40,6 @@ def moved(before: Any, now: Any) -> set[str]:
         for key in _PLACES
         if there.get(key) is not None and here.get(key) is not None and there[key] != here[key]
     }
-
-
-def _completed(content: Any) -> Any:
-    """Returns what an older version wrote with the objectives' settings that came since."""
-    objectives = content.get("objectives") if isinstance(content, Mapping) else None
-    if not isinstance(objectives, dict):
-        return content
-    return {**content, "objectives": with_new_defaults(objectives, content.get("command", "distill"))}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

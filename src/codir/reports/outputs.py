@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data.encoding import encode
 from codir.data.task import Task
 from codir.errors import CodirError

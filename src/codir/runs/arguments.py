@@ -11,7 +11,7 @@ import torch
 from transformers import Trainer, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from codir.config.messages import shown
+from codir.config.loading import shown
 from codir.config.pretraining import PretrainingConfig
 from codir.config.trainer_arguments import check_more
 from codir.config.training_config import OptimisationConfig, TrainingConfig

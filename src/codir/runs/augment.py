@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import nn
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data.files import SOURCE_DIGEST, load_texts, source_digest
 from codir.data.reading import read_rows
 from codir.data.task import limit

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.data.encoding import encode_split
 from codir.data.task import Task, TaskData
 from codir.engines.engines import Classifier, load_engine

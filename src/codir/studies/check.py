@@ -9,8 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from codir.config.config import DistillConfig, FinetuneConfig
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
 from codir.config.loading import resolved_yaml
 from codir.errors import CodirError, ConfigError, RunError
 from codir.files import require_disk

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.config.student_config import StudentConfig
 from codir.config.training_config import TrainingConfig
 from codir.errors import nearest

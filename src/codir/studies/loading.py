@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from codir.config.library import is_recipe_file
-from codir.config.loading import Flags, Settings, build, passed_on_problems
-from codir.config.messages import explain
+from codir.config.loading import Flags, Settings, build, explain, passed_on_problems
 from codir.config.student_config import START, StudentConfig
 from codir.config.training_config import TrainingConfig
 from codir.config.yaml_text import dump_yaml, read_yaml_file

@@ -15,8 +15,14 @@ from pydantic import ValidationError
 
 from codir.config.config import DistillConfig, FinetuneConfig
 from codir.config.library import is_recipe_file, load_recipe, recipe_names
-from codir.config.loading import Settings, build, complete_objectives, passed_on_problems, recipe_settings
-from codir.config.messages import explain
+from codir.config.loading import (
+    Settings,
+    build,
+    complete_objectives,
+    explain,
+    passed_on_problems,
+    recipe_settings,
+)
 from codir.config.student_config import START, start_of
 from codir.config.training_config import TrainingConfig
 from codir.errors import ConfigError, nearest

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from codir.config.data_config import DataConfig
+from codir.config.config import DataConfig
 from codir.errors import ConfigError
 from codir.kinds import kind_named
 from codir.measure.timing import Text, measure, texts_of
