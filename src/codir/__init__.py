@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from codir.runs.finetune import finetune
     from codir.runs.predict import predict
     from codir.runs.pretrain import pretrain
-    from codir.studies.config import StudyConfig
-    from codir.studies.loading import load_study
+    from codir.studies.config import StudyConfig, load_study
     from codir.studies.run import study
     from codir.teacher.frozen import FrozenTeacher
     from codir.training.arguments import DistillationArguments
@@ -76,7 +75,7 @@ _HOMES = {
     "export": "codir.deploy.export",
     "finetune": "codir.runs.finetune",
     "latency": "codir.deploy.latency",
-    "load_study": "codir.studies.loading",
+    "load_study": "codir.studies.config",
     "load_task": "codir.data",
     "open_corpus": "codir.data.corpus",
     "predict": "codir.runs.predict",

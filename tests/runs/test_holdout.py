@@ -20,7 +20,7 @@ from codir.data import files as files_module
 from codir.errors import ConfigError, DataError
 from codir.record.data import load_data
 from codir.record.run_data import choose_data, describe
-from codir.studies.loading import load_study
+from codir.studies.config import load_study
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from codir.studies.paper.plan import Wanted, all_trials, plan
 from rich.console import Console
 
 from codir.errors import ConfigError, DataError
 from codir.studies.paper import reproduce as workflow
-from codir.studies.paper.plan import Wanted, all_trials, plan
 from codir.studies.paper.tables import TABLES, load_table, side_by_side
 from codir.studies.recipes import resolve_recipes
 
@@ -107,7 +107,7 @@ def test_averages_are_as_printed():
     assert odd == {
         ("table1", "BERT-base"),
         ("table1", "BERT6-PKD"),
-        ("table1", "TinyBERT4 (fewer layers)"),
+        ("table1", "TinyBERT4 (fewer blocks)"),
         ("table2", "L_MLM, KD"),
         ("table4", "CoDIR-Fine (Mean Pool)"),
         ("table4", "CoDIR-Fine (1000-neg)"),

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from codir.studies.config import StudyConfig
-from codir.studies.loading import load_study
+from codir.studies.config import StudyConfig, load_study
 from codir.studies.recipes import resolve_recipes
 from codir.studies.search import PRUNING_STARTUP, Search, behind
 from codir.studies.trial import Outcome, Trial

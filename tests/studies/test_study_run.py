@@ -17,7 +17,7 @@ from codir.errors import CodirError, ConfigError, RunError
 from codir.files import exclusive, read_json, write_json
 from codir.record.runfolder import RunFolder
 from codir.studies import engines
-from codir.studies.loading import load_study
+from codir.studies.config import load_study
 from codir.studies.recipes import teacher_config
 from codir.studies.results import read_results
 from codir.studies.run import show_status, study

@@ -22,8 +22,7 @@ from codir.cli.pages import report
 from codir.cli.pretraining import corpus, plan, pretrain
 from codir.cli.publishing import publish, submit
 from codir.cli.reporting import reports_errors
-from codir.cli.reproductions import reproduce
-from codir.cli.studies import study
+from codir.cli.studies import reproduce, study
 from codir.config.config import DistillConfig, FinetuneConfig
 from codir.errors import ConfigError
 from codir.printing import say, write_plainer

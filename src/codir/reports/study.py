@@ -24,10 +24,8 @@ from codir.reports.times import Owners, Wanted, add_times
 from codir.reports.values import AVERAGE, Curve, Difference, Model, Panel, Report
 from codir.studies.config import StudyConfig
 from codir.studies.findings import Cell, Findings, Row
-from codir.studies.report import read_findings
-from codir.studies.results import TrialResult
-from codir.studies.trial import TRIALS
-from codir.studies.words import plain_words
+from codir.studies.report import plain_words, read_findings
+from codir.studies.trial import TRIALS, TrialResult
 
 
 def read_study(folder: Path, wanted: Wanted) -> Report:

@@ -1,4 +1,4 @@
-"""What can be set in a study; `codir.studies.loading` builds it from a YAML file and the command line."""
+"""What can be set in a study, and how it is read: a YAML file, `--set`, flags, with all that may be written shorter."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codir.config.config import DataConfig
+from codir.config.library import is_recipe_file
+from codir.config.loading import Flags, Settings, build
 from codir.config.student_config import StudentConfig
 from codir.config.training_config import TrainingConfig
-from codir.errors import nearest
+from codir.config.yaml_text import dump_yaml, read_yaml_file
+from codir.errors import ConfigError, nearest
 from codir.settings import Section
 
-StrategyName = Literal["grid", "random", "tpe", "greedy"]
-EngineName = Literal["local", "ray"]
 PruningName = Literal["none", "median", "halving"]
 
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
 BUDGET = (
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "eval_steps",
-    "load_best_model_at_end",
-    "early_stopping_patience",
-    "train_sampling_strategy",
-    "precision",
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *(
+        "eval_steps",
+        "load_best_model_at_end",
+        "early_stopping_patience",
+        "train_sampling_strategy",
+        "precision",
+    ),
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*$")
+# Settings that may be paths, wherever they stand; made absolute, since a trial may be run elsewhere.
+_PATHS = {"model", "origin", "config", "recipe", "train", "validation", "unlabeled", "data_dir", "teachers"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
 
 
 class RecipeChoice(Section):
@@ -124,8 +126,8 @@ class StudyConfig(Section):
     seeds: list[int] = Field(
         default=[1, 2, 3, 4, 5], description="seeds of the trials that are compared: a list, or 1-5"
     )
-    training: dict[str, Any] = Field(
-        default_factory=dict,
+    training: TrainingConfig = Field(
+        default_factory=TrainingConfig,
         description="how to train, over what the recipes say; the budget (epochs, batch size, ...) is the study's",
     )
     settings: dict[str, dict[str, Any]] = Field(
@@ -138,7 +140,7 @@ class StudyConfig(Section):
         default_factory=dict,
         description="ranges {low, high, log} or lists to search by `random` and `tpe`, likewise",
     )
-    strategy: StrategyName = Field(
+    strategy: Literal["grid", "random", "tpe", "greedy"] = Field(
         default="grid",
         description="how settings are chosen: `grid` (without a grid: the recipes as they are), `random`, `tpe`, or "
         "`greedy` (the paper: fine-tuning's grid, then KD's, then CRD's, each keeping the best before it)",
@@ -168,7 +170,7 @@ class StudyConfig(Section):
         description="trials that run side by side, each in a process of its own (default: 1; with Ray all that the "
         "cluster has room for); 0: in this process",
     )
-    engine: EngineName = Field(
+    engine: Literal["local", "ray"] = Field(
         default="local",
         description="where trials run: processes of this machine (`local`), or a `ray` cluster whose machines share "
         "the output folder",
@@ -186,13 +188,29 @@ class StudyConfig(Section):
     output: Path = Field(description="folder of the study", examples=["studies/mrpc"])
     resume: bool = Field(default=False, description="go on with the study in the output folder")
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        """Reads `1-5`, `1,3,7-9` or a single number as a list."""
+        if not isinstance(value, str):
+            return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+        found: list[int] = []
+        for part in value.split(","):
+            if not (match := re.match(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*$", part)):
+                raise ValueError("give seeds such as 1-5 or 1,2,3")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first or last - first > 10_000:
+                raise ValueError(f"{part.strip()} is no range of seeds")
+            found += range(first, last + 1)
+        return found
+
     @field_validator("seeds")
     @classmethod
     def _once_each(cls, value: list[int]) -> list[int]:
-        if not value:
-            raise ValueError("there is no seed: give a list, or 1-5")
-        if len(set(value)) < len(value):
-            raise ValueError("a seed stands there twice: it would only repeat what it has given")
+        if not value or len(set(value)) < len(value):
+            raise ValueError(
+                "a seed stands there twice" if value else "there is no seed: give a list, or 1-5"
+            )
         if min(value) < 0 or max(value) >= 2**32:
             raise ValueError("seeds are whole numbers from 0 to 2**32 - 1")
         return value
@@ -206,20 +224,20 @@ class StudyConfig(Section):
     def _fits(self) -> Self:
         if not self.recipes or not self.tasks:
             raise ValueError("a study needs at least one of recipes and one of tasks")
-        if "seed" in self.training:
+        if "seed" in self.training.model_fields_set:
             raise ValueError("training: seed is set for each trial from seeds: leave out training.seed")
-        for what, names in (("recipes", self.recipes), ("tasks", self.tasks), ("students", self.students)):
-            for name in names:
-                if not _NAME.match(name) or len(name) > 60:
-                    raise ValueError(
-                        f"{what}: {name!r} cannot be the name of a folder: use letters, digits, '.', '-' and '_'"
-                    )
+        for name in (*self.recipes, *self.tasks, *self.students):
+            if not _NAME.match(name):
+                raise ValueError(
+                    f"{name!r} cannot be the name of a folder: use at most 60 letters, digits, '.', '-' and '_'"
+                )
         if self.student != StudentConfig() and self.students:
             raise ValueError(
                 "student and students exclude each other: put the one into students, with a name"
             )
         _known("settings names", self.settings, self.recipes)
         _known("teachers names", self.teachers, self.tasks)
+        _known("baseline is", [self.baseline] if self.baseline else [], self.recipes)
         if without := [name for name in self.tasks if name not in self.teachers and self.model is None]:
             raise ValueError(
                 f"there is no teacher for {', '.join(without)}: set model (an encoder that is fine-tuned on each "
@@ -228,35 +246,23 @@ class StudyConfig(Section):
         for name, data in self.tasks.items():
             if data.task is None and data.train is None:
                 raise ValueError(f"tasks.{name} has no training data: set train")
-        _known("baseline is", [self.baseline] if self.baseline else [], self.recipes)
-        self._search_fits()
-        return self
-
-    def _search_fits(self) -> None:
-        for what, values in (("grid", self.grid), ("space", self.space)):
-            for name, value in values.items():
-                if "." in name:
-                    _check_choices(what, {name: value})
-                    continue
-                if name not in (*self.recipes, "finetune", "kd"):
-                    raise ValueError(
-                        f"{what} names {name!r}, which is neither a dotted key (training.learning_rate) nor a recipe "
-                        f"of this study{nearest(name, self.recipes)}: it has {', '.join(self.recipes)}"
-                    )
-                if not isinstance(value, Mapping):
-                    raise ValueError(f"{what}.{name} must be settings with their values")
-                _check_choices(what, dotted(value))
-        if self.strategy in ("random", "tpe"):
-            if not self.space:
-                raise ValueError(f"the strategy {self.strategy} needs space: what to search, by dotted keys")
-            if self.grid:
-                raise ValueError(f"the strategy {self.strategy} searches space: put the lists of grid there")
-        elif self.space:
+        for name in {**self.grid, **self.space}:
+            if "." not in name and name not in (*self.recipes, "finetune", "kd"):
+                raise ValueError(
+                    f"grid and space name {name!r}, which is neither a dotted key (training.learning_rate) nor a "
+                    f"recipe of this study{nearest(name, self.recipes)}: it has {', '.join(self.recipes)}"
+                )
+            self.choices_of("" if "." in name else name)
+        samples = self.strategy in ("random", "tpe")
+        if bool(self.space) != samples or (samples and self.grid):
             raise ValueError(
-                f"the strategy {self.strategy} searches a grid, not a space: set grid, or random or tpe"
+                f"the strategy {self.strategy} "
+                + ("needs space, and no grid" if samples else "searches a grid, not a space")
+                + ": random and tpe search the ranges and lists of space, the others the lists of grid"
             )
-        elif self.pruning != "none":
+        if self.pruning != "none" and not samples:
             raise ValueError(f"pruning is for the strategies random and tpe, not for {self.strategy}")
+        return self
 
     @property
     def reference(self) -> str:
@@ -265,12 +271,28 @@ class StudyConfig(Section):
 
     def choices_of(self, recipe: str) -> Choices:
         """Returns what is searched for a recipe, from `grid` or `space`: the keys for all, and its own over them."""
-        values = self.space or self.grid
-        shared = {key: value for key, value in values.items() if "." in key}
-        return {
-            key: Range.model_validate(value) if isinstance(value, Mapping) else list(value)
-            for key, value in {**shared, **dotted(values.get(recipe, {}))}.items()
-        }
+        values = {**self.grid, **self.space}
+        own = dotted(values.get(recipe, {}))
+        if not isinstance(own, Mapping):
+            own = {recipe: own}
+        found: Choices = {}
+        for key, choice in {**{key: each for key, each in values.items() if "." in key}, **own}.items():
+            if isinstance(choice, list | tuple) and choice:
+                found[key] = list(choice)
+            elif not self.space:
+                raise ValueError(f"grid: {key} is {choice!r}: give a list of values, such as [1e-5, 2e-5]")
+            elif not isinstance(choice, Mapping):
+                raise ValueError(f"space: {key} is {choice!r}: give {{low, high, log}} or a list of values")
+            else:
+                try:
+                    found[key] = Range.model_validate(choice)
+                except ValidationError as error:
+                    wrong = error.errors()[0]
+                    where = ".".join([key, *map(str, wrong["loc"])])
+                    raise ValueError(
+                        f"space: {where}: {wrong['msg'].removeprefix('Value error, ')}"
+                    ) from None
+        return found
 
 
 def _known(what: str, names: Iterable[str], known: Collection[str]) -> None:
@@ -281,23 +303,6 @@ def _known(what: str, names: Iterable[str], known: Collection[str]) -> None:
             )
 
 
-def _check_choices(what: str, choices: Mapping[str, Any]) -> None:
-    """Refuses what is neither a list of values nor, in a space, a range."""
-    for key, choice in choices.items():
-        if isinstance(choice, list | tuple) and choice:
-            continue
-        if what == "grid":
-            raise ValueError(f"grid: {key} is {choice!r}: give a list of values, such as [1e-5, 2e-5]")
-        if not isinstance(choice, Mapping):
-            raise ValueError(f"space: {key} is {choice!r}: give {{low, high, log}} or a list of values")
-        try:
-            Range.model_validate(choice)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = "".join(f".{part}" for part in problem["loc"])
-            raise ValueError(f"space: {key}{where}: {problem['msg'].removeprefix('Value error, ')}") from None
-
-
 def dotted(value: Any, prefix: str = "") -> Any:
     """Returns `{"objectives.crd.k": 100}` for nested or dotted keys; ranges, lists and what is no mapping stay."""
     if not isinstance(value, Mapping):
@@ -305,8 +310,110 @@ def dotted(value: Any, prefix: str = "") -> Any:
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(inner, Mapping) and inner and not {"low", "high"} & set(inner):
-            flat.update(dotted(inner, name))
-        else:
-            flat[name] = inner
+        nested = isinstance(inner, Mapping) and inner and not {"low", "high"} & set(inner)
+        flat.update(dotted(inner, name) if nested else {name: inner})
     return flat
+
+
+def load_study(
+    config: str | Path | None = None, *, overrides: Iterable[str] = (), flags: Flags | None = None
+) -> StudyConfig:
+    """Builds the configuration of a study.
+
+    Args:
+        config: a YAML file.
+        overrides: texts such as `training.learning_rate=1e-5`.
+        flags: for each key, the flag's name for messages and its value.
+
+    Raises:
+        ConfigError: an unknown key, a wrong value or a missing one; names the place and the way out.
+    """
+    settings = Settings()
+    if config is not None:
+        content, places = read_yaml_file(config)
+        if not isinstance(content, dict | None):
+            raise ConfigError(
+                f"{config}: expected settings such as `recipes:`, not a {type(content).__name__}"
+            )
+        content = dict(content or {})
+        if content.pop("command", "study") != "study":
+            raise ConfigError(f"{places[('command',)]}: this configuration is not for `codir study`")
+        settings.merge(content, places)
+    settings.set_given(overrides, flags)
+    values = settings.values  # spelt out, so that messages name the sections as they are
+    if "recipes" in values:
+        values["recipes"] = _recipes(values["recipes"])
+    if "tasks" in values:
+        values["tasks"] = _tasks(values["tasks"], values.get("data"), values.get("data_dir"))
+    settings.values = _absolute(values)
+    for key in ("output", "cache_dir"):
+        if isinstance(path := values.get(key), str | Path):
+            settings.values[key] = Path(path).expanduser().absolute()
+    return build(StudyConfig, settings)
+
+
+def study_yaml(config: StudyConfig) -> str:
+    """Returns YAML with all that was set; `load_study` of it gives the same study."""
+    said = config.model_dump(
+        mode="json", exclude_none=True, exclude_unset=True, exclude={"resume", "data", "data_dir"}
+    )
+    return dump_yaml({"command": "study", **said})
+
+
+def _absolute(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        inner = {name: key if key == "teachers" else str(name).rpartition(".")[2] for name in value}
+        return {name: _absolute(each, inner[name]) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_absolute(each, key) for each in value]
+    may_be = (
+        isinstance(value, str | Path) and key in _PATHS and (key != "recipe" or is_recipe_file(str(value)))
+    )
+    return str(path.absolute()) if may_be and (path := Path(value).expanduser()).exists() else value
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _recipes(value: Any) -> Any:
+    """Turns names, files and named choices into `{name: {recipe, settings}}`."""
+    value = _listed(value)
+    if not isinstance(value, list | Mapping):
+        return value
+    items: list[tuple[Any, Any]] = []
+    for each in [value] if isinstance(value, Mapping) else value:
+        if isinstance(each, Mapping):
+            items += each.items()
+        else:
+            items.append((Path(str(each)).stem if is_recipe_file(str(each)) else each, {"recipe": each}))
+    found: dict[str, Any] = {}
+    for name, inner in items:
+        if str(name) in found:
+            raise ConfigError(
+                f"Two recipes of this study are called {str(name)!r}: give one of them a name of its own "
+                "(`- NAME: {recipe: FILE}`)."
+            )
+        own = {} if inner is None else {"recipe": inner} if isinstance(inner, str) else inner
+        found[str(name)] = {"recipe": str(name), **own} if isinstance(own, Mapping) else own
+    return found
+
+
+def _tasks(value: Any, shared: Any, data_dir: Any) -> Any:
+    """Turns names into `{name: {task: name}}` and puts what is shared under each one's own settings."""
+    value = _listed(value)
+    if isinstance(value, list):
+        if len({str(each) for each in value}) < len(value):
+            raise ConfigError("A task stands there twice.")
+        value = {str(each): None for each in value}
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        own = {"task": str(name)} if inner is None else inner
+        if isinstance(own, Mapping):
+            own = {**(shared if isinstance(shared, Mapping) else {}), **own}
+            if data_dir is not None and own.get("task") is not None:
+                own.setdefault("data_dir", str(data_dir))
+        found[str(name)] = own
+    return found

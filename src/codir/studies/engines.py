@@ -20,7 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -91,12 +91,7 @@ class PrunedTrialError(InterruptedRunError):
 
 
 class Pruning(TrainerCallback):
-    """Compares a trial's dev scores so far with those of the other trials of its search after each evaluation.
-
-    Args:
-        config: the study's configuration.
-        trial: the trial that is trained.
-    """
+    """Compares a trial's dev scores so far with those of the other trials of its search after each evaluation."""
 
     def __init__(self, config: StudyConfig, trial: Trial):
         self.config, self.trial = config, trial
@@ -109,13 +104,12 @@ class Pruning(TrainerCallback):
         values = [entry[metric] for entry in state.log_history if metric in entry]
         if not values or state.global_step >= state.max_steps:
             return
-        same = (
-            each
-            for each in read_trials(output)
-            if (each.group, each.seed) == (self.trial.group, self.trial.seed)
-        )
-        others = [read_outcome(each.folder(output)) for each in same if each.key != self.trial.key]
-        if behind(values, [each for each in others if each is not None], self.config.pruning):
+        mine = (self.trial.group, self.trial.seed)
+        same = [
+            each for each in read_trials(output) if (each.group, each.seed) == mine and each != self.trial
+        ]
+        others = [outcome for each in same if (outcome := read_outcome(each, output)) is not None]
+        if behind(values, others, self.config.pruning):
             folder = self.trial.folder(output)
             write_json(folder / PRUNED, {"score": values[-1], "values": values, "step": state.global_step})
             raise PrunedTrialError(f"Pruned after step {state.global_step}: behind the other trials.")
@@ -124,43 +118,22 @@ class Pruning(TrainerCallback):
 # ---- engines ---------------------------------------------------------------------------------------------------------
 
 
-class Engine(Protocol):
-    """Runs trainings.
-
-    Attributes:
-        slots: how many it can run side by side.
-        tries: how often one is to be begun whose process dies, before it counts as failed.
-    """
-
-    slots: int
-    tries: int
-
-    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
-        """Begins a training, where a slot is free."""
-        ...
-
-    def stop(self) -> None:
-        """Asks all trainings to save a checkpoint and to end."""
-
-    def close(self) -> None:
-        """Ends whatever is left, at once."""
-
-
 def engine_of(config: StudyConfig) -> Engine:
     """Returns the engine that a study names."""
     if config.engine == "ray":
         return RayEngine(config)
     workers = 1 if config.workers is None else config.workers
-    return Processes(workers, config.output / "logs") if workers else Here()
+    return Processes(workers, config.output / "logs") if workers else Engine()
 
 
-class Here:
-    """Runs each training at once, in this process."""
+class Engine:
+    """Runs each training at once, in this process; others run several elsewhere."""
 
-    slots, tries = 1, 1
+    slots = 1  # how many it can run side by side
+    tries = 1  # how often one is to be begun whose process dies, before it counts as failed
 
     def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
-        """See `Engine`."""
+        """Begins a training, where a slot is free."""
         future: Future[None] = Future()
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             try:
@@ -172,20 +145,16 @@ class Here:
         return future
 
     def stop(self) -> None:
-        """See `Engine`: nothing runs any more."""
+        """Asks all trainings to save a checkpoint and to end."""
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Ends whatever is left, at once."""
 
 
-class Processes:
+class Processes(Engine):
     """Processes of this machine, each a pool of its own, so that one that is killed takes nothing else with it.
 
-    They end, with a checkpoint, when this process does, however that ends.
-
-    Args:
-        workers: number of processes.
-        logs: folder for what they print.
+    They end, with a checkpoint, when this process does, however that ends. What they print goes into `logs`.
     """
 
     tries = 3
@@ -197,8 +166,7 @@ class Processes:
         self._pools: dict[int, tuple[ProcessPoolExecutor, Connection]] = {}
         self._last: dict[int, Future[None]] = {}
 
-    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
-        """See `Engine`."""
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:  # noqa: D102 - as above
         slot = next(n for n in range(self.slots) if n not in self._last or self._last[n].done())
         try:
             future = self._pool(slot).submit(function, *args)
@@ -212,18 +180,15 @@ class Processes:
         if slot not in self._pools:
             reader, ours = self._context.Pipe(duplex=False)
             threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // self.slots)
-            log = self.logs / f"worker-{slot + 1}.log"
-            given = (reader, log, threads, _device(slot))
+            given = (reader, self.logs / f"worker-{slot + 1}.log", threads, _device(slot))
             pool = ProcessPoolExecutor(1, self._context, initializer=_begin_worker, initargs=given)
             self._pools[slot] = pool, ours
         return self._pools[slot][0]
 
-    def stop(self) -> None:
-        """See `Engine`."""
+    def stop(self) -> None:  # noqa: D102
         self._tell("stop")
 
-    def close(self) -> None:
-        """See `Engine`."""
+    def close(self) -> None:  # noqa: D102
         if not all(future.done() for future in self._last.values()):
             self._tell("stop")
             self._tell("now")
@@ -279,17 +244,12 @@ def _device(slot: int) -> str | None:
     return devices[slot % len(devices)] if len(devices) > 1 else None
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Tasks of a Ray cluster whose machines share the study's folder; one whose machine dies runs elsewhere.
-
-    Args:
-        config: the study's configuration: `address`, `resources`, `workers`.
 
     Raises:
         ConfigError: there is no cluster at the address.
     """
-
-    tries = 1  # Ray begins it again by itself
 
     def __init__(self, config: StudyConfig):
         import ray
@@ -300,30 +260,26 @@ class RayEngine:
             try:
                 ray.init(address=config.address, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ConfigError(
-                    f"There is no Ray cluster at {config.address}: {str(error).splitlines()[0]}"
-                ) from error
+                why = str(error).splitlines()[0]
+                raise ConfigError(f"There is no Ray cluster at {config.address}: {why}") from error
         there: Mapping[str, float] = ray.cluster_resources()
         needs = {"num_cpus": 1.0, **({"num_gpus": 1.0} if there.get("GPU") else {}), **config.resources}
-        of_ray = {key: needs.pop(key) for key in ("num_cpus", "num_gpus", "memory") if key in needs}
         names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-        wanted = {names.get(key, key): value for key, value in {**of_ray, **needs}.items() if value > 0}
-        self.slots = config.workers or max(1, min(int(there.get(k, 0) / v) for k, v in wanted.items()))
-        self._options = {**of_ray, "resources": needs, "max_retries": 3}
+        room = [int(there.get(names.get(key, key), 0) / value) for key, value in needs.items() if value > 0]
+        self.slots = config.workers or max(1, min(room))
+        of_ray = {key: needs.pop(key) for key in ("num_cpus", "num_gpus", "memory") if key in needs}
+        self._options = {**of_ray, "resources": needs, "max_retries": 3}  # Ray begins one again by itself
         self._running: list[Any] = []
 
-    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
-        """See `Engine`."""
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:  # noqa: D102 - as above
         reference = self.ray.remote(**self._options)(function).remote(*args)
         self._running.append(reference)
         return reference.future()
 
-    def stop(self) -> None:
-        """See `Engine`: Ray raises what Ctrl-C does in its tasks, in which a training saves its checkpoint."""
-        for reference in self._running:
+    def stop(self) -> None:  # noqa: D102
+        for reference in self._running:  # Ray raises what Ctrl-C does in its tasks
             self.ray.cancel(reference, force=False)
 
-    def close(self) -> None:
-        """See `Engine`."""
+    def close(self) -> None:  # noqa: D102
         if self._ours:
             self.ray.shutdown()

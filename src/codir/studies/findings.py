@@ -1,32 +1,123 @@
-"""What a study found: its finished trials by recipe, task and student, and compared with a baseline."""
+"""What a study found: its finished trials by recipe, task and student, their spread, their differences from a baseline.
+
+`codir.measure.paired` compares two models on the same examples and speaks of the examples; here two recipes are
+compared over the same seeds, and it speaks of the seeds.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
 
 from codir.errors import ConfigError, nearest
 from codir.measure.paired import holm
-from codir.studies.results import TrialResult
-from codir.studies.statistics import PairedDifference, Spread, paired_difference
+from codir.studies.trial import TrialResult
 
 AVERAGE = "average"  # shown where the name of a task stands; the key of averages is None
-_BASELINES = ("kd", "finetune")  # the first of these that was run, where no baseline is named
+LEVEL, ALPHA = 0.95, 0.05
+_PERMUTATIONS = 9999  # up to 13 pairs, 2^13 = 8192 patterns of signs, the permutation test is exact
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A sample of finite scores in a few numbers."""
+
+    n: int
+    mean: float
+    median: float
+    high: float
+    low: float
+    std: float | None  # of the sample (divisor n - 1); None with fewer than two scores
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarises finite values, at least one."""
+        if not values or not all(map(math.isfinite, values)):
+            raise ValueError(f"a spread needs finite values, at least one: {list(values)}")
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(
+            len(values), statistics.fmean(values), statistics.median(values), max(values), min(values), std
+        )
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of paired differences, with what can be said about its noise."""
+
+    n: int
+    difference: float  # mean of (score - baseline's score); NaN without pairs
+    low: float | None = None  # 95 % interval of the mean by Student's t with n - 1 degrees of freedom
+    high: float | None = None
+    p_value: float | None = None  # two-sided, of the paired t test, which belongs to the interval
+    p_flip: float | None = None  # two-sided, of the sign-flip permutation test, exact up to 13 pairs
+    adjusted: float | None = None  # `p_value` after Holm's correction over the recipes compared
+    without: str = ""  # why there is no interval; empty where there is one
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether an interval could be computed."""
+        return self.low is not None and self.high is not None
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether the interval includes zero; True where there is no interval, since then nothing is shown."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: the interval excludes zero and Holm's p, where applied, is below 0.05."""
+        p = self.p_value if self.adjusted is None else self.adjusted
+        return not self.includes_zero and p is not None and p < ALPHA
+
+
+def paired_difference(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> PairedDifference:
+    """Compares two samples [n] of finite scores whose entries belong together, one pair a seed.
+
+    The interval and its test are Student's (1908): they assume that the seeds are independent draws and their
+    differences about normal, and speak of other seeds on the same data, not of other data. The sign-flip test (Fisher
+    1935) assumes only that under no difference each pair's sign could as well be the other one; its p cannot fall below
+    2 / 2^n. `seed` is that of the sign flips where there are too many to try all.
+    """
+    differences = np.array([score - base for score, base in zip(scores, baseline, strict=True)], np.float64)
+    if not np.isfinite(differences).all():
+        raise ValueError(f"paired scores must be finite: {list(scores)}, {list(baseline)}")
+    n = len(differences)
+    mean = float(differences.mean()) if n else math.nan
+    if n < 2:
+        return PairedDifference(n, mean, without="one pair has no interval" if n else "no seed in common")
+    flips = stats.permutation_test(
+        (differences,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_PERMUTATIONS,
+        rng=np.random.default_rng(seed),
+    )
+    p_flip = float(min(1.0, flips.pvalue))
+    # differences of equal scores that went different ways through floating point count as equal
+    if differences.std(ddof=1) / math.sqrt(n) <= 1e-12 * max(1.0, abs(mean)):
+        if abs(mean) <= 1e-12:
+            return PairedDifference(n, 0.0, p_flip=1.0, without=f"all {n} pairs are equal")
+        why = f"all {n} differences are the same, a t interval needs spread"
+        return PairedDifference(n, mean, p_flip=p_flip, without=why)
+    test: Any = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(LEVEL)
+    return PairedDifference(n, mean, float(low), float(high), float(test.pvalue), p_flip)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe with a student; what is compared.
+    """A recipe with a student; what is compared."""
 
-    Attributes:
-        recipe: its name, with the settings that tell it from others of that name.
-        student: the student's name; None where the study has one for all.
-    """
-
-    recipe: str
-    student: str | None = None
+    recipe: str  # its name, with the settings that tell it from others of that name
+    student: str | None = None  # None where the study has one for all
 
     def __str__(self) -> str:
         return self.recipe if self.student is None else f"{self.recipe} ({self.student})"
@@ -34,32 +125,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row on one task.
+    """One row on one task."""
 
-    Attributes:
-        metric: the task's main metric.
-        scores: by seed, finite ones only, from 0 to 1 (correlations from -1).
-        undefined: seeds whose score is not a number.
-        spread: the scores' spread; None where there is none.
-        kept: mean over the seeds of score / teacher's score; None where a teacher's score is not above zero.
-        seconds: mean training time; with `seconds_total` over all seeds.
-        steps: the numbers of optimiser steps that occur, ascending.
-        epochs, best_epoch: mean of the passes made, and of those after which the kept weights stood; None if unknown.
-        parameters: the student's.
-        results: the trials behind it.
-    """
-
-    metric: str
-    scores: Mapping[int, float]
-    undefined: tuple[int, ...]
+    metric: str  # the task's main metric
+    scores: Mapping[int, float]  # by seed, finite ones only, from 0 to 1 (correlations from -1)
+    undefined: tuple[int, ...]  # seeds whose score is not a number
     spread: Spread | None
-    kept: float | None
-    seconds: float
+    kept: (
+        float | None
+    )  # mean over the seeds of score / teacher's; None where a teacher's score is not above zero
+    seconds: float  # mean training time
     seconds_total: float
-    steps: tuple[int, ...]
-    epochs: float | None
+    steps: tuple[int, ...]  # the numbers of optimiser steps that occur, ascending
+    epochs: float | None  # mean of the passes made, and of those after which the kept weights stood
     best_epoch: float | None
-    parameters: int
+    parameters: int  # the student's
     results: tuple[TrialResult, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -89,41 +169,36 @@ Cells = Mapping[tuple[Row, str], Cell]
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the tables and the words of a report are made of.
+    """Everything the tables and the words of a report are made of."""
 
-    Attributes:
-        rows: recipes with students, in the study's order.
-        tasks: their names, in the study's order.
-        cells: by (row, task); only those with finished trials.
-        averages: by row, over seeds, of the mean over the tasks; only rows with a seed finished on every task.
-        teachers: by task, the teacher's score; a mean where trials had different ones.
-        baseline: the recipe that the differences are against; None where there is none to compare with.
-        differences: by (row, task or None for the average); of the rows but the baseline's.
-        budget: what is unequal about the budgets, a line each.
-        missing: what is not finished or undefined, a line each.
-        trials: number of final trials that are finished.
-        search_trials, search_seconds: what the search cost on top.
-        constants: by task, what answering the same class to everything scores; only tasks of which it is known.
-    """
-
-    rows: tuple[Row, ...]
-    tasks: tuple[str, ...]
-    cells: Cells
-    averages: Mapping[Row, Spread]
-    teachers: Mapping[str, float]
-    baseline: str | None
-    differences: Mapping[tuple[Row, str | None], PairedDifference]
-    budget: tuple[str, ...]
-    missing: tuple[str, ...]
-    trials: int
-    search_trials: int = 0
-    search_seconds: float = 0.0
-    constants: Mapping[str, float] = field(default_factory=dict)
+    rows: tuple[Row, ...]  # in the study's order
+    tasks: tuple[str, ...]  # likewise
+    cells: Cells  # only those with finished trials
+    averages: Mapping[Row, Spread]  # over seeds, of the mean over the tasks; of seeds finished on every task
+    teachers: Mapping[str, float]  # by task, the teacher's score; a mean where trials had different ones
+    baseline: (
+        str | None
+    )  # the recipe that the differences are against; None where there is none to compare with
+    differences: Mapping[tuple[Row, str | None], PairedDifference]  # None: of the average
+    budget: tuple[str, ...]  # what is unequal about the budgets, a line each
+    missing: tuple[str, ...]  # what is not finished or undefined, a line each
+    trials: int  # number of final trials that are finished
+    search_trials: int  # what the search cost on top
+    search_seconds: float
+    constants: Mapping[
+        str, float
+    ]  # by task, what answering the same class to everything scores, where it is known
 
     @property
     def panels(self) -> tuple[str | None, ...]:
         """The tasks, and None for their average where there are several."""
-        return (*self.tasks, None) if len(self.tasks) > 1 else tuple(self.tasks)
+        return (*self.tasks, None) if len(self.tasks) > 1 else self.tasks
+
+    def spread(self, row: Row, panel: str | None) -> Spread | None:
+        """Returns a row's scores on a task, or on the average, in a few numbers."""
+        if panel is None:
+            return self.averages.get(row)
+        return self.cells[row, panel].spread if (row, panel) in self.cells else None
 
 
 def find(
@@ -131,7 +206,7 @@ def find(
     baseline: str | None = None,
     recipes: Sequence[str] = (),
     tasks: Sequence[str] = (),
-    planned: Iterable[tuple[str, str, str | None, int]] | None = None,
+    planned: Iterable[tuple[str, str, str | None, int]] = (),
     failed: Mapping[str, str] | None = None,
 ) -> Findings:
     """Brings the results of a study together.
@@ -144,8 +219,7 @@ def find(
         results: finished trials; those of a search count for the cost only.
         baseline: recipe to compare with; by default kd, or finetune, where it was run.
         recipes, tasks: the order to show them in; others come after these.
-        planned: (recipe, task, student, seed) of all trials of the study; by default every recipe and student found
-            with every task and seed found.
+        planned: (recipe, task, student, seed) of all trials of the study.
         failed: errors of the trials that failed, by key.
 
     Raises:
@@ -153,38 +227,47 @@ def find(
     """
     final = [result for result in results if result.phase == "final"]
     search = [result for result in results if result.phase != "final"]
-    planned = None if planned is None else list(planned)
-    students = {result.student for result in final} | {student for _, _, student, _ in planned or ()}
-    if len(students) == 1:  # its name would only be repeated in every line
+    planned = list(planned)
+    if len({result.student for result in final} | {student for _, _, student, _ in planned}) == 1:
+        # its name would only be repeated in every line
         final = [replace(result, student=None) for result in final]
-        planned = None if planned is None else [(*place[:2], None, place[3]) for place in planned]
-    names = _names(final)
+        planned = [(recipe, task, None, seed) for recipe, task, _, seed in planned]
+
     groups: dict[tuple[Row, str], list[TrialResult]] = {}
+    names = _names(final)
+    recipe_of = {names[result.folder]: result.recipe for result in final}
     for result in final:
         groups.setdefault((Row(names[result.folder], result.student), result.task), []).append(result)
-    recipe_of = {row: group[0].recipe for (row, _), group in groups.items()}
-    rows = sorted(
-        recipe_of, key=lambda row: (row.student or "", *_place(recipe_of[row], recipes), row.recipe)
-    )
-    shown_tasks = sorted({task for _, task in groups}, key=lambda task: _place(task, tasks))
     cells = {place: Cell.of(group) for place, group in groups.items()}
-    teachers = {}
-    for task in shown_tasks:
-        scores = [result.teacher_score for result in final if result.task == task]
-        teachers[task] = _mean([score for score in scores if math.isfinite(score)]) or math.nan
-    chosen = _baseline(baseline, {row.recipe for row in rows})
-    by_seed = {row: _scores(row, None, shown_tasks, cells) for row in rows}
+    rows = sorted(
+        {row for row, _ in cells},
+        key=lambda row: (row.student or "", *_place(recipe_of[row.recipe], recipes), row.recipe),
+    )
+    shown = sorted({task for _, task in cells}, key=lambda task: _place(task, tasks))
+    known = {row.recipe for row in rows}
+    if baseline is None:
+        baseline = next((name for name in ("kd", "finetune") if name in known), None)
+    elif known and baseline not in known:
+        raise ConfigError(
+            f"The baseline {baseline!r} has no finished trial{nearest(baseline, known)}: there are "
+            f"{', '.join(sorted(known))}."
+        )
+    by_seed = {row: _scores(row, None, shown, cells) for row in rows}
     return Findings(
         rows=tuple(rows),
-        tasks=tuple(shown_tasks),
+        tasks=tuple(shown),
         cells=cells,
         averages={row: Spread.of(list(values.values())) for row, values in by_seed.items() if values},
-        teachers=teachers,
-        baseline=chosen,
-        differences=_differences(rows, shown_tasks, cells, chosen) if chosen is not None else {},
-        budget=tuple(_budget(rows, shown_tasks, cells)),
+        teachers={
+            task: _mean([r.teacher_score for r in final if r.task == task and math.isfinite(r.teacher_score)])
+            or math.nan
+            for task in shown
+        },
+        baseline=baseline if known else None,
+        differences=_differences(rows, shown, cells, baseline) if baseline in known else {},
+        budget=tuple(_budget(rows, shown, cells)),
         missing=(
-            *_missing(cells, final, names, planned),
+            *_missing(cells, final, planned),
             *(f"{key}: failed: {error}" for key, error in sorted((failed or {}).items())),
         ),
         trials=len(final),
@@ -205,116 +288,79 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _names(results: Sequence[TrialResult]) -> dict[object, str]:
     """Names each result's row by its folder: its recipe, with its settings where one recipe has several on one task."""
+    settings = {
+        result.folder: ", ".join(
+            f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+            for key, value in sorted(result.settings.items())
+        )
+        for result in results
+    }
     variants: dict[tuple[str, str, str | None], set[str]] = {}
     for result in results:
-        variants.setdefault((result.recipe, result.task, result.student), set()).add(_settings(result))
+        variants.setdefault((result.recipe, result.task, result.student), set()).add(settings[result.folder])
     several = {recipe for (recipe, _, _), found in variants.items() if len(found) > 1}
     return {
-        result.folder: f"{result.recipe} [{settings}]"
-        if result.recipe in several and settings
-        else result.recipe
+        result.folder: f"{result.recipe} [{own}]" if result.recipe in several and own else result.recipe
         for result in results
-        for settings in [_settings(result)]
+        for own in [settings[result.folder]]
     }
-
-
-def _settings(result: TrialResult) -> str:
-    return ", ".join(
-        f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-        for key, value in sorted(result.settings.items())
-    )
 
 
 def _scores(row: Row, task: str | None, tasks: Sequence[str], cells: Cells) -> Mapping[int, float]:
     """Returns a row's scores by seed on a task; for None the means over all tasks, of seeds that have every one."""
-    if task is not None:
-        return cells[row, task].scores if (row, task) in cells else {}
-    if not tasks or any((row, each) not in cells for each in tasks):
+    wanted = tasks if task is None else [task]
+    if not wanted or any((row, each) not in cells for each in wanted):
         return {}
-    of_tasks = [cells[row, each].scores for each in tasks]
-    seeds = sorted(set.intersection(*map(set, of_tasks)))
-    return {seed: sum(scores[seed] for scores in of_tasks) / len(tasks) for seed in seeds}
-
-
-def _baseline(wanted: str | None, shown: set[str]) -> str | None:
-    if wanted is None:
-        return next((name for name in _BASELINES if name in shown), None)
-    if shown and wanted not in shown:
-        raise ConfigError(
-            f"The baseline {wanted!r} has no finished trial{nearest(wanted, shown)}: there are "
-            f"{', '.join(sorted(shown))}."
-        )
-    return wanted if shown else None
+    scores = [cells[row, each].scores for each in wanted]
+    seeds = sorted(set.intersection(*map(set, scores)))
+    return {seed: sum(of_task[seed] for of_task in scores) / len(scores) for seed in seeds}
 
 
 def _differences(
-    rows: Sequence[Row], tasks: Sequence[str], cells: Cells, baseline: str
+    rows: Sequence[Row], tasks: Sequence[str], cells: Cells, baseline: str | None
 ) -> dict[tuple[Row, str | None], PairedDifference]:
     found: dict[tuple[Row, str | None], PairedDifference] = {}
     for task in (*tasks, None) if len(tasks) > 1 else tasks:
         family: dict[Row, PairedDifference] = {}
         for row in rows:
-            against = Row(baseline, row.student)
-            if against not in rows:  # one of the two has a student of its own kind, whatever the study's are
-                against = next(other for other in rows if other.recipe == baseline)
+            bases = [other for other in rows if other.recipe == baseline]
+            # one of the two may have a student of its own kind, whatever the study's are
+            against = next((other for other in bases if other.student == row.student), bases[0])
             ours, theirs = _scores(row, task, tasks, cells), _scores(against, task, tasks, cells)
-            if row == against or not ours:
-                continue
-            common = sorted(ours.keys() & theirs.keys())
-            family[row] = paired_difference([ours[s] for s in common], [theirs[s] for s in common])
+            if row != against and ours:
+                common = sorted(ours.keys() & theirs.keys())
+                family[row] = paired_difference([ours[s] for s in common], [theirs[s] for s in common])
         adjusted = holm([difference.p_value for difference in family.values()])
         for (row, difference), p in zip(family.items(), adjusted, strict=True):
             found[row, task] = replace(difference, adjusted=p)
     return found
 
 
-def _budget(rows: Sequence[Row], tasks: Sequence[str], cells: Cells) -> list[str]:
+def _budget(rows: Sequence[Row], tasks: Sequence[str], cells: Cells) -> Iterable[str]:
     """Says where recipes made different numbers of steps on one task."""
-    lines = []
     for task in tasks:
-        by_steps: dict[tuple[int, ...], list[Row]] = {}
+        by_steps: dict[tuple[int, ...], list[str]] = {}
         for row in rows:
             if (row, task) in cells:
-                by_steps.setdefault(cells[row, task].steps, []).append(row)
+                by_steps.setdefault(cells[row, task].steps, []).append(str(row))
         if len(by_steps) > 1 or any(len(steps) > 1 for steps in by_steps):
             told = "; ".join(
-                f"{' or '.join(f'{count:,}' for count in steps)}: {', '.join(map(str, some))}"
+                f"{' or '.join(f'{count:,}' for count in steps)}: {', '.join(some)}"
                 for steps, some in sorted(by_steps.items())
             )
-            lines.append(f"{task}: the trials made different numbers of optimiser steps ({told})")
-    return lines
+            yield f"{task}: the trials made different numbers of optimiser steps ({told})"
 
 
 def _missing(
-    cells: Cells,
-    results: Sequence[TrialResult],
-    names: Mapping[object, str],
-    planned: Sequence[tuple[str, str, str | None, int]] | None,
-) -> list[str]:
-    if planned is None:
-        done = {(Row(names[r.folder], r.student), r.task, r.seed) for r in results}
-        wanted = [
-            (row, task, seed)
-            for row in dict.fromkeys(row for row, _ in cells)
-            for task in dict.fromkeys(task for _, task in cells)
-            for seed in sorted({result.seed for result in results})
-        ]
-    else:
-        done = {(Row(r.recipe, r.student), r.task, r.seed) for r in results}
-        wanted = [(Row(recipe, student), task, seed) for recipe, task, student, seed in planned]
-    left: dict[tuple[Row, str], list[int]] = {}
-    for row, task, seed in wanted:
-        if (row, task, seed) not in done:
-            left.setdefault((row, task), []).append(seed)
-    lines = [
-        f"{row} on {task}: not finished for {_seeds(sorted(seeds))}" for (row, task), seeds in left.items()
-    ]
-    return lines + [
-        f"{row} on {task}: the {cell.metric} of {_seeds(cell.undefined)} is undefined and left out"
-        for (row, task), cell in cells.items()
-        if cell.undefined
-    ]
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    cells: Cells, results: Sequence[TrialResult], planned: Iterable[tuple[str, str, str | None, int]]
+) -> Iterable[str]:
+    done = {(r.recipe, r.task, r.student, r.seed) for r in results}
+    left: dict[str, list[int]] = {}
+    for recipe, task, student, seed in planned:
+        if (recipe, task, student, seed) not in done:
+            left.setdefault(f"{Row(recipe, student)} on {task}: not finished for", []).append(seed)
+    for (row, task), cell in cells.items():
+        if cell.undefined:
+            left[f"{row} on {task}: the {cell.metric} is undefined and left out of"] = list(cell.undefined)
+    for what, seeds in left.items():
+        yield f"{what} seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"

@@ -1,4 +1,4 @@
-"""Settles what the trials of each recipe are given, and then the whole configuration of a single one.
+"""What the trials of each recipe are given, and the whole configuration of a single one.
 
 From weakest to strongest: the recipe, the study's `settings` for it, the study's `training` (of which the budget holds
 even where the study leaves it at its defaults), what is searched, the seed.
@@ -7,25 +7,17 @@ even where the study leaves it at its defaults), what is searched, the seed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from codir.config.config import DistillConfig, FinetuneConfig
-from codir.config.library import is_recipe_file, load_recipe, recipe_names
-from codir.config.loading import (
-    Settings,
-    build,
-    complete_objectives,
-    explain,
-    passed_on_problems,
-    recipe_settings,
-)
+from codir.config.library import is_recipe_file, load_recipe
+from codir.config.loading import Settings, build, complete_objectives, recipe_settings
 from codir.config.student_config import START, start_of
 from codir.config.training_config import TrainingConfig
-from codir.errors import ConfigError, nearest
+from codir.errors import ConfigError
+from codir.settings import Section
 from codir.studies.config import BUDGET, RecipeChoice, StudyConfig
 from codir.studies.trial import Trial
 
@@ -37,29 +29,19 @@ _OF_THE_STUDY = ("data", "teacher", "output", "resume", "cache_dir", "baseline",
 
 @dataclass
 class ResolvedRecipe:
-    """What the trials of one recipe have in common.
-
-    Attributes:
-        name: its name in the study.
-        recipe: the recipe of codir that it started from.
-        objectives: complete settings by name.
-        training: complete settings; the seed is each trial's own.
-        options: how it keeps the teacher's outputs (`cache`, ...).
-        student: the recipe's own student, if that is of another kind than the study's.
-        notes: what it wanted otherwise than the study.
-        changes: the study's settings for this recipe of the student and of the unlabelled texts, by dotted key.
-        start: how its student starts (`START`), where the study's student leaves that open.
-    """
+    """What the trials of one recipe have in common."""
 
     name: str
-    recipe: str
-    objectives: dict[str, dict[str, Any]]
-    training: dict[str, Any]
-    options: dict[str, Any] = field(default_factory=dict)
-    student: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-    changes: dict[str, Any] = field(default_factory=dict)
-    start: dict[str, Any] = field(default_factory=dict)
+    recipe: str  # the recipe of codir that it started from
+    objectives: dict[str, dict[str, Any]]  # complete settings by name
+    training: dict[str, Any]  # complete settings; the seed is each trial's own
+    options: dict[str, Any]  # how it keeps the teacher's outputs (`cache`, ...)
+    student: dict[str, Any] | None  # its own, if that is of another kind than the study's
+    start: dict[str, Any]  # how its student starts (`START`), where the study's student leaves that open
+    changes: dict[
+        str, Any
+    ]  # the study's settings for it of the student and of the unlabelled texts, by dotted key
+    notes: list[str]  # what it wanted otherwise than the study
 
     def has(self, key: str) -> bool:
         """Says whether a setting that is searched for all recipes means anything for this one."""
@@ -89,105 +71,79 @@ def resolve_recipes(config: StudyConfig) -> dict[str, ResolvedRecipe]:
 
 def notes_of(recipes: Mapping[str, ResolvedRecipe]) -> list[str]:
     """Returns what recipes say otherwise than the study, one line for all that say the same."""
-    by_note: dict[str, list[str]] = {}
-    for recipe in recipes.values():
-        for note in recipe.notes:
-            by_note.setdefault(note, []).append(recipe.name)
-    return [f"{', '.join(names)}: {note}" for note, names in by_note.items()]
-
-
-def _resolve(name: str, choice: RecipeChoice, config: StudyConfig) -> ResolvedRecipe:
-    settings = _start(choice.recipe)
-    values = settings.values
-    notes = [f"{key}: the study's own is used" for key in _OF_THE_STUDY if values.get(key) not in (None, {})]
-    own = {**choice.settings, **config.settings.get(name, {})}
-    changes = {key: value for key, value in own.items() if _is_change(key)}
-    for key in own.keys() - changes.keys():
-        settings.set(tuple(key.split(".")), own[key], f"settings.{name}.{key}")
-    wanted = dict(values.get("training") or {})
-    defaults = TrainingConfig()
-    budget = {key: config.training.get(key, getattr(defaults, key)) for key in BUDGET}
-    for key, value in {**config.training, **budget}.items():
-        if f"training.{key}" in own:
-            continue
-        if key in wanted and wanted[key] != value:
-            notes.append(f"training.{key}: {wanted[key]!r} there, the study's {value!r} is used")
-        settings.set(("training", key), value, f"training.{key} of the study")
-    objectives = {key: value or {} for key, value in values.get("objectives", {}).items()}
-    training = values.get("training", {})
-    if problems := passed_on_problems(TrainingConfig, training, settings.places):
-        raise ConfigError("\n".join(problems.values()))
-    try:
-        training = TrainingConfig.model_validate(training).model_dump(mode="json")
-    except ValidationError as error:
-        raise ConfigError(explain(error, TrainingConfig, training, settings.places, ("training",))) from None
-    student = {key: value for key, value in (values.get("student") or {}).items() if value is not None}
-    same_kind = student.keys() <= {"layers", *START}
-    if same_kind:
-        notes += _students_notes(student, config)
-    else:
-        notes.append(f"student: {student}, its own kind of student, not the study's")
-    return ResolvedRecipe(
-        name,
-        str(values.get("recipe")) if is_recipe_file(choice.recipe) else choice.recipe,
-        complete_objectives(objectives, settings.places),
-        training,
-        {key: values[key] for key in ("cache", "cache_tokens_gb") if key in values},
-        None if same_kind else student,
-        notes,
-        changes,
-        {key: value for key, value in student.items() if key != "layers"} if same_kind else {},
-    )
-
-
-def _students_notes(wanted: Mapping[str, Any], config: StudyConfig) -> list[str]:
-    """Says where the study's students say otherwise than a recipe."""
-    students = list(config.students.values()) or [config.student]
+    notes = dict.fromkeys(note for recipe in recipes.values() for note in recipe.notes)
     return [
-        f"student.{key}: {value!r} there, the study's {said[key]!r} is used"
-        for key, value in wanted.items()
-        for said in (student.said() for student in students)
-        if key in said and said[key] != value
+        f"{', '.join(name for name, recipe in recipes.items() if note in recipe.notes)}: {note}"
+        for note in notes
     ]
 
 
-def _start(recipe: str) -> Settings:
-    if recipe == FINETUNE:
-        found = load_recipe(FINETUNE)
-        settings = Settings()
+class _Training(Section):
+    training: TrainingConfig
+
+
+def _resolve(name: str, choice: RecipeChoice, config: StudyConfig) -> ResolvedRecipe:
+    if choice.recipe == FINETUNE:
+        settings, found = Settings(), load_recipe(FINETUNE)
         settings.merge(found.settings, found.places)
         settings.set(("objectives",), {"task": {}}, "the recipe finetune")
-        return settings
-    if not is_recipe_file(recipe) and recipe not in recipe_names("distill"):
-        known = [*recipe_names("distill"), FINETUNE]
-        if recipe in recipe_names():
-            raise ConfigError(
-                f"{recipe!r} is for `codir {load_recipe(recipe).command}`, and a study distils on tasks. Its student "
-                "can stand under `students` (model: FOLDER)."
-            )
-        raise ConfigError(
-            f"There is no recipe {recipe!r}{nearest(recipe, known)}. Recipes: {', '.join(sorted(known))}; a file of "
-            "your own ends in .yaml."
-        )
-    return recipe_settings(recipe)
+    else:
+        settings = recipe_settings(choice.recipe)
+    values = settings.values
+    notes = [f"{key}: the study's own is used" for key in _OF_THE_STUDY if values.get(key) not in (None, {})]
+    changes: dict[str, Any] = {}
+    own = {**choice.settings, **config.settings.get(name, {})}
+    for key, value in own.items():
+        require_free(key)
+        if key.startswith(("training.", "objectives.")):
+            settings.set(tuple(key.split(".")), value, f"settings.{name}.{key}")
+        else:
+            changes[key] = value
+    wanted = dict(values.get("training") or {})
+    said = config.training.model_dump(exclude_unset=True)
+    for key, value in {**said, **{key: getattr(config.training, key) for key in BUDGET}}.items():
+        if f"training.{key}" not in own:
+            if key in wanted and wanted[key] != value:
+                notes.append(f"training.{key}: {wanted[key]!r} there, the study's {value!r} is used")
+            settings.set(("training", key), value, f"training.{key} of the study")
+    training = Settings()
+    training.values, training.places = {"training": values["training"]}, settings.places
+    student = {key: value for key, value in (values.get("student") or {}).items() if value is not None}
+    same_kind = student.keys() <= {"layers", *START}
+    if not same_kind:
+        notes.append(f"student: {student}, its own kind of student, not the study's")
+    for key, value in student.items() if same_kind else ():
+        for of_study in (each.said() for each in config.students.values() or [config.student]):
+            if of_study.get(key, value) != value:
+                notes.append(f"student.{key}: {value!r} there, the study's {of_study[key]!r} is used")
+    objectives = {key: each or {} for key, each in values.get("objectives", {}).items()}
+    return ResolvedRecipe(
+        name=name,
+        recipe=str(values.get("recipe")) if is_recipe_file(choice.recipe) else choice.recipe,
+        objectives=complete_objectives(objectives, settings.places),
+        training=build(_Training, training).training.model_dump(mode="json"),
+        options={key: values[key] for key in ("cache", "cache_tokens_gb") if key in values},
+        student=None if same_kind else student,
+        start={key: value for key, value in student.items() if key != "layers"} if same_kind else {},
+        changes=changes,
+        notes=notes,
+    )
 
 
-def _is_change(key: str) -> bool:
-    """Says whether a setting for one recipe is one of `ResolvedRecipe.changes`; raises for those that cannot be."""
+def require_free(key: str, searched: bool = False) -> None:
+    """Raises `ConfigError` for a setting in which the recipes of a study, or the trials of a search, cannot differ."""
     section, _, name = key.partition(".")
-    if (section == "student" and name) or key in _UNLABELLED:
-        return True
-    if section not in ("training", "objectives") or not name:
-        raise ConfigError(
-            f"settings: {key} cannot be set for one recipe: only training.*, objectives.*, student.*, "
-            f"{' and '.join(_UNLABELLED)} can."
-        )
-    if section == "training" and (name in BUDGET or name == "seed"):
-        raise ConfigError(
-            f"settings: {key} is part of the budget, which is the same for all recipes: set it in the study's "
-            f"`training`{' (or search it with `grid`)' if name == 'per_device_train_batch_size' else ''}."
-        )
-    return False
+    others = () if searched else ("student",)
+    if not (name and section in ("training", "objectives", *others)) and (searched or key not in _UNLABELLED):
+        more = "" if searched else f", student.*, {' and '.join(_UNLABELLED)}"
+        why = f"only training.*, objectives.*{more} can"
+    elif section == "training" and (
+        name == "seed" or (name in BUDGET and not (searched and name == "per_device_train_batch_size"))
+    ):
+        why = "it is part of the budget, which is the same for all trials: set it in the study's `training`"
+    else:
+        return
+    raise ConfigError(f"{key} cannot be {'searched' if searched else 'set for one recipe'}: {why}.")
 
 
 # ---- one trial -----------------------------------------------------------------------------------------------------
@@ -213,24 +169,20 @@ def teacher_config(config: StudyConfig, task: str, resume: bool = False) -> Fine
 def distill_config(
     config: StudyConfig, recipe: ResolvedRecipe, trial: Trial, resume: bool = False
 ) -> DistillConfig:
-    """Returns the whole configuration of a trial: its recipe's, then what is searched, then its seed.
-
-    Raises:
-        ConfigError: a searched setting that does not exist, or a value that it refuses.
-    """
+    """Returns the whole configuration of a trial; raises `ConfigError` for what cannot be searched."""
     settings = Settings()
     settings.set(("objectives",), recipe.objectives, f"recipe {recipe.name}")
     settings.set(("training",), recipe.training, f"recipe {recipe.name}")
     for key, value in trial.settings.items():
-        _check_searched(key, recipe)
+        require_free(key, searched=True)
         settings.set(tuple(key.split(".")), value, "the search")
     student = config.students[trial.student] if trial.student is not None else config.student
-    start = start_of(recipe.start, student.said())
     fixed = {
         "recipe": recipe.recipe,
         "teacher": str(teacher_folder(config, trial.task)),
         "data": config.tasks[trial.task].model_dump(mode="json", exclude_none=True),
-        "student": recipe.student or {**student.model_dump(mode="json"), **start},
+        "student": recipe.student
+        or {**student.model_dump(mode="json"), **start_of(recipe.start, student.said())},
         **recipe.options,
         "cache_dir": str(config.cache_dir or config.output / "cache"),
         "baseline": False,
@@ -245,17 +197,3 @@ def distill_config(
     settings.set(("training", "seed"), trial.seed, "the study")
     loaded = build(DistillConfig, settings)
     return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
-
-
-def _check_searched(key: str, recipe: ResolvedRecipe) -> None:
-    section, _, rest = key.partition(".")
-    if section not in ("training", "objectives") or not rest:
-        raise ConfigError(f"{key} cannot be searched: only training.* and objectives.* can.")
-    if section == "training" and (
-        rest == "seed" or (rest in BUDGET and rest != "per_device_train_batch_size")
-    ):
-        raise ConfigError(f"{key} cannot be searched: it is part of the budget, the same for all trials.")
-    if not recipe.has(key):
-        raise ConfigError(
-            f"{key} cannot be searched: the recipe {recipe.name} has the objectives {', '.join(recipe.objectives)}."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from codir.errors import RunError
 from codir.files import held, write_text
 from codir.printing import Console, terminal
 from codir.studies.config import StudyConfig
-from codir.studies.findings import AVERAGE, Cell, Findings, Row, find
-from codir.studies.results import STUDY, Plan, TrialResult, read_results
-from codir.studies.statistics import Spread
-from codir.studies.words import plain_words
+from codir.studies.findings import AVERAGE, Cell, Findings, PairedDifference, Row, Spread, find
+from codir.studies.results import STUDY, Plan, read_results
+from codir.studies.trial import TrialResult
 from codir.table import DASH, Column, Table, Value, inline
 
 FILES = ("report.md", "results.csv", "trials.csv", "table.tex")
@@ -23,27 +22,25 @@ _MOST_MISSING = 12  # lines of what is missing in the terminal, before the rest 
 
 
 def write_report(output: str | Path, console: Console | None = None, baseline: str | None = None) -> Findings:
-    """Reads a study's finished trials, prints its tables and writes its report into its folder.
+    """Reads a study's finished trials, prints its tables and writes its report (`FILES`) into its folder.
 
-    The files are `FILES`. A study may be unfinished: the report says what is missing.
+    A study may be unfinished: the report says what is missing.
 
     Args:
         output: the study's folder.
         console: where to print; the terminal by default.
         baseline: recipe to compare with, instead of the study's own.
 
-    Returns:
-        What the report is made of.
-
     Raises:
         ConfigError: no trial of the baseline is finished, though others are.
         RunError: there is no study in the folder, a finished trial is damaged, or the files cannot be written.
     """
-    output = Path(output)
-    console = terminal(console)
+    output, console = Path(output), terminal(console)
     with held(output / "report.md"):
         findings, results, config = read_findings(output, baseline)
-        tables = _tables(findings)
+        tables = [scores_table(findings)] * bool(findings.trials)
+        tables += [differences_table(findings)] * bool(findings.differences)
+        tables += [spread_table(findings), cost_table(findings)] * bool(findings.trials)
         latex = "\n".join(table.to_latex() for table in tables)
         contents = (
             _markdown(findings, tables, config),
@@ -53,7 +50,17 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         )
         for name, text in zip(FILES, contents, strict=True):
             write_text(output / name, text)
-    _show(findings, tables, output, console)
+    for table in tables:
+        console.print(table.to_rich())
+    lines = [_finished(findings), *plain_words(findings)]
+    lines += [f"Missing: {line}" for line in findings.missing[:_MOST_MISSING]]
+    if len(findings.missing) > _MOST_MISSING:
+        lines.append(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md")
+    way = (
+        f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
+    )
+    for line in [*lines, way]:
+        console.print(line, markup=False, highlight=False)
     return findings
 
 
@@ -74,14 +81,14 @@ def read_findings(
         ConfigError: no trial of the baseline is finished, though others are.
         RunError: there is no study in the folder, or a finished trial is damaged.
     """
-    results = read_results(output, damaged)
     if not (output / STUDY).is_file():
+        results = read_results(output, damaged)
         if not results:
             raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
         return find(results, baseline), results, None
     plan = Plan.load(output)
-    config = plan.config
-    done = plan.done(None if damaged is None else [])
+    config, results = plan.config, plan.results(damaged)
+    failed = {key: each.error for key, each in plan.done([]).items() if each.state == "failed"}
     finished = {result.recipe for result in results if result.phase == "final"}
     findings = find(
         results,
@@ -89,9 +96,97 @@ def read_findings(
         recipes=list(config.recipes),
         tasks=list(config.tasks),
         planned=[(g.recipe, g.task, g.student, seed) for g in plan.search.groups() for seed in config.seeds],
-        failed={key: outcome.error for key, outcome in done.items() if outcome.state == "failed"},
+        failed=failed,
     )
     return findings, results, config
+
+
+# ---- words: what the findings allow to say, and no more --------------------------------------------------------------
+
+
+def plain_words(findings: Findings) -> list[str]:
+    """Returns sentences: task by task who differs from the baseline beyond noise, then the reservations.
+
+    A difference counts as shown only if its 95 % interval excludes zero and its p stays below 0.05 after Holm's
+    correction; anything else is "no difference shown", which is not the same as no difference.
+    """
+    if not findings.trials:
+        return ["No trial is finished, so there is nothing to compare."]
+    lines: list[str] = []
+    if not findings.differences:
+        lines.append("There is nothing to compare with: a baseline and another recipe have to be finished.")
+    for panel in findings.panels:
+        lines += _on(findings, panel)
+    if pairs := sorted({d.n for d in findings.differences.values() if d.has_interval}):
+        told = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+        lines.append(
+            f"Each comparison is of {told} pairs, one a seed (paired t test). No difference shown does not mean that "
+            "there is none: the interval says how large it may be. The intervals speak of other seeds on the same data "
+            "and teacher, not of other data."
+        )
+        if few := [n for n in pairs if 2 / 2**n >= 0.05]:
+            lines.append(
+                f"With {' or '.join(map(str, few))} pairs the sign-flip test cannot fall below p = "
+                f"{2 / 2 ** few[-1]:.4g}, whatever the scores; there the t test rests on differences that are about "
+                "normal."
+            )
+    for task, constant in findings.constants.items():
+        spreads = ((row, findings.spread(row, task)) for row in findings.rows)
+        if low := [row for row, spread in spreads if spread and spread.mean <= constant + 1e-9]:
+            lines.append(
+                f"On {task} answering the same class to everything scores {100 * constant:.1f} points: no more than "
+                f"that, on average, has {_names(low)}. Such a score does not show that the task was learned."
+            )
+    lines += [f"Unequal budget: {line}." for line in findings.budget]
+    if findings.search_trials:
+        lines.append(
+            f"The search took {findings.search_trials} trials and {findings.search_seconds:,.0f} s on top; the scores "
+            "that it chose by are no results."
+        )
+    return [
+        *lines,
+        "The scores are those of the checkpoint that was best on the same dev split (where the trainings keep the best "
+        "one): a little high for every recipe alike, and no scores of a test set.",
+    ]
+
+
+def _on(findings: Findings, panel: str | None) -> Iterable[str]:
+    found = {row: d for row in findings.rows if (d := findings.differences.get((row, panel))) is not None}
+    where = f"on {panel}" if panel is not None else f"in the {AVERAGE} of {len(findings.tasks)} tasks"
+    base, tested = findings.baseline, sum(d.has_interval for d in found.values())
+    for row, d in found.items():
+        if d.shown:
+            flip = "" if d.p_flip is None else f" (sign-flip test, not corrected: {_p(d.p_flip)})"
+            yield (
+                f"{row} is {'above' if d.difference > 0 else 'below'} {base} beyond noise {where}: {_interval(d)}, "
+                f"{_p(d.adjusted)} after Holm's correction over {tested} compared{flip}."
+            )
+        elif not d.includes_zero:
+            yield (
+                f"{row} {where}: {_interval(d)}; its interval excludes zero, but with {tested} compared "
+                f"{_p(d.adjusted)} (Holm): no difference from {base} shown."
+            )
+    rest = [row for row, d in found.items() if d.has_interval and d.includes_zero]
+    if rest and len(rest) == len(found):
+        yield f"No recipe is shown to differ from {base} beyond noise {where} ({_names(rest)})."
+    elif rest:
+        yield f"No difference from {base} shown {where}: {_names(rest)}."
+    for why in dict.fromkeys(d.without for d in found.values() if not d.has_interval):
+        rows = _names(row for row, d in found.items() if d.without == why)
+        yield f"Nothing is said of the difference from {base} {where} of {rows}: {why}."
+
+
+def _interval(d: PairedDifference) -> str:
+    ends = f"{_signed(d.low or 0.0)} to {_signed(d.high or 0.0)}"
+    return f"{_signed(d.difference)} points (95 % interval {ends}, {d.n} pairs)"
+
+
+def _p(value: float | None) -> str:
+    return "p unknown" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _names(rows: Iterable[Row]) -> str:
+    return ", ".join(map(str, rows))
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -109,18 +204,12 @@ def spread_text(spread: Spread | None) -> str | None:
     return points(spread.mean) + ("" if spread.std is None else f" ±{points(spread.std)}")
 
 
-def signed(value: float) -> str:
-    """Shows a difference in points, with its sign."""
+def _signed(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _tables(findings: Findings) -> list[Table]:
-    if not findings.trials:
-        return []
-    found = [scores_table(findings)]
-    if findings.differences:
-        found.append(differences_table(findings))
-    return [*found, spread_table(findings), cost_table(findings)]
+def _probability(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def scores_table(findings: Findings) -> Table:
@@ -129,43 +218,36 @@ def scores_table(findings: Findings) -> Table:
     same = counts.pop() if len(counts) == 1 else None
     metric = {task: cell.metric.replace("_", " ") for (_, task), cell in findings.cells.items()}
     headings = [AVERAGE if panel is None else f"{panel} ({metric[panel]})" for panel in findings.panels]
-
-    def shown(spread: Spread | None) -> str | None:
-        text = spread_text(spread)
-        return text if spread is None or same is not None else f"{text} ({spread.n})"
-
     means = {**findings.teachers, None: sum(findings.teachers.values()) / max(1, len(findings.tasks))}
     rows: list[tuple[Value, ...]] = [("teacher", *(points(means[panel]) for panel in findings.panels))]
     if findings.constants:
-        known = [findings.constants.get(panel) if panel else None for panel in findings.panels]
-        rows.append(("one answer for all", *(None if each is None else points(each) for each in known)))
+        known = (findings.constants.get(panel or "") for panel in findings.panels)
+        rows.append(("one answer for all", *map(points, known)))
     rule = len(rows)
-    rows += [
-        (str(row), *(shown(_spread(findings, row, p)) for p in findings.panels)) for row in findings.rows
-    ]
-    number = f"{same} seed{'s' if same != 1 else ''}" if same else "the seeds (their number in brackets)"
+    for row in findings.rows:
+        spreads = [findings.spread(row, panel) for panel in findings.panels]
+        numbers = ["" if same or not spread else f" ({spread.n})" for spread in spreads]
+        texts = [f"{spread_text(s)}{n}" if s else None for s, n in zip(spreads, numbers, strict=True)]
+        rows.append((str(row), *texts))
+    number = f"{same} seeds" if same else "the seeds (their number in brackets)"
     note = f"Points (score x 100) on the dev split: mean ± sample standard deviation over {number}."
     if same == 1:
         note = "Points (score x 100) on the dev split, one seed: there is no spread to be seen."
     return Table("Scores", [Column("recipe", left=True), *map(Column, headings)], rows, note, rule_after=rule)
 
 
-def _spread(findings: Findings, row: Row, panel: str | None) -> Spread | None:
-    if panel is None:
-        return findings.averages.get(row)
-    cell = findings.cells.get((row, panel))
-    return cell.spread if cell is not None else None
-
-
 def spread_table(findings: Findings) -> Table:
     """One line for each row on each task: the whole sample in a few numbers, and the share of the teacher kept."""
-    columns = [Column("task", left=True), Column("recipe", left=True), Column("seeds")]
-    columns += [Column(name, points) for name in ("mean", "median", "max", "min", "std")]
+    columns = [
+        *_PLACE,
+        Column("seeds"),
+        *(Column(n, points) for n in ("mean", "median", "max", "min", "std")),
+    ]
     columns.append(Column("kept", lambda value: f"{100 * value:.1f}%"))
     rows = [
         (panel or AVERAGE, str(row), s.n, s.mean, s.median, s.high, s.low, s.std, cell.kept if cell else None)
         for panel, row, cell in _places(findings)
-        if (s := _spread(findings, row, panel)) is not None
+        if (s := findings.spread(row, panel)) is not None
     ]
     note = "Points; std is the sample standard deviation; kept is the mean of score / teacher's score."
     return Table("Spread over the seeds", columns, rows, note)
@@ -173,44 +255,29 @@ def spread_table(findings: Findings) -> Table:
 
 def differences_table(findings: Findings) -> Table:
     """The paired differences from the baseline with interval and tests."""
-    columns = (
-        *(Column("task", left=True), Column("recipe", left=True), Column("pairs")),
-        *(Column("difference", signed), Column("from", signed), Column("to", signed)),
-        Column("p (t)", _probability),
-        *(
-            Column("p (t, Holm)", _probability),
-            Column("p (sign flip)", _probability),
-            Column("shown", left=True),
-        ),
-    )
+    columns = [*_PLACE, Column("pairs"), *(Column(name, _signed) for name in ("difference", "from", "to"))]
+    columns += [Column(name, _probability) for name in ("p (t)", "p (t, Holm)", "p (sign flip)")]
     rows = []
     for panel, row, _ in _places(findings):
-        if (d := findings.differences.get((row, panel))) is None:
-            continue
-        shown = "no" if not d.shown else "above" if d.difference > 0 else "below"
-        shown = d.without or shown
-        numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted, d.p_flip)
-        rows.append((panel or AVERAGE, str(row), *numbers, shown))
+        if (d := findings.differences.get((row, panel))) is not None:
+            shown = d.without or ("no" if not d.shown else "above" if d.difference > 0 else "below")
+            numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted, d.p_flip)
+            rows.append((panel or AVERAGE, str(row), *numbers, shown))
     note = (
         "Points, paired by seed. From, to (95 % interval) and p (t): paired t test over the seeds; Holm's correction: "
         "over the recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval "
         "without zero and Holm's p below 0.05; 'no' does not mean equal."
     )
-    return Table(f"Difference from {findings.baseline}", columns, rows, note)
-
-
-def _probability(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    title = f"Difference from {findings.baseline}"
+    return Table(title, [*columns, Column("shown", left=True)], rows, note)
 
 
 def cost_table(findings: Findings) -> Table:
-    """What a trial took, beside what it gave."""
-    columns = (
-        *(Column("task", left=True), Column("recipe", left=True), Column("score", points), Column("steps")),
-        *(Column("epochs", "{:.4g}".format), Column("best after", "{:.3g}".format)),
-        *(Column("s/trial", "{:.1f}".format), Column("s in all", "{:.1f}".format)),
-        Column("params", lambda value: f"{value / 1e6:.2f}M"),
-    )
+    """What each row cost on each task: steps, passes, seconds, parameters."""
+    columns = [*_PLACE, Column("score", points), Column("steps"), Column("epochs", "{:.4g}".format)]
+    columns += [Column("best after", "{:.3g}".format)]
+    columns += [Column(name, "{:.1f}".format) for name in ("s/trial", "s in all")]
+    columns.append(Column("params", lambda value: f"{value / 1e6:.2f}M"))
     rows = []
     for task, row, cell in _places(findings):
         if cell is not None:
@@ -224,14 +291,20 @@ def cost_table(findings: Findings) -> Table:
     return Table("Cost", columns, rows, note)
 
 
+_PLACE = (Column("task", left=True), Column("recipe", left=True))
+
+
 def _places(findings: Findings) -> list[tuple[str | None, Row, Cell | None]]:
     """Returns task (None: the average), row and cell, in the order they are shown."""
     return [
-        (panel, row, None if panel is None else findings.cells[row, panel])
+        (panel, row, findings.cells.get((row, panel or "")))
         for panel in findings.panels
         for row in findings.rows
         if (row in findings.averages if panel is None else (row, panel) in findings.cells)
     ]
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
 
 
 def _results_csv(findings: Findings) -> str:
@@ -254,9 +327,6 @@ def _trials_csv(results: Sequence[TrialResult]) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-# ---- the files and the terminal --------------------------------------------------------------------------------------
-
-
 def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig | None) -> str:
     lines = ["# Report of the study", "", _finished(findings), ""]
     if findings.missing:
@@ -264,8 +334,6 @@ def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig |
     lines += ["## In words", "", *(f"- {inline(line)}" for line in plain_words(findings)), ""]
     if tables:
         lines += ["## Tables", "", "\n".join(table.to_markdown() for table in tables)]
-    if findings.search_trials:
-        lines += [_search(findings), ""]
     if config is not None:
         seeds = ", ".join(map(str, config.seeds))
         lines += [f"Recipes {', '.join(config.recipes)}; tasks {', '.join(config.tasks)}; seeds {seeds}.", ""]
@@ -275,25 +343,3 @@ def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig |
 def _finished(findings: Findings) -> str:
     line = f"{findings.trials} trial{'s' if findings.trials != 1 else ''} finished"
     return f"{line}; the study is not complete." if findings.missing else f"{line}."
-
-
-def _search(findings: Findings) -> str:
-    return (
-        f"The search took {findings.search_trials} trials and {findings.search_seconds:,.0f} s on top; the scores that "
-        "it chose by are no results."
-    )
-
-
-def _show(findings: Findings, tables: Sequence[Table], output: Path, console: Console) -> None:
-    lines = [*plain_words(findings), *(f"Missing: {line}" for line in findings.missing[:_MOST_MISSING])]
-    if len(findings.missing) > _MOST_MISSING:
-        lines.append(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md")
-    lines += [_search(findings)] * bool(findings.search_trials)
-    lines.append(
-        f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
-    )
-    console.print(_finished(findings), markup=False, highlight=False)
-    for table in tables:
-        console.print(table.to_rich())
-    for line in lines:
-        console.print(line, markup=False, highlight=False)

@@ -20,12 +20,11 @@ from codir.errors import CodirError, ConfigError, FolderInUseError, InterruptedR
 from codir.files import exclusive, is_trace, require_name, require_writable
 from codir.printing import Console, bar, terminal
 from codir.studies.check import check_same, check_settings, check_with_models
-from codir.studies.config import StudyConfig
-from codir.studies.engines import Engine, engine_of, make_teacher, record_failure, run_trial
-from codir.studies.loading import load_study
+from codir.studies.config import StudyConfig, load_study
+from codir.studies.engines import engine_of, make_teacher, record_failure, run_trial
 from codir.studies.recipes import notes_of, teacher_folder
-from codir.studies.results import RECIPES, STUDY, Plan, TrialResult, read_results
-from codir.studies.trial import Trial
+from codir.studies.results import RECIPES, STUDY, Plan
+from codir.studies.trial import TRIALS, Trial, TrialResult
 from codir.training.processes import one_process_only
 
 _SECONDS_TO_STOP = 180.0
@@ -33,21 +32,15 @@ _SECONDS_TO_STOP = 180.0
 
 @dataclass
 class StudyResult:
-    """What a study gave.
-
-    Attributes:
-        output: its folder.
-        results: all finished trials.
-        failed: errors by key, of trials and (`teacher:TASK`) teachers.
-        pruned: keys of the trials that a search has stopped.
-        report: the report, where it was written.
-    """
+    """What a study gave."""
 
     output: Path
-    results: list[TrialResult]
-    failed: dict[str, str] = field(default_factory=dict)
-    pruned: list[str] = field(default_factory=list)
-    report: Path | None = None
+    results: list[TrialResult]  # all finished trials
+    failed: dict[str, str] = field(
+        default_factory=dict
+    )  # errors by key, of trials and (`teacher:TASK`) teachers
+    pruned: list[str] = field(default_factory=list)  # keys of the trials that a search has stopped
+    report: Path | None = None  # where it was written
 
 
 def study(
@@ -82,7 +75,12 @@ def study(
     _check_folder(config.output, config.resume)
     plan = Plan(config)
     kinds = check_settings(plan)
-    _require_packages(config)
+    for needed, package, extra in ((config.space, "optuna", "study"), (config.engine == "ray", "ray", "ray")):
+        try:
+            if needed:
+                import_module(package)
+        except ImportError as error:
+            raise ConfigError(f"This needs {package} ({error}): pip install 'codir[{extra}]'.") from error
     if (config.output / STUDY).is_file():
         check_same(plan)
     require_writable(config.output)
@@ -93,11 +91,12 @@ def study(
         check_with_models(plan, kinds, console)
         plan.save()
         if retry_failed:
-            _forget_failures(plan)
+            for key in plan.failures():
+                shutil.rmtree(_folder(plan, key))
             plan = Plan(config, plan.recipes)
         _say(console, describe_trials(plan.search.all_trials()))
         with _stoppable(plan):
-            _Work(plan, console).run()
+            _run_all(plan, console)
         return _finish(plan, console, report)
 
 
@@ -111,106 +110,100 @@ def show_status(output: str | Path, console: Console | None = None) -> None:
 
 def describe_trials(trials: list[Trial]) -> str:
     """Returns `40 trials: 4 recipes, 2 tasks, 5 seeds` for people."""
-    parts = [f"{len(trials)} trials: {len({trial.recipe for trial in trials})} recipes"]
-    parts.append(f"{len({trial.task for trial in trials})} tasks")
-    if students := {trial.student for trial in trials} - {None}:
-        parts.append(f"{len(students)} students")
-    return ", ".join([*parts, f"{len({trial.seed for trial in trials})} seeds"])
+    counts = {
+        f"{what}s": len({getattr(trial, what) for trial in trials} - {None})
+        for what in ("recipe", "task", "student", "seed")
+    }
+    return f"{len(trials)} trials: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
 
 
-class _Work:
+def _folder(plan: Plan, key: str) -> Path:
+    """Returns the run folder of a trial, or of a teacher (`teacher:TASK`)."""
+    task = key.removeprefix("teacher:")
+    return plan.output / TRIALS / key if task == key else teacher_folder(plan.config, task)
+
+
+def _run_all(plan: Plan, console: Console) -> None:
     """Runs what is left of a study on its engine, and shows how far it is.
 
-    Args:
-        plan: what is to be done.
-        console: where to print.
+    Returns when every trial has ended, or cannot be run because its teacher has failed.
+
+    Raises:
+        KeyboardInterrupt: the user wants to stop; the trainings have saved checkpoints and ended.
     """
+    running: dict[Future[None], str] = {}
+    ends: Counter[str] = Counter()  # of processes that left no outcome, by key
+    given_up: set[str] = set()
+    if _next(plan, given_up) is None:
+        return
+    engine = engine_of(plan.config)
+    with bar(console, disable=not console.is_terminal) as shown:
+        task = shown.add_task("trials", total=len(plan.search.all_trials()))
+        try:
+            while True:
+                while len(running) < engine.slots and (job := _next(plan, {*running.values(), *given_up})):
+                    key, function, args = job
+                    running[engine.submit(function, *args)] = key
+                failed = len(plan.failures())
+                words = f"{len(running)} running" + f", {failed} failed" * bool(failed)
+                shown.update(task, completed=len(plan.done()), description=words)
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    key = running.pop(future)
+                    if _say_end(plan, key, future.exception(), console):
+                        continue
+                    ends[key] += 1
+                    if ends[key] >= engine.tries:
+                        why = f"its process ended {engine.tries} times: out of memory? ({future.exception()})"
+                        record_failure(_folder(plan, key), RunError(why))
+                        given_up.add(key)
+        except KeyboardInterrupt:
+            _say(
+                console, "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once."
+            )
+            engine.stop()
+            wait(running, timeout=_SECONDS_TO_STOP)
+            raise
+        finally:
+            engine.close()
 
-    def __init__(self, plan: Plan, console: Console):
-        self.plan, self.console = plan, console
-        self._running: dict[Future[None], str] = {}
-        self._ends: Counter[str] = Counter()  # of processes that left no outcome, by key
-        self._given_up: set[str] = set()
 
-    def run(self) -> None:
-        """Returns when every trial has ended, or cannot be run because its teacher has failed.
+def _next(plan: Plan, busy: set[str]) -> tuple[str, Callable[..., None], tuple[Any, ...]] | None:
+    """Returns what can be begun now, a teacher or a trial whose teacher is there, with its key."""
+    done = plan.done()
+    for trial in plan.trials(ask=True):
+        if trial.key in done or trial.key in busy:
+            continue
+        state, teacher = plan.teacher_state(trial.task), f"teacher:{trial.task}"
+        if state == "finished":
+            trial.describe(plan.output)
+            return trial.key, run_trial, (plan.config, plan.recipes[trial.recipe], trial)
+        if state != "failed" and teacher not in busy:
+            return teacher, make_teacher, (plan.config, trial.task)
+    return None
 
-        Raises:
-            KeyboardInterrupt: the user wants to stop; the trainings have saved checkpoints and ended.
-        """
-        if self._next() is None:
-            return
-        engine = engine_of(self.plan.config)
-        total = len(self.plan.search.all_trials())
-        with bar(self.console, disable=not self.console.is_terminal) as shown:
-            task = shown.add_task("trials", total=total)
-            try:
-                while True:
-                    while len(self._running) < engine.slots and (job := self._next()) is not None:
-                        key, function, args = job
-                        self._running[engine.submit(function, *args)] = key
-                    ended = len(self.plan.done())
-                    failed = len(self.plan.failures())
-                    words = f"{len(self._running)} running" + f", {failed} failed" * bool(failed)
-                    shown.update(task, completed=ended, description=words)
-                    if not self._running:
-                        return
-                    for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                        self._ended(self._running.pop(future), future, engine.tries)
-            except KeyboardInterrupt:
-                _say(
-                    self.console,
-                    "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once.",
-                )
-                self._stop(engine)
-                raise
-            finally:
-                engine.close()
 
-    def _next(self) -> tuple[str, Callable[..., None], tuple[Any, ...]] | None:
-        """Returns what can be begun now, a teacher or a trial whose teacher is there, with its key."""
-        plan = self.plan
-        done, busy = plan.done(), {*self._running.values(), *self._given_up}
-        for trial in plan.trials(ask=True):
-            if trial.key in done or trial.key in busy:
-                continue
-            state, teacher = plan.teacher_state(trial.task), f"teacher:{trial.task}"
-            if state == "finished":
-                trial.describe(plan.output)
-                return trial.key, run_trial, (plan.config, plan.recipes[trial.recipe], trial)
-            if state != "failed" and teacher not in busy:
-                return teacher, make_teacher, (plan.config, trial.task)
-        return None
-
-    def _ended(self, key: str, future: Future[None], tries: int) -> None:
-        task = key.removeprefix("teacher:")
-        path = teacher_folder(self.plan.config, task) if task != key else self.plan.output / "trials" / key
-        outcome, error = self.plan.done().get(key), future.exception()
-        if outcome is not None:
-            score = "no score" if outcome.score is None else f"{outcome.score:.4f}"
-            what = outcome.error if outcome.state == "failed" else score
-            _say(self.console, f"{outcome.state}: {key}: {what}")
-        elif task != key and self.plan.teacher_state(task) in ("finished", "failed"):
-            _say(self.console, f"{self.plan.teacher_state(task)}: {key}")
-        elif isinstance(error, FolderInUseError):  # a worker of a study that was killed saves its checkpoint
-            time.sleep(1)
-        else:
-            self._ends[key] += 1
-            _say(self.console, f"The process of {key} ended ({error or 'it left no result'}).")
-            if self._ends[key] >= tries:
-                record_failure(path, RunError(f"its process ended {tries} times: out of memory? ({error})"))
-                self._given_up.add(key)
-
-    def _stop(self, engine: Engine) -> None:
-        engine.stop()
-        wait(self._running, timeout=_SECONDS_TO_STOP)
+def _say_end(plan: Plan, key: str, error: BaseException | None, console: Console) -> bool:
+    """Says how a training ended; returns False if its process did, and left no outcome."""
+    task, outcome = key.removeprefix("teacher:"), plan.done().get(key)
+    if outcome is not None:
+        score = "no score" if outcome.score is None else f"{outcome.score:.4f}"
+        _say(console, f"{outcome.state}: {key}: {outcome.error if outcome.state == 'failed' else score}")
+    elif task != key and (state := plan.teacher_state(task)) in ("finished", "failed"):
+        _say(console, f"{state}: {key}")
+    elif isinstance(error, FolderInUseError):  # a worker of a study that was killed saves its checkpoint
+        time.sleep(1)
+    else:
+        _say(console, f"The process of {key} ended ({error or 'it left no result'}).")
+        return False
+    return True
 
 
 def _finish(plan: Plan, console: Console, report: bool) -> StudyResult:
-    output = plan.output
-    failed = plan.failures()
+    output, failed = plan.output, plan.failures()
     pruned = [key for key, outcome in plan.done().items() if outcome.state == "pruned"]
-    result = StudyResult(output, read_results(output), failed, pruned)
+    result = StudyResult(output, plan.results(), failed, pruned)
     _say(console, plan.in_words())
     for key, error in failed.items():
         _say(console, f"failed: {key}: {error}")
@@ -250,22 +243,6 @@ def _check_folder(output: Path, resume: bool) -> None:
         raise RunError(
             f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study."
         )
-
-
-def _forget_failures(plan: Plan) -> None:
-    for key in plan.failures():
-        task = key.removeprefix("teacher:")
-        shutil.rmtree(plan.output / "trials" / key if task == key else teacher_folder(plan.config, task))
-
-
-def _require_packages(config: StudyConfig) -> None:
-    for needed, package, extra in ((config.space, "optuna", "study"), (config.engine == "ray", "ray", "ray")):
-        try:
-            if needed:
-                import_module(package)
-        except ImportError as error:
-            what = f"engine: {extra}" if extra == "ray" else f"the strategy {config.strategy}"
-            raise ConfigError(f"{what} needs {package} ({error}): pip install 'codir[{extra}]'.") from error
 
 
 def _say(console: Console, line: str) -> None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xxhash
 
@@ -21,10 +21,8 @@ from codir.studies.config import Choices, PruningName, Range, StudyConfig
 from codir.studies.recipes import ResolvedRecipe
 from codir.studies.trial import Outcome, Trial, settings_digest
 
-if TYPE_CHECKING:
-    import optuna
-
 Done = Mapping[str, Outcome]
+"""How trials ended, by key; what has not ended is not in it."""
 Grid = Mapping[str, Sequence[Any]]
 
 STAGES = ("finetune", "kd")
@@ -48,6 +46,7 @@ class Search:
 
     def __init__(self, config: StudyConfig, recipes: Mapping[str, ResolvedRecipe]):
         self.config, self.recipes = config, recipes
+        self.students: list[str | None] = [*config.students] or [None]
 
     def trials(self, done: Done, begun: Sequence[Trial] = (), ask: bool = True) -> list[Trial]:
         """Returns every trial that can be named by now, in the order they should run.
@@ -55,17 +54,16 @@ class Search:
         When all of them have ended, the study is complete.
 
         Args:
-            done: how trials ended, by key; what has not ended is not in it.
+            done: how trials ended, by key.
             begun: trials that have a folder.
             ask: let `random` and `tpe` propose one more setting for each recipe, task and student.
         """
         if self.config.strategy == "greedy":
-            students = list(self.config.students) or [None]
-            parts = [self._greedy(task, each, done) for task in self.config.tasks for each in students]
+            parts = [self._greedy(task, each, done) for task in self.config.tasks for each in self.students]
         elif self.config.space:
             parts = [self._sampled(group, done, begun, ask) for group in self.groups()]
         else:
-            parts = [self._grid(group, done) for group in self.groups()]
+            parts = [self._chosen(*self._stage(group, {}, done)) for group in self.groups()]
         named: dict[str, Trial] = {}
         # the first of every part, then the second ones, ...: a study that is stopped early has some of each
         for trial in (each for turn in zip_longest(*parts) for each in turn if each is not None):
@@ -80,25 +78,28 @@ class Search:
             return [
                 trial
                 for group in self.groups()
-                for trial in (*[replace(group, phase="search")] * self._limit(group), *self._finals(group))
+                for trial in self._chosen([replace(group, phase="search")] * self._limit(group), group)
             ]
         done: dict[str, Outcome] = {}
         while new := [trial for trial in self.trials(done) if trial.key not in done]:
             done |= {trial.key: Outcome("finished", 0.0) for trial in new}
         return self.trials(done)
 
-    def groups(self) -> list[Trial]:
+    def groups(self, also: bool = False) -> list[Trial]:
         """Returns a trial without settings for each recipe, task and student: settings are chosen for each by itself.
 
         A recipe with a student of its own has one for each task, whatever the students are.
+
+        Args:
+            also: those that the strategy has beside the study's own recipes, too.
         """
         found: dict[tuple[str, str | None, str], Trial] = {}
-        for task in self.config.tasks:
-            for student in self.config.students or [None]:
-                for recipe in self.config.recipes:
-                    own = self.recipes[recipe].student is not None
-                    group = Trial(recipe, task, None if own else student, self.config.search_seed)
-                    found.setdefault(group.group, group)
+        for task, student, recipe in product(
+            self.config.tasks, self.students, self.recipes if also else self.config.recipes
+        ):
+            own = self.recipes[recipe].student is not None
+            group = Trial(recipe, task, None if own else student, self.config.search_seed)
+            found.setdefault(group.group, group)
         return list(found.values())
 
     def choices(self, group: Trial) -> Choices:
@@ -107,30 +108,25 @@ class Search:
         own = {k: v for k, v in self.config.choices_of(group.recipe).items() if recipe.has(k)}
         if own or self.config.strategy != "greedy":
             return own
-        paper = (
-            FINETUNING_GRID if group.recipe == "finetune" else CRD_GRID if "crd" in recipe.objectives else {}
-        )
-        return {key: list(values) for key, values in paper.items()}
+        paper = FINETUNING_GRID if group.recipe == "finetune" else CRD_GRID
+        return {key: list(values) for key, values in paper.items() if recipe.has(key)}
 
-    def _tries(self, group: Trial, points: Sequence[Mapping[str, Any]]) -> list[Trial]:
-        return [
-            replace(group, settings=dict(point), phase="search", number=number)
-            for number, point in enumerate(points)
+    def _stage(self, group: Trial, kept: Mapping[str, Any], done: Done) -> tuple[list[Trial], Trial | None]:
+        """Returns the trials that search a grid, and what was chosen once they have ended and one has finished."""
+        grid = {key: choice for key, choice in self.choices(group).items() if isinstance(choice, list)}
+        tries = [
+            replace(group, settings={**kept, **point}, phase="search", number=number)
+            for number, point in enumerate(grid_points(grid))
         ]
-
-    def _finals(self, chosen: Trial | None) -> list[Trial]:
-        """Returns the trials that are compared: the chosen settings with every seed."""
-        if chosen is None:
-            return []
-        return [replace(chosen, seed=seed, phase="final") for seed in self.config.seeds]
-
-    def _grid(self, group: Trial, done: Done) -> list[Trial]:
-        tries = self._tries(group, grid_points(_lists(self.choices(group))))
         if len(tries) == 1:  # nothing to choose
-            return self._finals(tries[0])
-        return tries + (self._finals(best(tries, done)) if ended(tries, done) else [])
+            return [], tries[0]
+        return tries, best(tries, done) if ended(tries, done) else None
 
-    # ---- the paper's protocol ----------------------------------------------------------------------------------------
+    def _chosen(self, tries: list[Trial], chosen: Trial | None) -> list[Trial]:
+        """Returns the tries, and the trials that are compared: the chosen settings with every seed."""
+        if chosen is None:
+            return tries
+        return tries + [replace(chosen, seed=seed, phase="final") for seed in self.config.seeds]
 
     def _greedy(self, task: str, student: str | None, done: Done) -> list[Trial]:
         trials: list[Trial] = []
@@ -145,10 +141,9 @@ class Search:
             chosen[recipe], kept = found, found.settings
         of_task = [group for group in self.groups() if group.task == task]
         waiting = False
-        first = next(iter(self.config.students), None)
         for group in of_task:
             # one with a student of its own is searched beside the first of the study's students
-            beside = group.student == student or (group.student is None and student == first)
+            beside = group.student == student or (group.student is None and student == self.students[0])
             if group.recipe in STAGES or not beside:
                 continue
             has = self.recipes[group.recipe].has
@@ -157,19 +152,10 @@ class Search:
             waiting = waiting or not ended(tries, done)
             if found is not None:
                 chosen[group.recipe] = found
-        if not waiting:
-            for group in of_task:
-                if group.student in (student, None) and group.recipe in chosen:
-                    trials += self._finals(replace(group, settings=chosen[group.recipe].settings))
+        for group in of_task if not waiting else ():
+            if group.student in (student, None) and group.recipe in chosen:
+                trials += self._chosen([], replace(group, settings=chosen[group.recipe].settings))
         return trials
-
-    def _stage(self, group: Trial, kept: Mapping[str, Any], done: Done) -> tuple[list[Trial], Trial | None]:
-        """Returns the trials of one stage, and what was chosen once they have ended and one of them has finished."""
-        points = grid_points(_lists(self.choices(group)))
-        tries = self._tries(group, [{**kept, **point} for point in points])
-        if len(tries) == 1:
-            return [], tries[0]
-        return tries, best(tries, done) if ended(tries, done) else None
 
     # ---- Optuna's samplers -------------------------------------------------------------------------------------------
 
@@ -182,21 +168,22 @@ class Search:
         return min(self.config.trials, math.prod(known)) if len(known) == len(sizes) else self.config.trials
 
     def _sampled(self, group: Trial, done: Done, begun: Sequence[Trial], ask: bool) -> list[Trial]:
-        if not self.choices(group):
-            return self._finals(group)
         choices = self.choices(group)
-        tries = [each for each in begun if each.group == group.group and each.seed == group.seed]
-        tries = [each for each in tries if _fits(each.settings, choices)]
-        tries = [replace(each, phase="search") for each in sorted(tries, key=lambda each: each.number)]
+        if not choices:
+            return self._chosen([], group)
+        mine = [each for each in begun if (each.group, each.seed) == (group.group, group.seed)]
+        tries = [replace(each, phase="search") for each in mine if _fits(each.settings, choices)]
+        tries.sort(key=lambda each: each.number)
         if len(tries) < self._limit(group):
             return [*tries, self._propose(group, tries, done)] if ask else tries
-        return tries + (self._finals(best(tries, done)) if ended(tries, done) else [])
+        return self._chosen(tries, best(tries, done) if ended(tries, done) else None)
 
     def _propose(self, group: Trial, before: Sequence[Trial], done: Done) -> Trial:
         """Asks the sampler for settings that were not tried yet; those that run count for TPE as bad ones."""
         choices, known = self.choices(group), {settings_digest(trial.settings) for trial in before}
         optuna = _optuna()
-        seed = seed_of(self.config.search_seed, *group.group, len(before))
+        text = "/".join(map(str, (self.config.search_seed, *group.group, len(before))))
+        seed = xxhash.xxh3_64(text.encode()).intdigest() & 0x7FFFFFFF  # the same on every machine
         sampler = optuna.samplers.RandomSampler(seed=seed)
         if self.config.strategy == "tpe":
             startup = min(_STARTUP, max(self.config.trials // 2, 1))
@@ -232,23 +219,15 @@ def ended(trials: Sequence[Trial], done: Done) -> bool:
 
 def best(trials: Sequence[Trial], done: Done) -> Trial | None:
     """Returns the finished trial with the best dev score, the first of equal ones; None if none finished."""
-    chosen, highest = None, -math.inf
-    for trial in trials:
-        outcome = done.get(trial.key)
-        if outcome is None or outcome.state != "finished" or outcome.score is None:
-            continue
-        if outcome.score > highest:  # never true of NaN
-            chosen, highest = trial, outcome.score
-    return chosen
+    outcomes = [(trial, done[trial.key]) for trial in trials if trial.key in done]
+    finished = [
+        (trial, each.score) for trial, each in outcomes if each.state == "finished" and _is_number(each.score)
+    ]
+    return max(finished, key=lambda pair: pair[1] or 0.0, default=(None, None))[0]
 
 
-def seed_of(*parts: Any) -> int:
-    """Returns 31 bits that depend on nothing but the parts, on every machine."""
-    return xxhash.xxh3_64("/".join(map(str, parts)).encode()).intdigest() & 0x7FFFFFFF
-
-
-def _lists(choices: Choices) -> dict[str, list[Any]]:
-    return {key: choice for key, choice in choices.items() if isinstance(choice, list)}
+def _is_number(score: float | None) -> bool:
+    return score is not None and not math.isnan(score)
 
 
 def _values(choice: Range | list[Any]) -> list[Any] | None:
@@ -270,7 +249,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _distribution(choice: Range | list[Any]) -> optuna.distributions.BaseDistribution:
+def _distribution(choice: Range | list[Any]) -> Any:
     distributions = _optuna().distributions
     if isinstance(choice, list):  # by number: Optuna's categories are single words and numbers
         return distributions.CategoricalDistribution(list(range(len(choice))))
@@ -280,31 +259,26 @@ def _distribution(choice: Range | list[Any]) -> optuna.distributions.BaseDistrib
     return distributions.FloatDistribution(choice.low, choice.high, log=choice.log, step=choice.step)
 
 
-def _told(
-    trial: Trial, choices: Choices, distributions: Mapping[str, Any], outcome: Outcome | None
-) -> optuna.trial.FrozenTrial:
+def _told(trial: Trial, choices: Choices, distributions: Mapping[str, Any], outcome: Outcome | None) -> Any:
     optuna = _optuna()
     states = optuna.trial.TrialState
     state = states.RUNNING
     if outcome is not None:
         state = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[outcome.state]
-        if state == states.COMPLETE and (outcome.score is None or math.isnan(outcome.score)):
+        if state == states.COMPLETE and not _is_number(outcome.score):
             state = states.FAIL
-    complete = state == states.COMPLETE
-    values = outcome.values if outcome is not None and state != states.FAIL else ()
     return optuna.trial.create_trial(
         state=state,
-        value=outcome.score if outcome is not None and complete else None,
+        value=outcome.score if outcome is not None and state == states.COMPLETE else None,
         params={
             key: trial.settings[key] if isinstance(choice, Range) else choice.index(trial.settings[key])
             for key, choice in choices.items()
         },
         distributions=dict(distributions),
-        intermediate_values=dict(enumerate(values)),
+        intermediate_values=dict(
+            enumerate(outcome.values if outcome is not None and state != states.FAIL else ())
+        ),
     )
-
-
-# ---- pruning -------------------------------------------------------------------------------------------------------
 
 
 def behind(values: Sequence[float], others: Sequence[Outcome], how: PruningName) -> bool:
@@ -317,8 +291,10 @@ def behind(values: Sequence[float], others: Sequence[Outcome], how: PruningName)
             evaluation (Optuna's MedianPruner). `halving`: after 1, 2, 4, ... evaluations only the better half goes on
             (Li et al., 2020: asynchronous successive halving; Optuna's SuccessiveHalvingPruner).
     """
-    finished = [each for each in others if each.state == "finished" and each.values]
-    if how == "none" or len(finished) < PRUNING_STARTUP:
+    if (
+        how == "none"
+        or sum(each.state == "finished" and bool(each.values) for each in others) < PRUNING_STARTUP
+    ):
         return False
     optuna = _optuna()
     pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP)
@@ -327,21 +303,18 @@ def behind(values: Sequence[float], others: Sequence[Outcome], how: PruningName)
     study = optuna.create_study(
         direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
     )
+
+    def report(values: Sequence[float]) -> tuple[Any, bool]:
+        """Tells the pruner of all evaluations in their order, as it keeps count of them; with its last verdict."""
+        trial, verdict = study.ask(), False
+        for number, value in enumerate(values, start=1):
+            trial.report(value, number)
+            verdict = trial.should_prune()
+        return trial, verdict
+
     for other in others:
-        if other.state != "failed" and other.values:
-            trial = study.ask()
-            _report(trial, other.values)
-            if other.state == "finished":
-                study.tell(trial, max(other.values))
-            else:
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    return _report(study.ask(), values)
-
-
-def _report(trial: Any, values: Sequence[float]) -> bool:
-    """Tells the pruner of all evaluations in their order, as it keeps count of them; returns its last verdict."""
-    verdict = False
-    for number, value in enumerate(values, start=1):
-        trial.report(value, number)
-        verdict = trial.should_prune()
-    return verdict
+        if other.state == "finished" and other.values:
+            study.tell(report(other.values)[0], max(other.values))
+        elif other.state == "pruned" and other.values:
+            study.tell(report(other.values)[0], state=optuna.trial.TrialState.PRUNED)
+    return report(values)[1]

@@ -1,4 +1,7 @@
-"""One training of a study: which recipe, task, student, seed and settings; its run folder, and how it ended."""
+"""One training of a study: which recipe, task, student, seed and settings; its run folder, and what came of it.
+
+The run folders below `trials/` are the truth: nothing else says what is done.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +21,24 @@ from codir.record.runfolder import RunFolder
 
 Phase = Literal["search", "final"]
 
-TRIALS = "trials"
-ABOUT = "about.json"
-PRUNED = "pruned.json"
-_SEED = re.compile(r"seed-(\d+)$")
+TRIALS, ABOUT, PRUNED = "trials", "about.json", "pruned.json"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a study.
+    """One training of a study."""
 
-    Attributes:
-        recipe: its name in the study.
-        task: its name in the study.
-        student: the student's name; None where the study has one for all.
-        seed: the seed of the order, the dropout and whatever is drawn.
-        settings: what is searched, by dotted key; empty in a study that searches nothing.
-        phase: `search` for the trials that settings are chosen by, `final` for those that are compared. It is no part
-            of the key: a final trial whose training a search has done already is not repeated.
-        number: its settings' place among those that `random` or `tpe` have proposed.
-    """
-
-    recipe: str
+    recipe: str  # its name in the study, as those of task and student
     task: str
-    student: str | None
+    student: str | None  # None where the study has one for all
     seed: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what is searched, by dotted key
+    # Of the trials that settings are chosen by, or of those that are compared. It is no part of the key: a final
+    # trial whose training a search has done already is not repeated.
     phase: Phase = "final"
-    number: int = field(default=0, compare=False)
+    number: int = field(
+        default=0, compare=False
+    )  # its settings' place among those that a sampler has proposed
 
     @property
     def group(self) -> tuple[str, str | None, str]:
@@ -54,7 +47,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The trial in one line, `mrpc/half/codir-fine-1a2b3c4d/seed-1`: stable over processes, machines, versions."""
+        """The trial in one line, `mrpc/half/codir-fine-1a2b3c4d/seed-1`: stable over processes and machines."""
         digest = settings_digest(self.settings)
         name = f"{self.recipe}-{digest}" if digest else self.recipe
         return "/".join([self.task, *([self.student] if self.student else []), name, f"seed-{self.seed}"])
@@ -67,13 +60,8 @@ class Trial:
         """Makes its folder and writes beside it what the runs there are of, for `read_trials`."""
         folder = self.folder(output)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "recipe": self.recipe,
-            "task": self.task,
-            "student": self.student,
-            "settings": dict(self.settings),
-            "number": self.number,
-        }
+        names = ("recipe", "task", "student", "settings", "number")
+        content = {name: getattr(self, name) for name in names}
         about = folder.parent / ABOUT
         if not about.is_file() or read_json(about) != content:
             write_json(about, content)
@@ -104,59 +92,105 @@ def read_trials(output: Path) -> list[Trial]:
     found = []
     for about in sorted((output / TRIALS).glob(f"**/{ABOUT}")):
         content = read_json(about)
-        for folder in about.parent.iterdir():
-            if folder.is_dir() and (match := _SEED.match(folder.name)):
-                found.append(Trial(seed=int(match[1]), **content))
+        for folder in about.parent.glob("seed-*/"):
+            if re.fullmatch(r"seed-\d+", folder.name):
+                found.append(Trial(seed=int(folder.name[5:]), **content))
     return sorted(found, key=lambda trial: (trial.task, trial.student or "", trial.recipe, trial.key))
 
 
 @dataclass(frozen=True)
+class TrialResult:
+    """One finished trial."""
+
+    recipe: str
+    task: str
+    student: str | None
+    seed: int
+    settings: Mapping[str, Any]  # what was searched
+    phase: Phase
+    metric: str  # the task's main metric
+    # Its value on the dev split, the kept checkpoint run in fp32. Checkpoint and settings are chosen by the same data.
+    score: float
+    metrics: Mapping[str, float]  # all of them; those of further splits as `SPLIT/METRIC`
+    teacher_score: float
+    agreement: float | None  # share of the examples that both say the same of (regression: their correlation)
+    parameters: int  # the student's
+    embedding_parameters: int
+    teacher_parameters: int
+    size: int | None  # bytes of the student's model files
+    steps: int
+    seconds: float  # wall-clock time of the training over all attempts
+    epochs: float | None  # passes over the training data that were made
+    best_epoch: float | None  # after which the kept weights stood; None where the last ones were kept
+    folder: Path
+    constant_score: float | None = (
+        None  # what answering the same class to everything scores; None for regression
+    )
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """How a trial ended."""
 
-    Attributes:
-        state: `finished`, `pruned` (a search has stopped it, because it was behind) or `failed`.
-        score: main metric on the dev split; of a pruned one, at its last evaluation; None if it failed.
-        values: main metric after each evaluation during training.
-        error: why it failed.
-    """
-
-    state: Literal["finished", "pruned", "failed"]
-    score: float | None = None
-    values: tuple[float, ...] = ()
+    state: Literal["finished", "pruned", "failed"]  # `pruned`: a search has stopped it, because it was behind
+    score: float | None = None  # main metric on the dev split; of a pruned one, at its last evaluation
+    values: tuple[float, ...] = ()  # main metric after each evaluation during training
     error: str = ""
+    result: TrialResult | None = None
 
 
-def read_outcome(folder: Path) -> Outcome | None:
-    """Returns how the trial of a run folder ended; None if it has not: it is new, running, or was stopped.
+def read_outcome(trial: Trial, output: Path) -> Outcome | None:
+    """Returns how a trial ended; None if it has not: it is new, running, or was stopped.
 
     Raises:
         RunError: its files are damaged.
     """
-    run = RunFolder(folder)
-    if (folder / PRUNED).is_file():
-        content = read_json(folder / PRUNED)
+    run = RunFolder(trial.folder(output))
+    if (run.path / PRUNED).is_file():
+        content = read_json(run.path / PRUNED)
         return Outcome("pruned", content["score"], tuple(content["values"]))
-    status = run.status
-    if status.get("state") == "failed":
-        return Outcome("failed", error=status["attempts"][-1].get("error", "unknown"))
-    if status.get("state") != "finished":
+    if run.state == "failed":
+        return Outcome("failed", error=run.status["attempts"][-1].get("error", "unknown"))
+    if not run.finished:
         return None
     content = read_whole(run.metrics)
     try:
-        name = f"eval_{content['main_metric']}"
-        student = next(row for row in content["comparison"]["rows"] if row["role"] != "teacher")
-        values = tuple(entry[name] for entry in read_log(run.log) if name in entry)
-        return Outcome("finished", student["metrics"][content["main_metric"]], values)
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        rows = {row["role"]: row for row in content["comparison"]["rows"]}
+        teacher = rows.pop("teacher")
+        (role, row), *_ = rows.items()  # a trial trains one student, without the baselines of `codir distill`
+        cost, metric = content["costs"][role], content["main_metric"]
+        # a kill may have cut the last line
+        lines = run.log.read_text(encoding="utf-8").splitlines() if run.log.is_file() else []
+        log = [json.loads(line) for line in lines if line.endswith("}")]
+        epochs = {entry["step"]: entry["epoch"] for entry in log if entry.keys() >= {"step", "epoch"}}
+        metrics = {name: float("nan") if value is None else value for name, value in row["metrics"].items()}
+        result = TrialResult(
+            recipe=trial.recipe,
+            task=trial.task,
+            student=trial.student,
+            seed=trial.seed,
+            settings=dict(trial.settings),
+            phase=trial.phase,
+            metric=metric,
+            score=metrics[metric],
+            metrics=metrics,
+            teacher_score=float("nan") if (of := teacher["metrics"][metric]) is None else of,
+            agreement=row["agreement"],
+            parameters=row["parameters"],
+            embedding_parameters=row["embedding_parameters"],
+            teacher_parameters=teacher["parameters"],
+            size=row["bytes"],
+            steps=cost["steps"],
+            seconds=cost["seconds"],
+            epochs=list(epochs.values())[-1] if epochs else None,
+            best_epoch=epochs.get(cost["best_step"]),
+            folder=run.path,
+            constant_score=content["comparison"].get("constant"),
+        )
+        values = tuple(entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry)
+    except (KeyError, ValueError, TypeError) as error:
         raise RunError(
-            f"{run.metrics} is damaged: it is not what `codir distill` writes ({type(error).__name__}). Remove the "
-            f"folder {folder} to run this trial again."
+            f"{run.metrics} is damaged: it is not what `codir distill` writes ({type(error).__name__}: {error}). "
+            f"Remove the folder {run.path} to run this trial again."
         ) from error
-
-
-def read_log(log: Path) -> list[dict[str, Any]]:
-    """Returns the entries of a run's log, without a line that a kill has cut."""
-    if not log.is_file():
-        return []
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return Outcome("finished", row["metrics"][metric], values, result=result)

@@ -1,4 +1,4 @@
-"""The paper's tables, one file each in `studies/paper/`: their figures, how each row is made here, and ours beside."""
+"""The paper's tables, one YAML file each beside this one: their figures, how each row is made here, and ours beside."""
 
 from __future__ import annotations
 
@@ -12,86 +12,75 @@ from codir.config.loading import Settings, build
 from codir.config.yaml_text import read_yaml
 from codir.errors import ConfigError, nearest
 from codir.settings import Section
+from codir.studies.findings import Spread
 from codir.studies.report import spread_text
-from codir.studies.statistics import Spread
 from codir.table import Column, Table, Value
 
 ScaleName = Literal["paper", "small"]
 TABLES = ("table1", "table2", "table3", "table4", "table5")
-# The student that most rows start from; without pre-training it is cut out of the teacher.
-MLM_PRE = "mlm-pre"
 PAPER, OURS = "paper", "ours"
 Scores = Mapping[tuple[str, str], Mapping[int, float]]
 """By a row's name and a column's heading: scores by seed."""
 
 
 class TableColumn(Section):
-    """One column of scores."""
+    """One column of scores: a task and its metric; of a further split as SPLIT/METRIC."""
 
-    task: str = Field(description="the task")
-    metric: str = Field(description="its metric; of a further split as SPLIT/METRIC")
+    task: str
+    metric: str
 
 
 class TableRow(Section):
     """One row: the paper's figures, and what it is here."""
 
-    name: str = Field(description="as in the paper")
+    name: str  # as in the paper
     paper: list[float | None] = Field(
-        default_factory=list, description="the figures, column by column, the average last"
-    )
-    recipe: str | None = Field(
-        default=None, description="the study's recipe that makes it; none: not made here"
-    )
-    student: str | None = Field(default=None, description="the pre-training that its student comes from")
-    teacher: bool = Field(default=False, description="the row of the teacher itself")
-    statistic: Literal["mean", "median", "max", "std"] = Field(default="mean", description="of the seeds")
-    config: dict[str, Any] | None = Field(
-        default=None, description="a model by its configuration, for the speed"
-    )
-    given: Literal["teacher", "student"] | None = Field(
-        default=None, description="the user's model, or its half"
-    )
+        default=[]
+    )  # column by column, the average last; for a table of speed see there
+    recipe: str | None = None  # the study's recipe that makes it; none: not made here
+    student: str | None = None  # the pre-training that its student comes from
+    teacher: bool = False  # the row of the teacher itself
+    statistic: Literal["mean", "median", "max", "std"] = "mean"  # of the seeds
+    config: dict[str, Any] | None = None  # a model by its configuration, for the speed
+    given: Literal["teacher", "student"] | None = None  # the user's model, or its half
 
 
 class Speed(Section):
     """How the speed is measured."""
 
-    task: str = Field(description="whose development texts are read")
-    batch_size: int = Field(ge=1, description="sequences in a batch")
-    max_length: int = Field(ge=1, description="tokens; shorter sequences are padded")
-    classes: int = Field(ge=1, description="of the classifiers")
-    rounds: int = Field(ge=1, description="runs; their mean counts")
+    batch_size: int = Field(ge=1)  # sequences
+    max_length: int = Field(ge=1)  # tokens of each sequence
+    classes: int = Field(ge=1)
+    rounds: int = Field(ge=1)  # runs; their mean counts
 
 
 class Scale(Section):
     """How much of a table is made."""
 
-    about: list[str] = Field(description="what to know of this scale")
-    tasks: list[str] | None = Field(default=None, description="tasks; default: all of the columns")
-    data: dict[str, Any] = Field(default_factory=dict, description="settings of the data of all tasks")
-    block: int = Field(default=512, ge=8, description="tokens in a block of the pre-training corpus")
-    pretraining: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="stages by name: settings of `codir pretrain`, and `after`: the stage whose student goes on",
-    )
-    study: dict[str, Any] = Field(default_factory=dict, description="settings of the studies")
-    sequences: int | None = Field(default=None, ge=1, description="sequences timed; default: all")
+    about: list[str]  # what to know of this scale
+    tasks: list[str] | None = None  # default: all of the columns
+    data: dict[str, Any] = Field(default={})  # settings of the data of all tasks
+    block: int = Field(default=512, ge=8)  # tokens in a block of the pre-training corpus
+    # stages by name: settings of `codir pretrain`, and `after`: the stage whose student goes on
+    pretraining: dict[str, dict[str, Any]] = Field(default={})
+    study: dict[str, Any] = Field(default={})  # settings of the studies
+    sequences: int = Field(default=9815, ge=1)  # that are timed; the paper: MNLI's development set
 
 
 class PaperTable(Section):
     """One table of the paper."""
 
-    title: str = Field(description="what it shows")
-    source: str = Field(description="where it stands in the paper")
-    paper_scores: str = Field(description="what the paper's figures are measured on")
-    note: str = Field(default="", description="what to know when comparing")
-    columns: dict[str, TableColumn] = Field(default_factory=dict, description="columns of scores by heading")
-    average: str | None = Field(default=None, description="heading of the average; none: the table has none")
-    recipes: dict[str, Any] = Field(default_factory=dict, description="recipes under names of their own")
-    baseline: str | None = Field(default=None, description="recipe that a study's report compares with")
-    rows: list[TableRow] = Field(description="the rows")
-    speed: Speed | None = Field(default=None, description="for a table of speed")
-    scales: dict[ScaleName, Scale] = Field(description="how it is made")
+    title: str
+    source: str  # where it stands in the paper
+    paper_scores: str  # what the paper's figures are measured on
+    note: str = ""  # what to know when comparing
+    columns: dict[str, TableColumn] = Field(default={})  # columns of scores by heading
+    average: str | None = None  # heading of the average; none: the table has none
+    recipes: dict[str, Any] = Field(default={})  # under names of their own
+    baseline: str | None = None  # recipe that a study's report compares with
+    rows: list[TableRow]
+    speed: Speed | None = None  # for a table of speed
+    scales: dict[ScaleName, Scale]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -109,17 +98,14 @@ def load_table(name: str, scale: ScaleName = "paper", overrides: Iterable[str] =
         ConfigError: no such table, or an override that is no setting.
     """
     if name not in TABLES:
-        raise ConfigError(
-            f"There is no {name!r} to reproduce{nearest(name, TABLES)}: there are {', '.join(TABLES)}."
-        )
+        raise ConfigError(f"There is no {name!r}{nearest(name, TABLES)}: there are {', '.join(TABLES)}.")
     text = (files("codir.studies") / "paper" / f"{name}.yaml").read_text(encoding="utf-8")
     content, places = read_yaml(text, f"{name}.yaml")
-    settings = Settings()
+    settings, own = Settings(), Settings()
     settings.merge(content, places)
-    table = build(PaperTable, settings)
-    own = Settings()
     own.merge(content["scales"][scale], {key[2:]: place for key, place in places.items() if len(key) > 2})
     own.set_given(overrides, None)
+    table = build(PaperTable, settings)
     return table.model_copy(update={"scales": {**table.scales, scale: build(Scale, own)}})
 
 
@@ -135,7 +121,7 @@ def side_by_side(table: PaperTable, tasks: Sequence[str], made: Iterable[str], s
         made: names of the rows that are made here, finished or not.
         scores: what they gave.
     """
-    headings = list(table.columns)
+    headings, made = list(table.columns), set(made)
     have = [heading for heading in headings if table.columns[heading].task in tasks]
     reduced = table.average is not None and have != headings
     columns = [Column("row", left=True), Column("of", left=True), *map(Column, headings)]
@@ -144,25 +130,22 @@ def side_by_side(table: PaperTable, tasks: Sequence[str], made: Iterable[str], s
     rows: list[list[Value]] = []
     for row in table.rows:
         figures = row.paper or [None] * (len(columns) - 2 - reduced)
-        shown: list[Value] = [
-            None if f is None else f"{f:.{2 if row.statistic == 'std' else 1}f}" for f in figures
-        ]
-        some = [figures[headings.index(heading)] for heading in have]
-        known = [figure for figure in some if figure is not None]
-        average = f"{sum(known) / len(known):.1f}" if known and len(known) == len(some) else None
+        digits = 2 if row.statistic == "std" else 1
+        shown: list[Value] = [None if each is None else f"{each:.{digits}f}" for each in figures]
+        known = [figure for h in have if (figure := figures[headings.index(h)]) is not None]
+        average = f"{sum(known) / len(known):.1f}" if known and len(known) == len(have) else None
         rows.append([row.name, PAPER, *shown, *[average] * reduced])
-        if row.name not in made:
-            continue
-        ours = {heading: scores.get((row.name, heading), {}) for heading in headings}
-        seeds = sorted(set.intersection(*(set(ours[heading]) for heading in have)))
-        mean = {seed: sum(ours[heading][seed] for heading in have) / len(have) for seed in seeds}
-        texts: list[Value] = [_text(ours[heading], row.statistic) for heading in headings]
-        if table.average is not None:
-            texts += [None, _text(mean, row.statistic)] if reduced else [_text(mean, row.statistic)]
-        rows.append(["", OURS, *texts])
-    all_seeds = sorted({seed for some in scores.values() for seed in some})
-    how = f"{len(all_seeds)} seeds" if len(all_seeds) > 1 else "one seed, so that there is no spread"
-    note = f"Paper: {table.paper_scores}. Ours: development sets, {how if all_seeds else 'nothing finished yet'}."
+        if row.name in made:
+            ours = {heading: scores.get((row.name, heading), {}) for heading in headings}
+            seeds = sorted(set.intersection(*(set(ours[heading]) for heading in have)))
+            mean = {seed: sum(ours[heading][seed] for heading in have) / len(have) for seed in seeds}
+            texts: list[Value] = [_text(ours[heading], row.statistic) for heading in headings]
+            if table.average is not None:
+                texts += [*[None] * reduced, _text(mean, row.statistic)]
+            rows.append(["", OURS, *texts])
+    count = len({seed for some in scores.values() for seed in some})
+    how = f"{count} seeds" if count > 1 else "one seed, so that there is no spread"
+    note = f"Paper: {table.paper_scores}. Ours: development sets, {how if count else 'nothing finished yet'}."
     return Table(f"{table.source} of the paper: {table.title}", columns, rows, f"{note} {table.note}".strip())
 
 
