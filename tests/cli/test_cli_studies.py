@@ -50,7 +50,7 @@ def test_flags_become_settings(calls: list[tuple[Any, dict[str, Any]]]) -> None:
     assert done.exit_code == 0, done.output
     ((config, settings),) = calls
     assert config.seeds == [1, 2, 3]
-    assert config.training == {"num_train_epochs": 2.0, "warmup_steps": 0.1}
+    assert config.training.model_dump(exclude_unset=True) == {"num_train_epochs": 2.0, "warmup_steps": 0.1}
     assert config.student.layers == 3
     assert config.tasks["mrpc"].limit_train == 50
     assert config.workers == 2
@@ -67,7 +67,7 @@ def test_flags_win_over_the_file(calls: list[tuple[Any, dict[str, Any]]], tmp_pa
     assert done.exit_code == 0, done.output
     ((config, _),) = calls
     assert config.seeds == [7]
-    assert config.training == {"num_train_epochs": 1.0}
+    assert config.training.model_dump(exclude_unset=True) == {"num_train_epochs": 1.0}
     assert list(config.recipes) == ["kd", "finetune"]
 
 
@@ -88,7 +88,7 @@ def test_resume_alone_takes_the_study_in_the_folder(
         (["study", "--status"], "Add --output"),
         (["study", "--status", "--output", "/nowhere/s"], "holds no study"),
         (["study", "--report", "--output", "/nowhere/s"], "There is no study in"),
-        ([*COMMAND, "--teachers", "mrpc"], "expected TASK=FOLDER"),
+        ([*COMMAND, "--teachers", "mrpc"], "expected NAME=MODEL"),
         ([*COMMAND, "--seeds", "a"], "give seeds such as 1-5"),
         ([*COMMAND, "--set", "wrokers=2"], "did you mean 'workers'"),
     ],
