@@ -22,9 +22,9 @@ from codir.errors import ModelError
 from codir.models.attention import require_attention
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification, BiLstmModel
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
+from codir.models.origins import student_from_config
 from codir.models.representations import TokenView, represent
 from codir.models.student import layers_prefix
-from codir.models.student_config import student_from_config
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

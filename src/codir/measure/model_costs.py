@@ -15,11 +15,11 @@ from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus
 from codir.errors import ConfigError, DataError, ModelError
 from codir.models.config_file import position_limit
+from codir.models.layers import chosen_layers
 from codir.models.loading import count_parameters, load_config, load_tokenizer, resolve
 from codir.models.narrowing import narrow_config
-from codir.models.shallower import shallower_config
-from codir.models.student import chosen_layers
-from codir.models.student_config import read_config
+from codir.models.origins import read_config
+from codir.models.student import shallower_config
 
 # Peak of 16-bit and of fp32 products of dense matrices in TFLOP/s, memory in GB, the 16-bit format; from data sheets.
 DEVICES: dict[str, tuple[float, float, int, Literal["bf16", "fp16"]]] = {

@@ -13,19 +13,12 @@ from codir.config.student_config import StudentConfig, config_name
 from codir.data.encoding import same_tokenizer
 from codir.errors import ConfigError, ModelError
 from codir.models.check import check_model
-from codir.models.freezing import describe_frozen, freeze
 from codir.models.labels import class_names
+from codir.models.layers import chosen_layers
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.narrowing import narrow_config, narrow_student
-from codir.models.origins import load_origin
-from codir.models.shallower import shallower_config
-from codir.models.student import (
-    build_student,
-    chosen_layers,
-    fresh_model,
-    student_from_model,
-)
-from codir.models.student_config import student_from_config
+from codir.models.origins import load_origin, student_from_config, student_from_model
+from codir.models.student import build_student, describe_frozen, freeze, fresh_model, shallower_config
 
 
 @dataclass

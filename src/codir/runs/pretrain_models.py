@@ -15,13 +15,12 @@ from codir.errors import ConfigError, ModelError
 from codir.losses.registry import needs_of, predicts, taught_by
 from codir.models.check import check_model
 from codir.models.config_file import position_limit
-from codir.models.freezing import describe_frozen, freeze
+from codir.models.layers import chosen_layers
 from codir.models.loading import encoder_shape, load_tokenizer
 from codir.models.masked_lm import load_encoder, load_masked_lm, masked_lm_from_config
 from codir.models.narrowing import narrow_config, narrow_student
-from codir.models.shallower import shallower_config
-from codir.models.student import build_student, chosen_layers
-from codir.models.student_config import config_defaults, read_config
+from codir.models.origins import read_config
+from codir.models.student import build_student, describe_frozen, freeze, shallower_config
 
 
 @dataclass
@@ -118,7 +117,7 @@ def _student(
             raise ConfigError(
                 "student.embeddings is `teacher`, which is for distilling on a task: leave it out in a pre-training."
             )
-        own = read_config(wanted.config, config_defaults(corpus.tokenizer))
+        own = read_config(wanted.config, corpus.tokenizer)
         return masked_lm_from_config(own, seed), [("starts from", "random weights")]
     if teacher is not None and config.student.init != "random":
         student = build_student(teacher, wanted.layers, wanted.init, seed=seed)

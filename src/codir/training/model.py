@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codir.losses.base import Objective, Step, Term, TokenChunk, weighted_sum
-from codir.models.freezing import parameters_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
-from codir.models.student import layers_prefix
+from codir.models.student import layers_prefix, parameters_of
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.training.global_batch import PositionCounts
 from codir.training.masking import IGNORED
