@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from codir.config.yaml_text import read_value
 from codir.errors import ConfigError, nearest
-from codir.settings import Section
+from codir.settings import Section, section_at
 
 Given = Mapping[str, tuple[str, Any]]
 """The flags that were given, as `codir.config.loading` takes them: by the dotted key, the flag and its value."""
@@ -50,20 +50,39 @@ _METAVARS = {
 }
 
 
-class Flag(NamedTuple):
-    """One flag.
+def option(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    """Returns what typer takes for a flag, whose default stands in its help if it needs one."""
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, rich_help_panel=panel)
 
-    Attributes:
-        parameter: the parameter of the command.
-        path: the dotted key of the setting.
-        name: the flag itself, the short one where there is one.
-        annotation: the parameter's type for typer, with help.
-    """
 
-    parameter: str
-    path: str
-    name: str
-    annotation: Any
+# Flags that several commands share and that are no settings of a configuration.
+RecipeName = Annotated[
+    str | None,
+    option("--recipe", help="recipe to start from (`codir recipes` lists them)", metavar="NAME", panel="Run"),
+]
+ConfigFile = Annotated[
+    Path | None,
+    option("--config", help="YAML file with settings; may name a `recipe`", metavar="FILE", panel="Run"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    option(
+        "--set",
+        help="one setting, may be repeated: --set objectives.crd.k=100",
+        metavar="KEY=VALUE",
+        panel="Run",
+    ),
+]
+EvaluationBatch = Annotated[int, typer.Option("--batch-size", help="texts run at a time", min=1, metavar="N")]
+# Of a model that was trained: its run knows the length.
+LENGTH_OF_RUN = {"max_length": "texts are cut to this many tokens (default: as in training, else 128)"}
+
+
+class _Flag(NamedTuple):
+    parameter: str  # of the command
+    path: str  # the dotted key of the setting
+    name: str  # the flag itself, the short one where there is one
+    annotation: Any  # the parameter's type for typer, with help
 
 
 def with_settings(
@@ -116,15 +135,7 @@ def with_settings(
 
 
 def _more(words: list[str], own: Iterable[str]) -> dict[str, tuple[str, Any]]:
-    """Reads flags that are no setting of codir's own, which a training passes on to TrainingArguments.
-
-    Args:
-        words: What is left of the command line.
-        own: The flags of the command, for what may have been meant.
-
-    Raises:
-        ConfigError: a word that is no such flag, or a flag without its value.
-    """
+    """Reads what is left of a command line: flags that a training passes on to TrainingArguments."""
     found: dict[str, tuple[str, Any]] = {}
     left = list(words)
     while left:
@@ -152,15 +163,20 @@ def section(model: type[SectionT], given: Given) -> SectionT:
     return build(model, settings)
 
 
-def description(field: FieldInfo) -> str:
-    """Returns the description of a setting, with its default where it has a plain one."""
+def description(path: str, model: type[BaseModel]) -> str:
+    """Returns the description of the setting at a dotted path, with its default where it has a plain one."""
+    *sections, name = path.split(".")
+    return _description(section_at(model, sections).model_fields[name])
+
+
+def _description(field: FieldInfo) -> str:
     text = field.description or ""
     if isinstance(field.default, bool) or not isinstance(field.default, int | float | str):
         return text
     return f"{text} (default: {field.default})"
 
 
-def _flags(model: type[BaseModel], within: str, help: Mapping[str, str], panel: str) -> Iterator[Flag]:
+def _flags(model: type[BaseModel], within: str, help: Mapping[str, str], panel: str) -> Iterator[_Flag]:
     for name, field in model.model_fields.items():
         path = f"{within}.{name}" if within else name
         annotation = _without_none(field.annotation)
@@ -171,7 +187,7 @@ def _flags(model: type[BaseModel], within: str, help: Mapping[str, str], panel: 
             yield _flag(path, field, kind, help.get(path), panel, whole)
 
 
-def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str, whole: bool) -> Flag:
+def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str, whole: bool) -> _Flag:
     section, _, name = path.rpartition(".")
     plain = section in ("", "data", "training")  # others say whose setting it is
     parameter = name if plain else section if name == "model" else f"{section}_{name}"
@@ -186,14 +202,9 @@ def _flag(path: str, field: FieldInfo, kind: Any, help: str | None, panel: str, 
     if path in _LONG:
         names.append(_LONG[path])
     usual = {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(kind)
-    option = typer.Option(
-        *names,
-        help=help or description(field),
-        metavar=_METAVARS.get(name if plain else path, usual),
-        show_default=False,
-        rich_help_panel=panel,
-    )
-    return Flag(parameter, path, names[0].partition("/")[0], Annotated[kind | None, option])
+    metavar = _METAVARS.get(name if plain else path, usual)
+    said = option(*names, help=help or _description(field), metavar=metavar, panel=panel)
+    return _Flag(parameter, path, names[0].partition("/")[0], Annotated[kind | None, said])
 
 
 def _without_none(annotation: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from codir import __version__
-from codir.cli import options as o
+from codir.cli import flags as o
 from codir.cli.augmentation import augment
 from codir.cli.deployment import export, latency
 from codir.cli.flags import PASSES_ON, Given, with_settings
@@ -24,7 +24,6 @@ from codir.cli.publishing import publish, submit
 from codir.cli.reporting import reports_errors
 from codir.cli.studies import reproduce, study
 from codir.config.config import DistillConfig, FinetuneConfig
-from codir.errors import ConfigError
 from codir.printing import say, write_plainer
 
 # The groups of `codir --help`, in the order in which a newcomer needs them.
@@ -163,16 +162,6 @@ for panel, commands in (
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.command(context_settings=PASSES_ON, rich_help_panel=_PRETRAIN)(pretrain)
-
-
-@app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@reports_errors
-def recommend() -> None:
-    """Says what has taken the place of this command."""
-    raise ConfigError(
-        "`codir recommend` is gone. docs/choosing.md says which recipe, depth and budget to begin with; `codir study "
-        "--recipes codir-plus,kd ... --seeds 1-3` compares recipes on your own data."
-    )
 
 
 if __name__ == "__main__":

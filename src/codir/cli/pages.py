@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from codir.cli.flags import option
 from codir.cli.reporting import reports_errors
 
 
@@ -21,46 +22,32 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            help="the page (default: report.html in the folder, where an earlier report is replaced)",
-            metavar="FILE",
-        ),
+        option("--output", help="the page (default: report.html in the folder, replaced)", metavar="FILE"),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+    show: Annotated[bool, option("--open", help="open the page in the browser")] = False,
     latency: Annotated[
         Path | None,
-        typer.Option(
-            "--latency",
-            help="file of `codir latency --output` (default: latency.json in the folder, if it is there)",
-            metavar="FILE",
-        ),
+        option("--latency", help="file of `codir latency` (default: latency.json, if there)", metavar="FILE"),
     ] = None,
     exported: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--with", help="folder of `codir export`, to be shown beside; may be repeated", metavar="FOLDER"
-        ),
+        option("--with", help="folder of `codir export`, shown beside; may be repeated", metavar="FOLDER"),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--data-dir", help="folder of the task's data, where the run's own is gone", metavar="FOLDER"
-        ),
+        option("--data-dir", help="folder of the task's data, where the run's own is gone", metavar="FOLDER"),
     ] = None,
     examples: Annotated[
         int,
-        typer.Option("--examples", help="validation examples to run the models over, at most", metavar="N"),
+        option("--examples", help="examples to run the models over, at most (default: 1000)", metavar="N"),
     ] = 1000,
     models: Annotated[
-        bool,
-        typer.Option("--models/--no-models", help="run teacher and students once over these examples"),
+        bool, option("--models/--no-models", help="run teacher and students once over these examples")
     ] = True,
     images: Annotated[
-        Path | None,
-        typer.Option("--images", help="also write the main figures there, as SVG and PNG", metavar="FOLDER"),
+        Path | None, option("--images", help="also write the main figures there (SVG, PNG)", metavar="FOLDER")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is no report")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="replace a file that is no report")] = False,
 ) -> None:
     """Show a run or a study on one page: scores against speed, curves, similarities, disagreements, costs.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codir.cli import options as o
+from codir.cli import flags as o
 from codir.cli.flags import Given, with_settings
 from codir.cli.reporting import reports_errors
 from codir.config.pretraining import PretrainConfig

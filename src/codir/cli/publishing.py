@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from codir.cli import options as o
+from codir.cli import flags as o
 from codir.cli.reporting import reports_errors
 from codir.errors import ConfigError
 

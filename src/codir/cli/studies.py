@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import create_model
 
-from codir.cli import options as o
+from codir.cli import flags as o
 from codir.cli.flags import Given, with_settings
 from codir.cli.reporting import reports_errors
 from codir.config.config import DataConfig
