@@ -130,7 +130,7 @@ def main() -> None:
     quiet_libraries()
     place = machine()
     print(
-        f"{place['cpu']} (AMX: {'yes' if place['amx'] else 'no'}), {options.threads} threads of "
+        f"{place['cpu']}, {options.threads} threads of "
         f"{place['cores']} cores, load average {os.getloadavg()[0]:.1f} at the start"
     )
     teacher = base(options.quick)

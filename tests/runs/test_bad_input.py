@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from codir.cli.main import app
-from codir.runs import student_run
+from codir.runs import train as train_module
 from codir.training.trainer import DistillationTrainer
 
 
@@ -30,7 +30,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr(student_run.DistillationTrainer, "train", refuse)
+    monkeypatch.setattr(train_module.DistillationTrainer, "train", refuse)
 
 
 def words(output: str) -> str:

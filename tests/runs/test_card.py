@@ -22,9 +22,8 @@ from codir.files import write_json
 from codir.measure.comparison import Comparison, ModelRow
 from codir.measure.masked_scores import MaskedRow, MaskedTable
 from codir.measure.timing import Timing
-from codir.record.card import run_card
+from codir.record.card import hub_ancestor, run_card, started_from
 from codir.record.environment import environment, git_state, short_command, short_paths
-from codir.record.lineage import hub_ancestor, started_from
 
 MADE_BY = {
     "command": "codir distill --teacher roberta-base",

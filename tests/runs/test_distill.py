@@ -30,7 +30,7 @@ from codir.cli.main import app
 from codir.config.config import DataConfig
 from codir.config.loading import load_distill
 from codir.measure.comparison import TITLES, Comparison, ModelRow
-from codir.runs import student_run
+from codir.runs import train as train_module
 from codir.runs.distill import DistillResult
 
 
@@ -145,7 +145,7 @@ def test_all_students_start_alike_and_get_the_same_budget(
 ) -> None:
     started: dict[str, dict[str, torch.Tensor]] = {}
     orders: dict[str, list[int]] = {}
-    make = student_run.DistillationTrainer
+    make = train_module.DistillationTrainer
 
     class Spy(make):  # type: ignore[valid-type, misc]
         def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -159,7 +159,7 @@ def test_all_students_start_alike_and_get_the_same_budget(
                 orders[self._progress.label] += inputs["example_id"].tolist()
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(student_run, "DistillationTrainer", Spy)
+    monkeypatch.setattr(train_module, "DistillationTrainer", Spy)
     done = distill(**world.settings(tmp_path / "run", kd=True), console=quiet())
     codir, kd, plain = (started[name] for name in ("CoDIR student", "KD student", "undistilled student"))
     assert all(torch.equal(codir[name], kd[name]) and torch.equal(codir[name], plain[name]) for name in codir)

@@ -24,9 +24,10 @@ from codir import distill, finetune
 from codir.cli.main import app
 from codir.config.loading import load_distill
 from codir.errors import CodirError
+from codir.files import TEMPORARY
 from codir.record import runfolder
 from codir.runs import distill as distill_module
-from codir.runs import student_run
+from codir.runs import train as train_module
 from codir.teacher import cache as cache_module
 from codir.teacher import store
 from codir.training.trainer import DistillationTrainer
@@ -38,7 +39,7 @@ def while_published() -> None:
 
     def wrapped(source: Any, target: Any) -> None:
         replace(source, target)
-        if ".publish-" in str(source):
+        if Path(source).parent.name.startswith(TEMPORARY):
             die()
 
     runfolder.os.replace = wrapped  # type: ignore[assignment]
@@ -50,8 +51,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "the first training": at_call(DistillationTrainer, "training_step", 7),
     "while a checkpoint is written": at_call(DistillationTrainer, "_save_rng_state", 2),
     "while the student is put in place": while_published,
-    "between the student and its marker": at_call(student_run, "write_json", 1),
-    "before its checkpoints are removed": at_call(student_run, "tidy", 1),
+    "between the student and its marker": at_call(train_module, "write_json", 1),
+    "before its checkpoints are removed": at_call(train_module, "tidy", 1),
     "the second training": at_call(DistillationTrainer, "training_step", 9),
     "while the second student is put in place": while_published,
     "the third training": at_call(distill_module, "train_into", 3),
@@ -77,7 +78,7 @@ def assert_same_result(one: Path, other: Path, log: bool = True) -> None:
         if log:
             assert history(one / part) == history(other / part)
         assert not (other / part / "checkpoints").exists()
-        assert not list((other / part).glob(".publish*"))
+        assert not list((other / part).glob(f"{TEMPORARY}*"))
     assert (one / "contrast.safetensors").read_bytes() == (other / "contrast.safetensors").read_bytes()
     tables = [json.loads((run / "metrics.json").read_text())["comparison"]["rows"] for run in (one, other)]
     for a, b in zip(*tables, strict=True):

@@ -120,7 +120,8 @@ def test_out_of_an_origin_and_with_an_origin_that_is_narrow_itself(world: World,
     origin = str(tmp_path / "encoder")
     parts = prepared(world, tmp_path / "run", {"origin": origin, "layers": 2, "width": 16})
     lines = dict(parts.lines)
-    assert lines["starts from"] == f"{origin} (the classifier is the teacher's)"
+    assert lines["starts from"] == f"embeddings and layers 2, 4 of {origin}"
+    assert lines["classifier"] == "the teacher's"
     assert lines["narrower"].startswith("16 of 32")
     mine = parts.student.state_dict()["classifier.weight"]
     teachers = load_classifier(world.teacher).state_dict()["classifier.weight"]
@@ -130,9 +131,7 @@ def test_out_of_an_origin_and_with_an_origin_that_is_narrow_itself(world: World,
     narrow = str(tmp_path / "narrow")
     again = prepared(world, tmp_path / "run", {"origin": narrow, "layers": 2})
     assert again.student.config.hidden_size == 16
-    assert dict(again.lines)["starts from"] == (
-        f"{narrow} (the classifier is new: the teacher's has another width)"
-    )
+    assert dict(again.lines)["classifier"] == "new: the teacher's has another width"
 
 
 @pytest.mark.parametrize(

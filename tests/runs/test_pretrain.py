@@ -37,7 +37,7 @@ from codir.cli.main import app
 from codir.data.corpus_build import build_corpus
 from codir.errors import CodirError, ConfigError, DataError, InterruptedRunError, ModelError, RunError
 from codir.runs import pretrain as module
-from codir.runs import student_run
+from codir.runs import train as train_module
 from codir.runs.pretrain import PretrainResult, pretrain
 from codir.training.samplers import NeighbourSampler
 from codir.training.trainer import DistillationTrainer
@@ -304,7 +304,7 @@ def test_accumulation_changes_nothing_but_rounding(
 POINTS: dict[str, Callable[[], None]] = {
     "in the middle": at_call(DistillationTrainer, "training_step", 7),
     "while a checkpoint is written": at_call(DistillationTrainer, "_save_rng_state", 2),
-    "between the student and its marker": at_call(student_run, "write_json", 1),
+    "between the student and its marker": at_call(train_module, "write_json", 1),
     "while the table is made": at_call(module, "predict_masked", 2),
     "before the card is written": at_call(module, "run_card", 1),
 }
@@ -514,7 +514,7 @@ def test_what_is_refused_before_anything_is_computed(
         here,
         output,
         ModelError,
-        "vocabulary of 20",
+        "embeddings for 20 tokens",
         student={"config": str(tmp_path / "small" / "config.json")},
     )
 

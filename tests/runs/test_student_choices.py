@@ -21,7 +21,7 @@ from codir.config.student_config import StudentConfig
 from codir.data.corpus_build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
-from codir.runs import student_run
+from codir.runs import train as train_module
 from codir.runs.plan import plan
 from codir.runs.prepare import prepare
 from codir.runs.pretrain import pretrain
@@ -58,7 +58,7 @@ def test_what_is_frozen_is_bit_equal_afterwards_and_the_optimiser_does_not_hold_
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    make = student_run.DistillationTrainer
+    make = train_module.DistillationTrainer
 
     class Spy(make):  # type: ignore[valid-type, misc]
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def test_what_is_frozen_is_bit_equal_afterwards_and_the_optimiser_does_not_hold_
             held.append(sum(p.numel() for group in optimizer.param_groups for p in group["params"]))
             return optimizer
 
-    monkeypatch.setattr(student_run, "DistillationTrainer", Spy)
+    monkeypatch.setattr(train_module, "DistillationTrainer", Spy)
     said = run(world, tmp_path / "run", {"layers": 2, "freeze": ["embeddings", 1]}, baseline=True)
     teacher, student = weights(world.teacher), weights(tmp_path / "run")
     baseline = weights(tmp_path / "run" / "comparison" / "finetune")
@@ -223,8 +223,8 @@ def test_origin(world: World, encoder: Path, tmp_path: Path) -> None:
         source = other if "embeddings" in name or "encoder" in name else weights(world.teacher)
         assert torch.equal(student[name], source[there]), name
     lines = dict(parts.lines)
-    assert lines["starts from"] == f"{encoder} (the classifier is the teacher's)"
-    assert lines["layer 1"] == "copied from its layer 2"
+    assert lines["starts from"] == f"embeddings and layers 2, 3 of {encoder}"
+    assert lines["classifier"] == "the teacher's"
 
 
 def test_origin_is_trained_and_named(world: World, encoder: Path, tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ class PretrainConfig(Section):
                 "student.origin is for distilling on a task; in a pre-training take that model as the student "
                 f"(student.model={self.student.origin}), or cut it to fewer layers by naming it as the teacher"
             )
+        if self.student.embeddings == "teacher":
+            raise ValueError("student.embeddings: teacher is for distilling on a task: leave it out")
         if self.student.freeze and self.trained == "head":
             raise ValueError("trained: head keeps the whole encoder as it is: leave student.freeze out")
         return self

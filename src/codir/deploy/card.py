@@ -14,9 +14,8 @@ from codir.engines.folder import Manifest
 from codir.errors import RunError
 from codir.files import human_bytes, read_json
 from codir.models.labels import class_names
-from codir.record.card import card_data, eval_results, fill_template
+from codir.record.card import card_data, eval_results, fill_template, hub_ancestor
 from codir.record.environment import short_command, short_paths
-from codir.record.lineage import hub_ancestor
 
 _PACKAGES = {
     "onnx": "onnxruntime tokenizers numpy",

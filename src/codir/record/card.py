@@ -5,6 +5,7 @@ So it can be written after the training, and again before the folder is publishe
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ from codir.measure.masked_scores import MaskedTable
 from codir.models.labels import class_names
 from codir.models.loading import load_config
 from codir.record.environment import short_paths
-from codir.record.lineage import hub_ancestor, started_from
 from codir.record.runfolder import RunFolder
 from codir.table import code, fence, inline
 
@@ -40,6 +40,12 @@ _METRICS = {
     "perplexity": "perplexity",
     "spearman": "spearmanr",
 }
+
+_LONGEST = 12  # a chain of runs this long is a circle
+# Where people keep models on their own disk: `runs/teacher` is no id although it looks like one.
+_FOLDERS = ("checkpoints", "deploy", "exp", "experiments", "model", "models", "out", "output", "outputs")
+_FOLDERS += ("results", "runs")
+_PART = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 
 
 def run_card(folder: str | Path) -> str:
@@ -61,7 +67,9 @@ def run_card(folder: str | Path) -> str:
         settings, results, made_by = (short_paths(each, cut) for each in (settings, results, made_by))
         masked = settings.get("command") == "pretrain"
         values = _masked_lm(results) if masked else _classifier(settings, results, config)
-        objectives = _objectives(settings)
+        recipe, source = settings.get("recipe"), None
+        with contextlib.suppress(CodirError):  # a recipe of the user's own
+            source = load_recipe(recipe).source if recipe else None
         data = card_data(
             name := Path(folder).absolute().name,
             values.pop("scores"),
@@ -79,8 +87,8 @@ def run_card(folder: str | Path) -> str:
             settings=settings,
             made_by=made_by,
             config_yaml=dump_yaml(settings).rstrip(),
-            contrastive=bool(objectives & {"crd", "crd_official"}),
-            recipe_source=_source_of(settings.get("recipe")),
+            contrastive=bool(_objectives(settings).keys() & {"crd", "crd_official"}),
+            recipe_source=source,
             own_code=config.model_type.startswith("codir-"),  # which transformers alone does not know
             **values,
         )
@@ -145,34 +153,23 @@ def eval_results(
     ]
 
 
-def _objectives(settings: Mapping[str, Any]) -> set[str]:
-    return {name for name, term in (settings.get("objectives") or {}).items() if term is not None}
-
-
-def _source_of(recipe: str | None) -> str | None:
-    try:
-        return load_recipe(recipe).source if recipe else None
-    except CodirError:  # a recipe of the user's own
-        return None
-
-
 def _classifier(settings: Mapping[str, Any], results: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Returns what the template says of a classifier."""
     data = settings.get("data") or {}
     comparison = Comparison.from_json(results["comparison"]) if "comparison" in results else None
     metrics = results.get("metrics") or {}
     if comparison is not None:
-        metrics = (
-            comparison.row(main_role(dict.fromkeys(_objectives(settings)))) or comparison.rows[-1]
-        ).metrics
+        metrics = (comparison.row(main_role(_objectives(settings))) or comparison.rows[-1]).metrics
     task = glue_task(data["task"]) if data.get("task") else None
     name = task.name if task is not None else str(results["task"])
     source = ", ".join(data[key] for key in ("train", "validation") if data.get(key)) or name
     if task is not None:
         source = f"GLUE ({HUB}/{name} on the Hub)"
     validation, unlabeled = results["validation_examples"], results.get("unlabeled")
-    splits = {"training": results["train_examples"], **validation}
+    splits, notes = {"training": results["train_examples"], **validation}, [*results.get("notes", ())]
     if unlabeled:
         splits["unlabelled texts, which the teacher labelled"] = unlabeled["examples"]
+        notes.append(f"the unlabelled texts are from {', '.join(unlabeled['files'])}")
     return {
         "masked": False,
         "scores": eval_results(metrics, next(iter(validation)), name, task is not None),
@@ -187,22 +184,63 @@ def _classifier(settings: Mapping[str, Any], results: Mapping[str, Any], config:
         "pairs": task.pairs if task is not None else bool(data.get("text_pair")),
         "source": source + (f", read from {data['data_dir']}" if data.get("data_dir") else ""),
         "splits": splits,
-        "notes": [
-            *results.get("notes", ()),
-            *([f"the unlabelled texts are from {', '.join(unlabeled['files'])}"] if unlabeled else []),
-        ],
+        "notes": notes,
     }
 
 
 def _masked_lm(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the template says of a pre-trained student."""
     table = MaskedTable.from_json(results["scores"])
     corpus = {**results["corpus"], "name": Path(results["corpus"]["path"]).name}
     student = next((row for row in table.rows if row.name == "student"), None)
     scored = student is not None and table.head_trained
     scores = {"perplexity": student.perplexity, "accuracy": student.accuracy} if student and scored else {}
-    return {
-        "masked": True,
-        "scores": eval_results(scores, "validation", corpus["name"], task="fill-mask"),
-        "table": table,
-        "corpus": corpus,
-    }
+    scores = eval_results(scores, "validation", corpus["name"], task="fill-mask")
+    return {"masked": True, "scores": scores, "table": table, "corpus": corpus}
+
+
+def _objectives(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: term for name, term in (settings.get("objectives") or {}).items() if term is not None}
+
+
+# ---- where the weights come from -------------------------------------------------------------------------------------
+
+
+def hub_ancestor(model: str | None, near: Path | None = None) -> str | None:
+    """Returns the id on the Hub of the model that `model` was made from, or its own if it is one.
+
+    A run folder says in its `codir.yaml` what it started from, so that a student of a local teacher is traced to
+    the pre-trained model both come from. None where the chain ends in a folder that says nothing, or in random weights.
+
+    Args:
+        model: A folder or an id, as the user named it.
+        near: A folder beside which relative paths are looked for, too.
+    """
+    for _ in range(_LONGEST):
+        if model is None:
+            return None
+        path = Path(model).expanduser()
+        above = [] if near is None or path.is_absolute() else [near, *near.parents]
+        folder = next((place for place in [path, *(up / path for up in above)] if place.is_dir()), None)
+        if folder is None:
+            local = "/" in model and model.split("/")[0].lower() in _FOLDERS
+            return model if re.fullmatch(rf"{_PART}(?:/{_PART})?", model) and not local else None
+        near = folder.absolute().parent
+        try:
+            settings, _ = read_yaml_file(folder / "codir.yaml")
+            model = started_from(settings)
+        except (CodirError, AttributeError):
+            return None
+    return None
+
+
+def started_from(settings: Mapping[str, Any]) -> str | None:
+    """Returns the model whose weights a run started from, by its `codir.yaml`; None for random weights."""
+    student = settings.get("student") or {}
+    if settings.get("command") == "finetune":
+        name = settings.get("model")
+    elif source := student.get("model") or student.get("origin"):
+        name = source
+    else:
+        name = None if student.get("config") or student.get("init") == "random" else settings.get("teacher")
+    return name if isinstance(name, str) and name else None

@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,29 +19,14 @@ import torch
 
 from codir.table import inline
 
-PACKAGES = (
-    "codir",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "scikit-learn",
-    "scipy",
-)
+_PACKAGES = ("codir", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+_PACKAGES += ("scikit-learn", "scipy")
 
 
 def environment(seed: int | None = None, precision: str | None = None, **settings: Any) -> dict[str, Any]:
-    """Describes this process and machine, for `environment.json`.
+    """Describes this process and machine, for `environment.json`, with further plain values as they are.
 
     Neither the host's name nor an environment variable nor a remote of the repository is read.
-
-    Args:
-        seed: The run's seed.
-        precision: The precision that was chosen (fp32, bf16, fp16).
-        settings: Further plain values, recorded as they are.
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +49,7 @@ def command_line() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+def versions(packages: tuple[str, ...] = _PACKAGES) -> dict[str, str | None]:
     """Returns the installed versions, Python's first; None for what is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in packages:
@@ -78,53 +63,38 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
 
 def machine() -> dict[str, Any]:
     """Returns platform, processor, cores this process may use, threads of torch, names of the GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).is_file():  # Linux keeps the processor's name there
+        named = re.search(r"^model name\s*: (.*)$", info.read_text(encoding="utf-8", errors="replace"), re.M)
+        cpu = named[1].strip() if named else cpu
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cores": cores,
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "amx": _has("_is_amx_tile_supported"),
-        "avx512_bf16": _has("_is_avx512_bf16_supported"),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
     }
 
 
-def _has(probe: str) -> bool:
-    function = getattr(torch.cpu, probe, None)
-    return bool(function()) if function is not None else False
-
-
-def _cpu_model() -> str:
-    """Returns the processor's name; Linux keeps it in /proc, elsewhere the platform module has to do."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
     """Returns the commit of the repository around `folder` and whether files differ from it; None without one."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
+
+    def git(*arguments: str) -> str | None:
+        # optional locks off: looking must not disturb another git command in the same tree
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    if not (commit := git("rev-parse", "HEAD")):
         return None
-    changes = _git(folder, "status", "--porcelain")
+    changes = git("status", "--porcelain")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def _git(folder: str | Path, *arguments: str) -> str | None:
-    # optional locks off: looking must not disturb another git command in the same tree
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def short_paths(value: Any, found: dict[str, str] | None = None) -> Any:
@@ -141,19 +111,15 @@ def short_paths(value: Any, found: dict[str, str] | None = None) -> Any:
     found = {} if found is None else found
     if isinstance(value, Mapping):
         return {
-            short_paths(key, found): short_command(inner, found)
-            if key == "command" and isinstance(inner, str)
-            else short_paths(inner, found)
+            short_paths(key, found): (short_command if key == "command" else short_paths)(inner, found)
             for key, inner in value.items()
         }
     if isinstance(value, list):
         return [short_paths(each, found) for each in value]
-    return _short_text(value, found) if isinstance(value, str) else value
-
-
-def _short_text(text: str, found: dict[str, str]) -> str:
+    if not isinstance(value, str):
+        return value
     home = Path.home()
-    for part in text.split(", "):
+    for part in value.split(", "):
         # what begins with a path that was cut before lies in it, or is a sentence
         if "\n" in part or part.startswith(tuple(found)):
             continue
@@ -162,17 +128,19 @@ def _short_text(text: str, found: dict[str, str]) -> str:
                 found[part] = "..." if path.name == home.name else f".../{path.name}"
     for path in sorted(found, key=len, reverse=True):
         for form in (path, inline(path), html.escape(path)):
-            text = text.replace(form, found[path])
-    return text
+            value = value.replace(form, found[path])
+    return value
 
 
-def short_command(command: str, found: dict[str, str] | None = None) -> str:
+def short_command(command: Any, found: dict[str, str] | None = None) -> Any:
     """Returns a command line in which absolute paths are cut as `short_paths` cuts them."""
+    if not isinstance(command, str):
+        return command
     found = {} if found is None else found
     try:
         words = shlex.split(command)
     except ValueError:  # an open quotation mark: no command line of ours
         words = command.split()
     # a path may follow a name (`mrpc=/runs/a`) or another path
-    short = ["".join(_short_text(part, found) for part in re.split(r"([=,])", word)) for word in words]
+    short = ["".join(short_paths(part, found) for part in re.split(r"([=,])", word)) for word in words]
     return command if short == words else shlex.join(short)

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import set_seed
 
 from codir.config.config import FinetuneConfig
-from codir.config.loading import load_finetune, resolved_yaml
+from codir.config.loading import load_finetune
 from codir.data.encoding import encode
 from codir.files import write_json, write_text
 from codir.kinds import kind_named
@@ -22,36 +22,22 @@ from codir.models.probe import require_trainable
 from codir.printing import Console, terminal
 from codir.record.card import run_card
 from codir.record.data import load_data
-from codir.record.environment import environment
-from codir.record.fingerprint import (
-    Part,
-    begin,
-    data_parts,
-    model_part,
-    require_same,
-    require_same_still,
-    with_tokens,
-)
+from codir.record.fingerprint import begin, data_parts, model_part, opened, require_same, with_tokens
 from codir.record.runfolder import RunFolder
-from codir.runs.arguments import check_arguments, to_arguments
-from codir.runs.student_run import Cost, TrainingData, train_into
-from codir.training.precision import resolve_precision
+from codir.runs.arguments import to_arguments
+from codir.runs.train import Cost, TrainingData, train_into
 from codir.training.processes import one_process_only
+
+MODEL = "model to fine-tune"
 
 
 @dataclass
 class FinetuneResult:
-    """What a fine-tuning gave.
+    """What a fine-tuning gave."""
 
-    Attributes:
-        output: the run folder, which is the model.
-        metrics: on every validation split; those of further splits as `SPLIT/METRIC`.
-        cost: what it took.
-    """
-
-    output: Path
-    metrics: dict[str, float]
-    cost: Cost
+    output: Path  # the run folder, which is the model
+    metrics: dict[str, float]  # on every validation split; those of further splits as `SPLIT/METRIC`
+    cost: Cost  # what it took
 
 
 def finetune(
@@ -60,9 +46,9 @@ def finetune(
     """Fine-tunes an encoder on a task.
 
     Args:
-        config: the whole configuration; or give its sections as keywords:
+        config: The whole configuration; or give its sections as keywords:
             `finetune(model="roberta-base", data={"task": "sst2"}, output="runs/teacher")`.
-        console: where to print; the terminal by default.
+        console: Where to print; the terminal by default.
         settings: `model`, `data`, `training`, `output`, `resume`.
 
     Raises:
@@ -71,19 +57,18 @@ def finetune(
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir finetune")
-    check_arguments(config.training)
+    to_arguments(
+        config.training, config.output, "score"
+    )  # refuses what is wrong before data and model are read
     console = terminal(console)
-    with RunFolder.open(config.output, config.resume) as run:
+
+    def parts() -> dict[str, Any]:
+        return {MODEL: model_part(config.model)} | data_parts(load_data(config.data))
+
+    with opened(config, parts, console) as run:
         if run.finished:
-            require_same_still(
-                run, resolved_yaml(config), lambda: data_parts(load_data(config.data)) | _model(config)
-            )
             result = run.results(lambda each: FinetuneResult(run.path, each["metrics"], Cost(**each["cost"])))
-            console.print(f"{run.path} is finished; nothing to resume.", highlight=False)
         else:
-            if run.reopened:
-                console.print(run.reopened, highlight=False)
-            run.check_same(resolved_yaml(config))
             result = _finetune(config, run, console)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     console.print(
@@ -93,26 +78,17 @@ def finetune(
     return result
 
 
-def _model(config: FinetuneConfig) -> dict[str, Part]:
-    return {"model to fine-tune": model_part(config.model)}
-
-
 def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> FinetuneResult:
     data = load_data(config.data)
-    task = data.task
+    task, kind = data.task, kind_named(data.task.kind)
     assert data.train is not None, "load_data gives a training split unless asked not to"
     for note in data.notes:
         console.print(note, highlight=False)
     begun = data_parts(data)
-    require_same(run, begun | _model(config))
-    to_arguments(
-        config.training, run.checkpoints, task.main_metric, len(data.train)
-    )  # refuses what is wrong, early
+    require_same(run, begun | {MODEL: model_part(config.model)})
     set_seed(config.training.seed)  # the classifier's fresh weights
     model = load_classifier(
-        config.model,
-        require_head=False,
-        labels=lambda config: kind_named(task.kind).write(config, task.labels),
+        config.model, require_head=False, labels=lambda config: kind.write(config, task.labels)
     )
     tokenizer = load_tokenizer_for(model, config.model)
     require_trainable(model, config.model)
@@ -121,24 +97,18 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
         name: encode(split, tokenizer, config.data.max_length, config=model.config)
         for name, split in data.validation.items()
     }
-    # Only now is it a run: a refusal above leaves the folder free for the next attempt.
-    # the models once more: one of the Hub is in the cache, and so has digests, only since it was loaded
-    begin(run, resolved_yaml(config), with_tokens(begun | _model(config), train))
-    write_json(
-        run.environment, environment(config.training.seed, resolve_precision(config.training.precision))
-    )
+    # the model once more: one of the Hub is in the cache, and so has digests, only since it was loaded
+    begin(run, config, with_tokens(begun | {MODEL: model_part(config.model)}, train))
     encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
     model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
-    kind = kind_named(task.kind)
-    metrics = flat_metrics(
-        {
-            name: compute_metrics(
-                kind, task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
-            )
-            for name, split in validation.items()
-        }
-    )
-    content: dict[str, Any] = {
+    scores = {
+        name: compute_metrics(
+            kind, task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
+        )
+        for name, split in validation.items()
+    }
+    metrics = flat_metrics(scores)
+    content = {
         "task": task.name,
         "main_metric": task.main_metric,
         "seed": config.training.seed,

@@ -7,14 +7,13 @@ import tempfile
 from pathlib import Path
 
 from codir.config.config import DistillConfig, FinetuneConfig
-from codir.config.loading import resolved_yaml
 from codir.errors import CodirError, ConfigError, RunError
 from codir.kinds import kind_named
 from codir.models.check import load_tokenizer_for
 from codir.models.loading import load_classifier
 from codir.printing import Console, silent
 from codir.record.data import load_data
-from codir.record.fingerprint import Part, data_parts, model_part, require_same
+from codir.record.fingerprint import Part, data_parts, differing_settings, model_part, require_same
 from codir.record.runfolder import RunFolder
 from codir.runs.prepare import Distillation, check_for, prepare
 from codir.studies.config import Range, dotted
@@ -83,10 +82,9 @@ def check_same(plan: Plan) -> None:
         if RunFolder(config.output).fingerprint.is_file():
             begun.setdefault(trial.task, config)
     for what, config in configs:
-        try:
-            RunFolder(config.output).check_same(resolved_yaml(config))
-        except RunError as error:  # a damaged file the run itself names when it goes on
-            lines += [f"  {what}, {line.strip()}" for line in str(error).splitlines() if " there, " in line]
+        with contextlib.suppress(RunError):  # a damaged file the run itself names when it goes on
+            differing, _ = differing_settings(RunFolder(config.output), config)
+            lines += [f"  {what}, {line.strip()}" for line in differing]
     if lines:
         raise RunError(
             f"{plan.output} holds a study of another configuration:\n"

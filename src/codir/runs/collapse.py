@@ -1,4 +1,4 @@
-"""Trainings that end with one answer to everything: what is known to lead there, and a warning while there is time."""
+"""A student that gives one answer to everything: what is known to lead there, and a warning while there is time."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ def first_layers_note(student: StudentConfig, objectives: dict[str, dict[str, An
     return (
         "Note: a student of the teacher's first layers, contrasted with 500 or more rows of a memory bank that starts "
         "at random, gave one answer to everything in all of three seeds on CoLA, though not on SST-2; with 100 rows it "
-        "recovered late (docs/choosing.md). With "
-        "objectives.crd.negatives=in-batch none did."
+        "recovered late (docs/choosing.md). With objectives.crd.negatives=in-batch none did."
     )
 
 
-class OneAnswer:
-    """Watches the evaluations of a training; warns once, at the second in a row with one answer for all examples.
+class CollapseWatch:
+    """Warns once, at the second evaluation in a row with one answer for all examples.
 
     The first one is often like that where classes are unequal, and passes.
 
     Args:
-        label: what the training is called.
-        contrast: whether its objectives have a contrastive term, which is known to do that.
+        label: What the training is called.
+        contrast: Whether its objectives have a contrastive term, which is known to do that.
     """
 
     def __init__(self, label: str, contrast: bool = False):
@@ -59,9 +58,7 @@ class OneAnswer:
                 ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
             )
         logger.warning(
-            "%s: a second evaluation with the same answer for all %s validation examples. If that stays, the training "
-            "has failed and more of it will not help: stop it (Ctrl-C) and try %s.",
-            self.label,
-            f"{len(answers):,}",
-            advice,
+            f"{self.label}: a second evaluation with the same answer for all {len(answers):,} validation examples. If "
+            "that stays, the training has failed and more of it will not help: stop it (Ctrl-C) and try "
+            f"{advice}."
         )

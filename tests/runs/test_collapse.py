@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codir.config.student_config import StudentConfig
-from codir.runs.one_answer import OneAnswer, first_layers_note
+from codir.runs.collapse import CollapseWatch, first_layers_note
 
 ONE, TWO = np.zeros(6, dtype=int), np.array([0, 1, 0, 0, 1, 0])
 
@@ -25,7 +25,7 @@ ONE, TWO = np.zeros(6, dtype=int), np.array([0, 1, 0, 0, 1, 0])
     ],
 )
 def test_it_warns_at_the_second_evaluation_in_a_row(evaluations, warnings, caplog) -> None:
-    watcher = OneAnswer("student")
+    watcher = CollapseWatch("student")
     with caplog.at_level(logging.WARNING):
         for answers in evaluations:
             watcher.watch(answers, TWO)
@@ -33,7 +33,7 @@ def test_it_warns_at_the_second_evaluation_in_a_row(evaluations, warnings, caplo
 
 
 def test_data_of_one_class_and_scores(caplog) -> None:
-    watcher = OneAnswer("student")
+    watcher = CollapseWatch("student")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             watcher.watch(ONE, ONE)  # nothing else could be right
@@ -46,7 +46,7 @@ def test_data_of_one_class_and_scores(caplog) -> None:
 
 def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
     for contrast in (False, True):
-        watcher = OneAnswer("student", contrast)
+        watcher = CollapseWatch("student", contrast)
         watcher.watch(ONE, TWO)
         watcher.watch(ONE, TWO)
     assert ["crd.negatives" in record.getMessage() for record in caplog.records] == [False, True]
@@ -65,7 +65,7 @@ def test_a_contrast_is_named_where_there_is_one(caplog) -> None:
         ({}, {"crd": {}}, False),
     ],
 )
-def test_what_failed_for_students_of_the_first_layers_is_said(student, objectives, said) -> None:
+def test_what_failed_for_students_of_the_first_blocks_is_said(student, objectives, said) -> None:
     note = first_layers_note(StudentConfig(**student), objectives)
     assert (note is not None) is said
     assert note is None or "negatives=in-batch none did" in note
