@@ -135,7 +135,7 @@ def test_refusals(world: World, tmp_path: Path) -> None:
         ({"config": {"hidden_size": 8}}, "model_type"),
         ({"config": SIZES, "layers": 2}, "leave out one of the two"),
         ({"embeddings": "teacher"}, "built from a config"),
-        ({"config": {**SIZES, "vocab_size": 5}}, "embeddings for 5"),
+        ({"config": {**SIZES, "vocab_size": 5}}, "vocabulary of 5"),
     ):
         with pytest.raises(ConfigError, match=message):
             distill(**settings(world, tmp_path / "run", student=student), console=quiet())

@@ -507,14 +507,19 @@ def test_what_is_refused_before_anything_is_computed(
     refused(here, output, ModelError, "--block 8", teacher=str(tmp_path / "short"))
 
     small = RobertaConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        pad_token_id=0,
     )
     RobertaForMaskedLM(small).save_pretrained(tmp_path / "small")
     refused(
         here,
         output,
-        ModelError,
-        "embeddings for 20 tokens",
+        ConfigError,
+        "vocabulary of 20",
         student={"config": str(tmp_path / "small" / "config.json")},
     )
 

@@ -76,6 +76,12 @@ def make_student(
         )
     else:
         model, tokenizer, lines = _cut_out(wanted, teacher, tokenizer, seed, masked)
+    if wanted.config is not None and model.config.vocab_size < len(tokenizer):
+        raise ConfigError(
+            f"{config_name(wanted.config)} has a vocabulary of {model.config.vocab_size}, and the tokenizer "
+            f"{len(tokenizer)} tokens. Put the student's own tokenizer beside the config, or set vocab_size to the "
+            "tokenizer's."
+        )
     check_model(model, tokenizer, wanted.model or "the student")
     if wanted.freeze:
         freeze(model, wanted.freeze)
