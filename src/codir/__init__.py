@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from codir.deploy.latency import latency
     from codir.deploy.publish import publish
     from codir.models.student import build_student
-    from codir.reports.make import report
+    from codir.reports import report
     from codir.runs.augment import augment
     from codir.runs.distill import distill
     from codir.runs.evaluate import evaluate
@@ -81,7 +81,7 @@ _HOMES = {
     "predict": "codir.runs.predict",
     "pretrain": "codir.runs.pretrain",
     "publish": "codir.deploy.publish",
-    "report": "codir.reports.make",
+    "report": "codir.reports",
     "study": "codir.studies.run",
 }
 

@@ -52,7 +52,6 @@ def distilled(report_world: World, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def copy_of(distilled: Path, tmp_path: Path) -> Path:
     """Returns a copy of the finished run, to be changed: without its manifest, which would tell of it first."""
-    copy = tmp_path / "run"
-    shutil.copytree(distilled, copy)
+    copy = Path(shutil.copytree(distilled, tmp_path / "run"))
     (copy / "codir-manifest.json").unlink()
     return copy

@@ -1,4 +1,4 @@
-"""Made-up reports, the same on every machine: full, empty, of scores, a study, many models, many classes, hostile."""
+"""Made-up reports, the same on every machine: full, empty, a study, a crowded and a hostile one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from codir.reports.answers import confusion_figure
-from codir.reports.layers import cloud_figure, similarity_figure
 from codir.reports.values import Curve, Difference, Disagreement, Model, Panel, Report
+from codir.reports.views import cloud_figure, confusion_figure, similarity_figure
 
 MEASURED = "batches of 32, every text 128 tokens long, on cpu, 1 thread"
-_TEXT = """the film was never quite as good as its first song and yet a child who saw it liked every scene of it
-more than the book it came from"""
-WORDS = _TEXT.split()
+TEXT = "the film was never quite as good as its first song and yet a child who saw it liked every scene of it"
+WORDS = TEXT.split()
 CLASSES = ("equivalent", "not equivalent")
 
 HOSTILE = (
@@ -51,43 +49,35 @@ def models() -> list[Model]:
         ("CoDIR student, int8", "codir", 0.8127, 5.9, {"group": "onnxruntime", "engine": "onnxruntime"}),
         ("CoDIR student, openvino bf16", "codir", 0.8150, 3.1, {"group": "openvino", "engine": "openvino"}),
     ):
-        values = {"group": name, "layers": 3, **shape, **more}
-        values |= {"metrics": {"f1": score, "accuracy": score - 0.07}, "kept": score / 0.8539}
-        values |= {
-            "agreement": score - 0.01,
-            "milliseconds": time,
-            "speedup": 36.93 / time,
-            "measured": MEASURED,
-        }
-        made.append(Model(name=name, role=role, score=score, low=0.97 * time, high=1.08 * time, **values))
+        values = {"group": name, "layers": 3, **shape, **more, "kept": score / 0.8539, "measured": MEASURED}
+        values |= {"metrics": {"f1": score, "accuracy": score - 0.07}, "agreement": score - 0.01}
+        values |= {"milliseconds": time, "speedup": 36.93 / time, "low": 0.97 * time, "high": 1.08 * time}
+        made.append(Model(name=name, role=role, score=score, **values))
     return made
 
 
 def curves() -> list[Curve]:
     """Returns the curves of a CoDIR student and of two it is compared with."""
     steps, found = list(range(23, 576, 23)), []
+    fall = np.exp(-np.arange(len(steps)) / 12)
     for model, terms in (
         ("CoDIR student", {"task loss": 0.62, "kd loss": 0.2, "crd loss": 3.9}),
         ("KD student", {"task loss": 0.65, "kd loss": 0.22}),
         ("undistilled student", {"task loss": 0.68}),
     ):
-        fall = np.exp(-np.arange(len(steps)) / 12)
         found += [Curve(name, model, "loss", steps, (start * fall).tolist()) for name, start in terms.items()]
-        found.append(Curve("f1", model, "score", steps[::5], (0.8 - 0.05 * fall[::5]).tolist()))
-        found.append(
-            Curve("on validation data", model, "agreement", steps[::5], (0.9 - fall[::5] / 9).tolist())
-        )
-    found.append(Curve("crd accuracy", "CoDIR student", "accuracy", steps, [1.0] * len(steps)))
-    return found
+        late, agreement = (0.8 - 0.05 * fall[::5]).tolist(), (0.9 - fall[::5] / 9).tolist()
+        found.append(Curve("f1", model, "score", steps[::5], late))
+        found.append(Curve("on validation data", model, "agreement", steps[::5], agreement))
+    return [*found, Curve("crd accuracy", "CoDIR student", "accuracy", steps, [1.0] * len(steps))]
 
 
-def disagreements(many: int = 79, classes: tuple[str, ...] = CLASSES) -> list[Disagreement]:
-    """Returns examples of two or three kinds, worst first, a few of them long."""
+def disagreements(many: int = 79) -> list[Disagreement]:
+    """Returns examples of two kinds, worst first, a few of them long."""
     generator, found = np.random.default_rng(3), []
     for number in range(many):
-        label, other, third = (classes[(number + ahead) % len(classes)] for ahead in range(3))
-        kind = ("lost", "won", "both wrong")[number % min(3, len(classes))]
-        answers = {"lost": (label, other), "won": (other, label), "both wrong": (other, third)}[kind]
+        label, other = CLASSES[number % 2], CLASSES[1 - number % 2]
+        kind, answers = (("lost", (label, other)), ("won", (other, label)))[number % 2]
         texts = sentence(generator, 14 if number % 10 else 260), sentence(generator)
         sure = generator.uniform(0.5, 1, 2).tolist()
         found.append(Disagreement(7 * number, *texts, label, *answers, *sure, kind, 1 - number / many))
@@ -97,18 +87,18 @@ def disagreements(many: int = 79, classes: tuple[str, ...] = CLASSES) -> list[Di
 def clouds(classes: tuple[str, ...], many: int, texts: tuple[str, ...] = ()) -> list:
     """Returns the figure of a shared space with a bank."""
     generator = np.random.default_rng(1)
-    labels = [classes[place % len(classes)] for place in range(many)] if classes else []
+    labels = [classes[place % len(classes)] for place in range(many)]
     shown = [texts[place % len(texts)] if texts else sentence(generator) for place in range(many)]
     sides = [(name, generator.normal(size=(many, 4)), labels, shown) for name in ("teacher", "student")]
     bank = ("bank", generator.normal(size=(2 * many, 4)), labels * 2, [])
     return [cloud_figure("the contrast's space: crd", [*sides, bank], "Of 4 dimensions.", 0)]
 
 
-def full(classes: tuple[str, ...] = CLASSES, many: int = 150) -> Report:
+def full() -> Report:
     """Returns a run's report with every part."""
     rows, columns = np.mgrid[0:3, 0:6]
-    similar = [sharp * (0.98 - 0.07 * np.abs(2 * rows + 1 - columns)) for sharp in (1.0, 0.7)]
-    counts = 3 + 40 * np.eye(len(classes), dtype=int)
+    similar = 0.98 - 0.07 * np.abs(2 * rows + 1 - columns)
+    texts = ("<a href='x'>see</a> &lt; <b>bold</b>",)
     return Report(
         title="mrpc-codir",
         kind="run",
@@ -118,17 +108,14 @@ def full(classes: tuple[str, ...] = CLASSES, many: int = 150) -> Report:
         words=["The CoDIR student keeps 95.4 % of the teacher's f1.", "It is above the undistilled student."],
         panels=[Panel("mrpc", "f1", models(), constant=0.8122)],
         curves=curves(),
-        similarities=[
-            similarity_figure(name, v, (0.3, 1.0), 408, n)
-            for n, (name, v) in enumerate(zip("ab", similar, strict=True))
-        ],
+        similarities=[similarity_figure(name, similar, (0.3, 1.0), 408, n) for n, name in enumerate("ab")],
         ramp=(0.3, 1.0),
-        clouds=clouds(classes, many),
+        clouds=clouds(CLASSES, 150, texts),
         confusions=[
-            confusion_figure(name, classes, counts, n) for n, name in enumerate(("teacher", "student"))
+            confusion_figure(name, CLASSES, 3 + 40 * np.eye(2, dtype=int), 0) for name in ["student"]
         ],
-        disagreements=disagreements(classes=classes),
-        disagreements_total=79,
+        disagreements=disagreements(),
+        disagreements_total=1203,
         costs=[("training of the CoDIR student", "4 min 46 s, 575 steps")],
         facts=[("command", "codir distill codir-fine --task mrpc"), ("seed", "1")],
         config="recipe: codir-fine\ntask: mrpc\n",
@@ -138,7 +125,8 @@ def full(classes: tuple[str, ...] = CLASSES, many: int = 150) -> Report:
 
 def without_figures() -> Report:
     """Returns the full report without what is drawn: its page loads at once, plotly.js is not in it."""
-    return replace(full(), panels=[], curves=[], similarities=[], clouds=[], confusions=[])
+    panels = [replace(full().panels[0], models=models()[:1])]
+    return replace(full(), panels=panels, curves=[], similarities=[], clouds=[], confusions=[])
 
 
 def empty() -> Report:
@@ -163,7 +151,8 @@ def study(recipes: int = 9) -> Report:
         for number, name in enumerate(names):
             scores = tuple(generator.normal(middle - 0.01 + 0.001 * number, 0.008, 5).tolist())
             mean = sum(scores) / 5
-            lines.append(Model(name, name, name, score=mean, scores=scores, kept=mean / (middle + 0.05)))
+            kept = None if name.endswith("0.00") else mean / (middle + 0.05)
+            lines.append(Model(name, name, name, score=mean, scores=scores, kept=kept))
             shift, half = 0.004 * (number % 3), 0.006
             row = Difference(task, f"{name} - kd", shift, shift - half, shift + half, abs(shift) > half)
             differences += [row] if name != "kd" else []
@@ -171,8 +160,8 @@ def study(recipes: int = 9) -> Report:
     return Report("recipes-on-two-tasks", "study", words=["a.", "b."], panels=panels, differences=differences)
 
 
-def many_measured() -> Report:
-    """Returns a run of forty measured models in as many groups, half of them under other conditions."""
+def crowded() -> Report:
+    """Returns a run of forty measured models in as many groups, thirty classes, and points that only WebGL draws."""
     generator = np.random.default_rng(6)
     lines = [
         Model(
@@ -185,12 +174,10 @@ def many_measured() -> Report:
         )
         for number in range(40)
     ]
-    return replace(full(), title="forty", panels=[Panel("mrpc", "f1", lines)])
-
-
-def many_classes() -> Report:
-    """Returns a run on a task of thirty classes, with so many points that WebGL draws them."""
-    return full(tuple(f"class {number} of the long tail" for number in range(30)), 900)
+    classes = tuple(f"class {number} of the long tail" for number in range(30))
+    confusion = confusion_figure("student", classes, 3 + 40 * np.eye(30, dtype=int), 0)
+    few = replace(full(), title="forty", curves=[], similarities=[], confusions=[confusion], disagreements=[])
+    return replace(few, panels=[Panel("mrpc", "f1", lines)], clouds=clouds(classes, 900))
 
 
 def hostile() -> Report:
@@ -212,24 +199,22 @@ def hostile() -> Report:
         for number, text in enumerate(bad)
     ]
     kinds = ("loss", "score", bad[0], "accuracy")
+    values = [3.0, float("nan"), 1.0]
     return Report(
         title=bad[1],
         kind="run",
         subtitle=bad[2],
         finished=False,
         words=list(bad),
-        panels=[Panel(bad[n], bad[m], lines, 0.5) for n, m in ((2, 0), (1, 5), (3, 1))],
-        curves=[
-            Curve(t, bad[n - 3], kinds[n % 4], [1, 2, 3], [3.0, float("nan"), 1.0]) for n, t in enumerate(bad)
-        ],
+        panels=[Panel(bad[n], bad[m], lines, 0.5) for n, m in ((2, 0), (1, 5))],
+        curves=[Curve(t, bad[n - 3], kinds[n % 4], [1, 2, 3], values) for n, t in enumerate(bad)],
         similarities=[similarity_figure(bad[0], np.eye(2, 3), (0.0, 1.0), 4, 0)],
         clouds=clouds(bad, 2 * many, bad),
         confusions=[confusion_figure(bad[5], bad, np.ones((many, many), dtype=int), 0)],
         disagreements=[
-            Disagreement(n, text, bad[-1 - n], text, text, bad[-1 - n], 0.9, 0.8, text, 1.0)
+            Disagreement(n, text, bad[-1 - n], text, text, bad[-1 - n], 0.9, 0.8, "lost", 1.0)
             for n, text in enumerate(bad)
         ],
-        disagreements_total=500,
         differences=[Difference(bad[2], other, 0.01, 0.0, 0.02, True) for other in bad],
         costs=[(text, text) for text in bad],
         facts=[(text, text) for text in bad],

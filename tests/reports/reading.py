@@ -15,25 +15,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from codir.reports.figures import Figure
 from codir.reports.run import read_run
 from codir.reports.study import read_study
-from codir.reports.times import Wanted
-from codir.reports.values import Report
+from codir.reports.values import Report, Wanted
 from codir.studies.results import is_study
 
 
-def gather(
-    folder: str | Path,
-    *,
-    models: bool = True,
-    examples: int = 1000,
-    latency: Path | None = None,
-    exported: Any = (),
-) -> Report:
-    wanted = Wanted(latency, exported, examples=examples if models else 0)
-    return read_study(Path(folder), wanted) if is_study(Path(folder)) else read_run(Path(folder), wanted)
-
-
-def why(report: Report) -> dict[str, str]:
-    return dict(report.missing)
+def gather(folder: Path, *, examples: int = 1000, latency: Path | None = None, exported: Any = ()) -> Report:
+    read = read_study if is_study(folder) else read_run
+    return read(folder, Wanted(latency, exported, examples=examples))
 
 
 def counts(figure: Figure) -> list[list[int]]:

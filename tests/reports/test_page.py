@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,20 +16,16 @@ from pathlib import Path
 import fakes
 import pytest
 
-from codir.errors import ConfigError, RunError
+from codir.errors import RunError
 from codir.reports import page
 from codir.reports.page import render, write_page
 from codir.reports.values import Report
 
 REPORTS: list[Callable[[], Report]] = [
-    fakes.full,
-    fakes.empty,
-    fakes.study,
-    fakes.many_measured,
-    fakes.many_classes,
-    fakes.hostile,
+    *(fakes.full, fakes.empty, fakes.study, fakes.crowded, fakes.hostile),
 ]
 VOID = {"meta", "link", "input", "br", "img", "hr"}
+Attributes = dict[str, str | None]
 
 
 class Reader(HTMLParser):
@@ -39,15 +34,13 @@ class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.elements: list[tuple[str, Attributes]] = []
+        self.scripts: list[tuple[Attributes, str]] = []
         self.texts: list[str] = []
         self.faults: list[str] = []
-        self.comments: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        if len(set(names)) != len(names):
+        if len(dict(attrs)) != len(attrs):
             self.faults.append(f"<{tag}> has an attribute twice")
         self.elements.append((tag, dict(attrs)))
         if tag == "script":
@@ -56,10 +49,8 @@ class Reader(HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open[-1] != tag:
-            self.faults.append(f"</{tag}> at {self.getpos()} closes {self.open[-1:]}")
-        else:
-            self.open.pop()
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
@@ -69,7 +60,7 @@ class Reader(HTMLParser):
             self.texts.append(data)
 
     def handle_comment(self, data: str) -> None:
-        self.comments.append(data)
+        self.faults.append(f"a comment: {data}")
 
 
 @lru_cache(maxsize=len(REPORTS))
@@ -90,15 +81,7 @@ def text(request: pytest.FixtureRequest, pages: dict[str, str]) -> str:
     return pages[request.param]
 
 
-def test_the_title_tells_open_pages_apart() -> None:
-    report = fakes.full()
-    text = render(report)
-    title = text[text.index("<title>") + 7 : text.index("</title>")]
-    for part in (report.title, "codir-fine", report.panels[0].task):
-        assert part in title
-
-
-def test_elements_are_closed_in_order_and_ids_are_unique(text: str) -> None:
+def test_elements_are_closed_in_order_ids_are_unique_and_headings_do_not_jump(text: str) -> None:
     reader = read(text)
     assert reader.faults == []
     assert reader.open == []
@@ -109,12 +92,8 @@ def test_elements_are_closed_in_order_and_ids_are_unique(text: str) -> None:
             assert not attributes.get(name) or attributes[name] in ids
         if (attributes.get("href") or "").startswith("#"):
             assert (attributes["href"] or "")[1:] in ids
-
-
-def test_headings_are_in_order(text: str) -> None:
-    levels = [int(tag[1]) for tag, _ in read(text).elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+    levels = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch("h[1-6]", tag)]
+    assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
@@ -131,11 +110,9 @@ def test_nothing_comes_from_outside_and_no_element_carries_code(text: str) -> No
 
 def test_the_policy_knows_every_script_and_allows_no_request(text: str) -> None:
     reader = read(text)
-    policy = next(
-        attributes["content"] or ""
-        for tag, attributes in reader.elements
-        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
-    )
+    (policy,) = [
+        a["content"] or "" for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-inline" not in policy.split("style-src")[0]
     run = [code for attributes, code in reader.scripts if attributes.get("type") != "application/json"]
@@ -155,37 +132,26 @@ def test_every_figure_has_its_data_a_title_and_a_takeaway(text: str) -> None:
         assert place["role"] == "img"
         assert re.search(r"\w.*\. \S.*[.;)]", place["aria-label"] or "", flags=re.DOTALL), place
     for code in specs.values():
-        spec = json.loads(code)
-        assert set(spec) == {"data", "layout", "narrow"}
-
-
-def test_plotly_is_there_once_and_only_if_something_is_drawn(pages: dict[str, str]) -> None:
-    for name, content in pages.items():
-        assert content.count("plotly.js v") == (0 if name == "empty" else 1), name
-    assert len(pages["empty"]) < 60_000
-    without_library = len(pages["full"]) - len(page._plotly_js())
-    assert without_library < 250_000
+        assert set(json.loads(code)) == {"data", "layout", "narrow"}
 
 
 def test_the_full_page_has_every_section(pages: dict[str, str]) -> None:
-    elements = read(pages["full"]).elements
-    sections = [attributes["id"] for tag, attributes in elements if tag == "section"]
-    assert sections == [
+    text, report = pages["full"], fakes.full()
+    reader = read(text)
+    assert [attributes["id"] for tag, attributes in reader.elements if tag == "section"] == [
         "summary", "results", "training", "similarity", "clouds", "confusions", "disagreements", "costs", "facts",
     ]  # fmt: skip
-    words = " ".join(" ".join(read(pages["full"]).texts).split())
-    for expected in (
-        "95.4 %",
-        "2.00×",
-        "17.4 M",
-        "69.6 MB",
-        "80.5 %",
-        "11.9×",
-        "as openvino; 2.00× in PyTorch",
-    ):
+    title = text[text.index("<title>") + 7 : text.index("</title>")]
+    for part in (report.title, "codir-fine", report.panels[0].task):  # by which open pages are told apart
+        assert part in title
+    words = " ".join(" ".join(reader.texts).split())
+    numbers = ("95.4 %", "2.00×", "17.4 M", "69.6 MB", "80.5 %", "11.9×", "as openvino; 2.00× in PyTorch")
+    for expected in (*numbers, report.words[0], "1 part is missing", "The 79 worst of 1203."):
         assert expected in words
-    assert fakes.full().words[0] in words
-    assert "1 part is missing" in words
+    assert 'data-figure="panel-0-latency-0"' in text  # there are times, and the scores are in that figure
+    assert 'data-figure="panel-0-scores"' not in text
+    assert 'data-figure="panel-0-latency-1"' in pages["crowded"]
+    assert render(report) == text
 
 
 def test_an_empty_report_says_what_is_missing_and_why(pages: dict[str, str]) -> None:
@@ -198,38 +164,24 @@ def test_an_empty_report_says_what_is_missing_and_why(pages: dict[str, str]) -> 
     assert ("details", {"class": "missing", "open": None}) in reader.elements
     assert 'class="banner"' in pages["empty"]
     assert 'class="banner"' not in pages["full"]
+    for name, content in pages.items():  # plotly only where something is drawn
+        assert content.count("plotly.js v") == (0 if name == "empty" else 1), name
+    assert len(pages["empty"]) < 60_000
 
 
 def test_a_study_has_a_panel_for_each_task(pages: dict[str, str]) -> None:
-    elements = read(pages["study"]).elements
-    assert [a["data-name"] for _, a in elements if a.get("class") == "panel"] == ["mrpc", "cola", "average"]
-    figures = [a["data-figure"] for _, a in elements if "data-figure" in a]
+    report = fakes.study()
+    report.panels = report.panels[:2]  # differences without a table have a panel, too
+    for text in (pages["study"], render(report)):
+        elements = read(text).elements
+        panels = [a["data-name"] for _, a in elements if a.get("class") == "panel"]
+        assert panels == ["mrpc", "cola", "average"]
+    figures = [a["data-figure"] for _, a in read(pages["study"]).elements if "data-figure" in a]
     assert figures == [f"panel-{number}-{kind}" for number in range(3) for kind in ("scores", "forest")]
 
 
-def test_differences_without_a_table_have_a_panel_too() -> None:
-    report = fakes.study()
-    report.panels = report.panels[:2]
-    elements = read(render(report)).elements
-    assert [a["data-name"] for _, a in elements if a.get("class") == "panel"] == ["mrpc", "cola", "average"]
-
-
-def test_a_run_with_times_draws_them_and_one_without_draws_scores(pages: dict[str, str]) -> None:
-    assert 'data-figure="panel-0-latency-0"' in pages["full"]
-    assert 'data-figure="panel-0-scores"' not in pages["full"]
-    assert 'data-figure="panel-0-latency-1"' in pages["many_measured"]
-
-
-def test_how_many_are_listed_of_how_many() -> None:
-    report = fakes.full()
-    report.disagreements_total = 1203
-    assert "The 79 worst of 1203." in render(report)
-
-
-def test_hostile_texts_make_no_element_no_script_and_no_comment(pages: dict[str, str]) -> None:
+def test_hostile_texts_make_no_element_and_no_script(pages: dict[str, str]) -> None:
     hostile, full = read(pages["hostile"]), read(pages["full"])
-    assert hostile.faults == []
-    assert hostile.comments == []
     run = [code for attributes, code in hostile.scripts if not attributes]
     assert run == [code for attributes, code in full.scripts if not attributes]
     allowed = {tag for tag, _ in full.elements} | {"h4", "strong"}
@@ -240,10 +192,6 @@ def test_hostile_texts_make_no_element_no_script_and_no_comment(pages: dict[str,
     assert "\x00" not in pages["hostile"]
     assert "null␀byte" in words
     assert pages["hostile"].encode("utf-8")
-
-
-def test_the_same_report_gives_the_same_page(pages: dict[str, str]) -> None:
-    assert render(fakes.full()) == pages["full"]
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,13 +208,6 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_page(fakes.without_figures(), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("package", ["jinja2", "plotly.offline", "plotly.graph_objects"])
-def test_a_missing_package_is_named_with_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=r'pip install "codir\[report\]"'):
-        render(fakes.study(3))
 
 
 def test_the_wheel_holds_the_templates(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reading import counts, gather, outputs_of, points, why
+from reading import counts, gather, outputs_of, points
 from safetensors.torch import load_file
 from small_world import World, quiet
 
 from codir.measure.comparison import Comparison
-from codir.reports.cka import linear_cka
+from codir.reports.outputs import linear_cka
 from codir.reports.values import Report
 
 
@@ -156,7 +156,7 @@ def test_only_so_many_examples_are_run(distilled: Path, monkeypatch: pytest.Monk
     assert "10 of the 40" in dict(report.facts)["examples that the models were run over"]
     assert gather(distilled, examples=10).disagreements == report.disagreements
     monkeypatch.setattr(outputs, "load_classifier", lambda *args: pytest.fail("a model was loaded"))
-    report = gather(distilled, models=False)
+    report = gather(distilled, examples=0)
     assert report.panels
     assert [report.similarities, report.clouds, report.confusions, report.disagreements] == [[]] * 4
     parts = {part for part, reason in report.missing if "--no-models" in reason}
@@ -202,7 +202,7 @@ def test_scores_instead_of_classes(report_world: World, tmp_path: Path) -> None:
     )
     report = gather(run.output)
     assert report.confusions == []
-    assert why(report)["confusions"] == "the task has scores, not classes"
+    assert dict(report.missing)["confusions"] == "the task has scores, not classes"
     assert report.clouds[0].switches[1] == []
     theirs, ours = (outputs_of(path, report_world)[0][:, 0] for path in (teacher, run.output))
     with open(report_world.dev, newline="") as file:
@@ -224,7 +224,7 @@ def test_a_fine_tuning_has_a_report(report_world: World) -> None:
     assert dict(report.costs)["training of the model"]
     assert [figure.title for figure in report.confusions] == ["Fine-tuned model"]
     assert re.search("last layer of the fine-tuned model", report.clouds[0].title)
-    assert {"similarity", "disagreements", "times"} == set(why(report))
+    assert {"similarity", "disagreements", "times"} == set(dict(report.missing))
 
 
 def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
     settings = report_world.settings(tmp_path / "run", objectives={"task": {}, "kd": {}}, baseline=False)
     run = distill(**settings, recipe="kd", timing=False, console=quiet()).output
     report = gather(run)
-    assert "no contrastive objective" in why(report)["the contrast's shared space"]
+    assert "no contrastive objective" in dict(report.missing)["the contrast's shared space"]
     assert len(report.clouds) == 2
     # whatever it learned from, the run's own student is the one that is called so
     assert [model.role for model in report.panels[0].models] == ["teacher", "codir"]

@@ -55,7 +55,7 @@ def report(
 
     Example: codir report runs/student --open
     """
-    from codir.reports.make import report as workflow
+    from codir.reports import report as workflow
     from codir.runs.progress import quiet_libraries
 
     quiet_libraries()

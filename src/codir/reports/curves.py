@@ -43,18 +43,10 @@ def curves_of(log: Sequence[Mapping[str, Any]], model: str, metric: str | None) 
     wanted += [(f"eval_{metric}", metric, "score")] if metric else []
     found = []
     for key, name, kind in wanted:
-        pairs = [
-            (int(entry["step"]), float(entry[key]))
-            for entry in log
-            if _is_number(entry.get(key)) and _is_number(entry.get("step"))
-        ]
-        if pairs:
+        has = [entry for entry in log if isinstance(entry.get(key), int | float) and known(entry[key])]
+        if pairs := [(int(entry["step"]), float(entry[key])) for entry in has if "step" in entry]:
             found.append(Curve(name.replace("_", " "), model, kind, *zip(*pairs, strict=True)))
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and known(value)
 
 
 def training_figures(curves: Sequence[Curve], main: str, looks: Looks) -> list[Figure]:
@@ -69,8 +61,7 @@ def training_figures(curves: Sequence[Curve], main: str, looks: Looks) -> list[F
         members = [curve for curve in curves if curve.kind == kind and len(curve.steps)]
         names = dict.fromkeys(curve.name for curve in members) if kind != "loss" and not main else [""]
         for name in names:
-            chosen = [curve for curve in members if not name or curve.name == name]
-            if chosen:
+            if chosen := [curve for curve in members if not name or curve.name == name]:
                 part = f": {shortened(name, 60)}" if len(names) > 1 else ""
                 figures.append(_figure(kind, chosen, main, looks, f"training-{len(figures)}", part))
     return figures
@@ -101,14 +92,13 @@ def _figure(kind: str, curves: list[Curve], main: str, looks: Looks, name: str, 
     logarithmic = kind == "loss" and values and min(values) > 0 and max(values) / min(values) > _LOG_FROM
     y_axis = axis(unit + (" (log scale)" if logarithmic else ""), nticks=6)
     y_axis |= log_ticks(min(values), max(values)) if logarithmic else {}
-    x_axis = axis("optimiser step", nticks=6)
-    layout = {"xaxis": x_axis, "yaxis": y_axis, "showlegend": True, "legend": legend(-0.24)}
+    layout = {"xaxis": axis("optimiser step", nticks=6), "yaxis": y_axis, "margin": margin(48, 12, 8, 40)}
     return Figure(
         name=name,
         title=title + part,
         takeaway=_takeaway(kind, curves, main),
         data=data,
-        layout={**layout, "margin": margin(48, 12, 8, 40)},
+        layout={**layout, "showlegend": True, "legend": legend(-0.24)},
         height=330 + 20 * ((len(data) + 1) // 2),
         narrow_height=300 + 20 * len(data),
         wide=False,
@@ -116,7 +106,6 @@ def _figure(kind: str, curves: list[Curve], main: str, looks: Looks, name: str, 
 
 
 def _takeaway(kind: str, curves: list[Curve], main: str) -> str:
-    words = points if kind == "score" else share if kind in _PERCENT else milliseconds
     if not main and kind == "score" and len(curves) > 1:
         tops = {curve.model: max(filter(known, curve.values), default=-1.0) for curve in curves}
         best = max(tops, key=lambda model: tops[model])
@@ -130,4 +119,5 @@ def _takeaway(kind: str, curves: list[Curve], main: str) -> str:
     if kind == "score":
         at, best = max(finite, key=lambda item: item[1])
         return f"{text}: best {points(best)} at step {at}, {points(last)} at the end (step {step})."
+    words = share if kind in _PERCENT else milliseconds
     return f"{text}: from {words(first)} to {words(last)} at step {step}."

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from codir.errors import ConfigError
 from codir.reports.text import for_script
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -68,38 +67,25 @@ def series(number: int) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
-
-    Attributes:
-        name: its id on the page.
-        takeaway: what it shows, in one sentence; also its text for those who cannot see it.
-        data: plotly traces.
-        narrow: keys of the layout that differ on a narrow screen, where names beside points go, too.
-        wide: it takes the page's whole width; others stand side by side where there is room.
-        switches: what its buttons hide: (name, colour or shape) by group; a trace's `meta` says where it belongs.
-    """
+    """One figure; its name is its id on the page."""
 
     name: str
     title: str
-    takeaway: str
+    takeaway: str  # what it shows, in one sentence; also its text for those who cannot see it
     data: Sequence[Trace]
     layout: dict[str, Any]
+    # keys of the layout that differ on a narrow screen, where names beside points go, too
     narrow: dict[str, Any] = field(default_factory=dict)
     height: int = 420
     narrow_height: int = 380
-    wide: bool = True
+    wide: bool = True  # it takes the page's whole width; others stand side by side where there is room
+    # what its buttons hide: (name, colour or shape) by group; a trace's `meta` says where it belongs
     switches: Sequence[Sequence[tuple[str, str]]] = ()
 
     def json(self) -> str:
-        """Returns traces and layout as JSON for a script element, checked by plotly, arrays in base64.
+        """Returns traces and layout as JSON for a script element, checked by plotly, arrays in base64."""
+        import plotly.graph_objects as go
 
-        Raises:
-            ConfigError: plotly is not installed.
-        """
-        try:
-            import plotly.graph_objects as go
-        except ImportError as error:
-            raise ConfigError('The report needs plotly: pip install "codir[report]"') from error
         drawn = go.Figure(list(self.data), {**_BASE, **self.layout, "height": self.height})
         small = go.Figure(layout={**self.narrow, "height": self.narrow_height, "template": "none"})
         value = {**json.loads(drawn.to_json() or ""), "narrow": json.loads(small.to_json() or "")["layout"]}
@@ -120,18 +106,16 @@ def margin(left: int = 52, right: int = 8, top: int = 8, bottom: int = 48) -> di
     return {"l": left, "r": right, "t": top, "b": bottom}
 
 
+_FONT = {"family": FONT, "size": 13, "color": named("text")}
 _BASE: dict[str, Any] = {
     "template": "none",
     "autosize": True,
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"family": FONT, "size": 13, "color": named("text")},
+    "font": _FONT,
     "hoverlabel": {
-        "bgcolor": named("card"),
-        "bordercolor": named("edge"),
-        "font": {"color": named("text"), "family": FONT, "size": 13},
-        "align": "left",
-        "namelength": -1,
+        **{"bgcolor": named("card"), "bordercolor": named("edge"), "font": _FONT},
+        **{"align": "left", "namelength": -1},
     },
     "hovermode": "closest",
     "dragmode": "zoom",
@@ -155,10 +139,11 @@ def axis(title: str = "", **settings: Any) -> dict[str, Any]:
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """Returns a logarithmic axis with the ticks 1, 2, 5, 10, ... from `low` to `high`, written out."""
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
-    if len(ticks) > 12:
-        ticks = [tick for tick in ticks if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
+    for digits in ((1, 2, 5), (1,)):
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
+        if len(ticks) <= 12:
+            break
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
@@ -200,10 +185,9 @@ def squares(
 
 def colour_at(part: float) -> str:
     """Returns the scale's colour at `part`, 0..1, mixed as plotly does."""
-    place = min(1.0, max(0.0, part)) * (len(VIRIDIS) - 1)
-    below = min(int(place), len(VIRIDIS) - 2)
-    pairs = zip(_channels(VIRIDIS[below]), _channels(VIRIDIS[below + 1]), strict=True)
-    return "#" + "".join(f"{round(low + (place - below) * (high - low)):02x}" for low, high in pairs)
+    channels = np.array([_channels(colour) for colour in VIRIDIS])
+    mixed = [np.interp(part, np.linspace(0, 1, len(VIRIDIS)), channel) for channel in channels.T]
+    return "#" + "".join(f"{round(float(value)):02x}" for value in mixed)
 
 
 def ink_on(colour: str) -> str:

@@ -6,37 +6,31 @@ names and whiskers, heat maps with texts in them.
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codir.errors import RunError
+from codir.errors import ConfigError, RunError
 from codir.files import write_bytes
-from codir.reports.drawing import new_figure, plain, rendered
 from codir.reports.figures import COLOURS, VIRIDIS, Figure
 from codir.reports.page import all_figures
 from codir.reports.values import Report
 
 _MARKERS = {
-    "circle": "o",
-    "square": "s",
-    "diamond": "D",
-    "triangle-up": "^",
-    "cross": "P",
-    "x": "X",
-    "star": "*",
+    **{"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "x": "X", "star": "*"},
+    **{"triangle-down": "v", "pentagon": "p", "hexagon": "h", "cross-thin": "+"},
 }
-_MARKERS |= {"triangle-down": "v", "pentagon": "p", "hexagon": "h", "cross-thin": "+"}
-_DASHES = {
-    "solid": "-",
-    "dash": "--",
-    "dot": ":",
-    "dashdot": "-.",
-    "longdash": (0, (8, 3)),
+_DASHES: dict[str, Any] = {
+    **{"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))},
     "longdashdot": (0, (8, 3, 1, 3)),
 }
+# where a name stands beside its point: points to go, and how it is aligned
+_ACROSS = {"left": (-7, "right"), "center": (0, "center"), "right": (7, "left")}
+_ABOVE = {"top": (6, "bottom"), "middle": (0, "center"), "bottom": (-6, "top")}
 
 
 def write_images(report: Report, folder: Path) -> list[Path]:
@@ -46,12 +40,25 @@ def write_images(report: Report, folder: Path) -> list[Path]:
         ConfigError: matplotlib is not installed.
         RunError: a file cannot be written.
     """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Drawing
+    except ImportError as error:
+        raise ConfigError('The pictures need matplotlib: pip install "codir[plots]"') from error
     written = []
     for figure in all_figures(report)[2]:
-        for form, content in rendered(_drawn(figure), dpi=200).items():
-            path = folder / f"{figure.name}.{form}"
+        drawing = Drawing(figsize=(7.2 if figure.wide else 5.6, 0.0095 * figure.height), layout="constrained")
+        FigureCanvasAgg(drawing)  # not pyplot: no window, no global state
+        _draw(figure, drawing.subplots())
+        for form in ("png", "svg"):
+            path, file = folder / f"{figure.name}.{form}", io.BytesIO()
+            with matplotlib.rc_context({"svg.hashsalt": "codir"}):  # the same figure gives the same bytes
+                drawing.savefig(
+                    file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None
+                )
             try:
-                write_bytes(path, content)
+                write_bytes(path, file.getvalue())
             except OSError as error:
                 why = error.strerror or error
                 raise RunError(f"Cannot write the picture {path}: {why}. Choose another --images.") from error
@@ -59,102 +66,87 @@ def write_images(report: Report, folder: Path) -> list[Path]:
     return written
 
 
-def _drawn(figure: Figure) -> Any:
-    drawn = new_figure(7.2 if figure.wide else 5.6, 0.0095 * figure.height)
-    axes = drawn.subplots()
+def _draw(figure: Figure, axes: Any) -> None:
+    squares = figure.data[0] if figure.data[0]["type"] == "heatmap" else None
     for trace in figure.data:
-        if trace["type"] == "heatmap":
-            low, high = trace["zmin"], trace["zmax"]
-            axes.pcolormesh(np.asarray(trace["z"]), cmap=_viridis(), vmin=low, vmax=high, edgecolors="white")
-            for which in "xy":
-                names = figure.layout[f"{which}axis"].get("ticktext", trace[which])
-                ticks = np.arange(len(names)) + 0.5
-                getattr(axes, f"set_{which}ticks")(ticks, [plain(_words(each)) for each in names])
+        if trace is squares:
+            from matplotlib.colors import LinearSegmentedColormap
+
+            scale = LinearSegmentedColormap.from_list("codir", VIRIDIS)
+            look = {"vmin": trace["zmin"], "vmax": trace["zmax"], "edgecolors": "white"}
+            axes.pcolormesh(np.asarray(trace["z"]), cmap=scale, **look)
+        elif trace["mode"] == "text" and squares is not None:
+            places = zip(trace["x"], trace["y"], trace["text"], trace["textfont"]["color"], strict=True)
+            for x, y, text, ink in places:
+                place = list(squares["x"]).index(x) + 0.5, list(squares["y"]).index(y) + 0.5
+                axes.text(*place, _words(text), ha="center", va="center", fontsize=7, color=ink)
+        elif "lines" in trace["mode"]:
+            look = trace["line"]
+            steps = {"drawstyle": "steps-post"} if look.get("shape") == "hv" else {}
+            steps |= {"label": _label(trace), "linestyle": _DASHES[look.get("dash", "solid")]}
+            axes.plot(trace["x"], trace["y"], color=_colour(look["color"]), lw=look["width"], **steps)
         else:
-            _draw(axes, trace, squares=figure.data[0])
+            _draw_markers(axes, trace)
     for shape in figure.layout.get("shapes", ()):
-        axes.axvline(
-            shape["x0"], color=_colour(shape["line"]["color"]), linestyle=_DASHES[shape["line"]["dash"]], lw=1
-        )
+        dash = _DASHES[shape["line"]["dash"]]
+        axes.axvline(shape["x0"], color=_colour(shape["line"]["color"]), linestyle=dash, lw=1)
     for which in "xy":
         settings = figure.layout[f"{which}axis"]
-        getattr(axes, f"set_{which}label")(plain(_words(settings["title"]["text"])))
+        change: Callable[..., Any] = lambda what, *values, which=which, **more: getattr(  # noqa: E731
+            axes, f"set_{which}{what}"
+        )(*values, **more)
+        change("label", _plain(settings["title"]["text"]))
         ends = settings.get("range")
         if settings.get("type") == "log":
-            getattr(axes, f"set_{which}scale")("log")
-            getattr(axes, f"set_{which}ticks")([], minor=True)
+            change("scale", "log")
+            change("ticks", [], minor=True)
             ends = [10**end for end in ends] if ends else None
-        if "tickvals" in settings and figure.data[0]["type"] != "heatmap":
-            names = [plain(_words(each)) for each in settings["ticktext"]]
-            getattr(axes, f"set_{which}ticks")(settings["tickvals"], names)
+        if squares is not None:
+            names = settings.get("ticktext", squares[which])
+            change("ticks", np.arange(len(names)) + 0.5, [_plain(each) for each in names])
+        elif "tickvals" in settings:
+            change("ticks", settings["tickvals"], [_plain(each) for each in settings["ticktext"]])
         if ends:
-            getattr(axes, f"set_{which}lim")(ends)
+            change("lim", ends)
         if settings.get("autorange") == "reversed":
             axes.invert_yaxis()
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(plain(figure.title)[:100], fontsize=9)
+    axes.set_title(_plain(figure.title)[:100], fontsize=9)
     if figure.layout.get("showlegend"):
         axes.legend(fontsize=7.5, frameon=False)
-    return drawn
 
 
-def _draw(axes: Any, trace: dict[str, Any], squares: dict[str, Any]) -> None:
-    x, y, mode = trace["x"], trace["y"], trace["mode"]
-    if mode == "text":  # in the squares of a heat map
-        for left, down, text, ink in zip(x, y, trace["text"], trace["textfont"]["color"], strict=True):
-            place = list(squares["x"]).index(left) + 0.5, list(squares["y"]).index(down) + 0.5
-            axes.text(*place, _words(text), ha="center", va="center", fontsize=7, color=ink)
-        return
-    name = plain(_words(trace.get("name", "")))[:60] if trace.get("showlegend", True) else None
-    if "lines" in mode:
-        look = trace["line"]
-        steps = {"drawstyle": "steps-post"} if look.get("shape") == "hv" else {}
-        axes.plot(
-            x,
-            y,
-            color=_colour(look["color"]),
-            lw=look["width"],
-            linestyle=_DASHES[look.get("dash", "solid")],
-            label=name,
-            **steps,
-        )
-        return
-    marker, rim = trace["marker"], trace["marker"].get("line", {})
-    given = (
-        marker["color"],
-        marker.get("symbol", "circle"),
-        marker["size"],
-        rim.get("color", marker["color"]),
-    )
-    looks = [tuple(_one(each, number) for each in given) for number in range(len(x))]
+def _draw_markers(axes: Any, trace: dict[str, Any]) -> None:
+    """Draws the points that look alike in one go, as the legend wants them, with whiskers and names."""
+    x, y, marker = trace["x"], trace["y"], trace["marker"]
+    rim = marker.get("line", {}).get("color", marker["color"])
+    given = [marker["color"], marker.get("symbol", "circle"), marker["size"], rim]
+    looks = [
+        tuple(each[number] if isinstance(each, list) else each for each in given) for number in range(len(x))
+    ]
     for look in dict.fromkeys(looks):
         chosen = [number for number, each in enumerate(looks) if each == look]
-        colour, shape, size, edge = look
         bars = {}
         for key, wanted in (("error_x", "xerr"), ("error_y", "yerr")):
             if key in trace:
                 sides = trace[key].get("arrayminus", trace[key]["array"]), trace[key]["array"]
                 bars[wanted] = [[side[number] for number in chosen] for side in sides]
-        drawn = {
-            "color": _colour(colour),
-            "markeredgecolor": _colour(edge),
-            "alpha": marker.get("opacity", 1),
-        }
-        drawn |= {"marker": _MARKERS[shape], "markersize": 0.6 * size, "linestyle": "none", "capsize": 2}
-        places = [[values[number] for number in chosen] for values in (x, y)]
-        axes.errorbar(*places, **bars, **drawn, label=name if look == looks[0] else None)
-    for number, text in enumerate(trace["text"] if mode == "markers+text" else ()):
+        colour, shape, size, edge = look
+        drawn = {"color": _colour(colour), "markeredgecolor": _colour(edge), "marker": _MARKERS[shape]}
+        drawn |= {"alpha": marker.get("opacity", 1), "markersize": 0.6 * size, "linestyle": "none"}
+        drawn |= {"capsize": 2, "label": _label(trace) if look == looks[0] else None}
+        axes.errorbar(*([values[number] for number in chosen] for values in (x, y)), **bars, **drawn)
+    for number, text in enumerate(trace["text"] if trace["mode"] == "markers+text" else ()):
         if text:
-            vertical, _, side = trace["textposition"][number].partition(" ")
-            across, ha = {"left": (-7, "right"), "center": (0, "center"), "right": (7, "left")}[side]
-            above, va = {"top": (6, "bottom"), "middle": (0, "center"), "bottom": (-6, "top")}[vertical]
+            vertical, side = trace["textposition"][number].split()
+            (across, ha), (above, va) = _ACROSS[side], _ABOVE[vertical]
             beside = {"textcoords": "offset points", "fontsize": 8, "ha": ha, "va": va}
-            axes.annotate(plain(_words(text)), (x[number], y[number]), (across, above), **beside)
+            axes.annotate(_plain(text), (x[number], y[number]), (across, above), **beside)
 
 
-def _one(value: Any, number: int) -> Any:
-    return value[number] if isinstance(value, list) else value
+def _label(trace: dict[str, Any]) -> str | None:
+    return _plain(trace.get("name", ""))[:60] if trace.get("showlegend", True) else None
 
 
 def _colour(name: str) -> str:
@@ -166,7 +158,6 @@ def _words(text: Any) -> str:
     return plainer.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-def _viridis() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("codir", VIRIDIS)
+def _plain(text: Any) -> str:
+    """Returns text on one line in which matplotlib reads no mathematics."""
+    return " ".join(_words(text).split()).replace("$", r"\$")

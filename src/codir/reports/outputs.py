@@ -1,4 +1,4 @@
-"""One pass of each model over some validation examples: logits and pooled layers, for all that needs models."""
+"""One pass of each model over some validation examples: logits and pooled layers, and how alike these are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import softmax
+from torch import Tensor
 
 from codir.config.config import DataConfig
 from codir.data.encoding import encode
@@ -26,6 +28,9 @@ from codir.models.representations import Pooling
 from codir.printing import progress_bar
 from codir.record.data import load_data_for
 from codir.reports.files import RunFiles
+
+# A representation whose spread is this small beside its size is constant up to rounding.
+_CONSTANT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -59,24 +64,16 @@ class Examples:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one model gives for n examples.
-
-    Attributes:
-        logits: [n, C], columns in the order of the data's classes; [n, 1] scores.
-        pooled: by pooling, [n, layers, d] float32; empty for a model whose layers are not one encoder's.
-        names: the model's own class names by its ids.
-    """
+    """What one model gives for n examples."""
 
     name: str
-    logits: np.ndarray
-    pooled: dict[Pooling, np.ndarray]
-    names: dict[int, str]
+    logits: np.ndarray  # [n, C], columns in the order of the data's classes; [n, 1] scores
+    pooled: dict[Pooling, np.ndarray]  # [n, layers, d] float32; empty for a model that is not one encoder
+    names: dict[int, str]  # the model's own class names by its ids
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """[n, C] softmax of the logits, in fp64."""
-        from scipy.special import softmax
-
         return softmax(self.logits.astype(np.float64), axis=1)
 
 
@@ -86,15 +83,14 @@ def load_examples(run: RunFiles, student: Path, most: int, data_dir: Path | None
     Raises:
         CodirError: the data cannot be had.
     """
-    section = run.section("data")
-    values = {key: section[key] for key in DataConfig.model_fields if section.get(key) is not None}
+    values = {key: value for key, value in run.section("data").items() if value is not None}
     values |= {} if data_dir is None else {"data_dir": data_dir}
     for key in ("data_dir", "train", "validation"):
         if key in values and (found := run.find(values[key])) is not None:
             values[key] = found if key == "data_dir" else str(found)
     try:
         config = DataConfig(**values)
-    except ValueError as error:  # an older or younger codir's settings
+    except ValueError as error:
         raise CodirError(f"the data section of its codir.yaml is not understood: {error}") from error
     data = load_data_for(load_config(student), config)
     whole = split = data.validation[data.main_split]
@@ -123,16 +119,56 @@ def run_model(
     logits = np.full((len(encoded), len(names)), np.nan, np.float32)
     pooled: dict[Pooling, np.ndarray] = {}
     device = "cuda" if torch.cuda.is_available() else None
-    poolings = poolings if behaviour(model).no_layers is None else ()
+    how = {"poolings": poolings if behaviour(model).no_layers is None else (), "device": device}
     with progress_bar(f"{name} on {len(encoded):,} examples", len(encoded)) as move:
-        for ids, outputs in forward_dataset(
-            model, encoded, tokenizer, poolings=poolings, device=device, progress=move
-        ):
+        for ids, outputs in forward_dataset(model, encoded, tokenizer, progress=move, **how):
             logits[ids] = outputs.logits.cpu().numpy()
-            for how, layers in outputs.pooled.items():
-                if how not in pooled:
-                    pooled[how] = np.zeros((len(encoded), *layers.shape[1:]), np.float32)
-                pooled[how][ids] = layers.float().cpu().numpy()
+            for pooling, layers in outputs.pooled.items():
+                shape = len(encoded), *layers.shape[1:]
+                pooled.setdefault(pooling, np.zeros(shape, np.float32))[ids] = layers.float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise CodirError(f"{name} gives NaN or infinity.")
     return Outputs(name, logits[:, list(order)], pooled, names)
+
+
+@torch.no_grad()
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Compares every layer of one model with every layer of another, on the same n examples (Kornblith et al. 2019).
+
+    With centred columns, CKA = ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), the same as HSIC(K, L) over the root of
+    HSIC(K, K) HSIC(L, L) with the Gram matrices K = X X^T and L = Y Y^T (section 3). It does not change with rotations
+    and scaling of either side, nor with an order of the examples, but it does with other invertible maps. Each layer's
+    Gram matrix is computed once, so that the pairs cost n^2 each whatever the widths.
+
+    Args:
+        x: [n, a, p] representations of n examples by a layers, of any floating type; computed in fp64.
+        y: [n, b, q].
+
+    Returns:
+        [a, b] in fp64, 0 to 1. A representation that is the same for every example has no spread to compare: 0.
+
+    Raises:
+        ValueError: fewer than two examples, other shapes, or values that are not finite.
+    """
+    if x.dim() != 3 or y.dim() != 3 or x.shape[0] != y.shape[0]:
+        raise ValueError(f"CKA compares [n, a, p] with [n, b, q], not {tuple(x.shape)} with {tuple(y.shape)}")
+    if x.shape[0] < 2:
+        raise ValueError(f"CKA needs at least two examples, and there are {x.shape[0]}")
+    return (_unit_grams(x) @ _unit_grams(y).T).clamp(0.0, 1.0)
+
+
+def _unit_grams(layers: Tensor) -> Tensor:
+    """[layers, n * n]: the Gram matrices of the centred layers, each scaled to length one (zero if constant)."""
+    grams = []
+    for layer in layers.detach().cpu().double().unbind(dim=1):
+        if not torch.isfinite(layer).all():
+            raise ValueError("CKA needs finite representations")
+        centred = layer - layer.mean(dim=0)
+        spread = torch.linalg.vector_norm(centred)
+        if spread <= _CONSTANT * torch.linalg.vector_norm(layer):
+            grams.append(layer.new_zeros(len(layer) ** 2))
+            continue
+        centred = centred / spread  # first, so that no product can overflow or vanish
+        gram = (centred @ centred.T).flatten()
+        grams.append(gram / torch.linalg.vector_norm(gram))
+    return torch.stack(grams)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codir import __version__
-from codir.errors import ConfigError, RunError
+from codir.errors import RunError
 from codir.files import write_text
 from codir.reports.curves import training_figures
 from codir.reports.figures import COLOURS, VIRIDIS, Figure
@@ -21,33 +22,92 @@ from codir.reports.scores import (
     page_looks,
     score_figure,
 )
-from codir.reports.summary import model_table, tiles
-from codir.reports.text import clean, for_script, known, shortened
-from codir.reports.values import AVERAGE, Disagreement, Panel, Report
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from codir.reports.text import (
+    clean,
+    count,
+    for_script,
+    known,
+    milliseconds,
+    plural,
+    points,
+    share,
+    shortened,
+    size,
+    times,
+    together,
+)
+from codir.reports.values import AVERAGE, Model, Panel, Report, leaders
 
 TEMPLATES = Path(__file__).parent / "templates"
-_LABEL = 120  # characters of a class in the list of examples
 _KINDS = ("lost", "won", "both wrong", "far apart")
+Show = Callable[[float | None], str]
 
 
 def write_page(report: Report, path: str | Path) -> None:
-    """Writes the page to `path` by way of a temporary file beside it.
-
-    Raises:
-        ConfigError: plotly or jinja2 is not installed.
-        RunError: it cannot be written.
-    """
+    """Writes the page to `path` by way of a temporary file beside it; raises `RunError` where it cannot."""
     text = render(report)
     try:
         write_text(path, text)
     except OSError as error:
         why = error.strerror or error
-        raise RunError(
-            f"Cannot write the report {path}: {why}. Choose another place with --output."
-        ) from error
+        raise RunError(f"Cannot write the report {path}: {why}. Choose another --output.") from error
+
+
+def render(report: Report) -> str:
+    """Returns the page: styles, scripts (plotly.js once) and data inside, and a policy that forbids all requests.
+
+    Everything that comes from data sets, models and folders is text: jinja2 escapes it in HTML, `text` in plotly's
+    labels and in JSON, and the scripts set it with `textContent` only. Should one of these fail, the page's content
+    security policy lets no script run but its own, known by their digests.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # every text that the page shows goes through here first, then through the escaping
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+    )
+    environment.filters["shortened"] = shortened
+    panels, training, figures = all_figures(report)
+    library = get_plotlyjs() if figures else ""
+    head, code, style = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("head.js", "page.js", "page.css")
+    )
+    light, dark = (" ".join(f"--{name}: {pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
+    # WebGL figures: plotly compiles their drawing functions
+    compiles = any(trace["type"] == "scattergl" for figure in figures for trace in figure.data)
+    kinds = [each.kind for each in report.disagreements]
+    listed = [
+        {key: clean(value) if isinstance(value, str) else value for key, value in asdict(each).items()}
+        for each in report.disagreements
+    ]
+    return environment.get_template("page.html").render(
+        report=report,
+        title=_title(report),
+        policy=_policy([head, library, code] if library else [head, code], compiles),
+        styles=f":root {{ {light} color-scheme: light; }}\n"
+        f":root[data-theme='dark'] {{ {dark} color-scheme: dark; }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme]) {{ {dark} color-scheme: dark; }} }}\n"
+        f"@media print {{ :root, :root[data-theme] {{ {light} color-scheme: light; }} }}\n{style}",
+        head=head,
+        library=library,
+        code=code,
+        tiles=tiles(report),
+        panels=panels,
+        training=training,
+        ramp=f"linear-gradient(to right, {', '.join(VIRIDIS)})",
+        disagreements=for_script(listed) if listed else "",
+        kinds=[(kind, kinds.count(kind)) for kind in dict.fromkeys([*_KINDS, *kinds]) if kind in kinds],
+        specs=[(figure.name, figure.json()) for figure in figures],
+        version=__version__,
+        sections=_sections(report, panels),
+    )
 
 
 def all_figures(report: Report) -> tuple[list[dict[str, Any]], list[Figure], list[Figure]]:
@@ -59,114 +119,11 @@ def all_figures(report: Report) -> tuple[list[dict[str, Any]], list[Figure], lis
         # the average of all tasks has differences, and perhaps no table
         forest = forest_figure(report.differences, task, key := f"panel-{len(panels)}")
         panels.append({"key": key, "task": task, "figures": [], "table": None, "forest": forest})
-    training = training_figures(report.curves, "" if report.kind == "study" else _main_name(report), looks)
-    drawn = [
-        figure for panel in panels for figure in (*panel["figures"], panel["forest"]) if figure is not None
-    ]
-    return panels, training, [*drawn, *training, *report.similarities, *report.clouds, *report.confusions]
-
-
-def render(report: Report) -> str:
-    """Returns the page: styles, scripts (plotly.js once) and data inside, and a policy that forbids all requests.
-
-    Everything that comes from data sets, models and folders is text: jinja2 escapes it in HTML, `text` in plotly's
-    labels and in JSON, and the scripts set it with `textContent` only. Should one of these fail, the page's content
-    security policy lets no script run but its own, known by their digests.
-
-    Raises:
-        ConfigError: plotly or jinja2 is not installed.
-    """
-    environment, library = _environment(), _plotly_js()
-    panels, training, figures = all_figures(report)
-    head, code = _read("head.js"), _read("page.js")
-    scripts = [head, library, code] if figures else [head, code]
-    listed = _disagreements(report.disagreements)
-    return environment.get_template("page.html").render(
-        report=report,
-        title=_title(report),
-        policy=_policy(
-            scripts, any(trace["type"] == "scattergl" for figure in figures for trace in figure.data)
-        ),
-        styles=_styles(),
-        head=head,
-        library=library if figures else "",
-        code=code,
-        tiles=tiles(report),
-        panels=panels,
-        training=training,
-        ramp=f"linear-gradient(to right, {', '.join(VIRIDIS)})",
-        disagreements=for_script(listed) if listed else "",
-        kinds=_kinds(report.disagreements),
-        specs=[(figure.name, figure.json()) for figure in figures],
-        version=__version__,
-        sections=_sections(report, panels),
-    )
-
-
-def _title(report: Report) -> str:
-    """Returns the page's title: the folder's name, and what it is of, by which open pages and files are told apart."""
-    tasks = [panel.shown for panel in report.panels if panel.task != AVERAGE]
-    named = " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")
-    about = [report.place if report.place != report.title else "", report.recipe]
-    about += [named] if named.lower() not in report.title.lower() else []
-    return " – ".join([report.title, *filter(None, [", ".join(filter(None, about))])])
-
-
-def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ConfigError('The report needs jinja2: pip install "codir[report]"') from error
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # every text that the page shows goes through here first, then through the escaping
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
-    )
-    environment.filters["shortened"] = shortened
-    return environment
-
-
-def _plotly_js() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ConfigError('The report needs plotly: pip install "codir[report]"') from error
-    return get_plotlyjs()
-
-
-def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _styles() -> str:
-    light, dark = (" ".join(f"--{name}: {pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
-    return (
-        f":root {{ {light} color-scheme: light; }}\n"
-        f":root[data-theme='dark'] {{ {dark} color-scheme: dark; }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme]) {{ {dark} color-scheme: dark; }} }}\n"
-        f"@media print {{ :root, :root[data-theme] {{ {light} color-scheme: light; }} }}\n{_read('page.css')}"
-    )
-
-
-def _policy(scripts: Sequence[str], evaluates: bool) -> str:
-    """Returns the content security policy: no request to anywhere, no script but these."""
-    raw = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    digests = " ".join(f"'sha256-{digest}'" for digest in raw)
-    compiles = " 'unsafe-eval'" if evaluates else ""  # WebGL figures: plotly compiles their drawing functions
-    return (
-        f"default-src 'none'; script-src {digests}{compiles}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _main_name(report: Report) -> str:
-    student, curves = report.panels[0].student if report.panels else None, [c.model for c in report.curves]
-    return student.name if student is not None and student.name in curves else next(iter(curves), "")
+    student, drawn = report.panels[0].student if report.panels else None, [c.model for c in report.curves]
+    main = student.name if student is not None and student.name in drawn else next(iter(drawn), "")
+    training = training_figures(report.curves, "" if report.kind == "study" else main, looks)
+    of_panels = [f for panel in panels for f in (*panel["figures"], panel["forest"]) if f is not None]
+    return panels, training, [*of_panels, *training, *report.similarities, *report.clouds, *report.confusions]
 
 
 def _panel(panel: Panel, report: Report, key: str, looks: Looks) -> dict[str, Any]:
@@ -178,37 +135,27 @@ def _panel(panel: Panel, report: Report, key: str, looks: Looks) -> dict[str, An
         if scores is not None and sum(known(model.score) for model in panel.models) > 1:
             figures.append(scores)
     forest = forest_figure(report.differences, panel.task, key)
-    return {
-        "key": key,
-        "task": panel.shown,
-        "figures": figures,
-        "table": model_table(panel),
-        "forest": forest,
-    }
+    shown = {"key": key, "task": panel.shown, "figures": figures}
+    return {**shown, "table": model_table(panel), "forest": forest}
 
 
-def _kinds(disagreements: Sequence[Disagreement]) -> list[tuple[str, int]]:
-    found = [shortened(item.kind, 40) for item in disagreements]
-    order = [kind for kind in dict.fromkeys([*_KINDS, *found]) if kind in found]
-    return [(kind, found.count(kind)) for kind in order]
+def _title(report: Report) -> str:
+    """Returns the page's title: the folder's name, and what it is of, by which open pages and files are told apart."""
+    tasks = [panel.shown for panel in report.panels if panel.task != AVERAGE]
+    named = " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")
+    about = [report.place if report.place != report.title else "", report.recipe]
+    about += [named] if named.lower() not in report.title.lower() else []
+    return " – ".join([report.title, *filter(None, [", ".join(filter(None, about))])])
 
 
-def _disagreements(items: Sequence[Disagreement]) -> list[dict[str, Any]]:
-    """Returns the examples under short keys."""
-    return [
-        {
-            "n": item.number,
-            "t": clean(item.text),
-            "p": None if item.text_pair is None else clean(item.text_pair),
-            "l": shortened(item.label, _LABEL),
-            "a": shortened(item.teacher, _LABEL),
-            "b": shortened(item.student, _LABEL),
-            "c": item.teacher_confidence,
-            "d": item.student_confidence,
-            "k": shortened(item.kind, 40),
-        }
-        for item in items
-    ]
+def _policy(scripts: Sequence[str], compiles: bool) -> str:
+    """Returns the content security policy: no request to anywhere, no script but these."""
+    raw = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    digests = " ".join(f"'sha256-{digest}'" for digest in raw) + (" 'unsafe-eval'" if compiles else "")
+    return (
+        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _sections(report: Report, panels: Sequence[Any]) -> list[tuple[str, str]]:
@@ -225,3 +172,152 @@ def _sections(report: Report, panels: Sequence[Any]) -> list[tuple[str, str]]:
         ("facts", "Facts"): report.facts or report.config,
     }
     return [part for part, there in parts.items() if there]
+
+
+# ---- the large numbers at the head -----------------------------------------------------------------------------------
+
+
+def _tile(value: str, name: str, note: str = "", spread: str = "") -> dict[str, str]:
+    return {"value": value, "name": name, "note": note, "spread": spread}
+
+
+def tiles(report: Report) -> list[dict[str, str]]:
+    """Returns the numbers that are known, at most five: value, name, note, and small beside the value its spread."""
+    if report.kind == "study":
+        return _study_tiles(report)[:5]
+    panel = report.panels[0] if report.panels else None
+    student = (panel.student or panel.teacher) if panel else None
+    if panel is None or student is None:
+        return []
+    teacher, export = panel.teacher if student is not panel.teacher else None, panel.deployed
+    found, metric = [], clean(panel.metric)
+    if known(student.kept):
+        beside = f", the teacher's {points(teacher.score)}" if teacher and known(teacher.score) else ""
+        note = f"{metric} {points(student.score)}{beside}"
+        found.append(_tile(share(student.kept), "of the teacher's score", note))
+    elif known(student.score):
+        found.append(_tile(points(student.score), metric))
+    # of what will be deployed, which is an export where there is one
+    name = f"as {shortened(export.group, 30)}" if export else ""
+    if export is not None and known(export.speedup):
+        beside = f"; {times(student.speedup)} in PyTorch" if known(student.speedup) else ""
+        found.append(_tile(times(export.speedup), "as fast", name + beside))
+    elif known(student.speedup):
+        time = f"{milliseconds(student.milliseconds)} ms per sequence"
+        note = f"in PyTorch; {name} it was not timed" if name else time
+        found.append(_tile(times(student.speedup), "as fast", note))
+    elif known(student.milliseconds):
+        found.append(_tile(milliseconds(student.milliseconds), "ms per sequence"))
+    if known(student.parameters):
+        note = _of(student.parameters, teacher.parameters if teacher else None, count)
+        found.append(_tile(count(student.parameters), "parameters", note))
+    stored = export if export is not None and known(export.bytes) else student
+    if known(stored.bytes):
+        parts = [
+            name if stored is export else "",
+            _of(stored.bytes, teacher.bytes if teacher else None, size),
+        ]
+        found.append(_tile(size(stored.bytes), "on disk", ", ".join(filter(None, parts))))
+    if known(student.agreement):
+        found.append(_tile(share(student.agreement), "agreement", "answered as the teacher does"))
+    return found[:5]
+
+
+def _of(value: float, whole: float | None, show: Show) -> str:
+    return (
+        f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}" if known(whole) and whole else ""
+    )
+
+
+def _study_tiles(report: Report) -> list[dict[str, str]]:
+    found, runs, tasks = [], 0, [panel for panel in report.panels if panel.task != AVERAGE]
+    for panel in report.panels:
+        students = [model for model in panel.trained if known(model.score)]
+        if not students:
+            continue
+        runs += sum(max(1, len(model.scores)) for model in students) if panel in tasks else 0
+        first, teacher = leaders(students), panel.teacher
+        note = together([shortened(each.name, 40) for each in first])
+        note += f"; the teacher's {points(teacher.score)}" if teacher and known(teacher.score) else ""
+        name = f"best {clean(panel.metric)} on {clean(panel.shown)}" if panel in tasks else "best average"
+        spread = _spread(first[0]) if len(first) == 1 else ""
+        found.append(_tile(points(first[0].score), name, note, spread))
+    found = found[:3]
+    if many := len(report.differences):
+        shown, what = sum(item.shown for item in report.differences), "difference" + "s" * (many != 1)
+        found.append(_tile(f"{shown} of {many}", f"{what} shown", "beyond noise, after correction"))
+    if runs:
+        what = f"trained student{'' if runs == 1 else 's'}"
+        found.append(_tile(str(runs), what, plural(len(tasks), "task")))
+    return found
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def model_table(panel: Panel) -> dict[str, Any]:
+    """Returns headings, lines and what the headings mean; a column in which no model has a value is left out."""
+    columns = [each for each in _columns(panel) if any(known(each[1](model)) for model in panel.models)]
+    lines = [
+        {"name": clean(model.name), "role": model.role, "note": "", "cells": []} for model in panel.models
+    ]
+    for model, line in zip(panel.models, lines, strict=True):
+        engine = clean(model.engine)
+        line["note"] = "" if engine == "torch" or engine.lower() in model.name.lower() else engine
+    for _, value, show, better, _, *note in columns:
+        students = [value(model) for model in panel.models if model.role not in ("teacher", "other")]
+        finite = [each for each in students if known(each)]
+        several = better and len(finite) > 1 and min(finite) < max(finite)
+        best = (max(finite) if better > 0 else min(finite)) if several else None
+        for model, line in zip(panel.models, lines, strict=True):
+            key = found if known(found := value(model)) else None
+            is_best = key is not None and key == best and model.role not in ("teacher", "other")
+            beside = note[0](model) if note and key is not None else ""
+            line["cells"].append({"text": show(key), "note": beside, "key": key, "best": is_best})
+    explained = "; ".join(f"{heading}: {meaning}" for heading, _, _, _, meaning, *_ in columns if meaning)
+    return {"headings": [each[0] for each in columns], "lines": lines, "explained": explained}
+
+
+def _columns(panel: Panel) -> list[tuple[Any, ...]]:
+    """Returns heading, value of a model, form, whether more (1) or less (-1) is better, meaning, and a note beneath."""
+    columns: list[tuple[Any, ...]] = [
+        (clean(panel.metric), lambda m: m.score, points, 1, "", _spread),
+        ("kept", lambda m: m.kept, share, 1, "share of the teacher's score"),
+        ("agrees", lambda m: m.agreement, share, 1, "answers as the teacher does"),
+        ("ms", lambda m: m.milliseconds, milliseconds, -1, "median per sequence", _rounds),
+        ("speed-up", lambda m: m.speedup, times, 1, ""),
+    ]
+    for texts in sorted({texts for model in panel.models for texts in model.requests}):
+        what = "one text" if texts == 1 else f"{texts} texts"
+
+        def request(model: Model, place: int = 0, texts: int = texts) -> float | None:
+            return model.requests[texts][place] if texts in model.requests else None
+
+        def slowest(model: Model, request: Callable[..., float | None] = request) -> str:
+            return f"95 % in {milliseconds(request(model, 1))}"
+
+        meaning = f"a request of {what} at real length, median"
+        columns.append((f"{what}, ms", request, milliseconds, -1, meaning, slowest))
+    columns += [
+        ("memory", lambda m: m.peak_memory, size, -1, "at its peak, above the engine alone"),
+        ("layers", lambda m: m.layers, count, 0, ""),
+        ("parameters", lambda m: m.parameters, count, 0, ""),
+        ("embedding", lambda m: m.embedding_parameters, count, 0, "parameters of the word embeddings"),
+        ("on disk", lambda m: m.bytes, size, -1, ""),
+    ]
+    more = dict.fromkeys(name for model in panel.models for name in model.metrics if name != panel.metric)
+    for name in more:
+        # a loss is no share of anything: as it is, less is better
+        plain = any(word in name.lower() for word in ("loss", "perplexity"))
+        form = (milliseconds, -1) if plain else (points, 1)
+        columns.append((clean(name), lambda m, name=name: m.metrics.get(name), *form, ""))
+    return columns
+
+
+def _spread(model: Model) -> str:
+    return f"± {points(model.deviation)}" if known(model.deviation) else ""
+
+
+def _rounds(model: Model) -> str:
+    there = known(model.low) and known(model.high)
+    return f"{milliseconds(model.low)} to {milliseconds(model.high)}" if there else ""

@@ -37,11 +37,13 @@ from codir.reports.text import (
 )
 from codir.reports.values import Difference, Model, Panel, Report, leaders
 
-NAME = 36  # characters of a name beside its point
 NAMED = 12  # up to so many models all are named
 TEACHER = "star"
+_NAME, _ROW = 36, 30  # characters of a name beside its point, and at a row
 _LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
-_ROW = 30  # characters of a name at a row
+_PLACES = (
+    "top center, bottom center, middle right, middle left, top right, bottom right, top left, bottom left"
+)
 Looks = dict[str, tuple[str, str]]  # colour and symbol by group
 Box = tuple[float, float, float, float]
 
@@ -52,20 +54,13 @@ def page_looks(report: Report) -> Looks:
     The main student is the first; students that only have curves (of an unfinished run) come last. The teacher as it
     came is grey; teachers are stars, whatever their group.
     """
-    looks: Looks = {}
+    models = [model for panel in report.panels for model in panel.models]
     first = [student for panel in report.panels[:1] if (student := panel.student) is not None]
-    models = [*first, *(model for panel in report.panels for model in panel.models)]
     grey = {model.group for model in models if model.role == "teacher" and model.engine == "torch"}
-    number = 0
-    for group in (*(model.group for model in models), *(curve.model for curve in report.curves)):
-        if group in looks:
-            continue
-        if group in grey:
-            looks[group] = (named("s0"), TEACHER)
-        else:
-            looks[group] = (series(number), SYMBOLS[number % len(SYMBOLS)])
-            number += 1
-    return looks
+    groups = [*(model.group for model in (*first, *models)), *(curve.model for curve in report.curves)]
+    coloured = [group for group in dict.fromkeys(groups) if group not in grey]
+    looks = {group: (series(n), SYMBOLS[n % len(SYMBOLS)]) for n, group in enumerate(coloured)}
+    return {group: looks.get(group, (named("s0"), TEACHER)) for group in dict.fromkeys(groups)}
 
 
 def measured_models(panel: Panel) -> dict[str, list[Model]]:
@@ -86,10 +81,9 @@ def pareto(models: Sequence[Model]) -> list[Model]:
 
 def latency_figures(panel: Panel, key: str, looks: Looks) -> list[Figure]:
     """Returns one figure for each set of conditions; only times measured in the same way are drawn together."""
-    groups = enumerate(measured_models(panel).items())
     return [
         _latency(models, measured, panel, looks, f"{key}-latency-{number}")
-        for number, (measured, models) in groups
+        for number, (measured, models) in enumerate(measured_models(panel).items())
         if len(models) > 1 or number == 0
     ]
 
@@ -141,16 +135,17 @@ def _latency(models: list[Model], measured: str, panel: Panel, looks: Looks, nam
     )
 
 
+def _marker(colours: Any, teachers: Sequence[bool], symbol: str) -> dict[str, Any]:
+    rim = {"width": 1, "color": named("paper")}
+    shapes = [TEACHER if flag else symbol for flag in teachers]
+    sizes = [15 if flag else 12 for flag in teachers]
+    # with sizes in a list plotly takes the points for bubbles, half transparent, unless it is told
+    return {"color": colours, "symbol": shapes, "size": sizes, "opacity": 1, "line": rim}
+
+
 def _group(members: list[Model], colour: str, symbol: str, places: dict[int, str], metric: str) -> Trace:
-    shapes = [TEACHER if model.role == "teacher" else symbol for model in members]
-    marker = {
-        "color": colour,
-        "symbol": shapes,
-        "size": [15 if shape == TEACHER else 12 for shape in shapes],
-        "opacity": 1,  # with sizes in a list plotly takes the points for bubbles, half transparent
-        "line": {"width": 1, "color": named("paper")},
-    }
-    names = [for_plotly(model.name, NAME) if id(model) in places else "" for model in members]
+    marker = _marker(colour, [model.role == "teacher" for model in members], symbol)
+    names = [for_plotly(model.name, _NAME) if id(model) in places else "" for model in members]
     trace = dots([m.milliseconds for m in members], [m.points for m in members], marker, cliponaxis=False)
     trace |= {"mode": "markers+text", "name": for_plotly(members[0].group, 28), "text": names}
     trace |= {"textposition": [places.get(id(model), "top center") for model in members]}
@@ -168,7 +163,8 @@ def _group(members: list[Model], colour: str, symbol: str, places: dict[int, str
 def _hover(model: Model, metric: str) -> str:
     words = f"{metric} {points(model.score)}"
     if known(model.spread):
-        words += f" ± {points(model.spread)} ({_of_what(model)})"
+        of = f"{len(model.scores)} seeds" if len(model.scores) > 1 else f"{model.examples} examples"
+        words += f" ± {points(model.spread)} ({of})"
     lines = [f"<b>{for_hover(model.name, 80)}</b>", words]
     if known(model.milliseconds):
         time = f"{milliseconds(model.milliseconds)} ms"
@@ -179,65 +175,52 @@ def _hover(model: Model, metric: str) -> str:
     return "<br>".join([*lines, for_plotly(model.engine)])
 
 
-def _of_what(model: Model) -> str:
-    return f"{len(model.scores)} seeds" if len(model.scores) > 1 else f"{model.examples} examples"
-
-
 def _latency_takeaway(models: list[Model], front: list[Model], panel: Panel, measured: str) -> str:
-    fastest, best, first = front[0], front[-1], [_name(model) for model in leaders(models)]
+    fastest, best, first = front[0], front[-1], leaders(models)
     students = [model for model in models if model.role != "teacher"]
     if len(models) == 1:
-        text = (
-            f"{_name(best)}: {points(best.score)} points in {milliseconds(best.milliseconds)} ms a sequence."
-        )
+        time = milliseconds(best.milliseconds)
+        text = f"{_name(best)}: {points(best.score)} points in {time} ms a sequence."
     elif len(students) > 1 and len({model.milliseconds for model in students}) == 1:
         ahead = leaders(students)
-        top, several = ahead[0], together([_name(model) for model in ahead])
-        text = f"All {len(students)} students take {milliseconds(top.milliseconds)} ms: they have one shape. "
-        text += "The highest of them is " if len(ahead) == 1 else "None is ahead: "
-        text += (
-            f"{several} ({points(top.score)})" if len(ahead) == 1 else f"{several} have {points(top.score)}"
-        )
+        names, top = together([_name(model) for model in ahead]), points(ahead[0].score)
+        said = f"The highest of them is {names} ({top})"
+        said = said if len(ahead) == 1 else f"None is ahead: {names} have {top}"
+        time = milliseconds(ahead[0].milliseconds)
+        text = f"All {len(students)} students take {time} ms: they have one shape. {said}"
         text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
     elif len(first) == 1 and fastest is best:
         text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
-        text = (
-            f"Highest score: {_name(best)} ({points(best.score)})."
-            if len(first) == 1
-            else f"None is ahead: {together(first)} have the same score ({points(best.score)})."
+        names, top = together([_name(model) for model in first]), points(best.score)
+        several = f"None is ahead: {names} have the same score ({top})."
+        text = f"Highest score: {names} ({top})." if len(first) == 1 else several
+        text += (
+            f" Fastest: {_name(fastest)} ({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)})."
         )
-        time = milliseconds(fastest.milliseconds)
-        text += f" Fastest: {_name(fastest)} ({time} ms, {points(fastest.score)})."
         if 1 < len(front) < len(models):
             text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
     if len(models) > 1:
-        text += _how_sure(best, models, panel) + _whisker_words(models)
+        text += _how_sure(best, models) + _whisker_words(models)
     text += f" Measured: {clean(measured).rstrip('.')}." if measured else ""
-    without = [
-        m for m in panel.models if m.measured == measured and known(m.milliseconds) and not known(m.score)
-    ]
-    if without:
+    timed = [m for m in panel.models if m.measured == measured and known(m.milliseconds)]
+    if without := [model for model in timed if not known(model.score)]:
         verb = "has" if len(without) == 1 else "have"
         text += f" {len(without)} more {verb} a time but no score: they are in the table only."
     return text
 
 
-def _how_sure(best: Model, models: list[Model], panel: Panel) -> str:
-    """Says what the lead of the best model over the next one is worth, where anything is known of that."""
+def _how_sure(best: Model, models: list[Model]) -> str:
+    """Says what the lead of a single run over the next one is worth; of seeds the paired differences say it."""
     second = max((model for model in models if model is not best), key=lambda model: model.points)
-    if points(best.score) == points(second.score) or len(best.scores) > 1 or len(second.scores) > 1:
-        return ""  # said already; of seeds the paired differences say it
-    over = f" The lead of {(best.points - second.points):.1f} points over {_name(second)} is "
-    test = next((each for each in panel.tests if each.names == {best.name, second.name}), None)
-    if test is not None:
-        what = "more than chance on these examples explains" if test.significant else "within noise"
-        return f"{over}{what} ({clean(test.words)})."
-    if known(best.error) and known(second.error):
-        # the two are of the same examples, so this is a careful bound, no test
-        wide = 100 * math.hypot(best.error, second.error)
-        return f"{over}within the whiskers." if best.points - second.points < wide else ""
-    return f"{over}that of one run each: no test says whether it is more than noise."
+    lead, wide = best.points - second.points, 100 * math.hypot(best.error or 0.0, second.error or 0.0)
+    if points(best.score) == points(second.score) or best.scores or second.scores or 0 < wide <= lead:
+        return ""
+    # the two are of the same examples, so that the whiskers are a careful bound, no test
+    worth = (
+        "within the whiskers" if wide else "that of one run each: no test says whether it is more than noise"
+    )
+    return f" The lead of {lead:.1f} points over {_name(second)} is {worth}."
 
 
 def _whisker_words(models: Sequence[Model]) -> str:
@@ -262,8 +245,7 @@ def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
         Plotly's `textposition` by the `id` of each model that is named: all where they are few, else those on the
         Pareto line and those in PyTorch.
     """
-    front = pareto(models)
-    chosen = list(models)
+    front, chosen = pareto(models), list(models)
     if len(models) > NAMED:
         chosen = [model for model in models if model in front or model.engine == "torch"]
         chosen = chosen if len(chosen) <= NAMED else front[:NAMED]
@@ -273,35 +255,36 @@ def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
     wide = (max(spans) - left) * (1.28 if logarithmic else 1.16) or 1.0
     low, high = _score_ends(models)
     tall = (high - low) * 1.28 or 1.0
-
-    def across(time: float) -> float:
-        return 900 * (scale(time) - left) / wide
-
-    spots = {id(m): (across(m.milliseconds or 1.0), 380 * (m.points - low) / tall) for m in models}
+    spots = {
+        id(model): (900 * (span - left) / wide, 380 * (model.points - low) / tall)
+        for model, span in zip(models, spans, strict=True)
+    }
     taken: list[Box] = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots.values()]
     for (x, y), (next_x, next_y) in pairwise(spots[id(model)] for model in front):
         taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
     for model in models:
         if known(model.low) and known(model.high) and model.low > 0:
-            y = spots[id(model)][1]
-            taken.append((across(model.low), y - 3, across(model.high), y + 3))
+            y, ends = (
+                spots[id(model)][1],
+                [900 * (scale(end) - left) / wide for end in (model.low, model.high)],
+            )
+            taken.append((ends[0], y - 3, ends[1], y + 3))
     places: dict[int, str] = {}
     for model in sorted(chosen, key=lambda each: spots[id(each)]):
         x, y = spots[id(model)]
-        width = 7.0 * len(shortened(model.name, NAME))
-        boxes: dict[str, Box] = {
-            "top center": (x - width / 2, y + 9, x + width / 2, y + 26),
-            "bottom center": (x - width / 2, y - 26, x + width / 2, y - 9),
-            "middle right": (x + 10, y - 8, x + 10 + width, y + 8),
-            "middle left": (x - 10 - width, y - 8, x - 10, y + 8),
-            "top right": (x + 6, y + 8, x + 6 + width, y + 24),
-            "bottom right": (x + 6, y - 24, x + 6 + width, y - 8),
-            "top left": (x - 6 - width, y + 8, x - 6, y + 24),
-            "bottom left": (x - 6 - width, y - 24, x - 6, y - 8),
+        boxes = {
+            place: _box(x, y, 7.0 * len(shortened(model.name, _NAME)), place) for place in _PLACES.split(", ")
         }
         places[id(model)] = best = min(boxes, key=lambda place: _covered(boxes[place], taken))
         taken.append(boxes[best])
     return places
+
+
+def _box(x: float, y: float, width: float, place: str) -> Box:
+    vertical, side = place.split()
+    left = {"center": x - width / 2, "right": x + 8, "left": x - 8 - width}[side]
+    low = {"top": y + 9, "middle": y - 8, "bottom": y - 25}[vertical]
+    return left, low, left + width, low + 16
 
 
 def _covered(box: Box, taken: Sequence[Box]) -> float:
@@ -314,17 +297,11 @@ def _covered(box: Box, taken: Sequence[Box]) -> float:
 
 
 def _rows(name: str, title: str, takeaway: str, data: list[Trace], names: list[str], **layout: Any) -> Figure:
-    """Returns a figure with a name at each row, the first above; two long names cut to the same are kept apart."""
-    seen = Counter[str]()
-    shown = []
-    for each in names:
-        seen[each] += 1
-        shown.append(each if seen[each] == 1 else f"{each} ({seen[each]})")
-    ticks = {"tickvals": list(range(len(names))), "ticktext": shown, "range": [len(names) - 0.4, -0.6]}
+    """Returns a figure with a name at each row, the first above."""
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     layout = {"yaxis": axis(**ticks, showgrid=True), "margin": margin(8, 16, 30), **layout}
     height = 96 + 30 * len(names)
-    narrow = {"yaxis": {"tickfont": {"size": 11}}}
-    return Figure(name, title, takeaway, data, layout, narrow, height, height)
+    return Figure(name, title, takeaway, data, layout, {"yaxis": {"tickfont": {"size": 11}}}, height, height)
 
 
 def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
@@ -335,28 +312,12 @@ def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
     metric, colours = for_plotly(panel.metric), [looks[model.group][0] for model in models]
     seeds = [(100 * s, row) for row, model in enumerate(models) for s in model.scores if known(s)]
     faint = {"color": [colours[row] for _, row in seeds], "size": 7, "opacity": 0.35}
-    one = {"name": "one seed", "hovertemplate": "one seed: %{x:.1f}<extra></extra>"}
-    teacher = [model.role == "teacher" for model in models]
-    strong = {
-        "color": colours,
-        "symbol": [TEACHER if flag else "circle" for flag in teacher],
-        "size": [15 if flag else 12 for flag in teacher],
-        "opacity": 1,
-        "line": {"width": 1, "color": named("paper")},
-    }
-    bars = whiskers([100 * (model.spread or 0.0) for model in models], named("edge"))
-    hover = [_hover(model, metric) for model in models]
-    data = [
-        dots([x for x, _ in seeds], [y for _, y in seeds], faint, **one),
-        dots(
-            [m.points for m in models],
-            list(range(len(models))),
-            strong,
-            error_x=bars,
-            hovertext=hover,
-            name="mean",
-        ),
-    ]
+    hover = "one seed: %{x:.1f}<extra></extra>"
+    one = dots([x for x, _ in seeds], [y for _, y in seeds], faint, name="one seed", hovertemplate=hover)
+    strong = _marker(colours, [model.role == "teacher" for model in models], "circle")
+    mean = dots([model.points for model in models], list(range(len(models))), strong, name="mean")
+    mean["error_x"] = whiskers([100 * (model.spread or 0.0) for model in models], named("edge"))
+    mean |= {"hovertext": [_hover(model, metric) for model in models], "hoverinfo": "text"}
     values = [*(model.points for model in models), *(x for x, _ in seeds)]
     shapes = [_upright(m.points, "s0", "dot") for m in models if m.role == "teacher"][:1]
     notes: list[dict[str, Any]] = []
@@ -370,7 +331,7 @@ def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
         f"{key}-scores",
         f"Scores: {clean(panel.shown)}" if panel.task else "Scores",
         _scores_takeaway(panel),
-        data,
+        [one, mean],
         [for_plotly(model.name, _ROW) for model in models],
         xaxis=axis(f"{metric}, points", range=_with_air(values)),
         shapes=shapes,
@@ -385,10 +346,9 @@ def _scores_takeaway(panel: Panel) -> str:
     first = leaders(students)
     several = any(len(model.scores) > 1 for model in students)
     what, best = "mean" if several else "score", points(first[0].score)
+    text = f"The highest {what} of a student is {_name(first[0])}'s with {best}"
     if len(first) > 1:
         text = f"No student is ahead: {together([_name(each) for each in first[:4]])} have the same {what}, {best}"
-    else:
-        text = f"The highest {what} of a student is {_name(first[0])}'s with {best}"
     if teacher is not None and known(teacher.score):
         text += f", the teacher has {points(teacher.score)}"
     if several:
@@ -408,30 +368,25 @@ def forest_figure(differences: Sequence[Difference], task: str, key: str) -> Fig
     for shown, title in ((True, "shown beyond noise"), (False, "not shown")):
         members = [(place, item) for place, item in enumerate(rows) if item.shown is shown]
         colours = [named("edge" if not shown else "s1" if item.mean > 0 else "s2") for _, item in members]
+        hover = []
         for (place, item), colour in zip(members, colours, strict=True):
             if known(item.low) and known(item.high):
                 look = {"color": colour, "width": 2.5 if shown else 1.5}
                 data.append(line([100 * item.low, 100 * item.high], [place, place], look, showlegend=False))
-        marker = {
-            "color": colours if shown else named("paper"),
-            "line": {"width": 2, "color": colours},
-            "size": 11,
-        }
-        hover = [
-            f"<b>{for_hover(item.name, 80)}</b><br>{points(item.mean, '+.1f')} points "
-            f"({points(item.low, '+.1f')} to {points(item.high, '+.1f')})<br>{title}"
-            for _, item in members
-        ]
+            mean, low, high = (points(value, "+.1f") for value in (item.mean, item.low, item.high))
+            ends = f"{mean} points ({low} to {high})"
+            hover.append(f"<b>{for_hover(item.name, 80)}</b><br>{ends}<br>{title}")
+        rim = {"width": 2, "color": colours}
+        marker = {"color": colours if shown else named("paper"), "line": rim, "size": 11}
         means, places = [100 * item.mean for _, item in members], [place for place, _ in members]
         data.append(dots(means, places, marker, name=title, hovertext=hover))
     ends = [100 * value for item in rows for value in (item.mean, item.low, item.high, 0.0) if known(value)]
     filled = [f"{shortened(item.name, 40)} {points(item.mean, '+.1f')}" for item in rows if item.shown]
-    words = (
-        f"{len(filled)} of {plural(len(rows), 'difference')} {'is' if len(filled) == 1 else 'are'} shown beyond noise "
-        f"(filled): {'; '.join(filled[:4])}{' and others' if len(filled) > 4 else ''}."
-        if filled
-        else f"Of {plural(len(rows), 'difference')} none is shown beyond noise: no filled dot."
-    )
+    words = f"Of {plural(len(rows), 'difference')} none is shown beyond noise: no filled dot."
+    if filled:
+        verb, more = "is" if len(filled) == 1 else "are", " and others" if len(filled) > 4 else ""
+        words = f"{len(filled)} of {plural(len(rows), 'difference')} {verb} shown beyond noise (filled): "
+        words += f"{'; '.join(filled[:4])}{more}."
     return _rows(
         f"{key}-forest",
         f"Paired differences: {clean(task)}",

@@ -1,14 +1,11 @@
-"""Texts and numbers as the page writes them: harmless in HTML, in plotly's labels and in scripts; in few digits.
-
-HTML itself is escaped by jinja2. What is here are the characters that no escaping can show, and the two places that
-jinja2 does not know of.
-"""
+"""Texts and numbers as the page writes them: harmless in HTML, in plotly's labels and in scripts; in few digits."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -45,15 +42,9 @@ def for_plotly(text: object, length: int = 40) -> str:
 
 
 def for_hover(text: object, length: int = 180, width: int = 60) -> str:
-    """Returns text for a plotly hover box: escaped, cut to `length`, in lines of about `width` characters."""
-    line = _DIRECTIONS.sub("", shortened(text, length))
-    lines: list[str] = []
-    while len(line) > width:
-        cut = line.rfind(" ", width // 2, width)
-        cut = width if cut < 0 else cut
-        lines.append(line[:cut])
-        line = line[cut:].lstrip()
-    return "<br>".join(part.translate(_HTML_IN_PLOTLY) for part in [*lines, line])
+    """Returns text for a plotly hover box: escaped, cut to `length`, in lines of at most `width` characters."""
+    lines = textwrap.wrap(_DIRECTIONS.sub("", shortened(text, length)), width)
+    return "<br>".join(line.translate(_HTML_IN_PLOTLY) for line in lines)
 
 
 def for_script(value: Any) -> str:
@@ -63,9 +54,8 @@ def for_script(value: Any) -> str:
         ValueError: a number is not finite, which JSON cannot say.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub(
-        "[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", _SURROGATES.sub("\ufffd", text)
-    )
+    text = _SURROGATES.sub("\ufffd", text)
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def together(names: Sequence[str]) -> str:

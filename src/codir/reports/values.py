@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from codir.measure.timing import Timing
 from codir.reports.figures import Figure
-from codir.reports.text import known
+from codir.reports.text import known, plural
 
 AVERAGE = "average"
 
 
 @dataclass(frozen=True)
-class Model:
-    """One line of the table and one point of score against latency.
+class Wanted:
+    """What a report is asked for beside its folder, see `codir.report`."""
 
-    Attributes:
-        role: `teacher`, `finetune`, `kd`, `codir` (a run's own student), the recipe's name in a study, or `other`.
-        group: what is drawn in one colour: the model, or the engine of an exported one.
-        score: the main metric; in a study the mean over the seeds, which are `scores`.
-        kept: share of the teacher's score.
-        agreement: share of the examples that are answered as by the teacher.
-        milliseconds: median time of a sequence; `low` and `high` over the rounds.
-        requests: (median, 95th percentile) in milliseconds of a request at real lengths, by its number of texts.
-        engine: `torch`, or an exported format.
-        measured: the conditions in words: only equal ones are drawn together.
-        error: standard error of a single run's score, over so many `examples`.
-        folder: the folder of an export, by which it is known again.
-    """
+    latency: Path | None = None
+    exported: Sequence[Path] = ()
+    data_dir: Path | None = None
+    examples: int = 0  # 0 runs no model
+
+
+@dataclass(frozen=True)
+class Model:
+    """One line of the table and one point of score against latency."""
 
     name: str
+    # `teacher`, `finetune`, `kd`, `codir` (a run's own student), the recipe's name in a study, or `other`
     role: str
-    group: str
-    score: float | None = None
+    group: str  # what is drawn in one colour: the model, or the engine of an exported one
+    score: float | None = None  # the main metric; in a study the mean over the seeds, which are `scores`
     scores: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
-    kept: float | None = None
-    agreement: float | None = None
+    kept: float | None = None  # share of the teacher's score
+    agreement: float | None = None  # share of the examples that are answered as by the teacher
     layers: int | None = None
     parameters: int | None = None
     embedding_parameters: int | None = None
     bytes: int | None = None
-    milliseconds: float | None = None
+    milliseconds: float | None = None  # median time of a sequence; `low` and `high` over the rounds
     low: float | None = None
     high: float | None = None
     speedup: float | None = None
+    # (median, 95th percentile) in milliseconds of a request at real lengths, by its number of texts
     requests: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     peak_memory: int | None = None
-    engine: str = "torch"
-    measured: str = ""
-    error: float | None = None
+    engine: str = "torch"  # or an exported format
+    measured: str = ""  # the conditions in words: only equal ones are drawn together
+    error: float | None = None  # standard error of a single run's score, over so many `examples`
     examples: int | None = None
-    folder: str | None = None
+    folders: tuple[Path, ...] = ()  # where it lies; in a study all its seeds
 
     @property
     def spread(self) -> float | None:
@@ -64,10 +64,7 @@ class Model:
     def deviation(self) -> float | None:
         """Sample standard deviation over the seeds; None for fewer than two."""
         finite = [score for score in self.scores if known(score)]
-        if len(finite) < 2:
-            return None
-        mean = sum(finite) / len(finite)
-        return math.sqrt(sum((score - mean) ** 2 for score in finite) / (len(finite) - 1))
+        return statistics.stdev(finite) if len(finite) > 1 else None
 
     @property
     def points(self) -> float:
@@ -76,14 +73,10 @@ class Model:
 
     def timed(self, timing: Timing, where: str = "") -> Model:
         """Returns the model with what was measured; what differs between engines is no condition."""
-        length = (
-            f"every text {timing.max_length} tokens long"
-            if timing.padded
-            else f"texts as long as they are, up to {timing.max_length} tokens"
-        )
-        threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}"
+        real = f"texts as long as they are, up to {timing.max_length} tokens"
+        length = f"every text {timing.max_length} tokens long" if timing.padded else real
         parts = [f"batches of {timing.batch_size}", length, f"on {timing.device}"]
-        parts += [threads] if timing.device == "cpu" else []
+        parts += [plural(timing.threads, "thread")] if timing.device == "cpu" else []
         rounds = timing.rounds or (timing.ms_per_sequence,)
         return replace(
             self,
@@ -102,30 +95,17 @@ class Model:
 
 
 @dataclass(frozen=True)
-class PairedOutcome:
-    """A paired test of two models on the same examples: whose, whether it found a difference, and in words."""
-
-    names: frozenset[str]
-    significant: bool
-    words: str
-
-
-@dataclass(frozen=True)
 class Panel:
-    """What belongs to one task: a run has one panel, a study one for each task and one for their average.
-
-    Attributes:
-        models: the lines of the table, the teacher first.
-        constant: what answering one class to everything scores.
-        label: the task in words, where its name is a file's.
-    """
+    """What belongs to one task: a run has one panel, a study one for each task and one for their average."""
 
     task: str
     metric: str
-    models: Sequence[Model]
-    constant: float | None = None
-    tests: Sequence[PairedOutcome] = ()
-    label: str = ""
+    models: Sequence[Model]  # the lines of the table, the teacher first
+    constant: float | None = None  # what answering one class to everything scores
+    label: str = ""  # the task in words, where its name is a file's
+    examples: Mapping[str, int] = field(
+        default_factory=dict
+    )  # that the scores are of, by split, main one first
 
     @property
     def shown(self) -> str:
@@ -164,7 +144,7 @@ class Panel:
     def kept(self, score: float | None) -> float | None:
         """Returns the share of the teacher's score."""
         teacher = self.teacher.score if self.teacher else None
-        return score / teacher if score is not None and teacher is not None and teacher > 0 else None
+        return score / teacher if known(score) and known(teacher) and teacher > 0 else None
 
 
 @dataclass(frozen=True)
@@ -180,17 +160,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference between two recipes over the same seeds, with a 95 % interval.
-
-    `shown` says whether it survives the correction for many comparisons.
-    """
+    """A paired difference between two recipes over the same seeds, with a 95 % interval."""
 
     task: str
     name: str
     mean: float
     low: float | None
     high: float | None
-    shown: bool
+    shown: bool  # whether it survives the correction for many comparisons
 
 
 @dataclass(frozen=True)
@@ -211,40 +188,31 @@ class Disagreement:
 
 @dataclass
 class Report:
-    """One page.
+    """One page: first what stands at its head, then its sections in their order."""
 
-    Attributes:
-        title: the task and the model in words; a study's name.
-        place: the folder's name.
-        words: what came out, a sentence each; the first is the headline.
-        similarities, clouds, confusions: figures of a run, drawn where the models were run.
-        ramp: the ends of the colour scale that the similarities share.
-        disagreements_total: how many there are, where not all are listed.
-        missing: (part, why) for everything that cannot be shown.
-        warnings: what to know before any number is believed.
-    """
-
-    title: str
-    kind: str
-    place: str = ""
+    title: str  # the task and the model in words; a study's name
+    kind: str  # `run` or `study`
+    place: str = ""  # the folder's name
     subtitle: str = ""
     recipe: str = ""
     finished: bool = True
-    words: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what to know before any number is believed
+    missing: list[tuple[str, str]] = field(default_factory=list)  # (part, why) for all that cannot be shown
+    words: list[str] = field(
+        default_factory=list
+    )  # what came out, a sentence each; the first is the headline
     panels: list[Panel] = field(default_factory=list)
-    curves: list[Curve] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     similarities: list[Figure] = field(default_factory=list)
-    ramp: tuple[float, float] = (0.0, 1.0)
+    ramp: tuple[float, float] = (0.0, 1.0)  # the ends of the colour scale that the similarities share
     clouds: list[Figure] = field(default_factory=list)
     confusions: list[Figure] = field(default_factory=list)
     disagreements: list[Disagreement] = field(default_factory=list)
-    disagreements_total: int = 0
+    disagreements_total: int = 0  # how many there are, where not all are listed
     costs: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     config: str = ""
-    missing: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
     def miss(self, why: str, *parts: str) -> None:
         """Says of parts why they are not shown; once, where several panels see the same."""

@@ -244,7 +244,7 @@ for (const button of all("[data-copy]")) {
   const items = JSON.parse(source.textContent);
   const [AT_A_TIME, LONG] = [25, 700];
   const [list, shown, search, previous, next] = ["examples", "shown", "search", "previous", "next"].map((id) => document.getElementById(id));
-  const haystacks = items.map((item) => [item.t, item.p ?? "", item.l, item.a, item.b].join("\n").toLowerCase());
+  const haystacks = items.map((item) => [item.text, item.text_pair ?? "", item.label, item.teacher, item.student].join("\n").toLowerCase());
   let [kind, words, page] = ["", "", 0];
 
   // The text with what was searched for marked.
@@ -286,19 +286,19 @@ for (const button of all("[data-copy]")) {
   }
 
   function example(item) {
-    const badge = element("span", "badge", item.k);
-    if (item.k === "lost" || item.k === "won") badge.classList.add(item.k);
-    const about = element("div", "about", badge, element("span", "", `example ${item.n}`));
-    const texts = element("div", "texts", about, ...paragraph(item.t), ...(item.p === null ? [] : paragraph(item.p)));
-    const scores = item.c === null && item.d === null;
-    const answers = element("dl", "answers", element("dt", "", "true"), element("dd", "", element("bdi", "", ...marked(item.l))), element("dd"));
-    answers.append(...answer("teacher", item.a, item.c, scores ? null : item.a === item.l));
-    answers.append(...answer("student", item.b, item.d, scores ? null : item.b === item.l));
+    const badge = element("span", "badge", item.kind);
+    if (item.kind === "lost" || item.kind === "won") badge.classList.add(item.kind);
+    const about = element("div", "about", badge, element("span", "", `example ${item.number}`));
+    const texts = element("div", "texts", about, ...paragraph(item.text), ...(item.text_pair === null ? [] : paragraph(item.text_pair)));
+    const scores = item.teacher_confidence === null && item.student_confidence === null;
+    const answers = element("dl", "answers", element("dt", "", "true"), element("dd", "", element("bdi", "", ...marked(item.label))), element("dd"));
+    answers.append(...answer("teacher", item.teacher, item.teacher_confidence, scores ? null : item.teacher === item.label));
+    answers.append(...answer("student", item.student, item.student_confidence, scores ? null : item.student === item.label));
     return element("li", "example", texts, answers);
   }
 
   function draw() {
-    const found = items.filter((item, place) => (!kind || item.k === kind) && haystacks[place].includes(words));
+    const found = items.filter((item, place) => (!kind || item.kind === kind) && haystacks[place].includes(words));
     const pages = Math.max(1, Math.ceil(found.length / AT_A_TIME));
     page = Math.min(page, pages - 1);
     const from = page * AT_A_TIME;
