@@ -25,7 +25,7 @@ from codir.engines.folder import Manifest
 from codir.errors import CodirError, ConfigError, InterruptedRunError, ModelError, RunError
 from codir.files import write_json
 from codir.record.card import run_card
-from codir.record.run_inputs import inputs_of
+from codir.record.run_data import inputs_of
 
 HOME = str(Path.home())
 

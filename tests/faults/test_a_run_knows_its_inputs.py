@@ -223,9 +223,7 @@ def test_files_with_the_usual_columns_are_read_too(world: World, tmp_path: Path)
     assert "'opinion'" in message
 
 
-def test_encoding_and_delimiter_are_those_of_the_run_where_the_file_has_them(
-    world: World, tmp_path: Path
-) -> None:
+def test_the_encoding_is_that_of_the_run_where_the_file_is_not_utf_8(world: World, tmp_path: Path) -> None:
     rows = [{**row, "review": f"{row['review']} caf\u00e9"} for row in reviews(48, seed=5)]
     format = {"encoding": "cp1252", "delimiter": ";"}
     train = write_csv(tmp_path / "train.csv", rows, **format)
@@ -245,14 +243,13 @@ def test_encoding_and_delimiter_are_those_of_the_run_where_the_file_has_them(
         ),
         *("--encoding", "cp1252", "--delimiter", ";", "--output", run),
     )
-    said = succeeded("evaluate", run, "--validation", train).text
+    said = succeeded("evaluate", run, "--validation", train, "--delimiter", ";").text
     assert "encoding 'cp1252'" in said
-    assert "delimiter ';'" in said
     output = tmp_path / "out.jsonl"
-    succeeded("predict", run, "--input", train, "--output", output)
+    succeeded("predict", run, "--input", train, "--output", output, "--delimiter", ";")
     assert "caf\u00e9" in json.loads(output.read_text(encoding="utf-8").splitlines()[0])["text"]
     # the same rows as most files are: read as such, and not as the run's
-    for name, more in (("a.csv", {}), ("b.csv", {"delimiter": ";"}), ("c.tsv", {"delimiter": "\t"})):
+    for name, more in (("a.csv", {}), ("c.tsv", {"delimiter": "\t"})):
         usual = write_csv(tmp_path / name, rows, **more)
         succeeded("predict", run, "--input", usual, "--output", output, "--overwrite")
         assert "caf\u00e9" in json.loads(output.read_text(encoding="utf-8").splitlines()[0])["text"]
@@ -261,8 +258,7 @@ def test_encoding_and_delimiter_are_those_of_the_run_where_the_file_has_them(
         lines.write_text("a caf\u00e9\n", encoding=encoding)
         succeeded("predict", run, "--input", lines, "--output", output, "--overwrite")
         assert json.loads(output.read_text(encoding="utf-8"))["text"] == "a caf\u00e9"
-    # a flag wins
-    assert "delimiter" in refused("evaluate", run, "--validation", train, "--delimiter", ",")
+    assert "add --delimiter ';'" in refused("evaluate", run, "--validation", train)
 
 
 def test_a_run_that_was_moved_its_checkpoints_and_comparison_students_know_it(

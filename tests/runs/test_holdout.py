@@ -97,7 +97,7 @@ def test_own_files_and_the_built_in_task(world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr(files_module, "_is_hub", lambda source: True)
     monkeypatch.setattr(files_module, "_hub_has_validation", not_asked)
     rows = files_module.read_rows(world.train, ["review", "stars"])
-    monkeypatch.setattr(files_module, "_read", lambda *_: rows)
+    monkeypatch.setattr(files_module, "_hub_rows", lambda *_: rows)
     hub = load_data(DataConfig(train="owner/name", text="review", label="stars", holdout=0.25))
     assert texts(hub.validation["holdout"]) == texts(own.validation["holdout"])
 

@@ -147,7 +147,7 @@ def test_failure_in_the_middle_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(module, "_BATCHES_IN_CHUNK", 1)
     (tmp_path / "in.txt").write_text("\n".join(["a cat"] * 6))
-    real, calls = module._logits, []
+    real, calls = module.predict_logits, []
 
     def stopping(*args, **kwargs):
         calls.append(1)
@@ -155,7 +155,7 @@ def test_failure_in_the_middle_leaves_nothing(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "_logits", stopping)
+    monkeypatch.setattr(module, "predict_logits", stopping)
     with pytest.raises(KeyboardInterrupt):
         predict(tiny_model_dir(), tmp_path / "in.txt", tmp_path / "o.jsonl", batch_size=2, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]

@@ -32,8 +32,7 @@ from codir.models.loading import count_parameters, load_classifier, resolve
 from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
 from codir.record.environment import command_line, versions
-from codir.record.run_data import Chosen, choose_data, describe
-from codir.record.run_inputs import inputs_of
+from codir.record.run_data import Chosen, choose_data, describe, inputs_of
 from codir.runs.evaluate import EvaluationResult, evaluate_model
 from codir.training.processes import one_process_only
 

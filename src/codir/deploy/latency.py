@@ -36,8 +36,7 @@ from codir.models.loading import count_parameters
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT, load_data
 from codir.record.environment import machine, versions
-from codir.record.run_data import Chosen, choose_data
-from codir.record.run_inputs import first_inputs
+from codir.record.run_data import Chosen, choose_data, first_inputs
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:

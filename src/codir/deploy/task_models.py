@@ -11,7 +11,7 @@ from pathlib import Path
 from codir.data.glue import GLUE, glue_task
 from codir.errors import ConfigError, RunError, nearest
 from codir.files import read_json
-from codir.record.run_inputs import RunInputs, inputs_of
+from codir.record.run_data import RunInputs, inputs_of
 from codir.record.runfolder import RunFolder
 
 

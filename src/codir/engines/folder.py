@@ -39,7 +39,7 @@ class Manifest:
         settings: what the engine is told when it loads the model (OpenVINO's precision hint).
         task: the task it was checked on, None without one.
         max_length: tokens the checks cut texts at (the training's limit, or the model's positions); None for no limit.
-        reads: what is known of the texts it is for: columns, pairs or not, ... (`codir.record.run_inputs`).
+        reads: what is known of the texts it is for: columns, pairs or not, ... (`codir.record.run_data`).
         parameters, embedding_parameters: sizes of the model it was made from.
         versions: the packages it was made with.
         created: time in UTC.

@@ -1,51 +1,232 @@
-"""The data a run was made with, so that what is measured later is measured on the same examples."""
+"""What a model's folder says of the texts it reads, and of the data it was made with.
+
+A run folder says it in `codir.yaml`, for its checkpoints and comparison students as well, an exported folder in its
+manifest. Whatever runs a model on data asks here for what it was not told. A model made elsewhere says nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.utils.hub import cached_file
 
 from codir.config.config import DataConfig
 from codir.config.loading import Settings, build
+from codir.data import BUILT_IN
+from codir.data.glue import glue_task
+from codir.data.reading import FORMATS, read_rows
 from codir.engines.folder import Manifest, is_deployed
-from codir.errors import ConfigError, ModelError
-from codir.record.run_inputs import described_in, fill, inputs_of
+from codir.errors import CodirError, ConfigError, ModelError
+from codir.models.loading import resolve
+from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR
 
-_PLACES = ("data_dir", "train", "validation")
+CONFIG = "codir.yaml"
+INPUTS = "inputs.json"
+"""Of a comparison student: the section `data`, for when its folder is taken out of the run."""
+_COLUMNS = {"text": DEFAULT_TEXT, "text_pair": DEFAULT_TEXT_PAIR, "label": DEFAULT_LABEL}
 _SOURCES = ("task", "train", "validation")
+_DAMAGE = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What is known of a model's inputs; None is for what is not known, or was not set."""
+
+    source: Path  # the file that says it
+    max_length: int | None = None  # tokens that texts are cut to
+    task: str | None = None  # the task by name that it was trained on
+    text: str | None = None  # columns of the files that it was trained on
+    text_pair: str | None = None
+    label: str | None = None
+    encoding: str | None = None  # of these files
+    pairs: bool | None = None  # whether its examples are pairs of texts
+    command: str | None = None  # that made the run
+    damage: str | None = None  # why the file cannot be read
+
+    def values(self) -> dict[str, Any]:
+        """Returns what is known, as it goes into the manifest of an export."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in known.items() if name not in ("source", "command", "damage")}
+
+    def require_pairs(self, pairs: bool, model: str | Path, what: str, way: str) -> None:
+        """Raises `ConfigError` for single texts and a model of pairs, or pairs and one of single texts.
+
+        Args:
+            pairs: whether the examples are pairs.
+            model: as it was named.
+            what: names the examples: `The task sst2 has`.
+            way: what to do about it.
+        """
+        if self.pairs is not None and self.pairs != pairs:
+            trained, given = ("pairs of texts", "single texts")[:: 1 if self.pairs else -1]
+            raise ConfigError(f"{model} was trained on {trained} ({self.source}), and {what} {given}: {way}")
+
+    def for_file(self, path: str | Path, given: Mapping[str, Any], model: str | Path) -> dict[str, Any]:
+        """Returns what holds for a file of texts beside what was given: its columns and its encoding.
+
+        A column that the file does not have gives way to the usual one (`text`, `text_pair`, `label`).
+
+        Args:
+            path: the file, or a data set on the Hub.
+            given: what was named; the names of the columns that are wanted must be there, with None for unnamed ones.
+            model: as it was named.
+
+        Raises:
+            ConfigError: single texts for a model of pairs, or pairs for one of single texts.
+            DataError: the file cannot be read.
+        """
+        if given.get("text_pair") is not None:
+            self.require_pairs(True, model, f"{path} is to be read as", "leave out --text-pair.")
+        ending = Path(path).suffix.lower()
+        found: dict[str, Any] = {}
+        if self.encoding and not given.get("encoding") and ending in FORMATS and ending != ".parquet":
+            found["encoding"] = self.encoding
+        if ending == ".txt":
+            way = f"give a file with columns ({', '.join(FORMATS[:-1])})."
+            self.require_pairs(False, model, f"{path} holds", way)
+            return found
+        own = {name: getattr(self, name) or usual for name, usual in _COLUMNS.items()}
+        own = {name: own[name] for name in own if name in given and given[name] is None}
+        if not self.pairs:
+            own.pop("text_pair", None)
+        if "text_pair" not in own and own.items() <= _COLUMNS.items():
+            return found
+        if ending not in FORMATS:  # a data set on the Hub
+            return found | own
+        form = {name: {**given, **found}.get(name) for name in ("encoding", "delimiter")}
+        have = read_rows(path, [], optional=[*own.values(), *_COLUMNS.values()], **form).columns
+        for name, column in own.items():
+            found[name] = _COLUMNS[name] if column not in have and _COLUMNS[name] in have else column
+        second = found.get("text_pair")
+        if second is not None and second not in have:
+            raise ConfigError(
+                f"{model} was trained on pairs of texts ({self.source}), and {path} has no column {second!r} for the "
+                "second one: name it with --text-pair."
+            )
+        return found
+
+    def words(self, used: Mapping[str, Any]) -> str | None:
+        """Returns one line on what was taken from here; None if nothing was."""
+        if self.damage is not None:
+            return f"What {self.source} says of the model's inputs is not used: the file is damaged ({self.damage})."
+        parts = []
+        if "max_length" in used:
+            parts.append(f"texts cut at {used['max_length']} tokens")
+        if columns := [repr(used[name]) for name in ("text", "text_pair") if name in used]:
+            parts.append(f"column{'s' * (len(columns) > 1)} {' and '.join(columns)}")
+        parts += [f"{name} {used[name]!r}" for name in ("label", "encoding") if name in used]
+        return f"As in {self.source}: {', '.join(parts)}." if parts else None
+
+
+def inputs_of(model: str | Path) -> RunInputs | None:
+    """Returns what a model's folder says of its inputs; None if it says nothing.
+
+    Args:
+        model: run folder, checkpoint or comparison student in one, exported folder, or Hub id of a published run.
+    """
+    folder = Path(model).expanduser()
+    if is_deployed(folder):
+        try:
+            manifest = Manifest.read(folder)
+        except ModelError:
+            return None  # whoever loads it says what is wrong
+        said = {"task": manifest.task, **(manifest.reads or {})}
+        if manifest.reads is None or said.get("max_length") is not None:
+            said["max_length"] = manifest.max_length  # no more than the model has positions for
+        known = manifest.reads is not None or manifest.task is not None
+        return _inputs(folder / "deployment.json", said) if known else None
+    path = described_in(folder) or (folder / INPUTS if (folder / INPUTS).is_file() else None)
+    if path is None and not folder.exists():
+        path = _on_hub(model)
+    if path is None:
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content.get("command") == "pretrain":
+            return None
+        return _inputs(path, {**content["data"], "command": content.get("command")})
+    except _DAMAGE as error:
+        return RunInputs(path, damage=type(error).__name__)
+
+
+def _inputs(source: Path, said: Mapping[str, Any]) -> RunInputs:
+    known = {name: said.get(name) for name in ("max_length", "task", *_COLUMNS, "encoding", "command")}
+    pairs = said.get("pairs")
+    if pairs is None:
+        pairs = _pairs_of(known["task"]) if known["task"] is not None else known["text_pair"] is not None
+    return RunInputs(source, pairs=pairs, **known)
+
+
+def _pairs_of(task: str) -> bool | None:
+    found = glue_task(task)
+    return found.pairs if found is not None else False if task.lower() == BUILT_IN else None
+
+
+def _on_hub(model: str | Path) -> Path | None:
+    try:
+        source = resolve(model)
+        quietly = {
+            f"_raise_exceptions_for_{what}": False
+            for what in ("missing_entries", "gated_repo", "connection_errors")
+        }
+        found = None if isinstance(source, Path) else cached_file(source, CONFIG, **quietly)
+    except (OSError, ValueError, CodirError):
+        return None  # whoever loads the model says what is wrong
+    return None if found is None else Path(found)
+
+
+def first_inputs(models: Sequence[str | Path]) -> RunInputs | None:
+    """Returns what the first of the models that says something says of its inputs."""
+    return next((found for model in models if (found := inputs_of(model)) is not None), None)
+
+
+def described_in(folder: Path) -> Path | None:
+    """Returns the `codir.yaml` of a run, whether the folder is the run or one of its students or checkpoints."""
+    for each in (folder, folder.absolute()):  # as it was named, unless that does not show what it lies in
+        while not (each / CONFIG).is_file() and each.parent.name in ("comparison", "checkpoints"):
+            each = each.parent.parent
+        if (each / CONFIG).is_file():
+            return each / CONFIG
+    return None
+
+
+def fill(model: str | Path, data: DataConfig) -> tuple[DataConfig, str | None]:
+    """Returns data with what was not set in them as the model's folder says, and a line on what that is.
+
+    Raises:
+        ConfigError: single texts for a model of pairs, or pairs for one of single texts.
+        DataError: a file cannot be read.
+    """
+    inputs = inputs_of(model)
+    if inputs is None:
+        return data, None
+    used: dict[str, Any] = {}
+    if "max_length" not in data.model_fields_set and inputs.max_length is not None:
+        used["max_length"] = inputs.max_length
+    if data.task is None:
+        path = data.validation or data.train
+        assert path is not None, "the configuration makes sure"
+        given = {name: getattr(data, name) for name in (*_COLUMNS, "encoding", "delimiter")}
+        used |= inputs.for_file(path, given, model)
+    elif (pairs := _pairs_of(data.task)) is not None:
+        inputs.require_pairs(pairs, model, f"the task {data.task} has", "name a task of the same kind.")
+    return data.model_copy(update=used), inputs.words(used)
+
+
+# --- the data of a run
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Data, and where the choice came from.
+    """Data, and where the choice came from."""
 
-    Attributes:
-        config: what to load; None for no data.
-        run: the `codir.yaml` they are taken from; None where they were named.
-        words: a line for the user on data that were not named, or on why there are none.
-    """
-
-    config: DataConfig | None = None
-    run: Path | None = None
-    words: str | None = None
-
-
-def find_near(folder: Path, path: str | Path) -> Path | None:
-    """Finds a path that a run names: as it stands, or, if relative, in the run folder or a folder above it.
-
-    A run is started from some folder and looked at from another one, or on another machine.
-    """
-    given = Path(path).expanduser()
-    if given.exists():
-        return given
-    if given.is_absolute():
-        return None
-    above = folder.resolve()
-    return next((place / given for place in (above, *above.parents) if (place / given).exists()), None)
+    config: DataConfig | None = None  # what to load; None for no data
+    run: Path | None = None  # the `codir.yaml` they are taken from; None where they were named
+    words: str | None = None  # a line for the user on data that were not named, or on why there are none
 
 
 def choose_data(
@@ -65,18 +246,22 @@ def choose_data(
     Raises:
         ConfigError: settings that do not fit together; settings of data without data.
     """
-    if isinstance(data, DataConfig):
-        return _as_trained(models, data)
-    settings = dict(data or {})
-    if any(settings.get(name) is not None for name in _SOURCES):
-        return _as_trained(models, _build(settings))
-    alone = [_flag(name) for name in settings if name != "max_length"]
+    settings = {} if isinstance(data, DataConfig) else dict(data or {})
+    if not isinstance(data, DataConfig):
+        named = any(settings.get(name) is not None for name in _SOURCES)
+        data = _build(settings) if named else None
+    if data is not None:
+        for model in models:
+            if inputs_of(model) is not None:
+                config, words = fill(model, data)
+                return Chosen(config, words=words)
+        return Chosen(data)
     found = Chosen()
     for model in models if use_run else ():
         found = _of_run(Path(model).expanduser(), settings)
         if found.config is not None:
             return found
-    if alone:
+    if alone := [_flag(name) for name in settings if name != "max_length"]:
         raise ConfigError(
             f"{', '.join(alone)}: of which data? Add --task sst2, or --validation dev.csv --text review --label stars."
         )
@@ -96,12 +281,16 @@ def describe(data: DataConfig) -> str:
     return f"{words}, texts cut at {data.max_length} tokens"
 
 
-def _as_trained(models: Sequence[str | Path], data: DataConfig) -> Chosen:
-    for model in models:
-        if inputs_of(model) is not None:
-            config, words = fill(model, data)
-            return Chosen(config, words=words)
-    return Chosen(data)
+def find_near(folder: Path, path: str | Path) -> Path | None:
+    """Finds a path that a run names: as it stands, or, if relative, in the run folder or a folder above it.
+
+    A run is started from some folder and looked at from another one, or on another machine.
+    """
+    given = Path(path).expanduser()
+    if given.exists() or given.is_absolute():
+        return given if given.exists() else None
+    above = folder.resolve()
+    return next((place / given for place in (above, *above.parents) if (place / given).exists()), None)
 
 
 def _flag(name: str) -> str:
@@ -120,10 +309,14 @@ def _build(
 
 
 def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
-    path = _described_in(folder)
+    """Returns the data of a run folder, or of the run that an export was made from."""
+    try:
+        source = Path(Manifest.read(folder).source).expanduser() if is_deployed(folder) else folder
+    except ModelError:
+        return Chosen()  # whoever loads it says what is wrong
+    path = described_in(source)
     if path is None:
         return Chosen()
-    folder = path.parent
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         section = content["data"]
@@ -133,26 +326,14 @@ def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
         skipped = ["unlabeled", "limit_unlabeled"]
         if section.get("task") is not None:  # then they are of the unlabelled texts
             skipped += ["encoding", "delimiter"]
-        settings = {
-            name: value for name, value in section.items() if value is not None and name not in skipped
-        }
-        for name in _PLACES:
-            if name in settings and (place := find_near(folder, settings[name])) is not None:
-                settings[name] = str(place)
-        config = _build(changes, settings, path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        run = {name: value for name, value in section.items() if value is not None and name not in skipped}
+        for name in ("data_dir", "train", "validation"):
+            if name in run and (place := find_near(path.parent, run[name])) is not None:
+                run[name] = str(place)
+        config = _build(changes, run, path)
+    except _DAMAGE as error:
         return Chosen(
             words=f"The data of {path} are not used: the file is damaged ({type(error).__name__}). Name the data, for "
             "example by --task."
         )
     return Chosen(config, path, f"Data: as in {path}: {describe(config)}.")
-
-
-def _described_in(folder: Path) -> Path | None:
-    """Returns the `codir.yaml` of a run folder, or of the run that an export was made from."""
-    if is_deployed(folder):
-        try:
-            folder = Path(Manifest.read(folder).source).expanduser()
-        except ModelError:
-            return None  # whoever loads it says what is wrong
-    return described_in(folder)

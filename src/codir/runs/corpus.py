@@ -115,5 +115,4 @@ def _skipped(skipped: dict[str, Any]) -> list[str]:
     if len(skipped["files"]) > 20:
         lines.append(f"and {len(skipped['files']) - 20:,} more files (see corpus.json)")
     lines += [f"Skipped {count:,} documents: {reason}" for reason, count in skipped["documents"].items()]
-    lines += [f"  {example}" for example in skipped["examples"]]
-    return lines or ["Nothing was skipped."]
+    return [*lines, *(f"  {example}" for example in skipped["examples"])] or ["Nothing was skipped."]

@@ -30,7 +30,7 @@ from codir.record.fingerprint import (
     require_same,
     with_tokens,
 )
-from codir.record.run_inputs import INPUTS
+from codir.record.run_data import INPUTS
 from codir.record.runfolder import RunFolder
 from codir.runs.arguments import to_arguments
 from codir.runs.compare import compare, title

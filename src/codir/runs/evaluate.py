@@ -20,34 +20,23 @@ from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import load_data_for
-from codir.record.run_inputs import fill
+from codir.record.run_data import fill
 from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 
 
 @dataclass
 class EvaluationResult(Tabular):
-    """What a model scores on every validation split of a task.
+    """What a model scores on every validation split of a task, by the name of the split; the first is the main one."""
 
-    Attributes:
-        model: as it was named.
-        task: the task.
-        metrics: metric values by split; the first split is the main one.
-        logits: [n, C] by split, columns in the order of the data's classes ([n, 1] for regression).
-        labels: [n] by split, the data's class ids or scores.
-        truncated: by split, how many examples were longer than the limit and were cut.
-        max_length: that limit in tokens, None if there is none.
-        notes: what the user should know about the data.
-    """
-
-    model: str
+    model: str  # as it was named
     task: Task
     metrics: dict[str, dict[str, float]]
-    logits: dict[str, np.ndarray] = field(repr=False)
-    labels: dict[str, np.ndarray] = field(repr=False)
-    truncated: dict[str, int]
-    max_length: int | None = None
-    notes: list[str] = field(default_factory=list)
+    logits: dict[str, np.ndarray] = field(repr=False)  # [n, C], columns in the order of the data's classes
+    labels: dict[str, np.ndarray] = field(repr=False)  # [n], the data's class ids or scores
+    truncated: dict[str, int]  # how many examples were longer than the limit and were cut
+    max_length: int | None = None  # that limit in tokens, None if there is none
+    notes: list[str] = field(default_factory=list)  # what the user should know about the data
 
     @property
     def main_split(self) -> str:

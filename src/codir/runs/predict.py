@@ -23,7 +23,7 @@ from codir.models.inference import Progress, predict_logits
 from codir.models.labels import class_names
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT
-from codir.record.run_inputs import inputs_of
+from codir.record.run_data import inputs_of
 from codir.training.processes import one_process_only
 
 if TYPE_CHECKING:
@@ -34,30 +34,19 @@ _BATCHES_IN_CHUNK = 64
 
 @dataclass(kw_only=True)
 class Cut:
-    """What was cut off.
+    """What was cut off."""
 
-    Attributes:
-        truncated: how many of the inputs were longer than the limit and were cut.
-        max_length: that limit in tokens, None if there is none.
-    """
-
-    truncated: int = 0
-    max_length: int | None = None
+    truncated: int = 0  # how many of the inputs were longer than the limit and were cut
+    max_length: int | None = None  # that limit in tokens, None if there is none
 
 
 @dataclass
 class PredictionResult(Cut):
-    """What was written, and what was cut off.
-
-    Attributes:
-        output: the file.
-        rows: number of predictions, one for each row of the input.
-        counts: predictions by class name; empty for regression.
-    """
+    """What was written, and what was cut off."""
 
     output: Path
-    rows: int
-    counts: dict[str, int] = field(default_factory=dict)
+    rows: int  # predictions, one for each row of the input
+    counts: dict[str, int] = field(default_factory=dict)  # by class name; empty for regression
 
 
 @writes(inputs=("input",))
@@ -110,17 +99,12 @@ def predict(
     """
     one_process_only("codir predict")
     input, output = Path(input), Path(output)
-    wanted: dict[str, Any] = {
-        "text": text,
-        "text_pair": text_pair,
-        "encoding": encoding,
-        "delimiter": delimiter,
-    }
+    wanted = {"text": text, "text_pair": text_pair, "encoding": encoding, "delimiter": delimiter}
     if (inputs := inputs_of(model)) is not None:
         used = inputs.for_file(input, wanted, model)
+        wanted |= used
         if max_length is None and inputs.max_length is not None:
             max_length = used["max_length"] = inputs.max_length
-        wanted |= {name: value for name, value in used.items() if name != "max_length"}
         if (words := inputs.words(used)) is not None and not quiet:
             terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
     texts = load_texts(input, **{**wanted, "text": wanted["text"] or DEFAULT_TEXT})
@@ -130,26 +114,20 @@ def predict(
     names, kind = list(class_names(classifier.config).values()), kind_of(classifier.config)
     if len(names) > 1:
         result.counts = dict.fromkeys(names, 0)
-    with progress_bar("predicting", len(texts)) as progress, whole_text_file(output) as file:
-        for part, logits in predict_texts(
-            classifier,
-            tokenizer,
-            texts,
-            result,
-            batch_size=batch_size,
-            max_length=max_length,
-            device=device,
-            autocast=autocast,
-            progress=progress,
-            source=f"{input}",
-            name=f"{model}",
-        ):
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "device": device,
+        "autocast": autocast,
+    }
+    with progress_bar("predicting", len(texts)) as bar, whole_text_file(output) as file:
+        settings |= {"autocast": autocast, "progress": bar, "source": f"{input}", "name": f"{model}"}
+        for part, logits in predict_texts(classifier, tokenizer, texts, result, **settings):
             for row, prediction in zip(part, kind.predictions(logits, names), strict=True):
                 if "label" in prediction:
                     result.counts[prediction["label"]] += 1
-                file.write(
-                    json.dumps({**dict(row), **prediction}, ensure_ascii=False, allow_nan=False) + "\n"
-                )
+                line = json.dumps({**dict(row), **prediction}, ensure_ascii=False, allow_nan=False)
+                file.write(line + "\n")
     if not quiet:
         print_result(result, console)
     return result
@@ -172,17 +150,13 @@ def predict_texts(
     """Yields the texts, 64 batches of them at a time and in their order, with the model's logits [n, C] for them.
 
     Args:
-        model: a classifier.
+        model: a classifier; batches, lengths and devices as for `predict`.
         tokenizer: its tokenizer.
         texts: columns `text` and, for pairs, `text_pair`.
         cut: gets the number of texts that were longer than the limit, and that limit.
-        batch_size: examples in a batch.
-        max_length: longer inputs are cut; by default only at what the model has positions for.
-        device: where to compute; a GPU if there is one.
-        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
         progress: called with (texts done, texts in all) after each batch.
-        name: of the model, for messages.
-        source: of the texts, for messages.
+        name: the model's, for messages.
+        source: the texts', for messages.
 
     Raises:
         ModelError: a logit is not finite; names the row, counted from 1.
@@ -190,13 +164,15 @@ def predict_texts(
     chunk = batch_size * _BATCHES_IN_CHUNK
     for start in range(0, len(texts), chunk):
         part = texts.select(range(start, min(start + chunk, len(texts))))
-        logits = _logits(
+        with cuts_unsaid():  # the summary says it once, for all chunks
+            encoded = encode_split(part, tokenizer, max_length, config=model.config)
+        cut.truncated += encoded.truncated
+        cut.max_length = encoded.max_length
+        logits = predict_logits(
             model,
+            encoded.dataset,
             tokenizer,
-            part,
-            cut,
             batch_size=batch_size,
-            max_length=max_length,
             device=device or ("cuda" if torch.cuda.is_available() else None),
             autocast=autocast,
             progress=progress and (lambda done, _, start=start: progress(start + done, len(texts))),
@@ -207,23 +183,6 @@ def predict_texts(
         yield part, logits
 
 
-def _logits(
-    model: Classifier,
-    tokenizer: PreTrainedTokenizerBase,
-    part: Dataset,
-    cut: Cut,
-    *,
-    max_length: int | None,
-    **settings: Any,
-) -> np.ndarray:
-    """Returns [n, C] for one chunk and adds what was cut to `cut`."""
-    with cuts_unsaid():  # the summary says it once, for all chunks
-        encoded = encode_split(part, tokenizer, max_length, config=model.config)
-    cut.truncated += encoded.truncated
-    cut.max_length = encoded.max_length
-    return predict_logits(model, encoded.dataset, tokenizer, **settings)
-
-
 def print_result(result: PredictionResult, console: Console | None = None) -> None:
     """Prints how many predictions of which class lie where, and how many inputs were cut."""
     console = terminal(console)
@@ -232,8 +191,7 @@ def print_result(result: PredictionResult, console: Console | None = None) -> No
     line = f"{result.rows:,} predictions in {result.output}{format}" + (f": {classes}" if classes else "")
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result.truncated:
-        one = result.truncated == 1
-        counted = f"{result.truncated:,} {'text is' if one else 'texts are'}"
-        past = "was" if one else "were"
+        counted = "1 text is" if result.truncated == 1 else f"{result.truncated:,} texts are"
+        past = "was" if result.truncated == 1 else "were"
         line = f"Warning: {counted} longer than {result.max_length} tokens and {past} cut."
         console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")

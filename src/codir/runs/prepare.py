@@ -22,7 +22,7 @@ from codir.models.labels import class_names
 from codir.models.loading import encoder_shape, load_classifier
 from codir.printing import Console
 from codir.record.data import load_data
-from codir.record.run_inputs import inputs_of
+from codir.record.run_data import inputs_of
 from codir.runs.arguments import to_arguments
 from codir.runs.collapse import first_layers_note
 from codir.runs.students import make_student
