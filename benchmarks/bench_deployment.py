@@ -34,7 +34,7 @@ from codir.deploy.latency_models import TARGETS
 from codir.deploy.writing import engine_settings, export_files
 from codir.engines.engines import load_engine
 from codir.engines.folder import Manifest
-from codir.measure.model_costs import KNOWN
+from codir.measure.costs import KNOWN
 from codir.measure.timing import Inputs, time_in_turns
 from codir.models.loading import count_parameters
 from codir.models.student import build_student

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.errors import ConfigError, DataError, ModelError
-from codir.measure import model_costs
 from codir.runs import plan as plan_module
 from codir.runs.plan import Plan, Stage, plan
 
@@ -143,17 +142,6 @@ def test_a_corpus_says_how_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         plan(flags=flags(teacher="bert-base-uncased", corpus=Path("corpora/wiki")))
 
 
-def test_a_corpus_of_another_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(tokenizer: object, whose: str) -> None:
-        raise DataError(f"not that of {whose}")
-
-    corpus(monkeypatch, check_tokenizer=refuse, vocab_size=99)
-    monkeypatch.setattr(model_costs, "load_tokenizer", lambda source: object())
-    tiny(tmp_path)
-    with pytest.raises(DataError, match="not that of the teacher"):
-        plan(flags=flags(teacher=str(tmp_path), corpus=Path("corpora/wiki")))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -162,13 +150,10 @@ def test_a_corpus_of_another_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatc
         ({"efficiency": 1.5}, "no share of the peak"),
         ({"device": "v100", "flags": flags(teacher="roberta-base", precision="bf16")}, "V100.*no bf16"),
         ({"blocks": None}, "--blocks"),
-        ({"blocks": 0}, "at least one"),
-        ({"gpus": 0}, "at least one"),
         ({"gpus": 3}, r"3 processes.*8190"),
         ({"flags": {}}, "--teacher"),
         ({"recipes": "mlm-pre", "flags": {}}, "what the student looks like"),
         ({"recipes": "kd"}, "codir distill"),
-        ({"flags": flags(teacher="roberta-base", student="bert-base-uncased")}, "50,265.*30,522.*mlm-pre"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:

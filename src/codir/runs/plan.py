@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from codir.config.loading import load_pretrain
 from codir.config.pretraining import PretrainConfig
-from codir.data.corpus import Corpus, open_corpus
-from codir.errors import ConfigError, nearest
+from codir.data.corpus import open_corpus
+from codir.errors import ConfigError, DataError, ModelError, nearest
 from codir.files import human_bytes, write_json, writes
 from codir.losses.registry import needs_of, predicts, taught_by
-from codir.measure.model_costs import DEVICES, ModelCosts, config_of, require_fit, student_config_of
-from codir.measure.step_time import measure_step
+from codir.measure.costs import DEVICES, config_of, costs_of, measure_step, student_config_of
+from codir.models.config_file import position_limit
 from codir.printing import Console, terminal
 from codir.runs.arguments import share_out
 from codir.table import Column, Table, Tabular
 from codir.training.precision import resolve_precision
 
-EFFICIENCY = 0.35
-"""Share of a device's peak that is reached, where no time is measured."""
+EFFICIENCY = 0.35  # share of a device's peak that is reached, where no time is measured
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need
 
 # The paper does not name its corpus; it follows RoBERTa and speaks of BooksCorpus. With BERT's two corpora, 0.8 and 2.5
@@ -32,35 +31,21 @@ PAPER_BLOCKS, PAPER_BLOCK = 8_400_000, 512
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a pre-training, planned; operations are those of an optimiser step over all processes.
-
-    Attributes:
-        student_parameters, teacher_parameters: all of them; None without a teacher.
-        flops_student: forward and backward pass, head at the predicted positions included.
-        flops_teacher_forward: the teacher's pass; 0 without one.
-        flops_total: both. Norms, activations, the contrastive term and the optimiser are left out: below 1 %.
-        memory_bytes: of a process at its fullest moment: measured on a GPU, else an estimate.
-        bank_bytes: of the memory bank, part of `memory_bytes`.
-        steps, tokens: optimiser steps, and tokens of each.
-        epochs: passes over the corpus.
-        micro_batches: those that a process computes one after the other in a step.
-        precision: of the matrix products.
-        seconds_per_step, hours, gpu_hours: measured or estimated; the network is not in them.
-    """
+    """One stage of a pre-training; operations are those of an optimiser step over all processes."""
 
     student_parameters: int
-    teacher_parameters: int | None
-    flops_student: int
+    teacher_parameters: int | None  # None without a teacher
+    flops_student: int  # forward and backward pass, head at the predicted positions included
     flops_teacher_forward: int
-    flops_total: int
-    memory_bytes: int
-    bank_bytes: int
+    flops_total: int  # without norms, activations, the contrastive term and the optimiser: below 1 %
+    memory_bytes: int  # of a process at its fullest moment: measured on a GPU, else an estimate
+    bank_bytes: int  # part of it
     steps: int
-    tokens: int
-    epochs: float
-    micro_batches: int
+    tokens: int  # of a step
+    epochs: float  # passes over the corpus
+    micro_batches: int  # that a process computes one after the other in a step
     precision: str
-    seconds_per_step: float
+    seconds_per_step: float  # measured or estimated, as the hours; the network is not in them
     hours: float
     gpu_hours: float
 
@@ -74,16 +59,18 @@ class Plan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: each stage's fields, and the sums."""
+        sums = {
+            key: sum(getattr(stage, key) for stage in self.stages.values()) for key in ("hours", "gpu_hours")
+        }
         return {
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
-            "hours": sum(stage.hours for stage in self.stages.values()),
-            "gpu_hours": sum(stage.gpu_hours for stage in self.stages.values()),
+            **sums,
             "notes": self.notes,
         }
 
     def table(self) -> Table:
         """Returns one line for each quantity and one column for each stage."""
-        lines: dict[str, Callable[[Stage], str]] = {
+        lines = {
             "student, parameters": lambda s: f"{s.student_parameters / 1e6:,.1f} M",
             "teacher, parameters": lambda s: f"{(s.teacher_parameters or 0) / 1e6:,.1f} M",
             "student, operations of a step": lambda s: f"{s.flops_student / 1e12:,.2f} TFLOP",
@@ -137,8 +124,8 @@ def plan(
 
     Raises:
         ConfigError: a name that is not known, a batch that cannot be shared out, something missing.
-        DataError: the corpus cannot be opened or was made with another tokenizer.
-        ModelError: a config cannot be read.
+        DataError: the corpus cannot be opened, or has more tokens than a model.
+        ModelError: a config cannot be read, or has too few positions.
     """
     flags = dict(flags or {})
     if paper:
@@ -146,7 +133,18 @@ def plan(
         flags.setdefault("teacher", ("--paper", PAPER_TEACHER))
         if "corpus" not in flags:
             blocks, block = blocks or PAPER_BLOCKS, block or PAPER_BLOCK
-    device = _device(device, efficiency, measured)
+    if measured and (device or efficiency):
+        raise ConfigError("--measure times this machine: leave out --device and --efficiency.")
+    device, efficiency = (device or "a100").strip().lower(), efficiency or EFFICIENCY
+    if device not in DEVICES:
+        raise ConfigError(
+            f"--device {device} is not known{nearest(device, DEVICES)}: choose {', '.join(DEVICES)}, or time any other "
+            "machine on itself with --measure."
+        )
+    if not 0 < efficiency <= 1:
+        raise ConfigError(
+            f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1."
+        )
     stages, notes = {}, []
     for recipe in recipes.split(",") if recipes else [None]:
         loaded = load_pretrain(
@@ -156,40 +154,23 @@ def plan(
             flags=flags,
             defaults={"corpus": _NOWHERE, "output": _NOWHERE},
         )
-        stages[loaded.recipe] = _stage(loaded, device, efficiency or EFFICIENCY, gpus, blocks, block, notes)
-    if device is not None:
+        stages[loaded.recipe] = _stage(
+            loaded, None if measured else device, efficiency, gpus, blocks, block, notes
+        )
+    if not measured:
         notes.append(
-            f"Times are estimates from {efficiency or EFFICIENCY:.0%} of the peak of one {device.upper()} a process "
-            f"(16 bits: {DEVICES[device][0]:g} TFLOP/s); --measure times this machine instead."
+            f"Times are estimates from {efficiency:.0%} of the peak of one {device.upper()} a process (16 bits: "
+            f"{DEVICES[device][0]:g} TFLOP/s); --measure times this machine instead."
         )
     notes.append(
-        "Blocks count as full, the network's time is not in it. Weights, gradients and Adam are fp32; memory is an "
-        "estimate unless measured on a GPU."
+        "Blocks count as full, all layers as trained, the network's time is not in it. Weights, gradients and Adam are "
+        "fp32; memory is an estimate unless measured on a GPU."
     )
     result = Plan(stages, notes)
     terminal(console).print(result.to_rich())
     if json_file is not None:
         write_json(json_file, result.to_json())
     return result
-
-
-def _device(name: str | None, efficiency: float | None, measured: bool) -> str | None:
-    """Returns the device to estimate for; None to measure here."""
-    if measured and (name or efficiency):
-        raise ConfigError("--measure times this machine: leave out --device and --efficiency.")
-    if efficiency is not None and not 0 < efficiency <= 1:
-        raise ConfigError(
-            f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1."
-        )
-    if measured:
-        return None
-    name = (name or "a100").strip().lower()
-    if name not in DEVICES:
-        raise ConfigError(
-            f"--device {name} is not known{nearest(name, DEVICES)}: choose {', '.join(DEVICES)}, or time any other "
-            "machine on itself with --measure."
-        )
-    return name
 
 
 def _stage(
@@ -201,10 +182,14 @@ def _stage(
     block: int | None,
     notes: list[str],
 ) -> Stage:
-    if gpus < 1:
-        raise ConfigError(f"--gpus {gpus}: give at least one.")
+    """Plans one stage for a device; None measures here. Adds to the notes what the numbers rest on."""
     needs, taught, training = needs_of(config.objectives), taught_by(config.objectives), config.training
-    corpus = _corpus(config, blocks, block)
+    corpus = None if str(config.corpus) == _NOWHERE else open_corpus(config.corpus, digests=False)
+    if (corpus is None) == (blocks is None) or (corpus is not None and block is not None):
+        raise ConfigError(
+            "How large is the corpus? Name its folder with --corpus, or say how many blocks it will have with --blocks "
+            "(--block says how long they are): leave out one of the two."
+        )
     if taught and config.teacher is None:
         raise ConfigError(
             f"The recipe {config.recipe!r} distils a teacher ({', '.join(taught)}) and none is named: add "
@@ -214,37 +199,54 @@ def _stage(
     student_config = student_config_of(config, teacher_config, corpus)
     length = corpus.block if corpus is not None else (block or PAPER_BLOCK)
     count = len(corpus.train) if corpus is not None else int(blocks or 0)
-    require_fit(config, corpus, length, teacher_config, student_config)
-    if not taught:
-        teacher_config = None
-    student = ModelCosts.of(student_config)
-    teacher = ModelCosts.of(teacher_config) if teacher_config is not None else None
-    if teacher is not None and needs.teacher_logits and teacher.vocabulary != student.vocabulary:
-        raise ConfigError(
-            f"The teacher's vocabulary has {teacher.vocabulary:,} tokens and the student's {student.vocabulary:,}, so "
-            "KD over tokens is impossible: plan --recipe mlm-pre, or a student of the teacher's family."
-        )
+    for whose, each in (("teacher", teacher_config), ("student", student_config)):
+        if each is not None and length > (position_limit(each) or length):
+            raise ModelError(
+                f"The {whose} has positions for {position_limit(each)} tokens, and blocks of {length} are planned: use "
+                f"--block {position_limit(each)}, or prepare the corpus so."
+            )
+        if each is not None and corpus is not None and int(each.vocab_size) < corpus.vocab_size:
+            raise DataError(
+                f"The corpus {corpus.path} was prepared with a tokenizer of {corpus.vocab_size:,} tokens, and the "
+                f"{whose} has {int(each.vocab_size):,}: prepare one for it with `codir corpus --tokenizer`."
+            )
+    teacher_config = teacher_config if taught else None
+    student = costs_of(student_config, length)
+    teacher = costs_of(teacher_config, length) if teacher_config is not None else None
     micro_batch, accumulation = share_out(training, gpus)
-    precision = _precision(training.precision, device)
+    precision = training.precision
+    if device is None:
+        precision = resolve_precision(precision)
+    elif precision == "auto":
+        precision = DEVICES[device][3]
+    elif precision == "bf16" and DEVICES[device][3] != "bf16":
+        raise ConfigError(f"The {device.upper()} has no bf16: use --precision fp16, fp32 or auto.")
     head_only = config.trained == "head"
     recompute = bool(training.more().get("gradient_checkpointing", False))
     everywhere = any(settings.get("positions") == "all" for settings in config.objectives.values())
     masked = 1.0 if everywhere else config.masking.probability
 
-    tokens = training.global_batch_size * length
-    heads = round(masked * tokens) if predicts(config.objectives) else 0
+    batch = training.global_batch_size
+    heads = round(masked * batch * length) if predicts(config.objectives) else 0
     # a backward pass is twice its forward; if the head alone is trained, its input has no gradient
-    flops_student = (1 if head_only else 3) * tokens * student.flops_of_token(length)
+    flops_student = (1 if head_only else 3) * batch * student.flops
     flops_student += (2 if head_only else 3) * heads * student.head_flops
     flops_teacher = 0
     if teacher is not None:
-        flops_teacher = tokens * teacher.flops_of_token(length)
-        flops_teacher += heads * teacher.head_flops if needs.teacher_logits else 0
-    bank = _bank_bytes(config, count)
+        flops_teacher = batch * teacher.flops + (heads * teacher.head_flops if needs.teacher_logits else 0)
+    crd = config.objectives.get("crd")
+    bank = 0
+    if crd is not None and crd["negatives"] != "in-batch":
+        bank = count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
     trained = student.head_parameters if head_only else student.parameters
     memory = 4 * (student.parameters + (teacher.parameters if teacher else 0)) + 12 * trained + bank
     if not head_only:
-        memory += micro_batch * length * student.kept_for_backward(precision, recompute)
+        # kept of a token for the backward pass, about, in layers as BERT's with fused attention; with gradient
+        # checkpointing it is one layer's, and 4 d of each
+        width, layers = int(student_config.hidden_size), int(student_config.num_hidden_layers)
+        inner = int(getattr(student_config, "intermediate_size", 0) or 4 * width)
+        layer = 34 * width + 8 * inner if precision == "fp32" else 30 * width + 4 * inner
+        memory += micro_batch * length * (layer + 4 * width * layers if recompute else layer * layers)
 
     if device is None:
         found = measure_step(
@@ -252,7 +254,7 @@ def _stage(
             student_config,
             teacher_config,
             block=length,
-            batch=training.global_batch_size,
+            batch=batch,
             micro_batch=micro_batch,
             masked=masked,
             precision=precision,
@@ -274,8 +276,6 @@ def _stage(
                 f"{config.recipe} does not fit into {gigabytes} GB: use --micro-batch with a smaller number, or --set "
                 "training.gradient_checkpointing=true."
             )
-    if config.student.freeze:
-        notes.append(f"{config.recipe}: what student.freeze keeps as it is counts as trained here.")
     steps = training.steps_for(count)
     return Stage(
         student_parameters=student.parameters,
@@ -286,49 +286,11 @@ def _stage(
         memory_bytes=memory,
         bank_bytes=bank,
         steps=steps,
-        tokens=tokens,
-        epochs=steps * training.global_batch_size / count,
+        tokens=batch * length,
+        epochs=steps * batch / count,
         micro_batches=accumulation,
         precision=precision,
         seconds_per_step=seconds,
         hours=steps * seconds / 3600,
         gpu_hours=steps * seconds * gpus / 3600,
     )
-
-
-def _bank_bytes(config: PretrainConfig, count: int) -> int:
-    crd = config.objectives.get("crd")
-    if crd is None or crd["negatives"] == "in-batch":
-        return 0
-    return count * crd["dim"] * (2 if crd["bank_dtype"] == "float16" else 4)
-
-
-def _precision(
-    asked: Literal["auto", "fp32", "bf16", "fp16"], device: str | None
-) -> Literal["fp32", "bf16", "fp16"]:
-    if device is None:
-        return resolve_precision(asked)
-    narrow = DEVICES[device][3]
-    if asked == "bf16" and narrow != "bf16":
-        raise ConfigError(
-            f"The {device.upper()} has no bf16: use --precision fp16, fp32 or auto, or another --device."
-        )
-    return narrow if asked == "auto" else asked
-
-
-def _corpus(config: PretrainConfig, blocks: int | None, block: int | None) -> Corpus | None:
-    if str(config.corpus) != _NOWHERE:
-        if blocks is not None or block is not None:
-            raise ConfigError(
-                f"--blocks and --block describe a corpus that does not exist yet, and {config.corpus} is named as "
-                "well: leave out one of the two."
-            )
-        return open_corpus(config.corpus, digests=False)
-    if blocks is None:
-        raise ConfigError(
-            "There is no corpus: name its folder with --corpus, or say how many blocks it will have with --blocks "
-            "(tokens / block; --block 512 says how long they are)."
-        )
-    if blocks < 1:
-        raise ConfigError(f"--blocks {blocks}: give at least one.")
-    return None
