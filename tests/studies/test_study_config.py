@@ -161,7 +161,10 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
         ({"students": {"a/b": {"layers": 2}}}, r"'a/b' cannot be the name of a folder"),
         ({"seeds": "3-1"}, r"3-1 is no range of seeds"),
         ({"seeds": [1, 1]}, r"a seed stands there twice"),
-        ({"training": {"num_train_epoch": 3}}, r"unknown key .num_train_epoch. .*did you mean 'num_train_epochs'"),
+        (
+            {"training": {"num_train_epoch": 3}},
+            r"unknown key .num_train_epoch. .*did you mean 'num_train_epochs'",
+        ),
         ({"training": {"seed": 3}}, r"seed is set for each trial from seeds"),
         ({"baseline": "codir"}, r"baseline is 'codir', which is not in this study"),
         ({"strategy": "tpe"}, r"needs space"),
