@@ -21,13 +21,14 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from codir.errors import DataError, ModelError, RunError
 from codir.files import TEMPORARY
+from codir.manifest import fault_by
 from codir.models.batches import Padding, pad_batch
 from codir.models.representations import EncoderShape, Representations, TokenView
 from codir.teacher import store
 from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.source import CacheSettings, live_because
-from codir.teacher.store import default_cache_folder, fault_of, new_entry
+from codir.teacher.source import CacheSettings, TeacherSource
+from codir.teacher.store import default_cache_folder, new_entry
 
 H0, H2, H4 = (TokenView("hidden", layer) for layer in (0, 2, 4))
 Q2, K2, V4 = TokenView("query", 2), TokenView("key", 2), TokenView("value", 4)
@@ -153,8 +154,6 @@ def test_what_cannot_be_read_is_said(opened):
     for bad in ([40], [-1]):
         with pytest.raises(IndexError, match=r"0\.\.39"):
             outputs.rows(bad)
-    with pytest.raises(ValueError, match="padded to 1"):
-        outputs.rows([0, 1], 1)
     with pytest.raises(KeyError, match="'cls'"):
         outputs.space("cls")
     assert outputs.rows([], 5).tokens[H2].shape == (0, 5, 32)
@@ -390,7 +389,7 @@ def test_a_killed_builder_leaves_nothing_that_is_believed(opened, folder, moment
     assert left.startswith(TEMPORARY)
     assert opened("mean", H2).built == {"logits", "mean", H2}
     (entry,) = entries(folder)
-    assert fault_of(folder / entry) is None
+    assert fault_by(folder / entry / "manifest.json") is None
 
 
 def test_an_error_on_the_way_leaves_nothing(opened, folder):
@@ -403,17 +402,17 @@ def test_an_error_on_the_way_leaves_nothing(opened, folder):
 
 
 def test_without_locks_the_first_rename_counts(tmp_path: Path):
-    for number in range(2):
-        with new_entry(tmp_path, "key-logits", 0, ()) as writer:
-            writer.create("logits", (2, 1), np.float32)[:] = number
-            writer.finish({})
-    assert fault_of(tmp_path / "key-logits") is None
+    def build(number: int) -> None:
+        with new_entry(tmp_path, "key-logits", 0, {}) as create:
+            create("logits", (2, 1), np.float32)[:] = number
+
+    build(0)
+    build(1)
+    assert fault_by(tmp_path / "key-logits" / "manifest.json") is None
     assert np.load(tmp_path / "key-logits" / "logits.npy").tolist() == [[0], [0]]
     _flip(tmp_path / "key-logits" / "logits.npy")
-    with new_entry(tmp_path, "key-logits", 0, ()) as writer:
-        writer.create("logits", (2, 1), np.float32)[:] = 1
-        with pytest.raises(RunError, match="Cannot put"):
-            writer.finish({})
+    with pytest.raises(RunError, match="Cannot put"):
+        build(1)
     assert entries(tmp_path) == ["key-logits"]
 
 
@@ -421,13 +420,15 @@ def test_without_locks_the_first_rename_counts(tmp_path: Path):
 
 
 def test_cached_or_live_is_decided_by_what_tokens_take(opened):
-    shape, data = opened.teacher.shape, opened.data
-    tokens = sum(len(ids) for ids in data["input_ids"])
-    needed = cache_bytes(0, 0, shape, views=ALL, tokens=tokens) / 1e9
-    assert live_because(ALL, data, shape, CacheSettings(tokens_gb=needed)) is None
-    line = live_because(ALL, data, shape, CacheSettings(tokens_gb=needed * 0.99))
-    assert line is not None
-    assert "live" in line
-    assert "kB" in line
-    assert live_because((), data, shape, CacheSettings(tokens_gb=0)) is None
-    assert live_because((), data, shape, CacheSettings(enabled=False)) == ""
+    def source(views: tuple[TokenView, ...], **settings: Any) -> TeacherSource:
+        return TeacherSource(opened.teacher, ("mean",), views, opened.data, CacheSettings(**settings))
+
+    tokens = sum(len(ids) for ids in opened.data["input_ids"])
+    needed = cache_bytes(0, 0, opened.teacher.shape, views=ALL, tokens=tokens) / 1e9
+    assert source(ALL, tokens_gb=needed).cached
+    assert source((), tokens_gb=0).cached
+    live = source(ALL, tokens_gb=needed * 0.99)
+    assert live.live is opened.teacher
+    assert "kB" in live.why_live
+    asked = source((), enabled=False)
+    assert (asked.live, asked.cached, asked.why_live) == (opened.teacher, False, "")

@@ -28,8 +28,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codir.errors import DataError, ModelError, RunError
+from codir.errors import DataError, ModelError
 from codir.files import human_bytes, read_json, require_writable
+from codir.manifest import fault_by
 from codir.models.batches import Padding, Side, TokenColumns
 from codir.models.classes import align_logits, label_names
 from codir.models.inference import Progress, forward_dataset, padding_for
@@ -37,12 +38,11 @@ from codir.models.representations import EncoderShape, Pooling, Representations,
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import (
     MANIFEST,
-    EntryWriter,
+    CreateArray,
     Report,
     building_lock,
     cache_key,
     default_cache_folder,
-    fault_of,
     new_entry,
 )
 
@@ -51,7 +51,13 @@ logger = logging.getLogger(__name__)
 Output = str | TokenView
 """What a file holds: `logits`, a pooling, or a view of single tokens."""
 
-_HALF_MAX = float(np.finfo(np.float16).max)
+
+def _poolings(outputs: Iterable[Output]) -> list[Pooling]:
+    return [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
+
+
+def _views(outputs: Iterable[Output]) -> list[TokenView]:
+    return [each for each in outputs if isinstance(each, TokenView)]
 
 
 def cache_bytes(
@@ -63,9 +69,8 @@ def cache_bytes(
     tokens: int = 0,
 ) -> int:
     """Returns the bytes on disk: 4 N C, 2 N T d for each pooling, 2 d for each of `tokens` tokens and each view."""
-    views = set(views)
     pooled = 2 * examples * shape.layers * shape.width * len(set(poolings))
-    return 4 * examples * outputs + pooled + (2 * tokens * shape.width + 512) * len(views) + 4096
+    return 4 * examples * outputs + pooled + (2 * tokens * shape.width + 512) * len(set(views)) + 4096
 
 
 def teacher_prefix(encoded: Dataset) -> str:
@@ -75,21 +80,13 @@ def teacher_prefix(encoded: Dataset) -> str:
 
 @dataclass
 class TeacherOutputs:
-    """A teacher's outputs for examples 0..N-1, memory-mapped.
+    """A teacher's outputs for examples 0..N-1, memory-mapped."""
 
-    Attributes:
-        files: where each output lies, maybe in several entries.
-        offsets: [N+1] int64; the tokens of example n are the rows `offsets[n]:offsets[n + 1]` of a view of tokens.
-        shape: the teacher's depth and width.
-        logit_order: which of the teacher's outputs belongs to which class of the data.
-        built: the outputs that this call computed; the others were there.
-    """
-
-    files: dict[Output, Path]
-    offsets: np.ndarray
+    files: dict[Output, Path]  # where each output lies, maybe in several entries
+    offsets: np.ndarray  # [N+1] int64; example n's tokens are the rows offsets[n]:offsets[n + 1] of a view
     shape: EncoderShape
-    logit_order: tuple[int, ...]
-    built: frozenset[Output] = frozenset()
+    logit_order: tuple[int, ...]  # which of the teacher's outputs belongs to which class of the data
+    built: frozenset[Output] = frozenset()  # the outputs that this call computed; the others were there
     _arrays: dict[Output, np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,15 +116,7 @@ class TeacherOutputs:
         return align_logits(torch.from_numpy(np.array(self._arrays["logits"])), self.logit_order)
 
     def space(self, pooling: Pooling) -> np.ndarray:
-        """Returns the pooled layers of all examples, concatenated (Eq. 3): a float16 memory map [N, T*d].
-
-        Raises:
-            KeyError: the pooling was not asked for when the cache was opened.
-        """
-        if pooling not in self._arrays:
-            raise KeyError(
-                f"The cache was opened for {', '.join(map(str, self.files))}, not for {pooling!r}."
-            )
+        """Returns the pooled layers of all examples, concatenated (Eq. 3): a float16 memory map [N, T*d]."""
         return self._arrays[pooling].reshape(len(self), -1)
 
     def rows(
@@ -142,10 +131,6 @@ class TeacherOutputs:
 
         Returns:
             fp32 tensors on the CPU: logits [B, C] in the data's order of classes, pooled [B, T, d], tokens [B, L, w].
-
-        Raises:
-            IndexError: an id is not one of 0..N-1.
-            ValueError: an example has more than L tokens.
         """
         wanted = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
@@ -164,12 +149,8 @@ class TeacherOutputs:
 
     def _padded(self, flat: np.ndarray, wanted: np.ndarray, length: int | None, side: Side) -> Tensor:
         starts, ends = self.offsets[wanted], self.offsets[wanted + 1]
-        longest = int((ends - starts).max(initial=0))
-        length = longest if length is None else length
-        if longest > length:
-            raise ValueError(
-                f"An example of the teacher's cache has {longest} tokens and the batch is padded to {length}."
-            )
+        if length is None:
+            length = int((ends - starts).max(initial=0))
         padded = np.zeros((len(wanted), length, flat.shape[1]), dtype=np.float16)
         for row, start, end in zip(padded, starts, ends, strict=True):
             first = length - (end - start) if side == "left" else 0
@@ -196,11 +177,11 @@ def open_cache(
     reported, removed and computed again. A second process that wants the same content waits for the first one.
 
     Args:
-        teacher: the frozen teacher, on the device where it shall compute.
+        teacher: on the device where it shall compute.
         encoded: data set with token columns and `example_id` 0..N-1 (each once; the row numbers if there is none).
             Where its `labels` know their names, the logits are in that order of classes (`FrozenTeacher.for_classes`).
         tokenizer: the teacher's.
-        poolings: poolings of the layers, beside the logits.
+        poolings: of the layers, beside the logits.
         tokens: views of single tokens.
         folder: where entries lie; by default `default_cache_folder()`. Nothing is written outside of it.
         batch_size: examples in a batch while computing.
@@ -223,6 +204,11 @@ def open_cache(
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     key, parts = cache_key(teacher.model, columns, tokenizer, teacher.autocast)
 
+    def needed() -> int:
+        classes = len(teacher.logit_order) if "logits" in missing else 0
+        sizes = _poolings(missing), _views(missing), int(offsets[-1])
+        return cache_bytes(len(columns), classes, teacher.shape, *sizes)
+
     files, damaged = _find(folder, key, wanted)
     missing = [output for output in wanted if output not in files]
     if missing:
@@ -230,28 +216,21 @@ def open_cache(
             report(f"The teacher's cache {path} is damaged: {fault}. It is removed and computed again.")
         report(
             f"The teacher's outputs ({', '.join(map(str, missing))}) for {len(columns)} examples take "
-            f"{human_bytes(_needed(missing, teacher, offsets))} in {folder}; computing them once."
+            f"{human_bytes(needed())} in {folder}; computing them once."
         )
         require_writable(folder)
         with building_lock(folder, key, report):
             files, damaged = _find(folder, key, wanted)
-            missing = [
-                output for output in wanted if output not in files
-            ]  # fewer, if another process was faster
+            missing = [each for each in wanted if each not in files]  # fewer, if another process was faster
             if missing:
                 name = f"{key}-{xxhash.xxh3_64(','.join(map(str, missing)).encode()).hexdigest()}"
-                with new_entry(folder, name, _needed(missing, teacher, offsets), tuple(damaged)) as writer:
-                    _compute(teacher, columns, offsets, tokenizer, missing, writer, batch_size, progress)
-                    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-                    writer.finish({"key": parts, "examples": len(columns), "versions": versions})
-                files |= {output: folder / name / _file(output) for output in missing}
-    return TeacherOutputs(
-        {output: files[output] for output in wanted},
-        offsets,
-        teacher.shape,
-        teacher.logit_order,
-        frozenset(missing),
-    )
+                versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+                facts = {"key": parts, "examples": len(columns), "versions": versions}
+                with new_entry(folder, name, needed(), facts, tuple(damaged)) as create:
+                    _compute(teacher, columns, offsets, tokenizer, missing, create, batch_size, progress)
+                files |= {output: folder / name / f"{output}.npy" for output in missing}
+    files = {output: files[output] for output in wanted}
+    return TeacherOutputs(files, offsets, teacher.shape, teacher.logit_order, frozenset(missing))
 
 
 def read_examples(encoded: Dataset) -> TokenColumns:
@@ -271,42 +250,22 @@ def read_examples(encoded: Dataset) -> TokenColumns:
     return columns
 
 
-def _file(output: Output) -> str:
-    return f"{output}.npy"
-
-
-def _poolings(outputs: Iterable[Output]) -> list[Pooling]:
-    return [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
-
-
-def _views(outputs: Iterable[Output]) -> list[TokenView]:
-    return [each for each in outputs if isinstance(each, TokenView)]
-
-
-def _needed(outputs: Sequence[Output], teacher: FrozenTeacher, offsets: np.ndarray) -> int:
-    classes = len(teacher.logit_order) if "logits" in outputs else 0
-    tokens = int(offsets[-1])
-    return cache_bytes(len(offsets) - 1, classes, teacher.shape, _poolings(outputs), _views(outputs), tokens)
-
-
 def _find(folder: Path, key: str, wanted: Sequence[Output]) -> tuple[dict[Output, Path], dict[Path, str]]:
     """Returns where whole entries hold the wanted outputs, and what is wrong with damaged entries that should."""
     files: dict[Output, Path] = {}
     damaged: dict[Path, str] = {}
     for entry in sorted(folder.glob(f"{key}-*")):
-        if not entry.is_dir():
-            continue
-        try:
-            held = set(read_json(entry / MANIFEST)["files"])
-        except (OSError, RunError, KeyError, TypeError):
-            damaged[entry] = fault_of(entry) or f"{MANIFEST} names no files"
-            continue
-        chosen = [output for output in wanted if output not in files and _file(output) in held]
-        # files that this training does not read are left to those that do
-        if chosen and (fault := fault_of(entry, [_file(output) for output in chosen])) is not None:
+        chosen: dict[Output, str] = {}
+        fault = fault_by(entry / MANIFEST, only=())
+        if fault is None:
+            held = read_json(entry / MANIFEST)["files"]
+            chosen = {each: f"{each}.npy" for each in wanted if each not in files and f"{each}.npy" in held}
+            # files that this training does not read are left to those that do
+            fault = fault_by(entry / MANIFEST, chosen.values()) if chosen else None
+        if fault is not None:
             damaged[entry] = fault
-            continue
-        files |= {output: entry / _file(output) for output in chosen}
+        else:
+            files |= {output: entry / name for output, name in chosen.items()}
     return files, damaged
 
 
@@ -316,7 +275,7 @@ def _compute(
     offsets: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     wanted: Sequence[Output],
-    writer: EntryWriter,
+    create: CreateArray,
     batch_size: int,
     progress: Progress | None,
 ) -> None:
@@ -335,28 +294,23 @@ def _compute(
         progress=progress,
     ):
         for output in wanted:
+            places, owners, rows = ids, ids, len(columns)
             if isinstance(output, TokenView):  # [tokens of the batch, w], example after example
                 vectors = outputs.tokens[output]
-                real = _real(lengths[ids], vectors.shape[1], padding.side).to(vectors.device)
-                values, owners = vectors[real].half(), np.repeat(ids, lengths[ids])
+                counts, place = torch.from_numpy(lengths[ids]).unsqueeze(1), torch.arange(vectors.shape[1])
+                real = place >= len(place) - counts if padding.side == "left" else place < counts
+                values, owners = vectors[real.to(vectors.device)].half(), np.repeat(ids, lengths[ids])
                 places = np.concatenate([np.arange(int(offsets[n]), int(offsets[n + 1])) for n in ids])
                 rows = int(offsets[-1])
+            elif output == "logits":
+                values = outputs.logits
             else:
-                values = (
-                    outputs.logits if output == "logits" else outputs.pooled[cast(Pooling, output)].half()
-                )
-                places, owners, rows = ids, ids, len(columns)
+                values = outputs.pooled[cast(Pooling, output)].half()
             values = values.cpu().numpy()
             _require_finite(output, values, owners)
             if output not in arrays:
-                arrays[output] = writer.create(str(output), (rows, *values.shape[1:]), values.dtype)
+                arrays[output] = create(str(output), (rows, *values.shape[1:]), values.dtype)
             arrays[output][places] = values
-
-
-def _real(lengths: np.ndarray, width: int, side: Side) -> Tensor:
-    """Returns [B, L] bool, True where a batch of examples of these lengths has tokens and no padding."""
-    counts, places = torch.from_numpy(lengths).unsqueeze(1), torch.arange(width).unsqueeze(0)
-    return places >= width - counts if side == "left" else places < counts
 
 
 def _require_finite(output: Output, values: np.ndarray, owners: np.ndarray) -> None:
@@ -375,6 +329,6 @@ def _require_finite(output: Output, values: np.ndarray, owners: np.ndarray) -> N
         layers = [str(number + 1) for number in range(values.shape[1]) if not finite[:, number].all()]
         what = f"pooled outputs ({output}) of layer {', '.join(layers)}"
     raise ModelError(
-        f"The teacher's {what} are beyond half precision (+-{_HALF_MAX:.0f}) or not finite, first for example {bad}. "
-        "Run the teacher live (--no-cache, cache_teacher=False)."
+        f"The teacher's {what} are beyond half precision (+-{np.finfo(np.float16).max:.0f}) or not finite, first for "
+        f"example {bad}. Run the teacher live (--no-cache, cache_teacher=False)."
     )

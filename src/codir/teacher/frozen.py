@@ -88,10 +88,8 @@ class FrozenTeacher(nn.Module):
         self.model.eval()  # someone may hold the inner model and have called train() on that
         with precision(device_of(self.model), self.autocast):
             found = behaviour(self.model)
-            exact = (
-                found.padded and found.side == "right"
-            )  # a batch of the student's is padded for the student
-            run = represent if exact else represent_without_padding
+            # a batch of the student's is padded for the student
+            run = represent if found.padded and found.side == "right" else represent_without_padding
             outputs = run(self.model, inputs, poolings, positions, tokens)
         if positions is None:
             outputs.logits = align_logits(outputs.logits.float(), self.logit_order)

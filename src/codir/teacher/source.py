@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.files import human_bytes
 from codir.models.inference import Progress, predict_logits
-from codir.models.representations import EncoderShape, Pooling, TokenView
+from codir.models.representations import Pooling, TokenView
 from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache, read_examples, teacher_prefix
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import Report
@@ -30,42 +30,10 @@ class CacheSettings:
     tokens_gb: float = 20.0
 
 
-def live_because(
-    views: Collection[TokenView], encoded: Dataset, shape: EncoderShape, cache: CacheSettings
-) -> str | None:
-    """Decides between the cache and a teacher that runs in each step.
-
-    Args:
-        views: the vectors of single tokens that the training reads of the teacher.
-        encoded: the training examples.
-        shape: the teacher's.
-        cache: what was asked for.
-
-    Returns:
-        Why the teacher runs live: a sentence for the user, empty where that was asked for. None: it is cached.
-    """
-    if not cache.enabled:
-        return ""
-    if not views:
-        return None
-    tokens = int(read_examples(encoded).lengths.sum())
-    needed = cache_bytes(0, 0, shape, views=views, tokens=tokens)
-    if needed <= cache.tokens_gb * 1e9:
-        return None
-    return (
-        f"The teacher runs live in each step: its vectors of single tokens ({len(views)} for each of {len(encoded)} "
-        f"examples) would take {human_bytes(needed)}, more than cache_tokens_gb={cache.tokens_gb:g} allows."
-    )
-
-
 class TeacherSource:
-    """The teacher's side of one training: it decides at once, and computes nothing before `open`.
+    """The teacher's side of one training: it decides at once between the cache and a teacher that runs in each step.
 
-    Attributes:
-        shape: the teacher's depth and width; None without a teacher.
-        live: the teacher, where each step runs it; else None.
-        outputs: those of the training examples, once they are there; None without a teacher or with a live one.
-        why_live: a sentence for the user where the teacher runs live without being asked to; else empty.
+    Nothing is computed before `open`.
     """
 
     def __init__(
@@ -78,12 +46,19 @@ class TeacherSource:
     ):
         """Takes the teacher, what the training reads of it, the training examples and the cache's settings."""
         self.poolings, self.views, self._cache = frozenset(poolings), frozenset(views), cache
-        self.shape = teacher.shape if teacher is not None else None
         self.frozen = teacher
-        self.outputs: TeacherOutputs | None = None
-        reason = live_because(self.views, encoded, teacher.shape, cache) if teacher is not None else None
-        self.live = teacher if reason is not None else None
-        self.why_live = reason or ""
+        self.outputs: TeacherOutputs | None = None  # of the training examples, once they are there
+        self.why_live = ""  # a sentence for the user where the teacher runs live without being asked to
+        if teacher is not None and cache.enabled and self.views:
+            tokens = int(read_examples(encoded).lengths.sum())
+            needed = cache_bytes(0, 0, teacher.shape, views=self.views, tokens=tokens)
+            if needed > cache.tokens_gb * 1e9:
+                self.why_live = (
+                    f"The teacher runs live in each step: its vectors of single tokens ({len(self.views)} for each of "
+                    f"{len(encoded)} examples) would take {human_bytes(needed)}, more than "
+                    f"cache_tokens_gb={cache.tokens_gb:g} allows."
+                )
+        self.live = teacher if self.why_live or not cache.enabled else None  # where each step runs it
 
     @property
     def cached(self) -> bool:
@@ -96,32 +71,28 @@ class TeacherSource:
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
         report: Report,
-        progress: Callable[[int], AbstractContextManager[Progress | None]] = lambda _: nullcontext(None),
+        progress: Callable[[int], AbstractContextManager[Progress | None]],
     ) -> None:
         """Takes the outputs of the training examples out of the cache, computing first what is not there.
 
-        Args:
-            encoded: the training examples.
-            tokenizer: the teacher's.
-            device: where the teacher computes.
-            report: is told what is computed, and what was damaged.
-            progress: gives a bar for so many examples.
+        `tokenizer` is the teacher's, and it computes on `device`; `report` is told what is computed, and what was
+        damaged; `progress` gives a bar for so many examples.
         """
-        if self.frozen is None:
+        if self.frozen is not None:
+            self.frozen.to(device)
+        if self.frozen is None or self.live is not None:
             return
-        self.frozen.to(device)
-        if self.live is None:
-            with progress(len(encoded)) as move:
-                self.outputs = open_cache(
-                    self.frozen,
-                    encoded,
-                    tokenizer=tokenizer,
-                    poolings=self.poolings,
-                    tokens=self.views,
-                    folder=self._cache.folder,
-                    report=report,
-                    progress=move,
-                )
+        with progress(len(encoded)) as move:
+            self.outputs = open_cache(
+                self.frozen,
+                encoded,
+                tokenizer=tokenizer,
+                poolings=self.poolings,
+                tokens=self.views,
+                folder=self._cache.folder,
+                report=report,
+                progress=move,
+            )
 
     def logits(self, encoded: Dataset, rows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
         """Returns the teacher's logits [N, C]: a live one's of `rows` [n] alone, and 0 elsewhere; None without one."""
@@ -139,7 +110,6 @@ def teacher_logits(
     teacher: FrozenTeacher, encoded: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
     """Returns the logits [n, C] of examples, in the data's order of classes, without a cache."""
-    raw = predict_logits(
-        teacher.model, encoded, tokenizer, prefix=teacher_prefix(encoded), autocast=teacher.autocast
-    )
+    prefix = teacher_prefix(encoded)
+    raw = predict_logits(teacher.model, encoded, tokenizer, prefix=prefix, autocast=teacher.autocast)
     return raw[:, list(teacher.logit_order)]

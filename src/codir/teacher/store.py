@@ -1,9 +1,8 @@
 """Cache entries on disk: found by content, whole or not there, and checked when they are opened.
 
 An entry is a folder of .npy files, named by the key of what it was computed from. It is built in a temporary folder
-(`codir.files`) under the key's lock: every file is synced, then the manifest with the size and digest of each is
-written, then the folder is renamed. So an entry without a manifest that fits is damaged, and what a killed process left
-is swept.
+under the key's lock: every file is synced, then the manifest with the size and digest of each is written, then the
+folder is renamed. So an entry without a manifest that fits is damaged, and what a killed process left is swept.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,11 @@ import numpy as np
 import torch
 import transformers
 import xxhash
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from codir import manifest
 from codir.errors import RunError
-from codir.files import require_disk, sweep, temporary_folder, try_lock, unlock, write_json
-from codir.manifest import entry as facts_of
-from codir.manifest import fault_by
+from codir.files import remove, require_disk, sweep, temporary_folder, try_lock, unlock, write_json
 from codir.models.batches import TokenColumns
 from codir.models.probe import behaviour
 
@@ -44,6 +40,7 @@ NOT_CONTENT = (
 )
 
 Report = Callable[[str], None]
+CreateArray = Callable[[str, tuple[int, ...], Any], np.memmap]
 
 
 # ---- the key: a digest of everything the teacher's outputs depend on -----------------------------------------------
@@ -51,19 +48,16 @@ Report = Callable[[str], None]
 
 def model_digest(model: PreTrainedModel) -> str:
     """Returns a digest of a model's class, configuration, weights and buffers (about 0.1 s for 0.5 GB)."""
-    digest = xxhash.xxh3_128()
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_CONTENT}
-    header = json.dumps(config, sort_keys=True, default=str)
-    digest.update(f"{type(model).__name__}\n{header}\n".encode())
+    digest = xxhash.xxh3_128(
+        f"{type(model).__name__}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode()
+    )
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        if tensor.numel():
+            flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def data_digest(columns: TokenColumns) -> str:
@@ -121,11 +115,6 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("CODIR_CACHE") or Path.home() / ".cache" / "codir").expanduser()
 
 
-def fault_of(entry: Path, only: Collection[str] | None = None) -> str | None:
-    """Reads all files of an entry once, or `only` some; returns what is wrong with them, or None if they are whole."""
-    return fault_by(entry / MANIFEST, only)
-
-
 @contextlib.contextmanager
 def building_lock(folder: Path, key: str, report: Report) -> Iterator[None]:
     """Holds the lock of a key's entries, after waiting (and saying so) for another process that computes them.
@@ -152,75 +141,66 @@ def building_lock(folder: Path, key: str, report: Report) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_entry(folder: Path, name: str, needed: int, damaged: Collection[Path]) -> Iterator[EntryWriter]:
-    """Gives the writer of one entry; the caller holds the lock of its key.
+def new_entry(
+    folder: Path, name: str, needed: int, facts: dict[str, Any], damaged: Collection[Path] = ()
+) -> Iterator[CreateArray]:
+    """Gives a function that makes the arrays of one entry; after the block the entry is put in its place, synced.
 
-    Damaged entries of that key, and what killed processes left, go first. If the block raises, nothing is left.
+    The caller holds the lock of its key. Damaged entries of that key, and what killed processes left, go first. If the
+    block raises, nothing is left.
+
+    Args:
+        folder: where the entry is put.
+        name: the entry's.
+        needed: its bytes.
+        facts: what its manifest says beside its files.
+        damaged: entries to remove.
 
     Raises:
-        RunError: the disk is too small for `needed` bytes, or something damaged cannot be removed.
+        RunError: the disk is too small, or something damaged cannot be removed.
     """
     for entry in damaged:
-        try:
-            shutil.rmtree(entry)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
+        remove(entry)
+        if entry.exists():
             raise RunError(
-                f"The damaged cache {entry} cannot be removed: {error.strerror or error}. Remove it yourself, or "
-                "choose another cache folder (CODIR_CACHE)."
-            ) from error
+                f"The damaged cache {entry} cannot be removed. Remove it yourself, or choose another cache folder "
+                "(CODIR_CACHE)."
+            )
     sweep(folder)
     require_disk(folder, needed, "the teacher's cache")
+    arrays: dict[Path, np.memmap] = {}
     with temporary_folder(folder) as place:
-        yield EntryWriter(place, folder / name)
 
+        def create(name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+            path = place / f"{name}.npy"
+            try:
+                arrays[path] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+                # Without space of its own a file on a full disk would kill the process later, with SIGBUS.
+                if hasattr(os, "posix_fallocate"):
+                    with open(path, "r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                raise RunError(
+                    f"Cannot write the cache file {path}: {error.strerror or error}. Free some space, choose another "
+                    "cache folder (CODIR_CACHE), or go without (--no-cache)."
+                ) from error
+            return arrays[path]
 
-class EntryWriter:
-    """One entry under construction: `create` its arrays, fill them, then `finish`."""
-
-    def __init__(self, place: Path, target: Path):
-        self.place, self.target = place, target
-        self.arrays: dict[str, np.memmap] = {}
-
-    def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-        """Makes the file `name`.npy with its space on the disk reserved, and returns it as a writable memory map.
-
-        Raises:
-            RunError: the disk is full. (Without the reservation a full disk would kill the process later, with SIGBUS.)
-        """
-        path = self.place / f"{name}.npy"
-        try:
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            if hasattr(os, "posix_fallocate"):
-                with open(path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        except OSError as error:
-            raise RunError(
-                f"Cannot write the cache file {path}: {error.strerror or error}. Free some space, choose another "
-                "cache folder (CODIR_CACHE), or go without (--no-cache)."
-            ) from error
-        self.arrays[name] = array
-        return array
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Syncs all files, writes the manifest with `facts` in it, and puts the entry in its place."""
-        files: dict[str, Any] = {}
-        for name, array in self.arrays.items():
+        yield create
+        for path, array in arrays.items():
             array.flush()
-            path = self.place / f"{name}.npy"
             _sync(path)
-            files[path.name] = {**facts_of(path), "shape": list(array.shape)}
-        self.arrays.clear()
-        write_json(self.place / MANIFEST, {**facts, "files": files})
-        os.chmod(self.place, 0o755)  # a temporary folder is private; a cache may be shared
-        _sync(self.place)
+        arrays.clear()
+        write_json(place / MANIFEST, {**facts, "files": manifest.entries(place)})
+        os.chmod(place, 0o755)  # a temporary folder is private; a cache may be shared
+        _sync(place)
+        target = folder / name
         try:
-            os.rename(self.place, self.target)
-        except OSError as error:
-            if fault_of(self.target) is not None:
-                raise RunError(f"Cannot put the cache entry {self.target} in its place: {error}.") from error
-        _sync(self.target.parent)
+            os.rename(place, target)
+        except OSError as error:  # without locks another process may have been faster
+            if manifest.fault_by(target / MANIFEST) is not None:
+                raise RunError(f"Cannot put the cache entry {target} in its place: {error}.") from error
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:
