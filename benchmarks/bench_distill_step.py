@@ -42,9 +42,8 @@ from codir.models.loading import load_classifier, load_tokenizer
 from codir.models.student import build_student
 from codir.runs.arguments import to_arguments
 from codir.teacher.frozen import FrozenTeacher
-from codir.training.arguments import DistillationArguments
+from codir.training.arguments import DistillationArguments, Precision
 from codir.training.callbacks import ProgressLine
-from codir.training.precision import Precision
 from codir.training.trainer import DistillationTrainer
 
 GOAL = 1.10

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Sampler
 
-from codir.training.global_batch import ProcessBatches, plan_step
+from codir.training.processes import ProcessBatches, plan_step
 
 
 class Order(Sampler[int]):
@@ -134,9 +134,9 @@ def test_sums_over_tokens_become_the_mean_over_all_positions_of_the_step():
         losses.append(torch.rand(sum(blocks), generator=generator))
         number += len(blocks)
     parts = plan_step(made)
-    assert [part.positions.real for part in parts] == [12, 12, 6]
+    assert [part.positions["all"] for part in parts] == [12, 12, 6]
     mean = sum(
-        p.weight * loss.sum() / p.positions.masked for p, loss in zip(parts, losses, strict=True)
+        p.weight * loss.sum() / p.positions["masked"] for p, loss in zip(parts, losses, strict=True)
     ) / len(parts)
     assert float(mean) == pytest.approx(float(torch.cat(losses).mean()))
 

@@ -49,8 +49,8 @@ def test_errors_of_a_broken_connection_are_told_from_others():
 def test_alone_everything_is_what_this_process_says():
     processes.barrier()
     assert processes.agree(3, 0) == (3, 0)
-    assert processes.first_says("größer") == "größer"
-    assert processes.all_say("a") == ["a"]
+    assert processes.broadcast_text("größer") == "größer"
+    assert processes.gather_texts("a") == ["a"]
     assert processes.total(torch.tensor([1.5])).tolist() == [1.5]
 
 
@@ -63,9 +63,9 @@ def _talk(rank: int, port: int, answers) -> None:
             rank,
             processes.rank(),
             processes.agree(rank, -rank),
-            processes.first_says(mine),
-            processes.first_says("" if rank == 0 else "unheard"),
-            processes.all_say(mine),
+            processes.broadcast_text(mine),
+            processes.broadcast_text("" if rank == 0 else "unheard"),
+            processes.gather_texts(mine),
             processes.total(torch.tensor([1.0, rank])).tolist(),
         )
     )

@@ -15,7 +15,7 @@ from killing import forked, needs_fork
 from training_job import Stop, make_trainer
 
 from codir.errors import InterruptedRunError
-from codir.training import checkpoints
+from codir.training import resumable
 
 pytestmark = needs_fork
 
@@ -38,7 +38,8 @@ def run(folder: Path, models: Path, action: str = "none", step: int = 0, **setti
         if action in ("kill", "term"):
             callbacks.append(Stop(step, signal.SIGKILL if action == "kill" else signal.SIGTERM))
         if action == "half":
-            checkpoints.seal = functools.partial(die_before, checkpoints.seal, step)
+            write = resumable.ResumableTrainer._write_manifest
+            resumable.ResumableTrainer._write_manifest = functools.partialmethod(die_before, write, step)
         trainer = make_trainer(folder, models, callbacks=callbacks, **settings)
         try:
             trainer.train(resume_from_checkpoint=True)
@@ -52,12 +53,12 @@ def run(folder: Path, models: Path, action: str = "none", step: int = 0, **setti
     return code, (folder / "said").read_text()
 
 
-def die_before(seal, step: int, path: Path) -> None:
+def die_before(trainer, write, step: int, path: Path) -> None:
     if path.name == f"checkpoint-{step}":
         weights = path / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-    seal(path)
+    write(trainer, path)
 
 
 def different(one: Path, other: Path) -> list[str]:

@@ -16,7 +16,7 @@ from training_job import examples, make_trainer
 
 from codir.errors import DataError
 from codir.models.inference import predict_logits
-from codir.training.setup import filled, without_gaps
+from codir.training.setup import filled
 
 SGD = {
     "save_strategy": "no",
@@ -154,11 +154,5 @@ def test_filling_in():
     labels = torch.tensor([2, -100, 0, -100])
     logits = torch.tensor([[9.0, 0, 0], [0, 1, 0], [0, 0, 9], [0, 0, 2]])
     assert filled(labels, logits).tolist() == [2, 1, 0, 2]
-    assert without_gaps(labels)[1] == 2
-    stand_in = without_gaps(labels)[0]
-    assert stand_in is not None
-    assert set(stand_in.tolist()) == {0, 2}
     scores = torch.tensor([1.5, math.nan])
     assert filled(scores, torch.tensor([[9.0], [2.5]])).tolist() == [1.5, 2.5]
-    assert without_gaps(torch.tensor([math.nan, math.nan])) == (None, 2)
-    assert without_gaps(torch.tensor([1, 2]))[1] == 0

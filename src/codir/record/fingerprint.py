@@ -27,8 +27,8 @@ from codir.printing import Console
 from codir.record.environment import environment
 from codir.record.runfolder import RunFolder
 from codir.teacher.store import NOT_CONTENT, data_digest
-from codir.training.precision import resolve_precision
-from codir.training.processes import first_says, is_main
+from codir.training.arguments import resolve_precision
+from codir.training.processes import broadcast_text, is_main
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,7 +78,7 @@ def opened(
             data or models.
     """
     if not is_main():
-        if reason := first_says(""):
+        if reason := broadcast_text(""):
             raise RunError(reason)
         yield RunFolder(config.output)
         return
@@ -104,9 +104,9 @@ def opened(
             elif run.reopened:
                 console.print(run.reopened, highlight=False)
         except CodirError as error:
-            first_says(str(error))
+            broadcast_text(str(error))
             raise
-        first_says("")
+        broadcast_text("")
         yield run
 
 

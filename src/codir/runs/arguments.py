@@ -15,8 +15,7 @@ from codir.config.pretraining import PretrainingConfig
 from codir.config.trainer_arguments import check_more
 from codir.config.training_config import OptimisationConfig, TrainingConfig
 from codir.errors import ConfigError, nearest
-from codir.training.arguments import DistillationArguments
-from codir.training.precision import resolve_precision
+from codir.training.arguments import DistillationArguments, resolve_precision
 
 _EVALUATIONS = 10  # of a training whose length is given in steps
 

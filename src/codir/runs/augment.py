@@ -27,7 +27,7 @@ from codir.models.words import Texts, WordCandidates, copies_of, places_of
 from codir.printing import Console, progress_bar, table, terminal
 from codir.record.data import DEFAULT_LABEL, DEFAULT_TEXT, DEFAULT_TEXT_PAIR, load_data
 from codir.teacher.store import model_digest, tokenizer_digest
-from codir.training.precision import Precision, resolve_precision
+from codir.training.arguments import Precision, resolve_precision
 from codir.training.processes import one_process_only
 
 PART = 128

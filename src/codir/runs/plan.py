@@ -18,7 +18,7 @@ from codir.models.config_file import position_limit
 from codir.printing import Console, terminal
 from codir.runs.arguments import share_out
 from codir.table import Column, Table, Tabular
-from codir.training.precision import resolve_precision
+from codir.training.arguments import resolve_precision
 
 EFFICIENCY = 0.35  # share of a device's peak that is reached, where no time is measured
 _NOWHERE = "-"  # stands for a corpus and an output folder, which a plan does not need

@@ -27,7 +27,7 @@ from codir.runs.arguments import to_arguments
 from codir.runs.collapse import CollapseWatch
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.callbacks import EarlyStopping, EvaluateAtEnd, LogFile, TrainingClock
-from codir.training.processes import barrier, first_says, is_main
+from codir.training.processes import barrier, broadcast_text, is_main
 from codir.training.trainer import DistillationTrainer
 
 
@@ -174,7 +174,7 @@ def train_and_publish(
 
 def trained_before(run: RunFolder, training: OptimisationConfig, console: Console, label: str) -> Cost | None:
     """Returns what the training of `run` cost if it is done already, else None."""
-    if not first_says("done" if run.trained.is_file() else ""):
+    if not broadcast_text("done" if run.trained.is_file() else ""):
         return None
     console.print(f"{label}: done already, loaded from {run.path}", highlight=False)
     if is_main():

@@ -1,10 +1,12 @@
-"""Arguments of a training run, on top of transformers' own."""
+"""Arguments of a training run, on top of transformers' own, and the number format it uses."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Literal
 
+import torch
 from transformers import TrainingArguments
 
 from codir.errors import ConfigError
@@ -100,3 +102,25 @@ class DistillationArguments(TrainingArguments):
             logger.warning(advice)
         # Several GPUs in one process would become nn.DataParallel, whose replicas cannot share a bank.
         self._n_gpu = min(self.n_gpu, 1)
+
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def resolve_precision(asked: Precision) -> Literal["fp32", "bf16", "fp16"]:
+    """Turns `auto` into bf16 where the GPU, or the CPU (AMX, AVX512-BF16), computes it natively, and fp32 elsewhere.
+
+    Weights, gradients and optimiser stay in fp32 in each case; bf16 and fp16 mean autocast.
+
+    Raises:
+        ConfigError: fp16 was asked for without a GPU.
+    """
+    cuda = torch.cuda.is_available()
+    if asked == "fp16" and not cuda:
+        raise ConfigError("precision fp16 needs a GPU; on this machine use bf16, fp32 or auto.")
+    if asked != "auto":
+        return asked
+    if cuda:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return "bf16" if any(getattr(torch.cpu, probe, lambda: False)() for probe in probes) else "fp32"

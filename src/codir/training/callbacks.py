@@ -27,13 +27,16 @@ class ProgressLine(TrainerCallback):
         self._started = self._last_line = 0.0
         self._first_step = 0
 
+    def _say(self, text: str) -> None:
+        self.console.print(f"{self.label}: {text}", highlight=False, soft_wrap=True)
+
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the bar, at the resumed step if there is one; nothing is drawn but by the first process."""
         self.console.quiet = not state.is_world_process_zero
         self._started = self._last_line = time.monotonic()
         self._first_step = state.global_step
         if self.console.is_terminal and not self.console.quiet:
-            self.progress = bar(self.console)
+            self.progress = bar(self.console, clock=True, recent=True)
             self.task = self.progress.add_task(
                 self.label, total=state.max_steps, completed=state.global_step, recent=""
             )
@@ -47,13 +50,9 @@ class ProgressLine(TrainerCallback):
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            done = state.global_step - self._first_step
-            left = (now - self._started) / max(done, 1) * (state.max_steps - state.global_step)
-            self.console.print(
-                f"{self.label}: step {state.global_step}/{state.max_steps}, {left / 60:.1f} min left{self.recent}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            done = max(state.global_step - self._first_step, 1)
+            left = (now - self._started) / done * (state.max_steps - state.global_step) / 60
+            self._say(f"step {state.global_step}/{state.max_steps}, {left:.1f} min left{self.recent}")
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keeps the last loss terms for the line and prints each evaluation above the bar."""
@@ -61,16 +60,13 @@ class ProgressLine(TrainerCallback):
         terms = [f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_")]
         if terms:
             self.recent = "  " + "  ".join(terms)
-        shown = {
-            key.removeprefix("eval_"): value
+        shown = [
+            f"{key.removeprefix('eval_')} {value:.4f}"
             for key, value in logs.items()
             if key.startswith("eval_") and not key.endswith(("runtime", "per_second"))
-        }
+        ]
         if shown:
-            text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
-            self.console.print(
-                f"{self.label}: epoch {state.epoch or 0:.1f}, {text}", highlight=False, soft_wrap=True
-            )
+            self._say(f"epoch {state.epoch or 0:.1f}, {', '.join(shown)}")
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends the bar."""
@@ -91,18 +87,16 @@ class LogFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the file anew from the history that the checkpoint holds (none at a fresh start)."""
-        if not state.is_world_process_zero:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in state.log_history)
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(entry) + "\n" for entry in state.log_history)
+            self.path.write_text("".join(lines), encoding="utf-8")
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Appends the newest entry."""
-        if not state.is_world_process_zero:
-            return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
+        if state.is_world_process_zero:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
 class EvaluateAtEnd(TrainerCallback):

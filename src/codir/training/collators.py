@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
@@ -34,10 +33,8 @@ class DistillationCollator:
         teacher: TeacherOutputs | None = None,
         live_teacher: bool = False,
     ):
-        self.tokenizer = tokenizer
-        self.teacher_tokenizer = teacher_tokenizer
-        self.teacher = teacher
-        self.live_teacher = live_teacher
+        self.tokenizer, self.teacher_tokenizer = tokenizer, teacher_tokenizer
+        self.teacher, self.live_teacher = teacher, live_teacher
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Makes one batch of examples."""
@@ -55,18 +52,14 @@ class DistillationCollator:
                 tokens = {str(view): vectors for view, vectors in outputs.tokens.items()}
                 batch["teacher"] |= {"tokens": tokens, "mask": mask != 0}
         elif self.live_teacher:
-            own = f"{TEACHER_PREFIX}input_ids" in rows[0]
-            if own and self.teacher_tokenizer is not None:
+            batch["teacher_inputs"] = batch["inputs"]
+            if self.teacher_tokenizer is not None and f"{TEACHER_PREFIX}input_ids" in rows[0]:
                 batch["teacher_inputs"] = pad_batch(rows, self.teacher_tokenizer, prefix=TEACHER_PREFIX)
-            else:
-                batch["teacher_inputs"] = batch["inputs"]
         return batch
 
     def evaluation(self) -> DistillationCollator:
         """Returns a collator without the teacher, whose cache numbers the training examples and no others."""
-        plain = copy.copy(self)
-        plain.teacher, plain.live_teacher = None, False
-        return plain
+        return DistillationCollator(self.tokenizer, self.teacher_tokenizer)
 
 
 def teacher_of(batch: dict[str, Any]) -> Representations | None:
@@ -74,17 +67,18 @@ def teacher_of(batch: dict[str, Any]) -> Representations | None:
     found = batch.get("teacher")
     if found is None:
         return None
-    tokens = {_view(name): vectors for name, vectors in found.get("tokens", {}).items()}
+    tokens = {}
+    for name, vectors in found.get("tokens", {}).items():
+        kind, _, layer = name.partition(".")
+        tokens[TokenView(cast(TokenKind, kind), int(layer))] = vectors
     return Representations(found["logits"], found["pooled"], tokens=tokens, mask=found.get("mask"))
-
-
-def _view(name: str) -> TokenView:
-    kind, _, layer = name.partition(".")
-    return TokenView(cast(TokenKind, kind), int(layer))
 
 
 class MaskedBlockCollator:
     """Masks the blocks of a batch and pads them to the longest.
+
+    A batch is a dict: `inputs` (`input_ids`, `attention_mask` and, if the tokenizer names them, `token_type_ids`, each
+    [B, L]), `labels` [B, L] with -100 where nothing is predicted, `example_id` [B]; all int64.
 
     The only thing it remembers is the epoch, which decides on the masks; `set_epoch` reaches data loader workers that
     are already running, because the number lies in shared memory.
@@ -95,9 +89,6 @@ class MaskedBlockCollator:
         max_length: longest block the model can read; None does not check.
         pad_to_multiple_of: rounds the length up, for tensor cores (8).
         first_epoch: what the first epoch counts as, see `NeighbourSampler`.
-
-    A batch is a dict: `inputs` (`input_ids`, `attention_mask` and, if the tokenizer names them, `token_type_ids`, each
-    [B, L]), `labels` [B, L] with -100 where nothing is predicted, `example_id` [B]; all int64.
     """
 
     def __init__(
@@ -108,15 +99,12 @@ class MaskedBlockCollator:
         pad_to_multiple_of: int | None = None,
         first_epoch: int = 0,
     ):
-        self.tokenizer = tokenizer
-        self.masking = masking
-        self.max_length = max_length
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.tokenizer, self.masking = tokenizer, masking
+        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self._padding = Padding.of(tokenizer)
         self._label_padding = Padding(IGNORED, side=self._padding.side)
-        self._token_types = "token_type_ids" in tokenizer.model_input_names
         self.first_epoch = first_epoch
-        self._epoch = _shared_number(first_epoch)
+        self._epoch = torch.tensor([first_epoch]).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose masks the next batches get, also in running workers."""
@@ -126,7 +114,7 @@ class MaskedBlockCollator:
         """Returns a collator like this one whose masks are always the same and hide something, for validation."""
         fixed = copy.copy(self)
         fixed.masking = self.masking.hiding()
-        fixed._epoch = _shared_number(EVALUATION_EPOCH)
+        fixed._epoch = torch.tensor([EVALUATION_EPOCH])
         return fixed
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -148,23 +136,11 @@ class MaskedBlockCollator:
             masked, predicted = self.masking.mask(ids, number, epoch)
             inputs.append({"input_ids": masked})
             labels.append({"input_ids": predicted})
-        return {
-            "inputs": self._inputs(inputs),
-            "labels": pad_batch(labels, self._label_padding, pad_to_multiple_of=self.pad_to_multiple_of)[
-                "input_ids"
-            ],
-            "example_id": torch.tensor([int(row["example_id"]) for row in rows]),
-        }
-
-    def _inputs(self, rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
-        batch = pad_batch(rows, self._padding, pad_to_multiple_of=self.pad_to_multiple_of)
-        if self._token_types:
+        batch = pad_batch(inputs, self._padding, pad_to_multiple_of=self.pad_to_multiple_of)
+        if "token_type_ids" in self.tokenizer.model_input_names:
             types = torch.zeros_like(batch["input_ids"])
-            batch["token_type_ids"] = types.masked_fill_(
-                batch["attention_mask"] == 0, self._padding.token_type_id
-            )
-        return batch
-
-
-def _shared_number(value: int) -> Tensor:
-    return torch.tensor([value]).share_memory_()
+            padding = batch["attention_mask"] == 0
+            batch["token_type_ids"] = types.masked_fill_(padding, self._padding.token_type_id)
+        padded = pad_batch(labels, self._label_padding, pad_to_multiple_of=self.pad_to_multiple_of)
+        ids = torch.tensor([int(row["example_id"]) for row in rows])
+        return {"inputs": batch, "labels": padded["input_ids"], "example_id": ids}

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from codir.losses.base import Objective, Step, Term, TokenChunk, weighted_sum
+from codir.losses.base import Objective, Step, Term, TokenChunk, TokenPositions, weighted_sum
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.student import layers_prefix, parameters_of
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
-from codir.training.global_batch import PositionCounts
 from codir.training.masking import IGNORED
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class DistillationModel(nn.Module):
     Args:
         student: any Hugging Face sequence classifier, or, for a corpus, masked language model.
         objectives: the losses by name; their parameters (projections) are trained with the student.
-        poolings: poolings of the student's layers that the losses read.
+        poolings: of the student's layers that the losses read.
         tokens: vectors of the student's single tokens that they read.
     """
 
@@ -44,10 +43,8 @@ class DistillationModel(nn.Module):
         tokens: frozenset[TokenView] = frozenset(),
     ):
         super().__init__()
-        self.student = student
-        self.objectives = nn.ModuleDict(objectives)
-        self.poolings = poolings
-        self.tokens = tokens
+        self.student, self.objectives = student, nn.ModuleDict(objectives)
+        self.poolings, self.tokens = poolings, tokens
         self._without_gradient: set[frozenset[str]] = set()
         # Every process writes the same rows into its bank: nothing to broadcast in every step.
         self._ddp_params_and_buffers_to_ignore = [
@@ -56,9 +53,8 @@ class DistillationModel(nn.Module):
         for objective in objectives.values():  # a student whose layers cannot be told apart is refused now
             self.frozen_parameters(objective.settings.start)
 
-    def objective_items(self) -> list[tuple[str, Objective]]:
-        """Returns the losses with their names, typed."""
-        return [(name, module) for name, module in self.objectives.items() if isinstance(module, Objective)]
+    def _losses(self) -> dict[str, Objective]:
+        return {name: module for name, module in self.objectives.items() if isinstance(module, Objective)}
 
     def forward(
         self,
@@ -67,7 +63,7 @@ class DistillationModel(nn.Module):
         example_id: Tensor | None = None,
         teacher: Representations | None = None,
         batch_ids: Tensor | None = None,
-        positions: PositionCounts | None = None,
+        positions: Mapping[TokenPositions, float] | None = None,
         progress: float = 0.0,
         labelled: float | None = None,
     ) -> dict[str, Any]:
@@ -91,14 +87,14 @@ class DistillationModel(nn.Module):
             number of tokens predicted rightly, and the number predicted.
         """
         if not self.training:
-            if labels is None or labels.dim() != 2:
-                return self._evaluate(inputs, labels)
-            return self._score(inputs, labels, labels != IGNORED)
+            if labels is not None and labels.dim() == 2:
+                return self._score(inputs, labels, labels != IGNORED)
+            return self._evaluate(inputs, labels)
         assert example_id is not None, "training batches carry example ids"
         chosen = self.chosen_positions(inputs, labels, progress)
         student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
         step = Step(example_id, labels, student, teacher, batch_ids, progress, labelled)
-        counting = {name: each for name, each in self.objective_items() if each.settings.counts_at(progress)}
+        counting = {name: each for name, each in self._losses().items() if each.settings.counts_at(progress)}
         weights = {name: each.settings.weight for name, each in counting.items()}
         terms: dict[str, Term] = {name: each(step) for name, each in counting.items() if not each.per_token}
         loss = weighted_sum(terms, weights) if terms else student.logits.new_zeros((), dtype=torch.float32)
@@ -111,7 +107,7 @@ class DistillationModel(nn.Module):
         if not loss.requires_grad:
             # All that counts now is frozen (`student.freeze`). A sum without a gradient cannot be differentiated; with
             # this one nothing gets a gradient, and the optimiser leaves all as it is.
-            self._say_nothing_learns(terms)
+            self._say_nothing_learns(frozenset(terms))
             loss = loss + loss.new_zeros((), requires_grad=True)
         return {"loss": loss, "logits": student.logits, "terms": terms}
 
@@ -126,12 +122,11 @@ class DistillationModel(nn.Module):
             return None
         everywhere = any(
             each.per_token and each.reads.positions == "all" and each.settings.counts_at(progress)
-            for _, each in self.objective_items()
+            for each in self._losses().values()
         )
         return inputs["attention_mask"] != 0 if everywhere else labels != IGNORED
 
-    def _say_nothing_learns(self, terms: Mapping[str, Term]) -> None:
-        names = frozenset(terms)
+    def _say_nothing_learns(self, names: frozenset[str]) -> None:
         if torch.is_grad_enabled() and names not in self._without_gradient:
             self._without_gradient.add(names)
             logger.warning(
@@ -145,7 +140,7 @@ class DistillationModel(nn.Module):
         step: Step,
         labels: Tensor,
         objectives: Mapping[str, Objective],
-        positions: PositionCounts | None,
+        positions: Mapping[TokenPositions, float] | None,
     ) -> tuple[dict[str, Term], Tensor]:
         """Computes all terms over positions together; returns them without gradient, and their weighted sum.
 
@@ -155,10 +150,8 @@ class DistillationModel(nn.Module):
         if not objectives:
             return {}, step.student.logits.new_zeros((), dtype=torch.float32)
         masked = labels != IGNORED
-        own = PositionCounts(float(masked.sum()), float(labels.numel()))
-        counts = {
-            name: max((positions or own).of(each.reads.positions), 1.0) for name, each in objectives.items()
-        }
+        positions = positions or {"masked": float(masked.sum()), "all": float(labels.numel())}
+        counts = {name: max(positions[each.reads.positions], 1.0) for name, each in objectives.items()}
         # What all share comes last, in fp32: a gradient divided by many thousands underflows where products are fp16.
         divisor = min(counts.values())
         mixed = any(each.reads.positions == "all" for each in objectives.values())
@@ -184,12 +177,11 @@ class DistillationModel(nn.Module):
         def mean(value: Tensor | float, name: str) -> Tensor:
             return torch.as_tensor(value / counts[name], device=total.device)
 
-        return {
-            name: Term(
-                mean(sums[name], name), {key: mean(value, name) for key, value in metrics[name].items()}
-            )
-            for name in objectives
-        }, total
+        terms = {}
+        for name in objectives:
+            means = {metric: mean(value, name) for metric, value in metrics[name].items()}
+            terms[name] = Term(mean(sums[name], name), means)
+        return terms, total
 
     def _score(self, inputs: dict[str, Any], labels: Tensor, chosen: Tensor) -> dict[str, Any]:
         """Scores each block; see `forward`."""
@@ -206,10 +198,8 @@ class DistillationModel(nn.Module):
 
         with torch.no_grad():
             total = chunked_loss(predicted, collect)
-        sums = losses.new_zeros(labels.shape[0], 3)
-        sums.index_add_(
-            0, chosen.nonzero()[:, 0], torch.stack([losses, right, torch.ones_like(losses)], dim=1)
-        )
+        each = torch.stack([losses, right, torch.ones_like(losses)], dim=1)
+        sums = losses.new_zeros(labels.shape[0], 3).index_add_(0, chosen.nonzero()[:, 0], each)
         return {"loss": total / max(expected.numel(), 1), "logits": sums}
 
     def _evaluate(self, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
@@ -224,7 +214,7 @@ class DistillationModel(nn.Module):
 
     def frozen_parameters(self, progress: float) -> list[nn.Parameter]:
         """Returns the student's parameters that the losses keep as they are at this moment of the training."""
-        layers = frozenset().union(*(each.frozen_layers(progress) for _, each in self.objective_items()))
+        layers = frozenset().union(*(each.frozen_layers(progress) for each in self._losses().values()))
         if not layers:
             return []
         layers_prefix(self.student)  # raises even while the embeddings alone are meant
@@ -232,7 +222,7 @@ class DistillationModel(nn.Module):
 
     def after_step(self, stepped: bool) -> None:
         """Lets the losses write their banks after an optimiser step, or forget it where it was abandoned."""
-        for _, objective in self.objective_items():
+        for objective in self._losses().values():
             objective.after_step(stepped=stepped)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
@@ -243,7 +233,7 @@ class DistillationModel(nn.Module):
         """Collects what the losses keep to be looked at, named `loss/key`, on the CPU."""
         return {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
-            for name, objective in self.objective_items()
+            for name, objective in self._losses().items()
             for key, tensor in objective.summary().items()
         }
 

@@ -1,4 +1,7 @@
-"""The Trainer's side that makes a run stoppable and resumable: signals, whole checkpoints, exact resumption."""
+"""The Trainer's side that makes a run stoppable and resumable: signals, whole checkpoints, exact resumption.
+
+A checkpoint is whole once its manifest is there, which is written last, with the digest of every file.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import logging
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,19 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from codir import manifest
 from codir.errors import InterruptedRunError, ProcessEndedError, RunError, TrainingDivergedError
-from codir.files import human_bytes, read_json, write_json
+from codir.files import human_bytes, read_json, remove, write_json
 from codir.gather import processes
-from codir.training import checkpoints
 from codir.training.model import DistillationModel
 from codir.training.processes import (
     agree,
-    all_say,
     barrier,
+    broadcast_text,
     ended_message,
-    first_says,
+    gather_texts,
     is_main,
     other_process_ended,
     rank,
@@ -36,8 +39,37 @@ from codir.training.processes import (
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
 LOSSES_FILE = "objectives.safetensors"
 PROCESSES_FILE = "processes.json"
+
+
+def damage(folder: str | Path) -> str | None:
+    """Returns what is wrong with a checkpoint in a few words, or None if it is whole."""
+    if Path(folder).is_dir() and not (Path(folder) / MANIFEST).is_file():
+        return "it was not written to its end"
+    return manifest.fault_by(Path(folder) / MANIFEST)
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
+    steps = {
+        int(number): path
+        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (number := path.name.rpartition("-")[2]).isdigit()
+    }
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def last_whole(folder: str | Path, say: Callable[[str], None]) -> Path | None:
+    """Returns the newest whole checkpoint in `folder`, or None; `say` is told of damaged newer ones, which go."""
+    for path in checkpoints(folder):
+        reason = damage(path)
+        if reason is None:
+            return path
+        say(f"Checkpoint {path} is damaged ({reason}); falling back to the one before it.")
+        remove(path)
+    return None
 
 
 class StopRequest:
@@ -86,8 +118,8 @@ class ResumableTrainer(Trainer):
         return self.distillation.student
 
     @property
-    def _run_dir(self) -> str:
-        return str(self.args.output_dir)
+    def _run_dir(self) -> Path:
+        return Path(str(self.args.output_dir))
 
     # ---- starting, stopping, resuming --------------------------------------------------------------------------
 
@@ -118,9 +150,8 @@ class ResumableTrainer(Trainer):
         except RuntimeError as error:
             if processes() == 1 or not other_process_ended(error):
                 raise
-            found = checkpoints.checkpoints(self._run_dir)
-            whole = next((path for path in found if (path / checkpoints.MANIFEST).is_file()), None)
-            raise ProcessEndedError(ended_message(self.state.global_step, whole)) from error
+            found = (path for path in checkpoints(self._run_dir) if (path / MANIFEST).is_file())
+            raise ProcessEndedError(ended_message(self.state.global_step, next(found, None))) from error
         if stop:
             raise InterruptedRunError(
                 f"Stopped by {signal.Signals(stop).name} at the end of the training. The same command with --resume "
@@ -131,29 +162,32 @@ class ResumableTrainer(Trainer):
     def _checkpoint_of(self, asked: str | bool | None) -> str | None:
         # One process looks (and tidies), so that all go on from the same checkpoint.
         if asked is True:
-            found = checkpoints.last_whole(self._run_dir, logger.warning) if is_main() else None
-            name = first_says(found.name if found else "")
-            asked = str(Path(self._run_dir) / name) if name else None
-        elif asked and (reason := first_says((checkpoints.damage(asked) or "") if is_main() else "")):
+            found = last_whole(self._run_dir, logger.warning) if is_main() else None
+            name = broadcast_text(found.name if found else "")
+            asked = str(self._run_dir / name) if name else None
+        elif asked and (reason := self._damage(asked)):
             raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
         if not asked:
             return None
         self._check_processes(Path(asked))
         return str(asked)
 
+    @staticmethod
+    def _damage(folder: str) -> str:
+        return broadcast_text((damage(folder) or "") if is_main() else "")
+
     def _agree_on_step(self) -> None:
         """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
         bad, self._stop_agreed = agree(int(bool(self._bad or self._bad_norm)), self._stop.number)
         if bad:
-            self._diverged(next(filter(None, all_say(self._bad)), self._bad_norm))
+            self._diverged(next(filter(None, gather_texts(self._bad)), self._bad_norm))
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # A signal that comes while this runs is for the next step: this one may not save. Several processes have
         # agreed before the optimiser's step, a single one listens until here.
         stopping = self._stop_agreed if processes() > 1 else self._stop.number
         if stopping:
-            self.control.should_save = True
-            self.control.should_evaluate = False
+            self.control.should_save, self.control.should_evaluate = True, False
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if stopping:
             raise InterruptedRunError(
@@ -163,7 +197,7 @@ class ResumableTrainer(Trainer):
 
     def _diverged(self, what: str) -> None:
         self.distillation.after_step(stepped=False)
-        good = checkpoints.checkpoints(self._run_dir)
+        good = checkpoints(self._run_dir)
         kept = f"The last good checkpoint is {good[0]}." if good else "No checkpoint had been written yet."
         raise TrainingDivergedError(
             f"Training diverged at step {self.state.global_step + 1}: {what}. {kept} "
@@ -173,11 +207,13 @@ class ResumableTrainer(Trainer):
     # ---- writing checkpoints -----------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        bad = self.distillation.nonfinite_parameter()
-        if bad is not None:
+        if (bad := self.distillation.nonfinite_parameter()) is not None:
             self._diverged(f"the parameter {bad} holds a number that is not finite")
-        folder = Path(self._run_dir) / f"checkpoint-{self.state.global_step}"
-        if first_says("saved" if is_main() and self._is_saved(folder) else ""):
+        folder = self._run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if is_main() and folder.exists() and damage(folder) is not None:
+            shutil.rmtree(folder)
+        # The step may have been saved a moment ago: at the end of an epoch and for a signal, say.
+        if broadcast_text("saved" if is_main() and folder.exists() else ""):
             return
         # Older checkpoints may only go once this one is whole, so rotation waits for the manifest.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -185,28 +221,30 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             barrier()
             if is_main():
-                self._seal(folder)
+                self._write_manifest(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             # What PyTorch's writer says of a full disk is a RuntimeError about its own positions.
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            full = isinstance(error, RuntimeError)
+            if full and "inline_container" not in str(error):
                 raise
-            raise self._not_written(folder, error) from error
+            if is_main():
+                shutil.rmtree(folder, ignore_errors=True)
+            left = checkpoints(self._run_dir)
+            kept = f"{left[0].name} is whole" if left else "there is none before it"
+            free = human_bytes(shutil.disk_usage(self._run_dir).free)
+            raise RunError(
+                f"The checkpoint {folder} could not be written: {'the disk is full' if full else error} (free on this "
+                f"disk: {free}; {kept}). Free some space, then the same command with --resume goes on."
+            ) from error
         finally:
             self.args.save_total_limit = limit
         if is_main():
             rotate_checkpoints(
-                output_dir=self._run_dir,
+                output_dir=str(self._run_dir),
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=False,
             )
-
-    @staticmethod
-    def _is_saved(folder: Path) -> bool:
-        """Whether this step was saved a moment ago (end of an epoch and a signal, say); half a checkpoint goes."""
-        if folder.exists() and checkpoints.damage(folder) is not None:
-            shutil.rmtree(folder)
-        return folder.exists()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
@@ -219,7 +257,7 @@ class ResumableTrainer(Trainer):
         state = self.distillation.objectives.state_dict()
         save_file({key: value.contiguous() for key, value in state.items()}, folder / LOSSES_FILE)
 
-    def _seal(self, folder: Path) -> None:
+    def _write_manifest(self, folder: Path) -> None:
         missing = processes() - len(list(folder.glob("rng_state*.pth")))
         if missing:
             raise RunError(
@@ -227,19 +265,7 @@ class ResumableTrainer(Trainer):
                 "lie on a file system that all machines share. Choose an --output there."
             )
         write_json(folder / PROCESSES_FILE, self._shape())
-        checkpoints.seal(folder)
-
-    def _not_written(self, folder: Path, error: Exception) -> RunError:
-        if is_main():
-            shutil.rmtree(folder, ignore_errors=True)
-        left = checkpoints.checkpoints(self._run_dir)
-        kept = f"{left[0].name} is whole" if left else "there is none before it"
-        free = human_bytes(shutil.disk_usage(self._run_dir).free)
-        reason = "the disk is full" if isinstance(error, RuntimeError) else str(error)
-        return RunError(
-            f"The checkpoint {folder} could not be written: {reason} (free on this disk: {free}; {kept}). Free some "
-            "space, then the same command with --resume goes on."
-        )
+        write_json(folder / MANIFEST, {"files": manifest.entries(folder, but=(MANIFEST,))})
 
     # ---- reading checkpoints -----------------------------------------------------------------------------------
 
@@ -249,8 +275,6 @@ class ResumableTrainer(Trainer):
 
     def _check_processes(self, checkpoint: Path) -> None:
         """Refuses, with a `RunError`, a checkpoint of another number of processes that trained on other batches."""
-        if not (checkpoint / PROCESSES_FILE).is_file():
-            return
         there, now = read_json(checkpoint / PROCESSES_FILE), self._shape()
         if there["processes"] == now["processes"]:
             return
@@ -277,21 +301,21 @@ class ResumableTrainer(Trainer):
             self.distillation.objectives.load_state_dict(load_file(folder / LOSSES_FILE))
         except RuntimeError as error:
             raise RunError(
-                f"{folder} holds the losses of other settings, other data or an older version of codir: start a new "
-                f"run, or resume with what the run was begun with. {error}"
+                f"{folder} holds the losses of other settings or other data: start a new run, or resume with what the "
+                f"run was begun with. {error}"
             ) from error
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         trained = super()._init_training_state(*args, **kwargs)
         if self.state.best_global_step:
             # The run folder may have been moved since: trust the step, not the path.
-            best = Path(self._run_dir) / f"checkpoint-{self.state.best_global_step}"
+            best = self._run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             self.state.best_model_checkpoint = str(best) if best.is_dir() else None
         return trained
 
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
-        if reason := first_says((checkpoints.damage(best) or "") if is_main() else ""):
+        if reason := self._damage(best):
             logger.warning(
                 "The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason
             )

@@ -1,25 +1,27 @@
-"""What a training is made of, checked as a whole before the teacher has computed anything."""
+"""What a training is made of, checked as a whole and matched before the teacher has computed anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codir.errors import ConfigError
+from codir.errors import ConfigError, DataError, ModelError
 from codir.gather import from_first, processes, wire
 from codir.kinds import kind_of
 from codir.kinds.base import Kind
 from codir.losses.base import ObjectiveContext, Views
-from codir.losses.registry import check_objectives, needs_of, taught_by, views_of
+from codir.losses.registry import check_objectives, needs_of, views_of
 from codir.models.attention import require_attention
-from codir.models.labels import has_label
+from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
+from codir.models.labels import UNLABELED, class_names, has_label
 from codir.models.loading import encoder_shape
 from codir.models.probe import require_layers, require_trainable
 from codir.models.representations import Pooling
@@ -59,10 +61,7 @@ def require_objects(student: Any, teacher: Any, examples: Any, collator: Any) ->
 
 @dataclass
 class Setup:
-    """A training that can begin.
-
-    `poolings` of the layers are read on both sides; `views` are the vectors of single tokens that are read.
-    """
+    """A training that can begin: where the teacher's outputs come from, and what of both sides' layers is read."""
 
     source: TeacherSource
     context: ObjectiveContext
@@ -105,30 +104,27 @@ def set_up(
         DataError: objectives that do not fit with the labels.
         ModelError: a model that cannot be trained, or does not show what the objectives read of it.
     """
-    if teacher is None and (taught := taught_by(objectives)):
-        raise ConfigError(
-            f"The objectives {', '.join(taught)} need a teacher and none was given; "
-            "plain fine-tuning is objectives={'task': {}}."
-        )
     shape, pooled = encoder_shape(student), needs_of(objectives).pooled
-    views = views_of(objectives, shape, teacher.shape if teacher is not None else None)
+    teacher_shape = teacher.shape if teacher is not None else None
+    views = views_of(objectives, shape, teacher_shape)
     source = TeacherSource(teacher, pooled, views.teacher, examples, cache)
     labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
     unlabeled = 0
     if labels is not None:
-        labels, unlabeled = without_gaps(labels)
+        # Until the teacher is asked, some label that occurs stands in the place of those that are missing.
+        known = has_label(labels)
+        unlabeled = int((~known).sum())
+        if unlabeled:
+            labels = torch.where(known, labels, labels[known][0]) if known.any() else None
     kind = kind or kind_of(student.config)
     of_run: dict[str, Any] = {}
     if args is not None:
-        of_run = {
-            "seed": args.seed,
-            "device": args.device,
-            "batch": args.train_batch_size * args.gradient_accumulation_steps * processes(),
-            "micro_batch": args.train_batch_size * processes(),
-        }
+        together = args.train_batch_size * processes()
+        of_run = {"seed": args.seed, "device": args.device, "micro_batch": together}
+        of_run["batch"] = together * args.gradient_accumulation_steps
     context = ObjectiveContext(
         student=shape,
-        teacher=source.shape,
+        teacher=teacher_shape,
         examples=len(examples),
         labels=labels,
         kind=kind,
@@ -146,54 +142,145 @@ def set_up(
             check_objectives(objectives, context)
         except ConfigError as error:
             raise ConfigError(f"{error} {source.why_live} Raise it to have the cache.") from None
-    frozen = source.frozen.model if source.frozen is not None else None
-    _check_models(student, frozen, views, context.aligned, bool(pooled))
-    return Setup(source, context, pooled, views)
-
-
-def _check_models(
-    student: PreTrainedModel, teacher: PreTrainedModel | None, views: Views, aligned: bool, pooled: bool
-) -> None:
-    """Checks that the models show what the objectives read; `aligned`: both see the same tokens."""
-    if views.teacher and not aligned:
-        raise ConfigError(
-            "The objectives compare single tokens, and teacher and student tokenise differently: token number n is not "
-            "the same on both sides. Choose a student of the teacher's tokenizer, or objectives over logits and pooled "
-            "layers (`codir recipes` lists what each needs)."
-        )
     require_trainable(student, "The student")
-    sides = ((student, views.student, "The student"), (teacher, views.teacher, "The teacher"))
+    sides = [(student, views.student, "The student")]
+    if teacher is not None:
+        sides.append((teacher.model, views.teacher, "The teacher"))
     for model, read, whose in sides:
-        if model is not None and (pooled or read):
+        if pooled or read:
             require_layers(model, whose)
     for model, read, whose in sides:
-        if model is not None and any(view.kind != "hidden" for view in read):
+        if any(view.kind != "hidden" for view in read):
             require_attention(model, whose)
-
-
-# ---- examples without a label ----------------------------------------------------------------------------------------
-
-
-def without_gaps(labels: Tensor) -> tuple[Tensor | None, int]:
-    """Puts some label that occurs in the place of those that are missing: for checks before the teacher is asked.
-
-    Args:
-        labels: [N] class ids or scores, -100 or NaN where there is none.
-
-    Returns:
-        [N] labels, None if there is not a single one; how many are missing.
-    """
-    known = has_label(labels)
-    missing = int((~known).sum())
-    if not missing:
-        return labels, 0
-    return (torch.where(known, labels, labels[known][0]) if missing < len(labels) else None), missing
+    return Setup(source, context, pooled, views)
 
 
 def filled(labels: Tensor, logits: Tensor) -> Tensor:
     """Puts the teacher's class, or its score, in the place of missing labels [N]; the same in every process."""
-    known = has_label(labels)
     answers = logits[:, 0] if labels.is_floating_point() else logits.argmax(dim=1)
-    found = torch.where(known, labels, answers.to(labels))
+    found = torch.where(has_label(labels), labels, answers.to(labels))
     # processes on unlike hardware may round a tie between two classes differently
     return from_first(found.to(wire())).cpu() if processes() > 1 else found
+
+
+# ---- classes are matched by name: those of the data, of the student and of the teacher -----------------------------
+
+
+def match_by_name(
+    student: PreTrainedModel,
+    teacher: FrozenTeacher | None,
+    train: Dataset,
+    evaluation: Dataset | Mapping[str, Dataset] | None,
+) -> tuple[FrozenTeacher | None, Dataset, Any]:
+    """Brings the labels of encoded examples and the teacher's logits into the order of the student's classes.
+
+    The data know the names of their classes where the column `labels` (or `label`) is a ClassLabel, as in `load_task`'s
+    splits and in most data sets on the Hub. Labels that are mere numbers are taken for the student's class ids.
+
+    A teacher that was given an order (`logit_order`) has it for the data's classes. A column `label` is renamed to
+    `labels`, and rows without `example_id` are numbered.
+
+    Returns:
+        Teacher, training examples and evaluation examples (one data set, or several by name); what is in order already
+        is given back as it is.
+
+    Raises:
+        CodirError: data and a model, or teacher and student, have different classes; the labels are texts.
+    """
+    several = evaluation if isinstance(evaluation, Mapping) else {"": evaluation}
+    train = _with_columns(train)
+    others = [_with_columns(each) if isinstance(each, Dataset) else each for each in several.values()]
+    own = class_names(student.config)
+    names = label_names(train)
+    if names is None:
+        _require_one_order(student, teacher, train)
+    else:
+        label_ids = match_classes(names, own, "the student")
+        if teacher is not None:
+            teacher = teacher.for_classes(names)
+            if label_ids != tuple(range(len(label_ids))):
+                order = [label_ids.index(number) for number in range(len(label_ids))]
+                teacher = teacher.reordered([teacher.logit_order[place] for place in order])
+        train = _relabelled(train, label_ids)
+        for place, each in enumerate(others):
+            if isinstance(each, Dataset) and "labels" in each.column_names:
+                theirs = label_names(each)
+                ids = label_ids if theirs is None else match_classes(theirs, own, "the student")
+                others[place] = _relabelled(each, ids)
+    for each in (train, *others):
+        if isinstance(each, Dataset):
+            _require_outputs(each, len(own))
+    found = dict(zip(several, others, strict=True))
+    return teacher, train, found if isinstance(evaluation, Mapping) else found[""]
+
+
+def _with_columns(examples: Dataset) -> Dataset:
+    """Returns examples with the columns that a training reads: `labels` and `example_id`."""
+    require_ids(examples)
+    if "label" in examples.column_names and "labels" not in examples.column_names:
+        examples = examples.rename_column("label", "labels")
+    if "example_id" not in examples.column_names:
+        examples = _with_column(examples, "example_id", np.arange(len(examples)), Value("int64"))
+    return examples
+
+
+def _with_column(examples: Dataset, name: str, values: np.ndarray, feature: Any) -> Dataset:
+    examples = examples.flatten_indices(keep_in_memory=True)
+    if name in examples.column_names:
+        examples = examples.remove_columns(name)
+    add: Callable[..., Dataset] = examples.add_column
+    return add(name, values, feature=feature)
+
+
+def _class_ids(examples: Dataset) -> np.ndarray:
+    return np.array([UNLABELED if each is None else each for each in examples["labels"]], np.int64)
+
+
+def _relabelled(examples: Dataset, label_ids: tuple[int, ...]) -> Dataset:
+    """Returns examples with the model's class ids; an id below zero is an example without a label."""
+    feature, old = examples.features["labels"], _class_ids(examples)
+    new = np.where(old < 0, UNLABELED, np.array(label_ids)[np.maximum(old, 0)])
+    if (new == old).all():
+        return examples
+    if isinstance(feature, ClassLabel):
+        feature = ClassLabel(names=[feature.names[label_ids.index(each)] for each in range(len(label_ids))])
+    return _with_column(examples, "labels", new, feature)
+
+
+def _require_outputs(examples: Dataset, outputs: int) -> None:
+    """Refuses labels for which a model of so many outputs has none; those of single tokens are not looked at."""
+    feature = examples.features.get("labels")
+    if not isinstance(feature, Value | ClassLabel):
+        return
+    scores = feature.dtype.startswith("float")
+    if scores != (outputs == 1):
+        are, way = ("numbers with a fraction", "int64") if scores else ("whole numbers", "float32")
+        raise DataError(
+            f"The column 'labels' of the examples holds {are}, and the student has {outputs} output"
+            f"{'s, one for each class' if outputs > 1 else ', a score'}: give it another student, or "
+            f"`dataset.cast_column('labels', datasets.Value('{way}'))`."
+        )
+    if scores:
+        return
+    ids = _class_ids(examples)
+    wrong = np.flatnonzero((ids != UNLABELED) & ((ids < 0) | (ids >= outputs)))
+    if len(wrong):
+        raise DataError(
+            f"The column 'labels' of the examples holds {ids[wrong[0]]} in row {wrong[0]}, and the student's classes "
+            f"are 0 to {outputs - 1}. An example without a label has {UNLABELED}."
+        )
+
+
+def _require_one_order(student: PreTrainedModel, teacher: FrozenTeacher | None, train: Dataset) -> None:
+    """Refuses labels without names where teacher and student number their classes in different ways."""
+    feature = train.features.get("labels")
+    if teacher is None or teacher.ordered or not isinstance(feature, Value) or feature.dtype[:3] != "int":
+        return  # scores, or the labels of single tokens
+    ours, theirs = (list(class_names(model.config).values()) for model in (student, teacher.model))
+    if is_generic(ours) or is_generic(theirs) or [*map(matching_key, ours)] == [*map(matching_key, theirs)]:
+        return
+    raise ModelError(
+        f"The student's classes are {', '.join(ours)}, the teacher's {', '.join(theirs)}, and the column 'labels' has "
+        "numbers without names, so that nobody can say which class is meant. Name them: "
+        "`dataset.cast_column('labels', datasets.ClassLabel(names=[...]))`; all are then matched by name."
+    )

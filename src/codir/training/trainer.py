@@ -28,14 +28,12 @@ from codir.printing import progress_bar
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
 from codir.training.callbacks import ProgressLine
-from codir.training.classes import match_by_name
 from codir.training.collators import DistillationCollator, teacher_of
-from codir.training.global_batch import Part, ProcessBatches, plan_step
 from codir.training.model import DistillationModel
-from codir.training.processes import rank, total
+from codir.training.processes import Part, ProcessBatches, plan_step, rank, total
 from codir.training.resumable import ResumableTrainer
 from codir.training.samplers import LengthGroupedSampler
-from codir.training.setup import Objectives, require_objects, set_up
+from codir.training.setup import Objectives, match_by_name, require_objects, set_up
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +51,20 @@ class DistillationTrainer(ResumableTrainer):
             `load_best_model_at_end`, the best one).
         objectives: settings by the name of the loss, for example `{"task": {}, "kd": {"weight": 0.7}}`.
         args: see `DistillationArguments`.
-        train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id`
-            (see `codir.data.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
+        train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id` (see
+            `codir.data.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
             leaves it out, and where negatives are chosen by class it has the teacher's. Where the labels know their
-            names (a ClassLabel, as in `load_task`'s splits), student and teacher are matched with them by name,
-            whatever their order; else they are the student's class ids.
+            names (a ClassLabel), student and teacher are matched with them by name, whatever their order; else they
+            are the student's class ids.
         processing_class: the student's tokenizer.
         eval_dataset: the same for evaluation, or several by name.
         teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
             `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or None.
         teacher_tokenizer: the teacher's, where it differs from the student's.
-        compute_metrics: as in transformers' Trainer.
-        callbacks: as in transformers' Trainer.
-        data_collator: makes the batches instead of `DistillationCollator`. If it has `set_epoch`, it is told the epoch;
-            if it has `evaluation()`, what that returns makes the batches of evaluations (see `MaskedBlockCollator`).
+        compute_metrics: as in transformers' Trainer, as `callbacks`.
+        callbacks: see above.
+        data_collator: makes the batches instead of `DistillationCollator`; see `MaskedBlockCollator` for `set_epoch`
+            and `evaluation`, which are called if it has them.
         train_sampler: the order of the examples instead of `args.train_sampling_strategy`. If it has `set_epoch`, it is
             told the epoch, and its order must be a function of that alone, or a resume is not exact.
         kind: `masked-lm` for blocks of a corpus, whose collator makes the labels; by default what the labels say.
@@ -147,6 +145,7 @@ class DistillationTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = False
         self.add_callback(_AfterStep(self))
+        self._progress: ProgressLine | None = None
         if args.disable_tqdm:
             self.remove_callback(PrinterCallback)
             self._progress = ProgressLine(label)
@@ -157,7 +156,7 @@ class DistillationTrainer(ResumableTrainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            if self.args.disable_tqdm:
+            if self._progress is not None:
                 self._progress.stop()
 
     # ---- the step ----------------------------------------------------------------------------------------------
@@ -186,20 +185,15 @@ class DistillationTrainer(ResumableTrainer):
                 self.distillation.chosen_positions(inputs["inputs"], inputs.get("labels"), self._done()),
                 tokens=self._views.teacher,
             )
+        given = {"inputs": inputs["inputs"], "labels": inputs.get("labels"), "progress": self._done()}
         # Which part of its optimiser step the batch is; outside of `train` it is all there is.
         part = self._parts.popleft() if model.training and self._parts else None
-        outputs = model(
-            inputs=inputs["inputs"],
-            labels=inputs.get("labels"),
-            example_id=inputs.get("example_id"),
-            teacher=teacher,
-            batch_ids=part.batch_ids if part else None,
-            positions=part.positions if part else None,
-            progress=self._done(),
-            labelled=part.labelled if part else None,
-        )
-        weight = part.weight if part else 1.0
-        loss = outputs["loss"] if weight == 1.0 else outputs["loss"] * weight
+        if part is not None:
+            given |= {"batch_ids": part.batch_ids, "positions": part.positions, "labelled": part.labelled}
+        outputs = model(**given, example_id=inputs.get("example_id"), teacher=teacher)
+        loss = outputs["loss"]
+        if part is not None and part.weight != 1.0:
+            loss = loss * part.weight
         if model.training:
             self._watch(outputs, part)
         return (loss, outputs) if return_outputs else loss
