@@ -18,34 +18,25 @@ def arguments(folder: Path, **settings: Any) -> DistillationArguments:
 
 
 def test_every_setting_arrives(tmp_path: Path) -> None:
-    given = arguments(
-        tmp_path,
-        learning_rate=3e-4,
-        per_device_train_batch_size=7,
-        num_train_epochs=2.5,
-        gradient_accumulation_steps=3,
-        warmup_steps=0.1,
-        lr_scheduler_type="cosine",
-        weight_decay=0.2,
-        adam_beta1=0.8,
-        adam_beta2=0.9,
-        adam_epsilon=1e-7,
-        max_grad_norm=0.5,
-        eval_steps=9,
-        save_total_limit=5,
-        seed=11,
-        data_seed=12,
-    )
-    assert (given.learning_rate, given.per_device_train_batch_size, given.num_train_epochs) == (3e-4, 7, 2.5)
-    assert (given.gradient_accumulation_steps, given.warmup_steps, given.lr_scheduler_type) == (
-        3,
-        0.1,
-        "cosine",
-    )
-    assert (given.adam_beta1, given.adam_beta2, given.adam_epsilon) == (0.8, 0.9, 1e-7)
-    assert (given.weight_decay, given.max_grad_norm, given.seed, given.data_seed) == (0.2, 0.5, 11, 12)
-    assert (given.eval_steps, given.save_steps, given.save_total_limit) == (9, 9, 5)
-    assert given.train_sampling_strategy == "group_by_length"
+    same: dict[str, Any] = {
+        **{
+            "learning_rate": 3e-4,
+            "per_device_train_batch_size": 7,
+            "num_train_epochs": 2.5,
+            "warmup_steps": 0.1,
+        },
+        **{
+            "gradient_accumulation_steps": 3,
+            "lr_scheduler_type": "cosine",
+            "weight_decay": 0.2,
+            "eval_steps": 9,
+        },
+        **{"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-7, "max_grad_norm": 0.5, "seed": 11},
+        **{"save_total_limit": 5, "data_seed": 12},
+    }
+    given = arguments(tmp_path, **same)
+    assert {name: getattr(given, name) for name in same} == same
+    assert (given.save_steps, given.train_sampling_strategy) == (9, "group_by_length")
     assert given.output_dir == str(tmp_path)
 
 

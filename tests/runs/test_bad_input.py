@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
@@ -112,47 +110,6 @@ def test_a_label_that_the_teacher_lacks_and_the_reverse(world: World, tmp_path: 
     assert "the class 'mixed', which the data does not have" in message
 
 
-def test_validation_label_that_training_lacks(world: World, tmp_path: Path) -> None:
-    dev = table(tmp_path / "dev.csv", lambda rows: rows[4].update(stars="pso"))
-    message = refused(distill_flags(world, tmp_path / "run", validation=dev))
-    assert "dev.csv, line 6: the label 'pso' is unknown to the training split" in message
-    assert "did you mean 'pos'?" in message
-
-
-@pytest.mark.parametrize("value", ["", "nan"])
-def test_missing_label(world: World, tmp_path: Path, value: str) -> None:
-    train = table(tmp_path / "train.csv", lambda rows: rows[6].update(stars=value))
-    message = refused(distill_flags(world, tmp_path / "run", train=train))
-    assert f"{train}, line 8: the label in column 'stars' is missing or NaN" in message
-
-
-def test_empty_text_and_empty_file(world: World, tmp_path: Path) -> None:
-    train = table(tmp_path / "train.csv", lambda rows: rows[1].update(review="  "))
-    message = refused(distill_flags(world, tmp_path / "run", train=train))
-    assert f"{train}, line 3: the text in column 'review' is empty" in message
-    for name, content in (("empty.csv", ""), ("header.csv", "review,stars\n")):
-        (tmp_path / name).write_text(content)
-        message = refused(distill_flags(world, tmp_path / "run", train=tmp_path / name))
-        assert f"{tmp_path / name} is empty" in message
-        message = refused(distill_flags(world, tmp_path / "run", validation=tmp_path / name))
-        assert f"{tmp_path / name} is empty" in message
-
-
-def test_not_utf8(world: World, tmp_path: Path) -> None:
-    train = table(tmp_path / "train.csv", lambda rows: None)
-    lines = train.read_bytes().split(b"\n")
-    lines[5] = b"caf\xe9," + lines[5]
-    train.write_bytes(b"\n".join(lines))
-    message = refused(distill_flags(world, tmp_path / "run", train=train))
-    assert f"{train}, line 6: the byte 0xe9 is not UTF-8" in message
-
-
-def test_no_such_file(world: World, tmp_path: Path) -> None:
-    message = refused(distill_flags(world, tmp_path / "run", train=world.folder / "trian.csv"))
-    assert "No such file" in message
-    assert "did you mean 'train.csv'?" in message
-
-
 @pytest.mark.parametrize("command", ["distill", "finetune"])
 def test_one_class_only(world: World, tmp_path: Path, command: str) -> None:
     train = table(tmp_path / "train.csv", relabel("pos"))
@@ -162,37 +119,6 @@ def test_one_class_only(world: World, tmp_path: Path, command: str) -> None:
         arguments += ["--text", "review", "--label", "stars", "--output", str(tmp_path / "run")]
     message = refused(arguments)
     assert "all 40 rows have the label 'pos'. A classifier needs two classes" in message
-
-
-def test_one_class_left_by_a_limit(world: World, tmp_path: Path) -> None:
-    message = refused(distill_flags(world, tmp_path / "run", limit_train=1))
-    assert "crd" in message
-
-
-@pytest.mark.trains
-def test_quotes_tabs_and_na_are_text(world: World, tmp_path: Path) -> None:
-    def change(rows: list[dict[str, str]]) -> None:
-        rows[0]["review"], rows[1]["review"], rows[2]["review"] = 'a "good"\tfilm', "NA", "one,\ntwo"
-
-    train = table(tmp_path / "train.csv", change)
-    done = CliRunner().invoke(app, [*distill_flags(world, tmp_path / "run", train=train), "--no-baseline"])
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train_examples"] == 40
-
-
-@pytest.mark.trains
-def test_texts_longer_than_the_models_positions_are_cut_and_counted(
-    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def change(rows: list[dict[str, str]]) -> None:
-        for row in rows[:3]:
-            row["review"] = "good film " * 300
-
-    train = table(tmp_path / "train.csv", change)
-    arguments = distill_flags(world, tmp_path / "run", train=train, max_length=500)
-    done = CliRunner().invoke(app, [*arguments, "--no-baseline"])
-    assert done.exit_code == 0, done.output
-    assert "3 of 40 texts are longer than 64 tokens and were cut" in words(done.output + caplog.text)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -208,21 +134,6 @@ def test_a_teacher_that_is_not_fine_tuned(world: World, tmp_path: Path) -> None:
 def test_a_teacher_shallower_than_the_student(world: World, tmp_path: Path) -> None:
     message = refused(distill_flags(world, tmp_path / "run", student_layers=5))
     assert "A student of 5 layers is deeper than its teacher, which has 4" in message
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("how", ["missing", "half"])
-def test_a_damaged_teacher(world: World, tmp_path: Path, name: str, how: str) -> None:
-    teacher = tmp_path / "teacher"
-    AutoModelForSequenceClassification.from_pretrained(world.teacher).save_pretrained(teacher)
-    AutoTokenizer.from_pretrained(world.teacher).save_pretrained(teacher)
-    path = teacher / name
-    content = path.read_bytes()
-    path.unlink()
-    if how == "half":
-        path.write_bytes(content[: len(content) // 2])
-    message = refused(distill_flags(world, tmp_path / "run", teacher=teacher))
-    assert str(teacher) in message
 
 
 def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path: Path) -> None:
@@ -272,31 +183,7 @@ def test_different_label_for_scores(world: World, tmp_path: Path) -> None:
     assert "needs classes, and these labels are scores: use negatives: any" in message
 
 
-def test_unknown_key_in_a_file(world: World, tmp_path: Path) -> None:
-    path = tmp_path / "my.yaml"
-    path.write_text("training:\n  num_train_epochs: 2\n  batchsize: 8\n")
-    message = refused([*distill_flags(world, tmp_path / "run"), "--config", str(path)])
-    assert f"{path}, line 3" in message
-    assert "did you mean 'per_device_train_batch_size'?" in message
-
-
 # ---- the run folder --------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_holds_a_run_or_something_else(world: World, tmp_path: Path) -> None:
-    message = refused(distill_flags(world, world.teacher))
-    assert f"{world.teacher} already holds a run (finished)" in message
-    assert "--resume" in message
-    assert "--output" in message
-    (tmp_path / "thesis.tex").write_text("")
-    message = refused(distill_flags(world, tmp_path))
-    assert "is not empty and not a codir run (it holds thesis.tex)" in message
-
-
-def test_resume_with_other_settings_or_of_nothing(world: World, tmp_path: Path) -> None:
-    message = refused([*distill_flags(world, tmp_path / "run"), "--resume"])
-    assert "Nothing to resume" in message
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.trains
@@ -307,18 +194,6 @@ def test_after_bad_input_the_corrected_command_works(world: World, tmp_path: Pat
     refused([*distill_flags(world, output), "--set", "objectives.crd.k=1000"])
     done = CliRunner().invoke(app, [*distill_flags(world, output), "--no-baseline"])
     assert done.exit_code == 0, done.output
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_read_only_folder(world: World, tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o555)
-    message = refused(distill_flags(world, tmp_path / "locked" / "run"))
-    assert "Cannot write to the folder" in message
-
-
-def test_a_folder_that_nobody_can_write_to(world: World) -> None:
-    message = refused(distill_flags(world, Path("/proc/codir-run")))
-    assert "Cannot write to the folder /proc/codir-run" in message
 
 
 # ---- disks -----------------------------------------------------------------------------------------------------------

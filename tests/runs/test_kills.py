@@ -22,8 +22,6 @@ from typer.testing import CliRunner
 
 from codir import distill, finetune
 from codir.cli.main import app
-from codir.config.loading import load_distill
-from codir.errors import CodirError
 from codir.files import TEMPORARY
 from codir.record import runfolder
 from codir.runs import distill as distill_module
@@ -187,19 +185,6 @@ def test_a_killed_fine_tuning(world: World, tmp_path: Path, step: int) -> None:
     assert one == other
 
 
-def test_resume_refuses_other_settings(world: World, whole: Path) -> None:
-    # a finished run is only shown again; an unfinished one has to be the same run
-    status = json.loads((whole / "run.json").read_text())
-    (whole / "run.json").write_text(json.dumps({**status, "state": "failed"}))
-    try:
-        settings = steps_settings(world, whole)
-        settings["training"] = {**settings["training"], "learning_rate": 1e-2}
-        with pytest.raises(CodirError, match=r"training.learning_rate: 0.003 there, 0.01 now"):
-            distill(**settings, resume=True, console=quiet())
-    finally:
-        (whole / "run.json").write_text(json.dumps(status))
-
-
 # ---- the command line as a process -----------------------------------------------------------------------------------
 
 
@@ -276,19 +261,6 @@ def test_two_processes_build_one_cache(world: World, tmp_path: Path, whole: Path
 
 
 @pytest.mark.slow
-def test_two_commands_build_one_cache(world: World, tmp_path: Path, whole: Path) -> None:
-    cache = tmp_path / "cache"
-    runs = [tmp_path / name for name in ("one", "two")]
-    processes = [start(command(world, run, tmp_path, cache_dir=str(cache)), tmp_path) for run in runs]
-    for process in processes:
-        output, errors = process.communicate(timeout=280)
-        assert process.returncode == 0, output + errors
-    for run in runs:
-        assert_same_result(whole, run)
-    assert len([path for path in cache.iterdir() if path.is_dir()]) == 2  # training and validation
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1500)  # a dozen starts of Python on a machine that may be busy
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(world: World, tmp_path: Path, whole: Path, seed: int) -> None:
@@ -317,10 +289,3 @@ def test_killed_at_random_moments(world: World, tmp_path: Path, whole: Path, see
     done = subprocess.run([*arguments, "--resume"], capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_result(whole, output)
-
-
-def test_the_config_file_is_that_of_the_other_tests(world: World, tmp_path: Path, whole: Path) -> None:
-    arguments = command(world, tmp_path / "run", tmp_path)
-    settings = load_distill(config=tmp_path / "config.yaml", flags={"output": ("output", str(whole))})
-    assert settings == load_distill(config=whole / "codir.yaml")
-    assert "--output" in arguments

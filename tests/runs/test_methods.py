@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from small_world import TRAINING, World, quiet
 from transformers import AutoModelForSequenceClassification
@@ -32,19 +31,6 @@ def logged(folder: Path) -> dict[str, list[tuple[float, float]]]:
             if isinstance(value, int | float):
                 found.setdefault(key, []).append((entry.get("epoch", 0), value))
     return found
-
-
-@pytest.mark.parametrize(
-    ("recipe", "changes"),
-    [
-        ("mobilebert", {}),
-        ("minilm", {}),
-        ("minilmv2", {"objectives": {"relations": {"relation_heads": 8}}}),
-    ],
-)
-def test_recipes(world: World, tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
-    folder = run(world, tmp_path / "run", recipe, **changes)
-    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 2
 
 
 def test_progressive_transfer_leaves_what_is_below_as_it_is(world: World, tmp_path: Path) -> None:

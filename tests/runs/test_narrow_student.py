@@ -12,8 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from codir import distill
 from codir.config.loading import load_distill
-from codir.config.student_config import StudentConfig
-from codir.errors import ConfigError, ModelError
+from codir.errors import ConfigError
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.runs.prepare import Distillation, prepare
 
@@ -102,14 +101,6 @@ def test_every_recipe_is_accepted_or_says_what_to_change(
     prepared(world, tmp_path / "run", {"layers": 2, "intermediate": 20}, recipe, objectives=objectives)
 
 
-def test_random_weights_in_the_narrower_shape(world: World, tmp_path: Path) -> None:
-    student = {"layers": 2, "width": 16, "init": "random"}
-    one, other = (prepared(world, tmp_path / "run", student).student for _ in range(2))
-    assert (one.config.hidden_size, one.config.intermediate_size) == (16, 32)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    assert one.config.id2label == {0: "neg", 1: "pos"}
-
-
 def test_out_of_an_origin_and_with_an_origin_that_is_narrow_itself(world: World, tmp_path: Path) -> None:
     encoder = load_classifier(world.teacher).base_model
     with torch.no_grad():
@@ -143,15 +134,3 @@ def test_widths_that_cannot_be(world: World, tmp_path: Path, student: dict[str, 
         prepared(world, tmp_path / "run", {"layers": 2, **student})
     with pytest.raises(ConfigError, match=words):
         prepared(world, tmp_path / "run", {"layers": 2, "init": "random", **student})
-
-
-@pytest.mark.parametrize("other", [{"model": "m"}, {"config": {"model_type": "bert"}}])
-def test_only_for_a_student_that_is_cut_out(other: dict[str, Any]) -> None:
-    for cut in ({"width": 16}, {"intermediate": 16}):
-        with pytest.raises(ValueError, match="leave out one"):
-            StudentConfig.model_validate({**other, **cut})
-
-
-def test_deeper_than_the_teacher(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="deeper"):
-        prepared(world, tmp_path / "run", {"layers": 5, "width": 16})

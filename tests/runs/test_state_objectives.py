@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from small_world import TRAINING, World, quiet
+from small_world import TRAINING, World
 from transformers import AutoModelForSequenceClassification
 
 from codir import distill
-from codir.errors import ConfigError
 
 OBJECTIVES: dict[str, Any] = {
     "task": {},
@@ -68,16 +67,3 @@ def test_all_of_them_in_one_run(
             assert losses[-1] < 0.9 * losses[0], name
     exported = AutoModelForSequenceClassification.from_pretrained(result.output)
     assert not [name for name in exported.state_dict() if "projections" in name]
-
-
-def test_a_narrow_student_is_refused_before_anything_is_computed(world: World, tmp_path: Path) -> None:
-    settings = world.settings(
-        tmp_path / "run",
-        recipe="kd",
-        student={"config": NARROW},
-        objectives={"task": {}, "pkd": {}},
-        cache_dir=str(tmp_path / "cache"),
-    )
-    with pytest.raises(ConfigError, match=r"set pkd\.projection to auto, which learns a map from 16 to 32"):
-        distill(**settings, console=quiet())
-    assert not (tmp_path / "cache").exists()

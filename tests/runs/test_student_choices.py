@@ -22,7 +22,6 @@ from codir.data.corpus_build import build_corpus
 from codir.errors import ConfigError, ModelError
 from codir.models.loading import load_classifier, load_tokenizer
 from codir.runs import train as train_module
-from codir.runs.plan import plan
 from codir.runs.prepare import prepare
 from codir.runs.pretrain import pretrain
 
@@ -125,39 +124,6 @@ def test_resumed_bit_for_bit(world: World, tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_from_before_the_setting_existed_can_be_resumed(world: World, tmp_path: Path) -> None:
-    settings = world.settings(tmp_path / "old", baseline=False, training={**TRAINING, "eval_steps": 5})
-    with pytest.raises(KeyError):
-        distill(**settings, console=quiet(), timing=False, callbacks=[Die(7)])
-    file = tmp_path / "old" / "codir.yaml"
-    values = yaml.safe_load(file.read_text())
-    for name in ("freeze", "origin"):
-        assert values["student"].pop(name, "gone") is None
-    file.write_text(yaml.safe_dump(values))
-    distill(**settings, resume=True, console=quiet(), timing=False)
-    assert (tmp_path / "old" / "metrics.json").is_file()
-
-
-def test_with_progressive_transfer(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A stage whose layer is frozen trains nothing, and says so; the stages after it do."""
-    objectives = {
-        "feature_map_mse": {"progressive": "transfer", "end": 0.5},
-        "task": {"start": 0.5},
-        "kd": None,
-        "crd": None,
-    }
-    run(world, tmp_path / "run", {"layers": 2, "freeze": ["embeddings", 1]}, objectives=objectives)
-    teacher, student = weights(world.teacher), weights(tmp_path / "run")
-    for name in student:
-        if ".embeddings." in name or ".layer.0." in name:
-            assert torch.equal(student[name], teacher[name.replace(".layer.0.", ".layer.1.")]), name
-    moved = "bert.encoder.layer.1.output.dense.weight"
-    assert not torch.equal(student[moved], teacher["bert.encoder.layer.3.output.dense.weight"])
-    said = [record.message for record in caplog.records if "Nothing is trained" in record.message]
-    assert len(said) == 1
-    assert "feature_map_mse" in said[0]
-
-
 def test_nothing_moves_while_all_that_counts_is_frozen(world: World, tmp_path: Path) -> None:
     """Not even by weight decay, and Adam's moments stay empty."""
     seen: list[dict[str, torch.Tensor]] = []
@@ -182,16 +148,6 @@ def test_nothing_moves_while_all_that_counts_is_frozen(world: World, tmp_path: P
     assert len(seen) == 12
     assert all(torch.equal(seen[0][name], seen[5][name]) for name in seen[0])
     assert any(not torch.equal(seen[5][name], seen[11][name]) for name in seen[0])
-
-
-def test_gradient_checkpointing_still_trains_all_above(world: World, tmp_path: Path) -> None:
-    training = {**TRAINING, "num_train_epochs": 0.5, "gradient_checkpointing": True}
-    plain = {**TRAINING, "num_train_epochs": 0.5}
-    for name, each in (("with", training), ("without", plain)):
-        run(world, tmp_path / name, {"layers": 2, "freeze": ["embeddings"]}, training=each)
-    one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_the_student_does_not_have(world: World, tmp_path: Path) -> None:
@@ -225,15 +181,6 @@ def test_origin(world: World, encoder: Path, tmp_path: Path) -> None:
     lines = dict(parts.lines)
     assert lines["starts from"] == f"embeddings and layers 2, 3 of {encoder}"
     assert lines["classifier"] == "the teacher's"
-
-
-def test_origin_is_trained_and_named(world: World, encoder: Path, tmp_path: Path) -> None:
-    said = run(world, tmp_path / "run", {"origin": str(encoder), "layers": 3, "freeze": ["embeddings"]})
-    student, other = weights(tmp_path / "run"), weights(encoder)
-    assert str(encoder)[:40] in said
-    word = "bert.embeddings.word_embeddings.weight"
-    assert torch.equal(student[word], other[word])
-    assert not torch.equal(student[word], weights(world.teacher)[word])
 
 
 @pytest.mark.parametrize(
@@ -339,22 +286,6 @@ def test_what_pretraining_refuses() -> None:
         PretrainConfig.model_validate({**values, "student": {"origin": "m"}})
     with pytest.raises(ValueError, match=r"leave student\.freeze out"):
         PretrainConfig.model_validate({**values, "student": {"freeze": [1]}, "trained": "head"})
-
-
-def test_a_plan_of_a_narrower_student(encoder: Path, corpus: Path) -> None:
-    whole, narrow = (
-        plan(
-            recipes="mlm-pre",
-            flags={
-                "teacher": ("--teacher", str(encoder)),
-                "corpus": ("--corpus", str(corpus)),
-                "student": ("s", student),
-            },
-            console=quiet(),
-        )
-        for student in ({"layers": 2}, {"layers": 2, "width": 16, "freeze": [1]})
-    )
-    assert narrow.stages["mlm-pre"].student_parameters < whole.stages["mlm-pre"].student_parameters
 
 
 def test_the_flags_and_the_card(world: World, encoder: Path, tmp_path: Path) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_world import TRAINING, World, quiet, sentences, write_table
+from small_world import TRAINING, World, quiet
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from codir import distill
-from codir.config.loading import load_distill
 from codir.errors import CodirError, ModelError
 from codir.losses.base import Needs, Objective, ObjectiveSettings, Term
-from codir.runs.prepare import prepare
 
 
 class Near(Objective):
@@ -87,29 +85,6 @@ def test_recipes_share_the_cache_and_one_pass_gives_what_is_missing(world: World
     _, printed = run(world, tmp_path / "three", {"task": {}, "kd": {}, NEAR: {"layer": 2}})
     assert "computing them once" not in printed
     assert tokens_in(tmp_path) == ["hidden.2", "hidden.4"]
-
-
-def test_the_students_it_is_compared_with_read_no_tokens(world: World, tmp_path: Path) -> None:
-    result, _ = run(world, tmp_path / "run", {**OBJECTIVES}, kd=True, baseline=True)
-    assert [row.role for row in result.comparison.rows] == ["teacher", "finetune", "kd", "codir"]
-    config = load_distill(
-        recipe="kd",
-        flags={
-            key: (key, value)
-            for key, value in world.settings(
-                tmp_path / "other", objectives=OBJECTIVES, kd=True, cache_dir=str(tmp_path / "cache")
-            ).items()
-        },
-    )
-    parts = prepare(config, quiet())
-    assert list(parts.objectives) == ["codir", "kd", "finetune"]
-    assert tokens_in(tmp_path) == ["hidden.4"]
-
-
-def test_more_validation_than_training_examples(world: World, tmp_path: Path) -> None:
-    data = world.data(train=str(write_table(tmp_path / "few.csv", sentences(16, seed=5, pairs=True))))
-    result, _ = run(world, tmp_path / "run", data=data)
-    assert result.comparison.row("codir") is not None
 
 
 def test_a_teacher_whose_attention_cannot_be_read_leaves_nothing(

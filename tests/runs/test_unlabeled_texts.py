@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from small_world import TRAINING, World, quiet, sentences
-from typer.testing import CliRunner
 
 from codir import distill, evaluate
-from codir.cli.main import app
 from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
 from codir.config.loading import load_distill, load_finetune
 from codir.errors import ConfigError, DataError
@@ -162,20 +160,6 @@ def test_scores_are_learned_from_the_teacher(world: World, more: Path, tmp_path:
     assert any("loss_task" in entry for entry in log)
 
 
-def test_pairs_without_a_cache(world: World, tmp_path: Path) -> None:
-    rows = sentences(12, seed=6, pairs=True)
-    path = tmp_path / "more.jsonl"
-    path.write_text("".join(json.dumps({k: row[k] for k in ("review", "reply")}) + "\n" for row in rows))
-    settings = world.settings(
-        tmp_path / "pairs",
-        data=world.data(text_pair="reply", unlabeled=[str(path)]),
-        cache=False,
-        baseline=False,
-    )
-    result = distill(**settings, console=quiet(), timing=False)
-    assert json.loads((result.output / "metrics.json").read_text())["unlabeled"]["examples"] == 12
-
-
 def test_a_fraction_of_an_epoch_is_evaluated_at_its_end(world: World, more: Path, tmp_path: Path) -> None:
     settings = world.settings(
         tmp_path / "part",
@@ -190,22 +174,6 @@ def test_a_fraction_of_an_epoch_is_evaluated_at_its_end(world: World, more: Path
         for line in (result.output / "comparison/finetune/log.jsonl").read_text().splitlines()
     ]
     assert [entry["step"] for entry in log if "eval_loss" in entry] == [16, 24]
-
-
-def test_the_command_line(world: World, more: Path, tmp_path: Path) -> None:
-    second = tmp_path / "second.txt"
-    second.write_text("a new song\n")
-    command = f"distill --recipe kd --teacher {world.teacher} --train {world.train} --validation {world.dev}"
-    command += f" --text review --label stars --max-length 32 --student-layers 2 --epochs 1 --cache-dir {world.cache}"
-    command += f" --no-baseline --unlabeled {more} --unlabeled {second} --limit-unlabeled 25"
-    command += f" --output {tmp_path / 'run'}"
-    outcome = CliRunner().invoke(app, command.split())
-    assert outcome.exit_code == 0, outcome.output
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["unlabeled"] == {"examples": 25, "files": [str(more), str(second)]}
-    config = load_distill(config=tmp_path / "run" / "codir.yaml")
-    assert config.data.unlabeled == [more, second]
-    assert load_distill(config=tmp_path / "run" / "codir.yaml", flags={}).data.limit_unlabeled == 25
 
 
 def test_labels_alone_have_nothing_to_learn_from_them(world: World, more: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,61 +15,43 @@ from codir.config.pretraining import PretrainConfig
 from codir.errors import ConfigError
 
 
+def _flag(name: str, help: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:
+    shown = panel is None  # those of a plan say their defaults themselves
+    return typer.Option(name, help=help, metavar=metavar, show_default=shown, rich_help_panel=panel, **more)
+
+
+_plan = functools.partial(_flag, panel="Plan")
+_INPUTS = (
+    "text: .txt, .jsonl or .parquet files, folders, patterns, Hub data sets (owner/name:config:split); several after "
+    "one another, or the flag several times"
+)
+_DOCUMENTS = (
+    "what a document is in .txt: each `line`, the lines between `blank` lines, what follows a `heading` of WikiText, "
+    "the whole `file`, or `auto`: decided for each file, and reported"
+)
+
+
 @reports_errors
 def corpus(
+    tokenizer: Annotated[str, _flag("--tokenizer", "model or tokenizer folder, or Hub id", "MODEL")],
+    output: Annotated[Path, _flag("--output", "the corpus folder, missing or empty", "FOLDER")],
     more: Annotated[
         list[str] | None, typer.Argument(help="further inputs, as for --input", metavar="[INPUT]...")
     ] = None,
-    input: Annotated[  # the flag's name
-        list[str] | None,
-        typer.Option(
-            "--input",
-            help="text: .txt, .jsonl or .parquet files, folders, patterns, Hub data sets (owner/name:config:split); "
-            "several after one another, or the flag several times",
-            metavar="INPUT...",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option("--tokenizer", help="model or tokenizer folder, or Hub id", metavar="MODEL")
-    ] = ...,  # type: ignore[assignment]
-    output: Annotated[
-        Path, typer.Option("--output", help="the corpus folder, missing or empty", metavar="FOLDER")
-    ] = ...,  # type: ignore[assignment]
-    block: Annotated[
-        int, typer.Option("--block", help="the most tokens of a block, special ones included", metavar="N")
-    ] = 512,
-    text: Annotated[
-        str, typer.Option("--text", help="column of the text in .jsonl and .parquet", metavar="COLUMN")
-    ] = "text",
-    documents: Annotated[
-        str,
-        typer.Option(
-            "--documents",
-            help="what a document is in .txt: each `line`, the lines between `blank` lines, what follows a `heading` "
-            "of WikiText, the whole `file`, or `auto`: decided for each file, and reported",
-            metavar="HOW",
-        ),
-    ] = "auto",
+    input: Annotated[list[str] | None, _flag("--input", _INPUTS, "INPUT...")] = None,
+    block: Annotated[int, _flag("--block", "the most tokens of a block, special ones included", "N")] = 512,
+    text: Annotated[str, _flag("--text", "column of the text in .jsonl and .parquet", "COLUMN")] = "text",
+    documents: Annotated[str, _flag("--documents", _DOCUMENTS, "HOW")] = "auto",
     encoding: Annotated[
-        str | None,
-        typer.Option("--encoding", help="of the .txt and .jsonl files that are not UTF-8", metavar="NAME"),
+        str | None, _flag("--encoding", "of the .txt and .jsonl files that are not UTF-8", "NAME")
     ] = None,
-    validation: Annotated[
-        float, typer.Option("--validation", help="share of the documents to hold out", metavar="SHARE")
-    ] = 0.01,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="processes (default: all cores)", min=1, metavar="N")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="of the choice of documents held out", metavar="N")] = 0,
+    validation: Annotated[float, _flag("--validation", "share of the documents to hold out", "SHARE")] = 0.01,
+    workers: Annotated[int | None, _flag("--workers", "processes (default: all cores)", "N", min=1)] = None,
+    seed: Annotated[int, _flag("--seed", "of the choice of documents held out", "N")] = 0,
     allow_skipped: Annotated[
-        float,
-        typer.Option(
-            "--allow-skipped", help="share of files or documents that may be unusable", metavar="SHARE"
-        ),
+        float, _flag("--allow-skipped", "share of files or documents that may be unusable", "SHARE")
     ] = 0.01,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on with a corpus that was interrupted")
-    ] = False,
+    resume: Annotated[bool, _flag("--resume", "go on with a corpus that was interrupted")] = False,
 ) -> None:
     """Prepare a corpus for pre-training: text into packed blocks of tokens on disk.
 
@@ -121,49 +104,33 @@ def pretrain(
     workflow.pretrain(settings)
 
 
-def _plan_option(flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(flag, help=help, metavar=metavar, show_default=False, rich_help_panel="Plan", **more)
-
-
 @reports_errors
 @with_settings(PretrainConfig, without=("recipe", "output", "resume", "student.origin"))
 def plan(
     given: Given,
     recipe: Annotated[
         str | None,
-        _plan_option(
-            "--recipe",
-            "recipe to plan, or several with commas between them, one stage each (default: codir-pre)",
-            "NAMES",
-        ),
+        _plan("--recipe", "recipe, or several with commas, one stage each (default: codir-pre)", "NAMES"),
     ] = None,
     blocks: Annotated[
-        int | None, _plan_option("--blocks", "blocks of the corpus, where there is none yet", "N", min=1)
+        int | None, _plan("--blocks", "blocks of the corpus, where there is none yet", "N", min=1)
     ] = None,
     block: Annotated[
-        int | None, _plan_option("--block", "tokens of a block, likewise (default: 512)", "TOKENS", min=4)
+        int | None, _plan("--block", "tokens of a block, likewise (default: 512)", "TOKENS", min=4)
     ] = None,
-    gpus: Annotated[int, _plan_option("--gpus", "processes, one for each GPU (default: 1)", "N", min=1)] = 1,
+    gpus: Annotated[int, _plan("--gpus", "processes, one for each GPU (default: 1)", "N", min=1)] = 1,
     device: Annotated[
         str | None,
-        _plan_option(
-            "--device",
-            "GPU to estimate for: t4, v100, a10, l4, l40s, a100, h100 or h200 (default: a100)",
-            "NAME",
-        ),
+        _plan("--device", "t4, v100, a10, l4, l40s, a100, h100 or h200 (default: a100)", "NAME"),
     ] = None,
     efficiency: Annotated[
-        float | None, _plan_option("--efficiency", "share of the peak that is reached (default: 0.35)", "X")
+        float | None, _plan("--efficiency", "share of the peak that is reached (default: 0.35)", "X")
     ] = None,
-    measure: Annotated[
-        bool, _plan_option("--measure", "time a few warm-up steps on this machine instead of estimating")
-    ] = False,
+    measure: Annotated[bool, _plan("--measure", "time a few steps here instead of estimating")] = False,
     paper: Annotated[
-        bool, _plan_option("--paper", "the paper's own setting: RoBERTa-base to 6 layers, both stages")
+        bool, _plan("--paper", "the paper's own setting: RoBERTa-base to 6 layers, both stages")
     ] = False,
-    json_file: Annotated[
-        Path | None, _plan_option("--json", "write the numbers to this file as well", "FILE")
-    ] = None,
+    json_file: Annotated[Path | None, _plan("--json", "write the numbers to this file too", "FILE")] = None,
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,
 ) -> None:
