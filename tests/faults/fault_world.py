@@ -26,13 +26,7 @@ _FILLER = _WORDS.split()
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
-
-    Attributes:
-        code: exit code.
-        out: what it wrote to standard output.
-        err: what it wrote to standard error.
-    """
+    """How a command ended: its exit code, what it wrote to standard output and to standard error."""
 
     code: int
     out: str
@@ -51,8 +45,22 @@ class Outcome:
         return self.text[self.text.index("Error:") :]
 
 
-def codir(*arguments: Any, cwd: Path | None = None) -> Outcome:
-    """Runs the installed command `codir` inside this process (an import of torch costs seconds in a new one)."""
+def flags(**values: Any) -> list[Any]:
+    """Returns `--flag value` for each: `flags(train=file, no_baseline=True)`; a list gives a flag several times."""
+    given: list[Any] = []
+    for name, value in values.items():
+        flag = f"--{name.strip('_').replace('_', '-')}"
+        for each in value if isinstance(value, list | tuple) else [value]:
+            given += [flag] if each is True else [] if each is None else [flag, each]
+    return given
+
+
+def codir(*arguments: Any, cwd: Path | None = None, **more: Any) -> Outcome:
+    """Runs the installed command `codir` inside this process (an import of torch costs seconds in a new one).
+
+    Keywords are flags: `codir("evaluate", model, validation=file)`.
+    """
+    arguments = (*arguments, *flags(**more))
     (command,) = entry_points(group="console_scripts", name="codir")
     run = command.load()
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
@@ -72,23 +80,20 @@ def codir(*arguments: Any, cwd: Path | None = None) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def succeeded(*arguments: Any, cwd: Path | None = None) -> Outcome:
+def succeeded(*arguments: Any, cwd: Path | None = None, **more: Any) -> Outcome:
     """Runs `codir` and fails unless it ends well."""
-    done = codir(*arguments, cwd=cwd)
+    done = codir(*arguments, cwd=cwd, **more)
     assert done.code == 0, done.text
     return done
 
 
-def refused(*arguments: Any, leaves_nothing: Path | None = None, cwd: Path | None = None) -> str:
+def refused(*arguments: Any, leaves_nothing: Path | None = None, cwd: Path | None = None, **more: Any) -> str:
     """Runs `codir`, which has to refuse with exit code 2 and one sentence; returns that sentence.
 
-    Args:
-        arguments: of the command.
-        leaves_nothing: an output that must be as it was (same names, or still missing) after the refusal.
-        cwd: where to run.
+    `leaves_nothing` is an output that must be as it was (same names, or still missing) after the refusal.
     """
     before = _names(leaves_nothing)
-    done = codir(*arguments, cwd=cwd)
+    done = codir(*arguments, cwd=cwd, **more)
     assert done.code == 2, f"exit code {done.code}: {done.text}"
     assert _names(leaves_nothing) == before, "the refused command left something behind"
     return done.message
@@ -152,16 +157,8 @@ def sentences(
 
 # Small enough that a training takes about a second.
 QUICK = (
-    "--epochs",
-    "1",
-    "--batch-size",
-    "8",
-    "--learning-rate",
-    "3e-3",
-    "--precision",
-    "fp32",
-    "--max-length",
-    "32",
+    *("--epochs", "1", "--batch-size", "8", "--learning-rate", "3e-3"),
+    *("--precision", "fp32", "--max-length", "32"),
 )
 
 
