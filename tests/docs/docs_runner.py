@@ -32,8 +32,9 @@ SMALLER = {
 # What is added to single commands besides; the first beginning that fits.
 SMALLER_STILL = {
     "export runs/demo/student": "--limit-validation 200 --calibration 50",
+    "export runs/student --format openvino --quantize int8": "--calibration 16",
     "study study.yaml": "--seeds 1-2 --recipes kd,codir-plus",
-    "study --recipes": "--seeds 1 --recipes kd",
+    "study --recipes": "--seeds 1 --recipes kd --limit-train 128 --set teacher_training.num_train_epochs=1",
     "reproduce table4 --model": "--plan",  # at the paper's scale: hours, also for tiny models
     "reproduce table2 --model": "--plan",  # four pre-trainings first; tests/studies has the whole chain
 }

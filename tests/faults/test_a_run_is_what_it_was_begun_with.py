@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import QUICK, codir, refused, sentences, succeeded, write_csv
+from fault_world import QUICK, codir, flags, refused, sentences, succeeded, write_csv
 from transformers import PreTrainedTokenizerFast
-
-Make = Callable[..., Path]
 
 
 def stop_early(*arguments: Any, output: Path, sign: str = "checkpoints/checkpoint-*") -> None:
@@ -41,44 +39,36 @@ def stop_early(*arguments: Any, output: Path, sign: str = "checkpoints/checkpoin
 
 
 class World:
-    """A stopped fine-tuning and a stopped distillation, and the files they were begun with."""
+    """A stopped fine-tuning, a stopped distillation and a finished run, and the files they were begun with."""
 
-    def __init__(self, folder: Path, make: Make, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, folder: Path, saved: Callable[..., Path]):
         self.folder = folder
         self.rows = sentences(48, seed=1)
         self.train = write_csv(folder / "train.csv", self.rows)
         self.dev = write_csv(folder / "dev.csv", sentences(16, seed=2))
         self.more = write_csv(folder / "more.csv", [{"text": row["text"]} for row in sentences(20, seed=3)])
         for name, seed in (("base", 0), ("teacher", 1), ("origin", 2)):
-            make(layers=2, width=16, seed=seed).rename(folder / name)
-        self.long = (*QUICK, "--train", self.train, "--validation", self.dev, "--epochs", "8")
-        self.finetune = ("finetune", *self.long, "--model", folder / "base")
+            saved(folder / name, layers=2, width=16, seed=seed)
+        long = (*QUICK, *flags(train=self.train, validation=self.dev, epochs=8))
+        student = flags(student_origin=folder / "origin", student_layers=1, cache_dir=folder / "cache")
+        self.finetune = ("finetune", *long, *flags(model=folder / "base"))
         self.distill = (
-            *("distill", *self.long, "--recipe", "kd", "--teacher", folder / "teacher"),
-            *("--unlabeled", self.more, "--student-origin", folder / "origin", "--student-layers", "1"),
-            *("--cache-dir", folder / "cache"),
+            *("distill", *long, *student),
+            *flags(recipe="kd", teacher=folder / "teacher", unlabeled=self.more),
         )
         stop_early(*self.finetune, output=folder / "run")
         # the second training, that of the comparison student, has begun
         stop_early(*self.distill, output=folder / "student", sign="comparison/*/checkpoints/checkpoint-*")
+        shutil.copytree(folder / "run", folder / "finished")
+        succeeded(*self.finetune, output=folder / "finished", resume=True)
 
     def copy(self, name: str, place: Path) -> Path:
         return Path(shutil.copytree(self.folder / name, place / name, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_classifier: Callable[..., Any],
-    tiny_tokenizer: PreTrainedTokenizerFast,
-) -> World:
-    def make(**settings: Any) -> Path:
-        folder = tmp_path_factory.mktemp("model")
-        tiny_classifier(**settings).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return folder
-
-    return World(tmp_path_factory.mktemp("world"), make, tiny_tokenizer)
+def world(tmp_path_factory: pytest.TempPathFactory, saved: Callable[..., Path]) -> World:
+    return World(tmp_path_factory.mktemp("world"), saved)
 
 
 @pytest.fixture
@@ -121,7 +111,8 @@ CHANGES: dict[str, tuple[Callable[[list[dict[str, str]]], list[dict[str, str]]],
 def test_finetune_refuses_other_training_data(
     world: World, tmp_path: Path, restored: None, change: str
 ) -> None:
-    run = world.copy("run", tmp_path)
+    # a finished run is not said to have the scores of other data, either
+    run = world.copy("finished" if change == "every label flipped" else "run", tmp_path)
     rows, words = CHANGES[change]
     write_csv(world.train, rows(world.rows))
     if change == "a class renamed":
@@ -200,11 +191,11 @@ def test_what_is_as_it_was_goes_on_and_may_have_been_moved(world: World, tmp_pat
     # what a newer library would write, and what no answer depends on
     config = tmp_path / "models" / "teacher" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "transformers_version": "99.0"}))
+    student = flags(student_origin="models/origin", student_layers=1, cache_dir="elsewhere")
     done = succeeded(
-        *("distill", *QUICK, "--train", "train.csv", "--validation", "dev.csv", "--epochs", "8"),
-        *("--recipe", "kd", "--teacher", "models/teacher", "--unlabeled", "more.csv"),
-        *("--student-origin", "models/origin", "--student-layers", "1", "--cache-dir", "elsewhere"),
-        *("--output", "student", "--resume"),
+        *("distill", *QUICK, *student, "--resume"),
+        **{"train": "train.csv", "validation": "dev.csv", "epochs": 8, "recipe": "kd", "output": "student"},
+        **{"teacher": "models/teacher", "unlabeled": "more.csv"},
         cwd=tmp_path,
     )
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
@@ -219,16 +210,46 @@ def test_other_settings_are_still_refused(world: World, tmp_path: Path) -> None:
     assert "training.seed" in message
 
 
-def test_a_run_from_before_there_were_fingerprints_goes_on(
-    world: World, tmp_path: Path, restored: None
+def test_a_finished_run_gives_its_results_for_its_own_data_model_and_settings_alone(
+    world: World, tmp_path: Path, saved: Callable[..., Path]
 ) -> None:
-    run = world.copy("run", tmp_path)
-    json.loads((run / "fingerprint.json").read_text())
-    (run / "fingerprint.json").unlink()
-    write_csv(world.train, world.rows[:-6])
-    done = succeeded(*world.finetune, "--output", run, "--resume")
-    assert "changed" not in done.text
-    assert not (run / "fingerprint.json").exists()  # nobody knows with what it was begun
+    run = world.copy("finished", tmp_path)
+    again = (*world.finetune, *flags(output=run, resume=True))
+    message = refused(*again, model=saved(layers=2, width=16, seed=7), leaves_nothing=run)
+    assert "other weights" in message
+    message = refused(*again, learning_rate=0.5, leaves_nothing=run)
+    assert "training.learning_rate" in message
+    assert "0.5 now" in message
+    moved = Path(shutil.copy(world.train, tmp_path / "moved.csv"))
+    assert "nothing to resume" in succeeded(*again, train=moved).text
+    moved.unlink()
+    assert "gone.csv" in refused(*again, train=tmp_path / "gone.csv")
+    hidden = world.train.rename(tmp_path / "hidden.csv")  # data that are gone are no hindrance
+    try:
+        assert "nothing to resume" in succeeded(*again).text
+    finally:
+        hidden.rename(world.train)
+
+
+def test_a_study_does_not_go_on_with_other_data(world: World, tmp_path: Path) -> None:
+    train, study = Path(shutil.copy(world.train, tmp_path / "train.csv")), tmp_path / "study.yaml"
+    content = {
+        "recipes": ["finetune"],
+        "tasks": {"toy": {"train": str(train), "validation": str(world.dev), "max_length": 16}},
+        "teachers": {"toy": str(world.folder / "finished")},
+        "students": {"one": {"layers": 1}},
+        "seeds": [1],
+        "training": {"max_steps": 1, "per_device_train_batch_size": 8, "precision": "fp32"},
+        "workers": 0,
+    }
+    study.write_text(json.dumps(content))
+    command = ["study", study, "--output", tmp_path / "out"]
+    succeeded(*command)
+    succeeded(*command, "--resume")
+    write_csv(train, world.rows[:16])
+    message = refused(*command, "--resume", leaves_nothing=tmp_path / "out")
+    assert "training data" in message
+    assert "48 examples then, 16 now" in message
 
 
 def test_a_damaged_fingerprint_is_said_to_be_one(world: World, tmp_path: Path) -> None:
@@ -251,29 +272,12 @@ def test_pretraining_refuses_other_models(
     save("teacher", 0)
     lines = [row["text"] for row in sentences(300, seed=4)]
     (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
-    succeeded(
-        *(
-            "corpus",
-            tmp_path / "text.txt",
-            "--tokenizer",
-            tmp_path / "teacher",
-            "--output",
-            tmp_path / "corpus",
-        ),
-        *("--block", "16", "--documents", "line", "--workers", "1"),
-    )
+    teacher, corpus = tmp_path / "teacher", tmp_path / "corpus"
+    making = flags(tokenizer=teacher, output=corpus, block=16, documents="line", workers=1)
+    succeeded("corpus", tmp_path / "text.txt", *making)
     command = (
-        *(
-            "pretrain",
-            "--corpus",
-            tmp_path / "corpus",
-            "--teacher",
-            tmp_path / "teacher",
-            "--recipe",
-            "kd-pre",
-        ),
-        *("--steps", "30", "--batch-size", "8", "--precision", "fp32", "--student-layers", "1"),
-        *("--set", "training.save_steps=5"),
+        *("pretrain", *flags(corpus=corpus, teacher=teacher, recipe="kd-pre", steps=30, batch_size=8)),
+        *flags(precision="fp32", student_layers=1, set="training.save_steps=5"),
     )
     run = tmp_path / "run"
     stop_early(*command, output=run)

@@ -6,13 +6,12 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import BAD, GOOD, QUICK, codir, refused, succeeded, write_csv
-from transformers import PreTrainedTokenizerFast
+from fault_world import BAD, GOOD, QUICK, codir, flags, refused, succeeded, write_csv
 
 _FILLER = ["the", "a", "one", "two", "this", "that", "film", "book", "song", "is", "was", "in", "on"]
 LENGTH = 8
@@ -42,72 +41,25 @@ def questions(count: int, seed: int) -> list[dict[str, str]]:
 
 
 class World:
-    def __init__(self, folder: Path, classifier: Callable[..., Any], tokenizer: PreTrainedTokenizerFast):
-        self.folder = folder
-        self.base = folder / "base"
-        classifier(layers=2, width=16).save_pretrained(self.base)
-        tokenizer.save_pretrained(self.base)
+    def __init__(self, folder: Path, base: Path):
+        self.folder, self.base = folder, base
         self.dev = write_csv(folder / "dev.csv", reviews(32, seed=2))
         self.pairs_dev = write_csv(folder / "pairs.csv", questions(32, seed=4))
         train = write_csv(folder / "train.csv", reviews(96, seed=1))
         pairs_train = write_csv(folder / "pairs-train.csv", questions(96, seed=3))
-        common = (*QUICK, "--epochs", "3", "--learning-rate", "2e-2", "--max-length")
-        self.single = folder / "single"
-        succeeded(
-            *("finetune", "--model", self.base, "--train", train, "--validation", self.dev, *common, LENGTH),
-            *("--text", "review", "--label", "stars", "--output", self.single),
-            *("--set", "training.keep_checkpoints=true"),
-        )
-        self.pair = folder / "pair"
-        succeeded(
-            *(
-                "finetune",
-                "--model",
-                self.base,
-                "--train",
-                pairs_train,
-                "--validation",
-                self.pairs_dev,
-                *common,
-                16,
-            ),
-            *("--text", "question", "--text-pair", "answer", "--label", "verdict", "--output", self.pair),
-        )
-        self.student = folder / "student"
-        succeeded(
-            *(
-                "distill",
-                "--teacher",
-                self.single,
-                "--recipe",
-                "kd",
-                "--student-layers",
-                "1",
-                "--train",
-                train,
-            ),
-            *(
-                "--validation",
-                self.dev,
-                *QUICK,
-                "--max-length",
-                LENGTH,
-                "--text",
-                "review",
-                "--label",
-                "stars",
-            ),
-            *("--output", self.student, "--cache-dir", folder / "cache"),
-        )
+        self.single, self.pair, self.student = (folder / name for name in ("single", "pair", "student"))
+        common = ("finetune", *QUICK, *flags(model=base, epochs=3, learning_rate="2e-2"))
+        data = flags(train=train, validation=self.dev, text="review", label="stars", max_length=LENGTH)
+        succeeded(*common, *data, output=self.single, set="training.keep_checkpoints=true")
+        pairs = flags(train=pairs_train, validation=self.pairs_dev, text="question", text_pair="answer")
+        succeeded(*common, *pairs, label="verdict", max_length=16, output=self.pair)
+        few = flags(teacher=self.single, recipe="kd", student_layers=1, cache_dir=folder / "cache")
+        succeeded("distill", *few, *QUICK, *data, output=self.student)
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_classifier: Callable[..., Any],
-    tiny_tokenizer: PreTrainedTokenizerFast,
-) -> World:
-    return World(tmp_path_factory.mktemp("world"), tiny_classifier, tiny_tokenizer)
+def world(tmp_path_factory: pytest.TempPathFactory, model: Path) -> World:
+    return World(tmp_path_factory.mktemp("world"), model)
 
 
 def score(*arguments: Any) -> float:
@@ -228,21 +180,8 @@ def test_the_encoding_is_that_of_the_run_where_the_file_is_not_utf_8(world: Worl
     format = {"encoding": "cp1252", "delimiter": ";"}
     train = write_csv(tmp_path / "train.csv", rows, **format)
     run = tmp_path / "run"
-    succeeded(
-        *(
-            "finetune",
-            "--model",
-            world.base,
-            "--train",
-            train,
-            "--text",
-            "review",
-            "--label",
-            "stars",
-            *QUICK,
-        ),
-        *("--encoding", "cp1252", "--delimiter", ";", "--output", run),
-    )
+    columns = flags(text="review", label="stars", encoding="cp1252", delimiter=";")
+    succeeded("finetune", *columns, *QUICK, model=world.base, train=train, output=run)
     said = succeeded("evaluate", run, "--validation", train, "--delimiter", ";").text
     assert "encoding 'cp1252'" in said
     output = tmp_path / "out.jsonl"
@@ -302,19 +241,8 @@ def test_export_and_latency_read_named_files_as_the_run_did(world: World, tmp_pa
     manifest = json.loads((export / "deployment.json").read_text())
     assert manifest["max_length"] == LENGTH
     assert round(manifest["metrics_before"]["validation"]["accuracy"], 4) == of_run(world.single)
-    said = succeeded(
-        *(
-            "latency",
-            world.single,
-            "--validation",
-            tmp_path / "other.csv",
-            "--batch",
-            "4",
-            "--sequences",
-            "4",
-        ),
-        *("--rounds", "1", "--no-memory", "--output", tmp_path / "latency.json"),
-    ).text
+    quick = flags(batch=4, sequences=4, rounds=1, no_memory=True, output=tmp_path / "latency.json")
+    said = succeeded("latency", world.single, *quick, validation=tmp_path / "other.csv").text
     assert json.loads((tmp_path / "latency.json").read_text())["conditions"]["max_length"] == LENGTH
     assert f"cut at {LENGTH} tokens" in said
 

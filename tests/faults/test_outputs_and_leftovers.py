@@ -13,10 +13,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fault_world import QUICK, codir, refused, sentences, succeeded, write_csv
+from fault_world import QUICK, codir, flags, refused, sentences, succeeded, write_csv
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks and links of POSIX")
 
@@ -98,25 +97,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_tokenizer: Any) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_classifier(layers=1).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def training(world: Path, model: Path) -> list[object]:
     """The command of a training, without its output."""
-    data = ["--train", world / "train.csv", "--validation", world / "dev.csv"]
-    return ["finetune", "--model", model, *data, *QUICK]
+    data = flags(train=world / "train.csv", validation=world / "dev.csv")
+    return ["finetune", *flags(model=model), *data, *QUICK]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, training: list[object]) -> Path:
     """A finished run, to be looked at only."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    succeeded(*training, "--output", output)
+    succeeded(*training, output=output)
     return output
 
 
@@ -176,16 +167,16 @@ def test_a_file_of_the_users_that_only_looks_temporary_stays(
     assert all(path.read_text() == "mine" for path in mine)
 
 
-def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(tmp_path: Path, model: Path) -> None:
-    text = tmp_path / "articles.txt"
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(
+    tmp_path: Path, model: Path, resume: list[str]
+) -> None:
+    text, output = tmp_path / "articles.txt", tmp_path / "corpus"
     text.write_text("the good film was not bad .\n\na cat sees a dog .\n" * 30)
-    making = ["corpus", "--input", text, "--tokenizer", model, "--block", "16", "--workers", "1"]
-    for number, resume in enumerate(([], ["--resume"])):
-        output = tmp_path / f"corpus{number}"
-        output.mkdir()
-        (output / ".lock").touch()  # as far as it comes before it writes anything
-        succeeded(*making, "--output", output, *resume)
-        assert hidden(output) == []
+    output.mkdir()
+    (output / ".lock").touch()  # as far as it comes before it writes anything
+    succeeded("corpus", *resume, input=text, tokenizer=model, block=16, workers=1, output=output)
+    assert hidden(output) == []
 
 
 # --- two processes with one output
@@ -212,16 +203,15 @@ def test_of_two_commands_with_one_output_the_second_is_refused(
     tmp_path: Path, model: Path, trained: Path, seen: str
 ) -> None:
     output = tmp_path / {"report": "page.html", "latency": "times.json", "export": "exported"}[seen]
-    if seen == "report":
-        command: list[object] = ["report", trained, "--no-models"]
-    elif seen == "latency":
-        small = ["--rounds", "1", "--sequences", "2", "--batch", "2", "--max-length", "8", "--no-memory"]
-        command = ["latency", model, *small]
-    else:
-        command = ["export", model, "--format", "torch-bf16", "--no-data"]
+    quick = flags(rounds=1, sequences=2, batch=2, max_length=8, no_memory=True)
+    command: list[object] = {
+        "report": ["report", trained, "--no-models"],
+        "latency": ["latency", model, *quick],
+        "export": ["export", model, "--format", "torch-bf16", "--no-data"],
+    }[seen]
     name = "README.md" if seen == "export" else output.name  # of an export: a file while it is made
-    with another_writes(name, *command, "--output", output):
-        assert "Another process is writing" in refused(*command, "--output", output)
+    with another_writes(name, *command, *flags(output=output)):
+        assert "Another process is writing" in refused(*command, output=output)
     assert output.exists()
     assert hidden(tmp_path) == []
 
@@ -273,28 +263,23 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path, predicting: list[obj
 
 # --- names as long as the file system takes
 
-LONGEST = {"ascii": "x" * 255, "two bytes": "é" * 127, "three bytes": "ह" * 85, "four bytes": "🦔" * 63}
 
-
-@pytest.mark.parametrize("name", LONGEST.values(), ids=LONGEST)
+@pytest.mark.parametrize("sign", ["x", "é", "🦔"])
 def test_names_at_the_limit_of_the_file_system_work(
-    tmp_path: Path, predicting: list[object], name: str
+    tmp_path: Path, predicting: list[object], sign: str
 ) -> None:
-    fitting = name
-    while len(os.fsencode(fitting + ".jsonl")) > 255:
-        fitting = fitting[:-1]
-    output = tmp_path / (fitting + ".jsonl")
-    succeeded(*predicting, "--output", output)
+    output = tmp_path / (sign * (249 // len(sign.encode())) + ".jsonl")
+    succeeded(*predicting, output=output)
     assert len(output.read_text().splitlines()) == 2
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
 def test_folders_with_names_at_the_limit_work(tmp_path: Path, training: list[object]) -> None:
-    run, exported = tmp_path / LONGEST["three bytes"], tmp_path / LONGEST["ascii"]
-    succeeded(*training, "--output", run)
-    succeeded("export", run, "--format", "torch-bf16", "--no-data", "--output", exported)
+    run, exported = tmp_path / ("ह" * 85), tmp_path / ("x" * 255)
+    succeeded(*training, output=run)
+    succeeded("export", run, "--no-data", format="torch-bf16", output=exported)
     assert (exported / "deployment.json").is_file()
-    succeeded("report", run, "--no-models", "--output", tmp_path / ("r" * 250 + ".html"))
+    succeeded("report", run, "--no-models", output=tmp_path / ("r" * 250 + ".html"))
 
 
 def test_names_that_cannot_be_are_refused_before_anything_is_computed(
@@ -346,10 +331,7 @@ def test_a_refused_run_leaves_an_empty_folder_empty(tmp_path: Path, training: li
     refused(*wrong, "--output", tmp_path / "run", leaves_nothing=tmp_path / "run")
 
 
-@pytest.mark.parametrize("often", [3, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_refused_run_and_a_new_one_do_not_share_a_folder(
-    tmp_path: Path, training: list[object], often: int
-) -> None:
+def test_a_refused_run_and_a_new_one_do_not_share_a_folder(tmp_path: Path, training: list[object]) -> None:
     """Many starts and refusals at the same moment: at most one works at a time, none ends in a traceback."""
     output = tmp_path / "run"
     wrong = [*training]
@@ -358,7 +340,7 @@ def test_a_refused_run_and_a_new_one_do_not_share_a_folder(
     for _ in range(3):
         child = os.fork()
         if not child:
-            done = [codir(*wrong, "--output", output) for _ in range(often)]
+            done = [codir(*wrong, "--output", output) for _ in range(3)]
             os._exit(0 if all(each.code == 2 and "Traceback" not in each.text for each in done) else 1)
         children.append(child)
     assert [_ended(child) for child in children] == [0, 0, 0]
@@ -384,45 +366,32 @@ def test_a_tilde_is_the_users_folder_and_no_name(
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["predict", "LONG", "--input", "DATA"],
-        ["export", "LONG", "--format", "torch-bf16"],
-        ["finetune", "--model", "LONG", "--train", "DATA", "--validation", "DATA"],
-        ["distill", "--teacher", "LONG", "--train", "DATA", "--validation", "DATA"],
-        [
-            "distill",
-            "--teacher",
-            "MODEL",
-            "--student-config",
-            "LONG",
-            "--train",
-            "DATA",
-            "--validation",
-            "DATA",
-        ],
-    ],
-)
+@pytest.mark.parametrize("command", ["predict", "export", "finetune", "distill", "a config"])
 def test_names_of_inputs_that_cannot_be_are_refused(
-    command: list[str], tmp_path: Path, world: Path, tiny_model_dir: Callable[..., Path]
+    command: str, tmp_path: Path, world: Path, model: Path
 ) -> None:
-    given = {"LONG": "m" * 300, "DATA": str(world / "train.csv"), "MODEL": str(tiny_model_dir(layers=1))}
-    arguments = [given.get(each, each) for each in command]
-    message = refused(*arguments, "--output", tmp_path / "out", leaves_nothing=tmp_path)
+    long, file = "m" * 300, world / "train.csv"
+    data = flags(train=file, validation=file)
+    arguments = {
+        "predict": ["predict", long, *flags(input=file)],
+        "export": ["export", long, *flags(format="torch-bf16")],
+        "finetune": ["finetune", *data, *flags(model=long)],
+        "distill": ["distill", *data, *flags(teacher=long)],
+        "a config": ["distill", *data, *flags(teacher=model, student_config=long)],
+    }[command]
+    message = refused(*arguments, output=tmp_path / "out", leaves_nothing=tmp_path)
     assert "longer than a name can be" in message
-    assert "m" * 300 in message
+    assert long in message
 
 
 def test_weights_that_may_not_be_read_are_not_called_damaged(
-    tmp_path: Path, predicting: list[object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, world: Path, own_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = Path(str(predicting[1])) / "model.safetensors"
-    allowed = os.access
+    weights, allowed = own_model / "model.safetensors", os.access
     monkeypatch.setattr(
         os, "access", lambda path, *mode, **more: Path(path) != weights and allowed(path, *mode, **more)
     )
     weights.write_bytes(b"")  # root may read everything
-    message = refused(*predicting, "--output", tmp_path / "scores.jsonl", leaves_nothing=tmp_path)
+    message = refused("predict", own_model, input=world / "texts.txt", output=tmp_path / "scores.jsonl")
     assert "permission denied" in message
     assert "damaged" not in message
