@@ -102,8 +102,7 @@ def test_what_is_taken_from_the_run_is_said_in_a_line(world: World, tmp_path: Pa
     assert "'review'" in line
     assert "stars" not in line  # it was given
     done = succeeded(
-        *("predict", world.single, "--input", world.dev, "--output", tmp_path / "p.jsonl"),
-        *("--text", "review", "--max-length", "16"),
+        "predict", world.single, input=world.dev, output=tmp_path / "p.jsonl", text="review", max_length="16"
     )
     assert "As in" not in done.text  # everything was given
 
@@ -148,13 +147,9 @@ def test_pairs_for_a_model_of_single_texts_are_refused(world: World, tmp_path: P
     output = tmp_path / "out.jsonl"
     message = refused("predict", world.single, "--input", two, "--output", output, "--text-pair", "more")
     assert "trained on single texts" in message
-    assert "trained on single texts" in refused(
-        "evaluate", world.single, "--validation", two, "--text-pair", "more"
-    )
+    assert "trained on single texts" in refused("evaluate", world.single, validation=two, text_pair="more")
     # the second text of GLUE's MRPC is there whatever the flags say
-    message = refused(
-        "submit", "--models", f"mrpc={world.single}", "--data-dir", tmp_path, "--output", "s.zip"
-    )
+    message = refused("submit", models=f"mrpc={world.single}", data_dir=tmp_path, output="s.zip")
     assert "trained on single texts" in message
     assert len(predicted(world.single, two, output)) == 4  # a column that nobody asked for is no pair
 
@@ -266,8 +261,6 @@ def test_a_model_made_elsewhere_says_nothing(world: World, tmp_path: Path) -> No
 def test_a_damaged_configuration_is_said_to_be_one(world: World, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(world.single, tmp_path / "moved"))
     (moved / "codir.yaml").write_text("data: [1,")
-    said = succeeded(
-        "evaluate", moved, "--validation", world.dev, "--text", "review", "--label", "stars"
-    ).text
+    said = succeeded("evaluate", moved, validation=world.dev, text="review", label="stars").text
     assert "damaged" in said
     assert "codir.yaml" in said

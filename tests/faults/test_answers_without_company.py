@@ -174,6 +174,4 @@ def test_windows_that_its_own_code_cannot_take_are_refused(
 ) -> None:
     folder = family_dir(tmp_path / "model", "longformer", tiny_tokenizer, attention_window=2)
     texts, output = texts_file(tmp_path / "t.csv"), tmp_path / "p.jsonl"
-    assert "cannot be run" in refused(
-        "predict", folder, "--input", texts, "--output", output, leaves_nothing=tmp_path
-    )
+    assert "cannot be run" in refused("predict", folder, input=texts, output=output, leaves_nothing=tmp_path)

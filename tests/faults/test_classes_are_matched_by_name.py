@@ -101,10 +101,7 @@ def test_a_model_has_the_order_of_the_file_and_other_files_follow_by_name(
     text = tmp_path / "dev.jsonl"
     text.write_text("".join(json.dumps(row) + "\n" for row in answered))
     run = tmp_path / "run"
-    succeeded(
-        *("finetune", "--model", tiny_model_dir(layers=1), "--train", train, "--validation", dev),
-        *("--output", run, *QUICK),
-    )
+    succeeded("finetune", *QUICK, model=tiny_model_dir(layers=1), train=train, validation=dev, output=run)
     assert list(ids_of(run).values()) == NAMES
     scores = [
         succeeded("evaluate", run, "--validation", each).text.split()[-2:] for each in (dev, text, train)
@@ -139,9 +136,7 @@ def test_named_classes_that_a_model_lacks_are_refused(
     assert "'more'" in refused("distill", "--teacher", teacher, *given, leaves_nothing=tmp_path / "run")
     twice = parquet(tmp_path / "twice.parquet", answered, [*NAMES, "Mid"])
     given = ["--train", twice, "--output", tmp_path / "run", *QUICK]
-    message = refused(
-        "finetune", "--model", tiny_model_dir(layers=1), *given, leaves_nothing=tmp_path / "run"
-    )
+    message = refused("finetune", *given, model=tiny_model_dir(layers=1), leaves_nothing=tmp_path / "run")
     assert "'mid' and 'Mid'" in message
     assert str(twice) in message
 

@@ -177,18 +177,14 @@ def test_a_teacher_with_all_switches_on_trains_students(
     )
     student = tmp_path / "student"
     succeeded(
-        *(
-            "distill",
-            "--recipe",
-            "pkd",
-            "--teacher",
-            tmp_path / "teacher",
-            *data,
-            *QUICK,
-            "--output",
-            student,
-        ),
-        *("--cache-dir", tmp_path / "cache", "--no-baseline"),
+        "distill",
+        *data,
+        *QUICK,
+        recipe="pkd",
+        teacher=tmp_path / "teacher",
+        output=student,
+        cache_dir=tmp_path / "cache",
+        no_baseline=True,
     )
     saved = json.loads((student / "config.json").read_text())
     assert not [name for name, value in saved.items() if name.startswith("output_") and value]
@@ -213,9 +209,7 @@ def test_switches_in_a_masked_language_model_and_in_a_corpus_are_passed_over(
     run = ("pretrain", "--recipe", "mlm-pre", "--corpus", corpus, *quick)
     succeeded(*run, "--output", tmp_path / "fresh")
     succeeded(*run, "--student", folder, "--output", tmp_path / "again")
-    succeeded(
-        "augment", "--model", folder, "--train", texts, "--copies", "1", "--output", tmp_path / "more.jsonl"
-    )
+    succeeded("augment", model=folder, train=texts, copies="1", output=tmp_path / "more.jsonl")
     for name in ("fresh", "again"):
         saved = json.loads((tmp_path / name / "config.json").read_text())
         assert not [each for each, value in saved.items() if each.startswith("output_") and value]

@@ -106,9 +106,7 @@ def test_a_model_that_reads_nothing_is_refused(
     """MRA attends to nothing where its kernel cannot be had: one answer for all."""
     folder, output = family_dir(tmp_path / "model", "mra", tiny_tokenizer), tmp_path / "answers.jsonl"
     texts = write_csv(tmp_path / "texts.csv", [{"text": text} for text in TEXTS])
-    assert REFUSED["mra"] in refused(
-        "predict", folder, "--input", texts, "--output", output, leaves_nothing=output
-    )
+    assert REFUSED["mra"] in refused("predict", folder, input=texts, output=output, leaves_nothing=output)
 
 
 @pytest.mark.slow

@@ -29,9 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_t
 def predicts(model: Path, tmp_path: Path) -> Callable[[Any], str]:
     """Returns what `codir predict` says of an input that it has to refuse."""
     output = tmp_path / "o.jsonl"
-    return lambda input: refused(
-        "predict", model, "--input", input, "--output", output, leaves_nothing=output
-    )
+    return lambda input: refused("predict", model, input=input, output=output, leaves_nothing=output)
 
 
 def finetunes(model: Path, tmp_path: Path, train: Any, *more: Any) -> str:
@@ -155,7 +153,5 @@ def test_digests_of_any_kind_in_unlabelled_texts(model: Path, tmp_path: Path) ->
     )
     flags = ("--recipe", "kd", "--no-baseline", "--epochs", 1, "--batch-size", 8, "--precision", "fp32")
     data = ("--train", train, "--validation", train, "--unlabeled", more, *flags)
-    done = succeeded(
-        "distill", "--teacher", model, "--student-layers", 1, *data, "--output", tmp_path / "run"
-    )
+    done = succeeded("distill", *data, teacher=model, student_layers=1, output=tmp_path / "run")
     assert f"6 unlabelled texts of {more}" in done.text

@@ -61,15 +61,7 @@ def test_what_cannot_be_meant_is_refused(
     file, labels, expected = REFUSED[name]
     path, output = table(tmp_path / file, labels), tmp_path / "run"
     message = refused(
-        "finetune",
-        "--model",
-        tiny_model_dir(layers=1),
-        "--train",
-        path,
-        "--output",
-        output,
-        *QUICK,
-        leaves_nothing=output,
+        "finetune", *QUICK, model=tiny_model_dir(layers=1), train=path, output=output, leaves_nothing=output
     )
     assert re.search(expected, message), message
     assert str(path) in message
@@ -100,17 +92,7 @@ def test_what_was_read_is_said_and_the_way_out_works(
 ) -> None:
     path, output = table(tmp_path / file, labels), tmp_path / "run"
     done = succeeded(
-        "finetune",
-        "--model",
-        tiny_model_dir(layers=1),
-        "--train",
-        path,
-        "--validation",
-        path,
-        "--output",
-        output,
-        *QUICK,
-        *more,
+        "finetune", *QUICK, *more, model=tiny_model_dir(layers=1), train=path, validation=path, output=output
     )
     assert said in done.text
     config = json.loads((output / "config.json").read_text())

@@ -92,9 +92,8 @@ def test_a_model_that_cannot_be_trained_is_refused(
     model = family_dir(tmp_path / "model", "reformer", tiny_tokenizer)
     train, run = write_csv(tmp_path / "train.csv", sentences(8)), tmp_path / "run"
     message = refused(
-        "finetune", "--model", model, "--train", train, "--validation", dev_csv, "--output", run, *QUICK,
-        leaves_nothing=run,
-    )  # fmt: skip
+        "finetune", *QUICK, model=model, train=train, validation=dev_csv, output=run, leaves_nothing=run
+    )
     assert "trained" in message
 
 

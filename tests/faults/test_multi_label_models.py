@@ -60,18 +60,7 @@ def test_an_export_or_a_run_of_an_earlier_codir_is_refused_too(
 ) -> None:
     """They have the multi-label teacher's problem type, and were made from it without a word."""
     run = tmp_path / "run"
-    succeeded(
-        "finetune",
-        "--model",
-        tiny_model_dir(),
-        "--train",
-        texts,
-        "--validation",
-        texts,
-        *QUICK,
-        "--output",
-        run,
-    )
+    succeeded("finetune", *QUICK, model=tiny_model_dir(), train=texts, validation=texts, output=run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
     (run / "codir-manifest.json").unlink()  # an earlier codir wrote none
@@ -113,17 +102,16 @@ def test_a_student_that_was_multi_label_gets_its_teachers_head(
     student = tiny_model_dir(labels=THREE, layers=2, problem_type="multi_label_classification")
     output = tmp_path / "student"
     succeeded(
-        *("distill", "--recipe", "kd", "--teacher", teacher, "--student", student, "--train", texts),
-        *(
-            "--validation",
-            texts,
-            *QUICK,
-            "--no-baseline",
-            "--cache-dir",
-            tmp_path / "cache",
-            "--output",
-            output,
-        ),
+        "distill",
+        *QUICK,
+        recipe="kd",
+        teacher=teacher,
+        student=student,
+        train=texts,
+        validation=texts,
+        no_baseline=True,
+        cache_dir=tmp_path / "cache",
+        output=output,
     )
     assert json.loads((output / "config.json").read_text())["problem_type"] == "single_label_classification"
 

@@ -66,9 +66,7 @@ def test_the_rule_is_that_of_the_commands_that_match_models(
         *("--student-layers", "1", "--output", run, "--cache-dir", tmp_path / "cache", *QUICK),
     )
     assert json.loads((run / "config.json").read_text(encoding="utf-8"))["id2label"]["0"] == DECOMPOSED
-    message = refused(
-        "evaluate", model, "--validation", write(tmp_path / "b.csv", ["Other", COMPOSED, "other"])
-    )
+    message = refused("evaluate", model, validation=write(tmp_path / "b.csv", ["Other", COMPOSED, "other"]))
     assert "'Other'" in message
     assert "'other'" in message
 
@@ -100,11 +98,7 @@ def test_a_text_with_two_labels_is_counted_and_said(
     dev = write_csv(tmp_path / "dev.csv", rows)
     given = ["--train", path, "--validation", dev, "--output", output, *QUICK]
     done = succeeded(
-        "finetune",
-        "--model",
-        tiny_model_dir(layers=1),
-        *given,
-        *(["--text-pair", "text_pair"] if pairs else []),
+        "finetune", *given, *(["--text-pair", "text_pair"] if pairs else []), model=tiny_model_dir(layers=1)
     )
     assert re.search(
         rf"2 {'pairs of ' if pairs else ''}texts stand in \S*train.csv with more than one label", done.text

@@ -41,18 +41,43 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTok
     lines = [" ".join(words.choices(vocabulary, k=40)) + "." for _ in range(24)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     succeeded(
-        "corpus", "--input", folder / "text.txt", "--tokenizer", folder / "teacher", "--output", folder / "corpus",
-        "--block", "16", "--documents", "line", "--validation", "0.1", "--workers", "1",
-    )  # fmt: skip
+        "corpus",
+        "--input",
+        folder / "text.txt",
+        "--tokenizer",
+        folder / "teacher",
+        "--output",
+        folder / "corpus",
+        "--block",
+        "16",
+        "--documents",
+        "line",
+        "--validation",
+        "0.1",
+        "--workers",
+        "1",
+    )
     return folder
 
 
 def pretrain(here: Path, output: Path, recipe: str, teacher: str, *more: Any) -> dict[str, Any]:
     """Runs a recipe for two steps that move nothing, with a student of two layers; returns its terms."""
     succeeded(
-        "pretrain", "--corpus", here / "corpus", "--teacher", here / teacher, "--recipe", recipe, *SHORT,
-        *STILL, "--student-layers", "2", "--output", output, *more,
-    )  # fmt: skip
+        "pretrain",
+        "--corpus",
+        here / "corpus",
+        "--teacher",
+        here / teacher,
+        "--recipe",
+        recipe,
+        *SHORT,
+        *STILL,
+        "--student-layers",
+        "2",
+        "--output",
+        output,
+        *more,
+    )
     entries = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return {key: value for entry in entries for key, value in entry.items() if key.startswith("loss_")}
 
@@ -109,21 +134,35 @@ def test_the_methods_with_predictions_run_too(here: Path, tmp_path: Path) -> Non
 )
 def test_without_a_teacher_the_flag_is_named(here: Path, tmp_path: Path, recipe: str) -> None:
     message = refused(
-        "pretrain", "--corpus", here / "corpus", "--recipe", recipe, *SHORT, "--output", tmp_path / "run",
+        "pretrain",
+        "--corpus",
+        here / "corpus",
+        "--recipe",
+        recipe,
+        *SHORT,
+        "--output",
+        tmp_path / "run",
         leaves_nothing=tmp_path / "run",
-    )  # fmt: skip
-    assert "--teacher" in message
-    message = refused(
-        "plan", "--recipe", recipe, "--corpus", here / "corpus", "--student-config", here / "teacher"
     )
+    assert "--teacher" in message
+    message = refused("plan", recipe=recipe, corpus=here / "corpus", student_config=here / "teacher")
     assert "--teacher" in message
 
 
 def test_predictions_need_a_teacher_with_a_head(here: Path, tmp_path: Path) -> None:
     message = refused(
-        "pretrain", "--corpus", here / "corpus", "--teacher", here / "headless", "--recipe", "distilbert-pre", *SHORT,
-        "--output", tmp_path / "run", leaves_nothing=tmp_path / "run",
-    )  # fmt: skip
+        "pretrain",
+        "--corpus",
+        here / "corpus",
+        "--teacher",
+        here / "headless",
+        "--recipe",
+        "distilbert-pre",
+        *SHORT,
+        "--output",
+        tmp_path / "run",
+        leaves_nothing=tmp_path / "run",
+    )
     assert "mlm-head" in message
 
 
@@ -131,9 +170,17 @@ def test_a_plan_counts_such_a_teacher(here: Path, tmp_path: Path) -> None:
     found = {}
     for recipe in ("minilm-pre", "mlm-pre"):
         succeeded(
-            "plan", "--recipe", recipe, "--corpus", here / "corpus", "--teacher", here / "headless", *SHORT,
-            "--json", tmp_path / "plan.json",
-        )  # fmt: skip
+            "plan",
+            "--recipe",
+            recipe,
+            "--corpus",
+            here / "corpus",
+            "--teacher",
+            here / "headless",
+            *SHORT,
+            "--json",
+            tmp_path / "plan.json",
+        )
         found[recipe] = json.loads((tmp_path / "plan.json").read_text())["stages"][recipe][
             "flops_teacher_forward"
         ]
@@ -152,21 +199,21 @@ def test_epochs_and_steps_give_way_to_what_is_said(here: Path, tmp_path: Path) -
         "1",
     )
     quick = ("--batch-size", "8", "--micro-batch", "8", "--precision", "fp32")
-    succeeded(
-        *where,
-        "--recipe",
-        "minilm-pre",
-        *quick,
-        "--set",
-        "training.num_train_epochs=2",
-        "--output",
-        tmp_path / "a",
-    )
+    succeeded(*where, *quick, recipe="minilm-pre", set="training.num_train_epochs=2", output=tmp_path / "a")
     blocks = json.loads((tmp_path / "a" / "metrics.json").read_text())["corpus"]["blocks"]
     entries = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert max(entry.get("step", 0) for entry in entries) == 2 * (blocks // 8)
     message = refused(
-        *where, "--recipe", "minilm-pre", *quick, "--steps", "2", "--set", "training.num_train_epochs=2",
-        "--output", tmp_path / "b", leaves_nothing=tmp_path / "b",
-    )  # fmt: skip
+        *where,
+        "--recipe",
+        "minilm-pre",
+        *quick,
+        "--steps",
+        "2",
+        "--set",
+        "training.num_train_epochs=2",
+        "--output",
+        tmp_path / "b",
+        leaves_nothing=tmp_path / "b",
+    )
     assert "num_train_epochs" in message

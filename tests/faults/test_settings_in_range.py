@@ -222,9 +222,7 @@ def test_an_allocation_is_refused_by_its_memory(
     teacher, output, cache = tiny_model_dir(layers=2), tmp_path / "run", tmp_path / "cache"
     given = ["distill", "--teacher", teacher, "--train", train_csv, "--output", output, "--cache-dir", cache]
     value = ["--set", "objectives.crd.dim=4000000000"]
-    message = refused(
-        *given, "--recipe", "codir-fine", *value, "--set", "objectives.crd.k=10", leaves_nothing=output
-    )
+    message = refused(*given, *value, recipe="codir-fine", set="objectives.crd.k=10", leaves_nothing=output)
     assert "dim=4000000000" in message
     assert "of memory" in message
     assert not cache.exists()

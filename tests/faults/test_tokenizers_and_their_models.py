@@ -285,9 +285,7 @@ def test_no_tokenizer_is_called_missing(
     folder = tiny_model_dir()
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    assert "holds no tokenizer" in refused(
-        "predict", folder, "--input", texts, "--output", tmp_path / "out.jsonl"
-    )
+    assert "holds no tokenizer" in refused("predict", folder, input=texts, output=tmp_path / "out.jsonl")
 
 
 def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path) -> None:

@@ -105,7 +105,5 @@ def test_scripts_without_boundaries_have_no_words(
     file = tmp_path / "thai.txt"
     file.write_text("ภาพยนตร์ดีมาก\nរឿងល្អ\n", encoding="utf-8")
     output = tmp_path / "none.jsonl"
-    message = refused(
-        "augment", "--model", model, "--train", file, "--output", output, leaves_nothing=tmp_path
-    )
+    message = refused("augment", model=model, train=file, output=output, leaves_nothing=tmp_path)
     assert "None of the 2 training texts has a word that could be replaced" in message
