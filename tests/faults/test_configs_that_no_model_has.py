@@ -19,8 +19,6 @@ DAMAGES: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a gap between the classes": ({"id2label": {"0": "negative", "2": "positive"}}, "number 1 is missing"),
     "classes counted from one": ({"id2label": {"1": "negative", "2": "positive"}}, "number 0 is missing"),
     "names as text": ({"id2label": "negative"}, "id2label is 'negative'"),
-    "names as a list": ({"id2label": ["negative", "positive"]}, "id2label is ['negative', 'positive']"),
-    "no names": ({"id2label": {}}, "id2label is {}"),
     "a class without a name": ({"id2label": {"0": None, "1": "positive"}}, "the name None"),
     "two classes of one name": ({"id2label": {"0": "good", "1": "good"}}, "one name, 'good'"),
     "numbers that contradict": (
@@ -30,45 +28,24 @@ DAMAGES: dict[str, tuple[dict[str, Any] | str, str]] = {
     "as many outputs as text": ({"num_labels": "two"}, "num_labels is 'two'"),
     "more outputs than names": ({"num_labels": 3}, "num_labels is 3 and id2label names 2"),
     "hidden size 0": ({"hidden_size": 0}, "hidden_size is 0"),
-    "negative layers": ({"num_hidden_layers": -4}, "num_hidden_layers is -4"),
     "layers as text": ({"num_hidden_layers": "4"}, "num_hidden_layers is '4'"),
-    "half a layer": ({"num_hidden_layers": 3.5}, "num_hidden_layers is 3.5"),
     "a million layers": ({"num_hidden_layers": 1_000_000}, "1,000,000"),
     "a vocabulary of a billion": ({"vocab_size": 10**9}, "describes a model of about"),
-    "as many positions": ({"max_position_embeddings": 10**9}, "describes a model of about"),
-    "a width of a million": ({"hidden_size": 10**6}, "describes a model of about"),
     "two positions": ({"max_position_embeddings": 2}, "positions for 2 tokens"),
-    "no token types of less than none": ({"type_vocab_size": -1}, "type_vocab_size is -1"),
     "heads that do not divide": ({"num_attention_heads": 5}, "5 attention heads do not divide a width of 32"),
     "unknown precision": ({"dtype": "float99"}, "dtype is 'float99'"),
-    "unknown precision, old name": ({"torch_dtype": "float99"}, "torch_dtype is 'float99'"),
-    "precision as a number": ({"dtype": 32}, "dtype is 32"),
     "padding outside of the vocabulary": ({"pad_token_id": 7_000}, "pad_token_id is 7000"),
-    "negative padding": ({"pad_token_id": -3}, "pad_token_id is -3"),
-    "padding as text": ({"pad_token_id": "zero"}, "pad_token_id"),
     "unknown activation": ({"hidden_act": "gelo"}, "did you mean 'gelu'"),
     "dropout of five": ({"hidden_dropout_prob": 5}, "hidden_dropout_prob is 5"),
     "dropout that is no number": ({"attention_probs_dropout_prob": float("nan")}, "is nan"),
     "new weights that spread endlessly": ({"initializer_range": float("nan")}, "initializer_range is nan"),
-    "new weights that spread less than not": ({"initializer_range": -0.02}, "initializer_range is -0.02"),
-    "a class number that is none": ({"label2id": {"negative": "none", "positive": "1"}}, "label2id is"),
-    "numbers as text that contradict": (
-        {"label2id": {"negative": "1", "positive": "0"}},
-        "number 0 in id2label and 1 in label2id",
-    ),
-    "negative epsilon": ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0"),
     "unknown family": ({"model_type": "brt"}, "did you mean 'bert'"),
-    "a list of families": ({"model_type": ["bert"]}, "['bert']"),
-    "no family": ({"model_type": None}, "does not name its family"),
     "architecture as text": ({"architectures": "BertForSequenceClassification"}, "architectures is"),
     "one class to choose from": ({"id2label": {"0": "toxic"}, "label2id": {"toxic": 0}}, "num_labels > 1"),
     "unknown problem type": ({"problem_type": "ranking"}, "'ranking'"),
     "a config that is a list": ("[1, 2]", "it holds [1, 2]"),
-    "no JSON": ('{"model_type": "bert", ', "cannot be read as JSON"),
     "nothing at all": ("", "cannot be read as JSON"),
-    "not even text": ("\x80\ud800", "cannot be read as JSON"),
     "nested a thousand deep": ('{"model_type": "bert", "x": ' + _DEEP + "}", "nested"),
-    "nested three hundred deep": ('{"model_type": "bert", "x": ' + "[" * 300 + "]" * 300 + "}", "nested"),
 }
 
 
@@ -145,8 +122,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "attentions, which sdpa has not": {"output_attentions": True, "attn_implementation": "sdpa"},
     "hidden states": {"output_hidden_states": True},
     "tuples": {"return_dict": False},
-    "tuples, old name": {"use_return_dict": False},
-    "torchscript": {"torchscript": True},
     "an attention that is not installed": {"_attn_implementation": "flash_attention_2"},
     "chunks of a length that divides no text": {"chunk_size_feed_forward": 7},
 }
@@ -213,11 +188,3 @@ def test_switches_in_a_masked_language_model_and_in_a_corpus_are_passed_over(
     for name in ("fresh", "again"):
         saved = json.loads((tmp_path / name / "config.json").read_text())
         assert not [each for each, value in saved.items() if each.startswith("output_") and value]
-
-
-def test_numbers_of_classes_may_be_text(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path], texts: Path
-) -> None:
-    model = tiny_model_dir(layers=1)
-    _damage(model, {"label2id": {"negative": "0", "positive": "1"}})
-    succeeded("predict", model, "--input", texts, "--output", tmp_path / "scores.jsonl")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 from fault_world import QUICK, refused, sentences, succeeded, write_csv
 from fault_world import codir as command
-from transformers import BertConfig, BertForMaskedLM
 
 import codir
 
@@ -21,24 +18,6 @@ TEXTS = {
     "gb18030": "这部电影非常好看我很喜欢",
     "cp932": "この映画はとても良かったです",
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_tokenizer: Any) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_classifier(layers=2, width=16).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mlm(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    folder = tmp_path_factory.mktemp("mlm")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
 
 
 def rows(text: str, count: int = 24) -> list[dict[str, str]]:
@@ -69,8 +48,8 @@ def test_the_line_is_told_and_the_flag_that_is_named_reads_the_file(
 @pytest.mark.parametrize(
     ("name", "ending"),
     [
-        *(("utf-16", ending) for ending in ("csv", "tsv", "jsonl", "json", "txt")),
-        *((name, "csv") for name in ("utf-16-le", "utf-16-be", "utf-32", "utf-8-sig")),
+        *(("utf-16", ending) for ending in ("csv", "jsonl", "txt")),
+        *((name, "csv") for name in ("utf-16-le", "utf-32", "utf-8-sig")),
     ],
 )
 def test_files_with_a_byte_order_mark_say_it_themselves(
@@ -79,9 +58,7 @@ def test_files_with_a_byte_order_mark_say_it_themselves(
     text = "good café – это 这部"
     content = {
         "csv": f'text,label\n"{text}",a\nplain,b\n',
-        "tsv": f"text\tlabel\n{text}\ta\nplain\tb\n",
         "jsonl": f'{{"text": "{text}"}}\n{{"text": "plain"}}\n',
-        "json": f'[{{"text": "{text}"}},\n{{"text": "plain"}}]',
         "txt": f"{text}\nplain\n",
     }[ending]
     mark = "\ufeff" if name.endswith(("le", "be")) else ""

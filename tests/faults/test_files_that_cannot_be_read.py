@@ -17,14 +17,6 @@ DIGITS = "9" * 5_000
 ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_classifier: Any, tiny_tokenizer: Any) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_classifier(layers=2, width=16).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def predicts(model: Path, tmp_path: Path) -> Callable[[Any], str]:
     """Returns what `codir predict` says of an input that it has to refuse."""

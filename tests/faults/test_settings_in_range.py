@@ -7,27 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import Outcome, codir, refused
+from fault_world import Outcome, codir, flags, refused
 
 import codir as library
 
 # as they are written in YAML and by --set
-ABSURD = (
-    "0",
-    "-1",
-    "10000000000",
-    "1" + 30 * "0",
-    "9" * 5000,
-    ".nan",
-    ".inf",
-    "1e300",
-    "''",
-    "text",
-    "[]",
-    "{}",
-    "null",
-    "true",
-)
+ABSURD = ("0", "-1", "1" + 30 * "0", "9" * 5000, ".nan", "1e300", "''", "text", "[]", "{}", "null", "true")
 # what no number of any setting may be: refused for each of them, and not by the missing model
 NEVER = ("1" + 30 * "0", "9" * 5000, ".nan", ".inf", "text", "[1, 2]", "{a: 1}")
 NO_MODEL = "no-such-model"
@@ -52,15 +37,9 @@ OBJECTIVES = {
     "kd": ("temperature", "weight", "start", "end"),
 }
 PRETRAIN = (
-    "training.max_steps",
-    "training.per_device_train_batch_size",
-    "training.global_batch_size",
-    "training.neighbours",
-    "training.eval_steps",
-    "training.save_steps",
-    "masking.probability",
-    "masking.masked",
-    "masking.random",
+    *(f"training.{key}" for key in ("max_steps", "per_device_train_batch_size", "global_batch_size")),
+    *(f"training.{key}" for key in ("neighbours", "eval_steps", "save_steps")),
+    *(f"masking.{key}" for key in ("probability", "masked", "random")),
 )
 
 
@@ -98,16 +77,8 @@ def test_no_value_of_a_setting_is_a_traceback(value: str, tmp_path: Path) -> Non
         _asked("distill", [(key, value) for key in list(DISTILL)[start::2]], tmp_path)
 
 
-@pytest.mark.parametrize("value", NEVER, ids=lambda value: value[:12])
+@pytest.mark.parametrize("value", [*NEVER, "true", "-10000000000"], ids=lambda value: value[:12])
 def test_a_number_is_refused_by_name(value: str, tmp_path: Path) -> None:
-    _named("distill", (key for key, kind in DISTILL.items() if _numeric(kind)), value, tmp_path)
-    _named("pretrain", PRETRAIN, value, tmp_path)
-    objectives = [f"objectives.{name}.{key}" for name, keys in OBJECTIVES.items() for key in keys]
-    _named("distill", objectives, value, tmp_path)
-
-
-@pytest.mark.parametrize("value", ["true", "-10000000000"])
-def test_yes_and_far_below_are_no_numbers(value: str, tmp_path: Path) -> None:
     _named("distill", (key for key, kind in DISTILL.items() if _numeric(kind)), value, tmp_path)
     _named("pretrain", PRETRAIN, value, tmp_path)
     objectives = [f"objectives.{name}.{key}" for name, keys in OBJECTIVES.items() for key in keys]
@@ -119,25 +90,18 @@ def test_yes_and_far_below_are_no_numbers(value: str, tmp_path: Path) -> None:
     [
         ("training.per_device_train_batch_size", "100000000000000000000"),
         ("training.max_steps", "1e30"),
-        ("training.num_train_epochs", "1e30"),
         ("training.learning_rate", "1e30"),
         ("training.eval_accumulation_steps", "0"),
         ("training.torch_compile", "5"),
-        ("training.torch_compile", "text"),
         ("training.push_to_hub", "true"),
         ("training.per_device_eval_batch_size", "0"),
-        ("training.per_device_eval_batch_size", "100000000000000000000"),
-        ("training.dataloader_num_workers", "-1"),
         ("training.dataloader_num_workers", "1000000"),
         ("training.logging_steps", "0"),
-        ("training.logging_steps", ".nan"),
         ("training.ddp_timeout", "-5"),
         ("training.log_level", "loud"),
         ("training.optim", "no-such"),
         ("training.lr_scheduler_kwargs", "{nothing: 1}"),
         ("training.batch_eval_metrics", "true"),
-        ("training.prediction_loss_only", "true"),
-        ("training.eval_do_concat_batches", "false"),
         ("training.dataloader_in_order", "'yes'"),
         ("training.nothing", "1"),
     ],
@@ -153,27 +117,16 @@ def test_what_is_passed_on_is_checked_before_data_and_models(key: str, value: st
     ("name", "value"),
     [
         ("--epochs", "nan"),
-        ("--epochs", "inf"),
         ("--batch-size", 10**20),
         ("--learning-rate", "-1"),
         ("--max-length", 10**10),
-        ("--limit-train", 10**30),
         ("--student-layers", 10**10),
-        ("--student-width", 10**20),
         ("--seed", 10**20),
         ("--holdout", "nan"),
     ],
 )
 def test_flags_are_checked_alike(name: str, value: object, tmp_path: Path) -> None:
-    given = [
-        "distill",
-        "--teacher",
-        tmp_path / NO_MODEL,
-        "--task",
-        "acceptability",
-        "--output",
-        tmp_path / "run",
-    ]
+    given = ["distill", *flags(teacher=tmp_path / NO_MODEL, task="acceptability", output=tmp_path / "run")]
     message = refused(*given, name, value, leaves_nothing=tmp_path / "run")
     assert NO_MODEL not in message
     assert name[2:].rpartition("-")[2] in message
@@ -221,8 +174,8 @@ def test_an_allocation_is_refused_by_its_memory(
 ) -> None:
     teacher, output, cache = tiny_model_dir(layers=2), tmp_path / "run", tmp_path / "cache"
     given = ["distill", "--teacher", teacher, "--train", train_csv, "--output", output, "--cache-dir", cache]
-    value = ["--set", "objectives.crd.dim=4000000000"]
-    message = refused(*given, *value, recipe="codir-fine", set="objectives.crd.k=10", leaves_nothing=output)
+    settings = ["objectives.crd.dim=4000000000", "objectives.crd.k=10"]
+    message = refused(*given, recipe="codir-fine", set=settings, leaves_nothing=output)
     assert "dim=4000000000" in message
     assert "of memory" in message
     assert not cache.exists()
