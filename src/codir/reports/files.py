@@ -53,10 +53,9 @@ class RunFiles:
         self.metrics = read("results", run.metrics, read_whole)
         self.environment = read("environment", run.environment, read_whole)
         status = read("state of the run", path / "run.json", read_whole)
-        named = (
-            "pretrain" if "scores" in self.metrics else "distill" if "teacher" in self.config else "finetune"
+        self.command = str(
+            self.config.get("command") or ("distill" if "comparison" in self.metrics else "finetune")
         )
-        self.command = str(self.config.get("command") or named)
         self.state = str(status.get("state") or "running")
         self.finished = self.state == "finished" and bool(self.metrics)
         self.attempts: list[dict[str, Any]] = status.get("attempts") or []
@@ -86,12 +85,9 @@ class RunFiles:
     @property
     def seconds(self) -> float:
         """Wall-clock time of all attempts that ended in order."""
-        ends = [
-            [datetime.fromisoformat(each[key]) for key in ("ended", "started")]
-            for each in self.attempts
-            if "ended" in each
-        ]
-        return sum((ended - started).total_seconds() for ended, started in ends)
+        ended = [each for each in self.attempts if "ended" in each]
+        times = [[datetime.fromisoformat(each[key]) for key in ("started", "ended")] for each in ended]
+        return sum((end - start).total_seconds() for start, end in times)
 
     @property
     def started(self) -> str | None:
@@ -102,14 +98,10 @@ class RunFiles:
 
 def _require_run(path: Path) -> None:
     if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        hub = (
-            ""
-            if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
-            else " A model's name on the Hub is"
-        )
-        hub += " not enough: the report is made of what a training left on this machine." if hub else ""
-        raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.{hub}")
+        what, way = "is a file" if path.exists() else "does not exist", ""
+        if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+            way = " A model's name on the Hub is not enough: the report is made of what a training left here."
+        raise RunError(f"{path} {what}. Give a run folder of `codir distill`, or a study's folder.{way}")
     if path.parent.name == "comparison" and RunFolder(path.parent.parent).is_run:
         way = f"codir report {shlex.quote(str(path.parent.parent))}"
         raise RunError(f"{path} is a student of comparison. Report the run: {way}")

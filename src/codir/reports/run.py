@@ -59,13 +59,10 @@ def read_run(folder: Path, wanted: Wanted) -> Report:
         students[names["finetune"]] = plain
     examples = add_views(run, students, wanted, report)
     # a fine-tuning does not keep what one answer to everything scores, but all labels may be here
-    if examples is not None and len(examples.numbers) == examples.whole:
-        report.panels = [
-            replace(panel, constant=constant_score(panel.metric, examples.labels))
-            if panel.constant is None and is_metric(panel.metric)
-            else panel
-            for panel in report.panels
-        ]
+    for number, panel in enumerate(report.panels if run.command == "finetune" else ()):
+        if examples is not None and len(examples.numbers) == examples.whole and is_metric(panel.metric):
+            constant = constant_score(panel.metric, examples.labels)
+            report.panels[number] = replace(panel, constant=constant)
     return report
 
 
@@ -87,29 +84,17 @@ def _panels(run: RunFiles, comparison: Comparison | None, main: str) -> list[Pan
     panel = Panel(_task(run), "", [], label=_task_in_words(run), examples=examples)
     if comparison is not None:
         many = next(iter(examples.values()), None)  # of the first split, which is the main one
-        return [
-            replace(
-                panel,
-                metric=comparison.main_metric,
-                models=[_model(run, row, comparison, main, many) for row in comparison.rows],
-                constant=comparison.constant,
-            )
-        ]
+        models = [_model(run, row, comparison, main, many) for row in comparison.rows]
+        return [replace(panel, metric=comparison.main_metric, models=models, constant=comparison.constant)]
     if not run.metrics or run.command == "distill":
         return []
     if run.command == "pretrain":
         return [replace(panel, task="masked tokens", metric="accuracy", models=_masked_models(run))]
     metric, metrics = run.metrics["main_metric"], numbers(run.metrics["metrics"])
     model = Model(
-        name=_FINE_TUNED,
-        role="teacher",
-        group=_FINE_TUNED,
-        score=metrics.get(metric),
-        metrics=metrics,
-        layers=layers_in(run.path),
-        bytes=model_size(run.path) or None,
-        folders=(run.path,),
+        _FINE_TUNED, "teacher", _FINE_TUNED, metrics.get(metric), metrics=metrics, folders=(run.path,)
     )
+    model = replace(model, layers=layers_in(run.path), bytes=model_size(run.path) or None)
     return [replace(panel, metric=metric, models=[model])]
 
 
@@ -136,20 +121,14 @@ def _model(run: RunFiles, row: ModelRow, comparison: Comparison, main: str, exam
 
 
 def _masked_models(run: RunFiles) -> list[Model]:
-    roles = {"teacher": "teacher", "student": "codir"}
-    folders = {"teacher": run.teacher, "student": run.path}
+    own = {"teacher": ("teacher", run.teacher), "student": ("codir", run.path)}
     models = []
     for row in run.metrics["scores"]["rows"]:
-        own = {key: row.get(key) for key in ("parameters", "embedding_parameters")}
-        own |= {"layers": row.get("layers"), "agreement": finite(row.get("agreement"))}
-        own |= {
-            "score": finite(row.get("accuracy")),
-            "folders": tuple(filter(None, [folders.get(row["name"])])),
-        }
-        metrics = numbers({key: row.get(key) for key in ("accuracy", "loss")})
-        models.append(
-            Model(row["name"], roles.get(row["name"], "other"), row["name"], metrics=metrics, **own)
-        )
+        name, metrics = row["name"], numbers({key: row.get(key) for key in ("accuracy", "loss")})
+        role, folder = own.get(name, ("other", None))
+        values = {key: row.get(key) for key in ("layers", "parameters", "embedding_parameters", "agreement")}
+        values["folders"] = (folder,) if folder else ()
+        models.append(Model(name, role, name, metrics.get("accuracy"), metrics=metrics, **values))
     return models
 
 
@@ -178,15 +157,11 @@ def _words(run: RunFiles, comparison: Comparison | None, panels: Sequence[Panel]
 def _as_shown(comparison: Comparison, panel: Panel) -> Comparison:
     """Returns the comparison with the speed-ups of the table, which `codir latency` may have measured anew."""
     speedups = {model.name: model.speedup for model in panel.models if model.speedup is not None}
-    teacher = panel.teacher
-    if teacher is None or teacher.speedup != 1.0:  # they are against something else
-        return comparison
-    rows = [
-        replace(row, timing=replace(row.timing, speedup=speedups[row.name]))
-        if row.timing and row.name in speedups
-        else row
-        for row in comparison.rows
-    ]
+    rows = list(comparison.rows)
+    if panel.teacher is not None and panel.teacher.speedup == 1.0:  # else they are against something else
+        for number, row in enumerate(rows):
+            if row.timing is not None and row.name in speedups:
+                rows[number] = replace(row, timing=replace(row.timing, speedup=speedups[row.name]))
     return replace(comparison, rows=rows)
 
 

@@ -6,6 +6,7 @@ name. All else is left out, and the page says so.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import statistics
@@ -80,48 +81,39 @@ def _read(path: Path) -> LatencyResult:
         return LatencyResult.from_json(read_json(path))
     except CodirError as error:
         text = str(error).partition(" Measure again")[0].removesuffix(".")
-        text = text if str(path) in text else f"{path}: {text}"
         way = f"codir latency MODEL ... --output {shlex.quote(str(path))} --overwrite"
-        raise RunError(f"{text}. Measure again: {way}") from error
+        raise RunError(f"{path} cannot be used: {text}. Measure again: {way}") from error
 
 
 def _add_rows(report: Report, page: Path, path: Path, wanted: Wanted, command: Sequence[str]) -> None:
     """Puts a file's times into all panels; says which rows are of other models, and refuses a file of no others."""
-    result = _read(path)
+    result, placed = _read(path), set[int]()
     report.warnings += [f"{path.name}: {note}" for note in result.notes if note.startswith(BUSY)]
-    of_run = report.kind == "run" and path.resolve() == (page / "latency.json").resolve()
-    folders = {folder for panel in report.panels for model in panel.models for folder in model.folders}
-    own = {_resolved(folder, page) for folder in folders}
-    rows = [(row, _resolved(row.path, page)) for row in result.rows]
-    inside = {n for n, (_, at) in enumerate(rows) if at in own or at.is_relative_to(page.resolve())}
-    placed: set[int] = set()
+    at = [_resolved(row.path, page) for row in result.rows]
+    if report.kind == "run" and path.resolve() == (page / "latency.json").resolve():
+        # with its own measurement the run may have been moved: its score tells which rows are its own
+        main = report.panels[0].student or report.panels[0].models[0]
+        scores = {row.path: row.score for row in result.rows if row.metric == report.panels[0].metric}
+        mine = [main.score is not None and scores.get(row.path) == main.score for row in result.rows]
+        at = [
+            page.resolve() if own and not each.exists() else each for own, each in zip(mine, at, strict=True)
+        ]
     for number, panel in enumerate(report.panels):
-        report.panels[number], here = _with_rows(panel, result, inside, page, wanted, of_run, report)
+        report.panels[number], here = _with_rows(panel, result, at, page, wanted, report)
         placed |= here
     strangers = [f"{row.path} ({row.engine})" for n, row in enumerate(result.rows) if n not in placed]
     shown = ", ".join(strangers[:6]) + (f" and {len(strangers) - 6} more" if len(strangers) > 6 else "")
     if strangers and wanted.latency is not None and not placed:
-        teachers = [
-            str(m.folders[0]) for p in report.panels for m in p.models if m.role == "teacher" and m.folders
-        ]
-        have = " and ".join([*dict.fromkeys(teachers), str(page)])
         way = shlex.join([*command, "--output", "times.json"])  # not over a file of other models
-        none = f"{path} measured {shown}, and none of it is of this {report.kind}, which has {have}"
-        raise RunError(f"{none}. Measure these: {way}")
+        none = f"{path} measured {shown}, and none of it is of this {report.kind}, {page}"
+        raise RunError(f"{none}. Measure its models: {way}")
     if strangers:
-        report.miss(
-            f"{path} measured models that are not of this {report.kind}: {shown}; they are left out", "times"
-        )
+        why = f"{path} measured models that are not of this {report.kind}: {shown}; they are left out"
+        report.miss(why, "times")
 
 
 def _with_rows(
-    panel: Panel,
-    result: LatencyResult,
-    inside: set[int],
-    page: Path,
-    wanted: Wanted,
-    of_run: bool,
-    report: Report,
+    panel: Panel, result: LatencyResult, at: Sequence[Path], page: Path, wanted: Wanted, report: Report
 ) -> tuple[Panel, set[int]]:
     """Puts times into the lines of the models they belong to, adds lines for other engines; returns the rows used.
 
@@ -129,23 +121,29 @@ def _with_rows(
     were not measured. An exported folder has a line if it was made from a model of the panel, or was asked for.
     """
     rows, models, extra = result.rows, list(panel.models), list[Model]()
-    owned = [_owner(panel, row.path, page) for row in rows]
-    if of_run:  # with its own measurement the run may have been moved: its score tells it
-        main = next((n for n, model in enumerate(models) if model.role == "codir"), 0)
-        score = panel.metric, models[main].score
-        moved = {
-            row.path for row in rows if row.engine == TORCH and row.score and (row.metric, row.score) == score
-        }
-        moved = {each for each in moved if not _resolved(each, page).exists()}
-        owned = [main if rows[n].path in moved and own is None else own for n, own in enumerate(owned)]
-    asked = {folder.resolve() for folder in wanted.exported}
-    exports = {n: _manifest(row, panel, page, asked) for n, row in enumerate(rows) if owned[n] is None}
-    here = sorted(n for n in range(len(rows)) if n in inside or owned[n] is not None or exports.get(n))
-    timings, where = _timings(panel, rows, owned, here), result.machine.get("cpu") or "this machine"
-    where = f"one run of codir latency on {where}"
+    folders = {_resolved(each, page) for p in report.panels for model in p.models for each in model.folders}
+    owned = {n: own for n, folder in enumerate(at) if (own := _owner(panel, folder, page)) is not None}
+    inside = {n for n, each in enumerate(at) if each in folders or each.is_relative_to(page.resolve())}
+    asked, exports = {folder.resolve() for folder in wanted.exported}, dict[int, Manifest]()
+    for number in {*range(len(rows))} - {*owned}:
+        with contextlib.suppress(CodirError):
+            manifest = Manifest.read(at[number])
+            if at[number] in asked or _owner(panel, manifest.source, page) is not None:
+                exports[number] = manifest
+    here = sorted({*inside, *owned, *exports})
+    # `codir latency` counts speed-ups from the first row. Where that is a stranger, they are counted anew from the
+    # page's teacher, or else from the first row that belongs here: the median over the rounds, as there.
+    timings = {number: rows[number].timing for number in here}
+    if 0 not in timings:
+        teachers = [n for n in owned if models[owned[n]].role == "teacher" and rows[n].engine == TORCH]
+        first = timings[(teachers or here)[0]].rounds if here else ()
+        for number, timing in timings.items():
+            ratios = [a / b for a, b in zip(first, timing.rounds, strict=True) if b > 0]
+            timings[number] = replace(timing, speedup=statistics.median(ratios) if ratios else 1.0)
+    where = f"one run of codir latency on {result.machine.get('cpu') or 'this machine'}"
     taken, lines = set[int](), panel.task != AVERAGE
     for number in here:
-        row, own, manifest = rows[number], owned[number], exports.get(number)
+        row, own = rows[number], owned.get(number)
         if own is not None and row.engine == TORCH:
             if own not in taken:  # in a study several seeds may have been measured: the first stands for all
                 models[own] = _timed(models[own], row, timings[number], where)
@@ -157,49 +155,17 @@ def _with_rows(
             line = Model(engine_named(models[own].name, words), models[own].role, words, engine=row.engine)
             line = replace(line, score=score, kept=panel.kept(score))
             extra.append(_timed(line, row, timings[number], where))
-        elif manifest is not None and lines:
-            line = _export_line(_resolved(row.path, page), manifest, panel, page, report)
+        elif number in exports and lines:
+            line = _export_line(at[number], exports[number], panel, page, report)
             extra += [_timed(line, row, timings[number], where)] if line else []
     for number in here:
-        row = rows[number]
+        shape = rows[number].parameters, rows[number].engine
         for place, model in enumerate(models):
-            same = (model.parameters, model.engine, row.engine) == (row.parameters, TORCH, TORCH)
-            if same and row.parameters and place not in taken and model.layers in (None, row.layers):
-                models[place] = _timed(model, row, timings[number], where)
+            same = None not in shape and shape == (model.parameters, TORCH) and model.engine == TORCH
+            if same and place not in taken and model.layers in (None, rows[number].layers):
+                models[place] = _timed(model, rows[number], timings[number], where)
                 taken.add(place)
     return replace(panel, models=[*models, *extra]), set(here)
-
-
-def _manifest(row: LatencyRow, panel: Panel, page: Path, asked: set[Path]) -> Manifest | None:
-    """Returns the manifest of an exported folder that belongs to the panel, or was asked for."""
-    folder = _resolved(row.path, page)
-    try:
-        manifest = Manifest.read(folder) if is_deployed(folder) else None
-    except CodirError:
-        return None
-    own = manifest is not None and (folder in asked or _owner(panel, manifest.source, page) is not None)
-    return manifest if own else None
-
-
-def _timings(
-    panel: Panel, rows: Sequence[LatencyRow], owned: Sequence[int | None], here: Sequence[int]
-) -> dict[int, Timing]:
-    """Returns the times of the rows that belong here; speed-ups are against one of them.
-
-    `codir latency` counts from the first row. Where that is a stranger, they are counted anew from the page's teacher,
-    or else from the first row that belongs here: the median over the rounds, as there.
-    """
-    found = {number: rows[number].timing for number in here}
-    if 0 in here or not here:
-        return found
-    roles = {
-        n: panel.models[own].role for n in here if (own := owned[n]) is not None and rows[n].engine == TORCH
-    }
-    first = found[next((n for n, role in roles.items() if role == "teacher"), here[0])]
-    for number, timing in found.items():
-        ratios = [a / b for a, b in zip(first.rounds, timing.rounds, strict=False) if b > 0]
-        found[number] = replace(timing, speedup=statistics.median(ratios) if ratios else 1.0)
-    return found
 
 
 def _timed(model: Model, row: LatencyRow, timing: Timing, where: str) -> Model:
