@@ -85,7 +85,7 @@ def test_only_times_measured_alike_are_drawn_together() -> None:
     assert [line["x"] for line in lines] == [[5.0, 10.0], [0.5, 1.0]]
     assert all(line["line"]["shape"] == "hv" for line in lines)
     assert "cpu" in figures[0].takeaway
-    assert "2 more have a time but no score" in figures[0].takeaway
+    assert "2 more with a time but no score" in figures[0].takeaway
     for slowest, kind in ((4.0, None), (6.0, "log")):  # where times lie far apart
         assert latency(model("a", 0.8, 1.0), model("b", 0.9, slowest))[0].layout["xaxis"].get("type") == kind
 

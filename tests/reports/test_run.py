@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from reading import counts, gather, outputs_of, points
 from safetensors.torch import load_file
-from small_world import World, quiet
+from small_world import TRAINING, World, quiet
 
 from codir.measure.comparison import Comparison
 from codir.reports.outputs import linear_cka
@@ -29,14 +28,13 @@ def metrics(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())
 
 
-def test_the_table_is_the_runs_own(report: Report, distilled: Path) -> None:
+def test_the_table_words_costs_and_facts_are_the_runs_own(report: Report, distilled: Path) -> None:
     (panel,) = report.panels
-    rows = metrics(distilled)["comparison"]["rows"]
-    assert [model.name for model in panel.models] == [row["name"] for row in rows]
+    content = metrics(distilled)
     assert [model.role for model in panel.models] == ["teacher", "finetune", "kd", "codir"]
     assert (panel.metric, panel.constant) == ("accuracy", 0.5)
-    for model, row in zip(panel.models, rows, strict=True):
-        assert model.score == row["metrics"]["accuracy"]
+    for model, row in zip(panel.models, content["comparison"]["rows"], strict=True):
+        assert (model.name, model.score) == (row["name"], row["metrics"]["accuracy"])
         assert (model.kept, model.agreement) == (row["share_kept"], row["agreement"])
         assert (model.parameters, model.bytes) == (row["parameters"], row["bytes"])
         assert model.milliseconds == row["timing"]["ms_per_sequence"]
@@ -44,17 +42,12 @@ def test_the_table_is_the_runs_own(report: Report, distilled: Path) -> None:
     assert [model.layers for model in panel.models] == [4, 2, 2, 2]
     assert len({model.measured for model in panel.models}) == 1
     assert "batches of 32" in panel.models[0].measured
-
-
-def test_words_costs_and_facts_are_the_runs(report: Report, distilled: Path) -> None:
-    assert report.words == Comparison.from_json(metrics(distilled)["comparison"]).plain_words()
-    assert report.finished
-    assert report.missing == []
+    assert report.words == Comparison.from_json(content["comparison"]).plain_words()
+    assert (report.finished, report.missing) == (True, [])
     assert (report.title, report.place) == ("Neg or pos: distilled student with 2 of 4 layers", "student")
     assert "codir-fine" in report.subtitle
     costs, facts = dict(report.costs), dict(report.facts)
-    steps = metrics(distilled)["costs"]["codir"]["steps"]
-    assert f"{steps} steps" in costs["training of the CoDIR student"]
+    assert f"{content['costs']['codir']['steps']} steps" in costs["training of the CoDIR student"]
     assert "training of the KD student" in costs
     assert (facts["seed"], facts["state"], facts["training examples"]) == ("3", "finished", "64")
     assert "python" in facts["versions"]
@@ -73,22 +66,42 @@ def test_the_curves_are_in_the_logs(report: Report, distilled: Path) -> None:
         ("on validation data", "agreement", "eval_agreement"),
         ("accuracy", "score", "eval_accuracy"),
     ):
-        curve = by_name["CoDIR student", kind, name]
-        assert list(curve.values) == [entry[key] for entry in entries if key in entry]
-        assert list(curve.steps) == [entry["step"] for entry in entries if key in entry]
+        curve, logged = by_name["CoDIR student", kind, name], [entry for entry in entries if key in entry]
+        assert list(curve.values) == [entry[key] for entry in logged]
+        assert list(curve.steps) == [entry["step"] for entry in logged]
     assert {curve.model for curve in report.curves} == {"CoDIR student", "KD student", "undistilled student"}
     assert ("undistilled student", "loss", "all terms, weighted") not in by_name  # it has one term
 
 
-def test_similarity_is_the_cka_of_pooled_layers(report: Report, distilled: Path, report_world: World) -> None:
-    teacher = outputs_of(report_world.teacher, report_world)[1]
-    for figure, path in zip(
-        report.similarities, (distilled, distilled / "comparison" / "finetune"), strict=True
-    ):
-        student = outputs_of(path, report_world)[1]
-        assert figure.data[0]["z"] == pytest.approx(linear_cka(student, teacher).numpy(), abs=1e-5)
-        assert "40 examples" in figure.takeaway
+def test_similarity_and_answers_are_those_of_the_models(
+    report: Report, distilled: Path, report_world: World
+) -> None:
+    folders = (report_world.teacher, distilled, distilled / "comparison" / "finetune")
+    logits, layers = zip(*(outputs_of(path, report_world) for path in folders), strict=True)
     assert report.similarities[0].title == "CoDIR student and teacher"
+    for figure, student in zip(report.similarities, layers[1:], strict=True):
+        assert figure.data[0]["z"] == pytest.approx(linear_cka(student, layers[0]).numpy(), abs=1e-5)
+        assert "40 examples" in figure.takeaway
+    labels = (np.arange(40) % 2 == 0).astype(int)  # `pos` comes first
+    titles = [figure.title for figure in report.confusions]
+    assert titles == ["Teacher", "CoDIR student", "Undistilled student"]
+    for figure, each in zip(report.confusions, logits, strict=True):
+        expected = np.zeros((2, 2), int)
+        np.add.at(expected, (labels, each.argmax(axis=1)), 1)
+        assert counts(figure) == expected.tolist()
+    differ = np.flatnonzero(logits[0].argmax(axis=1) != logits[1].argmax(axis=1))
+    assert len(differ) > 0, "the tiny models agree on everything: the test shows nothing"
+    assert report.disagreements_total == len(differ)
+    assert {each.number for each in report.disagreements} == set(differ.tolist())
+    theirs, ours = (np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in logits[:2])
+    for each in report.disagreements:
+        n, truth = each.number, labels[each.number]
+        assert each.badness == pytest.approx(theirs[n, truth] - ours[n, truth], abs=1e-5)
+        assert each.label == ("neg", "pos")[truth]
+        assert each.kind == ("lost" if each.teacher == each.label else "won")
+        assert each.teacher_confidence == pytest.approx(theirs[n].max(), abs=1e-5)
+    order = [each.badness for each in report.disagreements]
+    assert order == sorted(order, reverse=True)
 
 
 def test_clouds_are_the_contrasts_space(report: Report, distilled: Path, report_world: World) -> None:
@@ -114,97 +127,54 @@ def test_clouds_are_the_contrasts_space(report: Report, distilled: Path, report_
     assert any("&lt;script&gt;alert" in text for trace in figure.data for text in trace["text"])
 
 
-def test_answers_are_those_of_the_models(report: Report, distilled: Path, report_world: World) -> None:
-    labels = (np.arange(40) % 2 == 0).astype(int)  # `pos` comes first
-    logits = [outputs_of(path, report_world)[0] for path in (report_world.teacher, distilled)]
-    for figure, each in zip(report.confusions, logits, strict=False):
-        expected = np.zeros((2, 2), int)
-        np.add.at(expected, (labels, each.argmax(axis=1)), 1)
-        assert counts(figure) == expected.tolist()
-    assert [figure.title for figure in report.confusions] == [
-        "Teacher",
-        "CoDIR student",
-        "Undistilled student",
-    ]
-    differ = np.flatnonzero(logits[0].argmax(axis=1) != logits[1].argmax(axis=1))
-    assert len(differ) > 0, "the tiny models agree on everything: the test shows nothing"
-    assert report.disagreements_total == len(differ)
-    assert {each.number for each in report.disagreements} == set(differ.tolist())
-    theirs, ours = (np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in logits)
-    for each in report.disagreements:
-        n, truth = each.number, labels[each.number]
-        assert each.badness == pytest.approx(theirs[n, truth] - ours[n, truth], abs=1e-5)
-        assert each.label == ("neg", "pos")[truth]
-        assert each.kind == ("lost" if each.teacher == each.label else "won")
-        assert each.teacher_confidence == pytest.approx(theirs[n].max(), abs=1e-5)
-    order = [each.badness for each in report.disagreements]
-    assert order == sorted(order, reverse=True)
-
-
-def test_only_so_many_examples_are_run(distilled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_examples_are_run_and_nothing_is_written(
+    copy_of: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codir.files import exclusive
     from codir.reports import outputs
 
     seen, forward = [], outputs.forward_dataset
-    monkeypatch.setattr(
-        outputs,
-        "forward_dataset",
-        lambda model, data, *a, **k: seen.append(len(data)) or forward(model, data, *a, **k),
-    )
-    report = gather(distilled, examples=10)
-    assert seen == [10, 10, 10]  # one pass each: teacher, student, undistilled student
-    assert np.sum(counts(report.confusions[0])) == 10
-    assert "10 of the 40" in dict(report.facts)["examples that the models were run over"]
-    assert gather(distilled, examples=10).disagreements == report.disagreements
-    monkeypatch.setattr(outputs, "load_classifier", lambda *args: pytest.fail("a model was loaded"))
-    report = gather(distilled, examples=0)
-    assert report.panels
-    assert [report.similarities, report.clouds, report.confusions, report.disagreements] == [[]] * 4
-    parts = {part for part, reason in report.missing if "--no-models" in reason}
-    assert parts == {"similarity", "representations", "confusions", "disagreements"}
 
-
-def test_nothing_is_written_and_no_lock_is_needed(copy_of: Path) -> None:
-    from codir.files import exclusive
+    def counted(model: Any, data: Any, *args: Any, **settings: Any) -> Any:
+        seen.append(len(data))
+        return forward(model, data, *args, **settings)
 
     def state() -> dict[str, tuple[int, int]]:
         files = [path for path in copy_of.rglob("*") if path.name != ".lock"]
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
     before = state()
+    monkeypatch.setattr(outputs, "forward_dataset", counted)
     with exclusive(copy_of):  # as a training that is under way holds it
-        assert gather(copy_of, examples=10).panels
+        report = gather(copy_of, examples=10)
     assert state() == before
+    assert seen == [10, 10, 10]  # one pass each: teacher, student, undistilled student
+    assert np.sum(counts(report.confusions[0])) == 10
+    assert "10 of the 40" in dict(report.facts)["examples that the models were run over"]
+    monkeypatch.setattr(outputs, "load_classifier", lambda *args: pytest.fail("a model was loaded"))
+    report = gather(copy_of, examples=0)
+    assert report.panels
+    assert [report.similarities, report.clouds, report.confusions, report.disagreements] == [[]] * 4
+    parts = {part for part, reason in report.missing if "--no-models" in reason}
+    assert parts == {"similarity", "representations", "confusions", "disagreements"}
 
 
 def test_scores_instead_of_classes(report_world: World, tmp_path: Path) -> None:
     from codir import distill, finetune
 
-    data = report_world.data(label="score")
-    training = {
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "precision": "fp32",
-        "seed": 1,
-    }
-    encoder, teacher = report_world.folder / "encoder", tmp_path / "teacher"
-    finetune(model=str(encoder), data=data, training=training, output=teacher, console=quiet())
-    run = distill(
-        teacher=str(teacher),
-        data=data,
-        student={"layers": 2},
-        objectives={"task": {}, "crd": {"k": 10, "dim": 4}},
-        training=training,
-        cache=False,
-        baseline=False,
-        output=str(tmp_path / "run"),
-        console=quiet(),
-    )
-    report = gather(run.output)
+    data, teacher = report_world.data(label="score"), tmp_path / "teacher"
+    training = {**TRAINING, "learning_rate": 1e-3}
+    encoder = str(report_world.folder / "encoder")
+    finetune(model=encoder, data=data, training=training, output=teacher, console=quiet())
+    objectives = {"task": {}, "crd": {"k": 10, "dim": 4}}
+    more = {"data": data, "objectives": objectives, "training": training, "cache": False, "baseline": False}
+    settings = report_world.settings(tmp_path / "run", teacher=str(teacher), **more)
+    run = distill(**settings, console=quiet()).output
+    report = gather(run)
     assert report.confusions == []
     assert dict(report.missing)["confusions"] == "the task has scores, not classes"
     assert report.clouds[0].switches[1] == []
-    theirs, ours = (outputs_of(path, report_world)[0][:, 0] for path in (teacher, run.output))
+    theirs, ours = (outputs_of(path, report_world)[0][:, 0] for path in (teacher, run))
     with open(report_world.dev, newline="") as file:
         truth = np.array([float(row["score"]) for row in csv.DictReader(file)])
     apart = np.flatnonzero(np.abs(theirs - ours) > 0.5 * truth.std())
@@ -223,7 +193,7 @@ def test_a_fine_tuning_has_a_report(report_world: World) -> None:
     assert {curve.kind for curve in report.curves} == {"loss", "score"}
     assert dict(report.costs)["training of the model"]
     assert [figure.title for figure in report.confusions] == ["Fine-tuned model"]
-    assert re.search("last layer of the fine-tuned model", report.clouds[0].title)
+    assert "last layer of the fine-tuned model" in report.clouds[0].title
     assert {"similarity", "disagreements", "times"} == set(dict(report.missing))
 
 
@@ -232,7 +202,7 @@ def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
 
     settings = report_world.settings(tmp_path / "run", objectives={"task": {}, "kd": {}}, baseline=False)
     run = distill(**settings, recipe="kd", timing=False, console=quiet()).output
-    report = gather(run)
+    report = gather(run, examples=5)
     assert "no contrastive objective" in dict(report.missing)["the contrast's shared space"]
     assert len(report.clouds) == 2
     # whatever it learned from, the run's own student is the one that is called so

@@ -118,31 +118,29 @@ def _draw(figure: Figure, axes: Any) -> None:
 
 
 def _draw_markers(axes: Any, trace: dict[str, Any]) -> None:
-    """Draws the points that look alike in one go, as the legend wants them, with whiskers and names."""
-    x, y, marker = trace["x"], trace["y"], trace["marker"]
+    """Draws point by point, each with its whiskers and its name; the legend shows the first."""
+    marker, label = trace["marker"], _label(trace)
     rim = marker.get("line", {}).get("color", marker["color"])
     given = [marker["color"], marker.get("symbol", "circle"), marker["size"], rim]
-    looks = [
-        tuple(each[number] if isinstance(each, list) else each for each in given) for number in range(len(x))
-    ]
-    for look in dict.fromkeys(looks):
-        chosen = [number for number, each in enumerate(looks) if each == look]
-        bars = {}
+    for number, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
+        colour, shape, size, edge = (each[number] if isinstance(each, list) else each for each in given)
+        look = {"color": _colour(colour), "markeredgecolor": _colour(edge), "marker": _MARKERS[shape]}
+        look |= {
+            "alpha": marker.get("opacity", 1),
+            "markersize": 0.6 * size,
+            "linestyle": "none",
+            "capsize": 2,
+        }
         for key, wanted in (("error_x", "xerr"), ("error_y", "yerr")):
             if key in trace:
                 sides = trace[key].get("arrayminus", trace[key]["array"]), trace[key]["array"]
-                bars[wanted] = [[side[number] for number in chosen] for side in sides]
-        colour, shape, size, edge = look
-        drawn = {"color": _colour(colour), "markeredgecolor": _colour(edge), "marker": _MARKERS[shape]}
-        drawn |= {"alpha": marker.get("opacity", 1), "markersize": 0.6 * size, "linestyle": "none"}
-        drawn |= {"capsize": 2, "label": _label(trace) if look == looks[0] else None}
-        axes.errorbar(*([values[number] for number in chosen] for values in (x, y)), **bars, **drawn)
-    for number, text in enumerate(trace["text"] if trace["mode"] == "markers+text" else ()):
-        if text:
+                look[wanted] = [[side[number]] for side in sides]
+        axes.errorbar([x], [y], label=None if number else label, **look)
+        if trace["mode"] == "markers+text" and trace["text"][number]:
             vertical, side = trace["textposition"][number].split()
             (across, ha), (above, va) = _ACROSS[side], _ABOVE[vertical]
             beside = {"textcoords": "offset points", "fontsize": 8, "ha": ha, "va": va}
-            axes.annotate(_plain(text), (x[number], y[number]), (across, above), **beside)
+            axes.annotate(_plain(trace["text"][number]), (x, y), (across, above), **beside)
 
 
 def _label(trace: dict[str, Any]) -> str | None:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from codir.reports import text as words
 from codir.reports.figures import (
     SYMBOLS,
     Figure,
@@ -22,28 +25,15 @@ from codir.reports.figures import (
     series,
     whiskers,
 )
-from codir.reports.text import (
-    clean,
-    for_hover,
-    for_plotly,
-    known,
-    milliseconds,
-    plural,
-    points,
-    share,
-    shortened,
-    times,
-    together,
-)
+from codir.reports.text import clean, for_hover, for_plotly, known, plural, points, shortened, together
 from codir.reports.values import Difference, Model, Panel, Report, leaders
 
 NAMED = 12  # up to so many models all are named
 TEACHER = "star"
 _NAME, _ROW = 36, 30  # characters of a name beside its point, and at a row
 _LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
-_PLACES = (
-    "top center, bottom center, middle right, middle left, top right, bottom right, top left, bottom left"
-)
+_PLACES = ("top center", "bottom center", "middle right", "middle left")
+_PLACES += ("top right", "bottom right", "top left", "bottom left")
 Looks = dict[str, tuple[str, str]]  # colour and symbol by group
 Box = tuple[float, float, float, float]
 
@@ -114,22 +104,14 @@ def _latency(models: list[Model], measured: str, panel: Panel, looks: Looks, nam
     air = max(0.14 * (high - low), 0.4)
     rows, all_named = len({model.group for model in models}) + (len(front) > 1), len(places) == len(models)
     across = rows // 4 + 1
+    layout = {"xaxis": x_axis, "yaxis": axis(f"{metric}, points", range=[low - air, high + air], nticks=7)}
     return Figure(
         name=name,
         title="Score against latency" + (f": {clean(panel.shown)}" if panel.task else ""),
         takeaway=_latency_takeaway(models, front, panel, measured),
         data=data,
-        layout={
-            "xaxis": x_axis,
-            "yaxis": axis(f"{metric}, points", range=[low - air, high + air], nticks=7),
-            "showlegend": not all_named,
-            "legend": legend(-0.18, maxheight=20 * across + 20),
-        },
-        narrow={
-            "showlegend": True,
-            "legend": legend(-0.22, maxheight=20 * rows + 20),
-            "margin": margin(48),
-        },
+        layout=layout | {"showlegend": not all_named, "legend": legend(-0.18, maxheight=20 * across + 20)},
+        narrow={"showlegend": True, "legend": legend(-0.22, maxheight=20 * rows + 20), "margin": margin(48)},
         height=440 if all_named else 440 + 20 * across,
         narrow_height=340 + 20 * rows,
     )
@@ -161,66 +143,52 @@ def _group(members: list[Model], colour: str, symbol: str, places: dict[int, str
 
 
 def _hover(model: Model, metric: str) -> str:
-    words = f"{metric} {points(model.score)}"
+    lines = [f"<b>{for_hover(model.name, 80)}</b>", f"{metric} {points(model.score)}"]
     if known(model.spread):
         of = f"{len(model.scores)} seeds" if len(model.scores) > 1 else f"{model.examples} examples"
-        words += f" ± {points(model.spread)} ({of})"
-    lines = [f"<b>{for_hover(model.name, 80)}</b>", words]
+        lines[-1] += f" ± {points(model.spread)} ({of})"
     if known(model.milliseconds):
-        time = f"{milliseconds(model.milliseconds)} ms"
+        time = f"{words.milliseconds(model.milliseconds)} ms"
         if known(model.low) and known(model.high):
-            time += f" ({milliseconds(model.low)} to {milliseconds(model.high)})"
-        lines.append(time + (f", {times(model.speedup)}" if known(model.speedup) else ""))
-    lines += [f"{share(model.kept)} of the teacher kept"] if known(model.kept) else []
+            time += f" ({words.milliseconds(model.low)} to {words.milliseconds(model.high)})"
+        lines.append(time + (f", {words.times(model.speedup)}" if known(model.speedup) else ""))
+    lines += [f"{words.share(model.kept)} of the teacher kept"] if known(model.kept) else []
     return "<br>".join([*lines, for_plotly(model.engine)])
 
 
 def _latency_takeaway(models: list[Model], front: list[Model], panel: Panel, measured: str) -> str:
     fastest, best, first = front[0], front[-1], leaders(models)
     students = [model for model in models if model.role != "teacher"]
-    if len(models) == 1:
-        time = milliseconds(best.milliseconds)
-        text = f"{_name(best)}: {points(best.score)} points in {time} ms a sequence."
-    elif len(students) > 1 and len({model.milliseconds for model in students}) == 1:
-        ahead = leaders(students)
-        names, top = together([_name(model) for model in ahead]), points(ahead[0].score)
-        said = f"The highest of them is {names} ({top})"
-        said = said if len(ahead) == 1 else f"None is ahead: {names} have {top}"
-        time = milliseconds(ahead[0].milliseconds)
-        text = f"All {len(students)} students take {time} ms: they have one shape. {said}"
+    if len(students) > 1 and len({model.milliseconds for model in students}) == 1:
+        ahead, time = leaders(students), words.milliseconds(students[0].milliseconds)
+        text = f"All {len(students)} students take {time} ms: they have one shape. "
+        text += "The highest of them is " if len(ahead) == 1 else "None is ahead: "
+        text += f"{together([_name(model) for model in ahead])} ({points(ahead[0].score)})"
         text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
     elif len(first) == 1 and fastest is best:
         text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
-        names, top = together([_name(model) for model in first]), points(best.score)
-        several = f"None is ahead: {names} have the same score ({top})."
-        text = f"Highest score: {names} ({top})." if len(first) == 1 else several
-        text += (
-            f" Fastest: {_name(fastest)} ({milliseconds(fastest.milliseconds)} ms, {points(fastest.score)})."
-        )
+        text = "Highest score: " if len(first) == 1 else "None is ahead, the highest score have "
+        text += f"{together([_name(model) for model in first])} ({points(best.score)})."
+        time = words.milliseconds(fastest.milliseconds)
+        text += f" Fastest: {_name(fastest)} ({time} ms, {points(fastest.score)})."
         if 1 < len(front) < len(models):
             text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
     if len(models) > 1:
-        text += _how_sure(best, models) + _whisker_words(models)
+        second = max((model for model in models if model is not best), key=lambda model: model.points)
+        lead, wide = best.points - second.points, 100 * math.hypot(best.error or 0.0, second.error or 0.0)
+        single = not best.scores and not second.scores  # of seeds the paired differences say it
+        if single and points(best.score) != points(second.score) and not 0 < wide <= lead:
+            # the two are of the same examples, so that the whiskers are a careful bound, no test
+            noise = "that of one run each: no test says whether it is more than noise"
+            worth = "within the whiskers" if wide else noise
+            text += f" The lead of {lead:.1f} points over {_name(second)} is {worth}."
+        text += _whisker_words(models)
     text += f" Measured: {clean(measured).rstrip('.')}." if measured else ""
     timed = [m for m in panel.models if m.measured == measured and known(m.milliseconds)]
-    if without := [model for model in timed if not known(model.score)]:
-        verb = "has" if len(without) == 1 else "have"
-        text += f" {len(without)} more {verb} a time but no score: they are in the table only."
+    if without := sum(not known(model.score) for model in timed):
+        text += f" {without} more with a time but no score: in the table only."
     return text
-
-
-def _how_sure(best: Model, models: list[Model]) -> str:
-    """Says what the lead of a single run over the next one is worth; of seeds the paired differences say it."""
-    second = max((model for model in models if model is not best), key=lambda model: model.points)
-    lead, wide = best.points - second.points, 100 * math.hypot(best.error or 0.0, second.error or 0.0)
-    if points(best.score) == points(second.score) or best.scores or second.scores or 0 < wide <= lead:
-        return ""
-    # the two are of the same examples, so that the whiskers are a careful bound, no test
-    worth = (
-        "within the whiskers" if wide else "that of one run each: no test says whether it is more than noise"
-    )
-    return f" The lead of {lead:.1f} points over {_name(second)} is {worth}."
 
 
 def _whisker_words(models: Sequence[Model]) -> str:
@@ -249,32 +217,23 @@ def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
     if len(models) > NAMED:
         chosen = [model for model in models if model in front or model.engine == "torch"]
         chosen = chosen if len(chosen) <= NAMED else front[:NAMED]
-    scale = math.log10 if logarithmic else float
-    spans = [scale(model.milliseconds or 1.0) for model in models]
-    left = min(spans) if logarithmic else 0.0
-    wide = (max(spans) - left) * (1.28 if logarithmic else 1.16) or 1.0
-    low, high = _score_ends(models)
-    tall = (high - low) * 1.28 or 1.0
-    spots = {
-        id(model): (900 * (span - left) / wide, 380 * (model.points - low) / tall)
-        for model, span in zip(models, spans, strict=True)
-    }
+    times, heights = (
+        np.array(each) for each in zip(*((m.milliseconds, m.points) for m in models), strict=True)
+    )
+    times = np.log10(times / times.min()) if logarithmic else times
+    across, up = (
+        720 * times / (times.max() or 1.0),
+        300 * (heights - heights.min()) / (np.ptp(heights) or 1.0),
+    )
+    spots = {id(model): (float(x), float(y)) for model, x, y in zip(models, across, up, strict=True)}
     taken: list[Box] = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots.values()]
     for (x, y), (next_x, next_y) in pairwise(spots[id(model)] for model in front):
         taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
-    for model in models:
-        if known(model.low) and known(model.high) and model.low > 0:
-            y, ends = (
-                spots[id(model)][1],
-                [900 * (scale(end) - left) / wide for end in (model.low, model.high)],
-            )
-            taken.append((ends[0], y - 3, ends[1], y + 3))
     places: dict[int, str] = {}
     for model in sorted(chosen, key=lambda each: spots[id(each)]):
         x, y = spots[id(model)]
-        boxes = {
-            place: _box(x, y, 7.0 * len(shortened(model.name, _NAME)), place) for place in _PLACES.split(", ")
-        }
+        wide = 7.0 * len(shortened(model.name, _NAME))
+        boxes = {place: _box(x, y, wide, place) for place in _PLACES}
         places[id(model)] = best = min(boxes, key=lambda place: _covered(boxes[place], taken))
         taken.append(boxes[best])
     return places
@@ -325,8 +284,8 @@ def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
         values.append(100 * panel.constant)
         shapes.append(_upright(values[-1], "bad", "dash"))
         note = {"x": values[-1], "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        words = f"one answer for all: {points(panel.constant)}"
-        notes.append({**note, "text": words, "font": {"size": 12, "color": named("bad")}})
+        said = f"one answer for all: {points(panel.constant)}"
+        notes.append({**note, "text": said, "font": {"size": 12, "color": named("bad")}})
     return _rows(
         f"{key}-scores",
         f"Scores: {clean(panel.shown)}" if panel.task else "Scores",
@@ -382,15 +341,14 @@ def forest_figure(differences: Sequence[Difference], task: str, key: str) -> Fig
         data.append(dots(means, places, marker, name=title, hovertext=hover))
     ends = [100 * value for item in rows for value in (item.mean, item.low, item.high, 0.0) if known(value)]
     filled = [f"{shortened(item.name, 40)} {points(item.mean, '+.1f')}" for item in rows if item.shown]
-    words = f"Of {plural(len(rows), 'difference')} none is shown beyond noise: no filled dot."
-    if filled:
-        verb, more = "is" if len(filled) == 1 else "are", " and others" if len(filled) > 4 else ""
-        words = f"{len(filled)} of {plural(len(rows), 'difference')} {verb} shown beyond noise (filled): "
-        words += f"{'; '.join(filled[:4])}{more}."
+    takeaway = f"{len(filled) or 'None'} of {plural(len(rows), 'difference')} shown beyond noise"
+    takeaway += (
+        f" (filled): {'; '.join(filled[:4])}{' and others' if len(filled) > 4 else ''}." if filled else "."
+    )
     return _rows(
         f"{key}-forest",
         f"Paired differences: {clean(task)}",
-        words,
+        takeaway,
         data,
         [for_plotly(item.name, _ROW) for item in rows],
         xaxis=axis("points, with 95 % intervals", range=_with_air(ends)),
