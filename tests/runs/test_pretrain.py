@@ -254,6 +254,21 @@ def test_a_head_for_an_encoder(here: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_narrower_and_partly_frozen_student(here: Path, tmp_path: Path) -> None:
+    console = quiet()
+    changes = {"student": {"layers": 2, "width": 16, "freeze": ["embeddings"]}, "training": {"max_steps": 2}}
+    pretrain(**settings(here, tmp_path / "run", **changes), console=console)
+    words = "bert.embeddings.word_embeddings.weight"
+    mine, teachers = (
+        load_file(folder / "model.safetensors")[words] for folder in (tmp_path / "run", here / "teacher")
+    )
+    assert mine.shape == (teachers.shape[0], 16)
+    assert all(bool((teachers == column[:, None]).all(dim=0).any()) for column in mine.T)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "16 of 32 dimensions" in said
+    assert "parameters are never trained" in said
+
+
 def test_evaluation_during_training(here: Path, tmp_path: Path) -> None:
     run(here, tmp_path / "run", "kd-pre", training={"eval_steps": 3})
     losses = [entry["eval_mlm_loss"] for entry in log(tmp_path / "run") if "eval_mlm_loss" in entry]
