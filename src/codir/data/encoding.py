@@ -6,8 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codir.errors import ConfigError, DataError
 from codir.models.classes import require_ids
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TEACHER = "teacher_"
 _BATCH = 1000
 
 
@@ -34,24 +32,12 @@ def cuts_unsaid() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@dataclass
-class EncodedSplit:
-    """An encoded split and what was cut off in making it.
-
-    Attributes:
-        dataset: columns `input_ids`, `attention_mask`, (`token_type_ids`), `labels` (if there are labels),
-            `example_id`; with a teacher that tokenises differently also `teacher_input_ids` and so on.
-        max_length: the longest input allowed, in tokens; None if there is no limit.
-        truncated: number of examples that were longer and lost their end.
-        teacher_max_length: the same for the teacher's own columns, None if it has none.
-        teacher_truncated: likewise.
-    """
+class EncodedSplit(NamedTuple):
+    """An encoded split and what was cut off in making it."""
 
     dataset: Dataset
-    max_length: int | None
-    truncated: int
-    teacher_max_length: int | None = None
-    teacher_truncated: int = 0
+    max_length: int | None  # the longest input allowed, in tokens; None if there is no limit
+    truncated: int  # examples that were longer and lost their end
 
 
 def length_limit(max_length: int | None, config: PreTrainedConfig | None) -> int | None:
@@ -73,8 +59,7 @@ def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bo
     """Says whether two tokenizers give the same inputs for every text.
 
     Compared are the serialised backends (vocabulary, merges, normaliser, post-processor; not the padding and
-    truncation last used), the special tokens, the names of the model's inputs and the side of truncation. Tokenizers
-    without a serialisable backend are compared by class, vocabulary and special tokens.
+    truncation last used) or else class and vocabulary, special tokens, input names and the side of truncation.
     """
     return a is b or _fingerprint(a) == _fingerprint(b)
 
@@ -95,28 +80,9 @@ def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     return [*common, state]
 
 
-def encode(
-    split: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None = None,
-    label_ids: Sequence[int] | None = None,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-    teacher_max_length: int | None = None,
-    *,
-    config: PreTrainedConfig | None = None,
-    teacher_config: PreTrainedConfig | None = None,
-) -> Dataset:
-    """Tokenises a split; see `encode_split`, which also returns how many examples were truncated."""
-    return encode_split(
-        split,
-        tokenizer,
-        max_length,
-        label_ids,
-        teacher_tokenizer,
-        teacher_max_length,
-        config=config,
-        teacher_config=teacher_config,
-    ).dataset
+def encode(split: Dataset, tokenizer: PreTrainedTokenizerBase, *args: Any, **settings: Any) -> Dataset:
+    """Tokenises a split; arguments as `encode_split`, which also returns how many examples were truncated."""
+    return encode_split(split, tokenizer, *args, **settings).dataset
 
 
 def encode_split(
@@ -143,6 +109,10 @@ def encode_split(
         config: the model's configuration, for its positions (`position_limit`).
         teacher_config: the teacher's.
 
+    Returns:
+        Columns `input_ids`, `attention_mask`, (`token_type_ids`), `labels` (if there are labels), `example_id`; with a
+        teacher that tokenises differently also `teacher_input_ids` and so on.
+
     Raises:
         DataError: a class id that `label_ids` does not cover.
         ConfigError: a maximum length too small for any text; the labels are texts.
@@ -155,74 +125,49 @@ def encode_split(
     require_ids(split)
     longest = length_limit(max_length, config)
     columns, truncated = _tokenize(split, tokenizer, longest)
-    teacher_longest: int | None = None
-    teacher_truncated = 0
     if teacher_tokenizer is not None:
-        teacher_longest = length_limit(teacher_max_length, teacher_config)
+        limit = length_limit(teacher_max_length, teacher_config)
+        fits = limit is None or all(len(ids) <= limit for ids in columns["input_ids"])
         same = same_tokenizer(tokenizer, teacher_tokenizer)
-        if same and (teacher_longest == longest or (not truncated and _fits(columns, teacher_longest))):
-            teacher_longest = None
-        else:
-            own, teacher_truncated = _tokenize(split, teacher_tokenizer, teacher_longest)
-            columns |= {_TEACHER + name: values for name, values in own.items()}
-    kinds = {name: "int32" if name.endswith("input_ids") else "int8" for name in columns}
-    features: dict[str, Any] = {name: ListOf(Value(kind)) for name, kind in kinds.items()}
+        if not (same and (limit == longest or (not truncated and fits))):
+            own, _ = _tokenize(split, teacher_tokenizer, limit, " for the teacher")
+            columns |= {f"teacher_{name}": values for name, values in own.items()}
+    features: dict[str, Any] = {
+        name: ListOf(Value("int32" if name.endswith("input_ids") else "int8")) for name in columns
+    }
     if "label" in split.column_names:
         regression = split.features["label"].dtype.startswith("float")
-        columns["labels"] = _labels(
-            list(split["label"]), label_ids, float("nan") if regression else UNLABELED
-        )
+        missing = float("nan") if regression else UNLABELED
+        labels = list(split["label"])
+        if label_ids is not None:
+            highest = max((int(label) for label in labels if label is not None), default=0)
+            if highest >= len(label_ids):
+                raise DataError(
+                    f"The data have a class {highest}, but only {len(label_ids)} classes are matched to the model's."
+                )
+            labels = [None if label is None else label_ids[int(label)] for label in labels]
+        columns["labels"] = [missing if label is None else label for label in labels]
         features["labels"] = Value("float32" if regression else "int64")
         if label_ids is None and isinstance(split.features["label"], ClassLabel):
             features["labels"] = split.features["label"]  # with names; the model's own ids need none
-    columns["example_id"] = list(range(len(split)))
-    features["example_id"] = Value("int64")
-    for count, limit, whose in (
-        (truncated, longest, ""),
-        (teacher_truncated, teacher_longest, " for the teacher"),
-    ):
-        if count:
-            logger.warning(
-                "%d of %d texts %s longer than %s tokens and %s cut%s.",
-                count,
-                len(split),
-                "is" if count == 1 else "are",
-                limit,
-                "was" if count == 1 else "were",
-                whose,
-            )
-    dataset = Dataset.from_dict(columns, features=Features(features))
-    return EncodedSplit(dataset, longest, truncated, teacher_longest, teacher_truncated)
-
-
-def _fits(columns: dict[str, list[Any]], limit: int | None) -> bool:
-    return limit is None or all(len(ids) <= limit for ids in columns["input_ids"])
-
-
-def _labels(labels: list[Any], label_ids: Sequence[int] | None, missing: float) -> list[Any]:
-    if label_ids is None:
-        return [missing if label is None else label for label in labels]
-    highest = max((int(label) for label in labels if label is not None), default=0)
-    if highest >= len(label_ids):
-        raise DataError(
-            f"The data have a class {highest}, but only {len(label_ids)} classes are matched to the model's."
-        )
-    return [missing if label is None else label_ids[int(label)] for label in labels]
+    columns["example_id"], features["example_id"] = list(range(len(split))), Value("int64")
+    return EncodedSplit(Dataset.from_dict(columns, features=Features(features)), longest, truncated)
 
 
 def _tokenize(
-    split: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None
+    split: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None, whose: str = ""
 ) -> tuple[dict[str, list[Any]], int]:
     """Returns the tokenizer's columns and the number of examples that lost something."""
     columns: dict[str, list[Any]] = {}
     truncated = 0
-    pairs = "text_pair" in split.column_names
+    texts: list[str] = list(split["text"])
+    seconds: list[str] | None = list(split["text_pair"]) if "text_pair" in split.column_names else None
 
-    def run(rows: dict[str, list[str]], cut: bool) -> dict[str, list[Any]]:
+    def run(rows: Sequence[int], cut: bool) -> dict[str, list[Any]]:
         return dict(
             tokenizer(
-                rows["text"],
-                rows["text_pair"] if pairs else None,
+                [texts[row] for row in rows],
+                None if seconds is None else [seconds[row] for row in rows],
                 truncation="longest_first" if cut else False,
                 max_length=limit if cut else None,
                 padding=False,
@@ -231,18 +176,17 @@ def _tokenize(
             )
         )
 
-    texts: list[str] = list(split["text"])
-    seconds: list[str] = list(split["text_pair"]) if pairs else []
     for start in range(0, len(texts), _BATCH):
-        rows = {"text": texts[start : start + _BATCH], "text_pair": seconds[start : start + _BATCH]}
+        rows = range(start, min(start + _BATCH, len(texts)))
         encoded = run(rows, cut=limit is not None)
-        # Only an input exactly at the limit can have lost something: those are tokenised again, whole, and counted.
-        full = [i for i, ids in enumerate(encoded["input_ids"]) if limit is not None and len(ids) >= limit]
-        if full and limit is not None:
-            whole = run(
-                {name: [values[i] for i in full] for name, values in rows.items() if values}, cut=False
-            )
-            truncated += sum(len(ids) > limit for ids in whole["input_ids"])
+        if limit is not None:
+            # Only an input exactly at the limit can have lost something: those are tokenised again, whole, and counted.
+            full = [row for row, ids in zip(rows, encoded["input_ids"], strict=True) if len(ids) >= limit]
+            truncated += sum(len(ids) > limit for ids in run(full, cut=False)["input_ids"]) if full else 0
         for name, values in encoded.items():
             columns.setdefault(name, []).extend(values)
+    if truncated:
+        verb, past = ("is", "was") if truncated == 1 else ("are", "were")
+        words = "%d of %d texts %s longer than %s tokens and %s cut%s."
+        logger.warning(words, truncated, len(texts), verb, limit, past, whose)
     return columns, truncated

@@ -30,36 +30,13 @@ HUB = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class _Entry:
-    """A GLUE task and where its columns are.
+    """A GLUE task and where its columns are."""
 
-    Attributes:
-        task: the task; its columns are those on the Hub.
-        folder: name of its folder in GLUE's archive.
-        text: header of each text column in the TSV files (CoLA has no header: see `_COLA_COLUMNS`).
-        label: header of the label column there.
-        skip_broken: leave out rows with a wrong number of fields (a known fault of the official files).
-    """
-
-    task: Task
-    folder: str
-    text: tuple[str, ...]
-    label: str
-    skip_broken: bool = False
-
-
-def _entry(
-    folder: str,
-    text: tuple[str, ...],
-    labels: tuple[str, ...] | None,
-    metrics: tuple[str, ...] = ("accuracy",),
-    main: str = "",
-    headers: tuple[str, ...] = (),
-    label: str = "label",
-    skip_broken: bool = False,
-) -> _Entry:
-    kind = "regression" if labels is None else "classification"
-    task = Task(_key(folder), kind, text, "label", labels, metrics, main or metrics[0])
-    return _Entry(task, folder, headers or text, label, skip_broken)
+    task: Task  # its columns are those on the Hub
+    folder: str  # in GLUE's archive
+    text: tuple[str, ...]  # header of each text column in the TSV files
+    label: str  # header of the label column there
+    skip_broken: bool  # leave out rows with a wrong number of fields (a known fault of the official files)
 
 
 def _key(name: str) -> str:
@@ -67,42 +44,42 @@ def _key(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-_PAIR, _QUESTIONS = ("sentence1", "sentence2"), ("question1", "question2")
-_NLI = ("entailment", "not_entailment")
-_ENTRIES = (
-    _entry("CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
-    _entry("SST-2", ("sentence",), ("negative", "positive")),
-    _entry(
+# Per task: its folder, columns, classes, metrics, and where they have other names in the files: the
+# header of the text columns and of the label.
+_TABLE: tuple[tuple[str, str, str, str, str, str], ...] = (
+    ("CoLA", "sentence", "unacceptable acceptable", "matthews accuracy", "", ""),
+    ("SST-2", "sentence", "negative positive", "accuracy", "", ""),
+    (
         "MRPC",
-        _PAIR,
-        ("not_equivalent", "equivalent"),
-        ("f1", "accuracy"),
-        headers=("#1 String", "#2 String"),
-        label="Quality",
+        "sentence1 sentence2",
+        "not_equivalent equivalent",
+        "f1 accuracy",
+        "#1 String|#2 String",
+        "Quality",
     ),
-    _entry(
-        "STS-B", _PAIR, None, ("pearson", "spearman", "pearson_spearman"), "pearson_spearman", label="score"
+    ("STS-B", "sentence1 sentence2", "", "pearson spearman pearson_spearman", "", "score"),
+    ("QQP", "question1 question2", "not_duplicate duplicate", "accuracy f1", "", "is_duplicate"),
+    (
+        *("MNLI", "premise hypothesis", "entailment neutral contradiction", "accuracy"),
+        *("sentence1|sentence2", "gold_label"),
     ),
-    _entry(
-        "QQP",
-        _QUESTIONS,
-        ("not_duplicate", "duplicate"),
-        ("accuracy", "f1"),
-        label="is_duplicate",
-        skip_broken=True,
-    ),
-    _entry(
-        "MNLI",
-        ("premise", "hypothesis"),
-        ("entailment", "neutral", "contradiction"),
-        headers=_PAIR,
-        label="gold_label",
-    ),
-    _entry("QNLI", ("question", "sentence"), _NLI),
-    _entry("RTE", _PAIR, _NLI),
-    _entry("WNLI", _PAIR, _NLI[::-1]),
+    ("QNLI", "question sentence", "entailment not_entailment", "accuracy", "", ""),
+    ("RTE", "sentence1 sentence2", "entailment not_entailment", "accuracy", "", ""),
+    ("WNLI", "sentence1 sentence2", "not_entailment entailment", "accuracy", "", ""),
 )
-GLUE: Mapping[str, _Entry] = {entry.task.name: entry for entry in _ENTRIES}
+
+
+def _entry(folder: str, text: str, labels: str, metrics: str, headers: str, label: str) -> _Entry:
+    kind = "classification" if labels else "regression"
+    names, columns, scores = tuple(labels.split()) or None, tuple(text.split()), metrics.split()
+    main = scores[0] if labels else "pearson_spearman"
+    task = Task(_key(folder), kind, columns, "label", names, tuple(scores), main)
+    return _Entry(
+        task, folder, tuple(headers.split("|")) if headers else columns, label or "label", folder == "QQP"
+    )
+
+
+GLUE: Mapping[str, _Entry] = {entry.task.name: entry for entry in (_entry(*row) for row in _TABLE)}
 
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]
 
@@ -125,21 +102,17 @@ def load_glue(
     entry = GLUE.get(_key(name))
     if entry is None:
         raise ConfigError(f"GLUE has no task {name!r}{nearest(_key(name), GLUE)}. It has {', '.join(GLUE)}.")
-    mnli = entry.task.name == "mnli"
-    suffixes = (("_matched", "_mismatched") if mnli else ("",)) if validation else ()
-    data = TaskData(entry.task, None, {})
+    suffixes = ("_matched", "_mismatched") if entry.task.name == "mnli" else ("",)
+    data = TaskData(entry.task, None, {}, source=f"{HUB}/{entry.task.name}")
     if data_dir is None:
-        data.source = f"{HUB}/{entry.task.name}"
         data.train = _from_hub(entry, "train") if train else None
-        data.validation = {
-            f"validation{suffix}": _from_hub(entry, f"validation{suffix}") for suffix in suffixes
-        }
+        for split in [f"validation{suffix}" for suffix in suffixes] if validation else ():
+            data.validation[split] = _from_hub(entry, split)
         return data
     folder = task_folder(entry.task.name, data_dir)
     data.source = str(folder)
-    if train:
-        data.train = _from_tsv(entry, folder / "train.tsv", data.notes)
-    for suffix in suffixes:
+    data.train = _from_tsv(entry, folder / "train.tsv", data.notes) if train else None
+    for suffix in suffixes if validation else ():
         path = folder / f"dev{suffix}.tsv"
         if path.exists() or not data.validation:  # the mismatched split may be missing, the main one not
             data.validation[f"validation{suffix}"] = _from_tsv(entry, path, data.notes)
@@ -149,11 +122,7 @@ def load_glue(
 
 
 def task_folder(name: str, data_dir: str | Path) -> Path:
-    """Returns a task's folder: the subfolder of `data_dir` named after the task, or `data_dir` itself.
-
-    Args:
-        name: a key of `GLUE`.
-        data_dir: the folder that holds `CoLA/`, `SST-2/`, ... or the task's own.
+    """Returns the folder of a task (a key of `GLUE`): the subfolder of `data_dir` named after it, or `data_dir` itself.
 
     Raises:
         DataError: there is no such folder, or nothing of the task in it.
@@ -178,33 +147,29 @@ def task_folder(name: str, data_dir: str | Path) -> Path:
 
 def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
     """Reads one of GLUE's files: tabs separate, line feeds end rows, and a quote is a character like any other."""
-    lines = plain_lines(read_text(path))
-    if entry.task.name == "cola":
-        header, first = _COLA_COLUMNS, 0
-    else:
-        header, first = [name.strip() for name in lines[0].split("\t")], 1
+    task, lines = entry.task, plain_lines(read_text(path))
+    first = 0 if task.name == "cola" else 1
+    header = [name.strip() for name in lines[0].split("\t")] if first else _COLA_COLUMNS
     require_columns(str(path), header, (*entry.text, entry.label))
     columns = [header.index(name) for name in entry.text]
-    label_column = header.index(entry.label)
-    texts: list[list[str]] = [[] for _ in columns]
+    rows: list[tuple[str, ...]] = []
     labels: list[float] = []
     broken = empty = 0
     for number, line in enumerate(lines[first:], first + 1):
+        fields = line.split("\t")
         if not line.strip():
             continue
-        fields = line.split("\t")
-        if len(fields) != len(header):
-            if entry.skip_broken:
-                broken += 1
-                continue
+        if len(fields) == len(header):
+            rows.append(tuple(fields[column] for column in columns))
+            labels.append(_label(task, fields[header.index(entry.label)].strip(), f"{path}, line {number}"))
+            empty += not all(text.strip() for text in rows[-1])
+        elif entry.skip_broken:
+            broken += 1
+        else:
             raise DataError(
                 f"{path}, line {number}: {len(fields)} fields, expected {len(header)} ({', '.join(header)})."
             )
-        labels.append(_label(entry, fields[label_column].strip(), f"{path}, line {number}"))
-        for text, column in zip(texts, columns, strict=True):
-            text.append(fields[column])
-        empty += any(not fields[column].strip() for column in columns)
-    if not labels:
+    if not rows:
         raise DataError(f"{path} is empty: it has no rows.")
     if broken:
         notes.append(
@@ -212,20 +177,18 @@ def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
         )
     if empty:
         notes.append(f"{path}: {empty} rows have an empty text and were kept, as GLUE scores them.")
-    pair = texts[1] if len(texts) == 2 else None
-    ids = labels if entry.task.labels is None else [int(label) for label in labels]
-    return make_split(entry.task.kind, texts[0], pair, ids, entry.task.labels)
+    texts = [list(column) for column in zip(*rows, strict=True)]
+    return make_split(task.kind, texts[0], texts[1] if task.pairs else None, labels, task.labels)
 
 
-def _label(entry: _Entry, raw: str, place: str) -> float:
+def _label(task: Task, raw: str, place: str) -> float:
     """Returns a class id (from the class's name or its number) or a score."""
-    names = entry.task.labels
-    if names is not None:
-        if raw in names:
-            return names.index(raw)
-        if raw.isdecimal() and int(raw) < len(names):
+    if task.labels is not None:
+        if raw in task.labels:
+            return task.labels.index(raw)
+        if raw.isdecimal() and int(raw) < len(task.labels):
             return int(raw)
-        raise DataError(f"{place}: the label {raw!r} is none of {entry.task.name}'s: {', '.join(names)}.")
+        raise DataError(f"{place}: the label {raw!r} is none of {task.name}'s: {', '.join(task.labels)}.")
     try:
         score = float(raw)
     except ValueError:

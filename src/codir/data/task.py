@@ -19,25 +19,15 @@ Kind = str
 
 @dataclass(frozen=True)
 class Task:
-    """A task, without its data.
+    """A task, without its data."""
 
-    Attributes:
-        name: as it is written in tables and model cards.
-        kind: classification or regression.
-        text: the one or two source columns the text comes from (two: sentence pairs).
-        label: the source column of the label.
-        labels: class names, the index is the class id; None for regression.
-        metrics: names known to `codir.data.metrics`, in the order of printing.
-        main_metric: the one by which checkpoints and searches choose; one of `metrics`, larger is better.
-    """
-
-    name: str
+    name: str  # as it is written in tables and model cards
     kind: Kind
-    text: tuple[str, ...]
-    label: str
-    labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
-    main_metric: str
+    text: tuple[str, ...]  # the one or two source columns the text comes from (two: sentence pairs)
+    label: str  # the source column of the label
+    labels: tuple[str, ...] | None  # class names, the index is the class id; None for scores
+    metrics: tuple[str, ...]  # names known to `codir.kinds.metrics`, in the order of printing
+    main_metric: str  # one of them, larger is better: checkpoints and searches choose by it
 
     def __post_init__(self) -> None:
         """Refuses a task that contradicts itself."""
@@ -65,25 +55,14 @@ class Task:
 
 @dataclass
 class TaskData:
-    """A task with its splits.
-
-    Every split has the columns `text`, `text_pair` (only for pairs) and `label` (a ClassLabel, or a float).
-
-    Attributes:
-        task: what the columns mean.
-        train: the training split, or None where only evaluation was asked for.
-        validation: one or more named validation splits; the first one is the main one.
-        notes: sentences the user should read: rows that were left out, a validation split that was held out.
-        source: where the data came from, for the run folder.
-        unlabeled: further training texts without labels (no column `label`), or None.
-    """
+    """A task with its splits: columns `text`, `text_pair` (only for pairs) and `label` (a ClassLabel, or a float)."""
 
     task: Task
-    train: Dataset | None
-    validation: dict[str, Dataset]
-    notes: list[str] = field(default_factory=list)
-    source: str = ""
-    unlabeled: Dataset | None = None
+    train: Dataset | None  # None where only evaluation was asked for
+    validation: dict[str, Dataset]  # one or more, by name; the first is the main one
+    notes: list[str] = field(default_factory=list)  # what the user should read: rows left out or held out
+    source: str = ""  # where the data came from, for the run folder
+    unlabeled: Dataset | None = None  # further training texts without labels (no column `label`)
 
     @property
     def main_split(self) -> str:
@@ -155,26 +134,22 @@ def hold_out(split: Dataset, kind: Kind, share: float, seed: int) -> tuple[Datas
     if len(split) < 10:
         raise DataError(f"{len(split)} training rows are too few to hold some out. Give a validation file.")
     random = np.random.default_rng(seed)
-    labels = split.select_columns(["label"]).with_format("numpy")[:]["label"]
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    if not kind_named(kind).has_classes:
-        groups = [np.arange(len(split))]
+    groups = [np.arange(len(split))]
+    if kind_named(kind).has_classes:
+        labels = split.select_columns(["label"]).with_format("numpy")[:]["label"]
+        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     held = np.zeros(len(split), dtype=bool)
     for group in groups:
         held[random.permutation(group)[: round(len(group) * share)]] = True
     if gone := sum(held[group].all() for group in groups):
         smallest = min(map(len, groups))
         most = (math.ceil(100 * (smallest - 0.5) / smallest) - 1) / 100
-        lost = (
-            "no row" if not kind_named(kind).has_classes else f"no row of {gone} of the {len(groups)} classes"
-        )
+        lost = f"no row of {gone} of the {len(groups)} classes" if len(groups) > 1 else "no row"
         raise DataError(
             f"Holding out {share:g} of {len(split):,} rows leaves {lost} to train on. Hold out at most {most:g} "
             "(--holdout), or give validation data (--validation)."
         )
     if not held.any():  # every class is tiny: take one row of the largest
         held[random.choice(max(groups, key=len))] = True
-    return (
-        split.select(np.flatnonzero(~held), keep_in_memory=True),
-        split.select(np.flatnonzero(held), keep_in_memory=True),
-    )
+    rest, held_out = (split.select(np.flatnonzero(rows), keep_in_memory=True) for rows in (~held, held))
+    return rest, held_out
