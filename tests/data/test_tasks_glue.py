@@ -11,42 +11,31 @@ from codir.errors import ConfigError, DataError
 
 SHARED = Path(os.environ.get("CODIR_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data") / "glue"
 
+_PAIR = "sentence1\tsentence2"
+_PARSES = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
 # task: (header or None, row of the training file, what is read from it: texts and label)
-OFFICIAL = {
+OFFICIAL: dict[str, tuple] = {
     "cola": ("CoLA", None, 'gj04\t0\t*\t"Hm, they went.', ['"Hm, they went.'], 0),
     "sst2": ("SST-2", "sentence\tlabel", '"a film \t1', ['"a film '], 1),
     "mrpc": (
-        "MRPC",
-        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-        '1\t7\t8\t" One .\tTwo .',
-        ['" One .', "Two ."],
-        1,
+        *("MRPC", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String"),
+        *('1\t7\t8\t" One .\tTwo .', ['" One .', "Two ."], 1),
     ),
     "stsb": (
-        "STS-B",
-        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
-        "0\tg\tf\t2012\t1\tn\tn\tA b.\tC d.\t3.800",
-        ["A b.", "C d."],
-        3.8,
+        *("STS-B", f"index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\t{_PAIR}\tscore"),
+        *("0\tg\tf\t2012\t1\tn\tn\tA b.\tC d.\t3.800", ["A b.", "C d."], 3.8),
     ),
     "qqp": (
-        "QQP",
-        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-        "1\t2\t3\tA?\tB?\t1",
-        ["A?", "B?"],
-        1,
+        *("QQP", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"),
+        *("1\t2\t3\tA?\tB?\t1", ["A?", "B?"], 1),
     ),
     "mnli": (
-        "MNLI",
-        "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
-        "\tsentence1\tsentence2\tlabel1\tgold_label",
-        "0\t1\t1n\tfiction\t( a )\t( b )\t(R a)\t(R b)\tA.\tB.\tneutral\tcontradiction",
-        ["A.", "B."],
-        2,
+        *("MNLI", f"index\tpromptID\tpairID\tgenre\t{_PARSES}\t{_PAIR}\tlabel1\tgold_label"),
+        *("0\t1\t1n\tfiction\t( a )\t( b )\t(R a)\t(R b)\tA.\tB.\tneutral\tcontradiction", ["A.", "B."], 2),
     ),
     "qnli": ("QNLI", "index\tquestion\tsentence\tlabel", "0\tA?\tB.\tnot_entailment", ["A?", "B."], 1),
-    "rte": ("RTE", "index\tsentence1\tsentence2\tlabel", "0\tA.\tB.\tentailment", ["A.", "B."], 0),
-    "wnli": ("WNLI", "index\tsentence1\tsentence2\tlabel", "0\tA.\tB.\t1", ["A.", "B."], 1),
+    "rte": ("RTE", f"index\t{_PAIR}\tlabel", "0\tA.\tB.\tentailment", ["A.", "B."], 0),
+    "wnli": ("WNLI", f"index\t{_PAIR}\tlabel", "0\tA.\tB.\t1", ["A.", "B."], 1),
 }
 
 
@@ -84,18 +73,15 @@ def test_names_and_aliases():
         load_glue("mnlii")
 
 
-@pytest.mark.parametrize(
-    ("name", "main"),
-    [
-        ("cola", "matthews"),
-        ("mrpc", "f1"),
-        ("qqp", "accuracy"),
-        ("stsb", "pearson_spearman"),
-        ("mnli", "accuracy"),
-    ],
-)
-def test_main_metrics(name, main):
-    assert GLUE[name].task.main_metric == main
+def test_main_metrics():
+    mains = {
+        "cola": "matthews",
+        "mrpc": "f1",
+        "qqp": "accuracy",
+        "stsb": "pearson_spearman",
+        "mnli": "accuracy",
+    }
+    assert {name: GLUE[name].task.main_metric for name in mains} == mains
 
 
 def test_mnli_main_split_is_the_matched_one_and_mismatched_may_be_missing(tmp_path):
@@ -125,12 +111,8 @@ def test_quotes_and_unicode_line_separators_swallow_or_split_no_rows(tmp_path):
 
 
 def test_a_row_with_a_missing_field_names_file_and_line(tmp_path):
-    write(
-        tmp_path,
-        "index\tsentence1\tsentence2\tlabel",
-        ["0\ta\tb\tentailment", "1\ta\tentailment"],
-        splits("rte"),
-    )
+    rows = ["0\ta\tb\tentailment", "1\ta\tentailment"]
+    write(tmp_path, f"index\t{_PAIR}\tlabel", rows, splits("rte"))
     with pytest.raises(DataError, match=r"train\.tsv, line 3: 3 fields, expected 4"):
         load_glue("rte", tmp_path)
 
@@ -145,21 +127,16 @@ def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path):
     assert any("1 rows have an empty text and were kept" in note for note in data.notes)
 
 
-@pytest.mark.parametrize(
-    ("label", "message"), [("2", "label '2' is none"), ("", "label '' is none"), ("yes", "'yes'")]
-)
-def test_a_bad_class_names_its_line(tmp_path, label, message):
-    write(tmp_path, None, ["s\t1\t\tFine.", f"s\t{label}\t\tFine."], splits("cola"))
-    with pytest.raises(DataError, match=f"line 2.*{message}"):
-        load_glue("cola", tmp_path)
-
-
-@pytest.mark.parametrize("score", ["nan", "", "inf", "high"])
-def test_a_bad_score_names_its_line(tmp_path, score):
+def test_a_bad_class_or_score_names_its_line(tmp_path):
+    for label, message in (("2", "label '2' is none"), ("", "label '' is none"), ("yes", "'yes'")):
+        write(tmp_path, None, ["s\t1\t\tFine.", f"s\t{label}\t\tFine."], splits("cola"))
+        with pytest.raises(DataError, match=f"line 2.*{message}"):
+            load_glue("cola", tmp_path)
     folder, header, row, *_ = OFFICIAL["stsb"]
-    write(tmp_path / folder, header, [row, row.replace("3.800", score)], splits("stsb"))
-    with pytest.raises(DataError, match=r"train\.tsv, line 3.*not a finite number"):
-        load_glue("stsb", tmp_path)
+    for score in ("nan", "", "inf", "high"):
+        write(tmp_path / folder, header, [row, row.replace("3.800", score)], splits("stsb"))
+        with pytest.raises(DataError, match=r"train\.tsv, line 3.*not a finite number"):
+            load_glue("stsb", tmp_path / folder)
 
 
 def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
@@ -173,15 +150,14 @@ def test_empty_files_and_missing_folders(tmp_path):
         load_glue("sst2", tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"neither a folder SST-2 nor .*It holds: nothing"):
         load_glue("sst2", tmp_path)
-    (tmp_path / "train.tsv").write_text("")
-    with pytest.raises(DataError, match=r"train\.tsv is empty"):
-        load_glue("sst2", tmp_path)
-    (tmp_path / "train.tsv").write_text("sentence\tlabel\n")
-    with pytest.raises(DataError, match=r"train\.tsv is empty: it has no rows"):
-        load_glue("sst2", tmp_path)
-    (tmp_path / "train.tsv").write_text("sentence\tlabel\nfine\t1\n")
-    with pytest.raises(DataError, match=r"Cannot read .*dev\.tsv"):
-        load_glue("sst2", tmp_path)
+    for content, message in (
+        ("", r"train\.tsv is empty"),
+        ("sentence\tlabel\n", r"train\.tsv is empty: it has no rows"),
+        ("sentence\tlabel\nfine\t1\n", r"Cannot read .*dev\.tsv"),
+    ):
+        (tmp_path / "train.tsv").write_text(content)
+        with pytest.raises(DataError, match=message):
+            load_glue("sst2", tmp_path)
 
 
 def test_another_tasks_folder_or_header_is_noticed(tmp_path):
@@ -193,32 +169,16 @@ def test_another_tasks_folder_or_header_is_noticed(tmp_path):
         load_glue("rte", tmp_path / "mine")
 
 
-def test_the_hub_offline_says_what_to_do(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match=r"nyu-mll/glue.*no network.*--data-dir"):
-        load_glue("sst2")
-
-
 def test_the_hubs_columns_and_classes(monkeypatch):
     names = ["entailment", "neutral", "contradiction"]
     asked = []
 
     def serve(path, name, split):
         asked.append((path, name, split))
-        features = datasets.Features(
-            {
-                "premise": datasets.Value("string"),
-                "hypothesis": datasets.Value("string"),
-                "idx": datasets.Value("int32"),
-            }
-            | {"label": datasets.ClassLabel(names=names)}
-        )
-        return datasets.Dataset.from_dict(
-            {"premise": ["a"], "hypothesis": ["b"], "idx": [0], "label": [2]}, features=features
-        )
+        text = datasets.Value("string")
+        features = {"premise": text, "hypothesis": text, "label": datasets.ClassLabel(names=names)}
+        columns = {"premise": ["a"], "hypothesis": ["b"], "label": [2]}
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
     data = load_glue("mnli")
@@ -230,29 +190,34 @@ def test_the_hubs_columns_and_classes(monkeypatch):
     with pytest.raises(DataError, match="classes"):
         load_glue("mnli")
 
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=r"nyu-mll/glue.*no network.*--data-dir"):
+        load_glue("sst2")
+
+
+REAL = {
+    "cola": (8551, [1043]),
+    "sst2": (67349, [872]),
+    "mrpc": (3668, [408]),
+    "stsb": (5749, [1500]),
+    "wnli": (635, [71]),
+    "qnli": (2000, [5463]),
+    "qqp": (11946, [24024]),
+    "mnli": (12906, [9815, 8839]),
+}
+
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real GLUE data here")
-@pytest.mark.parametrize(
-    ("name", "train", "validation"),
-    [
-        ("cola", 8551, [1043]),
-        ("sst2", 67349, [872]),
-        ("mrpc", 3668, [408]),
-        ("stsb", 5749, [1500]),
-        ("wnli", 635, [71]),
-        ("qnli", 2000, [5463]),
-        ("qqp", 11946, [24024]),
-        ("mnli", 12906, [9815, 8839]),
-    ],
-)
-def test_real_files_have_the_rows_they_should(name, train, validation):
+@pytest.mark.parametrize("name", list(REAL))
+def test_real_files_have_the_rows_they_should(name):
     data = load_glue(name, SHARED)
     assert data.train is not None
-    assert len(data.train) == train
-    assert [len(split) for split in data.validation.values()] == validation
+    assert (len(data.train), [len(split) for split in data.validation.values()]) == REAL[name]
     assert data.notes == []
-    if data.task.labels:
-        assert set(data.train["label"]) == set(range(len(data.task.labels)))
-    else:
-        assert min(data.train["label"]) == 0
-        assert max(data.train["label"]) == 5
+    found = set(data.train["label"])
+    assert (
+        found == set(range(len(data.task.labels))) if data.task.labels else (min(found), max(found)) == (0, 5)
+    )

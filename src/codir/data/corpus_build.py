@@ -126,8 +126,8 @@ def build_corpus(
                 "sources": {each.path: each.digest for each in sources},
             }
             if begun:
-                _check_same(output, read_json(work / _PLAN)["options"], plan["options"])
-                _check_unchanged(read_json(work / _PLAN)["sources"], plan["sources"])
+                there = read_json(work / _PLAN)
+                _check_same(output, *({**each["options"], **each["sources"]} for each in (there, plan)))
             unusable = [f"{each.name}: {each.skipped}" for each in sources if each.skipped]
             _check_skipped("files", len(unusable), len(sources), allow_skipped, unusable)
         except CodirError:
@@ -373,25 +373,17 @@ def _check_output(output: Path, resume: bool) -> None:
 
 
 def _check_same(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `RunError` if a corpus was begun with other options."""
+    """Raises `RunError` if a corpus was begun with other options or texts."""
     differing = [
-        f"  {name}: {there.get(name)!r} there, {value!r} now"
-        for name, value in sorted(now.items())
-        if there.get(name) != value
+        f"  {name}: {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
     ]
     if differing:
         raise RunError(
-            "\n".join([f"{output} was begun with other options:", *differing])
+            "\n".join([f"{output} was begun with other options or texts:", *differing])
             + "\nGive the same ones, or choose another --output."
         )
-
-
-def _check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
-    """Raises `RunError` if a text of a corpus that is resumed is not what it was."""
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path):
-            what = "is gone" if path not in after else "was changed" if path in before else "was added"
-            raise RunError(f"{path} {what} since this corpus was begun. Start anew with another --output.")
 
 
 def _check_skipped(what: str, skipped: int, total: int, allowed: float, named: Sequence[str]) -> None:
