@@ -42,18 +42,6 @@ def test_start_is_unit_random_and_seeded() -> None:
     assert official.abs().max() > 0.99 / math.sqrt(16 / 3)
 
 
-def test_update_touches_only_its_rows_in_place_and_without_gradient() -> None:
-    bank = Bank(6, 3)
-    before, address = bank.data.clone(), bank.data.data_ptr()
-    h = normalize(torch.randn(2, 3), dim=1).requires_grad_()
-    bank.update(torch.tensor([1, 4]), h)
-    changed = (bank.data != before).any(dim=1).nonzero().flatten().tolist()
-    assert changed == [1, 4]
-    assert bank.data.data_ptr() == address
-    assert not bank.data.requires_grad
-    torch.testing.assert_close(bank.data.norm(dim=1), torch.ones(6))
-
-
 def test_opposite_embedding_replaces_the_row() -> None:
     bank = Bank(2, 3, momentum=0.5)
     opposite = -bank.data[:1].clone()
@@ -92,8 +80,3 @@ def test_it_moves_with_the_module_unless_it_is_to_stay() -> None:
         assert isinstance(moved, Bank)
         assert moved.data.device.type == ("cpu" if stays else "meta")
         assert list(module.state_dict()) == ["0.data"]
-
-
-def test_description() -> None:
-    assert Bank(6, 4).describe() == "6 x 4, 96 B on cpu"
-    assert Bank(6, 4, dtype=torch.float16).describe() == "6 x 4 float16, 48 B on cpu"

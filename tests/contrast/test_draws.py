@@ -68,18 +68,6 @@ def test_a_second_round_is_drawn_where_the_first_was_not_enough() -> None:
     assert all(len(set(row)) == 20 for row in rows.tolist())
 
 
-def test_large_n_is_never_permuted() -> None:
-    with patch.object(torch, "randperm", side_effect=AssertionError("a permutation of n")):
-        assert draw_indices(torch.tensor([10**6, 10**9]), 1000, generator()).shape == (2, 1000)
-
-
-def test_seeded() -> None:
-    counts = torch.tensor([3, 30, 3000])
-    first, again = (draw_indices(counts, 10, generator(5)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, draw_indices(counts, 10, generator(6)))
-
-
 def combinations(allowed: list[bool], k: int) -> list[tuple[int, ...]]:
     columns = [column for column, keep in enumerate(allowed) if keep]
     return list(itertools.combinations(columns, min(k, len(columns))))

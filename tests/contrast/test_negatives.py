@@ -204,13 +204,6 @@ def exact(space: torch.Tensor) -> torch.Tensor:
     return unit @ unit.T
 
 
-def test_narrow_spaces_are_only_centred_and_normalised() -> None:
-    space = torch.randn(50, 7) + 30
-    index = neighbour_index(space, dim=8, chunk=13).float()
-    assert index.shape == (50, 7)
-    torch.testing.assert_close(index @ index.T, exact(space), atol=3e-3, rtol=0)
-
-
 def test_wide_spaces_are_projected_and_keep_their_cosines() -> None:
     base = torch.randn(40, 20) @ torch.randn(20, 3000) + 5
     index = neighbour_index(base, dim=256).float()

@@ -365,15 +365,6 @@ def test_accumulated_batches_read_the_bank_once(corpus, make_step: MakeStep) -> 
     assert reads == 2  # once in each step: the rows have changed in between
 
 
-def test_smallest_sizes(context, make_step) -> None:
-    objective = build(context, k=1, dim=1, teacher_layers=[4], student_layers="1", bank_dtype="float16")
-    term = objective(make_step([0]))
-    term.loss.backward()
-    objective.after_step(True)
-    assert term.loss.isfinite()
-    assert bank_of(objective).data.dtype == torch.float16
-
-
 @pytest.mark.parametrize(
     ("where", "settings", "change", "kind", "message"),
     [
@@ -424,15 +415,6 @@ def test_refusals(request, where, settings, change, kind, message: str) -> None:
     context = replace(request.getfixturevalue(where), **change)
     with pytest.raises(kind, match=message):
         check_objectives({"crd": {"k": "auto" if where == "corpus" else 5, **settings}}, context)
-
-
-def test_what_is_not_refused(corpus) -> None:
-    for settings, change in (
-        ({}, {"batch": 2, "micro_batch": 1}),
-        ({"negatives": "in-batch"}, {"batch": 8, "micro_batch": 2}),
-        ({"k": 500}, {"batch": 8}),
-    ):
-        check_objectives({"crd": settings}, replace(corpus, **change))
 
 
 def test_describe(context, corpus) -> None:

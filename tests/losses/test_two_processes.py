@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from codir.losses.base import ObjectiveContext, Step
@@ -99,7 +99,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("two")
-    spawn(worker, (str(folder),), nprocs=2)
+    start_processes(worker, (str(folder),), nprocs=2, start_method="fork")
     return [torch.load(folder / str(rank)) for rank in range(2)]
 
 

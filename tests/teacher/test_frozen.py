@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from codir.errors import ModelError
-from codir.models.representations import EncoderShape
 from codir.teacher.frozen import FrozenTeacher
 
 INPUTS = {
@@ -62,7 +61,3 @@ def test_precision_does_not_depend_on_a_surrounding_autocast(tiny_classifier):
     half = FrozenTeacher(model, autocast=torch.bfloat16).represent(INPUTS).logits
     assert half.dtype == torch.float32
     assert not torch.equal(half, plain)
-
-
-def test_shape(tiny_classifier):
-    assert FrozenTeacher(tiny_classifier(layers=3, width=16)).shape == EncoderShape(3, 16)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from codir.gather import align_generator, from_first, gather_rows, gather_with_grad, processes
 
@@ -49,7 +49,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_rows_and_the_gradients_of_one(tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path),), nprocs=2)
+    start_processes(worker, (str(tmp_path),), nprocs=2, start_method="fork")
     one, two = (torch.load(tmp_path / str(rank)) for rank in range(2))
     assert [ids.tolist() for ids, _ in one[0]] == [[0, 1, 10, 11], [0, 1, 2, 10], [10, 11], []]
     for (ids, rows), (other_ids, other_rows) in zip(one[0], two[0], strict=True):
