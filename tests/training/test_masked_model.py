@@ -220,13 +220,3 @@ def test_evaluation_scores_each_block(teacher: BertForMaskedLM) -> None:
     torch.testing.assert_close(
         found["loss"].float(), found["logits"][:, 0].sum() / found["logits"][:, 2].sum()
     )
-
-
-@pytest.mark.parametrize(
-    ("kind", "objectives"), [("masked-lm", {"task": {}}), ("classification", {"mlm": {}})]
-)
-def test_wrong_kind_of_data(teacher: BertForMaskedLM, kind: Any, objectives: dict[str, Any]) -> None:
-    shape = encoder_shape(teacher)
-    context = ObjectiveContext(shape, shape, 10, torch.zeros(10, dtype=torch.long), kind, 2)
-    with pytest.raises(ConfigError, match=r"use '(mlm|task)'"):
-        build_objectives(objectives, context)

@@ -62,16 +62,16 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 # 61 examples, 8 a step: the last step of an epoch has 5 of them, divided 3 and 2; with 57 it has one.
 CASES = {
-    "random": {"examples": 61},
-    "one-left": {"examples": 57},
-    "by-length": {"train_sampling_strategy": "group_by_length", "examples": 61},
-    "negatives-of-the-batch": {"crd": {"negatives": "in-batch-bank"}, "examples": 57},
+    "random": {"count": 61},
+    "one-left": {"count": 57},
+    "by-length": {"train_sampling_strategy": "group_by_length", "count": 61},
+    "negatives-of-the-batch": {"crd": {"negatives": "in-batch-bank"}, "count": 57},
     "live-negatives": {
         "crd": {"negatives": "in-batch", "negatives_gradient": True, "k": "auto"},
-        "examples": 57,
+        "count": 57,
     },
-    "few-labels": {"examples": 57, "labelled": 7},
-    "masked-lm": {"kind": "masked-lm", "examples": 59},
+    "few-labels": {"count": 57, "labelled": 7},
+    "masked-lm": {"kind": "masked-lm", "count": 59},
 }
 
 
@@ -103,7 +103,7 @@ def test_two_processes_are_one(folders, tmp_path, case):
 
 # 60 examples in steps of 8 are 8 steps an epoch.
 RESUMED = {
-    "examples": 60,
+    "count": 60,
     "save_strategy": "steps",
     "save_steps": 4,
     "crd": {"k": 10, "dim": 8},
@@ -157,7 +157,7 @@ def test_a_process_that_diverges_stops_all_with_the_reason(folders, tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_another_number_of_processes_goes_on_with_the_same_batches(folders, tmp_path, before, after):
-    settings = {"examples": 61, "save_strategy": "steps", "save_steps": 4}
+    settings = {"count": 61, "save_strategy": "steps", "save_steps": 4}
     sizes = {1: 8, 2: 4}
     whole, other = tmp_path / "whole", tmp_path / "other"
     done(together(1, whole, folders, per_device_train_batch_size=8, **settings))

@@ -55,8 +55,8 @@ class Stop(TrainerCallback):
 def make_trainer(
     folder: Path, models: Path, objectives=OBJECTIVES, callbacks=(), **settings
 ) -> DistillationTrainer:
-    """Builds the trainer that every test here uses; `labelled` and `scores` are settings of `examples`."""
-    settings_of_data = {key: settings.pop(key) for key in ("labelled", "scores") if key in settings}
+    """Builds the trainer that every test here uses; `count`, `labelled` and `scores` are settings of `examples`."""
+    of_data = {key: settings.pop(key) for key in ("count", "labelled", "scores") if key in settings}
     arguments = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -76,7 +76,7 @@ def make_trainer(
         "seed": 5,
         **settings,
     }
-    data = examples(labelled=settings_of_data.get("labelled"), scores=settings_of_data.get("scores", False))
+    data = examples(**of_data)
     return DistillationTrainer(
         AutoModelForSequenceClassification.from_pretrained(models / "student"),
         objectives,
