@@ -177,5 +177,3 @@ def test_a_student_that_answers_one_class_is_told_so() -> None:
     assert len(four(codir=0.76, labels=labels).plain_words()) == 2
     again = Comparison.from_json(json.loads(json.dumps(told.to_json())))
     assert again.plain_words()[0] == told.plain_words()[0]
-    old = {key: value for key, value in told.to_json().items() if key != "constant"}
-    assert Comparison.from_json(old).constant is None  # a run folder from before

@@ -18,7 +18,7 @@ from codir.table import DASH, Column, Table, Tabular
 
 Role = Literal["teacher", "finetune", "kd", "codir", "other"]
 
-TITLES: dict[str, str] = {
+TITLES: dict[Role, str] = {
     "teacher": "teacher",
     "finetune": "undistilled student",
     "kd": "KD student",
@@ -35,36 +35,27 @@ def main_role(objectives: Mapping[str, Any]) -> Role:
 
 @dataclass
 class ModelRow:
-    """One model of the table.
+    """One model of the table."""
 
-    Attributes:
-        name: as shown.
-        metrics: every metric on the validation data; those of further splits as `SPLIT/METRIC`.
-        main_metric: the key of `metrics` that is compared.
-        role: what the model is in the comparison; found from the name where it is one of `TITLES`.
-        agreement: share of validation examples where it predicts what the teacher predicts (regression: Pearson
-            correlation with the teacher's scores); None where it was not measured.
-        parameters, embedding_parameters: counts, the second is part of the first.
-        bytes: size of its safetensors files.
-        timing: measured side by side with the other rows.
-        predictions: [n] class ids, or scores, on the validation data, for the paired test; not saved.
-    """
-
-    name: str
-    metrics: dict[str, float]
-    main_metric: str
-    role: Role = "other"
-    agreement: float | None = None
+    name: str  # as shown
+    metrics: dict[str, float]  # on the validation data; those of further splits as `SPLIT/METRIC`
+    main_metric: str  # the key of `metrics` that is compared
+    role: Role = "other"  # found from the name where it is one of `TITLES`
+    agreement: float | None = (
+        None  # share that it predicts as the teacher does (regression: Pearson's correlation)
+    )
     parameters: int | None = None
-    embedding_parameters: int | None = None
-    bytes: int | None = None
-    timing: Timing | None = None
+    embedding_parameters: int | None = None  # part of them
+    bytes: int | None = None  # of its safetensors files
+    timing: Timing | None = None  # measured side by side with the other rows
+    # [n] class ids, or scores, on the validation data, for the paired test; not saved
     predictions: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Finds the role that belongs to a well-known name."""
-        if self.role == "other":
-            self.role = next((role for role, title in TITLES.items() if title == self.name), "other")  # type: ignore[assignment]
+        for role, title in TITLES.items():
+            if self.role == "other" and title == self.name:
+                self.role = role
 
     @property
     def score(self) -> float:
@@ -72,39 +63,19 @@ class ModelRow:
         value = self.metrics.get(self.main_metric)
         return float("nan") if value is None else float(value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON; NaN becomes None, the predictions are left out."""
-        values = asdict(self)
-        del values["predictions"]
-        values["metrics"] = {name: _finite(value) for name, value in self.metrics.items()}
-        values["agreement"] = _finite(self.agreement)
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelRow:
-        """Restores what `to_dict` returned."""
-        metrics = {name: float("nan") if v is None else v for name, v in values["metrics"].items()}
-        timing = Timing.from_dict(values["timing"]) if values.get("timing") else None
-        return cls(**{**values, "metrics": metrics, "timing": timing})
-
 
 @dataclass
 class Comparison(Tabular):
-    """The rows, teacher first, and the paired tests of the distilled students against the undistilled one.
+    """The rows, teacher first, and the paired tests of the distilled students against the undistilled one."""
 
-    Attributes:
-        rows: the models in the order shown.
-        labels: [n] labels of the validation examples, for the paired tests; not saved.
-        tests: by the name of the row; computed from predictions and labels unless given.
-        seeds: number of seeds behind each row.
-        constant: what answering the same class to everything scores; computed from the labels unless given.
-    """
-
-    rows: list[ModelRow]
+    rows: list[ModelRow]  # in the order shown
+    # [n] labels of the validation examples, for the paired tests; not saved
     labels: np.ndarray | None = field(default=None, repr=False, compare=False)
-    tests: dict[str, PairedTest] = field(default_factory=dict)
-    seeds: int = 1
-    constant: float | None = None
+    tests: dict[str, PairedTest] = field(
+        default_factory=dict
+    )  # by the name of the row; computed unless given
+    seeds: int = 1  # behind each row
+    constant: float | None = None  # what answering the same class to everything scores; computed unless given
 
     def __post_init__(self) -> None:
         """Runs the paired tests that can be run."""
@@ -165,29 +136,27 @@ class Comparison(Tabular):
         return Table("", columns, rows, bold=bold)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values, as they stand in `metrics.json`."""
-        rows = [{**row.to_dict(), "share_kept": self.share_kept(row)} for row in self.rows]
-        return {
-            "rows": rows,
-            "tests": {name: asdict(test) for name, test in self.tests.items()},
-            "seeds": self.seeds,
-            "constant": self.constant,
-        }
+        """Returns plain values, as they stand in `metrics.json`; NaN is None, predictions and labels are left out."""
+        rows = []
+        for row in self.rows:
+            values = {**asdict(row), "share_kept": self.share_kept(row), "agreement": _finite(row.agreement)}
+            del values["predictions"]
+            rows.append({**values, "metrics": {name: _finite(value) for name, value in row.metrics.items()}})
+        tests = {name: asdict(test) for name, test in self.tests.items()}
+        return {"rows": rows, "tests": tests, "seeds": self.seeds, "constant": self.constant}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Comparison:
-        """Restores what `to_json` returned (without predictions and labels).
-
-        Raises:
-            RunError: the values are not those of a comparison.
-        """
+        """Restores what `to_json` returned; raises `RunError` for what is no comparison."""
         try:
-            rows = [
-                ModelRow.from_dict({k: v for k, v in row.items() if k != "share_kept"})
-                for row in values["rows"]
-            ]
-            tests = {name: PairedTest(**test) for name, test in values.get("tests", {}).items()}
-            return cls(rows=rows, tests=tests, seeds=values.get("seeds", 1), constant=values.get("constant"))
+            rows = []
+            for each in values["rows"]:
+                own = {key: value for key, value in each.items() if key != "share_kept"}
+                metrics = {name: float("nan") if v is None else v for name, v in own["metrics"].items()}
+                timing = Timing.from_dict(own["timing"]) if own.get("timing") else None
+                rows.append(ModelRow(**{**own, "metrics": metrics, "timing": timing}))
+            tests = {name: PairedTest(**test) for name, test in values["tests"].items()}
+            return cls(rows=rows, tests=tests, seeds=values["seeds"], constant=values["constant"])
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"This is not the JSON of a comparison table: {error!r}") from error
 
@@ -204,26 +173,25 @@ class Comparison(Tabular):
         if self.constant is not None and student.score <= self.constant + 1e-9:
             lines.insert(
                 0,
-                f"Answering the same class to everything scores {_number(self.constant, 4)} in {self.main_metric}: the "
+                f"Answering the same class to everything scores {self.constant:.4f} in {self.main_metric}: the "
                 f"{student.name} is not above that, so that this score does not show that it has learned the task.",
             )
         return lines
 
-    def _kept_in_words(self, student: ModelRow, exported: str = "") -> str:
-        teacher = self.row("teacher")
+    def _kept_in_words(self, student: ModelRow, exported: str) -> str:
+        teacher, kept = self.row("teacher"), self.share_kept(student)
+        score = DASH if math.isnan(student.score) else f"{student.score:.4f}"
         if teacher is None:
-            return f"The {student.name} scores {_number(student.score, 4)} in {student.main_metric}."
-        kept = self.share_kept(student)
+            return f"The {student.name} scores {score} in {student.main_metric}."
+        whole = DASH if math.isnan(teacher.score) else f"{teacher.score:.4f}"
         if kept is None:
             line = (
-                f"The {student.name} scores {_number(student.score, 4)} in {student.main_metric}, the teacher "
-                f"{_number(teacher.score, 4)}, so that no share kept can be stated"
+                f"The {student.name} scores {score} in {student.main_metric}, the teacher {whole}, so that no share "
+                "kept can be stated"
             )
         else:
-            line = (
-                f"The {student.name} keeps {_percent(kept)} of the teacher's {student.main_metric} "
-                f"({_number(student.score, 4)} of {_number(teacher.score, 4)})"
-            )
+            share = f"{_percent(kept)} of the teacher's {student.main_metric}"
+            line = f"The {student.name} keeps {share} ({score} of {whole})"
         extras = []
         if student.timing is not None:
             extras.append(f"runs at {student.timing.speedup:.2f} times its speed on this machine{exported}")
@@ -235,33 +203,28 @@ class Comparison(Tabular):
         plain = self.row("finetune")
         if plain is None:
             return "No undistilled student was trained, so the table cannot say whether distilling helped."
-        seeds = "One seed decides nothing" if self.seeds == 1 else f"These are {self.seeds} seeds"
-        advice = f"{seeds}: repeat with other --set training.seed values before you believe the difference."
         difference = student.score - plain.score
         if math.isnan(difference):
             return "Its score or that of the undistilled student is undefined, so the two cannot be compared."
-        side = "above" if difference > 0 else "below"
-        against = (
-            f"{abs(difference):.4f} {side} the undistilled student"
-            if difference
-            else "equal to the undistilled student"
-        )
+        side = f"{abs(difference):.4f} {'above' if difference > 0 else 'below'}" if difference else "equal to"
         test = self.tests.get(student.name)
         if test is None:
-            return f"It is {against}, with no paired test to say whether that is more than noise. {advice}"
-        if not test.significant or not difference:
-            return f"It is {against}: within noise ({test.in_words()}). {advice}"
-        if (test.difference > 0) != (difference > 0):
-            return f"It is {against}, but the paired test points the other way ({test.in_words()}). {advice}"
-        return f"It is {against}, more than chance on these examples explains ({test.in_words()}). {advice}"
+            verdict = ", with no paired test to say whether that is more than noise"
+        elif not test.significant or not difference:
+            verdict = f": within noise ({test.in_words()})"
+        elif (test.difference > 0) != (difference > 0):
+            verdict = f", but the paired test points the other way ({test.in_words()})"
+        else:
+            verdict = f", more than chance on these examples explains ({test.in_words()})"
+        seeds = "One seed decides nothing" if self.seeds == 1 else f"These are {self.seeds} seeds"
+        return (
+            f"It is {side} the undistilled student{verdict}. {seeds}: repeat with other --set training.seed values "
+            "before you believe the difference."
+        )
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _percent(value: float) -> str:
@@ -277,7 +240,5 @@ def short_count(value: int | None) -> str:
     """Returns a count as tables show it: `22.7M`; `-` where it is not known."""
     if value is None:
         return DASH
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.1f}{unit}"
-    return str(value)
+    limits = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return next((f"{value / limit:.1f}{unit}" for limit, unit in limits if value >= limit), str(value))

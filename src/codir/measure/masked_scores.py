@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,25 +25,18 @@ from codir.training.masking import IGNORED
 
 @dataclass
 class MaskedRow:
-    """One model of the table.
+    """One model of the table; scores are of the masked tokens of the held-out blocks, None where there are none."""
 
-    Attributes:
-        name: as shown.
-        layers, width: its shape.
-        parameters, embedding_parameters: counts, the second is part of the first.
-        loss: mean cross-entropy of the masked tokens of the held-out blocks, in nats; None where there are none.
-        accuracy: share of them that it predicts first.
-        agreement: share for which it predicts what the teacher predicts; None without a teacher.
-    """
-
-    name: str
+    name: str  # as shown
     layers: int
     width: int
     parameters: int
-    embedding_parameters: int
-    loss: float | None = None
-    accuracy: float | None = None
-    agreement: float | None = None
+    embedding_parameters: int  # part of them
+    loss: float | None = None  # mean cross-entropy in nats
+    accuracy: float | None = None  # share that it predicts first
+    agreement: float | None = (
+        None  # share for which it predicts what the teacher predicts; None without a teacher
+    )
 
     @property
     def perplexity(self) -> float | None:
@@ -53,19 +46,12 @@ class MaskedRow:
 
 @dataclass
 class MaskedTable(Tabular):
-    """The models of a pre-training side by side, on the same masked tokens.
+    """The models of a pre-training side by side, on the same masked tokens."""
 
-    Attributes:
-        rows: in the order shown.
-        positions: number of masked tokens behind the scores.
-        held_out: number of blocks they are in.
-        head_trained: whether the training read the student's predictions of tokens, and so trained its head.
-    """
-
-    rows: list[MaskedRow]
-    positions: int
-    held_out: int
-    head_trained: bool = True
+    rows: list[MaskedRow]  # in the order shown
+    positions: int  # number of masked tokens behind the scores
+    held_out: int  # number of blocks they are in
+    head_trained: bool = True  # whether the training read the student's predictions, and so trained its head
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -120,17 +106,11 @@ def described(name: str, model: PreTrainedModel) -> MaskedRow:
 
 @dataclass
 class Predictions:
-    """What a model says of the P masked tokens of the held-out blocks.
+    """What a model says of the P masked tokens of the held-out blocks."""
 
-    Attributes:
-        losses: [P] cross-entropy in nats.
-        first: [P] the token it finds most probable.
-        expected: [P] the token that stood there.
-    """
-
-    losses: np.ndarray
-    first: np.ndarray
-    expected: np.ndarray
+    losses: np.ndarray  # [P] cross-entropy in nats
+    first: np.ndarray  # [P] the token it finds most probable
+    expected: np.ndarray  # [P] the token that stood there
 
     def fill(self, row: MaskedRow, teacher: Predictions | None = None) -> MaskedRow:
         """Writes the scores into a row."""
@@ -161,20 +141,22 @@ def predict_masked(
         progress: called with blocks done and in all.
     """
     device, fixed = model.device, collator.evaluation()
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with evaluation_mode(model):
+    empty = torch.zeros(0, dtype=torch.long)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = [(empty.float(), empty, empty)]
+    with evaluation_mode(model), precision(device, autocast):
         for start in range(0, len(blocks), batch_size):
             columns = blocks[start : start + batch_size]
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            batch = fixed(rows)
+            batch = fixed(
+                [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            )
             inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
-            parts.append(_one_batch(model, inputs, batch["labels"].to(device), autocast))
+            parts.append(_one_batch(model, inputs, batch["labels"].to(device)))
             progress(min(start + batch_size, len(blocks)), len(blocks))
-    return Predictions(*(_together(column) for column in zip(*parts, strict=True)) if parts else _nothing())
+    return Predictions(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
 
 
 def _one_batch(
-    model: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor, autocast: torch.dtype | None
+    model: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     positions = labels != IGNORED
     expected = labels[positions]
@@ -186,19 +168,10 @@ def _one_batch(
         first[rows] = logits.argmax(dim=1)
         return losses[rows].sum()
 
-    with precision(model.device, autocast):
-        predicted = represent(model, inputs, (), positions).masked
-        assert predicted is not None
-        chunked_loss(predicted, collect)
+    predicted = represent(model, inputs, (), positions).masked
+    assert predicted is not None
+    chunked_loss(predicted, collect)
     return losses.cpu(), first.cpu(), expected.cpu()
-
-
-def _together(column: Sequence[Tensor]) -> np.ndarray:
-    return torch.cat(list(column)).numpy()
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 def block_metrics(sums: np.ndarray) -> dict[str, float]:

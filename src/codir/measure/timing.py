@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,7 @@ from codir.models.probe import behaviour, evaluation_mode
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_TURN = 16
-"""Texts in a model's turn where requests are small."""
+_TURN = 16  # texts in a model's turn where requests are small
 
 Text = str | tuple[str, str | None]
 Inputs = dict[str, torch.Tensor]
@@ -37,30 +35,18 @@ Model = Any
 
 @dataclass(frozen=True)
 class Timing:
-    """Time one model takes for a sequence, forward pass only (tokenising excluded).
+    """Time one model takes for a sequence, forward pass only (tokenising excluded)."""
 
-    Attributes:
-        ms_per_sequence: median over the rounds, in milliseconds.
-        spread: half of the distance between the slowest and the fastest round, in milliseconds.
-        speedup: median over the rounds of (time of the first model / time of this one); 1 for the first.
-        speedup_low, speedup_high: the smallest and the largest of these ratios.
-        rounds: milliseconds per sequence of each round.
-        sequences: number of sequences in a round.
-        batch_size, max_length: as measured; batches are padded to their longest sequence unless `padded`.
-        padded: whether every sequence was padded to `max_length`.
-        device, dtype, threads: where it was measured.
-    """
-
-    ms_per_sequence: float
-    spread: float
-    speedup: float
-    speedup_low: float
+    ms_per_sequence: float  # median over the rounds
+    spread: float  # half of the distance between the slowest and the fastest round, in milliseconds
+    speedup: float  # median over the rounds of (time of the first model / time of this one); 1 for the first
+    speedup_low: float  # the smallest and the largest of these ratios
     speedup_high: float
-    rounds: tuple[float, ...]
-    sequences: int
+    rounds: tuple[float, ...]  # milliseconds per sequence of each round
+    sequences: int  # in a round
     batch_size: int
     max_length: int
-    padded: bool
+    padded: bool  # whether every sequence was padded to `max_length`, or only to the longest of its batch
     device: str
     dtype: str
     threads: int
@@ -73,26 +59,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class RealLengths:
-    """Time one model takes for a request: a batch of texts at their real lengths, padded to its longest only.
+    """Time one model takes for a request: a batch of texts at their real lengths, padded to its longest only."""
 
-    Attributes:
-        batch_size: texts in a request.
-        requests: number of requests timed, all rounds together.
-        p50, p95: milliseconds that half and 95 % of these requests stay within.
-        mean: milliseconds of a request, over all of them.
-        sequences_per_second: median over the rounds of sequences / time.
-        speedup: median over the rounds of (time of the first model / time of this one); 1 for the first.
-        tokens: mean number of tokens of a text.
-    """
-
-    batch_size: int
-    requests: int
-    p50: float
+    batch_size: int  # texts in a request
+    requests: int  # timed, all rounds together
+    p50: float  # milliseconds that half and 95 % of these requests stay within
     p95: float
     mean: float
-    sequences_per_second: float
-    speedup: float
-    tokens: float
+    sequences_per_second: float  # median over the rounds
+    speedup: float  # median over the rounds of (time of the first model / time of this one); 1 for the first
+    tokens: float  # mean number of a text
 
 
 def measure(
@@ -121,9 +97,6 @@ def measure(
         clock: seconds, replaced in tests.
         progress: called after each pass of a model with (passes done, passes in all).
 
-    Returns:
-        One `Timing` for each name, in the order given.
-
     Raises:
         DataError: there are no texts.
     """
@@ -132,15 +105,14 @@ def measure(
     seconds = time_in_turns(only, batches, rounds, device=device, clock=clock, progress=progress)
     results = {}
     for name, model in only.items():
-        totals, ratios = seconds[name].sum(axis=1), _speedups(seconds, name)
-        per_sequence = [1000 * float(total) / len(texts) for total in totals]
+        per_sequence, ratios = 1000 * seconds[name].sum(axis=1) / len(texts), _speedups(seconds, name)
         results[name] = Timing(
-            ms_per_sequence=statistics.median(per_sequence),
-            spread=(max(per_sequence) - min(per_sequence)) / 2,
-            speedup=statistics.median(ratios),
-            speedup_low=min(ratios),
-            speedup_high=max(ratios),
-            rounds=tuple(per_sequence),
+            ms_per_sequence=float(np.median(per_sequence)),
+            spread=float(np.ptp(per_sequence)) / 2,
+            speedup=float(np.median(ratios)),
+            speedup_low=float(min(ratios)),
+            speedup_high=float(max(ratios)),
+            rounds=tuple(per_sequence.tolist()),
             sequences=len(texts),
             batch_size=batch_size,
             max_length=max_length,
@@ -169,11 +141,8 @@ def measure_requests(
     that has been up for a while has seen all lengths. All requests have `batch_size` texts: the last one is filled up
     with the first texts. Arguments and errors as for `measure`.
     """
-    whole = texts
-    if texts and batch_size > 0:
-        whole = list(
-            itertools.islice(itertools.cycle(texts), math.ceil(len(texts) / batch_size) * batch_size)
-        )
+    count = math.ceil(len(texts) / max(batch_size, 1)) * batch_size
+    whole = list(itertools.islice(itertools.cycle(texts), count))
     batches = _batches(models, whole, batch_size, max_length, rounds, pad_to_max_length=False)
     seconds = time_in_turns(
         {name: model for name, (model, _) in models.items()},
@@ -187,16 +156,16 @@ def measure_requests(
     )
     results = {}
     for name in models:
-        requests, totals = 1000 * seconds[name].ravel(), seconds[name].sum(axis=1).tolist()
-        rates = [len(whole) / total if total > 0 else float("inf") for total in totals]
+        requests, totals = 1000 * seconds[name].ravel(), seconds[name].sum(axis=1)
+        p50, p95 = np.percentile(requests, (50, 95)).tolist()
         results[name] = RealLengths(
             batch_size=batch_size,
             requests=len(requests),
-            p50=float(np.percentile(requests, 50)),
-            p95=float(np.percentile(requests, 95)),
+            p50=p50,
+            p95=p95,
             mean=float(requests.mean()),
-            sequences_per_second=statistics.median(rates),
-            speedup=statistics.median(_speedups(seconds, name)),
+            sequences_per_second=len(whole) / float(np.median(totals)),
+            speedup=float(np.median(_speedups(seconds, name))),
             tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / len(whole),
         )
     return results
@@ -235,44 +204,60 @@ def time_in_turns(
     number_of = len(batches[order[0]])
     seconds = {name: np.zeros((rounds, number_of)) for name in order}
     before = {name: model.device for name, model in models.items()}
-    shapes = {
-        name: {tuple(batch["input_ids"].shape): batch for batch in batches[name]}.values() for name in order
-    }
-    warm_up = {name: list(shapes[name]) if all_shapes else batches[name][:1] for name in order}
+    warm_up = {name: [*batches[name][:1]] for name in order}
+    if all_shapes:
+        shapes = {name: {tuple(each["input_ids"].shape): each for each in batches[name]} for name in order}
+        warm_up = {name: [*shapes[name].values()] for name in order}
     turns = [range(start, min(start + turn, number_of)) for start in range(0, number_of, turn)]
     passes = number_of + (len(turns) if turn > 1 else 0)
-    done, in_all = 0, sum(map(len, warm_up.values())) + rounds * passes * len(order)
+    done, in_all = itertools.count(1), sum(map(len, warm_up.values())) + rounds * passes * len(order)
 
     def run(name: str, batch: Inputs) -> float:
-        nonlocal done
         taken = _forward(models[name], batch, place, clock)
-        done += 1
         if progress is not None:
-            progress(done, in_all)
+            progress(next(done), in_all)
         return taken
 
     with contextlib.ExitStack() as modes:
-        for model in models.values():
+        for name, model in models.items():
             modes.enter_context(evaluation_mode(model))
-        try:
-            for model in models.values():
-                model.to(place)
-            with torch.inference_mode():
-                for name in order:
-                    for batch in warm_up[name]:
-                        run(name, batch)
-                for round_ in range(rounds):
-                    for place_in_line, numbers in enumerate(turns):
-                        first = (round_ + place_in_line) % len(order)
-                        for name in order[first:] + order[:first]:
-                            if turn > 1:
-                                run(name, batches[name][numbers[0]])
-                            for number in numbers:
-                                seconds[name][round_, number] = run(name, batches[name][number])
-        finally:
-            for name, model in models.items():
-                model.to(before[name])
+            modes.callback(model.to, before[name])
+        for model in models.values():
+            model.to(place)
+        with torch.inference_mode():
+            for name in order:
+                for batch in warm_up[name]:
+                    run(name, batch)
+            for round_, (position, numbers) in itertools.product(range(rounds), enumerate(turns)):
+                first = (round_ + position) % len(order)
+                for name in order[first:] + order[:first]:
+                    if turn > 1:
+                        run(name, batches[name][numbers[0]])
+                    for number in numbers:
+                        seconds[name][round_, number] = run(name, batches[name][number])
     return seconds
+
+
+def _forward(model: Model, batch: Inputs, device: torch.device, clock: Clock) -> float:
+    """Runs one batch and returns the seconds it took, copies to the device excluded.
+
+    A model whose answers padding changes is run as everywhere else, on texts of one length at a time.
+    """
+    parts = [batch] if behaviour(model).padded else [part for _, part in parts_of_one_length(batch)]
+    inputs = [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = clock()
+    for part in inputs:
+        model(**part)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def _speedups(seconds: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Returns time of the first model / time of this one, round by round."""
+    return next(iter(seconds.values())).sum(axis=1) / seconds[name].sum(axis=1)
 
 
 def _batches(
@@ -337,33 +322,10 @@ def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
     ]
 
 
-def _speedups(seconds: Mapping[str, np.ndarray], name: str) -> list[float]:
-    """Returns time of the first model / time of this one, round by round."""
-    first, own = (seconds[each].sum(axis=1).tolist() for each in (next(iter(seconds)), name))
-    return [one / other if other > 0 else float("nan") for one, other in zip(first, own, strict=True)]
-
-
 def device_name(device: str | torch.device) -> str:
     """Returns what a device is called: `cpu`, or the GPU's name."""
     place = torch.device(device)
     return torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
-
-
-def _forward(model: Model, batch: Inputs, device: torch.device, clock: Clock) -> float:
-    """Runs one batch and returns the seconds it took, copies to the device excluded.
-
-    A model whose answers padding changes is run as everywhere else, on texts of one length at a time.
-    """
-    parts = [batch] if behaviour(model).padded else [part for _, part in parts_of_one_length(batch)]
-    inputs = [{name: tensor.to(device) for name, tensor in part.items()} for part in parts]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = clock()
-    for part in inputs:
-        model(**part)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start
 
 
 def model_size(folder: str | Path) -> int:
