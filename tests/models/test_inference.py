@@ -6,9 +6,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from codir.errors import DataError
-from codir.models.batches import Padding, TokenColumns
-from codir.models.inference import forward_dataset
-from codir.models.probe import evaluation_mode
+from codir.models.check import evaluation_mode
+from codir.models.inference import Padding, TokenColumns, forward_dataset
 
 
 def encoded(count: int = 23, seed: int = 0) -> Dataset:

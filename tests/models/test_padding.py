@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from codir.errors import DataError, ModelError
-from codir.models.batches import Padding, pad_batch, settle_side
+from codir.models.check import settle_side
+from codir.models.inference import Padding, pad_batch
 
 ROWS = [
     {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1], "labels": 1},

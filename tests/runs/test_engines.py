@@ -18,8 +18,7 @@ from small_world import World
 from codir.engines.engines import DeployedClassifier, load_engine
 from codir.engines.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, ModelError
-from codir.models.batches import Padding, TokenColumns
-from codir.models.inference import predict_logits
+from codir.models.inference import Padding, TokenColumns, predict_logits
 from codir.models.loading import load_classifier
 
 # Largest difference of a logit: fp32 is exact up to rounding, the others are not.

@@ -22,7 +22,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from codir.errors import DataError, ModelError, RunError
 from codir.files import TEMPORARY
 from codir.manifest import fault_by
-from codir.models.batches import Padding, pad_batch
+from codir.models.inference import Padding, pad_batch
 from codir.models.representations import EncoderShape, Representations, TokenView
 from codir.teacher import store
 from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache

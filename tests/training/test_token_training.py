@@ -24,7 +24,7 @@ from training_job import examples, make_trainer
 
 from codir.errors import ModelError
 from codir.losses.base import Needs, Objective, ObjectiveSettings, Step, Term
-from codir.models.batches import pad_batch
+from codir.models.inference import pad_batch
 from codir.models.representations import TokenView
 from codir.models.student import build_student
 from codir.teacher.cache import open_cache

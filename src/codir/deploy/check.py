@@ -19,10 +19,9 @@ from codir.errors import ModelError
 from codir.kinds.base import Kind
 from codir.kinds.classification import UNDECIDED
 from codir.measure.timing import Text
-from codir.models.batches import Padding, pad_batch
+from codir.models.check import behaviour
 from codir.models.config_file import position_limit
-from codir.models.inference import logits_without_padding
-from codir.models.probe import behaviour
+from codir.models.inference import Padding, logits_without_padding, pad_batch
 from codir.runs.evaluate import EvaluationResult
 
 _LONGEST_WITHOUT_POSITIONS = 512

@@ -27,9 +27,8 @@ from codir.engines.formats import Target
 from codir.errors import ConfigError, DataError, ModelError
 from codir.files import at_home, require_disk, write_text
 from codir.kinds import kind_of
-from codir.models.check import load_tokenizer_for
+from codir.models.check import behaviour, load_tokenizer_for
 from codir.models.loading import count_parameters, load_classifier, resolve
-from codir.models.probe import behaviour
 from codir.printing import Console, progress_bar, terminal
 from codir.record.environment import command_line, versions
 from codir.record.run_data import Chosen, choose_data, describe, inputs_of

@@ -14,7 +14,7 @@ from codir.data.encoding import encode_split
 from codir.data.task import TaskData
 from codir.errors import DataError
 from codir.measure.timing import Text, texts_of
-from codir.models.batches import INPUT_COLUMNS, Padding, pad_batch
+from codir.models.inference import INPUT_COLUMNS, Padding, pad_batch
 from codir.record.data import load_data, load_data_for
 
 _BATCH = 8  # padded batches: ranges then hold for padding, too; half the error of one text at a time

@@ -17,10 +17,10 @@ from codir.engines import extras
 from codir.engines.folder import Manifest, is_deployed
 from codir.engines.formats import ENGINES
 from codir.errors import ConfigError, ModelError, nearest
+from codir.models.check import behaviour
 from codir.models.config_file import position_limit
 from codir.models.labels import require_one_answer
 from codir.models.loading import load_classifier, load_config, resolve
-from codir.models.probe import behaviour
 
 ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "openvino_model.xml"

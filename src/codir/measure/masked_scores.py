@@ -13,9 +13,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from codir.models.check import evaluation_mode
 from codir.models.inference import precision
 from codir.models.loading import count_parameters, encoder_shape
-from codir.models.probe import evaluation_mode
 from codir.models.representations import represent
 from codir.models.vocabulary import chunked_loss, token_cross_entropy
 from codir.table import Column, Table, Tabular

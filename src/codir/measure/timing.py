@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from codir.data.encoding import length_limit
 from codir.errors import DataError
-from codir.models.batches import Padding, pad_batch
-from codir.models.inference import Progress, padding_for, parts_of_one_length
-from codir.models.probe import behaviour, evaluation_mode
+from codir.models.check import behaviour, evaluation_mode
+from codir.models.inference import Padding, Progress, pad_batch, padding_for, parts_of_one_length
 
 if TYPE_CHECKING:
     from datasets import Dataset

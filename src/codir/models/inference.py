@@ -1,25 +1,178 @@
-"""Runs a batch without its padding: for models whose answers padding changes (`codir.models.probe`)."""
+"""Runs models on batches of examples: padded, or without padding where that would change the answers.
+
+Padding goes to the right, whatever the tokenizer's own side is: positions are counted from the left, also by BERT and
+its like, whose states would move with the texts beside them; and classifiers that read the last token (GPT-2, Qwen)
+look for the last one that is no padding. The exception are models that answer right with padding on the left only
+(XLNet reads the last place, whatever stands there); `codir.models.check` finds that out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from codir.models.batches import Padding, TokenColumns, pad_batch
-from codir.models.probe import behaviour, evaluation_mode
+from codir.errors import DataError, ModelError
+from codir.models.check import Side, behaviour, evaluation_mode, side_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
 from codir.models.vocabulary import MaskedPredictions
+
+INPUT_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is in all."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a tokenizer pads."""
+
+    pad_token_id: int
+    token_type_id: int = 0
+    side: Side = "right"
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Padding:
+        """Reads it off a tokenizer; raises `ModelError` if that has no padding token."""
+        if tokenizer.pad_token_id is None:
+            raise ModelError(
+                f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no padding token, so its "
+                "texts cannot be batched. Set tokenizer.pad_token (for example to its end-of-text token) and save "
+                "it again."
+            )
+        return cls(
+            int(cast(int, tokenizer.pad_token_id)), int(tokenizer.pad_token_type_id), side_of(tokenizer)
+        )
+
+    def value(self, column: str) -> int:
+        """Returns what fills `column` (named without prefix); the attention mask's padding is always 0."""
+        return {"input_ids": self.pad_token_id, "token_type_ids": self.token_type_id}.get(column, 0)
 
 
 def padding_for(model: Any, padding: Padding) -> Padding:
     """Returns how a model's batches are to be padded: on the side where that changes nothing."""
-    return Padding(padding.pad_token_id, padding.token_type_id, behaviour(model, padding.pad_token_id).side)
+    return replace(padding, side=behaviour(model, padding.pad_token_id).side)
+
+
+def pad_batch(
+    rows: Sequence[Mapping[str, Any]],
+    padding: Padding | PreTrainedTokenizerBase,
+    prefix: str = "",
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, Tensor]:
+    """Pads the token columns of `rows` to the longest one and drops all other columns.
+
+    Args:
+        rows: examples with `{prefix}input_ids` and, if the tokenizer makes them, `{prefix}attention_mask` and
+            `{prefix}token_type_ids`, each a list or an array of integers.
+        padding: a tokenizer, or what was read off one.
+        prefix: `teacher_` to read the teacher's own columns; the result's keys are without it.
+        pad_to_multiple_of: rounds the length up, for tensor cores.
+
+    Returns:
+        int64 tensors [B, L] by argument name. The attention mask is made if the rows bring none.
+
+    Raises:
+        DataError: there are no `{prefix}input_ids`, or one of the columns has another length.
+    """
+    padding = padding if isinstance(padding, Padding) else Padding.of(padding)
+    if not rows or f"{prefix}input_ids" not in rows[0]:
+        known = ", ".join(rows[0]) if rows else "none"
+        raise DataError(f"A batch needs the column '{prefix}input_ids'; the columns there are: {known}.")
+    lengths = [len(row[f"{prefix}input_ids"]) for row in rows]
+    width = max(*lengths, 1)
+    if pad_to_multiple_of:
+        width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
+    batch: dict[str, Tensor] = {}
+    for column in INPUT_COLUMNS:
+        key = f"{prefix}{column}"
+        if key not in rows[0] and column != "attention_mask":
+            continue
+        padded = np.full((len(rows), width), padding.value(column), dtype=np.int64)
+        for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            values = row[key] if key in rows[0] else np.ones(length, dtype=np.int64)
+            if len(values) != length:
+                raise DataError(
+                    f"Column '{key}' has {len(values)} entries where '{prefix}input_ids' has {length}: "
+                    "encode the data again."
+                )
+            start = width - length if padding.side == "left" else 0
+            padded[number, start : start + length] = values
+        batch[column] = torch.from_numpy(padded)
+    return batch
+
+
+@dataclass(frozen=True)
+class TokenColumns:
+    """Token columns of N examples."""
+
+    ids: np.ndarray  # [N] int64, the column `example_id`, or 0..N-1 where there is none
+    offsets: np.ndarray  # [N+1] int64; example n's tokens are `values[column][offsets[n]:offsets[n + 1]]`
+    values: dict[str, np.ndarray]  # flat arrays by column, named without prefix
+
+    @classmethod
+    def read(cls, encoded: Dataset, prefix: str = "") -> TokenColumns:
+        """Reads the columns `{prefix}input_ids`, `{prefix}attention_mask`, `{prefix}token_type_ids`.
+
+        Raises:
+            DataError: `{prefix}input_ids` is missing, or columns differ in their lengths.
+        """
+        if f"{prefix}input_ids" not in encoded.column_names:
+            raise DataError(
+                f"The data set has no column '{prefix}input_ids' but {', '.join(encoded.column_names)}: "
+                "tokenise it first."
+            )
+        found = [column for column in INPUT_COLUMNS if f"{prefix}{column}" in encoded.column_names]
+        extra = ["example_id"] if "example_id" in encoded.column_names else []
+        chosen = encoded.select_columns([*(prefix + column for column in found), *extra])
+        table = cast(pa.Table, chosen.with_format("arrow")[:])
+        offsets: dict[str, np.ndarray] = {}
+        values: dict[str, np.ndarray] = {}
+        for column in found:
+            lists: Any = table.column(prefix + column).combine_chunks()
+            lists = pa.concat_arrays(lists.chunks) if isinstance(lists, pa.ChunkedArray) else lists
+            # a slice keeps its parent's buffers, hence the subtraction; flatten() takes only the slice's values
+            starts = lists.offsets.to_numpy().astype(np.int64)
+            offsets[column], values[column] = (
+                starts - starts[0],
+                lists.flatten().to_numpy(zero_copy_only=False),
+            )
+            if not np.array_equal(offsets["input_ids"], offsets[column]):
+                raise DataError(
+                    f"The columns '{prefix}input_ids' and '{prefix}{column}' differ in length: encode the data again."
+                )
+        ids = table.column("example_id").to_numpy() if extra else np.arange(len(encoded))
+        return cls(ids.astype(np.int64), offsets["input_ids"], values)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Returns the [N] token counts."""
+        return np.diff(self.offsets)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Returns the arrays of one example, as `pad_batch` takes them."""
+        start, end = self.offsets[number], self.offsets[number + 1]
+        return {column: flat[start:end] for column, flat in self.values.items()}
+
+    def batches(self, size: int, one_length: bool = False) -> Iterator[np.ndarray]:
+        """Yields row numbers in batches of similar length, the longest first (so memory peaks at once).
+
+        `one_length`: rows of different lengths are never in one batch, so that none is padded.
+        """
+        order = np.argsort(-self.lengths, kind="stable")
+        ends = np.flatnonzero(np.diff(self.lengths[order])) + 1 if one_length else []
+        for group in np.split(order, ends):
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
 
 
 def parts_of_one_length(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
@@ -65,36 +218,32 @@ def represent_without_padding(
     # the place of each chosen position among all of the batch's, in row-major order
     order = None if positions is None else positions.long().flatten().cumsum(0).view(positions.shape) - 1
     for rows, part in parts_of_one_length(inputs):
-        of_rows = mask[rows]
-        length = part["attention_mask"].shape[1]
-        chosen = None if positions is None else positions[rows][of_rows].view(len(rows), length)
+        inside = torch.zeros_like(mask)
+        inside[rows] = mask[rows]
+        shape = part["attention_mask"].shape
+        chosen = None if positions is None else positions[inside].view(shape)
         found = represent(model, part, poolings, chosen, tokens)
         if whole is None:
-            whole = Representations(found.logits.new_zeros(len(mask), *found.logits.shape[1:]))
-            whole.mask = mask if tokens else None
-            for how, pooled in found.pooled.items():
-                whole.pooled[how] = pooled.new_zeros(len(mask), *pooled.shape[1:])
-            for view, vectors in found.tokens.items():
-                whole.tokens[view] = vectors.new_zeros(*mask.shape, vectors.shape[2])
+            whole = Representations(
+                found.logits.new_zeros(len(mask), *found.logits.shape[1:]),
+                {how: each.new_zeros(len(mask), *each.shape[1:]) for how, each in found.pooled.items()},
+                None,
+                {view: each.new_zeros(*mask.shape, each.shape[2]) for view, each in found.tokens.items()},
+                mask if tokens else None,
+            )
             if found.masked is not None and positions is not None:
-                count = int(positions.sum())
-                hidden = found.masked.hidden.new_zeros(count, found.masked.hidden.shape[1])
+                hidden = found.masked.hidden.new_zeros(int(positions.sum()), found.masked.hidden.shape[1])
                 whole.masked = MaskedPredictions(hidden, found.masked.weight, found.masked.bias)
         if positions is None:
             whole.logits[rows] = found.logits
         for how, pooled in found.pooled.items():
             whole.pooled[how][rows] = pooled
-        place = torch.zeros_like(mask)
-        place[rows] = of_rows
         for view, vectors in found.tokens.items():
-            whole.tokens[view][place] = vectors.flatten(0, 1)
+            whole.tokens[view][inside] = vectors.flatten(0, 1)
         if whole.masked is not None and found.masked is not None and order is not None and chosen is not None:
-            whole.masked.hidden[order[rows][of_rows].view(len(rows), length)[chosen]] = found.masked.hidden
+            whole.masked.hidden[order[inside].view(shape)[chosen]] = found.masked.hidden
     assert whole is not None
     return whole
-
-
-Progress = Callable[[int, int], None]
 
 
 def precision(device: torch.device, autocast: torch.dtype | None) -> torch.autocast:
@@ -142,8 +291,7 @@ def forward_dataset(
         representations: on the model's device, logits as fp32.
     """
     columns = encoded if isinstance(encoded, TokenColumns) else TokenColumns.read(encoded, prefix)
-    if not isinstance(padding, Padding):
-        padding = Padding.of(padding)
+    padding = padding if isinstance(padding, Padding) else Padding.of(padding)
     poolings, tokens = tuple(poolings), tuple(tokens)
     if device is not None:
         model.to(device)
@@ -167,24 +315,10 @@ def predict_logits(
     model: nn.Module,
     encoded: Dataset | TokenColumns,
     padding: Padding | PreTrainedTokenizerBase,
-    *,
-    batch_size: int = 32,
-    prefix: str = "",
-    device: torch.device | str | None = None,
-    autocast: torch.dtype | None = None,
-    progress: Progress | None = None,
+    **settings: Any,
 ) -> np.ndarray:
-    """Returns the logits for every example, [N, C] fp32, in the order of the ids 0..N-1; arguments as above."""
-    batches = forward_dataset(
-        model,
-        encoded,
-        padding,
-        batch_size=batch_size,
-        prefix=prefix,
-        device=device,
-        autocast=autocast,
-        progress=progress,
-    )
+    """Returns the logits for every example, [N, C] fp32, in the order of the ids 0..N-1; see `forward_dataset`."""
+    batches = forward_dataset(model, encoded, padding, **settings)
     found = [(ids, outputs.logits.cpu().numpy()) for ids, outputs in batches]
     ids = np.concatenate([ids for ids, _ in found])
     return np.concatenate([logits for _, logits in found])[np.argsort(ids)]

@@ -15,10 +15,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, ModelError
-from codir.models.batches import Padding, pad_batch
+from codir.models.check import evaluation_mode
 from codir.models.config_file import position_limit
-from codir.models.inference import precision
-from codir.models.probe import evaluation_mode
+from codir.models.inference import Padding, pad_batch, precision
 from codir.models.representations import represent
 
 Texts = tuple[str, ...]

@@ -21,7 +21,7 @@ from codir.config.loading import resolved_yaml
 from codir.data.task import TaskData
 from codir.errors import CodirError, RunError
 from codir.files import file_digest, read_json, write_json, write_text
-from codir.models.batches import TokenColumns
+from codir.models.inference import TokenColumns
 from codir.models.loading import resolve
 from codir.printing import Console
 from codir.record.environment import environment

@@ -19,11 +19,10 @@ from codir.data.encoding import encode
 from codir.data.task import Task
 from codir.errors import CodirError
 from codir.kinds import kind_named
-from codir.models.check import load_tokenizer_for
+from codir.models.check import behaviour, load_tokenizer_for
 from codir.models.inference import forward_dataset
 from codir.models.labels import class_names
 from codir.models.loading import load_classifier, load_config
-from codir.models.probe import behaviour
 from codir.models.representations import Pooling
 from codir.printing import progress_bar
 from codir.record.data import load_data_for

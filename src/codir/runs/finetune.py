@@ -15,10 +15,9 @@ from codir.data.encoding import encode
 from codir.files import write_json, write_text
 from codir.kinds import kind_named
 from codir.kinds.metrics import compute_metrics, flat_metrics
-from codir.models.check import load_tokenizer_for
+from codir.models.check import load_tokenizer_for, require_trainable
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
-from codir.models.probe import require_trainable
 from codir.printing import Console, terminal
 from codir.record.card import run_card
 from codir.record.data import load_data

@@ -31,9 +31,9 @@ from transformers import PreTrainedTokenizerBase
 from codir.errors import DataError, ModelError
 from codir.files import human_bytes, read_json, require_writable
 from codir.manifest import fault_by
-from codir.models.batches import Padding, Side, TokenColumns
+from codir.models.check import Side
 from codir.models.classes import align_logits, label_names
-from codir.models.inference import Progress, forward_dataset, padding_for
+from codir.models.inference import Padding, Progress, TokenColumns, forward_dataset, padding_for
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import (

@@ -24,8 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from codir import manifest
 from codir.errors import RunError
 from codir.files import remove, require_disk, sweep, temporary_folder, try_lock, unlock, write_json
-from codir.models.batches import TokenColumns
-from codir.models.probe import behaviour
+from codir.models.check import behaviour
+from codir.models.inference import TokenColumns
 
 FORMAT = 2
 """Version of the files' layout; raise it when that changes. Entries of other versions are not looked at."""

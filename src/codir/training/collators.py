@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from codir.errors import DataError
-from codir.models.batches import Padding, pad_batch
+from codir.models.inference import Padding, pad_batch
 from codir.models.representations import Representations, TokenKind, TokenView
 from codir.teacher.cache import TeacherOutputs
 from codir.training.masking import EVALUATION_EPOCH, IGNORED, TokenMasking

@@ -20,10 +20,9 @@ from codir.gather import processes
 from codir.kinds import kind_named
 from codir.kinds.base import Kind
 from codir.losses.registry import build_objectives
-from codir.models.batches import settle_side
+from codir.models.check import behaviour, settle_side
 from codir.models.config_file import settle_switches
 from codir.models.labels import require_one_answer
-from codir.models.probe import behaviour
 from codir.printing import progress_bar
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
