@@ -18,31 +18,19 @@ from codir.settings import Section, section_at
 GOOD: dict[str, Any] = {"teacher": "t", "output": "o", "data": {"task": "sst2"}}
 
 
-def all_sections() -> list[type[Section]]:
-    return [
-        DataConfig,
-        StudentConfig,
-        TrainingConfig,
-        FinetuneConfig,
-        DistillConfig,
-        MaskingConfig,
-        PretrainingConfig,
-        PretrainConfig,
-    ]
+SECTIONS: list[type[Section]] = [DataConfig, StudentConfig, TrainingConfig, FinetuneConfig, DistillConfig]
+SECTIONS += [MaskingConfig, PretrainingConfig, PretrainConfig]
 
 
 def test_defaults_are_the_papers_and_its_codes() -> None:
     training = TrainingConfig()
-    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
-        2e-5,
-        32,
-        10,
-    )
+    assert (training.learning_rate, training.per_device_train_batch_size) == (2e-5, 32)
+    assert training.num_train_epochs == 10
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.98, 1e-6)
     assert (training.weight_decay, training.warmup_steps, training.lr_scheduler_type) == (0.1, 0.06, "linear")
 
 
-@pytest.mark.parametrize("section", all_sections())
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_field_is_described(section: type[Section]) -> None:
     assert all(field.description for field in section.model_fields.values())
 
@@ -99,44 +87,32 @@ def test_layers_can_be_written_as_on_the_command_line(given: Any, meant: Any) ->
     assert StudentConfig(init=given).init == meant
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("learning_rate", 0),
-        ("learning_rate", -1e-5),
-        ("learning_rate", float("nan")),
-        ("learning_rate", float("inf")),
-        ("learning_rate", True),
-        ("per_device_train_batch_size", 0),
-        ("per_device_train_batch_size", 1.5),
-        ("per_device_train_batch_size", False),
-        ("num_train_epochs", 0),
-        ("warmup_steps", -0.1),
-        ("lr_scheduler_type", "liner"),
-        ("precision", "fp8"),
-        ("adam_beta2", 1.0),
-        ("eval_steps", 0),
-        ("eval_steps", "step"),
-        ("early_stopping_patience", 0),
-        ("seed", -1),
-        ("report_to", 3),
-        ("train_sampling_strategy", "perhaps"),
-    ],
-)
-def test_training_values_out_of_range(key: str, value: Any) -> None:
-    with pytest.raises(ValidationError, match=key):
-        TrainingConfig.model_validate({key: value})
+OUT_OF_RANGE = {
+    "learning_rate": (0, -1e-5, float("nan"), float("inf"), True),
+    "per_device_train_batch_size": (0, 1.5, False),
+    "num_train_epochs": (0,),
+    "warmup_steps": (-0.1,),
+    "lr_scheduler_type": ("liner",),
+    "precision": ("fp8",),
+    "adam_beta2": (1.0,),
+    "eval_steps": (0, "step"),
+    "early_stopping_patience": (0,),
+    "seed": (-1,),
+    "report_to": (3,),
+    "train_sampling_strategy": ("perhaps",),
+}
+
+
+@pytest.mark.parametrize("key", OUT_OF_RANGE)
+def test_training_values_out_of_range(key: str) -> None:
+    for value in OUT_OF_RANGE[key]:
+        with pytest.raises(ValidationError, match=key):
+            TrainingConfig.model_validate({key: value})
 
 
 def test_numbers_given_as_text_are_numbers() -> None:
-    training = TrainingConfig.model_validate(
-        {"learning_rate": "1e-3", "per_device_train_batch_size": "16", "num_train_epochs": 3}
-    )
-    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
-        1e-3,
-        16,
-        3.0,
-    )
+    training = TrainingConfig.model_validate({"learning_rate": "1e-3", "per_device_train_batch_size": "16"})
+    assert (training.learning_rate, training.per_device_train_batch_size) == (1e-3, 16)
 
 
 def test_what_we_set_cannot_be_set_a_second_time() -> None:
@@ -170,18 +146,12 @@ def test_the_keys_named_instead_exist(config: type[Section], section: type[Optim
         assert name in section_at(config, sections).model_fields
 
 
-@pytest.mark.parametrize("missing", ["teacher", "output", "data"])
-def test_required_settings(missing: str) -> None:
-    with pytest.raises(ValidationError, match=missing):
-        DistillConfig.model_validate({key: value for key, value in GOOD.items() if key != missing})
-
-
 def test_a_loss_without_terms_is_refused() -> None:
     with pytest.raises(ValidationError, match="objectives is empty"):
         DistillConfig.model_validate({**GOOD, "objectives": {}})
 
 
-@pytest.mark.parametrize("section", all_sections())
+@pytest.mark.parametrize("section", SECTIONS)
 def test_unknown_keys_are_refused(section: type[Section]) -> None:
     if issubclass(section, OptimisationConfig):
         with pytest.raises(ConfigError, match="unknown key 'no_such_key'"):
@@ -189,8 +159,3 @@ def test_unknown_keys_are_refused(section: type[Section]) -> None:
         return
     with pytest.raises(ValidationError, match="extra_forbidden"):
         section.model_validate({**GOOD, "no_such_key": 1})
-
-
-def test_a_setting_is_no_section() -> None:
-    with pytest.raises(KeyError, match="not a section"):
-        section_at(DistillConfig, ["teacher"])

@@ -54,35 +54,25 @@ def test_every_recipe_says_where_it_comes_from(name: str) -> None:
     assert recipe.command in ("finetune", "distill", "pretrain")
 
 
+def settings_of(objective: dict[str, Any], names: str) -> tuple[Any, ...]:
+    return tuple(objective[name] for name in names.split())
+
+
 def test_codir_fine_has_the_papers_numbers() -> None:
     objectives = distill(recipe="codir-fine").objectives
     assert list(objectives) == ["task", "kd", "crd"]
     assert objectives["task"]["weight"] == 1.0
-    assert (objectives["kd"]["weight"], objectives["kd"]["temperature"], objectives["kd"]["squared"]) == (
-        0.7,
-        2.0,
-        False,
-    )
-    crd = objectives["crd"]
-    assert (crd["weight"], crd["k"], crd["dim"], crd["temperature"], crd["momentum"]) == (
-        0.1,
-        500,
-        128,
-        0.07,
-        0.5,
-    )
-    assert (crd["pooling"], crd["teacher_layers"], crd["student_layers"]) == ("mean", "all", "all")
+    assert settings_of(objectives["kd"], "weight temperature squared") == (0.7, 2.0, False)
+    numbers = settings_of(objectives["crd"], "weight k dim temperature momentum")
+    assert numbers == (0.1, 500, 128, 0.07, 0.5)
+    assert settings_of(objectives["crd"], "pooling teacher_layers student_layers") == ("mean", "all", "all")
 
 
 def test_codir_official_has_the_released_codes_numbers() -> None:
     objectives = distill(recipe="codir-official").objectives
-    assert (objectives["task"]["weight"], objectives["kd"]["weight"], objectives["kd"]["squared"]) == (
-        0.3,
-        0.7,
-        True,
-    )
-    official = objectives["crd_official"]
-    assert (official["weight"], official["pooling"], official["teacher_layers"]) == (0.5, "cls", "odd")
+    assert objectives["task"]["weight"] == 0.3
+    assert settings_of(objectives["kd"], "weight squared") == (0.7, True)
+    assert settings_of(objectives["crd_official"], "weight pooling teacher_layers") == (0.5, "cls", "odd")
 
 
 def test_kd_and_codir_fine_differ_in_the_contrastive_term_alone() -> None:
@@ -122,31 +112,17 @@ def test_flags_win_over_set_over_file_over_recipe(my_yaml: Any) -> None:
         flags={"training.num_train_epochs": ("--epochs", 5.0)},
     )
     training = config.training
-    assert (training.learning_rate, training.per_device_train_batch_size, training.num_train_epochs) == (
-        3e-5,
-        9,
-        5.0,
-    )
+    assert (training.learning_rate, training.per_device_train_batch_size) == (3e-5, 9)
+    assert training.num_train_epochs == 5.0
     assert training.weight_decay == 0.1  # what nobody set stays as in the recipe
-
-
-def test_a_later_set_wins() -> None:
-    assert distill("training.seed=1", "training.seed=2").training.seed == 2
 
 
 def test_a_file_extends_the_recipe_it_names(my_yaml: Any) -> None:
     path = my_yaml("recipe: kd\nobjectives:\n  kd:\n    weight: 0.9\n")
     config = distill(config=path)
     assert config.recipe == "kd"
-    assert config.objectives["kd"] == {
-        "weight": 0.9,
-        "start": 0.0,
-        "end": 1.0,
-        "temperature": 2.0,
-        "squared": False,
-        "averaged": False,
-        "positions": "masked",
-    }
+    kd = {"weight": 0.9, "start": 0.0, "end": 1.0, "temperature": 2.0, "squared": False, "averaged": False}
+    assert config.objectives["kd"] == {**kd, "positions": "masked"}
     assert distill(config=path, recipe="codir-fine").recipe == "codir-fine"
 
 
@@ -170,14 +146,6 @@ def test_null_removes_an_objective_and_it_stays_removed(my_yaml: Any) -> None:
 def test_an_empty_section_changes_nothing(my_yaml: Any) -> None:
     assert distill(config=my_yaml("training:\nobjectives:\nstudent:\n")) == distill()
     assert distill(config=my_yaml("")) == distill()
-
-
-def test_null_resets_a_plain_setting(my_yaml: Any) -> None:
-    path = my_yaml("training:\n  early_stopping_patience: 3\n")
-    assert distill(config=path).training.early_stopping_patience == 3
-    assert (
-        distill("training.early_stopping_patience=null", config=path).training.early_stopping_patience is None
-    )
 
 
 def test_values_of_set_are_yaml() -> None:
