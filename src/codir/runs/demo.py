@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from codir.config.loading import Flags, load_distill, load_finetune
 from codir.data import BUILT_IN
 from codir.errors import ConfigError
 from codir.files import writes
@@ -51,18 +50,25 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     console.rule(
         "1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left"
     )
-    training = {"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE}
-    settings = {"model": str(demo_encoder()), "data": data, "training": training}
-    finetune(load_finetune(flags=_flags(settings, teacher)), console=console)
-
+    finetune(
+        model=str(demo_encoder()),
+        data=data,
+        training={"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE},
+        output=str(teacher),
+        resume=(teacher / "codir.yaml").is_file(),
+        console=console,
+    )
     console.rule(f"2. students of 3 layers: distilled by {_RECIPE}, and not distilled", align="left")
-    settings = {
-        "teacher": str(teacher),
-        "student": {"layers": 3},
-        "data": data,
-        "training": {"num_train_epochs": _EPOCHS},
-    }
-    result = distill(load_distill(recipe=_RECIPE, flags=_flags(settings, student)), console=console)
+    result = distill(
+        recipe=_RECIPE,
+        teacher=str(teacher),
+        student={"layers": 3},
+        data=data,
+        training={"num_train_epochs": _EPOCHS},
+        output=str(student),
+        resume=(student / "codir.yaml").is_file(),
+        console=console,
+    )
 
     console.rule("next", align="left")
     console.print(
@@ -75,11 +81,3 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
         soft_wrap=True,
     )
     return result
-
-
-def _flags(settings: dict[str, object], output: Path) -> Flags:
-    resume = (output / "codir.yaml").is_file()
-    return {
-        key: ("the demo", value)
-        for key, value in {**settings, "output": str(output), "resume": resume}.items()
-    }

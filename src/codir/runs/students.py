@@ -59,7 +59,8 @@ def make_student(
     elif masked and wanted.config is not None:
         model = masked_lm_from_config(read_config(wanted.config, tokenizer), seed)
     elif isinstance(teacher, PretrainedConfig):
-        model = masked_lm_from_config(_cut_config(wanted, teacher), seed)
+        layers = chosen_layers(int(teacher.num_hidden_layers), wanted.layers, "random")
+        model = masked_lm_from_config(_cut_config(wanted, teacher, layers), seed)
     elif wanted.model is not None:
         model, tokenizer = student_from_model(wanted.model, teacher, seed=seed), load_tokenizer(wanted.model)
     elif wanted.config is not None:
@@ -90,10 +91,7 @@ def make_student(
     return Student(model, tokenizer, [("student", f"{shape.layers} layers, {shape.width} wide"), *lines])
 
 
-def _cut_config(
-    wanted: StudentConfig, config: PretrainedConfig, whose: str = "the teacher"
-) -> PretrainedConfig:
-    layers = chosen_layers(int(config.num_hidden_layers), wanted.layers, wanted.init, whose)
+def _cut_config(wanted: StudentConfig, config: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
     cut = shallower_config(config, layers)
     narrower = wanted.width is not None or wanted.intermediate is not None
     return narrow_config(cut, wanted.width, wanted.intermediate) if narrower else cut
@@ -124,7 +122,7 @@ def _cut_out(
             f"A student of {len(layers)} layers is deeper than its teacher, which has {depth}. Choose at most {depth}."
         )
     if wanted.init == "random":
-        config = _cut_config(wanted, source.config)
+        config = _cut_config(wanted, source.config, layers)
         fresh = masked_lm_from_config(config, seed) if masked else fresh_model(type(source), config, seed)
         return Student(fresh, tokenizer, [("starts from", "random weights")])
     student = build_student(source, count, wanted.init, seed=seed)
