@@ -16,12 +16,9 @@ def processes() -> int:
 def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Concatenates tensors over the processes, in the order of their ranks; every process gets the same.
 
-    Args:
-        tensors: each [n, ...] with the same n within a process. n may differ between processes and be 0; types and
-            the other axes may not. Every process has to call.
-
-    Returns:
-        The tensors with [sum of n, ...]; in a single process the tensors as they are.
+    Each tensor is [n, ...] with the same n within a process. n may differ between processes and be 0; types and the
+    other axes may not. Every process has to call. What comes back is [sum of n, ...]; in a single process the tensors
+    as they are.
     """
     world = processes()
     if world == 1:
@@ -43,12 +40,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     process that has the whole batch: neither W nor 1/W is missing here. (Where processes have different numbers of
     anchors, the mean of their means is not the mean over all: that is so for every term of the loss.)
 
-    Args:
-        tensor: [n, ...] with gradient. n may differ between processes. Every process has to call, and has to run the
-            backward pass if one does.
-
-    Returns:
-        [sum of n, ...], the same in every process; in a single process the tensor as it is.
+    Every process has to call, and has to run the backward pass if one does.
     """
     return tensor if processes() == 1 else _GatherWithGrad.apply(tensor)
 

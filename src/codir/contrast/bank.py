@@ -18,13 +18,9 @@ class Bank(nn.Module):
     """M in R^{N x m} (Eq. 5): a registered buffer outside of autograd, which PyTorch saves, moves and loads.
 
     Data-parallel wrappers must not broadcast it in every step: every process writes the same rows.
-
-    Attributes:
-        data: [N, m] the rows as they are stored; `rows` gives them in fp32.
-        momentum: beta in [0, 1): how much of the old row is kept.
     """
 
-    data: Tensor
+    data: Tensor  # [N, m] the rows as they are stored; `rows` gives them in fp32
 
     def __init__(
         self,
@@ -42,8 +38,8 @@ class Bank(nn.Module):
         Args:
             size: N.
             dim: m.
-            momentum: beta.
-            seed: the seed of the rows at the start.
+            momentum: beta in [0, 1): how much of the old row is kept.
+            seed: of the rows at the start.
             device: where the rows live.
             dtype: how they are stored; updates are computed in fp32.
             start: `sphere`, unit vectors of random direction; `uniform`, entries in +-1/sqrt(m/3) as in the
@@ -96,14 +92,15 @@ class Bank(nn.Module):
     def update(self, ids: Tensor, embeddings: Tensor) -> None:
         """Rows of `ids` [B] become beta * row + (1 - beta) * h, scaled to length one (Eq. 5).
 
-        If an id occurs more than once, its last embedding counts and the others are ignored. A sum of length zero (h
-        opposite to the row) is replaced by h.
-
-        Args:
-            ids: [B] the rows to write.
-            embeddings: [B, m] unit vectors h.
+        The embeddings h [B, m] are unit vectors. If an id occurs more than once, its last embedding counts and the
+        others are ignored. A sum of length zero (h opposite to the row) is replaced by h.
         """
-        ids, embeddings = _last_of_each(ids.to(self.data.device), embeddings.detach().to(self.data.device))
+        ids, embeddings = ids.to(self.data.device), embeddings.detach().to(self.data.device)
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        if unique.numel() < ids.numel():  # a write of one id twice would depend on the order of threads
+            position = torch.arange(ids.numel(), device=ids.device)
+            last = torch.zeros_like(unique).scatter_reduce(0, inverse, position, "amax", include_self=True)
+            ids, embeddings = unique, embeddings.index_select(0, last)
         embeddings = embeddings.to(self._wide)
         old = self.data.index_select(0, ids).to(self._wide)
         mixed = torch.lerp(embeddings, old, self.momentum)
@@ -114,13 +111,3 @@ class Bank(nn.Module):
     @property
     def _wide(self) -> torch.dtype:
         return torch.promote_types(self.data.dtype, torch.float32)
-
-
-def _last_of_each(ids: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Keeps the last row of each id: a write of one id twice would depend on the order of threads."""
-    unique, inverse = torch.unique(ids, return_inverse=True)
-    if unique.numel() == ids.numel():
-        return ids, embeddings
-    position = torch.arange(ids.numel(), device=ids.device)
-    last = torch.zeros_like(unique).scatter_reduce(0, inverse, position, "amax", include_self=True)
-    return unique, embeddings.index_select(0, last)

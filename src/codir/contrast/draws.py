@@ -26,22 +26,18 @@ def draw_indices(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
         [G, K] int64.
     """
     few, dense = counts < k, (counts >= k) & (counts <= 4 * k)
-    kinds = torch.stack(
-        [few.any(), dense.any(), few.all(), dense.all()]
-    ).tolist()  # one synchronisation, not four
-    if not any(kinds):
+    sparse = ~(few | dense)
+    some = torch.stack([few.any(), dense.any(), sparse.any()]).tolist()  # one synchronisation, not three
+    if not (some[0] or some[1]):
         return _reject_repeats(counts, k, generator)
-    if kinds[2]:
-        return _uniform(counts, k, generator)
     result = counts.new_empty(counts.shape[0], k)
-    if kinds[0]:
+    if some[0]:
         result[few] = _uniform(counts[few], k, generator)
-    if kinds[1]:
+    if some[1]:
         for row in dense.nonzero().flatten().tolist():
             order = torch.randperm(int(counts[row]), generator=generator, device=counts.device)
             result[row] = order[:k]
-    sparse = ~(few | dense)
-    if not (kinds[3] or bool((few | dense).all())):
+    if some[2]:
         result[sparse] = _reject_repeats(counts[sparse], k, generator)
     return result
 
@@ -75,13 +71,6 @@ def _uniform(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return bits.remainder_(counts.unsqueeze(1))
 
 
-def _sort_rows(keys: Tensor) -> Tensor:
-    if keys.device.type != "cpu":
-        return keys.sort(dim=1).values
-    keys.numpy().sort(axis=1)  # in place; numpy's vectorised sort took a tenth of the time of torch's
-    return keys
-
-
 def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """The first K different numbers of an endless sequence of independent uniform ones; needs n > K."""
     smallest = int(counts.min())
@@ -94,7 +83,11 @@ def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tenso
         # Sorting (number, position) puts equal numbers side by side in the order they were drawn: all but the first
         # are repeats. Both go into one integer, since a sort without indices is several times as fast.
         shift = drawn.shape[1].bit_length()
-        keys = _sort_rows((drawn << shift) | torch.arange(drawn.shape[1], device=drawn.device))
+        keys = (drawn << shift) | torch.arange(drawn.shape[1], device=drawn.device)
+        if keys.device.type == "cpu":
+            keys.numpy().sort(axis=1)  # numpy's vectorised sort took a tenth of the time of torch's
+        else:
+            keys = keys.sort(dim=1).values
         ordered, position = keys >> shift, keys & ((1 << shift) - 1)
         repeat = torch.zeros_like(drawn, dtype=torch.bool)
         repeat.scatter_(1, position[:, 1:], ordered[:, 1:] == ordered[:, :-1])

@@ -9,21 +9,14 @@ from torch import Tensor
 
 
 class ContrastiveResult(NamedTuple):
-    """What a contrastive loss returns; all but the loss without gradient.
-
-    Attributes:
-        loss: scalar, the mean over the batch, at least fp32.
-        accuracy: scalar: how often the positive ranks before every negative. A tie counts as lost, so that
-            representations that have collapsed to one point do not look perfect.
-        positive: scalar: the mean similarity of the anchors and their positives.
-        negative: scalar: the mean over the batch of an anchor's mean similarity to the negatives that count; 0 for
-            one without any.
-    """
+    """What a contrastive loss returns, scalars: the mean loss, at least fp32, and without gradient what is logged."""
 
     loss: Tensor
+    # How often the positive ranks before every negative. A tie counts as lost, so that representations that have
+    # collapsed to one point do not look perfect.
     accuracy: Tensor
-    positive: Tensor
-    negative: Tensor
+    positive: Tensor  # mean similarity of the anchors and their positives
+    negative: Tensor  # mean of an anchor's mean similarity to the negatives that count; 0 for one without any
 
 
 def info_nce(

@@ -24,34 +24,24 @@ _CENTRE_ROWS = 50_000  # rows that the mean of the teacher's space is taken over
 
 
 class Negatives(NamedTuple):
-    """Negatives of a batch: anchor b is compared with the rows `ids[group[b]]`.
+    """Negatives of a batch: anchor b is compared with the rows `ids[group[b]]`."""
 
-    Attributes:
-        ids: [G, K] rows of the bank. Independent negatives have G = B; a shared pool has one row for each class of
-            the batch, or one for all.
-        group: [B] which row of `ids` belongs to an anchor.
-        mask: [G, K] False where a negative does not count, or None if all do.
-    """
-
+    # [G, K] rows of the bank. Independent negatives have G = B; a shared pool has one row for each class of the batch,
+    # or one for all.
     ids: Tensor
-    group: Tensor
-    mask: Tensor | None = None
+    group: Tensor  # [B] which row of `ids` belongs to an anchor
+    mask: Tensor | None = None  # [G, K] False where a negative does not count, or None if all do
 
 
 class NegativeSampler:
-    """Base of the samplers.
-
-    Attributes:
-        examples: N.
-        available: how many rows every example can be compared with, at least.
-    """
+    """Base of the samplers."""
 
     name: ClassVar[str]
 
     def __init__(self, examples: int, sharing: Sharing, generator: torch.Generator):
         self.examples, self.generator = examples, generator
         self.sharing: Sharing = sharing
-        self.available = examples - 1
+        self.available = examples - 1  # how many rows every example can be compared with, at least
         self._warned = False
 
     def draw(self, ids: Tensor, k: int) -> Negatives:
@@ -194,17 +184,24 @@ def neighbour_index(space: Any, dim: int = 256, seed: int = 0, chunk: int = 8192
     Args:
         space: [N, D] array-like, for example a half-precision memory map.
         dim: the largest width of the index.
-        seed: the seed of the projection.
+        seed: of the projection.
         chunk: rows at a time.
 
     Returns:
         [N, min(D, dim)] half precision. A row that equals the mean is all zeros.
     """
+
+    def read(part: slice) -> Tensor:
+        rows = space[part]  # a copy: torch must not be handed the read-only memory of a map
+        return (
+            rows.cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
+        )
+
     count, width = space.shape
     step = max(1, -(-count // _CENTRE_ROWS))
     centre = torch.zeros(width, dtype=torch.float64)
     for start in range(0, count, chunk * step):
-        centre += _float(space[start : start + chunk * step : step]).sum(dim=0, dtype=torch.float64)
+        centre += read(slice(start, start + chunk * step, step)).sum(dim=0, dtype=torch.float64)
     centre = (centre / -(-count // step)).float()
     projection = None
     if width > dim:
@@ -212,16 +209,7 @@ def neighbour_index(space: Any, dim: int = 256, seed: int = 0, chunk: int = 8192
         projection = torch.randn(width, dim, generator=generator) / dim**0.5
     index = torch.empty(count, min(width, dim), dtype=torch.float16)
     for start in range(0, count, chunk):
-        rows = _float(space[start : start + chunk]) - centre
+        rows = read(slice(start, start + chunk)) - centre
         rows = rows if projection is None else rows @ projection
         index[start : start + chunk] = torch.nn.functional.normalize(rows, dim=1)
     return index
-
-
-def _float(rows: Any) -> Tensor:
-    # A copy: torch must not be handed the read-only memory of a map.
-    return (
-        rows.to("cpu", torch.float32)
-        if isinstance(rows, Tensor)
-        else torch.from_numpy(np.array(rows, np.float32))
-    )
