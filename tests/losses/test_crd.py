@@ -365,6 +365,9 @@ def test_accumulated_batches_read_the_bank_once(corpus, make_step: MakeStep) -> 
     assert reads == 2  # once in each step: the rows have changed in between
 
 
+SCORES = {"kind": "regression", "labels": torch.rand(24)}
+
+
 @pytest.mark.parametrize(
     ("where", "settings", "change", "kind", "message"),
     [
@@ -372,13 +375,7 @@ def test_accumulated_batches_read_the_bank_once(corpus, make_step: MakeStep) -> 
         ("context", {"k": 25}, {}, ConfigError, r"crd\.k=25 .*N=24"),
         ("context", {}, {"labels": torch.ones(24, dtype=torch.long)}, DataError, "any"),
         ("context", {}, {"labels": None}, DataError, "any"),
-        (
-            "context",
-            {"negatives": "different-label"},
-            {"kind": "regression", "labels": torch.rand(24)},
-            ConfigError,
-            "negatives: any",
-        ),
+        ("context", {"negatives": "different-label"}, SCORES, ConfigError, "negatives: any"),
         (
             "context",
             {"teacher_layers": [5]},
@@ -397,18 +394,15 @@ def test_accumulated_batches_read_the_bank_once(corpus, make_step: MakeStep) -> 
         ("corpus", {"negatives": "different-label"}, {}, ConfigError, "no labels in a corpus"),
         ("corpus", {"negatives": "hard"}, {}, ConfigError, "a pre-training has none"),
         ("corpus", {"negatives": "in-batchbank"}, {}, ConfigError, "did you mean 'in-batch-bank'"),
-        ("corpus", {"k": 0}, {}, ConfigError, r"crd\.k=0 "),
         ("corpus", {}, {"batch": 1}, ConfigError, "1 example in a mini-batch"),
         (
             "corpus",
             {"negatives": "in-batch"},
             {"batch": 8, "micro_batch": 1},
             ConfigError,
-            "1 example computed at",
+            "1 example computed",
         ),
-        ("corpus", {"negatives": "in-batch"}, {"batch": 1}, ConfigError, "1 example computed at a time"),
         ("corpus", {"negatives_gradient": True}, {}, ConfigError, "negatives: in-batch-bank: only live"),
-        ("corpus", {}, {"examples": 1}, DataError, "more data"),
     ],
 )
 def test_refusals(request, where, settings, change, kind, message: str) -> None:

@@ -115,26 +115,6 @@ def test_constants_freeze_at_the_first_training_batch_and_are_restored(context, 
     assert torch.equal(restored.teacher_bank.data, objective.teacher_bank.data)
 
 
-def test_evaluation_and_discarded_steps_write_nothing(context, make_step) -> None:
-    objective = build(context)
-    before = [objective.student_bank.data.clone(), objective.teacher_bank.data.clone()]
-    objective.eval()
-    objective(make_step([0, 1]))
-    objective.after_step(True)
-    objective.train()
-    objective(make_step([0, 1]))
-    objective.after_step(False)
-    objective.after_step(True)
-    assert torch.equal(objective.student_bank.data, before[0])
-    assert torch.equal(objective.teacher_bank.data, before[1])
-
-
-def test_regression_uses_any(regression, make_step) -> None:
-    objective = build(regression)
-    assert objective.sampler.name == "any"
-    assert objective(make_step([0, 1], outputs=1, labels=regression.labels)).loss.isfinite()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"), [({"k": "all"}, "no meaning"), ({"negatives": "hard"}, "fewer than K")]
 )

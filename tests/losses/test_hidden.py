@@ -209,11 +209,6 @@ def test_defaults_of_the_papers() -> None:
     assert last == ((1, 7), (2, 8), (3, 9), (4, 10), (5, 11))
 
 
-def test_maps_are_not_shared_between_losses() -> None:
-    drawn = [next(build(ROWS[name], NARROW).parameters()) for name in ("hidden_mse", "embedding_mse")]
-    assert not torch.equal(*drawn)
-
-
 @pytest.mark.parametrize("name", ["feature_map_mse", "pooled_cosine", "cls_cosine"])
 def test_layers_one_after_another(name: str) -> None:
     context = token_context((3, 8, 2), (6, 8, 2))

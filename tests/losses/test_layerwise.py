@@ -59,13 +59,6 @@ def test_transfer_trains_one_layer_on_frozen_ones(progress: float, position: int
     assert objective.frozen_layers(progress) == layers
 
 
-def test_after_its_window_transfer_counts_and_freezes_nothing() -> None:
-    objective = build(progressive="transfer", start=0.25, end=0.5)
-    for progress in (0.0, 0.249, 0.5, 0.9):
-        assert counted(objective, progress) == []
-        assert objective.frozen_layers(progress) == frozenset()
-
-
 def test_layers_that_are_not_matched_are_trained_with_the_next_one_above() -> None:
     objective = build([(2, 3), (5, 9)], progressive="transfer")
     assert objective.frozen_layers(0.0) == {0}  # layer 1 learns, with layer 2

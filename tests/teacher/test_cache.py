@@ -392,15 +392,6 @@ def test_a_killed_builder_leaves_nothing_that_is_believed(opened, folder, moment
     assert fault_by(folder / entry / "manifest.json") is None
 
 
-def test_an_error_on_the_way_leaves_nothing(opened, folder):
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        opened(H2, progress=stop)
-    assert entries(folder) == []
-
-
 def test_without_locks_the_first_rename_counts(tmp_path: Path):
     def build(number: int) -> None:
         with new_entry(tmp_path, "key-logits", 0, {}) as create:
