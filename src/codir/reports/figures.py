@@ -77,17 +77,22 @@ class Figure:
     # keys of the layout that differ on a narrow screen, where names beside points go, too
     narrow: dict[str, Any] = field(default_factory=dict)
     height: int = 420
-    narrow_height: int = 380
+    narrow_height: int = 0  # on a narrow screen, where it is another one
     wide: bool = True  # it takes the page's whole width; others stand side by side where there is room
     # what its buttons hide: (name, colour or shape) by group; a trace's `meta` says where it belongs
     switches: Sequence[Sequence[tuple[str, str]]] = ()
+
+    @property
+    def low(self) -> int:
+        """The height on a narrow screen."""
+        return self.narrow_height or self.height
 
     def json(self) -> str:
         """Returns traces and layout as JSON for a script element, checked by plotly, arrays in base64."""
         import plotly.graph_objects as go
 
         drawn = go.Figure(list(self.data), {**_BASE, **self.layout, "height": self.height})
-        small = go.Figure(layout={**self.narrow, "height": self.narrow_height, "template": "none"})
+        small = go.Figure(layout={**self.narrow, "height": self.low, "template": "none"})
         value = {**json.loads(drawn.to_json() or ""), "narrow": json.loads(small.to_json() or "")["layout"]}
         for layout in (value["layout"], value["narrow"]):
             del layout["template"]

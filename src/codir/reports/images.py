@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,26 +89,23 @@ def _draw(figure: Figure, axes: Any) -> None:
     for shape in figure.layout.get("shapes", ()):
         dash = _DASHES[shape["line"]["dash"]]
         axes.axvline(shape["x0"], color=_colour(shape["line"]["color"]), linestyle=dash, lw=1)
-    for which in "xy":
+    for which, drawn in (("x", axes.xaxis), ("y", axes.yaxis)):
         settings = figure.layout[f"{which}axis"]
-        change: Callable[..., Any] = lambda what, *values, which=which, **more: getattr(  # noqa: E731
-            axes, f"set_{which}{what}"
-        )(*values, **more)
-        change("label", _plain(settings["title"]["text"]))
-        ends = settings.get("range")
+        drawn.set_label_text(_plain(settings["title"]["text"]))
+        ends, names = settings.get("range"), settings.get("ticktext")
         if settings.get("type") == "log":
-            change("scale", "log")
-            change("ticks", [], minor=True)
+            axes.set(**{f"{which}scale": "log"})
+            drawn.set_ticks([], minor=True)
             ends = [10**end for end in ends] if ends else None
         if squares is not None:
-            names = settings.get("ticktext", squares[which])
-            change("ticks", np.arange(len(names)) + 0.5, [_plain(each) for each in names])
-        elif "tickvals" in settings:
-            change("ticks", settings["tickvals"], [_plain(each) for each in settings["ticktext"]])
+            names = names or squares[which]
+            drawn.set_ticks(np.arange(len(names)) + 0.5, [_plain(each) for each in names])
+        elif names:
+            drawn.set_ticks(settings["tickvals"], [_plain(each) for each in names])
         if ends:
-            change("lim", ends)
+            axes.set(**{f"{which}lim": ends})
         if settings.get("autorange") == "reversed":
-            axes.invert_yaxis()
+            drawn.set_inverted(True)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(_plain(figure.title)[:100], fontsize=9)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy.special import softmax
 from torch import Tensor
 
 from codir.config.config import DataConfig
@@ -69,11 +68,6 @@ class Outputs:
     logits: np.ndarray  # [n, C], columns in the order of the data's classes; [n, 1] scores
     pooled: dict[Pooling, np.ndarray]  # [n, layers, d] float32; empty for a model that is not one encoder
     names: dict[int, str]  # the model's own class names by its ids
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """[n, C] softmax of the logits, in fp64."""
-        return softmax(self.logits.astype(np.float64), axis=1)
 
 
 def load_examples(run: RunFiles, student: Path, most: int, data_dir: Path | None) -> Examples:

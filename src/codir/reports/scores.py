@@ -259,8 +259,9 @@ def _rows(name: str, title: str, takeaway: str, data: list[Trace], names: list[s
     """Returns a figure with a name at each row, the first above."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     layout = {"yaxis": axis(**ticks, showgrid=True), "margin": margin(8, 16, 30), **layout}
-    height = 96 + 30 * len(names)
-    return Figure(name, title, takeaway, data, layout, {"yaxis": {"tickfont": {"size": 11}}}, height, height)
+    return Figure(
+        name, title, takeaway, data, layout, {"yaxis": {"tickfont": {"size": 11}}}, 96 + 30 * len(names)
+    )
 
 
 def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:

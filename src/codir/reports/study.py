@@ -95,18 +95,10 @@ def _panels(findings: Findings, results: Sequence[TrialResult], config: StudyCon
         named = config.teachers.get(task) if config is not None else None
         folder = Path(named).expanduser() if named else None
         score = finite(findings.teachers.get(task))
-        teacher = Model(
-            name="teacher",
-            role="teacher",
-            group="teacher",
-            score=score,
-            metrics=numbers({metric: score}),
-            kept=None if score is None else 1.0,
-            layers=layers_in(folder),
-            parameters=first.teacher_parameters,
-            bytes=(model_size(folder) if folder else 0) or None,
-            folders=(folder,) if folder else (),
-        )
+        shape = {"kept": None if score is None else 1.0, "parameters": first.teacher_parameters}
+        if folder is not None:
+            shape |= {"layers": layers_in(folder), "bytes": model_size(folder) or None, "folders": (folder,)}
+        teacher = Model("teacher", "teacher", "teacher", score, metrics=numbers({metric: score}), **shape)
         examples = _json(first.folder / "metrics.json").get("validation_examples") or {}
         models = [teacher, *(_model(row, cell) for row, cell in cells.items())]
         panels.append(Panel(task, metric, models, findings.constants.get(task), examples=examples))
@@ -117,16 +109,14 @@ def _panels(findings: Findings, results: Sequence[TrialResult], config: StudyCon
 
 def _model(row: Row, cell: Cell) -> Model:
     own = cell.results
-    metrics = {name for result in own for name in result.metrics}
+    names = sorted({name for result in own for name in result.metrics})
     model = Model(
         name=str(row),
         role=row.recipe,
         group=str(row),
         score=cell.spread.mean if cell.spread is not None else None,
         scores=tuple(cell.scores[seed] for seed in sorted(cell.scores)),
-        metrics=numbers(
-            {name: _mean([result.metrics.get(name) for result in own]) for name in sorted(metrics)}
-        ),
+        metrics=numbers({name: _mean([result.metrics.get(name) for result in own]) for name in names}),
         kept=cell.kept,
         agreement=_mean([result.agreement for result in own]),
         layers=layers_in(own[0].folder),

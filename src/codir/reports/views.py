@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix
 
 from codir.errors import CodirError, RunError
 from codir.kinds import kind_named
@@ -40,12 +42,10 @@ def add_views(run: RunFiles, students: Mapping[str, Path], wanted: Wanted, repor
     Returns:
         The examples; None if there are none.
     """
-    alone = run.command == "finetune"
-    parts = [CLOUDS, CONFUSIONS] if alone else [SIMILARITY, DISAGREEMENTS, CLOUDS, CONFUSIONS]
+    alone, of_two = run.command == "finetune", (SIMILARITY, DISAGREEMENTS)
+    parts = (CLOUDS, CONFUSIONS) if alone else (*of_two, CLOUDS, CONFUSIONS)
     if alone:
-        report.miss(
-            "it compares a student with its teacher, and this model has none", SIMILARITY, DISAGREEMENTS
-        )
+        report.miss("it compares a student with its teacher, and this model has none", *of_two)
     folder = next(iter(students.values()))
     if not wanted.examples:
         report.miss("models were not to be run (--no-models)", *parts)
@@ -75,13 +75,13 @@ def add_views(run: RunFiles, students: Mapping[str, Path], wanted: Wanted, repor
             models[name] = run_model(run.find(path) or path, name, examples, limit, wanted_poolings)
         except (CodirError, OSError, ValueError) as error:
             report.miss(f"it cannot be run: {error}", name)
-    if kind_named(examples.task.kind).has_classes:
-        report.confusions = [
-            confusion_figure(name, examples.task.labels, confusion(model, examples), number)
-            for number, (name, model) in enumerate(models.items())
-        ]
-    else:
+    kind, classes = kind_named(examples.task.kind), examples.task.labels or ()
+    if not kind.has_classes:
         report.miss("the task has scores, not classes", CONFUSIONS)
+    for number, (name, model) in enumerate(models.items() if kind.has_classes else ()):
+        answers = kind.answers(model.logits)
+        counts = confusion_matrix(examples.labels, answers, labels=range(len(classes)))
+        report.confusions.append(confusion_figure(name, classes, counts, number))
     teacher, student = models.get("teacher"), models.get(next(iter(students)))
     why: str | None = "it takes the teacher and the student"
     if teacher is not None and student is not None:
@@ -89,7 +89,7 @@ def add_views(run: RunFiles, students: Mapping[str, Path], wanted: Wanted, repor
         _add_similarities(teacher, [each for each in models.values() if each is not teacher], report)
         why = _add_contrasts(run, teacher, student, examples, poolings, report)
     elif not alone:
-        report.miss(f"{why}", SIMILARITY, DISAGREEMENTS)
+        report.miss(why or "", *of_two)
     if why is not None:
         if not alone:
             report.miss(f"{why}; each model's own last layer is shown instead", _SPACE)
@@ -104,14 +104,6 @@ def add_views(run: RunFiles, students: Mapping[str, Path], wanted: Wanted, repor
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
-
-
-def confusion(outputs: Outputs, examples: Examples) -> np.ndarray:
-    """Returns the counts [true class, predicted class] of one model; for classification only."""
-    classes = len(examples.task.labels or ())
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (examples.labels.astype(np.int64), outputs.logits.argmax(axis=1)), 1)
-    return counts
 
 
 def confusion_figure(name: str, labels: Any, counts: np.ndarray, number: int) -> Figure:
@@ -135,7 +127,7 @@ def confusion_figure(name: str, labels: Any, counts: np.ndarray, number: int) ->
         true, said = shortened(labels[int(row)], 40), shortened(labels[int(column)], 40)
         mistake = f"{share(float(off[row, column]))} of {true} are taken for {said}"
         takeaway = f"{takeaway[:-1]}; the most frequent mistake of a class: {mistake}."
-    height = 100 + (72 * classes if classes <= 5 else max(300, min(15 * classes + 60, 520)))
+    small = {"tickfont": {"size": 11 if few else 9}}
     return Figure(
         name=f"confusion-{number}",
         title=capital(shortened(name, 40)),
@@ -146,9 +138,8 @@ def confusion_figure(name: str, labels: Any, counts: np.ndarray, number: int) ->
             "yaxis": axis("true class", **ticks, showgrid=False, autorange="reversed"),
             "margin": margin(),
         },
-        narrow={each: {"tickfont": {"size": 11 if few else 9}} for each in ("xaxis", "yaxis")},
-        height=height,
-        narrow_height=height,
+        narrow={"xaxis": small, "yaxis": small},
+        height=100 + (72 * classes if classes <= 5 else max(300, min(15 * classes + 60, 520))),
         wide=False,
     )
 
@@ -162,9 +153,11 @@ def disagreements(teacher: Outputs, student: Outputs, examples: Examples) -> tup
     """
     kind = kind_named(examples.task.kind)
     truth, theirs, ours = examples.labels, kind.answers(teacher.logits), kind.answers(student.logits)
+    theirs_sure = ours_sure = np.empty((0, 0))
     if kind.has_classes:
         rows, truth = np.arange(len(truth)), truth.astype(np.int64)
-        badness = teacher.probabilities[rows, truth] - student.probabilities[rows, truth]
+        theirs_sure, ours_sure = (softmax(each.logits.astype(float), axis=1) for each in (teacher, student))
+        badness = theirs_sure[rows, truth] - ours_sure[rows, truth]
         differ = theirs != ours
     else:
         badness = np.abs(ours - truth) - np.abs(theirs - truth)
@@ -177,7 +170,7 @@ def disagreements(teacher: Outputs, student: Outputs, examples: Examples) -> tup
         how = "far apart"
         if kind.has_classes:
             label, said, answer = (names[int(each[row])] for each in (truth, theirs, ours))
-            sure = float(teacher.probabilities[row].max()), float(student.probabilities[row].max())
+            sure = float(theirs_sure[row].max()), float(ours_sure[row].max())
             how = "lost" if label == said else "won" if label == answer else "both wrong"
         else:
             label, said, answer = f"{truth[row]:.3g}", f"{theirs[row]:.2f}", f"{ours[row]:.2f}"
@@ -210,12 +203,11 @@ def similarity_figure(
 ) -> Figure:
     """Returns the CKA of a student's layers (rows) with the teacher's; each row's highest value is bold."""
     best = values.argmax(axis=1)
-    texts = [[f"{value:.2f}" for value in row] for row in values]
-    for row, column in enumerate(best):
-        texts[row][column] = f"<b>{texts[row][column]}</b>"
+    texts = [
+        [f"{value:.2f}" if value < row.max() else f"<b>{value:.2f}</b>" for value in row] for row in values
+    ]
     across, down = ([str(place + 1) for place in range(n)] for n in reversed(values.shape))
     hover = "student layer %{y}, teacher layer %{x}: %{z:.3f}<extra></extra>"
-    height = 110 + min(44, max(22, 480 // len(down))) * len(down)
     ticks = {"type": "category", "showgrid": False}
     name = shortened(student, 30)
     return Figure(
@@ -231,8 +223,7 @@ def similarity_figure(
             "margin": margin(),
         },
         narrow={"font": {"size": 10}, "margin": margin(40, 4, 8, 44)},
-        height=height,
-        narrow_height=height,
+        height=110 + min(44, max(22, 480 // len(down))) * len(down),
         wide=False,
     )
 
