@@ -323,7 +323,7 @@ def test_latency(run: Any, calls: list[Any]) -> None:
         ("study", "Nothing to study"),
         ("study --status", "Add --output"),
         ("study --status --output /nowhere/s", "holds no study"),
-        ("study --report --output /nowhere/s", "There is no study in"),
+        ("study --report --output /nowhere/s", "holds no study"),
         ("study --recipes kd --tasks mrpc --model m --output o --teachers mrpc", "expected NAME=MODEL"),
         ("study --recipes kd --tasks mrpc --model m --output o --seeds a", "give seeds such as 1-5"),
         ("study --recipes kd --tasks mrpc --model m --output o --set wrokers=2", "did you mean 'workers'"),

@@ -143,14 +143,6 @@ def test_an_unfinished_or_damaged_study_shows_what_there_is(copied: Path) -> Non
     assert report.config
 
 
-def test_trials_alone_are_a_study(copied: Path) -> None:
-    for name in ("study.yaml", "recipes.json"):
-        (copied / name).unlink()
-    report = gather(copied)
-    assert [panel.task for panel in report.panels] == ["good", "half", "average"]
-    assert report.config == ""
-
-
 def test_one_measured_student_stands_for_its_shape(
     report: Report, finished: Path, report_world: World, tmp_path: Path
 ) -> None:

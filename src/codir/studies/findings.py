@@ -6,7 +6,6 @@ compared over the same seeds, and it speaks of the seeds.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,6 @@ from codir.studies.trial import TrialResult
 
 AVERAGE = "average"  # shown where the name of a task stands; the key of averages is None
 LEVEL, ALPHA = 0.95, 0.05
-_PERMUTATIONS = 9999  # up to 13 pairs, 2^13 = 8192 patterns of signs, the permutation test is exact
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class PairedDifference:
     low: float | None = None  # 95 % interval of the mean by Student's t with n - 1 degrees of freedom
     high: float | None = None
     p_value: float | None = None  # two-sided, of the paired t test, which belongs to the interval
-    p_flip: float | None = None  # two-sided, of the sign-flip permutation test, exact up to 13 pairs
     adjusted: float | None = None  # `p_value` after Holm's correction over the recipes compared
     without: str = ""  # why there is no interval; empty where there is one
 
@@ -77,13 +74,11 @@ class PairedDifference:
         return not self.includes_zero and p is not None and p < ALPHA
 
 
-def paired_difference(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> PairedDifference:
+def paired_difference(scores: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
     """Compares two samples [n] of finite scores whose entries belong together, one pair a seed.
 
     The interval and its test are Student's (1908): they assume that the seeds are independent draws and their
-    differences about normal, and speak of other seeds on the same data, not of other data. The sign-flip test (Fisher
-    1935) assumes only that under no difference each pair's sign could as well be the other one; its p cannot fall below
-    2 / 2^n. `seed` is that of the sign flips where there are too many to try all.
+    differences about normal, and speak of other seeds on the same data, not of other data.
     """
     differences = np.array([score - base for score, base in zip(scores, baseline, strict=True)], np.float64)
     if not np.isfinite(differences).all():
@@ -92,31 +87,23 @@ def paired_difference(scores: Sequence[float], baseline: Sequence[float], seed: 
     mean = float(differences.mean()) if n else math.nan
     if n < 2:
         return PairedDifference(n, mean, without="one pair has no interval" if n else "no seed in common")
-    flips = stats.permutation_test(
-        (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_PERMUTATIONS,
-        rng=np.random.default_rng(seed),
-    )
-    p_flip = float(min(1.0, flips.pvalue))
     # differences of equal scores that went different ways through floating point count as equal
     if differences.std(ddof=1) / math.sqrt(n) <= 1e-12 * max(1.0, abs(mean)):
         if abs(mean) <= 1e-12:
-            return PairedDifference(n, 0.0, p_flip=1.0, without=f"all {n} pairs are equal")
-        why = f"all {n} differences are the same, a t interval needs spread"
-        return PairedDifference(n, mean, p_flip=p_flip, without=why)
+            return PairedDifference(n, 0.0, without=f"all {n} pairs are equal")
+        return PairedDifference(
+            n, mean, without=f"all {n} differences are the same, a t interval needs spread"
+        )
     test: Any = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(LEVEL)
-    return PairedDifference(n, mean, float(low), float(high), float(test.pvalue), p_flip)
+    return PairedDifference(n, mean, float(low), float(high), float(test.pvalue))
 
 
 @dataclass(frozen=True)
 class Row:
     """A recipe with a student; what is compared."""
 
-    recipe: str  # its name, with the settings that tell it from others of that name
+    recipe: str
     student: str | None = None  # None where the study has one for all
 
     def __str__(self) -> str:
@@ -234,14 +221,11 @@ def find(
         planned = [(recipe, task, None, seed) for recipe, task, _, seed in planned]
 
     groups: dict[tuple[Row, str], list[TrialResult]] = {}
-    names = _names(final)
-    recipe_of = {names[result.folder]: result.recipe for result in final}
     for result in final:
-        groups.setdefault((Row(names[result.folder], result.student), result.task), []).append(result)
+        groups.setdefault((Row(result.recipe, result.student), result.task), []).append(result)
     cells = {place: Cell.of(group) for place, group in groups.items()}
     rows = sorted(
-        {row for row, _ in cells},
-        key=lambda row: (row.student or "", *_place(recipe_of[row.recipe], recipes), row.recipe),
+        {row for row, _ in cells}, key=lambda row: (row.student or "", *_place(row.recipe, recipes))
     )
     shown = sorted({task for _, task in cells}, key=lambda task: _place(task, tasks))
     known = {row.recipe for row in rows}
@@ -284,26 +268,6 @@ def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _names(results: Sequence[TrialResult]) -> dict[object, str]:
-    """Names each result's row by its folder: its recipe, with its settings where one recipe has several on one task."""
-    settings = {
-        result.folder: ", ".join(
-            f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-            for key, value in sorted(result.settings.items())
-        )
-        for result in results
-    }
-    variants: dict[tuple[str, str, str | None], set[str]] = {}
-    for result in results:
-        variants.setdefault((result.recipe, result.task, result.student), set()).add(settings[result.folder])
-    several = {recipe for (recipe, _, _), found in variants.items() if len(found) > 1}
-    return {
-        result.folder: f"{result.recipe} [{own}]" if result.recipe in several and own else result.recipe
-        for result in results
-        for own in [settings[result.folder]]
-    }
 
 
 def _scores(row: Row, task: str | None, tasks: Sequence[str], cells: Cells) -> Mapping[int, float]:

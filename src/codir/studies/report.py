@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from codir.errors import RunError
 from codir.files import held, write_text
 from codir.printing import Console, terminal
 from codir.studies.config import StudyConfig
 from codir.studies.findings import AVERAGE, Cell, Findings, PairedDifference, Row, Spread, find
-from codir.studies.results import STUDY, Plan, read_results
+from codir.studies.results import Plan
 from codir.studies.trial import TrialResult
 from codir.table import DASH, Column, Table, Value, inline
 
@@ -66,7 +65,7 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
 
 def read_findings(
     output: Path, baseline: str | None = None, damaged: list[str] | None = None
-) -> tuple[Findings, list[TrialResult], StudyConfig | None]:
+) -> tuple[Findings, list[TrialResult], StudyConfig]:
     """Reads a study's folder and brings its finished trials together.
 
     Args:
@@ -75,17 +74,12 @@ def read_findings(
         damaged: gets a line for each finished trial that cannot be read; None refuses the first of them.
 
     Returns:
-        What was found, the trials, and the study's configuration (None where only run folders are left).
+        What was found, the trials, and the study's configuration.
 
     Raises:
         ConfigError: no trial of the baseline is finished, though others are.
         RunError: there is no study in the folder, or a finished trial is damaged.
     """
-    if not (output / STUDY).is_file():
-        results = read_results(output, damaged)
-        if not results:
-            raise RunError(f"There is no study in {output}: no configuration and no finished trial.")
-        return find(results, baseline), results, None
     plan = Plan.load(output)
     config, results = plan.config, plan.results(damaged)
     failed = {key: each.error for key, each in plan.done([]).items() if each.state == "failed"}
@@ -124,12 +118,6 @@ def plain_words(findings: Findings) -> list[str]:
             "there is none: the interval says how large it may be. The intervals speak of other seeds on the same data "
             "and teacher, not of other data."
         )
-        if few := [n for n in pairs if 2 / 2**n >= 0.05]:
-            lines.append(
-                f"With {' or '.join(map(str, few))} pairs the sign-flip test cannot fall below p = "
-                f"{2 / 2 ** few[-1]:.4g}, whatever the scores; there the t test rests on differences that are about "
-                "normal."
-            )
     for task, constant in findings.constants.items():
         spreads = ((row, findings.spread(row, task)) for row in findings.rows)
         if low := [row for row, spread in spreads if spread and spread.mean <= constant + 1e-9]:
@@ -156,10 +144,9 @@ def _on(findings: Findings, panel: str | None) -> Iterable[str]:
     base, tested = findings.baseline, sum(d.has_interval for d in found.values())
     for row, d in found.items():
         if d.shown:
-            flip = "" if d.p_flip is None else f" (sign-flip test, not corrected: {_p(d.p_flip)})"
             yield (
                 f"{row} is {'above' if d.difference > 0 else 'below'} {base} beyond noise {where}: {_interval(d)}, "
-                f"{_p(d.adjusted)} after Holm's correction over {tested} compared{flip}."
+                f"{_p(d.adjusted)} after Holm's correction over {tested} compared."
             )
         elif not d.includes_zero:
             yield (
@@ -256,17 +243,16 @@ def spread_table(findings: Findings) -> Table:
 def differences_table(findings: Findings) -> Table:
     """The paired differences from the baseline with interval and tests."""
     columns = [*_PLACE, Column("pairs"), *(Column(name, _signed) for name in ("difference", "from", "to"))]
-    columns += [Column(name, _probability) for name in ("p (t)", "p (t, Holm)", "p (sign flip)")]
+    columns += [Column(name, _probability) for name in ("p (t)", "p (t, Holm)")]
     rows = []
     for panel, row, _ in _places(findings):
         if (d := findings.differences.get((row, panel))) is not None:
             shown = d.without or ("no" if not d.shown else "above" if d.difference > 0 else "below")
-            numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted, d.p_flip)
+            numbers = (d.n, d.difference, d.low, d.high, d.p_value, d.adjusted)
             rows.append((panel or AVERAGE, str(row), *numbers, shown))
     note = (
         "Points, paired by seed. From, to (95 % interval) and p (t): paired t test over the seeds; Holm's correction: "
-        "over the recipes compared on one task; p (sign flip): permutation of the signs of the pairs. Shown: interval "
-        "without zero and Holm's p below 0.05; 'no' does not mean equal."
+        "over the recipes of one task. Shown: interval without zero and Holm's p below 0.05; 'no' is no 'equal'."
     )
     title = f"Difference from {findings.baseline}"
     return Table(title, [*columns, Column("shown", left=True)], rows, note)
@@ -327,16 +313,15 @@ def _trials_csv(results: Sequence[TrialResult]) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig | None) -> str:
+def _markdown(findings: Findings, tables: Sequence[Table], config: StudyConfig) -> str:
     lines = ["# Report of the study", "", _finished(findings), ""]
     if findings.missing:
         lines += ["Missing:", "", *(f"- {inline(line)}" for line in findings.missing), ""]
     lines += ["## In words", "", *(f"- {inline(line)}" for line in plain_words(findings)), ""]
     if tables:
         lines += ["## Tables", "", "\n".join(table.to_markdown() for table in tables)]
-    if config is not None:
-        seeds = ", ".join(map(str, config.seeds))
-        lines += [f"Recipes {', '.join(config.recipes)}; tasks {', '.join(config.tasks)}; seeds {seeds}.", ""]
+    seeds = ", ".join(map(str, config.seeds))
+    lines += [f"Recipes {', '.join(config.recipes)}; tasks {', '.join(config.tasks)}; seeds {seeds}.", ""]
     return "\n".join(lines)
 
 

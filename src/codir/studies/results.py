@@ -17,32 +17,14 @@ from codir.record.runfolder import RunFolder
 from codir.studies.config import StudyConfig, load_study, study_yaml
 from codir.studies.recipes import ResolvedRecipe, notes_of, resolve_recipes, teacher_folder
 from codir.studies.search import Search
-from codir.studies.trial import TRIALS, Outcome, Trial, TrialResult, read_outcome, read_trials
+from codir.studies.trial import Outcome, Trial, TrialResult, read_outcome, read_trials
 
 STUDY, RECIPES = "study.yaml", "recipes.json"
 
 
 def is_study(output: str | Path) -> bool:
-    """Says whether a study was started in a folder, or trials of one are left there."""
-    return (Path(output) / STUDY).is_file() or (Path(output) / TRIALS).is_dir()
-
-
-def read_outcomes(output: Path, damaged: list[str] | None, known: dict[str, Outcome]) -> None:
-    """Adds to `known` how trials ended, by key; what has ended never changes.
-
-    Args:
-        output: the study's folder.
-        damaged: gets a line for each trial that cannot be read; None refuses the first of them.
-        known: is not read again.
-    """
-    for trial in read_trials(output):
-        try:
-            if trial.key not in known and (outcome := read_outcome(trial, output)) is not None:
-                known[trial.key] = outcome
-        except RunError as error:
-            if damaged is None:
-                raise
-            damaged.append(str(error))
+    """Says whether a study was started in a folder."""
+    return (Path(output) / STUDY).is_file()
 
 
 class Plan:
@@ -87,8 +69,20 @@ class Plan:
         write_text(self.output / STUDY, study_yaml(self.config) + "".join(notes))
 
     def done(self, damaged: list[str] | None = None) -> Mapping[str, Outcome]:
-        """Returns how trials ended, by key; `damaged` as for `read_outcomes`."""
-        read_outcomes(self.output, damaged, self._ended)
+        """Returns how trials ended, by key.
+
+        Args:
+            damaged: gets a line for each trial that cannot be read; None refuses the first of them.
+        """
+        for trial in read_trials(self.output):
+            try:
+                # what has ended never changes
+                if trial.key not in self._ended and (outcome := read_outcome(trial, self.output)) is not None:
+                    self._ended[trial.key] = outcome
+            except RunError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
         return self._ended
 
     def trials(self, ask: bool = False, damaged: list[str] | None = None) -> list[Trial]:
@@ -137,8 +131,4 @@ def read_results(output: str | Path, damaged: list[str] | None = None) -> list[T
     Raises:
         RunError: a finished trial's files are damaged, and no list for that was given.
     """
-    if (Path(output) / STUDY).is_file():
-        return Plan.load(output).results(damaged)
-    found: dict[str, Outcome] = {}
-    read_outcomes(Path(output), damaged, found)
-    return [each.result for each in found.values() if each.result]
+    return Plan.load(output).results(damaged)
