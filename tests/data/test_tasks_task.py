@@ -27,15 +27,8 @@ def test_importing_a_task_loads_nothing_heavy():
     ],
 )
 def test_a_contradictory_task_is_refused(change, message):
-    right = {
-        "name": "x",
-        "kind": "classification",
-        "text": ("a",),
-        "label": "b",
-        "labels": ("n", "y"),
-        "metrics": ("accuracy",),
-        "main_metric": "accuracy",
-    }
+    right = {"name": "x", "kind": "classification", "text": ("a",), "label": "b", "labels": ("n", "y")}
+    right |= {"metrics": ("accuracy",), "main_metric": "accuracy"}
     assert Task(**right).num_classes == 2
     with pytest.raises(ConfigError, match=message):
         Task(**{**right, **change})

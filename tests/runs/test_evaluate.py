@@ -76,13 +76,12 @@ def test_classes_are_matched_by_name_not_by_number(
     assert turned.score == one.score
 
 
-def test_labels_the_model_does_not_know(dev: Path, tiny_model_dir) -> None:
+def test_other_and_missing_class_names(dev: Path, tmp_path: Path, tiny_model_dir) -> None:
     with pytest.raises(DataError, match="'positive'"):
         evaluate(tiny_model_dir(labels=("good", "bad")), DataConfig(validation=str(dev)), quiet=True)
-
-
-def test_model_without_class_names_and_numbered_data(tmp_path: Path, tiny_model_dir) -> None:
-    path = tmp_path / "dev.csv"
+    with pytest.raises(ModelError, match="no/such/model"):
+        evaluate("no/such/model", DataConfig(task="acceptability"), quiet=True)
+    path = tmp_path / "numbers.csv"
     path.write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(TEXTS)))
     folder = tiny_model_dir(labels=("LABEL_0", "LABEL_1"))
     result = evaluate(folder, DataConfig(validation=str(path)), quiet=True)
@@ -117,8 +116,3 @@ def test_several_splits_and_truncation(tiny_classifier, tiny_tokenizer) -> None:
     assert result.max_length == 64
     assert set(result.flat_metrics()) == {"accuracy", "mismatched/accuracy"}
     assert (result.main_split, result.notes) == ("matched", ["a note"])
-
-
-def test_missing_model_is_named() -> None:
-    with pytest.raises(ModelError, match="no/such/model"):
-        evaluate("no/such/model", DataConfig(task="acceptability"), quiet=True)
