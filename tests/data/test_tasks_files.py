@@ -181,7 +181,7 @@ BAD = [
     ("a.jsonl", '{"text":"a\\ud800","label":1}\n', r"line 1: the text .* is not valid Unicode"),
     ("a.jsonl", ONE + '{"text":"b"}\n', r"line 2: the label .* is missing"),
     ("a.jsonl", ONE + '{"text":"b","label":NaN}\n', r"line 2: the label .*NaN"),
-    ("a.jsonl", '{"text":"a","label":[1]}\n', r"line 1: the label \[1\].* not a single value"),
+    ("a.jsonl", '{"text":"a","label":[1]}\n', r"line 1: the label \[1\].* is of the type list"),
     ("a.json", f'[{ONE},{{"text":"","label":0}}]', r"row 2: the text .* is empty"),
     ("a.json", f'[\n{ONE}{{"text":""}}]', r"line 3: not valid JSON"),
     ("a.parquet", "no parquet", r"a\.parquet is not a readable Parquet file"),
@@ -268,6 +268,9 @@ def test_optional_columns_are_read_where_they_are(ending, tmp_path):
 
 def test_texts_for_prediction(write):
     assert list(load_texts(write("a.txt", '"a\tb\r\nNA\n'))["text"]) == ['"a\tb', "NA"]
+    for encoding in ("utf-16-le", "cp1252", "utf-8-sig"):  # what is UTF-8 is read as nothing else
+        for text in ("café", "cafe"):
+            assert list(load_texts(write("a.txt", f"{text}\n"), encoding=encoding)["text"]) == [text]
     with pytest.raises(DataError, match=r"a\.txt, line 2: the text .* is empty"):
         load_texts(write("a.txt", "a\n\nb\n"))
     split = load_texts(write("a.csv", "q,a\nwho,me\n"), text="q", text_pair="a")

@@ -89,24 +89,27 @@ def test_pairs_count_in_either_order(tmp_path: Path) -> None:
     assert list(zip(split["text"], split["text_pair"], strict=True)) == [("x", "a"), ("a", "y")]
 
 
-def test_what_is_wrong_is_said_with_the_place(train, validation, tmp_path: Path) -> None:
-    empty = write(tmp_path / "empty.txt")
-    with pytest.raises(DataError, match=r"empty\.txt is empty"):
-        load_unlabeled([empty], train, validation)
-    with pytest.raises(DataError, match=r"hole\.txt, line 2: .* empty"):
-        load_unlabeled([write(tmp_path / "hole.txt", "a", " ", "b")], train, validation)
-    columns = write(tmp_path / "columns.csv", "sentence,label", "a,1")
-    with pytest.raises(DataError, match=r"columns\.csv has no column 'text'.* 'sentence'"):
-        load_unlabeled([columns], train, validation)
-    with pytest.raises(DataError, match="cannot hold pairs"):
-        load_unlabeled([write(tmp_path / "pairs.txt", "a")], train, validation, text_pair="text_pair")
-    known = write(tmp_path / "known.txt", "the cat", "awful song")
-    with pytest.raises(
-        DataError, match=r"known\.txt: none of its 2 texts can be used: 1 that repeat .* and 1 that stand"
-    ):
-        load_unlabeled([known], train, validation)
-    with pytest.raises(DataError, match="Cannot read"):
-        load_unlabeled([tmp_path / "missing.txt"], train, validation)
+@pytest.mark.parametrize(
+    ("name", "lines", "message"),
+    [
+        ("empty.txt", [], r"empty\.txt is empty"),
+        ("hole.txt", ["a", " ", "b"], r"hole\.txt, line 2: .* empty"),
+        ("columns.csv", ["sentence,label", "a,1"], r"columns\.csv has no column 'text'.* 'sentence'"),
+        (
+            "known.txt",
+            ["the cat", "awful song"],
+            "none of its 2 texts can be used: 1 that repeat .* and 1 that stand",
+        ),
+        ("missing.txt", None, "Cannot read"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_place(
+    train, validation, tmp_path: Path, name, lines, message
+) -> None:
+    if lines is not None:
+        write(tmp_path / name, *lines)
+    with pytest.raises(DataError, match=message):
+        load_unlabeled([tmp_path / name], train, validation)
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -118,14 +121,8 @@ def test_labelled_rows_come_first_and_ids_go_on(kind, tiny_tokenizer: PreTrained
     assert list(both["label"]) == [*labels, None, None, None]
     encoded = encode(both, tiny_tokenizer, 16, None if kind == "regression" else [1, 0])
     assert encoded["example_id"][:] == [0, 1, 2, 3, 4]
-    if kind == "classification":
-        assert encoded["labels"][:] == [
-            0,
-            1,
-            -100,
-            -100,
-            -100,
-        ]  # the model numbers the two classes the other way
+    if kind == "classification":  # the model numbers the two classes the other way
+        assert encoded["labels"][:] == [0, 1, -100, -100, -100]
     else:
         assert encoded["labels"][:2] == [1.5, 0.25]
         assert all(value != value for value in encoded["labels"][2:])

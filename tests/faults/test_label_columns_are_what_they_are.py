@@ -34,12 +34,20 @@ def table(path: Path, labels: Sequence[Any]) -> Path:
 
 NOON = datetime.datetime(2026, 1, 1, 12)
 REFUSED = {
-    "bytes": ("a.parquet", [b"good", b"bad"], "row 1: the label b'good' in column 'label' is bytes"),
-    "timestamps": ("a.parquet", [NOON, NOON.replace(hour=13)], "row 1: .* is a date or a time"),
-    "dates": ("a.parquet", [NOON.date(), datetime.date(2027, 1, 1)], "row 1: .* is a date or a time"),
-    "durations": ("a.parquet", [datetime.timedelta(1), datetime.timedelta(2)], "row 1: .* a date or a time"),
-    "lists": ("a.parquet", [["a"], ["b"]], "row 1: .* is not a single value"),
-    "a record among texts": ("a.jsonl", ["a", "b", {"c": 1}], "line 3: .* is not a single value"),
+    "bytes": (
+        "a.parquet",
+        [b"good", b"bad"],
+        "row 1: the label b'good' in column 'label' is of the type bytes",
+    ),
+    "timestamps": ("a.parquet", [NOON, NOON.replace(hour=13)], "row 1: .* is of the type datetime"),
+    "dates": ("a.parquet", [NOON.date(), datetime.date(2027, 1, 1)], "row 1: .* is of the type date"),
+    "durations": (
+        "a.parquet",
+        [datetime.timedelta(1), datetime.timedelta(2)],
+        "row 1: .* of the type timedelta",
+    ),
+    "lists": ("a.parquet", [["a"], ["b"]], "row 1: .* is of the type list"),
+    "a record among texts": ("a.jsonl", ["a", "b", {"c": 1}], "line 3: .* is of the type dict"),
     "decimal commas": ("a.csv", ["4,5", "3,0"], "line 2: the label '4,5' .*4.5.*--kind regression"),
     "percentages": ("a.csv", ["90%", "5 %"], "line 2: the label '90%' .*--kind regression"),
     "thousands": ("a.csv", ["900", "1.234,50"], r"line 3: the label '1.234,50' .*1234\.50"),

@@ -63,24 +63,24 @@ def encoding_of(path: Path, encoding: str | None = None) -> str:
     Raises:
         DataError: bytes of it do not fit; names the line.
     """
-    flag = (
-        f"Give the file's own encoding, for example --encoding {'cp1252' if encoding is None else 'gb18030'}."
-    )
+    other = "cp1252" if encoding is None else "gb18030"
+    flag = f"Give the file's own encoding, for example --encoding {other}."
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(1 << 16)
         file.seek(0)
         marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
-        wide = marked or (encoding if encoding and "\n".encode(encoding) != b"\n" else None)
-        if wide is not None:
+        wide = encoding is not None and "\n".encode(encoding) != b"\n"
+        if wide and b"\0" not in head:  # nobody writes so much of UTF-16 without a zero byte
+            wide, encoding = False, None
+        if (name := marked or (encoding if wide else None)) is not None:
             try:
-                for _ in io.TextIOWrapper(file, encoding=wide, newline="\n"):
+                for _ in io.TextIOWrapper(file, encoding=name, newline="\n"):
                     pass
             except UnicodeError as error:
-                raise DataError(f"{path} is not {wide.upper()} to its end. {flag}") from error
-            return wide
-        utf8 = beyond = foreign = (
-            0  # lines that are UTF-8 beyond ASCII, all beyond ASCII, the first that is not UTF-8
-        )
+                raise DataError(f"{path} is not {name.upper()} to its end. {flag}") from error
+            return name
+        beyond = utf8 = 0  # lines with more than ASCII, and those of them that are UTF-8
+        foreign = 0  # the first that is not
         fault: str | None = None
         for number, line in enumerate(file, 1):
             if b"\0" in line:

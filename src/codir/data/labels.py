@@ -7,7 +7,6 @@ each occurs, so that the order of the rows says nothing.
 
 from __future__ import annotations
 
-import datetime
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -27,12 +26,6 @@ _MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
 # 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
 _DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
 _LABEL = (str, bool, int, float, Decimal)
-_NO_LABEL: tuple[tuple[Any, str], ...] = (
-    ((datetime.date, datetime.time, datetime.timedelta), "a date or a time"),
-    (bytes, "bytes, not text"),
-    ((list, tuple, dict), "not a single value"),
-    (object, "neither text nor a number nor true or false"),
-)
 _FEW = 20  # values: versions (3.9, 3.10) or half stars; measured scores have more, or values that occur once
 Comparison = Literal["exact", "key", "value"]
 """How a label is found among known classes: as it is written, by `matching_key`, or by its number, too."""
@@ -67,9 +60,9 @@ def read_labels(
     Args:
         train: the training split, or None.
         validation: the validation split, or None; one of the two there is.
-        texts: the text columns.
-        label: the label column.
-        kind: what the labels are; None: what they look like (`_Column.kind`).
+        texts: names of the text columns.
+        label: name of the label column.
+        kind: what the labels are; None: what they look like.
         names: class names of a model, in the order of its ids. A model that only numbers its classes has them in the
             order in which the file names them.
 
@@ -144,15 +137,13 @@ class _Column:
         values = rows.columns[column]
         kinds = set(map(type, values)) - {type(None)}
         self.text = str in kinds or (bool in kinds and len(kinds) > 1)  # else numbers, or all true or false
-        if not all(issubclass(kind, _LABEL) for kind in kinds):
-            row, value = next(
-                (n, v) for n, v in enumerate(values) if not isinstance(v, (*_LABEL, type(None)))
-            )
-            why = next(why for types, why in _NO_LABEL if isinstance(value, types))
-            raise DataError(
-                f"{rows.place(row)}: the label {value!r:.60} in column {column!r} is {why}. A label is a text, a "
-                "number, or true or false: store the column as one of these, or name another with --label."
-            )
+        for row, value in enumerate(values if any(not issubclass(kind, _LABEL) for kind in kinds) else ()):
+            if value is not None and not isinstance(value, _LABEL):
+                raise DataError(
+                    f"{rows.place(row)}: the label {value!r:.60} in column {column!r} is of the type "
+                    f"{type(value).__name__}. A label is a text, a number, or true or false: store the column as one "
+                    "of these, or name another with --label."
+                )
         codes: dict[str, int] = {}
         self.names: dict[str, int] = {}
         cells = (value if isinstance(value, str) else label_of(value) for value in values)
@@ -287,16 +278,12 @@ class _Column:
         )
 
     def ids(self, names: Sequence[str], owner: str, compare: Comparison) -> np.ndarray:
-        """Returns the class id of each row.
+        """Returns, for each row, where its class stands among the names that their owner knows.
 
-        Args:
-            names: known classes, index = id.
-            owner: what knows these classes, for the message: "the training split".
-            compare: how a text is found among them. Numbers, true and false of the file's own format have no spelling
-                and are compared by value.
+        Numbers, true and false of the file's own format have no spelling and are compared by value.
 
         Raises:
-            DataError: a label is not among `names`, or two labels are one of them; with the line and the classes.
+            DataError: a label is not among the names, or two labels are one of them; with the line and the classes.
         """
         compare = compare if self.text else "value"
         known: dict[str, int | None] = {name: index for index, name in enumerate(names)}

@@ -149,7 +149,17 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._slow, self._fast = tokenizer, _plain_backend(tokenizer)
+        self._slow = tokenizer
+        self._fast: Tokenizer | None = None
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        if hasattr(backend, "to_str"):
+            from tokenizers import Tokenizer
+
+            # a copy that neither cuts nor pads: many are saved with both switched on
+            self._fast = Tokenizer.from_str(backend.to_str())
+            self._fast.no_truncation()
+            self._fast.no_padding()
+            self._fast.encode_special_tokens = True
         plain = self.encode([_PROBE])[0]
         full: list[int] = tokenizer(_PROBE, truncation=False, padding=False, verbose=False)["input_ids"]
         starts = range(len(full) - len(plain) + 1)
@@ -172,20 +182,6 @@ class Encoder:
         return self._slow(texts, return_attention_mask=False, verbose=False, **settings)["input_ids"]
 
 
-def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
-    """Returns a copy of the fast tokenizer that neither cuts nor pads (many are saved with both switched on)."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not hasattr(backend, "to_str"):
-        return None
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    copy.encode_special_tokens = True
-    return copy
-
-
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a digest of what a tokenizer does: its vocabulary, special tokens, and how it encodes probe texts.
 
@@ -193,11 +189,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     that padding and truncation, which a corpus does not use, do not count.
     """
     encoder = Encoder(tokenizer)
-    special = {
-        name: tokenizer.convert_tokens_to_ids(token)
-        for name, token in sorted(tokenizer.special_tokens_map.items())
-        if isinstance(token, str)
-    }
+    tokens = sorted(tokenizer.special_tokens_map.items())
+    special = {name: tokenizer.convert_tokens_to_ids(each) for name, each in tokens if isinstance(each, str)}
     content = {
         "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])),
         "special": special,
