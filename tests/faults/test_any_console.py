@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_world import QUICK, codir_process, refused, sentences, write_csv
+from fault_world import QUICK, codir_process, flags, refused, sentences, write_csv
 
 import codir as library
 
@@ -62,18 +62,7 @@ def test_finetune_evaluate_and_predict_end_well(
     run = tmp_path / "läuft …" if encoding == "ascii" else tiny_model_dir(labels=LABELS, layers=1)
     if encoding == "ascii":
         model = tiny_model_dir(labels=LABELS, layers=1)
-        given = [
-            "finetune",
-            "--model",
-            model,
-            "--train",
-            train,
-            "--validation",
-            train,
-            "--output",
-            run,
-            *QUICK,
-        ]
+        given = ["finetune", *flags(model=model, train=train, validation=train, output=run), *QUICK]
         code, said = _spoken(monkeypatch, encoding, *given)
         assert code == 0, said
         assert json.loads((run / "run.json").read_text(encoding="utf-8"))["state"] == "finished"

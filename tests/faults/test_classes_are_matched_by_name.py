@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from fault_world import QUICK, refused, sentences, succeeded
+from fault_world import QUICK, flags, refused, sentences, succeeded
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 import codir
@@ -21,16 +21,9 @@ NAMES = ["zeta", "alpha", "mid"]  # in no order that anybody would sort into
 
 
 @pytest.fixture(scope="module")
-def teacher(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_classifier: Callable[..., Any],
-    tiny_tokenizer: PreTrainedTokenizerFast,
-) -> Path:
+def teacher(saved: Callable[..., Path]) -> Path:
     """Returns a random teacher of the three classes, in an order of its own."""
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny_classifier(layers=2, labels=("mid", "zeta", "alpha"), seed=SEED).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+    return saved(layers=2, labels=("mid", "zeta", "alpha"), seed=SEED)
 
 
 @pytest.fixture(scope="module")
@@ -75,19 +68,9 @@ def test_parquet_with_named_classes_is_scored_and_taught_by_name(
 ) -> None:
     dev = parquet(tmp_path / "dev.parquet", answered, NAMES)
     assert "1.0000" in succeeded("evaluate", teacher, "--validation", dev).text
-    train = parquet(tmp_path / "train.parquet", answered, NAMES[::-1])
-    run = tmp_path / "run"
-    given = [
-        "--train",
-        train,
-        "--validation",
-        dev,
-        "--student-layers",
-        "1",
-        "--cache-dir",
-        tmp_path / "cache",
-    ]
-    done = succeeded("distill", "--recipe", "kd", "--teacher", teacher, *given, "--output", run, *QUICK)
+    train, run = parquet(tmp_path / "train.parquet", answered, NAMES[::-1]), tmp_path / "run"
+    given = flags(train=train, validation=dev, student_layers=1, cache_dir=tmp_path / "cache", recipe="kd")
+    done = succeeded("distill", *given, *QUICK, teacher=teacher, output=run)
     table = next(line for line in done.out.splitlines() if "teacher" in line and "1.0000" in line)
     assert "0.0000" not in table
     assert ids_of(run) == ids_of(teacher)
@@ -122,18 +105,9 @@ def test_named_classes_that_a_model_lacks_are_refused(
     tmp_path: Path, teacher: Path, answered: list[dict[str, str]], tiny_model_dir: Callable[..., Path]
 ) -> None:
     other = parquet(tmp_path / "other.parquet", answered, [*NAMES, "more"])
-    given = [
-        "--train",
-        other,
-        "--validation",
-        other,
-        "--student-layers",
-        "1",
-        "--output",
-        tmp_path / "run",
-        *QUICK,
-    ]
-    assert "'more'" in refused("distill", "--teacher", teacher, *given, leaves_nothing=tmp_path / "run")
+    given = flags(train=other, validation=other, student_layers=1, output=tmp_path / "run")
+    message = refused("distill", *given, *QUICK, teacher=teacher, leaves_nothing=tmp_path / "run")
+    assert "'more'" in message
     twice = parquet(tmp_path / "twice.parquet", answered, [*NAMES, "Mid"])
     given = ["--train", twice, "--output", tmp_path / "run", *QUICK]
     message = refused("finetune", *given, model=tiny_model_dir(layers=1), leaves_nothing=tmp_path / "run")
@@ -207,7 +181,7 @@ def models(teacher: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("order", [["mid", "zeta", "alpha"], ["alpha", "mid", "zeta"]])
+@pytest.mark.parametrize("order", [["alpha", "mid", "zeta"]])
 @pytest.mark.parametrize("how", ["labels", "label", "frozen", "live", "shuffled", "other evaluation"])
 def test_the_trainer_matches_data_student_and_teacher_by_name(
     tmp_path: Path,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fault_world import QUICK, refused, sentences, succeeded, write_csv
+from fault_world import QUICK, flags, refused, sentences, succeeded, write_csv
 
 ROWS = 30
 
@@ -68,9 +68,8 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     file, labels, expected = REFUSED[name]
     path, output = table(tmp_path / file, labels), tmp_path / "run"
-    message = refused(
-        "finetune", *QUICK, model=tiny_model_dir(layers=1), train=path, output=output, leaves_nothing=output
-    )
+    given = flags(model=tiny_model_dir(layers=1), train=path, output=output)
+    message = refused("finetune", *given, *QUICK, leaves_nothing=output)
     assert re.search(expected, message), message
     assert str(path) in message
 
@@ -99,9 +98,8 @@ def test_what_was_read_is_said_and_the_way_out_works(
     said: str,
 ) -> None:
     path, output = table(tmp_path / file, labels), tmp_path / "run"
-    done = succeeded(
-        "finetune", *QUICK, *more, model=tiny_model_dir(layers=1), train=path, validation=path, output=output
-    )
+    given = flags(model=tiny_model_dir(layers=1), train=path, validation=path, output=output)
+    done = succeeded("finetune", *given, *QUICK, *more)
     assert said in done.text
     config = json.loads((output / "config.json").read_text())
     assert len(config["id2label"]) == outputs

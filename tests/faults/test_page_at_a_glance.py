@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import QUICK, codir, sentences, succeeded, write_csv
+from fault_world import QUICK, codir, flags, sentences, succeeded, write_csv
 
 pytest.importorskip("plotly")
 
@@ -24,25 +24,12 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, train: Path, tiny_classifier: Any, tiny_tokenizer: Any
-) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, train: Path, model: Path) -> Path:
     """Returns a distilled student with an undistilled one beside it."""
-    folder = tmp_path_factory.mktemp("runs")
-    tiny_classifier(labels=LABELS, layers=2).save_pretrained(folder / "teacher")
-    tiny_tokenizer.save_pretrained(folder / "teacher")
-    given = [
-        "--teacher",
-        folder / "teacher",
-        "--train",
-        train,
-        "--validation",
-        train,
-        "--output",
-        folder / "xyz-17",
-    ]
-    succeeded("distill", *given, *QUICK, "--student-layers", "1", "--recipe", "kd")
-    return folder / "xyz-17"
+    output = tmp_path_factory.mktemp("runs") / "xyz-17"
+    given = flags(teacher=model, train=train, validation=train, student_layers=1, recipe="kd")
+    succeeded("distill", *given, *QUICK, output=output)
+    return output
 
 
 @pytest.fixture
@@ -113,20 +100,8 @@ def test_a_tie_has_no_winner(copy: Path, other: float, tie: bool) -> None:
 
 def test_times_of_a_busy_machine_say_so(copy: Path, train: Path) -> None:
     file = copy / "latency.json"
-    asked = [
-        "latency",
-        copy,
-        "--validation",
-        train,
-        "--rounds",
-        "1",
-        "--sequences",
-        "8",
-        "--batch",
-        "4",
-        "--no-memory",
-    ]
-    succeeded(*asked, "--output", file)
+    quick = flags(rounds=1, sequences=8, batch=4, no_memory=True)
+    succeeded("latency", copy, *quick, validation=train, output=file)
     content = json.loads(file.read_text(encoding="utf-8"))
     content["notes"] = ["An ordinary note."]
     file.write_text(json.dumps(content), encoding="utf-8")
@@ -140,22 +115,10 @@ def test_times_of_a_busy_machine_say_so(copy: Path, train: Path) -> None:
 def test_the_speed_is_that_of_what_will_be_deployed(copy: Path, train: Path) -> None:
     export, file = copy.parent / "bf16", copy / "latency.json"
     succeeded("export", copy, "--format", "torch-bf16", "--output", export, "--validation", train)
-    asked = [
-        "latency",
-        copy,
-        export,
-        "--validation",
-        train,
-        "--rounds",
-        "1",
-        "--sequences",
-        "8",
-        "--batch",
-        "4",
-    ]
     # not timed yet: the tile says what its speed is of
     assert "as torch-bf16 it was not timed" in _tiles(_page(copy, "--with", export))
-    succeeded(*asked, "--no-memory", "--output", file)
+    quick = flags(rounds=1, sequences=8, batch=4, no_memory=True)
+    succeeded("latency", copy, export, *quick, validation=train, output=file)
     content = json.loads(file.read_text(encoding="utf-8"))
     (row,) = [row for row in content["rows"] if row["engine"] != "torch"]
     row["timing"]["speedup"] = 7.25

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fault_world import refused, succeeded
+from fault_world import flags, refused, succeeded
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
 # Nothing moves, so that a student shows what it started from.
@@ -189,31 +189,12 @@ def test_a_plan_counts_such_a_teacher(here: Path, tmp_path: Path) -> None:
 
 def test_epochs_and_steps_give_way_to_what_is_said(here: Path, tmp_path: Path) -> None:
     """A recipe's passes over the corpus give way to --steps, a recipe's steps to epochs; both at once are refused."""
-    where: tuple[Any, ...] = (
-        "pretrain",
-        "--corpus",
-        here / "corpus",
-        "--teacher",
-        here / "headless",
-        "--student-layers",
-        "1",
-    )
-    quick = ("--batch-size", "8", "--micro-batch", "8", "--precision", "fp32")
-    succeeded(*where, *quick, recipe="minilm-pre", set="training.num_train_epochs=2", output=tmp_path / "a")
+    where = ["pretrain", *flags(corpus=here / "corpus", teacher=here / "headless", student_layers=1)]
+    quick = flags(recipe="minilm-pre", batch_size=8, micro_batch=8, precision="fp32")
+    succeeded(*where, *quick, set="training.num_train_epochs=2", output=tmp_path / "a")
     blocks = json.loads((tmp_path / "a" / "metrics.json").read_text())["corpus"]["blocks"]
     entries = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert max(entry.get("step", 0) for entry in entries) == 2 * (blocks // 8)
-    message = refused(
-        *where,
-        "--recipe",
-        "minilm-pre",
-        *quick,
-        "--steps",
-        "2",
-        "--set",
-        "training.num_train_epochs=2",
-        "--output",
-        tmp_path / "b",
-        leaves_nothing=tmp_path / "b",
-    )
+    both = flags(steps=2, set="training.num_train_epochs=2", output=tmp_path / "b")
+    message = refused(*where, *quick, *both, leaves_nothing=tmp_path / "b")
     assert "num_train_epochs" in message

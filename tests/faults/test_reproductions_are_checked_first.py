@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import refused, sentences, succeeded
+from fault_world import flags, refused, sentences, succeeded
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +85,7 @@ def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> 
 
 def test_flags_that_a_table_has_no_use_for(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> None:
     """A table of speeds trains nothing, so that no tasks and no seeds can be chosen for it."""
-    start = (
-        "reproduce",
-        "table3",
-        "--model",
-        tiny_model_dir(),
-        "--data-dir",
-        glue,
-        "--output",
-        tmp_path / "out",
-    )
+    start = flags(model=tiny_model_dir(), data_dir=glue, output=tmp_path / "out", plan=True)
     for flag, value in (("--seeds", "1-3"), ("--seeds", "nonsense"), ("--tasks", "cola")):
-        message = refused(*start, "--plan", flag, value, leaves_nothing=tmp_path / "out")
+        message = refused("reproduce", "table3", *start, flag, value, leaves_nothing=tmp_path / "out")
         assert f"leave out {flag}" in message

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fault_families import family_dir
-from fault_world import QUICK, codir, refused, succeeded
+from fault_world import QUICK, codir, flags, refused, succeeded
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 KD = ("--recipe", "kd", "--no-baseline", *QUICK)
@@ -21,18 +21,8 @@ KD = ("--recipe", "kd", "--no-baseline", *QUICK)
 def given(teacher: Path, train: Path, dev: Path, output: Path, init: str, *more: Any) -> list[Any]:
     """Returns the arguments of a distillation of the layers `init`."""
     files = ["--train", train, "--validation", dev, "--limit-train", 8, "--limit-validation", 8]
-    return [
-        "distill",
-        "--teacher",
-        teacher,
-        *files,
-        "--output",
-        output,
-        "--set",
-        f"student.init={init}",
-        *KD,
-        *more,
-    ]
+    given = flags(teacher=teacher, output=output, set=f"student.init={init}")
+    return ["distill", *files, *given, *KD, *more]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
