@@ -28,21 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 
 
 class BiLstmConfig(PretrainedConfig):
-    """Sizes of the model.
-
-    Args:
-        vocab_size: number of tokens.
-        embedding_size: length of a token's embedding.
-        hidden_size: width of a layer's output, half of it for each direction.
-        num_hidden_layers: LSTM layers (the paper: one).
-        classifier_size: width of the linear layer before the outputs.
-        sentence_pairs: the examples are pairs, which the siamese form reads; otherwise they are read as one text.
-        hidden_dropout_prob: of the embeddings, between layers, and before each linear layer.
-        initializer_range: standard deviation of new embeddings.
-        pad_token_id: its embedding is zero and stays it.
-        sep_token_id: of pairs, ends the first text where there are no token types (RoBERTa); may be None with them.
-        **kwargs: what every config of transformers has.
-    """
+    """Sizes of the model."""
 
     model_type = "codir-bilstm"
 
@@ -50,14 +36,15 @@ class BiLstmConfig(PretrainedConfig):
         self,
         vocab_size: int = 30522,
         embedding_size: int = 300,
-        hidden_size: int = 300,
-        num_hidden_layers: int = 1,
-        classifier_size: int = 200,
-        sentence_pairs: bool = False,
-        hidden_dropout_prob: float = 0.1,
-        initializer_range: float = 0.1,
-        pad_token_id: int | None = 0,
-        sep_token_id: int | None = None,
+        hidden_size: int = 300,  # width of a layer's output, half of it for each direction
+        num_hidden_layers: int = 1,  # as in the paper
+        classifier_size: int = 200,  # width of the linear layer before the outputs
+        sentence_pairs: bool = False,  # pairs, which the siamese form reads; otherwise they are read as one text
+        hidden_dropout_prob: float = 0.1,  # of the embeddings, between layers, and before each linear layer
+        initializer_range: float = 0.1,  # standard deviation of new embeddings
+        pad_token_id: int | None = 0,  # its embedding is zero and stays it
+        sep_token_id: int
+        | None = None,  # of pairs, ends the first text where there are no token types (RoBERTa)
         **kwargs: Any,
     ):
         """Takes the sizes; raises `ValueError` for a width that cannot be halved."""
@@ -81,6 +68,7 @@ class BiLstmConfig(PretrainedConfig):
 class _BiLstmPreTrained(PreTrainedModel):
     config_class = BiLstmConfig
     base_model_prefix = "bilstm"
+    _input_embed_layer = "embeddings"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -108,14 +96,6 @@ class BiLstmModel(_BiLstmPreTrained):
             nn.LSTM(width, config.hidden_size // 2, batch_first=True, bidirectional=True) for width in widths
         )
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the table of words."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the table of words."""
-        self.embeddings = value
 
     def forward(
         self,
@@ -225,14 +205,6 @@ class BiLstmForSequenceClassification(_BiLstmPreTrained):
         self.classifier = nn.Linear(config.classifier_size, int(config.num_labels or 1))
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the table of words."""
-        return self.bilstm.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the table of words."""
-        self.bilstm.embeddings = value
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -244,20 +216,9 @@ class BiLstmForSequenceClassification(_BiLstmPreTrained):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Classifies texts or pairs; see `BiLstmModel.forward`.
+        """Classifies texts or pairs, `logits` [B, C]; arguments as `BiLstmModel.forward`.
 
-        Args:
-            input_ids: [B, L].
-            attention_mask: [B, L].
-            token_type_ids: [B, L].
-            inputs_embeds: [B, L, embedding_size].
-            labels: [B] class ids, or scores if there is one output; adds the loss.
-            output_hidden_states: also give the embeddings and every layer's output.
-            return_dict: False for a tuple.
-            **kwargs: accepted and not used.
-
-        Returns:
-            `logits` [B, C], and `loss` and `hidden_states` if asked for.
+        `labels` [B] class ids, or scores if there is one output, add the loss.
         """
         read = self.bilstm(
             input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states, return_dict=True
@@ -267,15 +228,14 @@ class BiLstmForSequenceClassification(_BiLstmPreTrained):
             first, second = final.chunk(2, dim=1)
             final = torch.cat([first, second, first * second, (first - second).abs()], dim=1)
         logits = self.classifier(self.dropout(torch.relu(self.hidden(self.dropout(final)))))
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None
+        if labels is not None and (self.config.problem_type == "regression" or self.num_labels == 1):
+            loss = nn.functional.mse_loss(logits.float().view(-1), labels.float().view(-1))
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits.float(), labels)
         if return_dict is False:
             return tuple(part for part in (loss, logits, read.hidden_states) if part is not None)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=read.hidden_states)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.problem_type == "regression" or self.num_labels == 1:
-            return nn.functional.mse_loss(logits.float().view(-1), labels.float().view(-1))
-        return nn.functional.cross_entropy(logits.float(), labels)
 
 
 AutoConfig.register(BiLstmConfig.model_type, BiLstmConfig, exist_ok=True)

@@ -17,9 +17,8 @@ to what it was cut from; training has to repair it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,23 +52,16 @@ _ROBERTA = {**_EMBEDDINGS, **_TWO_LAYERS, **_LM_HEAD}
 
 @dataclass(frozen=True)
 class _Family:
-    """How a family names its parts.
+    """How a family names its parts."""
 
-    Attributes:
-        layer: axes of the modules of a layer.
-        rest: of all others, without the name of the encoder.
-        values, output, inner, outer: modules of a layer that make the values, map the heads' results back, and the
-            two of the feed-forward network.
-        feed_forward: the config's name of the number of neurons.
-    """
-
-    layer: Mapping[str, str]
-    rest: Mapping[str, str]
+    layer: Mapping[str, str]  # axes of the modules of a layer
+    rest: Mapping[str, str]  # of all others, without the name of the encoder
+    # modules of a layer that make the values, map the heads' results back, and the two of the feed-forward network
     values: str = "attention.self.value"
     output: str = "attention.output.dense"
     inner: str = "intermediate.dense"
     outer: str = "output.dense"
-    feed_forward: str = "intermediate_size"
+    feed_forward: str = "intermediate_size"  # the config's name of the number of neurons
 
 
 _BERT_HEADS = {
@@ -136,33 +128,17 @@ _OWN_WIDTH = {
 }
 
 
-class _Weight(NamedTuple):
-    """A tensor of a model: its name, that inside its layer or the encoder, its axes and its layer (from 0)."""
-
-    name: str
-    local: str
-    tensor: Tensor
-    axes: str
-    layer: int | None
-
-
 @dataclass(frozen=True)
 class Kept:
-    """What a narrower model keeps of the wider one; all numbers from 0, in increasing order.
+    """What a narrower model keeps of the wider one; all numbers from 0, in increasing order."""
 
-    Attributes:
-        dimensions: of the hidden states.
-        heads: of each layer.
-        neurons: of the feed-forward network of each layer.
-        head_neurons: of the hidden layer inside the classifier's head; empty where there is none.
-        width, total_heads, intermediate: of the wider model.
-    """
-
-    dimensions: tuple[int, ...]
-    heads: tuple[tuple[int, ...], ...]
-    neurons: tuple[tuple[int, ...], ...]
-    head_neurons: tuple[int, ...]
-    width: int
+    dimensions: tuple[int, ...]  # of the hidden states
+    heads: tuple[tuple[int, ...], ...]  # of each layer
+    neurons: tuple[tuple[int, ...], ...]  # of the feed-forward network of each layer
+    head_neurons: tuple[
+        int, ...
+    ]  # of the hidden layer inside the classifier's head; empty where there is none
+    width: int  # of the wider model, and so are the two below
     total_heads: int
     intermediate: int
 
@@ -188,25 +164,21 @@ def narrow_config(
     Raises:
         ConfigError: another family; a size that is larger than the model's, or no multiple of the size of a head.
     """
-    family = _family(config)
-    old, heads, neurons = _sizes(config)
+    family, old, heads, neurons = _sizes(config)
     size = old // heads
     width = old if width is None else width
     intermediate = max(1, neurons * width // old) if intermediate is None else intermediate
-    if not 0 < width <= old:
-        raise ConfigError(
-            f"student.width is {width}, and the model it is cut out of is {old} wide: choose at most {old}."
-        )
+    for name, value, most in (("width", width, old), ("intermediate", intermediate, neurons)):
+        if not 0 < value <= most:
+            what = "wide" if name == "width" else "feed-forward neurons large"
+            raise ConfigError(
+                f"student.{name} is {value}, and the model it is cut out of is {most} {what}: choose at most {most}."
+            )
     if width % size:
         near = sorted({max(size, width // size * size), min(old, (width // size + 1) * size)})
         raise ConfigError(
             f"student.width is {width}, and a head of the model it is cut out of has {size} dimensions: a width must "
             f"be a multiple of that, for example {' or '.join(map(str, near))}."
-        )
-    if not 0 < intermediate <= neurons:
-        raise ConfigError(
-            f"student.intermediate is {intermediate}, and the model it is cut out of has {neurons} feed-forward "
-            f"neurons: choose at most {neurons}."
         )
     cut = copy.deepcopy(config)
     cut.hidden_size, cut.num_attention_heads = width, width // size
@@ -225,111 +197,97 @@ def narrow_config(
 def narrow_student(
     model: PreTrainedModel, width: int | None = None, intermediate: int | None = None
 ) -> tuple[PreTrainedModel, Kept]:
-    """Cuts a narrower model out of `model`; see the module for what is kept.
+    """Cuts a narrower model out of `model`, fp32, on the CPU, in eval mode; see the module for what is kept.
 
     Args:
-        model: a classifier or masked language model of a family that `narrow_config` knows; it is not changed.
-        width, intermediate: see `narrow_config`.
-
-    Returns:
-        The narrower model, fp32, on the CPU, in eval mode, sharing nothing with `model`; and what was kept.
+        model: a classifier or masked language model of a family that `narrow_config` knows; nothing is shared with it.
+        width: see `narrow_config`.
+        intermediate: likewise.
 
     Raises:
         ConfigError: see `narrow_config`; or the model has parameters that are not the family's own.
     """
     config = narrow_config(model.config, width, intermediate)
-    kept = choose_kept(model, config)
+    kept = _choose(model, config)
+    size = kept.width // kept.total_heads
+    weights = {}
+    for name, _, tensor, axes, layer in _weights(model):
+        heads = kept.heads[layer or 0]
+        chosen: dict[str, Sequence[int]] = {
+            "d": kept.dimensions,
+            "a": [head * size + place for head in heads for place in range(size)],
+            "f": kept.neurons[layer or 0],
+            "c": kept.head_neurons,
+            "h": heads,
+        }
+        for axis, letter in enumerate(axes):
+            if letter in chosen:
+                tensor = tensor.index_select(axis, torch.tensor(chosen[letter], device=tensor.device))
+        weights[name] = tensor.float().cpu().clone()
     narrower = fresh_model(type(model), config, seed=0)  # every weight is replaced
-    narrower.load_state_dict({weight.name: _cut(weight, kept) for weight in _weights(model)})
+    narrower.load_state_dict(weights)
     return narrower, kept
 
 
 @torch.no_grad()
-def choose_kept(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
+def _choose(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
     """Chooses what a model of the narrower `config` keeps of `model`; see the module."""
-    family = _family(model.config)
-    width, heads, neurons = _sizes(model.config)
-    size = width // heads
-    fewer, fewer_heads, fewer_neurons = _sizes(config)
+    family, width, heads, neurons = _sizes(model.config)
+    _, fewer, fewer_heads, fewer_neurons = _sizes(config)
     depth = int(model.config.num_hidden_layers)
     squares = torch.zeros(width, dtype=torch.float64)
     layers: list[dict[str, Tensor]] = [{} for _ in range(depth)]
     rest: list[tuple[Tensor, str]] = []
     judged = {f"{module}.weight" for module in (family.values, family.output, family.inner, family.outer)}
-    for weight in _weights(model):
-        tensor = weight.tensor.double().cpu()
-        if weight.layer is not None:
-            if weight.local in judged:
-                layers[weight.layer][weight.local] = tensor
-        elif "c" in weight.axes and len(weight.axes) == 2:
-            rest.append((tensor, weight.axes))
-        if "d" in weight.axes and (weight.layer is not None or weight.local.startswith("embeddings")):
-            others = [axis for axis, letter in enumerate(weight.axes) if letter != "d"]
+    for _, local, weight, axes, layer in _weights(model):
+        tensor = weight.double().cpu()
+        if layer is not None and local in judged:
+            layers[layer][local] = tensor
+        if "c" in axes and len(axes) == 2:
+            rest.append((tensor, axes))
+        if "d" in axes and (layer is not None or local.startswith("embeddings")):
+            others = [axis for axis, letter in enumerate(axes) if letter != "d"]
             squares += tensor.square().sum(dim=others) if others else tensor.square()
-    dimensions = _largest(squares, fewer)
+    dimensions = list(_largest(squares, fewer))
     of_heads, of_neurons = [], []
-    for layer in layers:
-        values = layer[f"{family.values}.weight"][:, dimensions].reshape(heads, size, -1)
-        output = layer[f"{family.output}.weight"][dimensions].reshape(-1, heads, size).permute(1, 0, 2)
+    for layer_weights in layers:
+        values, output, inner, outer = (
+            layer_weights[f"{module}.weight"]
+            for module in (family.values, family.output, family.inner, family.outer)
+        )
+        values = values[:, dimensions].reshape(heads, width // heads, -1)
+        output = output[dimensions].reshape(-1, heads, width // heads).permute(1, 0, 2)
         # |O V|_F^2 = tr(O^T O V V^T), without the d x d products
-        inner = (output.transpose(1, 2) @ output) * (values @ values.transpose(1, 2))
-        of_heads.append(inner.sum(dim=(1, 2)).clamp(min=0).sqrt())
-        incoming = layer[f"{family.inner}.weight"][:, dimensions].norm(dim=1)
-        of_neurons.append(incoming * layer[f"{family.outer}.weight"][dimensions].norm(dim=0))
+        products = (output.transpose(1, 2) @ output) * (values @ values.transpose(1, 2))
+        of_heads.append(products.sum(dim=(1, 2)).clamp(min=0).sqrt())
+        of_neurons.append(inner[:, dimensions].norm(dim=1) * outer[dimensions].norm(dim=0))
     if model.config.model_type in _SHARED_HEADS:
         of_heads = [torch.stack(of_heads).sum(dim=0)] * depth
+    of_head_neurons = torch.ones(width, dtype=torch.float64)
+    for tensor, axes in rest:
+        of_head_neurons *= tensor[:, dimensions].norm(dim=1) if axes == "cd" else tensor.norm(dim=0)
     return Kept(
         tuple(dimensions),
-        tuple(tuple(_largest(scores, fewer_heads)) for scores in of_heads),
-        tuple(tuple(_largest(scores, fewer_neurons)) for scores in of_neurons),
-        tuple(_head_neurons(rest, dimensions, width, fewer)),
+        tuple(_largest(scores, fewer_heads) for scores in of_heads),
+        tuple(_largest(scores, fewer_neurons) for scores in of_neurons),
+        _largest(of_head_neurons, fewer) if rest else (),
         width,
         heads,
         neurons,
     )
 
 
-def _head_neurons(
-    rest: Iterable[tuple[Tensor, str]], dimensions: list[int], width: int, fewer: int
-) -> list[int]:
-    """Chooses of the classifier's hidden layer as of feed-forward neurons; there is none where nothing is given."""
-    scores = torch.ones(width, dtype=torch.float64)
-    found = False
-    for tensor, axes in rest:
-        found = True
-        scores *= tensor[:, dimensions].norm(dim=1) if axes == "cd" else tensor.norm(dim=0)
-    return _largest(scores, fewer) if found else []
-
-
-def _largest(scores: Tensor, count: int) -> list[int]:
+def _largest(scores: Tensor, count: int) -> tuple[int, ...]:
     """Returns the places of the largest scores, in increasing order; of equal ones the first."""
-    return sorted(torch.sort(scores, descending=True, stable=True).indices[:count].tolist())
+    return tuple(sorted(torch.sort(scores, descending=True, stable=True).indices[:count].tolist()))
 
 
-def _cut(weight: _Weight, kept: Kept) -> Tensor:
-    size, tensor = kept.width // kept.total_heads, weight.tensor.detach()
-    of_layer = weight.layer or 0
-    heads = kept.heads[of_layer]
-    chosen: dict[str, Sequence[int]] = {
-        "d": kept.dimensions,
-        "a": [head * size + place for head in heads for place in range(size)],
-        "f": kept.neurons[of_layer],
-        "c": kept.head_neurons,
-        "h": heads,
-    }
-    for axis, letter in enumerate(weight.axes):
-        if letter in chosen:
-            tensor = tensor.index_select(axis, torch.tensor(chosen[letter], device=tensor.device))
-    return tensor.float().cpu().clone()
-
-
-def _weights(model: PreTrainedModel) -> list[_Weight]:
-    family, prefix = _family(model.config), layers_prefix(model)
-    width = _sizes(model.config)[0]
-    rest = dict(family.rest)
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, str, Tensor, str, int | None]]:
+    """Yields each tensor of a model: its name, that inside its layer or the encoder, itself, its axes, its layer."""
+    family, width, _, _ = _sizes(model.config)
+    prefix, rest = layers_prefix(model), dict(family.rest)
     if getattr(model.config, "embedding_size", width) != width:
         rest |= _OWN_WIDTH
-    found = []
     for name, tensor in model.state_dict().items():
         layer, local = None, name.removeprefix(f"{model.base_model_prefix}.")
         if name.startswith(prefix):
@@ -346,11 +304,11 @@ def _weights(model: PreTrainedModel) -> list[_Weight]:
         axes = axes[0] if kind == "bias" else axes
         if len(axes) != tensor.dim():
             raise ConfigError(f"{name} has the shape {list(tensor.shape)}, which is not its family's.")
-        found.append(_Weight(name, local, tensor, axes, layer))
-    return found
+        yield name, local, tensor, axes, layer
 
 
-def _family(config: PretrainedConfig) -> _Family:
+def _sizes(config: PretrainedConfig) -> tuple[_Family, int, int, int]:
+    """Returns the family, width, heads and feed-forward neurons."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise ConfigError(
@@ -358,13 +316,5 @@ def _family(config: PretrainedConfig) -> _Family:
             f"model, only out of {', '.join(sorted(_FAMILIES))}. Build it from a config of its own instead "
             "(student.config), which starts with random weights."
         )
-    return family
-
-
-def _sizes(config: PretrainedConfig) -> tuple[int, int, int]:
-    """Returns width, heads and feed-forward neurons."""
-    return (
-        int(config.hidden_size),
-        int(config.num_attention_heads),
-        int(getattr(config, _family(config).feed_forward)),
-    )
+    neurons = int(getattr(config, family.feed_forward))
+    return family, int(config.hidden_size), int(config.num_attention_heads), neurons
