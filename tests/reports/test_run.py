@@ -208,3 +208,25 @@ def test_a_run_without_contrast(report_world: World, tmp_path: Path) -> None:
     # whatever it learned from, the run's own student is the one that is called so
     assert [model.role for model in report.panels[0].models] == ["teacher", "codir"]
     assert report.panels[0].models[1].layers == 2
+
+
+def test_a_pre_training_shows_what_it_predicts_of_masked_tokens(tmp_path: Path) -> None:
+    rows = [
+        {"name": name, "accuracy": accuracy, "loss": 3.0, "layers": 2, "parameters": 100}
+        for name, accuracy in (("student before", 0.125), ("student", 0.5))
+    ]
+    cost = {"seconds": 75.0, "steps": 1200, "best_step": None}
+    (tmp_path / "codir.yaml").write_text("{command: pretrain, recipe: mlm-pre, corpus: books}")
+    (tmp_path / "run.json").write_text(json.dumps({"state": "finished", "attempts": []}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"scores": {"rows": rows}, "cost": cost}))
+    report = gather(tmp_path)
+    assert report.words == [
+        "The student predicts 50.0% of the held-out masked tokens, 12.5% before its pre-training."
+    ]
+    assert (report.title, report.subtitle) == ("Pre-trained student", "pre-trained with mlm-pre, on books")
+    assert [(model.role, model.score, model.layers) for model in report.panels[0].models] == [
+        ("other", 0.125, 2),
+        ("codir", 0.5, 2),
+    ]
+    assert report.costs == [("training of the student", "1 min 15 s, 1,200 steps")]
+    assert {"curves", "similarity", "confusions"} <= set(dict(report.missing))

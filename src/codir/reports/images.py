@@ -114,12 +114,13 @@ def _draw(figure: Figure, axes: Any) -> None:
 
 
 def _draw_markers(axes: Any, trace: dict[str, Any]) -> None:
-    """Draws point by point, each with its whiskers and its name; the legend shows the first."""
-    marker, label = trace["marker"], _label(trace)
+    """Draws points with whiskers and names: those of one look in one go, else each by itself."""
+    x, y, marker, label = trace["x"], trace["y"], trace["marker"], _label(trace)
     rim = marker.get("line", {}).get("color", marker["color"])
     given = [marker["color"], marker.get("symbol", "circle"), marker["size"], rim]
-    for number, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
-        colour, shape, size, edge = (each[number] if isinstance(each, list) else each for each in given)
+    rows = list(range(len(x)))
+    for chosen in [[row] for row in rows] if any(isinstance(each, list) for each in given) else [rows]:
+        colour, shape, size, edge = (each[chosen[0]] if isinstance(each, list) else each for each in given)
         look = {"color": _colour(colour), "markeredgecolor": _colour(edge), "marker": _MARKERS[shape]}
         look |= {
             "alpha": marker.get("opacity", 1),
@@ -130,13 +131,15 @@ def _draw_markers(axes: Any, trace: dict[str, Any]) -> None:
         for key, wanted in (("error_x", "xerr"), ("error_y", "yerr")):
             if key in trace:
                 sides = trace[key].get("arrayminus", trace[key]["array"]), trace[key]["array"]
-                look[wanted] = [[side[number]] for side in sides]
-        axes.errorbar([x], [y], label=None if number else label, **look)
-        if trace["mode"] == "markers+text" and trace["text"][number]:
-            vertical, side = trace["textposition"][number].split()
+                look[wanted] = [[side[row] for row in chosen] for side in sides]
+        places = [x[row] for row in chosen], [y[row] for row in chosen]
+        axes.errorbar(*places, label=label if 0 in chosen else None, **look)
+    for row, text in enumerate(trace["text"] if trace["mode"] == "markers+text" else ()):
+        if text:
+            vertical, side = trace["textposition"][row].split()
             (across, ha), (above, va) = _ACROSS[side], _ABOVE[vertical]
             beside = {"textcoords": "offset points", "fontsize": 8, "ha": ha, "va": va}
-            axes.annotate(_plain(trace["text"][number]), (x, y), (across, above), **beside)
+            axes.annotate(_plain(text), (x[row], y[row]), (across, above), **beside)
 
 
 def _label(trace: dict[str, Any]) -> str | None:
