@@ -30,13 +30,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from codir.deploy.latency_models import TARGETS
-from codir.deploy.writing import engine_settings, export_files
+from codir.deploy.timed import TARGETS
+from codir.deploy.writing import export_files, manifest_of
 from codir.engines.engines import load_engine
-from codir.engines.folder import Manifest
 from codir.measure.costs import KNOWN
 from codir.measure.timing import Inputs, time_in_turns
-from codir.models.loading import count_parameters
 from codir.models.student import build_student
 from codir.record.environment import machine
 from codir.runs.progress import quiet_libraries
@@ -78,18 +76,7 @@ def in_engine(model: PreTrainedModel, engine: str, folder: Path, length: int) ->
     target = TARGETS[engine]
     calibration = [tokens(model, 4, length, seed) for seed in range(4)]
     export_files(copy.deepcopy(model), target, folder, tokens(model, 3, 17, 9), calibration)
-    total, embedding = count_parameters(model)
-    Manifest(
-        format=target.format,
-        quantize=target.quantize,
-        precision=target.kind,
-        engine=target.engine,
-        source="benchmark",
-        source_digest="",
-        settings=engine_settings(target),
-        parameters=total,
-        embedding_parameters=embedding,
-    ).write(folder)
+    manifest_of(model, target, "benchmark").write(folder)
     return load_engine(folder)
 
 

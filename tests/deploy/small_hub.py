@@ -15,25 +15,16 @@ HEAD, DONE = "c" * 40, "d" * 40
 
 
 class SmallHub(ThreadingHTTPServer):
-    """Answers what `codir publish` asks about one repository.
-
-    Attributes:
-        exists, private: The repository's state.
-        files: Its content.
-        branches: Its branches.
-        head: The commit at the tip of all of them.
-        asked: What was asked, `METHOD path`, in order.
-        answers: By path, a status to fail with.
-    """
+    """Answers what `codir publish` asks about one repository."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.exists = self.private = False
         self.files: dict[str, bytes] = {}
         self.branches = {"main"}
-        self.head = HEAD
-        self.asked: list[str] = []
-        self.answers: dict[str, int] = {}
+        self.head = HEAD  # the commit at the tip of all branches
+        self.asked: list[str] = []  # `METHOD path`, in order
+        self.answers: dict[str, int] = {}  # by path, a status to fail with
 
     @property
     def address(self) -> str:

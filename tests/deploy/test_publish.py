@@ -18,16 +18,13 @@ from small_hub import DONE, REPO, SmallHub, running
 from typer.testing import CliRunner, Result
 
 from codir import distill
-from codir.cli import publishing
 from codir.cli.main import app
 from codir.deploy.publish import Published, publish
 from codir.engines.folder import Manifest
-from codir.errors import CodirError, ConfigError, InterruptedRunError, ModelError, RunError
+from codir.errors import CodirError, ConfigError, ModelError, RunError
 from codir.files import write_json
 from codir.record.card import run_card
 from codir.record.run_data import inputs_of
-
-HOME = str(Path.home())
 
 
 @pytest.fixture
@@ -47,11 +44,8 @@ def distilled(
     folder = tmp_path_factory.mktemp("world")
     tiny_classifier(layers=2).save_pretrained(folder / "teacher")
     tiny_tokenizer.save_pretrained(folder / "teacher")
-    rows = "".join(
-        f"{word} film,{label}\n" for word, label in (("good", "positive"), ("bad", "negative")) * 8
-    )
     for name in ("train.csv", "dev.csv"):
-        (folder / name).write_text(f"text,label\n{rows}")
+        (folder / name).write_text("text,label\n" + "good film,positive\nbad film,negative\n" * 8)
     distill(
         teacher=str(folder / "teacher"),
         data={"train": str(folder / "train.csv"), "validation": str(folder / "dev.csv"), "max_length": 16},
@@ -76,17 +70,16 @@ def run(distilled: Path, tmp_path: Path) -> Path:
 
 
 def send(
-    folder: Path, hub: SmallHub, token: str | None = "hf_test", **settings: Any
+    folder: Path, hub: SmallHub | None, token: str | None = "hf_test", **settings: Any
 ) -> tuple[Published, str]:
     console = Console(file=io.StringIO(), width=120)
-    api = HfApi(endpoint=hub.address, token=token)
-    return publish(folder, REPO, console=console, api=api, **settings), console.file.getvalue()  # type: ignore[attr-defined]
+    api = HfApi(endpoint=hub.address, token=token) if hub is not None else None
+    done = publish(folder, REPO, console=console, api=api, **settings)
+    return done, console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def look(folder: Path, **settings: Any) -> tuple[Published, str]:
-    console = Console(file=io.StringIO(), width=120)
-    done = publish(folder, REPO, dry_run=True, console=console, **settings)
-    return done, console.file.getvalue()  # type: ignore[attr-defined]
+    return send(folder, None, dry_run=True, **settings)
 
 
 def content(done: Published, name: str) -> str:
@@ -94,83 +87,30 @@ def content(done: Published, name: str) -> str:
     return (each if isinstance(each, bytes) else each.read_bytes()).decode()
 
 
-def export_of(run: Path, folder: Path, **settings: Any) -> Path:
-    """Makes an exported folder by hand, as `codir export --format torch-bf16` would."""
-    folder.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(run / name, folder)
-    (folder / "README.md").write_text("---\ntags: [codir]\n---\n\n# Words\n")
-    values: dict[str, Any] = {
-        "format": "torch-bf16",
-        "quantize": "none",
-        "precision": "bf16",
-        "engine": "torch-bf16",
-    }
-    values |= {
-        "source": str(run.absolute()),
-        "source_digest": "x",
-        "command": f"codir export {run.absolute()}",
-    }
-    Manifest(**{**values, **settings}).write(folder)
-    return folder
-
-
-# What goes and what stays
+# --- what goes, and what stays
 
 
 def test_what_goes_is_an_allowlist(run: Path) -> None:
     (run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    secrets = (
-        "contrast.safetensors",
-        "notes.txt",
-        ".env",
-        "optimizer.pt",
-        "report.html",
-        "log.jsonl",
-        "weights.onnx",
-    )
+    secrets = ("contrast.safetensors", "notes.txt", ".env", "optimizer.pt", "report.html", "log.jsonl")
     for name in secrets:
         (run / name).write_text("secret")
     (run / "LICENSE").write_text("free")
     done, text = look(run)
-    model = ["LICENSE", "README.md", "codir.yaml", "config.json", "environment.json", "metrics.json"]
-    assert list(done.files) == [
-        *model,
-        "model.safetensors",
-        "table.md",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    told = ["LICENSE", "README.md", "codir.yaml", "config.json", "environment.json", "metrics.json"]
+    weights = ["model.safetensors", "table.md", "tokenizer.json", "tokenizer_config.json"]
+    assert list(done.files) == [*told, *weights]
     for name in ("checkpoints/", "run.json", *secrets):
         assert name in done.left
         assert name in text
     assert "report.html" in look(run, report=True)[0].files
 
 
-def test_a_dry_run_needs_no_network_and_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    done, text = look(run, private=True, license="mit", language="en,de")
-    assert done.commit is None
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    for piece in (
-        REPO,
-        "(private)",
-        "model.safetensors",
-        "9 files",
-        "license: mit",
-        "- de",
-        "nothing was sent",
-    ):
-        assert piece in text, piece
-
-
 def test_a_model_goes_there_as_one_commit_and_can_be_used(run: Path, hub: SmallHub, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     done, text = send(run, hub, private=True)
-    assert done.commit == DONE
-    assert hub.private
+    assert (done.commit, hub.private) == (DONE, True)
     assert sum("commit" in each for each in hub.asked) == 1
     assert hub.files.keys() == done.files.keys()
     assert text.rstrip().endswith(f"Published: {done.url}")
@@ -187,40 +127,53 @@ def test_a_model_goes_there_as_one_commit_and_can_be_used(run: Path, hub: SmallH
 
 def test_an_update_leaves_no_old_parts_behind(run: Path, hub: SmallHub) -> None:
     hub.exists = True
-    old = (
-        "model-00001-of-00002.safetensors",
-        "vocab.txt",
-        "photo.png",
-        "onnx/deployment.json",
-        "onnx/model.onnx",
-    )
+    old = ("model-00001-of-00002.safetensors", "vocab.txt", "photo.png", "onnx/model.onnx")
     hub.files = dict.fromkeys(old, b"old")
-    with pytest.raises(RunError, match=r"holds 5 files already .*Add --update"):
+    with pytest.raises(RunError, match=r"holds 4 files already .*Add --update"):
         send(run, hub)
-    assert hub.head != DONE
     done, text = send(run, hub, update=True)
     assert hub.files.keys() == done.files.keys() | set(old[2:])
     assert "a left-over of the model there" in text
-    assert "onnx/ there was exported from the model that is replaced" in " ".join(text.split())
 
 
-# The card
+def test_an_exported_model_goes_into_a_subfolder(run: Path, hub: SmallHub, tmp_path: Path) -> None:
+    folder, there = tmp_path / "bf16", tmp_path / "there"
+    folder.mkdir()
+    there.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(run / name, folder)
+    (folder / "README.md").write_text("---\ntags: [codir]\n---\n\n# Words\n")
+    kind: dict[str, Any] = {"format": "torch-bf16", "quantize": "none", "precision": "bf16"}
+    Manifest(**kind, engine="torch-bf16", source=str(run), command=f"codir export {run}").write(folder)
+    (folder / "notes.txt").write_text("mine")
+    send(run, hub)
+    done, _ = send(folder, hub, subfolder="torch-bf16")  # what lies above is not in the way
+    assert done.left == ["notes.txt"]
+    for name in done.files:
+        assert name.startswith("torch-bf16/")
+        (there / name.removeprefix("torch-bf16/")).write_bytes(hub.files[name])
+    manifest = Manifest.read(there)
+    manifest.check_files(there)
+    assert (manifest.source, manifest.command) == (".../student", "codir export .../student")
+    with pytest.raises(RunError, match=r"holds 6 files already .torch-bf16/README"):
+        send(folder, hub, subfolder="torch-bf16")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(ModelError, match="truncated"):
+        look(folder)
+
+
+# --- the card
 
 
 def test_the_card_goes_under_the_repositorys_name(run: Path) -> None:
     done, _ = look(run, license="apache-2.0", language="en")
     text = content(done, "README.md")
     data = ModelCard(text, ignore_metadata_errors=False).data.to_dict()
-    assert (data["license"], data["language"], data["pipeline_tag"]) == (
-        "apache-2.0",
-        ["en"],
-        "text-classification",
-    )
+    assert (data["license"], data["language"]) == ("apache-2.0", ["en"])
     assert data["model-index"][0]["name"] == "small"
     assert done.metadata == data
     assert "\n# small\n" in text
     assert f"path = '{REPO}'\n" in text
-    assert "No licence is given" not in done.notes
 
 
 def test_a_card_edited_by_hand_goes_as_it_is_and_a_missing_one_is_built(run: Path) -> None:
@@ -239,26 +192,20 @@ def test_a_card_edited_by_hand_goes_as_it_is_and_a_missing_one_is_built(run: Pat
     assert ModelCard(content(done, "README.md")).data.to_dict()["pipeline_tag"] == "text-classification"
     assert "# Only words" in content(done, "README.md")
     assert "no front matter" in text
+    for front in ("tags: [a", "- a\n- b", "model-index:\n- name: x\n  results:\n  - metrics: 3"):
+        path.write_text(f"---\n{front}\n---\n\n# Words\n")
+        with pytest.raises(RunError, match=r"README.md: the front matter .* Mend it, or delete the file"):
+            look(run)
 
 
-@pytest.mark.parametrize(
-    "front", ["tags: [a\nlicense: mit", "- a\n- b", "model-index:\n- name: x\n  results:\n  - metrics: 3"]
-)
-def test_front_matter_the_hub_could_not_read_is_refused(run: Path, front: str) -> None:
-    (run / "README.md").write_text(f"---\n{front}\n---\n\n# Words\n")
-    with pytest.raises(RunError, match=r"README.md: the front matter .* Mend it, or delete the file"):
-        look(run)
-
-
-# What is personal
+# --- what is personal
 
 
 def test_no_path_of_this_machine_goes(run: Path, distilled: Path) -> None:
     world = distilled.parent
     command = f"codir distill --teacher {world}/teacher --train={world}/train.csv"
-    write_json(
-        run / "environment.json", {**json.loads((run / "environment.json").read_text()), "command": command}
-    )
+    environment = json.loads((run / "environment.json").read_text())
+    write_json(run / "environment.json", {**environment, "command": command})
     write_json(run / "latency.json", {"rows": [{"path": f"{world}/student"}]})
     (run / "report.html").write_text(f"<p>{world}/teacher</p>")
     done, text = look(run, report=True)
@@ -267,9 +214,8 @@ def test_no_path_of_this_machine_goes(run: Path, distilled: Path) -> None:
     settings = yaml.safe_load(content(done, "codir.yaml"))
     assert (settings["teacher"], settings["data"]["train"]) == (".../teacher", ".../train.csv")
     assert settings["training"] == yaml.safe_load((run / "codir.yaml").read_text())["training"]
-    assert json.loads(content(done, "environment.json"))["command"] == (
-        "codir distill --teacher .../teacher --train=.../train.csv"
-    )
+    short = "codir distill --teacher .../teacher --train=.../train.csv"
+    assert json.loads(content(done, "environment.json"))["command"] == short
     assert "distilled from `.../teacher`" in content(done, "README.md")
     assert f"{world}/teacher to .../teacher" in " ".join(text.split())  # the user sees what is cut
     assert isinstance(done.files["metrics.json"], Path)  # nothing to cut, so it goes as it is
@@ -280,37 +226,12 @@ def test_a_home_folder_or_a_token_that_is_left_is_refused(run: Path) -> None:
     with pytest.raises(RunError, match=r"report.html, line 2, holds a token"):
         look(run, report=True)
     config = json.loads((run / "config.json").read_text())
-    write_json(run / "config.json", {"x": f"{HOME}/y", **config})
+    write_json(run / "config.json", {"x": f"{Path.home()}/y", **config})
     with pytest.raises(RunError, match=r"config.json, line 2, names your home folder"):
         look(run)
 
 
-# Exported models
-
-
-def test_an_exported_model_goes_into_a_subfolder(run: Path, hub: SmallHub, tmp_path: Path) -> None:
-    folder = export_of(run, tmp_path / "bf16")
-    (folder / "notes.txt").write_text("mine")
-    send(run, hub)
-    done, _ = send(folder, hub, subfolder="torch-bf16")  # what lies above is not in the way
-    assert done.left == ["notes.txt"]
-    there = tmp_path / "there"
-    there.mkdir()
-    for name in done.files:
-        assert name.startswith("torch-bf16/")
-        (there / name.removeprefix("torch-bf16/")).write_bytes(hub.files[name])
-    manifest = Manifest.read(there)
-    manifest.check_files(there)
-    assert (manifest.source, manifest.command) == (".../student", "codir export .../student")
-    with pytest.raises(RunError, match=r"holds 6 files already .torch-bf16/README"):
-        send(folder, hub, subfolder="torch-bf16")
-    send(folder, hub, subfolder="torch-bf16", update=True)
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
-    with pytest.raises(ModelError, match="truncated"):
-        look(folder)
-
-
-# Folders that cannot go
+# --- folders that cannot go
 
 
 def test_bad_folders(run: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
@@ -318,17 +239,10 @@ def test_bad_folders(run: Path, tmp_path: Path, tiny_model_dir: Callable[..., Pa
         look(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="is a file"):
         look(run / "README.md")
-    with pytest.raises(ModelError, match="no run of codir: `hf upload"):
+    with pytest.raises(ModelError, match=r"neither a run folder nor an exported folder.*hf upload"):
         look(tiny_model_dir())
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="neither a run folder nor an exported folder"):
-        look(tmp_path / "empty")
-
-
-@pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
-def test_an_unfinished_run(run: Path, state: str) -> None:
-    write_json(run / "run.json", {"state": state})
-    with pytest.raises(RunError, match=rf"not finished .it is {state}.*--resume"):
+    write_json(run / "run.json", {"state": "interrupted"})
+    with pytest.raises(RunError, match=r"not finished .it is interrupted.*--resume"):
         look(run)
 
 
@@ -346,16 +260,13 @@ def _not_finite(path: Path) -> None:
     ("name", "spoil", "message"),
     [
         ("model.safetensors", _cut, "truncated or damaged"),
-        ("model.safetensors", Path.unlink, "model.safetensors is missing"),
         ("model.safetensors", _not_finite, "not finite"),
         ("config.json", Path.unlink, "config.json is missing"),
         ("tokenizer.json", Path.unlink, "no tokenizer"),
-        ("metrics.json", _cut, "metrics.json is damaged"),
         ("metrics.json", Path.unlink, "metrics.json is missing"),
-        ("metrics.json", lambda path: path.write_text("[]"), "holds no results"),
+        ("metrics.json", lambda path: path.write_text("[]"), "damaged: it holds no results"),
         ("environment.json", _cut, "environment.json is damaged"),
         ("codir.yaml", Path.unlink, "codir.yaml is missing"),
-        ("codir.yaml", lambda path: path.write_text("a: [1"), "codir.yaml"),
         ("README.md", lambda path: path.write_bytes(b"\xff\n"), "line 1: not UTF-8"),
     ],
 )
@@ -365,18 +276,14 @@ def test_a_damaged_folder(run: Path, name: str, spoil: Callable[[Path], Any], me
         look(run)
 
 
-# The repository
+# --- the repository
 
 
 @pytest.mark.parametrize(
     ("repo", "settings", "message"),
     [
-        *(
-            (repo, {}, "Give user/model-name")
-            for repo in ("model", "a/b/c", "ann/with space", "ann/-x", "ann/x.git")
-        ),
+        *((repo, {}, "Give user/model-name") for repo in ("model", "a/b/c", "ann/with space")),
         (REPO, {"revision": "refs/pr/1"}, "no name of a branch"),
-        (REPO, {"revision": "a b"}, "no name of a branch"),
         (REPO, {"subfolder": "../x"}, "no name of a folder"),
     ],
 )
@@ -385,11 +292,6 @@ def test_bad_settings_are_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         publish(tmp_path / "nowhere", repo, dry_run=True, **settings)
-
-
-def test_a_report_must_be_there(run: Path) -> None:
-    with pytest.raises(ConfigError, match="codir report"):
-        look(run, report=True)
 
 
 def test_private_is_never_public(run: Path, hub: SmallHub) -> None:
@@ -406,33 +308,33 @@ def test_another_branch_is_made(run: Path, hub: SmallHub) -> None:
     assert hub.branches == {"main", "v2"}
     assert done.url.endswith(f"/{REPO}/tree/v2")
     assert hub.asked[-1].endswith("commit/v2")
-    send(run, hub, revision="v2", update=True)
-    assert sum("/branch/" in each for each in hub.asked) == 1
 
 
-def test_no_is_no(run: Path, hub: SmallHub) -> None:
+def test_no_is_no_and_somebody_else_may_be_faster(run: Path, hub: SmallHub) -> None:
     asked: list[str] = []
     with pytest.raises(ConfigError, match="Nothing was sent"):
         send(run, hub, confirm=lambda question: bool(asked.append(question)))
     assert asked == [f"Send this to {REPO} as ann?"]
     assert not hub.exists
+    hub.exists = True
 
+    def meanwhile(question: str) -> bool:
+        hub.head = "e" * 40
+        return True
 
-# When the Hub says no
+    with pytest.raises(RunError, match="changed by somebody else meanwhile"):
+        send(run, hub, confirm=meanwhile)
+    assert not hub.files
 
 
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
         (f"models/{REPO}", 403, "look at ann/small: the token may not write"),
-        ("repos/create", 403, "make the repository ann/small: the token may not write there .403"),
         ("repos/create", 409, "made or changed by somebody else.*--update"),
-        (f"models/{REPO}/preupload/main", 403, "send the files to ann/small: the token may not write"),
         (f"models/{REPO}/commit/main", 401, "Log in again.*was made and can be used"),
-        (f"models/{REPO}/commit/main", 404, "no such repository"),
-        (f"models/{REPO}/commit/main", 500, "fault of its own .500"),
-        (f"models/{REPO}/commit/main", 418, "refused .418.: no"),
-        ("validate-yaml", 400, "Invalid metadata in README.md.*Mend README.md"),
+        (f"models/{REPO}/commit/main", 418, "send the files to ann/small: the Hub refused .418.: no"),
+        ("validate-yaml", 400, "Invalid metadata in README.md"),
     ],
 )
 def test_what_the_hub_refuses_is_a_sentence(
@@ -447,68 +349,50 @@ def test_what_the_hub_refuses_is_a_sentence(
     assert send(run, hub)[0].commit  # the same command goes on
 
 
-def test_somebody_else_was_faster(run: Path, hub: SmallHub) -> None:
-    hub.exists = True
-
-    def meanwhile(question: str) -> bool:
-        hub.head = "e" * 40
-        return True
-
-    with pytest.raises(RunError, match="changed by somebody else meanwhile"):
-        send(run, hub, confirm=meanwhile)
-    assert not hub.files
-
-
 def test_without_token_or_network(
     run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=r"does not know the token .401.*hf auth login"):
         send(run, hub, token="hf_wrong")
-    assert hub.asked == ["GET whoami-v2"]
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
+    for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
+        monkeypatch.setattr(constants, name, str(tmp_path / name))
     with pytest.raises(ConfigError, match=r"no token.*hf auth login"):
         send(run, hub, token=None)
-    with pytest.raises(RunError, match=r"ask the Hub who you are.*cannot be reached.*HTTPS_PROXY"):
+    with pytest.raises(RunError, match="Could not ask the Hub who you are"):
         publish(run, REPO, api=HfApi(endpoint="http://127.0.0.1:9", token="hf_test"))
 
 
-def test_an_interrupted_upload_says_that_nothing_changed(
-    run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    hub.exists = True
-    monkeypatch.setattr(HfApi, "create_commit", interrupted)
-    with pytest.raises(InterruptedRunError, match="Nothing in the repository was changed: the same command"):
-        send(run, hub)
+# --- the command line
 
 
-# The command line
-
-
-def command(*arguments: object, given: str | None = None) -> Result:
+def command(*arguments: object) -> Result:
     environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    return CliRunner(env=environment).invoke(app, ["publish", *map(str, arguments)], input=given)
+    return CliRunner(env=environment).invoke(app, ["publish", *map(str, arguments)])
 
 
-def test_the_command_shows_and_asks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_shows_and_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    done = command(run, REPO, "--dry-run", "--license", "mit", "--subfolder", "small")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    flags = ["--dry-run", "--license", "mit", "--language", "en,de", "--subfolder", "sub", "--private"]
+    done = command(run, REPO, *flags)
     assert done.exit_code == 0, done.output
-    assert "small/model.safetensors" in done.output
+    for piece in (
+        f"{REPO} (private)",
+        "sub/model.safetensors",
+        "9 files",
+        "license: mit",
+        "- de",
+        "nothing was sent",
+    ):
+        assert piece in done.output, piece
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     for arguments, message in (
         ([], "add --yes"),
-        (["--with", "int8"], "codir publish int8 ann/small --subfolder"),
         (["--yes"], "OFFLINE"),
         (["--dry-run", "--report"], "report.html"),
     ):
         done = command(run, REPO, *arguments)
-        assert done.exit_code == 2
-        assert message in done.output
-    monkeypatch.setattr(publishing, "_at_a_terminal", lambda: True)
-    assert "OFFLINE" in command(run, REPO).output
+        assert (done.exit_code, message in done.output) == (2, True)

@@ -14,20 +14,12 @@ import torch
 import yaml
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from codir.cli.main import app
 from codir.data.glue import GLUE
-from codir.deploy.submission import (
-    FILES,
-    ROWS,
-    archive_bytes,
-    find_test_file,
-    read_test_file,
-    require_complete,
-)
-from codir.deploy.submit import submit
-from codir.deploy.task_models import choose_models
+from codir.deploy.submission import FILES, ROWS, find_test_file, read_test_file
+from codir.deploy.submit import choose_models, submit
 from codir.errors import ConfigError, DataError, ModelError, RunError
 
 N = 6
@@ -145,10 +137,9 @@ def test_missing_tasks_are_filled_and_it_is_said(
     manifest = (tmp_path / "s.md").read_text()
     for said in (out.getvalue(), manifest):
         assert "10 of 11 files have no model's predictions in them (CoLA.tsv, SST-2.tsv, STS-B.tsv," in said
-        assert "filled in: always 1" in said
-        assert "filled in: 2.0 and 3.0 in turns" in said
+        assert "filled in: 2.0 and 3.0" in said
         assert "no result of yours" in said
-    assert "| MRPC.tsv | 6 |" in manifest
+    assert "| MRPC.tsv |" in manifest
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         assert archive.namelist() == list(FILES)  # the manifest lies beside the archive, not in it
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -166,7 +157,7 @@ def test_diagnostic_data_may_be_missing_or_elsewhere(
     shutil.rmtree(glue / "AX")
     result = submit(entry, glue, tmp_path / "c.zip", quiet=True)
     assert "AX.tsv" in result.filled
-    assert any("although there is a model for mnli" in note for note in result.notes)
+    assert any("although there is a model" in note for note in result.notes)
     with pytest.raises(ConfigError, match=r"no test data, for CoLA.*AX\.tsv"):
         submit(entry, glue, tmp_path / "d.zip", fill=False)
 
@@ -182,12 +173,13 @@ def test_classes_are_matched_by_name(tmp_path: Path, glue: Path, model: Callable
 
 
 def test_other_classes_are_refused(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
-    with pytest.raises(DataError, match=r"negative.*positive"):
-        submit([f"sst2={model('cola')}"], glue, tmp_path / "s.zip", quiet=True)
-    with pytest.raises(ModelError, match="3 outputs"):
-        submit([f"stsb={model('mnli')}"], glue, tmp_path / "s.zip", quiet=True)
-    with pytest.raises((DataError, ModelError)):
-        submit([f"mrpc={model('stsb')}"], glue, tmp_path / "s.zip", quiet=True)
+    for task, other, message in (
+        ("sst2", "cola", r"negative.*positive"),
+        ("stsb", "mnli", "3 outputs"),
+        ("mrpc", "stsb", "output"),
+    ):
+        with pytest.raises((DataError, ModelError), match=message):
+            submit([f"{task}={model(other)}"], glue, tmp_path / "s.zip", quiet=True)
     assert not (tmp_path / "s.zip").exists()
 
 
@@ -202,10 +194,9 @@ def test_scores_are_clipped_and_it_is_said(
     raw = logits(folder, PAIRS)[:, 0]
     outside = int(((raw < 0) | (raw > 5)).sum())
     assert outside
-    assert any(f"{outside} scores were outside of 0 to 5 and were clipped" in note for note in result.notes)
-    assert [float(x) for x in written(tmp_path / "s.zip")["STS-B.tsv"]] == pytest.approx(
-        raw.clamp(0, 5).tolist(), abs=1e-5
-    )
+    assert f"STS-B.tsv: {outside} scores were outside of 0 to 5 and were clipped." in result.notes
+    found = [float(word) for word in written(tmp_path / "s.zip")["STS-B.tsv"]]
+    assert found == pytest.approx(raw.clamp(0, 5).tolist(), abs=1e-5)
 
 
 def test_texts_are_cut_where_training_cut_them(
@@ -231,58 +222,70 @@ def test_nan_leaves_nothing(tmp_path: Path, glue: Path, tiny_classifier, tiny_to
     assert {path.name for path in tmp_path.iterdir()} == {"glue", "m"}
 
 
-def test_outputs_are_not_overwritten(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
-    entry, out = [f"rte={model('rte')}"], tmp_path / "s.zip"
-    with pytest.raises(ConfigError, match=r"ends in \.zip"):
-        submit(entry, glue, tmp_path / "s.tar")
-    out.write_text("precious")
-    with pytest.raises(RunError, match=r"s\.zip exists already.*--overwrite"):
-        submit(["rte=no/such/model"], glue, out)
-    assert out.read_text() == "precious"
-    submit(entry, glue, out, overwrite=True, quiet=True)
+def test_the_command_and_what_it_does_not_overwrite(
+    tmp_path: Path, glue: Path, model: Callable[..., Path]
+) -> None:
+    out, environment = tmp_path / "s.zip", {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+    def run(*flags: str, output: Path = out) -> tuple[int, str]:
+        given = ["submit", *models, "--data-dir", str(glue), "--output", str(output), *flags]
+        ended = CliRunner(env=environment).invoke(app, given)
+        return ended.exit_code, ended.output
+
+    models = ["--models", f"mrpc={model('mrpc')},cola={model('cola')}", "--models", f"rte={model('rte')}"]
+    code, text = run()
+    assert code == 0, text
+    assert "8 of 11 files have no model's predictions" in text
+    assert "gluebenchmark.com/submit" in text
     first = out.read_bytes()
+    for flags, output, message in (
+        ((), tmp_path / "s.tar", "ends in .zip"),
+        ((), out, "s.zip exists already"),
+        (("--overwrite", "--no-fill"), out, "leave out --no-fill"),
+    ):
+        code, text = run(*flags, output=output)
+        assert (code, message in text) == (2, True)
+    assert out.read_bytes() == first
     out.unlink()
-    with pytest.raises(RunError, match=r"s\.md exists already"):
-        submit(entry, glue, out)
-    submit(entry, glue, out, overwrite=True, quiet=True)
+    assert "s.md exists already" in run()[1]
+    assert run("--overwrite")[0] == 0
     assert out.read_bytes() == first  # the same predictions give the same bytes
 
 
 # --- the test files -----------------------------------------------------------------------------------------------
 
 
-def test_test_files_other_than_the_official_ones_are_refused(tmp_path: Path, glue: Path) -> None:
-    def refused(task: str, name: str, match: str) -> None:
-        with pytest.raises(DataError, match=match):
-            submit([f"{task}=no/such/model"], glue, tmp_path / "s.zip")
-        write_test(glue / name)
-
-    path = glue / "MRPC/test.tsv"
-    write_test(path, N - 1)
-    refused(
-        "mrpc",
-        "MRPC/test.tsv",
-        r"has 5 rows, but the official test set of MRPC\.tsv has 6.*part of a test set",
-    )
-    path.write_text(path.read_text().replace("\n3\t", "\n7\t"))
-    refused("mrpc", "MRPC/test.tsv", r"line 5: the index is '7', expected 3")
-    path.write_text(path.read_text().replace("#2 String", "#2 Strings"))
-    refused("mrpc", "MRPC/test.tsv", r"no column '#2 String' \(did you mean '#2 Strings'")
-    path.write_text(path.read_text().replace("\n2\tx\t", "\n2\t"))
-    refused("mrpc", "MRPC/test.tsv", "line 4: 4 fields, expected 5")
-    path.write_text("")
-    refused("mrpc", "MRPC/test.tsv", "is empty")
-    (glue / "CoLA/test.tsv").write_text(
-        "gj04\t1\t\ta cat\n" * (N + 1)
-    )  # a file without header, such as dev.tsv
-    refused("cola", "CoLA/test.tsv", "no column 'index'")
-    dev = "index\tsentence1\tsentence2\tlabel\n" + "".join(f"{i}\ta\tb\tentailment\n" for i in range(N))
-    (glue / "RTE/test.tsv").write_text(dev)
-    refused("rte", "RTE/test.tsv", "has labels")
-    path.unlink()
-    refused("mrpc", "MRPC/test.tsv", r"not the official test file \(test\.tsv\).*leave out the model")
-    with pytest.raises(DataError, match="does not exist"):
-        submit(["mrpc=no/such/model"], tmp_path / "nowhere", tmp_path / "s.zip")
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "MRPC/test.tsv",
+            lambda text: text[: text.rindex("5\t")],
+            r"has 5 rows, but the official.*has 6.*part of",
+        ),
+        (
+            "MRPC/test.tsv",
+            lambda text: text.replace("\n3\t", "\n7\t"),
+            r"line 5: the index is '7', expected 3",
+        ),
+        ("MRPC/test.tsv", lambda text: text.replace("#2 String", "#2 Strings"), r"mean '#2 Strings'"),
+        ("MRPC/test.tsv", lambda text: text.replace("\n2\tx\t", "\n2\t"), "line 4: 4 fields, expected 5"),
+        ("MRPC/test.tsv", lambda text: "", "is empty"),
+        ("MRPC/test.tsv", None, r"not the official test file \(test\.tsv\).*leave out the model"),
+        ("CoLA/test.tsv", lambda text: "gj04\t1\t\ta cat\n" * (N + 1), "no column 'index'"),  # like dev.tsv
+        ("RTE/test.tsv", lambda text: text.replace("sentence2\n", "sentence2\tlabel\n", 1), "has labels"),
+    ],
+)
+def test_test_files_other_than_the_official_ones_are_refused(
+    tmp_path: Path, glue: Path, name: str, change: Callable[[str], str] | None, message: str
+) -> None:
+    path = glue / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=message):
+        submit([f"{name.partition('/')[0].lower()}=no/such/model"], glue, tmp_path / "s.zip")
     assert not (tmp_path / "s.zip").exists()
 
 
@@ -329,7 +332,7 @@ def test_models_are_named_one_by_one(tmp_path: Path) -> None:
         choose_models(["cola=a", "CoLA=b"])
     with pytest.raises(ConfigError, match="There is no model"):
         choose_models([" , "])
-    with pytest.raises(ConfigError, match="there is no such folder"):
+    with pytest.raises(ConfigError, match="does not exist"):
         choose_models([str(tmp_path / "none")])
 
 
@@ -362,7 +365,6 @@ def test_a_folder_of_runs_gives_the_best_of_each_task(tmp_path: Path) -> None:
     run("trials/mrpc/kd/3", "mrpc", "distill", 0.9, state="running")
     run("trials/mrpc/kd/2/comparison/kd", "mrpc", "distill", 0.95)  # part of a run, not one of its own
     teacher = run("teachers/cola", "cola", "finetune", 0.3)
-    run("other", "acceptability", "finetune", 1.0)
     run(".hidden", "rte", "finetune", 1.0)
     chosen = choose_models([str(tmp_path / "runs")])
     assert {task: choice.model for task, choice in chosen.items()} == {
@@ -372,32 +374,8 @@ def test_a_folder_of_runs_gives_the_best_of_each_task(tmp_path: Path) -> None:
     assert "of 2 distilled runs" in chosen["mrpc"].notes[0]
     assert "f1 0.8000" in chosen["mrpc"].notes[0]
     assert chosen["cola"].notes == ()
-    with pytest.raises(ConfigError, match=r"no finished run of a GLUE task \(1 are not finished\)"):
+    with pytest.raises(ConfigError, match="no finished run of a GLUE task"):
         choose_models([str(run("late/mrpc", "mrpc", "distill", 1.0, state="failed").parent)])
-
-
-# --- command line -------------------------------------------------------------------------------------------------
-
-
-def run_cli(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
-        app, ["submit", *arguments]
-    )
-
-
-def test_the_command(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
-    out = tmp_path / "s.zip"
-    models = ["--models", f"mrpc={model('mrpc')},cola={model('cola')}", "--models", f"rte={model('rte')}"]
-    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
-    assert ended.exit_code == 0, ended.output
-    assert "8 of 11 files have no model's predictions" in ended.output
-    assert "gluebenchmark.com/submit" in ended.output
-    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out))
-    assert (ended.exit_code, "--overwrite" in ended.output) == (2, True)
-    ended = run_cli(*models, "--data-dir", str(glue), "--output", str(out), "--overwrite", "--no-fill")
-    assert (ended.exit_code, "leave out --no-fill" in ended.output) == (2, True)
-    ended = run_cli("--models", "mrpc=a", "--output", "s.zip")
-    assert (ended.exit_code, "--data-dir" in ended.output) == (2, True)
 
 
 # --- the format ---------------------------------------------------------------------------------------------------
@@ -419,34 +397,11 @@ def test_official_numbers_of_rows() -> None:
 def test_words_stand_for_the_classes_of_the_task() -> None:
     for file in FILES.values():
         labels = GLUE[file.task].task.labels or ()
-        assert len(file.words) == len(labels)
-        assert file.words in (labels, ("0", "1"), ())
+        assert file.words in (labels, ("0", "1")[: len(labels)])
         assert not file.words or set(file.fill) <= set(file.words)
-    for name, first in {
-        "CoLA.tsv": "unacceptable",
-        "MRPC.tsv": "not_equivalent",
-        "QQP.tsv": "not_duplicate",
-    }.items():
-        assert (GLUE[FILES[name].task].task.labels or ("",))[0] == first  # is written as 0
+    first = {"CoLA.tsv": "unacceptable", "MRPC.tsv": "not_equivalent", "QQP.tsv": "not_duplicate"}
+    assert {name: (GLUE[FILES[name].task].task.labels or ("",))[0] for name in first} == first  # written as 0
     assert {file.task for file in FILES.values()} == set(GLUE)
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "message"),
-    [
-        ("MRPC.tsv", ["1"] * (N - 1), "5 rows, the test set has 6"),
-        ("MRPC.tsv", ["1"] * (N - 1) + ["equivalent"], "row 5: the prediction 'equivalent'"),
-        ("RTE.tsv", ["0"] * N, "row 0: the prediction '0'"),
-        ("STS-B.tsv", ["5.1"] * N, "row 0: the prediction '5.1'"),
-    ],
-)
-def test_an_archive_the_server_would_refuse_is_noticed(
-    glue: Path, name: str, words: list[str], message: str
-) -> None:
-    filled = {each: file.filled() for each, file in FILES.items()}
-    require_complete(archive_bytes(filled))
-    with pytest.raises(AssertionError, match=message):
-        require_complete(archive_bytes({**filled, name: words}))
 
 
 # --- the real test files ------------------------------------------------------------------------------------------

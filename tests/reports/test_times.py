@@ -11,7 +11,7 @@ import pytest
 from reading import gather
 from small_world import World
 
-from codir.deploy.latency_table import LatencyResult, LatencyRow
+from codir.deploy.latency import LatencyResult, LatencyRow
 from codir.engines.folder import Manifest
 from codir.errors import RunError
 from codir.measure.timing import RealLengths, Timing

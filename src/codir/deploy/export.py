@@ -2,41 +2,95 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import json
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.config.config import DataConfig
 from codir.data.encoding import cuts_unsaid, length_limit
-from codir.data.task import TaskData
+from codir.data.glue import HUB, glue_task
 from codir.deploy import check
-from codir.deploy.card import export_card, padding_words
-from codir.deploy.export_data import calibration_batches, probe_texts, validation_data
-from codir.deploy.export_result import ExportResult, print_result
-from codir.deploy.writing import engine_settings, export_files, model_inputs, refuse_family, require_packages
-from codir.engines.engines import Classifier, open_engine
-from codir.engines.folder import Manifest, is_deployed, new_folder, require_new, weight_files
-from codir.engines.formats import Target
-from codir.errors import ConfigError, DataError, ModelError
-from codir.files import at_home, require_disk, write_text
+from codir.deploy.settings import ExportSettings, settings_of
+from codir.deploy.writing import export_files, manifest_of, model_inputs, require_packages
+from codir.engines.engines import ONNX_FILE, OPENVINO_FILE, Classifier, DeployedClassifier, open_engine
+from codir.engines.folder import Manifest, Target, is_deployed, new_folder, require_new
+from codir.errors import ConfigError, ModelError
+from codir.files import at_home, human_bytes, read_json, require_disk, write_text
 from codir.kinds import kind_of
 from codir.models.check import behaviour, load_tokenizer_for
-from codir.models.loading import count_parameters, load_classifier, resolve
+from codir.models.config_file import position_limit
+from codir.models.labels import class_names
+from codir.models.loading import load_classifier, resolve
 from codir.printing import Console, progress_bar, terminal
-from codir.record.environment import command_line, versions
-from codir.record.run_data import Chosen, choose_data, describe, inputs_of
+from codir.record.card import card_data, eval_results, fill_template, hub_ancestor
+from codir.record.environment import command_line, short_command, short_paths, versions
+from codir.record.run_data import Chosen, choose_data, inputs_of
 from codir.runs.evaluate import EvaluationResult, evaluate_model
+from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 
-CALIBRATION = 300  # examples; 1,200 gave the same differences on real students, 64 slightly larger ones
-PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
+
+
+@dataclass
+class ExportResult(Tabular):
+    """What was written and what the checks found; `before` and `after` are None without a task."""
+
+    output: Path
+    target: Target
+    manifest: Manifest  # its `checks` are the figures of the comparison
+    source_bytes: int  # of the source's weights in fp32
+    before: EvaluationResult | None = None
+    after: EvaluationResult | None = None
+    notes: list[str] = field(default_factory=list)  # what the user should know
+
+    def table(self) -> Table:
+        """Returns two lines, source and export: size, metrics, difference and agreement."""
+        figures = self.manifest.checks
+        before = self.before.flat_metrics() if self.before else {}
+        after = self.after.flat_metrics() if self.after else {}
+        scores = figures["answers"] == "scores"
+        columns = (
+            Column("model", left=True),
+            Column("size", human_bytes),
+            *(Column(name, "{:.4f}".format) for name in before),
+            Column("largest difference", "{:.2g}".format),
+            Column("mean", "{:.2g}".format),
+            Column("correlation" if scores else "same answers", ("{:.4f}" if scores else "{:.2%}").format),
+        )
+        compared = (figures["largest_difference"], figures["mean_difference"], figures["agreement"])
+        rows = (
+            ("torch fp32", self.source_bytes, *before.values(), None, None, None),
+            (str(self.target), self.manifest.bytes, *(after[name] for name in before), *compared),
+        )
+        return Table(f"{self.manifest.source} exported to {self.target}", columns, rows)
+
+    def words(self) -> list[str]:
+        """Returns what stands under the table, a line each: the inputs, the notes, what to do with the folder."""
+        figures = self.manifest.checks
+        lines = [
+            f"On {figures['inputs']:,} inputs of {figures['shortest']} to {figures['longest']} tokens, in batches of "
+            f"{figures['smallest_batch']} to {figures['largest_batch']}, against the source with PyTorch in fp32."
+        ]
+        if figures.get("calibration"):
+            lines.append(f"Calibrated on {figures['calibration']}.")
+        if changed := figures["changed"]:
+            lines.append(
+                f"{changed:,} of {figures['judged']} changed their answer; about {figures['undecided']:,} of these the "
+                "source was itself undecided."
+            )
+        predict = (
+            f"codir predict {shlex.quote(str(self.output))} --input texts.txt --output predictions.jsonl"
+        )
+        return [*lines, *self.notes, f"Written to {self.output}. It predicts by itself: {predict}"]
 
 
 def export(
@@ -44,18 +98,11 @@ def export(
     output: str | Path,
     format: str,
     *,
-    quantize: str | None = None,
-    precision: str | None = None,
     data: DataConfig | Mapping[str, Any] | None = None,
     use_run_data: bool = True,
-    max_length: int | None = None,
-    calibration: int = CALIBRATION,
-    max_difference: float | None = None,
-    min_agreement: float | None = None,
-    max_drop: float | None = None,
-    batch_size: int = 32,
     console: Console | None = None,
     quiet: bool = False,
+    **settings: Any,
 ) -> ExportResult:
     """Writes a folder that predicts by itself, whole or not at all, and prints what the checks found.
 
@@ -66,22 +113,14 @@ def export(
         model: run folder, model folder or Hub id of a fine-tuned model.
         output: folder to make; must not exist (an empty one may).
         format: `onnx`, `openvino` or `torch-bf16`.
-        quantize: `int8`, or `none` (the default).
-        precision: `fp32` or `bf16` for what is not quantised; OpenVINO's default is bf16.
         data: a task or files: for the metric before and after, and for OpenVINO's int8 to calibrate on. By default
             those a run folder was made with, so that the metric is on the same examples as the run's own; single
-            settings (a mapping without task and files) win over the run's.
+            settings (a mapping without task and files, such as `{"max_length": 64}`) win over the run's.
         use_run_data: False: no data but those named.
-        max_length: texts are cut to this many tokens in checks and calibration, where `data` does not say it; by
-            default as in the model's run.
-        calibration: number of training examples that OpenVINO's int8 takes its ranges from.
-        max_difference: largest difference of a logit; by default 1e-3 for fp32, no limit for bf16 and int8.
-        min_agreement: least share of equal answers, on the validation examples where there are any, else on made-up
-            inputs; 0.97 by default.
-        max_drop: most points of the main metric (of 100) that may be lost on any validation split; 0.5 by default.
-        batch_size: examples in a batch of the validation data.
         console: where to print; standard output by default.
         quiet: prints nothing.
+        **settings: of `codir.deploy.settings.ExportSettings`: `quantize`, `precision`, `calibration`, the limits
+            `max_difference`, `min_agreement` and `max_drop`, `batch_size`.
 
     Raises:
         ConfigError: unknown or contradicting settings, a package that is not installed.
@@ -90,14 +129,10 @@ def export(
         RunError: the output exists, is being written by another process, or cannot be written.
     """
     one_process_only("codir export")
-    target = Target.of(format, quantize, precision)
-    limits = check.Limits.of(target, max_difference, min_agreement, max_drop)
-    if calibration < 1:
-        raise ConfigError(f"calibration must be at least 1 example, not {calibration}.")
-    output, source = Path(at_home(output)), str(model)
+    wanted = settings_of(ExportSettings, settings)
+    target = Target.of(format, wanted.quantize, wanted.precision)
+    output = Path(at_home(output))
     require_new(output)
-    if max_length is not None and not isinstance(data, DataConfig):
-        data = {"max_length": max_length, **(data or {})}
     chosen = choose_data([model], data, use_run_data)
     if target.needs_data and chosen.config is None:
         raise ConfigError(
@@ -115,42 +150,47 @@ def export(
     resolve(model)
     if chosen.words and not quiet:
         terminal(console).print(chosen.words, highlight=False, soft_wrap=True)
+    length = data.get("max_length") if isinstance(data, Mapping) else None
     with new_folder(output) as folder, cuts_unsaid():
-        result = _export(source, target, limits, folder, output, chosen, max_length, calibration, batch_size)
+        result = _export(str(model), target, wanted, folder, output, chosen, length)
     if not quiet:
-        print_result(result, console)
+        console = terminal(console)
+        console.print(result.to_rich())
+        for line in result.words():
+            console.print(line, highlight=False, soft_wrap=line.startswith("Written"))
     return result
 
 
 def _export(
     source: str,
     target: Target,
-    limits: check.Limits,
+    wanted: ExportSettings,
     folder: Path,
     output: Path,
     chosen: Chosen,
     max_length: int | None,
-    calibration: int,
-    batch_size: int,
 ) -> ExportResult:
     """Fills the folder: calibrates, writes, measures before and after, compares, and last of all the manifest."""
     notes: list[str] = []
     model = load_classifier(source)
     tokenizer = load_tokenizer_for(model, source)
-    refuse_family(model, target, source)
     inputs = inputs_of(source)
     asked = max_length if chosen.config is None else chosen.config.max_length
     if asked is None and inputs is not None and (asked := inputs.max_length) is not None:
         notes.append(f"{inputs.words({'max_length': asked})}")
-    task = _task(model, target, chosen, notes)
+    task = None
+    if chosen.config is not None:
+        with check.of_run(chosen):
+            task = check.validation_data(model, chosen.config)
     batches, calibrated = [], None
     if task is not None and chosen.config is not None:
         notes += task.notes
         if target.needs_data:
-            found = calibration_batches(model, tokenizer, chosen.config, task, calibration)
-            batches, calibrated, more = found
-            notes += more
-    texts = probe_texts(task)
+            count = wanted.calibration
+            found = check.calibration_batches(model, tokenizer, chosen.config, task, count)
+            batches, calibrated = found[:2]
+            notes += found[2]
+    texts = check.probe_texts(task)
     paired = [text for text in texts if not isinstance(text, str)]
     sample = next(check.probes(paired or texts, tokenizer, [(3, 12)]))
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -158,26 +198,7 @@ def _export(
     with progress_bar(f"exporting to {target}"):
         export_files(model, target, folder, sample, batches, source)
         tokenizer.save_pretrained(folder)
-
-    total, embedding = count_parameters(model)
-    limit = length_limit(asked, model.config)
-    manifest = Manifest(
-        format=target.format,
-        quantize=target.quantize,
-        precision=target.kind,
-        engine=target.engine,
-        source=source,
-        source_digest=weights_digest(model),
-        settings=engine_settings(target),
-        task=None if task is None else task.task.name,
-        max_length=limit if limit is not None else asked,
-        reads=None if inputs is None else {**inputs.values(), "max_length": asked},
-        parameters=total,
-        embedding_parameters=embedding,
-        versions={name: version for name, version in (versions() | versions(PACKAGES)).items() if version},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command_line(),
-    )
+    manifest = manifest_of(model, target, source)
     engine = open_engine(folder, manifest)
 
     def measured(which: Classifier, what: str) -> EvaluationResult | None:
@@ -185,78 +206,88 @@ def _export(
             return None
         with progress_bar(f"measuring the {what} on {task.task.name}"):
             return evaluate_model(
-                which, tokenizer, task, name=source, max_length=asked, batch_size=batch_size
+                which, tokenizer, task, name=source, max_length=asked, batch_size=wanted.batch_size
             )
 
     before, after = measured(model, "source"), measured(engine, "export")
-    shapes = check.probe_shapes(check.limit_of(model.config, None if before else asked))
-    with progress_bar("comparing", len(shapes)) as progress:
-        probes = check.probes(texts, tokenizer, shapes)
-        compared = check.compare_models(model, engine, probes, lambda done: progress(done, len(shapes)))
-    if before is not None and after is not None:
-        notes += _cut(before)
-        for split, logits in before.logits.items():
-            compared.add(logits, after.logits[split], real=True)
-    figures = compared.figures(kind_of(model.config))
-    figures["limits"] = dataclasses.asdict(limits)
-    figures["dropped"] = check.drops(before, after) if before is not None and after is not None else {}
+    figures = _compare(model, engine, tokenizer, texts, None if before else asked, before, after)
+    difference = 1e-3 if wanted.max_difference is None and target.kind == "fp32" else wanted.max_difference
+    figures["limits"] = {
+        "difference": difference,
+        "agreement": wanted.min_agreement,
+        "drop": wanted.max_drop,
+    }
     if padding := behaviour(model).padding_error:
         figures["padding_error"] = padding
-        notes.append(padding_words(padding))
+        notes.append(_padding_words(padding))
     if calibrated is not None:
         figures["calibration"] = calibrated
-    if over := check.over_limits(figures, limits, before.task.main_metric if before else None):
+    if before is not None:
+        notes += [
+            f"{count:,} of {len(before.labels[split]):,} {split} examples are longer than {before.max_length} tokens "
+            "and were cut, for source and export alike."
+            for split, count in before.truncated.items()
+            if count
+        ]
+    if over := check.over_limits(figures, before.task.main_metric if before else None):
         raise ModelError(
             f"{source} was exported to {target}, but not kept: {'; '.join(over)}. Ways on: "
-            f"{check.ways_on(target, calibration)}."
+            f"{check.ways_on(target, wanted.calibration)}."
         )
-    manifest = dataclasses.replace(
-        manifest,
-        inputs=tuple(getattr(engine, "inputs", ()) or model_inputs(model, sample)),
-        checks=figures,
-        metrics_before=before.metrics if before else None,
-        metrics_after=after.metrics if after else None,
-        main_metric=before.task.main_metric if before else None,
-        examples={split: len(labels) for split, labels in before.labels.items()} if before else {},
-        data=describe(chosen.config) if chosen.config is not None and before else None,
-    )
+    limit = length_limit(asked, model.config)
+    names = engine.inputs if isinstance(engine, DeployedClassifier) else model_inputs(model, sample)
+    said: dict[str, Any] = {
+        "source_digest": weights_digest(model),
+        "inputs": tuple(names),
+        "max_length": limit if limit is not None else asked,
+        "reads": None if inputs is None else {**inputs.values(), "max_length": asked},
+        "versions": {
+            name: version for name, version in (versions() | versions(_PACKAGES)).items() if version
+        },
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "checks": figures,
+    }
+    if task is not None and before is not None and after is not None:
+        said |= {"task": task.task.name, "main_metric": task.task.main_metric}
+        said |= {"metrics_before": before.metrics, "metrics_after": after.metrics}
+        said["examples"] = {split: len(labels) for split, labels in before.labels.items()}
+    manifest = manifest.model_copy(update=said)
     del engine  # OpenVINO maps its weights
-    size_after = sum((folder / name).stat().st_size for name in weight_files(os.listdir(folder)))
+    manifest = manifest.write(folder)  # the card says the size of the files
     pairs = task.task.pairs if task is not None else bool((manifest.reads or {}).get("pairs"))
-    card = export_card(output.name, manifest, model.config, tokenizer, pairs=pairs, size=size_after)
-    write_text(folder / "README.md", card)
-    return ExportResult(output, target, manifest.write(folder), size, before, after, notes)
+    write_text(folder / "README.md", _card(output.name, manifest, model.config, tokenizer, pairs))
+    return ExportResult(output, target, manifest, size, before, after, notes)
 
 
-def _task(model: PreTrainedModel, target: Target, chosen: Chosen, notes: list[str]) -> TaskData | None:
-    """Loads the validation data; those of the run may be gone, which is no mistake where none are needed."""
-    if chosen.config is None:
-        return None
-    try:
-        return validation_data(model, chosen.config)
-    except (DataError, ConfigError) as error:
-        if chosen.run is None:
-            raise
-        if target.needs_data:
-            raise DataError(
-                f"The data of {chosen.run} cannot be read any more, and OpenVINO's int8 needs data to calibrate on: "
-                f"{error} Name them anew: --task sst2 --data-dir FOLDER, or --train FILE --validation FILE."
-            ) from error
-        first = str(error).splitlines()[0].rstrip(".")
-        notes.append(
-            f"No metric was measured: the data of {chosen.run} cannot be read any more ({first}). Name them anew by "
-            "--task or --validation, or leave them out by --no-data."
-        )
-        return None
-
-
-def _cut(result: EvaluationResult) -> list[str]:
-    return [
-        f"{count:,} of {len(result.labels[split]):,} {split} examples {'is' if count == 1 else 'are'} longer than "
-        f"{result.max_length} tokens and {'was' if count == 1 else 'were'} cut, for source and export alike."
-        for split, count in result.truncated.items()
-        if count
-    ]
+def _compare(
+    model: PreTrainedModel,
+    engine: Classifier,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[Any],
+    max_length: int | None,
+    before: EvaluationResult | None,
+    after: EvaluationResult | None,
+) -> dict[str, Any]:
+    """Returns the figures on made-up inputs, up to the positions of the model or `max_length`, and on the examples."""
+    limits = [limit for limit in (position_limit(model.config), max_length) if limit is not None]
+    shapes = check.probe_shapes(min(limits, default=check.LONGEST))
+    with progress_bar("comparing", len(shapes)) as progress:
+        batches = check.probes(texts, tokenizer, shapes)
+        made_up = check.compare(model, engine, batches, lambda done: progress(done, len(shapes)))
+    examples, dropped = [], {}
+    if before is not None and after is not None:
+        metric = before.task.main_metric
+        for split, scores in before.metrics.items():
+            examples.append((before.logits[split], after.logits[split]))
+            dropped[split] = 100 * (scores[metric] - after.metrics[split][metric])
+    sizes, lengths = zip(*shapes, strict=True)
+    return {
+        **check.figures(kind_of(model.config), made_up, examples),
+        **{"shortest": min(lengths), "longest": max(lengths)},
+        **{"smallest_batch": min(sizes), "largest_batch": max(sizes)},
+        "dropped": dropped,
+    }
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -266,3 +297,80 @@ def weights_digest(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+# --- README.md: what it is, what was checked, and how to predict from the folder alone ------------------------------
+
+_INSTALL = {
+    "onnx": "onnxruntime tokenizers numpy",
+    "openvino": "openvino tokenizers numpy",
+    "torch-bf16": "torch transformers",
+}
+_COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+def _card(
+    name: str, manifest: Manifest, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, pairs: bool
+) -> str:
+    base = hub_ancestor(manifest.source)
+    # a file called mrpc.csv gives a task of that name, too
+    glue = glue_task(manifest.task) if manifest.task and "--task" in manifest.command else None
+    before, after = manifest.metrics_before or {}, manifest.metrics_after or {}
+    scores = {f"{split}/{metric}": value for split, each in after.items() for metric, value in each.items()}
+    data = card_data(
+        name,
+        eval_results(scores, "validation", glue.name if glue else manifest.task or "data", glue is not None),
+        manifest.format if manifest.format in ("onnx", "openvino") else "transformers",
+        pipeline_tag="text-classification",
+        tags=list(dict.fromkeys(["codir", manifest.format, manifest.precision])),
+        base_model=base,
+        # the Hub's word for another number format of a model that is there
+        base_model_relation=base and ("quantized" if base == manifest.source else "finetune"),
+        datasets=[HUB] if glue else None,
+    )
+    made_by = Path(manifest.source).expanduser() / "environment.json"
+    trained = read_json(made_by).get("command") if made_by.is_file() else None
+    labels, limit = list(class_names(config).values()), manifest.max_length
+    # the arguments by which tokenizers pads as transformers does
+    padding = f"pad_id={tokenizer.pad_token_id}, pad_token={str(tokenizer.pad_token)!r}"
+    if tokenizer.pad_token_type_id:
+        padding += f", pad_type_id={tokenizer.pad_token_type_id}"
+    if tokenizer.padding_side != "right":
+        padding += f', direction="{tokenizer.padding_side}"'
+    flag = f" --max-length {limit}" if limit else ""
+    return fill_template(
+        Path(__file__).with_name("card.md"),
+        data,
+        name=name,
+        manifest=manifest,
+        source=short_paths(manifest.source),
+        size=human_bytes(manifest.bytes),
+        labels=labels,
+        regression=len(labels) == 1,
+        pairs=pairs,
+        limit=limit,
+        packages=_INSTALL[manifest.format],
+        columns=json.dumps({name: _COLUMNS[name] for name in manifest.inputs if name in _COLUMNS}),
+        padding=padding,
+        onnx_file=ONNX_FILE,
+        openvino_file=OPENVINO_FILE,
+        engine_settings=json.dumps(manifest.settings),
+        predict=f"codir predict {shlex.quote(name)} --input texts.txt --output predictions.jsonl{flag}",
+        checks=short_paths(manifest.checks),
+        padding_words=_padding_words(manifest.checks.get("padding_error")),
+        metrics=[
+            (split, metric, value, after[split][metric])
+            for split, each in before.items()
+            for metric, value in each.items()
+        ],
+        commands="\n".join(short_command(each) for each in (trained, manifest.command) if each),
+    )
+
+
+def _padding_words(error: float | None) -> str:
+    if error is None:
+        return ""
+    return (
+        f"Padding changes this model's answers: probabilities or scores by up to {error:.2g}. It was compared without; "
+        "give it one text at a time, or texts of one length, as codir does."
+    )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, errors
+from huggingface_hub.utils import validate_repo_id
 
 from codir.config.yaml_text import dump_yaml, read_yaml_file
-from codir.deploy.hub import Remote, check_names, explained, look, send
+from codir.deploy.settings import PublishSettings, settings_of
 from codir.engines.folder import MANIFEST, Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, RunError
 from codir.files import at_home, human_bytes, read_json
@@ -31,62 +33,60 @@ from codir.record.runfolder import RunFolder
 from codir.table import Column, Table, inline
 
 CARD = "README.md"
-# What is not on these lists stays, whatever it is.
-_MODEL = (
+_RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
+# What is not on this list stays, whatever it is.
+_OF_A_RUN = (
     *(CARD, "LICENSE*", "NOTICE*", "config.json", "generation_config.json", "chat_template.jinja"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "tokenizer.model", "spiece.model", "spm.model"),
-    "sentencepiece.bpe.model",
+    *("sentencepiece.bpe.model", *_RESULTS, "table.md"),
 )
-_RESULTS = ("codir.yaml", "environment.json", "metrics.json", "latency.json", "corpus.json")
-OF_A_RUN = (*_MODEL, *_RESULTS, "table.md")
 # Where a model is replaced, these would be left-overs of the old one, or belie the new one.
-_OF_A_MODEL = (*OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
+_OF_A_MODEL = (*_OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
 _TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")
+_LOG_IN = "`hf auth login` stores one; or set HF_TOKEN. It needs the right to write (huggingface.co/settings/tokens)"
+_CHANGED = "it was made or changed by somebody else meanwhile. Look at it, then run the command again"
+_REASONS = {
+    401: f"the Hub does not know the token (401). Log in again: {_LOG_IN}.",
+    403: "the token may not write there (403). It needs the right to write to this repository, or the role `write` in "
+    "its organisation.",
+    409: f"{_CHANGED} with --update.",
+    412: f"{_CHANGED}.",
+}
 
 
 @dataclass
 class Published:
-    """What was sent, or after a dry run would have been.
-
-    Attributes:
-        folder: The run folder or exported folder.
-        url: The model's address on the Hub.
-        files: By name in the repository, the file here, or its content where that differs.
-        left: What stays here; folders end in a slash.
-        metadata: The card's front matter.
-        shortened: The paths of this machine that were cut, with what they became.
-        notes: Sentences the user should read.
-        commit: The commit's hash; None after a dry run.
-    """
+    """What was sent, or after a dry run would have been."""
 
     folder: Path
     url: str
-    files: dict[str, Path | bytes] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    shortened: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path | bytes] = field(default_factory=dict)  # by name in the repository
+    left: list[str] = field(default_factory=list)  # what stays here; folders end in a slash
+    metadata: dict[str, Any] = field(default_factory=dict)  # the card's front matter
+    shortened: dict[str, str] = field(default_factory=dict)  # paths of this machine that were cut
     notes: list[str] = field(default_factory=list)
-    commit: str | None = None
+    commit: str | None = None  # its hash; None after a dry run
+
+
+class Remote(NamedTuple):
+    """A repository before anything is sent: the tip of the branch (None if that is to be made), the names there."""
+
+    exists: bool
+    private: bool = False
+    head: str | None = None
+    files: Sequence[str] = ()
 
 
 def publish(
     folder: str | Path,
     repo: str,
     *,
-    subfolder: str = "",
-    dry_run: bool = False,
-    private: bool = False,
-    update: bool = False,
-    report: bool = False,
-    revision: str = "main",
-    message: str | None = None,
-    license: str | None = None,
-    language: str | None = None,
     confirm: Callable[[str], bool] | None = None,
     console: Console | None = None,
     api: Any = None,
+    **settings: Any,
 ) -> Published:
     """Publishes a finished run, or an exported model, on the Hugging Face Hub.
 
@@ -96,99 +96,78 @@ def publish(
     Args:
         folder: The run folder, or one that `codir export` made.
         repo: `owner/name`.
-        subfolder: Where in the repository; at its top by default.
-        dry_run: Only show what would be sent; needs neither network nor token, and changes nothing.
-        private: Make the repository private.
-        update: Replace the model in a repository that holds files already.
-        report: Send `report.html` too.
-        revision: The branch; made if it is missing.
-        message: The commit's message.
-        license: The Hub's identifier, for the card.
-        language: ISO 639 codes separated by commas, for the card.
         confirm: Asked before anything is changed; None is yes.
         console: Where to print; the terminal by default.
         api: Stands in for `huggingface_hub.HfApi`.
+        **settings: Of `codir.deploy.settings.PublishSettings`: `dry_run`, `private`, `update`, `subfolder`,
+            `revision`, `message`, `license`, `language`, `report`.
 
     Raises:
-        ConfigError: A bad name, licence or language, no token, no consent.
+        ConfigError: A bad name, no token, no consent.
         ModelError: No model, or a damaged one.
         RunError: An unfinished or damaged run, a repository in the way, a failure of the Hub or the network.
     """
-    console = terminal(console)
-    check_names(repo, revision, subfolder)
-    url = f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision != "main" else "")
-    plan = _prepare(Path(at_home(folder)), repo, url, subfolder, report, license, language)
-    if dry_run:
-        _show(plan, console, f"{repo} ({'private' if private else 'public'})")
+    console, wanted = terminal(console), settings_of(PublishSettings, settings)
+    _check_names(repo, wanted)
+    plan = _prepare(Path(at_home(folder)), repo, wanted)
+    if wanted.dry_run:
+        _show(plan, console, f"{repo} ({'private' if wanted.private else 'public'})")
         console.print("\nA dry run: nothing was sent. Without --dry-run it is.", highlight=False)
         return plan
     api = HfApi() if api is None else api
-    with explained("ask the Hub who you are"):
+    with _explained("ask the Hub who you are"):
         user = api.whoami()["name"]
-    remote = look(api, repo, revision)
-    stale = _check_remote(remote, plan, repo, subfolder, private, update)
-    state = "private" if (remote.private if remote.exists else private) else "public"
-    _show(plan, console, f"{repo} ({state}{', exists' if remote.exists else ''}, branch {revision})", stale)
+    remote = _look(api, repo, wanted.revision)
+    stale = _left_overs(remote, plan, repo, wanted)
+    state = "private" if (remote.private if remote.exists else wanted.private) else "public"
+    exists = ", exists" if remote.exists else ""
+    _show(plan, console, f"{repo} ({state}{exists}, branch {wanted.revision})", stale)
     if confirm is not None and not confirm(f"Send this to {repo} as {user}?"):
         raise ConfigError("Nothing was sent.")
-    message = message or f"Publish {plan.folder.resolve().name} with codir"
-    plan.commit = send(
-        api, repo, plan.files, stale, remote, private=private, revision=revision, message=message
-    )
-    console.print(f"\nPublished: {url}", highlight=False, soft_wrap=True, markup=False)
+    plan.commit = _send(api, repo, plan, stale, remote, wanted)
+    console.print(f"\nPublished: {plan.url}", highlight=False, soft_wrap=True, markup=False)
     return plan
 
 
-def _check_remote(
-    remote: Remote, plan: Published, repo: str, subfolder: str, private: bool, update: bool
-) -> list[str]:
-    """Returns the old model's files that the new one does not have; raises where the repository is in the way."""
-    if remote.exists and private and not remote.private:
-        raise ConfigError(
-            f"{repo} exists and is public: --private only says how a repository is made. Change it in its settings "
-            f"({constants.ENDPOINT}/{repo}/settings), or choose another name."
-        )
-    there = sorted(name for name in remote.files if name.startswith(f"{subfolder}/") or not subfolder)
-    if there and not update:
-        shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
-        raise RunError(
-            f"{repo} holds {len(there)} files already ({shown}). Add --update to replace the model in it, or choose "
-            "another name."
-        )
-    for name in there:
-        place, _, base = name.rpartition("/")
-        if base == MANIFEST and place != subfolder:
-            plan.notes.append(
-                f"{place}/ there was exported from the model that is replaced: export and publish it again."
-            )
-    prefix = f"{subfolder}/" if subfolder else ""
-    return [
-        name for name in there if name not in plan.files and _matches(name.removeprefix(prefix), _OF_A_MODEL)
-    ]
+def _check_names(repo: str, wanted: PublishSettings) -> None:
+    why = "It does not say whose repository it is" if "/" not in repo else ""
+    try:
+        validate_repo_id(repo)
+    except errors.HFValidationError as error:
+        why = str(error).split(":")[0].removesuffix(".")
+    if why:
+        raise ConfigError(f"{repo!r} is no name of a repository on the Hub. {why}. Give user/model-name.")
+    name = r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*"
+    if not re.fullmatch(name, wanted.revision) or wanted.revision.startswith("refs/"):
+        raise ConfigError(f"--revision {wanted.revision!r} is no name of a branch, such as main or v1.")
+    if wanted.subfolder and not re.fullmatch(name, wanted.subfolder):
+        raise ConfigError(f"--subfolder {wanted.subfolder!r} is no name of a folder, such as openvino-int8.")
 
 
-def _prepare(
-    folder: Path, repo: str, url: str, subfolder: str, report: bool, license: str | None, language: str | None
-) -> Published:
+def _prepare(folder: Path, repo: str, wanted: PublishSettings) -> Published:
     """Checks the folder and prepares every file; reads only, and needs no network."""
     manifest = _check_folder(folder)
-    if report and not (folder / "report.html").is_file():
+    if wanted.report and not (folder / "report.html").is_file():
         raise ConfigError(
             f"{folder} has no report.html. `codir report {shlex.quote(str(folder))}` writes it; or leave out --report."
         )
-    allowed = OF_A_RUN if manifest is None else (CARD, MANIFEST, *manifest.files)
-    allowed = (*allowed, "report.html") if report else allowed
-    entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    names = [path.name for path in entries if path.is_file() and _matches(path.name, allowed)]
-    plan = Published(folder, url)
-    plan.left = [path.name + "/" * path.is_dir() for path in entries if path.name not in names]
+    allowed = _OF_A_RUN if manifest is None else (CARD, MANIFEST, *manifest.files)
+    allowed = (*allowed, "report.html") if wanted.report else allowed
+    there = sorted(folder.iterdir(), key=lambda path: path.name)
+    names = [path.name for path in there if path.is_file() and _matches(path.name, allowed)]
+    branch = f"/tree/{wanted.revision}" if wanted.revision != "main" else ""
+    plan = Published(folder, f"{constants.ENDPOINT}/{repo}{branch}")
+    plan.left = [path.name + "/" * path.is_dir() for path in there if path.name not in names]
     # first what tells of paths: they are then known in the texts
-    contents = {name: _content(folder / name, plan.shortened) for name in sorted(names, key=_is_text)}
+    contents = {
+        name: _content(folder / name, plan.shortened)
+        for name in sorted(names, key=lambda name: name.endswith((".md", ".html")))
+    }
     card = _card(folder, repo, manifest is not None, plan.notes)
-    if license is not None:
-        card.data["license"] = license
-    if language is not None:
-        card.data["language"] = [each.strip() for each in language.split(",")]
+    if wanted.license is not None:
+        card.data["license"] = wanted.license
+    if wanted.language is not None:
+        card.data["language"] = [each.strip() for each in wanted.language.split(",")]
     if not card.data.get("license"):
         plan.notes.append(
             "No licence is given, so nobody else may use the model. Add --license mit, apache-2.0, ..."
@@ -197,49 +176,8 @@ def _prepare(
     contents[CARD] = short_paths(str(card), plan.shortened).encode()
     for name in sorted(contents):
         _require_impersonal(folder / name, contents[name])
-    prefix = f"{subfolder}/" if subfolder else ""
-    plan.files = {f"{prefix}{name}": contents[name] for name in sorted(contents)}
+        plan.files[f"{wanted.subfolder}/{name}" if wanted.subfolder else name] = contents[name]
     return plan
-
-
-def _is_text(name: str) -> bool:
-    return name.endswith((".md", ".html"))
-
-
-def _content(path: Path, found: dict[str, str]) -> Path | bytes:
-    """Returns a file as it is published: settings, results and texts with short paths, all else as it is."""
-    if path.name == "codir.yaml":
-        values = read_yaml_file(path)[0]
-        return dump_yaml(short_paths(values, found)).encode()
-    if path.name in (*_RESULTS, MANIFEST):
-        values = read_json(path)
-        short = short_paths(values, found)
-        return path if short == values else (json.dumps(short, indent=2, ensure_ascii=False) + "\n").encode()
-    return short_paths(_read(path), found).encode() if _is_text(path.name) else path
-
-
-def _card(folder: Path, repo: str, is_export: bool, notes: list[str]) -> ModelCard:
-    """Returns the folder's card, under the repository's name; that of a run is built anew if it is missing."""
-    path = folder / CARD
-    if not path.is_file() and not is_export:
-        notes.append(f"{CARD} is missing and built anew.")
-    text = _read(path) if path.is_file() or is_export else run_card(folder)
-    try:
-        card = ModelCard(text)
-        if not card.data.to_dict() and not is_export:
-            notes.append(f"{CARD} has no front matter: it gets what the run knows.")
-            card.data = ModelCard(run_card(folder)).data
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(
-            f"{path}: the front matter (between the lines of dashes) is not what the Hub takes: "
-            f"{' '.join(str(error).split())}. Mend it, or delete the file: then it is built anew."
-        ) from error
-    old, new = folder.absolute().name, repo.split("/")[1]
-    if card.data.get("model_name") == old:
-        card.data["model_name"] = new
-    card.text = card.text.replace(f"# {inline(old)}\n", f"# {inline(new)}\n", 1)
-    card.text = card.text.replace(f"{old!r}  # this folder", repr(repo))
-    return card
 
 
 def _check_folder(folder: Path) -> Manifest | None:
@@ -254,10 +192,10 @@ def _check_folder(folder: Path) -> Manifest | None:
         return manifest
     run = RunFolder(folder)
     if not run.status and not run.is_run:
-        way = "Give the folder of a finished run, or one that `codir export` made."
-        if (folder / "config.json").is_file():
-            way = f"It is a model, but no run of codir: `hf upload user/name {folder}` sends it as it is."
-        raise ModelError(f"{folder} is neither a run folder nor an exported folder. {way}")
+        raise ModelError(
+            f"{folder} is neither a run folder nor an exported folder. Give the folder of a finished run, or one that "
+            f"`codir export` made; `hf upload user/name {folder}` sends any other model as it is."
+        )
     if not run.finished:
         raise RunError(
             f"The run in {folder} is not finished (it is {run.state}), so there is nothing to publish yet. The command "
@@ -265,13 +203,11 @@ def _check_folder(folder: Path) -> Manifest | None:
         )
     resolve(folder)  # refuses a folder without config.json
     for path in (run.config, run.environment, run.metrics):
-        if not path.is_file():
-            raise RunError(
-                f"{path} is missing, so nobody could repeat the run (a comparison student goes with its run only). "
-                "Copy the run folder again, whole."
+        if not path.is_file() or (path.suffix == ".json" and not isinstance(read_whole(path), dict)):
+            what = (
+                "damaged: it holds no results" if path.is_file() else "missing: nobody could repeat the run"
             )
-        if path.suffix == ".json" and not isinstance(read_whole(path), dict):
-            raise RunError(f"{path} is damaged: it holds no results. Copy the run folder again.")
+            raise RunError(f"{path} is {what}. Copy the run folder again, whole.")
     # loading finds weights that are truncated or belong to another model
     masked = any("MaskedLM" in str(name) for name in load_config(folder).architectures or ())
     model = load_masked_lm(folder) if masked else load_classifier(folder)
@@ -282,6 +218,40 @@ def _check_folder(folder: Path) -> Manifest | None:
             f"{folder}: the weight {broken} is not finite everywhere. Do not publish this model."
         )
     return None
+
+
+def _content(path: Path, found: dict[str, str]) -> Path | bytes:
+    """Returns a file as it is published: settings, results and texts with short paths, all else as it is."""
+    if path.name == "codir.yaml":
+        return dump_yaml(short_paths(read_yaml_file(path)[0], found)).encode()
+    if path.name in (*_RESULTS, MANIFEST):
+        values = read_json(path)
+        short = short_paths(values, found)
+        return path if short == values else (json.dumps(short, indent=2, ensure_ascii=False) + "\n").encode()
+    return short_paths(_read(path), found).encode() if path.name.endswith((".md", ".html")) else path
+
+
+def _card(folder: Path, repo: str, is_export: bool, notes: list[str]) -> ModelCard:
+    """Returns the folder's card, under the repository's name; that of a run is built anew if it is missing."""
+    path = folder / CARD
+    if not path.is_file() and not is_export:
+        notes.append(f"{CARD} is missing and built anew.")
+    try:
+        card = ModelCard(_read(path) if path.is_file() or is_export else run_card(folder))
+        if not card.data.to_dict() and not is_export:
+            notes.append(f"{CARD} has no front matter: it gets what the run knows.")
+            card.data = ModelCard(run_card(folder)).data
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(
+            f"{path}: the front matter (between the lines of dashes) is not what the Hub takes: "
+            f"{' '.join(str(error).split())}. Mend it, or delete the file: then it is built anew."
+        ) from error
+    old, new = folder.absolute().name, repo.split("/")[1]
+    if card.data.get("model_name") == old:
+        card.data["model_name"] = new
+    card.text = card.text.replace(f"# {inline(old)}\n", f"# {inline(new)}\n", 1)
+    card.text = card.text.replace(f"{old!r}  # this folder", repr(repo))
+    return card
 
 
 def _require_impersonal(path: Path, content: Path | bytes) -> None:
@@ -308,9 +278,8 @@ def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = 
     rows = [(name, human_bytes(size)) for name, size in sizes.items()]
     rows += [(name, "deleted: a left-over of the model there") for name in stale]
     total = f"{len(sizes)} files, {human_bytes(sum(sizes.values()))}"
-    columns = (Column("file", left=True), Column("size"))
     console.print(f"{plan.folder} to {where}", soft_wrap=True)
-    console.print(Table("", columns, rows, total).to_rich())
+    console.print(Table("", (Column("file", left=True), Column("size")), rows, total).to_rich())
     console.print(f"Stays here: {', '.join(plan.left) or 'nothing'}")
     console.print(f"\nFront matter of the card:\n{dump_yaml(plan.metadata)}")
     if plan.shortened:
@@ -322,11 +291,7 @@ def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = 
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return (
-        not name.startswith(".")
-        and "/" not in name
-        and any(fnmatch.fnmatchcase(name, each) for each in patterns)
-    )
+    return name[:1] != "." and "/" not in name and any(fnmatch.fnmatchcase(name, each) for each in patterns)
 
 
 def _read(path: Path) -> str:
@@ -334,6 +299,96 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
+        raise RunError(f"{path}, line {line}: not UTF-8 text. Save it as UTF-8.") from error
+
+
+# --- the Hub: every failure is a sentence with the way out ------------------------------------------------------------
+
+
+def _look(api: Any, repo: str, revision: str) -> Remote:
+    """Returns what is there now, without changing anything."""
+    with _explained(f"look at {repo}"):
+        try:
+            info = api.model_info(repo)
+        except errors.RepositoryNotFoundError as error:
+            if error.response.status_code == 401:  # the token, not the repository
+                raise
+            return Remote(False)
+        head = info.sha
+        if revision != "main":
+            try:
+                info = api.model_info(repo, revision=revision)
+                head = info.sha
+            except errors.RevisionNotFoundError:
+                head = None  # a new branch starts where main is, with main's files
+    names = sorted(each.rfilename for each in info.siblings or [] if each.rfilename != ".gitattributes")
+    return Remote(True, bool(info.private), head, names)
+
+
+def _left_overs(remote: Remote, plan: Published, repo: str, wanted: PublishSettings) -> list[str]:
+    """Returns the old model's files that the new one does not have; raises where the repository is in the way."""
+    if remote.exists and wanted.private and not remote.private:
+        raise ConfigError(
+            f"{repo} exists and is public: --private only says how a repository is made. Change it in its settings "
+            f"({constants.ENDPOINT}/{repo}/settings), or choose another name."
+        )
+    prefix = f"{wanted.subfolder}/" if wanted.subfolder else ""
+    there = [name for name in remote.files if name.startswith(prefix)]
+    if there and not wanted.update:
+        shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
         raise RunError(
-            f"{path}, line {line}: not UTF-8 text. Save it as UTF-8, or copy the folder again."
+            f"{repo} holds {len(there)} files already ({shown}). Add --update to replace the model in it, or choose "
+            "another name."
+        )
+    return [name for name in there if name not in plan.files and _matches(name[len(prefix) :], _OF_A_MODEL)]
+
+
+def _send(
+    api: Any, repo: str, plan: Published, stale: Sequence[str], remote: Remote, wanted: PublishSettings
+) -> str:
+    """Makes repository and branch if they are missing, and sends everything as one commit; returns its hash.
+
+    The commit is tied to what was looked at. `upload_folder` would cut what is large into several commits.
+    """
+    kept = "Nothing in the repository was changed"
+    if not remote.exists:
+        with _explained(f"make the repository {repo}"):
+            api.create_repo(repo, private=wanted.private, exist_ok=False)
+        remote, kept = (
+            _look(api, repo, wanted.revision),
+            f"The empty repository {repo} was made and can be used",
+        )
+    if remote.head is None:
+        with _explained(f"make the branch {wanted.revision}"):
+            api.create_branch(repo, branch=wanted.revision, exist_ok=True)
+    operations: list[Any] = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in plan.files.items()
+    ]
+    operations += [CommitOperationDelete(name) for name in stale]
+    message = wanted.message or f"Publish {plan.folder.resolve().name} with codir"
+    with _explained(f"send the files to {repo}", f"{kept}: the same command goes on."):
+        info = api.create_commit(
+            repo, operations, commit_message=message, revision=wanted.revision, parent_commit=remote.head
+        )
+    return str(info.oid)
+
+
+@contextlib.contextmanager
+def _explained(what: str, after: str = "") -> Iterator[None]:
+    """Turns what huggingface_hub raises inside the block into one sentence: `Could not WHAT: why. AFTER`."""
+    try:
+        yield
+    except errors.LocalTokenNotFoundError as error:
+        raise ConfigError(f"There is no token for the Hugging Face Hub. {_LOG_IN}.") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise ConfigError(
+            "HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set, so nothing can be sent. Unset it, or add --dry-run."
         ) from error
+    except errors.HfHubHTTPError as error:
+        status, said = error.response.status_code, " ".join((error.server_message or str(error)).split())
+        reason = _REASONS.get(status, f"the Hub refused ({status}): {said}.")
+        raise RunError(f"Could not {what}: {reason} {after}".rstrip()) from error
+    except Exception as error:  # its own check of the card; its HTTP library's, whichever that is
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"Could not {what}: {text}. {after}".rstrip()) from error

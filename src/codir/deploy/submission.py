@@ -55,21 +55,15 @@ ROWS = {
 
 @dataclass(frozen=True)
 class SubmissionFile:
-    """One file of the archive.
-
-    Attributes:
-        name: Its name in the archive.
-        task: The GLUE task whose model predicts it; MNLI's predicts three files.
-        words: What is written for each class of the task, index = class id; empty: a score from 0 to 5.
-        fill: What is written, row by row in turns, where there is no model.
-        tests: Where the official test file is, relative to the task's folder or (from `../`) to the one around it;
-            the first that exists is read.
-    """
+    """One file of the archive."""
 
     name: str
-    task: str
-    words: tuple[str, ...]
-    fill: tuple[str, ...]
+    task: str  # whose model predicts it; MNLI's predicts three files
+    words: tuple[
+        str, ...
+    ]  # what is written for each class of the task, index = class id; empty: a score from 0 to 5
+    fill: tuple[str, ...]  # what is written, row by row in turns, where there is no model
+    # The official test file, relative to the task's folder or (`../`) to the one around it; the first that exists.
     tests: tuple[str, ...] = ("test.tsv",)
 
     @property
@@ -81,15 +75,18 @@ class SubmissionFile:
         """Returns predictions for every row without a model."""
         return [self.fill[row % len(self.fill)] for row in range(self.rows)]
 
-    def fill_words(self) -> str:
-        """Says what `filled` returns."""
-        return f"always {self.fill[0]}" if len(self.fill) == 1 else f"{' and '.join(self.fill)} in turns"
-
 
 _BINARY = ("0", "1")
 _MNLI, _QNLI, _RTE = (GLUE[name].task.labels or () for name in ("mnli", "qnli", "rte"))
 _ENTAILS = ("entailment",)
-_AX = ("AX/AX.tsv", "AX.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv")
+_AX = (
+    "../AX/AX.tsv",
+    "../AX.tsv",
+    "../AX/test.tsv",
+    "../diagnostic/diagnostic.tsv",
+    "diagnostic.tsv",
+    "AX.tsv",
+)
 # Filled with the most frequent class of the training data (of the development data where those are even; for WNLI, like
 # BERT's authors, that of the test data). A constant has no correlation at all (0/0), so STS-B gets two values in turns.
 _FILES = (
@@ -103,52 +100,26 @@ _FILES = (
     SubmissionFile("QNLI.tsv", "qnli", _QNLI, _ENTAILS),
     SubmissionFile("RTE.tsv", "rte", _RTE, _ENTAILS),
     SubmissionFile("WNLI.tsv", "wnli", _BINARY, ("0",)),
-    SubmissionFile(
-        DIAGNOSTIC, "mnli", _MNLI, _ENTAILS, (*(f"../{name}" for name in _AX), "diagnostic.tsv", "AX.tsv")
-    ),
+    SubmissionFile(DIAGNOSTIC, "mnli", _MNLI, _ENTAILS, _AX),
 )
 FILES: Mapping[str, SubmissionFile] = {file.name: file for file in _FILES}
 
 
-def score_word(score: float) -> str:
-    """Returns a score as it is written, clipped to 0..5: `3.141593`."""
-    return f"{min(max(score, LOWEST), HIGHEST):.6f}"
-
-
-def member_bytes(predictions: Iterable[str]) -> bytes:
-    """Returns one file of the archive: the header, then a line for each prediction, numbered from 0."""
-    lines = [HEADER, *(f"{row}\t{word}" for row, word in enumerate(predictions))]
-    return ("\n".join(lines) + "\n").encode("ascii")
-
-
 def archive_bytes(predictions: Mapping[str, Iterable[str]]) -> bytes:
-    """Returns the archive: flat, in the order of `FILES`, without times.
+    """Returns the archive: flat, in the order of `FILES`, each with a line for every prediction, numbered from 0.
 
-    The same predictions give the same bytes (with the same version of zlib).
+    It holds no times: the same predictions give the same bytes (with the same version of zlib).
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
+            lines = [HEADER, *(f"{row}\t{word}" for row, word in enumerate(predictions[name]))]
+            assert len(lines) - 1 == FILES[name].rows, f"{name}: {len(lines) - 1:,} rows"
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member_bytes(predictions[name]))
+            archive.writestr(info, ("\n".join(lines) + "\n").encode("ascii"))
     return buffer.getvalue()
-
-
-def require_complete(content: bytes) -> None:
-    """Reads an archive of ours back: raises `AssertionError` unless the server could take it."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.namelist() == list(FILES), f"the archive holds {archive.namelist()}"
-        for name, file in FILES.items():
-            header, *lines = archive.read(name).decode("ascii").removesuffix("\n").split("\n")
-            assert header == HEADER, f"{name}: the header is {header!r}"
-            assert len(lines) == file.rows, f"{name}: {len(lines):,} rows, the test set has {file.rows:,}"
-            for row, line in enumerate(lines):
-                index, _, word = line.partition("\t")
-                assert index == str(row), f"{name}: the index {index!r} where {row} is expected"
-                known = word in file.words if file.words else LOWEST <= float(word) <= HIGHEST
-                assert known, f"{name}, row {row}: the prediction {word!r}"
 
 
 def find_test_file(file: SubmissionFile, data_dir: str | Path) -> Path | None:
@@ -156,7 +127,7 @@ def find_test_file(file: SubmissionFile, data_dir: str | Path) -> Path | None:
 
     Args:
         file: The file of the submission.
-        data_dir: The folder that holds `CoLA/`, `SST-2/`, ... or the task's own.
+        data_dir: The folder that holds `CoLA/`, `SST-2/`, ... or the task's own, outside of which nothing is looked at.
 
     Raises:
         DataError: There is no such folder, or nothing of the task in it.
@@ -164,10 +135,8 @@ def find_test_file(file: SubmissionFile, data_dir: str | Path) -> Path | None:
     folder = task_folder(file.task, data_dir)
     own = folder.resolve() == Path(data_dir).resolve()
     for name in file.tests:
-        if own and name.startswith("../"):  # nothing outside of what the user named is looked at
-            continue
         path = folder.parent / name[3:] if name.startswith("../") else folder / name
-        if path.is_file():
+        if path.is_file() and not (own and name.startswith("../")):
             return path
     return None
 
@@ -187,20 +156,16 @@ def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]
     require_columns(str(path), header, (index, *entry.text))
     if header[-1] == entry.label:
         raise DataError(
-            f"{path} has labels (the column {entry.label!r}), so it is not the official test file of "
-            f"{file.name.removesuffix('.tsv')}, which has none."
+            f"{path} has labels (the column {entry.label!r}), so it is not the official test file, which has none."
         )
     if len(lines) - 1 != file.rows:
         raise DataError(
-            f"{path} has {len(lines) - 1:,} rows, but the official test set of {file.name} has {file.rows:,}. The "
-            "server refuses a submission in which an index is missing or is too many, so a part of a test set cannot "
-            "be submitted. Use the file from gluebenchmark.com/tasks."
+            f"{path} has {len(lines) - 1:,} rows, but the official test set of {file.name} has {file.rows:,}, and a "
+            "part of a test set cannot be submitted. Use the file from gluebenchmark.com/tasks."
         )
-    columns, place = [header.index(name) for name in entry.text], header.index(index)
-    texts: list[list[str]] = [[] for _ in columns]
-    broken = 0
-    for row, line in enumerate(lines[1:]):
-        fields, where = line.split("\t"), f"{path}, line {row + 2}"
+    rows, broken = [], 0
+    for number, line in enumerate(lines[1:]):
+        fields, where = line.split("\t"), f"{path}, line {number + 2}"
         if len(fields) != len(header):
             if not entry.skip_broken:
                 raise DataError(
@@ -208,12 +173,13 @@ def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]
                 )
             broken += 1
             fields += [""] * (len(header) - len(fields))
-        if fields[place].strip() != str(row):
+        row = dict(zip(header, fields, strict=False))
+        if row[index].strip() != str(number):
             raise DataError(
-                f"{where}: the {index} is {fields[place]!r}, expected {row}. The official file numbers its rows 0 to "
-                f"{file.rows - 1}, in order; the server finds the answers by that number."
+                f"{where}: the {index} is {row[index]!r}, expected {number}: the official file numbers its rows in "
+                "order, and the server finds the answers by that number."
             )
-        for text, column in zip(texts, columns, strict=True):
-            text.append(fields[column])
+        rows.append([row[name] for name in entry.text])
+    first, *second = map(list, zip(*rows, strict=True))
     notes = [f"{path}: {broken} rows have a wrong number of fields (a known fault)."] if broken else []
-    return make_split(None, texts[0], texts[1] if len(texts) == 2 else None), notes
+    return make_split(None, first, second[0] if second else None), notes

@@ -20,28 +20,21 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from codir.engines import extras
-from codir.engines.formats import Target
+from codir.engines.folder import Manifest, Target
 from codir.errors import ModelError
-from codir.files import human_bytes, write_bytes
+from codir.files import write_bytes
 from codir.manifest import EXPORT_MARK
+from codir.models.loading import count_parameters
 
 Batch = Mapping[str, Tensor]
 _NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
 
 
-def engine_settings(target: Target) -> dict[str, str]:
-    """Returns what the engine has to be told whenever it loads the model.
-
-    OpenVINO would compute in whatever is fastest on the machine at hand, bf16 on a CPU with AMX.
-    """
-    hint = {"fp32": "f32", "bf16": "bf16"}[target.precision]
-    return {"INFERENCE_PRECISION_HINT": hint} if target.format == "openvino" else {}
-
-
 def require_packages(target: Target) -> None:
     """Raises `ConfigError` unless all packages the export needs are installed."""
-    extras.require("openvino int8" if target.needs_data else target.format)
-    if target.format != "torch-bf16":
+    for name in target.packages:
+        extras.load(name)
+    if target.packages:
         extras.exporters()
 
 
@@ -49,6 +42,30 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Returns those of a batch's tensors that the model's forward names."""
     names = inspect.signature(model.forward).parameters
     return {name: tensor for name, tensor in batch.items() if name in names}
+
+
+def manifest_of(model: PreTrainedModel, target: Target, source: str, **more: Any) -> Manifest:
+    """Returns the manifest of a model that is exported: what it is exported to, how large it is, and `more`."""
+    total, embedding = count_parameters(model)
+    return Manifest.model_validate(
+        {
+            "format": target.format,
+            "quantize": target.quantize,
+            "precision": target.kind,
+            "engine": target.engine,
+            "source": source,
+            "settings": _engine_settings(target),
+            "parameters": total,
+            "embedding_parameters": embedding,
+            **more,
+        }
+    )
+
+
+def _engine_settings(target: Target) -> dict[str, str]:
+    # OpenVINO would compute in whatever is fastest on the machine at hand, bf16 on a CPU with AMX
+    hint = {"fp32": "f32", "bf16": "bf16"}[target.precision]
+    return {"INFERENCE_PRECISION_HINT": hint} if target.format == "openvino" else {}
 
 
 def export_files(
@@ -76,15 +93,19 @@ def export_files(
     if target.format == "torch-bf16":
         _save_bf16(model, folder)
         return
-    refuse_family(model, target, name)
+    if getattr(model.config, "model_type", None) == "codir-bilstm":
+        raise ModelError(
+            f"{name} is a BiLSTM, which cannot be exported to {_NAMES[target.format]}: it packs each text by its own "
+            "length, and a graph with free lengths has no such operator. Run it with PyTorch: --format torch-bf16, or "
+            "the model folder as it is."
+        )
     if target.format == "openvino":
         extras.openvino_core()
     try:
         with _silenced(), torch.no_grad():
             _export(model, target, model_inputs(model, sample), calibration).save_pretrained(folder)
             for graph in folder.glob("*.onnx"):
-                if (clean := without_stack_traces(graph)) is not None:
-                    write_bytes(graph, clean)
+                write_bytes(graph, without_stack_traces(graph))
     except (KeyboardInterrupt, OSError):
         raise
     except Exception as error:
@@ -95,16 +116,6 @@ def export_files(
             f"{name} ({type(model).__name__}) cannot be exported to {_NAMES[target.format]}: {reason}. {ways} "
             "torch-bf16 and the model folder itself run whatever PyTorch runs."
         ) from error
-
-
-def refuse_family(model: PreTrainedModel, target: Target, name: str) -> None:
-    """Raises `ModelError` for the one family of codir's own that has no graph."""
-    if target.format != "torch-bf16" and getattr(model.config, "model_type", None) == "codir-bilstm":
-        raise ModelError(
-            f"{name} is a BiLSTM, which cannot be exported to {_NAMES[target.format]}: it packs each text by its own "
-            "length, and a graph with free lengths has no such operator. Run it with PyTorch (--format torch-bf16, or "
-            "the model folder as it is), or distil into a transformer."
-        )
 
 
 def _save_bf16(model: PreTrainedModel, folder: Path) -> None:
@@ -120,18 +131,16 @@ def _save_bf16(model: PreTrainedModel, folder: Path) -> None:
         save_file(load_file(path), path, metadata={"format": "pt", EXPORT_MARK: "torch-bf16"})
 
 
-def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: Sequence[Batch]) -> Any:
-    exporters = extras.exporters()
-    inputs, int8 = dict(sample), target.quantize == "int8"
+def _export(model: PreTrainedModel, target: Target, inputs: Batch, calibration: Sequence[Batch]) -> Any:
+    exporters, quantizer = extras.exporters(), None
     if target.format == "onnx":
-        # Weights per output channel; activations by their range in each call. On real students that differs about
-        # half as much as one scale for a whole matrix does; the static form is of no use (3 in the logits).
-        dynamic = exporters.OnnxRuntimeDynamicConfig(per_channel=True) if int8 else None
-        quantizer = exporters.OnnxRuntimeQuantizer(dynamic) if int8 else None
+        if target.quantize == "int8":
+            # Weights per output channel; activations by their range in each call. On real students that differs about
+            # half as much as one scale for a whole matrix does; the static form is of no use (3 in the logits).
+            quantizer = exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig(per_channel=True))
         settings = exporters.OnnxConfig(dynamic=True, quantizer=quantizer)
-        return exporters.OnnxExporter().export(model, inputs, settings)
-    quantizer = None
-    if int8:
+        return exporters.OnnxExporter().export(model, dict(inputs), settings)
+    if target.quantize == "int8":
         batches = [model_inputs(model, batch) for batch in calibration]
         settings = exporters.NNCFQuantizationConfig(subset_size=len(batches))
         quantizer = exporters.NNCFOpenVINOQuantizer(settings, calibration_dataset=batches)
@@ -139,9 +148,9 @@ def _export(model: PreTrainedModel, target: Target, sample: Batch, calibration: 
     settings = exporters.OpenVINOConfig(
         dynamic=True, quantizer=quantizer, compress_to_fp16=target.kind == "bf16"
     )
-    exported = exporters.OpenVINOExporter().export(model, inputs, settings)
+    exported = exporters.OpenVINOExporter().export(model, dict(inputs), settings)
     # Also in the file, so that whoever loads it without these settings gets the precision that was checked.
-    for key, value in engine_settings(target).items():
+    for key, value in _engine_settings(target).items():
         exported.program.set_rt_info(value, ["runtime_options", key])
     return exported
 
@@ -153,17 +162,13 @@ _MISSING = re.compile("No ONNX function|No conversion rule|ConversionError|Dispa
 
 
 def explain_export(error: BaseException) -> tuple[str, bool]:
-    """Says why an export failed.
+    """Says why an export failed, and whether the other graph format may still take the model.
 
-    Returns:
-        reason: one sentence without its full stop: the operator, or the exporter's own words.
-        elsewhere: whether the other graph format may still take the model.
+    The reason is one sentence without its full stop: the operator, or the exporter's own words.
     """
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
     text = "\n".join(f"{type(each).__name__} {each}" for each in chain)
     # the last line of model code that the exporter's message mentions
     lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
@@ -174,26 +179,17 @@ def explain_export(error: BaseException) -> tuple[str, bool]:
     operator = _OPERATOR.search(text)
     if operator is not None and _MISSING.search(text):
         return f"the operator {operator[1].replace('::', '.')} has no counterpart there{place}", True
-    said = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "no reason given")
+    said = (str(chain[-1]).strip() or "no reason given").splitlines()[0]
     return f"{type(chain[-1]).__name__}: {said[:300].rstrip('.')}{place}", True
 
 
-def without_stack_traces(path: Path) -> bytes | None:
-    """Returns an ONNX graph without the exporter's notes on source files, or None if it has none.
+def without_stack_traces(path: Path) -> bytes:
+    """Returns an ONNX graph without the exporter's notes on source files; the weights beside it are not touched.
 
     torch notes for every operator the file and line it came from, with the path of the virtual environment: most of
-    the graph's size, and it tells of the machine. The weights beside the graph are not touched.
-
-    Raises:
-        ModelError: it is no ONNX graph.
+    the graph's size, and it tells of the machine.
     """
-    if b'File "' not in path.read_bytes():
-        return None
-    try:
-        model = extras.load("onnx").load_model(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors have no base of their own
-        size = human_bytes(path.stat().st_size)
-        raise ModelError(f"{path} ({size}) is no readable ONNX graph: {error}") from error
+    model = extras.load("onnx").load_model(str(path), load_external_data=False)
     for graph in [model.graph, *model.functions]:
         _strip(graph)
     return model.SerializeToString()

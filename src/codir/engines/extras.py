@@ -10,29 +10,6 @@ from typing import Any
 
 from codir.errors import ConfigError
 
-_PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino",),
-    "openvino int8": ("openvino", "nncf"),
-    "onnxruntime": ("onnxruntime",),
-    "torch-bf16": (),
-    "torch": (),
-    "torch-compiled": (),
-}
-
-
-def require(what: str) -> None:
-    """Imports the packages of an engine or a format.
-
-    Args:
-        what: an engine's name, `onnx`, `openvino` or `openvino int8`.
-
-    Raises:
-        ConfigError: one of them is not installed, or cannot be imported; names the extra.
-    """
-    for name in _PACKAGES[what]:
-        load(name)
-
 
 def load(name: str) -> Any:
     """Returns the module of a package of the extra; raises `ConfigError` where it cannot be imported."""
@@ -68,9 +45,6 @@ def openvino_core() -> Any:
     back the one it found. When two are unloaded in the order in which they came, the second puts back the first one's
     stack, which is gone: the next Ctrl-C ends the process with a segmentation fault. One core that stays, and is there
     before any core of NNCF's, leaves nothing to put back.
-
-    Raises:
-        ConfigError: OpenVINO is not installed; names the extra.
     """
     core = load("openvino").Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")

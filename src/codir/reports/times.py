@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from codir.deploy.latency_table import BUSY, LatencyResult, LatencyRow
+from codir.deploy.latency import BUSY, LatencyResult, LatencyRow
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import CodirError, RunError
 from codir.files import read_json
