@@ -49,7 +49,7 @@ def export(folder: Path, source: Path | str, **values: Any) -> Path:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"12345")
     settings = {"format": "onnx", "quantize": "int8", "precision": "int8", "engine": "onnxruntime"}
-    settings |= {"source": str(source), "source_digest": "", "parameters": 77}
+    settings |= {"source": str(source), "parameters": 77}
     settings |= {"metrics_after": {"validation": {"accuracy": 0.75}}}
     Manifest(**{**settings, **values}).write(folder)
     return folder

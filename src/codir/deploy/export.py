@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.config.config import DataConfig
@@ -237,7 +235,6 @@ def _export(
     limit = length_limit(asked, model.config)
     names = engine.inputs if isinstance(engine, DeployedClassifier) else model_inputs(model, sample)
     said: dict[str, Any] = {
-        "source_digest": weights_digest(model),
         "inputs": tuple(names),
         "max_length": limit if limit is not None else asked,
         "reads": None if inputs is None else {**inputs.values(), "max_length": asked},
@@ -288,15 +285,6 @@ def _compare(
         **{"smallest_batch": min(sizes), "largest_batch": max(sizes)},
         "dropped": dropped,
     }
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """Returns a fingerprint of the weights in fp32, whatever files they came from."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 # --- README.md: what it is, what was checked, and how to predict from the folder alone ------------------------------

@@ -97,7 +97,6 @@ class Manifest(BaseModel, frozen=True):
     precision: Literal["fp32", "bf16", "int8"]  # what the engine computes in
     engine: Literal["onnxruntime", "openvino", "torch-bf16"]
     source: str  # the model it was made from, as it was named
-    source_digest: str = ""  # of that model's weights
     inputs: tuple[str, ...] = ()  # of the graph
     settings: dict[str, str] = {}  # what the engine is told when it loads the model
     task: str | None = None  # it was checked on
