@@ -148,7 +148,7 @@ def test_what_an_engine_cannot_do_is_left_out_and_said(two, monkeypatch) -> None
 
     monkeypatch.setattr(timed, "load_engine", load)
     monkeypatch.setattr(timed, "export_files", refuse)
-    engines, name = ["torch-compiled", "torch", "onnxruntime"], two[0].name
+    engines, name = "torch-compiled, torch,onnxruntime", two[0].name
     found = latency(two[:1], engines=engines, **FAST, quiet=True)
     assert [each.engine for each in found.rows] == ["torch"]
     left = ((name, "torch-compiled", why), (name, "onnxruntime", "m cannot be exported to ONNX."))
