@@ -71,13 +71,8 @@ def known_flags() -> set[str]:
     return flags_of(GROUP, *GROUP.commands.values()) | set(re.findall(r"\"(--[a-z-]+)\"", scripts))
 
 
-OTHERS_FLAGS = {
-    "--cpu",
-    "--nnodes",
-    "--rdzv-endpoint",
-    "--nproc_per_node",
-    "--strict",
-}  # of accelerate, torchrun, mkdocs
+# of accelerate, torchrun, mkdocs
+OTHERS_FLAGS = {"--cpu", "--nnodes", "--rdzv-endpoint", "--nproc_per_node", "--strict"}
 
 
 @pytest.mark.parametrize("page", pages())

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 import torch
-from fault_world import sentences, succeeded, write_csv
+from fault_world import flags, sentences, succeeded, write_csv
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -128,47 +128,16 @@ class World:
 
     def distill(self, recipe: str, output: Path) -> list[str]:
         """Returns the arguments of a distillation."""
-        files = (
-            "--train",
-            self.folder / "train.csv",
-            "--validation",
-            self.folder / "dev.csv",
-            "--max-length",
-            32,
-        )
-        models = (
-            "--teacher",
-            self.folder / "teacher",
-            "--student-layers",
-            2,
-            "--cache-dir",
-            self.folder / "cache",
-        )
-        words = (
-            "distill",
-            "--recipe",
-            recipe,
-            "--no-baseline",
-            *files,
-            *models,
-            *QUICK,
-            *FINE_TUNING[recipe],
-        )
-        return [str(word) for word in (*words, "--output", output)]
+        files = flags(train=self.folder / "train.csv", validation=self.folder / "dev.csv", max_length=32)
+        models = flags(teacher=self.folder / "teacher", student_layers=2, cache_dir=self.folder / "cache")
+        words = ("distill", *flags(recipe=recipe, no_baseline=True), *files, *models, *QUICK)
+        return [str(word) for word in (*words, *FINE_TUNING[recipe], "--output", output)]
 
     def pretrain(self, output: Path) -> list[str]:
         """Returns the arguments of a pre-training with codir-pre."""
-        models = ("--teacher", self.folder / "language-model", "--student-layers", 2)
-        words = (
-            "pretrain",
-            "--recipe",
-            "codir-pre",
-            "--corpus",
-            self.folder / "corpus",
-            *models,
-            *PRE_TRAINING,
-        )
-        return [str(word) for word in (*words, "--output", output)]
+        given = flags(recipe="codir-pre", corpus=self.folder / "corpus", student_layers=2, output=output)
+        words = ("pretrain", *given, *PRE_TRAINING, "--teacher", self.folder / "language-model")
+        return [str(word) for word in words]
 
 
 @pytest.fixture(scope="module")

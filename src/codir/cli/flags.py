@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from codir.config.yaml_text import read_value
 from codir.errors import ConfigError, nearest
-from codir.settings import Section, section_at
+from codir.settings import Section
 
 Given = Mapping[str, tuple[str, Any]]
 """The flags that were given, as `codir.config.loading` takes them: by the dotted key, the flag and its value."""
@@ -161,12 +161,6 @@ def section(model: type[SectionT], given: Given) -> SectionT:
     settings = Settings()
     settings.set_given((), given)
     return build(model, settings)
-
-
-def description(path: str, model: type[BaseModel]) -> str:
-    """Returns the description of the setting at a dotted path, with its default where it has a plain one."""
-    *sections, name = path.split(".")
-    return _description(section_at(model, sections).model_fields[name])
 
 
 def _description(field: FieldInfo) -> str:
