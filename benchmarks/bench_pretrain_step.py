@@ -170,8 +170,7 @@ class Variant:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        for _, objective in self.model.objective_items():
-            objective.after_step(True)
+        self.model.after_step(True)
 
 
 def make_teacher(setting: Setting) -> FrozenTeacher:

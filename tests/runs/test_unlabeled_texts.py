@@ -48,7 +48,7 @@ def result(
     original = DistillationTrainer.train
 
     def noting(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
-        first = next(iter(self.distillation.objective_items()))[1]
+        first = next(iter(self.distillation.objectives.values()))
         seen["+".join(self.distillation.objectives)] = [self.train_dataset, first.context, self.args]
         return original(self, *args, **kwargs)
 
