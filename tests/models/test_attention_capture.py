@@ -9,8 +9,7 @@ import torch
 import transformers as hf
 
 from codir.errors import ModelError
-from codir.models.attention import capture_attention, require_attention
-from codir.models.representations import TokenView, represent
+from codir.models.representations import TokenView, capture_attention, represent, require_attention
 
 SMALL = {
     "hidden_size": 32,

@@ -19,11 +19,10 @@ from transformers import (
 )
 
 from codir.errors import ModelError
-from codir.models.attention import require_attention
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification, BiLstmModel
 from codir.models.loading import count_parameters, encoder_shape, load_classifier
 from codir.models.origins import student_from_config
-from codir.models.representations import TokenView, represent
+from codir.models.representations import TokenView, represent, require_attention
 from codir.models.student import layers_prefix
 
 SIZES: dict[str, Any] = {

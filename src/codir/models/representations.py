@@ -1,17 +1,21 @@
-"""One vector for each example out of the hidden states of a layer (Eq. 3)."""
+"""What a model gives for a batch: logits, one vector for each example out of a layer (Eq. 3), and vectors of tokens."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from codir.errors import ModelError
-from codir.models.attention import capture_attention
 from codir.models.vocabulary import MaskedPredictions
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -27,11 +31,6 @@ def _mean_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True).clamp_min(1.0)
 
 
-def _first_positions(mask: Tensor) -> Tensor:
-    """Returns [B] the first real position of each row; 0 for a row that is all padding."""
-    return (mask != 0).to(torch.int32).argmax(dim=1)
-
-
 def _weighted_sum(hidden: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
     if hidden.dtype in _HALF:
         # The sum converts while it reads: fp32 accumulation without an fp32 copy of [B, L, d]. A half-precision
@@ -44,33 +43,21 @@ def _weighted_sum(hidden: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the real tokens' hidden states.
+    """Returns the mean [B, d] of the real tokens' hidden states [B, L, d], zeros for a row that is all padding.
 
-    Args:
-        hidden: [B, L, d] hidden states.
-        mask: [B, L] 1 (or True) for real tokens, 0 for padding, on whichever side the padding is.
-
-    Returns:
-        [B, d], fp32 for half-precision input and the input's type otherwise. A row that is all padding gives
-        zeros.
+    It is fp32 for half-precision input and the input's type otherwise. `mask` is [B, L], 1 (or True) for real tokens,
+    on whichever side the padding is.
     """
     return _weighted_sum(hidden, mask, _mean_weights(mask, _wide(hidden.dtype)))
 
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Hidden state of the first real token (`[CLS]`), also where the padding is on the left.
+    """Returns the hidden state [B, d] of the first real token (`[CLS]`), also where the padding is on the left.
 
-    Args:
-        hidden: [B, L, d] hidden states.
-        mask: [B, L] 1 (or True) for real tokens, 0 for padding.
-
-    Returns:
-        [B, d], fp32 for half-precision input and the input's type otherwise. A row that is all padding gives
-        its position 0.
+    Types and arguments as `masked_mean`; a row that is all padding gives its position 0.
     """
     rows = torch.arange(hidden.shape[0], device=hidden.device)
-    first = hidden[rows, _first_positions(mask)]
-    return first.to(_wide(hidden.dtype))
+    return hidden[rows, (mask != 0).to(torch.int32).argmax(dim=1)].to(_wide(hidden.dtype))
 
 
 def pool_layers(hidden_states: Sequence[Tensor], mask: Tensor, how: Literal["mean", "cls"]) -> Tensor:
@@ -114,37 +101,24 @@ class TokenView(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Depth and width of an encoder.
-
-    Attributes:
-        layers: number of transformer layers.
-        width: hidden size d.
-        heads: attention heads of a layer; None where there is no attention.
-    """
+    """Depth and width of an encoder."""
 
     layers: int
     width: int
-    heads: int | None = field(default=None, compare=False)
+    heads: int | None = field(default=None, compare=False)  # of a layer; None where there is no attention
 
 
 @dataclass
 class Representations:
-    """Outputs of one model for a batch of B examples.
+    """Outputs of one model for a batch of B examples."""
 
-    Attributes:
-        logits: [B, C] (C = 1 for regression).
-        pooled: for each pooling asked for, [B, layers, d]: every layer's pooled output, the embedding layer
-            excluded, so that index 0 is layer 1.
-        masked: of a masked language model, its predictions at the masked positions; `logits` is empty then.
-        tokens: for each view asked for, [B, L, w]: hidden states (w = d), or queries, keys or values (w = heads * d_h).
-        mask: [B, L] bool, True at real tokens; there whenever `tokens` is not empty.
-    """
-
-    logits: Tensor
+    logits: Tensor  # [B, C] (C = 1 for regression); empty for a masked language model
+    # for each pooling asked for, [B, layers, d]; the embedding layer is excluded, so that index 0 is layer 1
     pooled: dict[Pooling, Tensor] = field(default_factory=dict)
-    masked: MaskedPredictions | None = None
+    masked: MaskedPredictions | None = None  # of a masked language model, at the masked positions
+    # for each view asked for, [B, L, w]: hidden states (w = d), or queries, keys or values (w = heads * d_h)
     tokens: dict[TokenView, Tensor] = field(default_factory=dict)
-    mask: Tensor | None = None
+    mask: Tensor | None = None  # [B, L] bool, True at real tokens; there whenever `tokens` is not empty
 
 
 def represent(
@@ -224,3 +198,109 @@ def _only(model: Any, positions: Tensor) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+_NAME = "codir_capture"
+
+
+@dataclass
+class AttentionInputs:
+    """What one layer's attention was given, each [B, L, heads * d_h]."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass
+class _Recorder:
+    wanted: frozenset[int]
+    calls: int
+    found: dict[int, AttentionInputs]
+
+
+_active: ContextVar[_Recorder | None] = ContextVar("codir_attention_recorder", default=None)
+
+
+def shows_attention(model: nn.Module) -> bool:
+    """Whether queries and keys tell the model's whole attention and `capture_attention` can read them."""
+    return bool(getattr(model, "_supports_sdpa", False)) and not _has_position_bias(model)
+
+
+def require_attention(model: nn.Module, side: str) -> None:
+    """Raises `ModelError` if losses over attention cannot read `model`; `side` is the teacher or the student."""
+    if not shows_attention(model):
+        raise ModelError(
+            f"{side} is a {type(model).__name__}, whose attention cannot be compared: it has none, or adds a bias by "
+            "position to it. BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and ModernBERT can be. Choose an "
+            "objective over hidden states or pooled layers instead (`codir recipes` lists what each needs)."
+        )
+
+
+@contextlib.contextmanager
+def capture_attention(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, AttentionInputs]]:
+    """Gives, after a forward pass of `model` inside the block, the inputs of the attention of `layers` (from 1).
+
+    Raises:
+        ModelError: see `require_attention`; or a layer's attention is scaled or windowed in a way of its own.
+    """
+    require_attention(model, "The model")
+    config = cast(Any, model).config
+    before = config._attn_implementation
+    recorder = _Recorder(frozenset(layers), 0, {})
+    token = _active.set(recorder)
+    config._attn_implementation = _NAME
+    try:
+        yield recorder.found
+    finally:
+        config._attn_implementation = before
+        _active.reset(token)
+    if missing := recorder.wanted - set(recorder.found):
+        raise ModelError(
+            f"{type(model).__name__} ran the attention of {recorder.calls} layers, not of layer {min(missing)}."
+        )
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    recorder = _active.get()
+    if recorder is not None:
+        recorder.calls += 1
+        if recorder.calls in recorder.wanted:
+            _refuse_unusual(module, query, settings)
+            flat = [
+                tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)
+            ]  # [B, H, L, d] -> [B, L, H*d]
+            recorder.found[recorder.calls] = AttentionInputs(*flat)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+
+
+def _refuse_unusual(module: nn.Module, query: Tensor, settings: dict[str, Any]) -> None:
+    usual = 1 / math.sqrt(query.shape[-1])
+    scaling = settings.get("scaling")
+    if settings.get("position_bias") is not None or (
+        scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-4)
+    ):
+        raise ModelError(
+            f"{type(module).__name__} scales or shifts its attention in a way codir does not know."
+        )
+    window = settings.get("sliding_window")
+    if window is not None and query.shape[2] > window:
+        raise ModelError(
+            f"{type(module).__name__} sees a window of {window} tokens and the text has {query.shape[2]}: its "
+            f"attention cannot be compared. Set data.max_length to {window}, or match layers that see everything."
+        )
+
+
+def _has_position_bias(model: nn.Module) -> bool:
+    return any("relative_attention_bias" in name for name, _ in model.named_parameters())
+
+
+AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -19,12 +19,11 @@ from codir.kinds import kind_of
 from codir.kinds.base import Kind
 from codir.losses.base import ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, views_of
-from codir.models.attention import require_attention
 from codir.models.check import require_layers, require_trainable
 from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
 from codir.models.labels import UNLABELED, class_names, has_label
 from codir.models.loading import encoder_shape
-from codir.models.representations import Pooling
+from codir.models.representations import Pooling, require_attention
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.source import CacheSettings, TeacherSource
 from codir.training.arguments import DistillationArguments
