@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from small_world import TRAINING, World, sentences, write_table
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from codir.cli.main import app
@@ -86,30 +85,6 @@ def relabel(*labels: str) -> Callable[[list[dict[str, str]]], None]:
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def test_misspelt_column(world: World, tmp_path: Path) -> None:
-    message = refused(distill_flags(world, tmp_path / "run", text="reveiw"))
-    assert "train.csv has no column 'reveiw' (did you mean 'review'?)" in message
-    assert "'review', 'stars', 'score', 'reply'" in message
-    message = refused(distill_flags(world, tmp_path / "run", label="rating"))
-    assert "has no column 'rating'" in message
-
-
-def test_a_label_that_the_teacher_lacks_and_the_reverse(world: World, tmp_path: Path) -> None:
-    train = table(tmp_path / "three.csv", relabel("neg", "pos", "mixed"))
-    message = refused(distill_flags(world, tmp_path / "run", train=train, validation=None))
-    assert "the label 'mixed', which the teacher does not know: its classes are 'neg', 'pos'" in message
-    assert "codir finetune" in message
-    assert "mixed" in message
-    model = AutoModelForSequenceClassification.from_pretrained(
-        world.teacher, num_labels=3, ignore_mismatched_sizes=True
-    )
-    model.config.id2label = {0: "neg", 1: "pos", 2: "mixed"}
-    model.save_pretrained(tmp_path / "teacher")
-    AutoTokenizer.from_pretrained(world.teacher).save_pretrained(tmp_path / "teacher")
-    message = refused(distill_flags(world, tmp_path / "run", teacher=tmp_path / "teacher"))
-    assert "the class 'mixed', which the data does not have" in message
-
-
 @pytest.mark.parametrize("command", ["distill", "finetune"])
 def test_one_class_only(world: World, tmp_path: Path, command: str) -> None:
     train = table(tmp_path / "train.csv", relabel("pos"))
@@ -150,24 +125,17 @@ def test_a_teacher_of_scores_for_classes_and_the_reverse(world: World, tmp_path:
     ("settings", "expected"),
     [
         (["objectives.crd.k=0"], "crd.k=0 does not fit N=96 training examples"),
-        (["objectives.crd.k=97"], "crd.k=97 does not fit N=96"),
         (["objectives.crd.k=many"], "objectives.crd.k"),
         (["objectives.crd.negatives=hrd"], "did you mean 'hard'?"),
         (["objectives.crd.negatives=hard", "cache=false"], "drop --no-cache"),
         (["objectives.crd.teacher_layers=[0]"], "crd.teacher_layers"),
-        (["objectives.crd.teacher_layers=[5]"], "crd.teacher_layers"),
-        (["objectives.crd.tau=1"], "tau"),
         (["objectives.cdr.k=1"], "did you mean 'crd'?"),
         (["training.learning_rat=1"], "did you mean 'learning_rate'?"),
-        (["training.num_train_epochs=0"], "training.num_train_epochs"),
         (["training.num_train_epochs=nan"], "training.num_train_epochs"),
-        (["training.learning_rate=-1"], "training.learning_rate"),
-        (["training.gradient_checkpoint=true"], "did you mean 'gradient_checkpointing'?"),
         (["training.optim=no_such"], "no_such"),
         (["training.report_to=[wandbb]"], "did you mean 'wandb'?"),
         (["training.report_to=[codecarbon]"], "to be installed"),
         (["student.init=[1,9]", "student.layers=2"], "9"),
-        (["student.init=sprad"], "student.init"),
     ],
 )
 def test_settings_out_of_range(world: World, tmp_path: Path, settings: list[str], expected: str) -> None:

@@ -40,6 +40,12 @@ def logged(run: Path, key: str) -> list[float]:
     return [entry[key] for entry in entries if key in entry]
 
 
+def row(result: DistillResult, role: Any) -> ModelRow:
+    found = result.comparison.row(role)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def result(world: World, tmp_path_factory: pytest.TempPathFactory) -> DistillResult:
     output = tmp_path_factory.mktemp("runs") / "student"
@@ -75,10 +81,9 @@ def test_what_is_left_of_the_contrast_is_kept_beside_the_student(world: World, r
     assert kept["crd/rows"].shape == (96, 8)
     assert kept["crd/ids"].tolist() == list(range(96))
     assert set(kept["crd/labels"].tolist()) == {0, 1}
-    row = result.comparison.row("codir")
-    assert row is not None
+    found = row(result, "codir")
     # no part of the model: neither of its size
-    assert row.bytes == (result.output / "model.safetensors").stat().st_size
+    assert found.bytes == (result.output / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -104,16 +109,15 @@ def test_the_table_is_what_evaluate_measures(world: World, result: DistillResult
     data = DataConfig(**{**world.data(), "train": None})
     teacher = evaluate(world.teacher, data, quiet=True)
     for role, folder in folders.items():
-        row = result.comparison.row(role)  # type: ignore[arg-type]
-        assert row is not None
+        found = row(result, role)
         measured = evaluate(folder, data, quiet=True)
-        assert row.metrics == pytest.approx(measured.flat_metrics())
+        assert found.metrics == pytest.approx(measured.flat_metrics())
         same = float(np.mean(measured.predictions() == teacher.predictions()))
-        assert row.agreement == pytest.approx(same)
-        assert row.bytes == (folder / "model.safetensors").stat().st_size
+        assert found.agreement == pytest.approx(same)
+        assert found.bytes == (folder / "model.safetensors").stat().st_size
         model = AutoModelForSequenceClassification.from_pretrained(folder)
-        assert row.parameters == sum(p.numel() for p in model.parameters())
-    assert result.comparison.row("teacher").agreement == 1.0  # type: ignore[union-attr]
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert row(result, "teacher").agreement == 1.0
     content = json.loads((result.output / "metrics.json").read_text())
     assert [row["role"] for row in content["comparison"]["rows"]] == ["teacher", "finetune", "kd", "codir"]
     card = (result.output / "README.md").read_text()
@@ -264,10 +268,8 @@ def test_a_roberta_student_with_another_tokenizer(
     assert student.config.id2label == {0: "neg", 1: "pos"}
     assert len(AutoTokenizer.from_pretrained(done.output)("film").input_ids) == 6
     data = DataConfig(**{**world.data(), "train": None})
-    row, teacher = done.comparison.row("codir"), done.comparison.row("teacher")
-    assert row is not None
-    assert teacher is not None
-    assert row.metrics == pytest.approx(evaluate(done.output, data, quiet=True).flat_metrics())
+    found, teacher = row(done, "codir"), row(done, "teacher")
+    assert found.metrics == pytest.approx(evaluate(done.output, data, quiet=True).flat_metrics())
     assert teacher.metrics == pytest.approx(evaluate(world.teacher, data, quiet=True).flat_metrics())
 
 
@@ -299,11 +301,9 @@ def test_a_student_that_is_the_teacher_with_its_classes_in_another_order(
     )
     done = distill(recipe="kd", **settings, console=quiet())
     assert logged(done.output, "loss_kd") == pytest.approx([0.0] * 6, abs=1e-5)
-    student = done.comparison.row("kd")
-    assert student is not None
+    student = row(done, "kd")
     assert student.agreement == 1.0
-    teacher = done.comparison.row("teacher")
-    assert teacher is not None
+    teacher = row(done, "teacher")
     assert student.metrics == teacher.metrics
     assert AutoModelForSequenceClassification.from_pretrained(done.output).config.id2label[0] == "pos"
 
@@ -328,12 +328,10 @@ def test_f1_is_of_the_datas_class_whatever_the_order_of_the_models(
     data = {"task": "mrpc", "data_dir": str(folder), "max_length": 32}
     done = distill(**world.settings(tmp_path / "run", teacher=str(teacher), data=data), console=quiet())
     for role, model in (("teacher", teacher), ("codir", done.output)):
-        row = done.comparison.row(role)  # type: ignore[arg-type]
-        assert row is not None
-        assert row.metrics == pytest.approx(evaluate(model, DataConfig(**data), quiet=True).flat_metrics())
+        found = row(done, role)
+        assert found.metrics == pytest.approx(evaluate(model, DataConfig(**data), quiet=True).flat_metrics())
     best = done.costs["codir"].best_score
-    codir = done.comparison.row("codir")
-    assert codir is not None
+    codir = row(done, "codir")
     assert best == pytest.approx(codir.metrics["f1"])
 
 
@@ -347,10 +345,9 @@ def test_a_teacher_without_class_names(world: World, tmp_path: Path) -> None:
     console = quiet()
     with pytest.warns(UserWarning, match=r"matched by order: neg = LABEL_0, pos = LABEL_1"):
         done = distill(**world.settings(tmp_path / "run", teacher=str(tmp_path / "teacher")), console=console)
-    row = done.comparison.row("teacher")
-    assert row is not None
+    found = row(done, "teacher")
     named = evaluate(world.teacher, DataConfig(**{**world.data(), "train": None}), quiet=True)
-    assert row.metrics == pytest.approx(named.flat_metrics())
+    assert found.metrics == pytest.approx(named.flat_metrics())
 
 
 # ---- scores, pairs ---------------------------------------------------------------------------------------------------
@@ -370,11 +367,10 @@ def test_regression(world: World, tmp_path: Path) -> None:
     assert student.config.problem_type == "regression"
     data = DataConfig(**{**world.data(label="score"), "train": None})
     for role, folder in (("teacher", world.regression), ("codir", done.output)):
-        row = done.comparison.row(role)  # type: ignore[arg-type]
-        assert row is not None
-        assert set(row.metrics) == {"pearson", "spearman", "pearson_spearman"}
-        assert row.metrics == pytest.approx(evaluate(folder, data, quiet=True).flat_metrics())
-    assert done.comparison.row("teacher").agreement == pytest.approx(1.0)  # type: ignore[union-attr]
+        found = row(done, role)
+        assert set(found.metrics) == {"pearson", "spearman", "pearson_spearman"}
+        assert found.metrics == pytest.approx(evaluate(folder, data, quiet=True).flat_metrics())
+    assert row(done, "teacher").agreement == pytest.approx(1.0)
 
 
 def test_pairs(world: World, tmp_path: Path) -> None:

@@ -199,18 +199,3 @@ def test_labels_alone_have_nothing_to_learn_from_them(world: World, more: Path, 
         DataConfig(**world.data(limit_unlabeled=5))
     with pytest.raises(DataError, match=r"gone\.txt"):
         load_data(DataConfig(**world.data(unlabeled=["gone.txt"])))
-
-
-def test_training_texts_that_are_not_used_may_come_without_their_labels(world: World, tmp_path: Path) -> None:
-    whole = load_data(DataConfig(**world.data()))
-    assert whole.train is not None
-    data = load_data(DataConfig(**world.data(limit_train=20, unlabeled=[world.train])))
-    assert data.train is not None
-    assert data.unlabeled is not None
-    distinct = len(set(whole.train["text"]))
-    assert len(data.unlabeled) == distinct - len(set(data.train["text"]))
-    # a limit on the validation data does not let the rest of them in
-    with pytest.raises(
-        DataError, match="none of its 40 texts can be used: 40 that stand in the validation data"
-    ):
-        load_data(DataConfig(**world.data(limit_validation=5, unlabeled=[world.dev])))

@@ -127,21 +127,6 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(
     assert trained == []
 
 
-def test_a_study_goes_on_after_an_objective_got_a_new_setting(
-    study_settings: Settings, copied: Path, trained: list[str]
-) -> None:
-    for path in copied.glob("trials/good/kd/*/codir.yaml"):
-        content = yaml.safe_load(path.read_text())
-        del content["objectives"]["kd"]["squared"]  # as an older version wrote it
-        path.write_text(yaml.safe_dump(content))
-    study(**study_settings(copied, resume=True), console=quiet())
-    assert trained == []
-    content["objectives"]["kd"]["squared"] = True  # and what it was is not its default
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(RunError, match=r"recipe kd, objectives\.kd\.squared: True there, False now"):
-        study(**study_settings(copied, resume=True), console=quiet())
-
-
 def test_a_folder_in_use_or_of_others_is_refused(
     study_settings: Settings, tmp_path: Path, finished: Path
 ) -> None:
