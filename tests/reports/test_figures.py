@@ -336,7 +336,12 @@ def test_numbers_have_few_digits() -> None:
 def test_every_figure_is_written_in_both_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     report = fakes.hostile()
-    report.panels, report.curves, report.similarities = report.panels[:1], report.curves[:1], []
+    report.panels, report.curves, report.clouds, report.similarities = (
+        report.panels[:1],
+        report.curves[:1],
+        [],
+        [],
+    )
     files = write_images(report, tmp_path / "pictures")
     assert len(set(files)) == len(files) > 6
     for file in files:
