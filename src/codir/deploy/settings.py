@@ -68,7 +68,9 @@ class LatencySettings(Section):
 class PublishSettings(Section):
     """Where and how a model is published on the Hub."""
 
-    subfolder: str = Field("", description="where in the repository (onnx, openvino-int8), not at its top")
+    subfolder: str | None = Field(
+        None, description="where in the repository (onnx, openvino-int8), not at its top"
+    )
     dry_run: bool = Field(False, description="show what would be sent; needs neither network nor token")
     private: bool = Field(False, description="make the repository private")
     license: str | None = Field(None, description="licence of the model, such as apache-2.0")
