@@ -40,44 +40,15 @@ def here(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTok
     vocabulary = ["the", "good", "bad", "film", "book", "cat", "dog", "sees", "likes", "in"]
     lines = [" ".join(words.choices(vocabulary, k=40)) + "." for _ in range(24)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    succeeded(
-        "corpus",
-        "--input",
-        folder / "text.txt",
-        "--tokenizer",
-        folder / "teacher",
-        "--output",
-        folder / "corpus",
-        "--block",
-        "16",
-        "--documents",
-        "line",
-        "--validation",
-        "0.1",
-        "--workers",
-        "1",
-    )
+    making = flags(block=16, documents="line", validation=0.1, workers=1, output=folder / "corpus")
+    succeeded("corpus", *making, input=folder / "text.txt", tokenizer=folder / "teacher")
     return folder
 
 
 def pretrain(here: Path, output: Path, recipe: str, teacher: str, *more: Any) -> dict[str, Any]:
     """Runs a recipe for two steps that move nothing, with a student of two layers; returns its terms."""
-    succeeded(
-        "pretrain",
-        "--corpus",
-        here / "corpus",
-        "--teacher",
-        here / teacher,
-        "--recipe",
-        recipe,
-        *SHORT,
-        *STILL,
-        "--student-layers",
-        "2",
-        "--output",
-        output,
-        *more,
-    )
+    given = flags(corpus=here / "corpus", teacher=here / teacher, recipe=recipe, student_layers=2)
+    succeeded("pretrain", *given, *SHORT, *STILL, *more, output=output)
     entries = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return {key: value for entry in entries for key, value in entry.items() if key.startswith("loss_")}
 
@@ -133,57 +104,26 @@ def test_the_methods_with_predictions_run_too(here: Path, tmp_path: Path) -> Non
     "recipe", ["tinybert-pre", "minilm-pre", "minilmv2-pre", "distilbert-pre", "mobilebert-pre"]
 )
 def test_without_a_teacher_the_flag_is_named(here: Path, tmp_path: Path, recipe: str) -> None:
-    message = refused(
-        "pretrain",
-        "--corpus",
-        here / "corpus",
-        "--recipe",
-        recipe,
-        *SHORT,
-        "--output",
-        tmp_path / "run",
-        leaves_nothing=tmp_path / "run",
-    )
+    corpus, run = here / "corpus", tmp_path / "run"
+    message = refused("pretrain", *SHORT, corpus=corpus, recipe=recipe, output=run, leaves_nothing=run)
     assert "--teacher" in message
-    message = refused("plan", recipe=recipe, corpus=here / "corpus", student_config=here / "teacher")
+    message = refused("plan", recipe=recipe, corpus=corpus, student_config=here / "teacher")
     assert "--teacher" in message
 
 
 def test_predictions_need_a_teacher_with_a_head(here: Path, tmp_path: Path) -> None:
-    message = refused(
-        "pretrain",
-        "--corpus",
-        here / "corpus",
-        "--teacher",
-        here / "headless",
-        "--recipe",
-        "distilbert-pre",
-        *SHORT,
-        "--output",
-        tmp_path / "run",
-        leaves_nothing=tmp_path / "run",
-    )
+    given = flags(corpus=here / "corpus", teacher=here / "headless", recipe="distilbert-pre")
+    message = refused("pretrain", *given, *SHORT, output=tmp_path / "run", leaves_nothing=tmp_path / "run")
     assert "mlm-head" in message
 
 
 def test_a_plan_counts_such_a_teacher(here: Path, tmp_path: Path) -> None:
     found = {}
     for recipe in ("minilm-pre", "mlm-pre"):
-        succeeded(
-            "plan",
-            "--recipe",
-            recipe,
-            "--corpus",
-            here / "corpus",
-            "--teacher",
-            here / "headless",
-            *SHORT,
-            "--json",
-            tmp_path / "plan.json",
-        )
-        found[recipe] = json.loads((tmp_path / "plan.json").read_text())["stages"][recipe][
-            "flops_teacher_forward"
-        ]
+        given = flags(recipe=recipe, corpus=here / "corpus", teacher=here / "headless")
+        succeeded("plan", *given, *SHORT, json=tmp_path / "plan.json")
+        stage = json.loads((tmp_path / "plan.json").read_text())["stages"][recipe]
+        found[recipe] = stage["flops_teacher_forward"]
     assert found["minilm-pre"] > (found["mlm-pre"] or 0) == 0
 
 
