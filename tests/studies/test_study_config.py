@@ -92,15 +92,6 @@ def test_a_trial_s_configuration() -> None:
     assert list(plain.objectives) == ["task"]
 
 
-def test_a_recipe_with_its_own_kind_of_student_keeps_it(tmp_path: Path) -> None:
-    own, init = tmp_path / "other.yaml", tmp_path / "init.yaml"
-    own.write_text("recipe: kd\nstudent:\n  model: some/model\n")
-    init.write_text("recipe: kd\nstudent:\n  init: last\n")
-    recipes = resolve_recipes(load(recipes=["kd", str(own), str(init)]))
-    assert recipes["other"].student == {"model": "some/model"}
-    assert recipes["init"].student is None
-
-
 def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("recipe: kd\nstudent:\n  layers: 1\n  init: last\n  freeze: [embeddings]\n")
