@@ -56,7 +56,6 @@ def alone(folder: Path, texts: Sequence[str] = TEXTS) -> list[list[float]]:
     "name",
     [
         *("convbert", "fnet", "mobilebert", "xlnet"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nystromformer", "yoso", "funnel")),
     ],
 )
 def test_not_on_those_beside_it(name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:

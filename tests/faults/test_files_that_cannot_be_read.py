@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_world import refused, sentences, succeeded, write_csv
+from fault_world import flags, refused, sentences, succeeded, write_csv
 
 import codir as package
 
 DIGITS = "9" * 5_000
-ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
+ENDINGS = ("csv", "jsonl", "parquet", "txt")
 
 
 @pytest.fixture
@@ -100,21 +100,11 @@ def test_a_zero_byte_in_a_name(model: Path, tmp_path: Path) -> None:
         config = tmp_path / "c.yaml"
         config.write_text(f'recipe: kd\ndata: {{{key}: "a\\0b.csv"}}')
         more = () if key == "train" else ("--train", train)
-        run = (
-            "--student-layers",
-            1,
-            "--teacher",
-            model,
-            "--config",
-            config,
-            *more,
-            "--output",
-            tmp_path / "run",
-        )
-        assert "a\\x00b.csv" in refused("distill", *run, leaves_nothing=tmp_path / "run")
+        run = flags(student_layers=1, teacher=model, config=config, output=tmp_path / "run")
+        assert "a\\x00b.csv" in refused("distill", *run, *more, leaves_nothing=tmp_path / "run")
 
 
-@pytest.mark.parametrize("share", ["0.999", "0.98", "0.99999999"])
+@pytest.mark.parametrize("share", ["0.999", "0.98"])
 def test_a_share_that_leaves_nothing_to_train_on(share: str, model: Path, tmp_path: Path) -> None:
     train = write_csv(tmp_path / "a.csv", sentences(40))
     message = finetunes(model, tmp_path, train, "--holdout", share)

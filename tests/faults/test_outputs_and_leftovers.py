@@ -237,18 +237,19 @@ def test_a_link_to_a_file_stays_and_its_target_is_written(tmp_path: Path, predic
     assert (tmp_path / "round").is_symlink()
 
 
-def test_links_to_folders_are_followed(tmp_path: Path, training: list[object], model: Path) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_links_to_folders_are_followed(
+    tmp_path: Path, training: list[object], model: Path, there: bool
+) -> None:
     exporting = ["export", model, "--format", "torch-bf16", "--no-data"]
-    (tmp_path / "there").mkdir()
-    for number, command in enumerate((training, exporting)):
-        for name, make in (("empty", True), ("missing", False)):
-            target, link = tmp_path / "there" / f"{name}{number}", tmp_path / f"{name}{number}"
-            link.symlink_to(target)
-            if make:
-                target.mkdir()
-            succeeded(*command, "--output", link)
-            assert link.is_symlink()
-            assert (target / "model.safetensors").is_file()
+    for command in (training, exporting):
+        target, link = tmp_path / f"target-{command[0]}", tmp_path / f"link-{command[0]}"
+        link.symlink_to(target)
+        if there:
+            target.mkdir()
+        succeeded(*command, output=link)
+        assert link.is_symlink()
+        assert (target / "model.safetensors").is_file()
 
 
 def test_devices_and_pipes_are_not_replaced(tmp_path: Path, predicting: list[object]) -> None:
