@@ -120,7 +120,7 @@ def encode_split(
     from datasets import ClassLabel, Dataset, Features, Value
     from datasets import Sequence as ListOf
 
-    from codir.models.labels import UNLABELED
+    from codir.models.classes import UNLABELED
 
     require_ids(split)
     longest = length_limit(max_length, config)

@@ -24,8 +24,8 @@ from codir.errors import ConfigError, ModelError
 from codir.files import at_home, human_bytes, read_json, require_disk, write_text
 from codir.kinds import kind_of
 from codir.models.check import behaviour, load_tokenizer_for
+from codir.models.classes import class_names
 from codir.models.config_file import position_limit
-from codir.models.labels import class_names
 from codir.models.loading import load_classifier, resolve
 from codir.printing import Console, progress_bar, terminal
 from codir.record.card import card_data, eval_results, fill_template, hub_ancestor

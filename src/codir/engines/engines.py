@@ -17,8 +17,8 @@ from codir.engines import extras
 from codir.engines.folder import Manifest, is_deployed
 from codir.errors import ConfigError, ModelError, nearest
 from codir.models.check import behaviour
+from codir.models.classes import require_one_answer
 from codir.models.config_file import position_limit
-from codir.models.labels import require_one_answer
 from codir.models.loading import load_classifier, load_config, resolve
 
 ONNX_FILE = "model.onnx"

@@ -57,7 +57,7 @@ def kind_named(name: str) -> Kind:
 
 def kind_of(config: PretrainedConfig) -> Kind:
     """Returns what a classifier with this config predicts: what it says itself, else by its `problem_type`."""
-    from codir.models.labels import KIND_KEY  # imports torch
+    from codir.models.classes import KIND_KEY  # imports torch
 
     if (said := getattr(config, KIND_KEY, None)) is not None:
         return kind_named(str(said))

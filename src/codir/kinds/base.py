@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codir.kinds.metrics import Metric
-from codir.models.labels import KIND_KEY, UNLABELED
+from codir.models.classes import KIND_KEY, UNLABELED
 
 if TYPE_CHECKING:
     from torch import Tensor

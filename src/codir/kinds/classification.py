@@ -12,8 +12,7 @@ from scipy.special import softmax
 from codir.errors import ConfigError, ModelError
 from codir.kinds.base import Kind, Reduction
 from codir.kinds.metrics import Metric, is_constant
-from codir.models.classes import is_generic, match_classes
-from codir.models.labels import class_names
+from codir.models.classes import class_names, is_generic, match_classes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ import torch
 
 from codir.errors import DataError
 from codir.losses.base import Objective, ObjectiveContext, ObjectiveSettings, Step, Term, TokenChunk
-from codir.models.labels import has_label
+from codir.models.classes import has_label
 from codir.models.vocabulary import token_cross_entropy
 
 

@@ -26,8 +26,8 @@ from transformers.utils import logging as hf_logging
 
 from codir.errors import ModelError
 from codir.manifest import EXPORT_MANIFEST, EXPORT_MARK, model_checked, require_model
+from codir.models.classes import new_head, require_one_answer, said_kind
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
-from codir.models.labels import new_head, require_one_answer, said_kind
 from codir.models.representations import EncoderShape
 
 # What a tokenizer is saved as, in all families, and what says how it is used and alone is none.

@@ -18,9 +18,8 @@ from transformers import (
 
 from codir.errors import ConfigError, ModelError
 from codir.models.bilstm import BiLstmConfig
-from codir.models.classes import is_generic
+from codir.models.classes import class_names, copy_labels, is_generic, new_head, said_kind
 from codir.models.config_file import make_config, read_settings, require_memory
-from codir.models.labels import class_names, copy_labels, new_head, said_kind
 from codir.models.layers import require_depth
 from codir.models.loading import encoder_shape, load_classifier, load_config, load_pretrained, resolve
 from codir.models.student import fresh_model

@@ -22,7 +22,7 @@ from codir.files import read_json
 from codir.kinds import kind_of
 from codir.measure.comparison import Comparison, main_role
 from codir.measure.masked_scores import MaskedTable
-from codir.models.labels import class_names
+from codir.models.classes import class_names
 from codir.models.loading import load_config
 from codir.record.environment import short_paths
 from codir.record.runfolder import RunFolder

@@ -15,7 +15,7 @@ import yaml
 
 from codir.errors import ModelError, RunError
 from codir.manifest import read_whole
-from codir.models.labels import class_names, require_one_answer
+from codir.models.classes import class_names, require_one_answer
 from codir.models.loading import load_config
 from codir.record.run_data import find_near
 from codir.record.runfolder import RunFolder

@@ -19,8 +19,8 @@ from codir.data.task import Task
 from codir.errors import CodirError
 from codir.kinds import kind_named
 from codir.models.check import behaviour, load_tokenizer_for
+from codir.models.classes import class_names
 from codir.models.inference import forward_dataset
-from codir.models.labels import class_names
 from codir.models.loading import load_classifier, load_config
 from codir.models.representations import Pooling
 from codir.printing import progress_bar

@@ -19,8 +19,8 @@ from codir.errors import ModelError
 from codir.files import whole_text_file, writes
 from codir.kinds import kind_of
 from codir.models.check import load_tokenizer_for
+from codir.models.classes import class_names
 from codir.models.inference import Progress, predict_logits
-from codir.models.labels import class_names
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import DEFAULT_TEXT
 from codir.record.run_data import inputs_of

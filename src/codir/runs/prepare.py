@@ -18,7 +18,7 @@ from codir.data.task import TaskData
 from codir.kinds import kind_named
 from codir.measure.comparison import Role, main_role
 from codir.models.check import load_tokenizer_for
-from codir.models.labels import class_names
+from codir.models.classes import class_names
 from codir.models.loading import encoder_shape, load_classifier
 from codir.printing import Console
 from codir.record.data import load_data

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 
 from codir.errors import ModelError
 from codir.models.check import behaviour
-from codir.models.classes import align_logits, match_classes
+from codir.models.classes import align_logits, class_names, match_classes
 from codir.models.inference import device_of, precision, represent_without_padding
-from codir.models.labels import class_names
 from codir.models.loading import encoder_shape
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView, represent
 

@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from codir.errors import ConfigError
 from codir.gather import gather_rows, processes, wire
 from codir.losses.base import TokenPositions
-from codir.models.labels import has_label
+from codir.models.classes import has_label
 from codir.training.masking import IGNORED
 
 # What the errors of a broken connection have in common, in the words of gloo and NCCL.

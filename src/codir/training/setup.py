@@ -20,8 +20,16 @@ from codir.kinds.base import Kind
 from codir.losses.base import ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, views_of
 from codir.models.check import require_layers, require_trainable
-from codir.models.classes import is_generic, label_names, match_classes, matching_key, require_ids
-from codir.models.labels import UNLABELED, class_names, has_label
+from codir.models.classes import (
+    UNLABELED,
+    class_names,
+    has_label,
+    is_generic,
+    label_names,
+    match_classes,
+    matching_key,
+    require_ids,
+)
 from codir.models.loading import encoder_shape
 from codir.models.representations import Pooling, require_attention
 from codir.teacher.frozen import FrozenTeacher

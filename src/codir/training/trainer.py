@@ -21,8 +21,8 @@ from codir.kinds import kind_named
 from codir.kinds.base import Kind
 from codir.losses.registry import build_objectives
 from codir.models.check import behaviour, settle_side
+from codir.models.classes import require_one_answer
 from codir.models.config_file import settle_switches
-from codir.models.labels import require_one_answer
 from codir.printing import progress_bar
 from codir.teacher.frozen import FrozenTeacher
 from codir.training.arguments import DistillationArguments
