@@ -71,7 +71,7 @@ def test_the_papers_two_stages(tmp_path: Path) -> None:
     assert "35% of the peak" in result.output
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert", "deberta-v2"])
 def test_operations_are_those_that_pytorch_counts(family: str, tmp_path: Path) -> None:
     """The student's forward and backward pass; the counter sees its head at all positions, as `positions: all` has."""
     sizes = {"n_layers": 2, "n_heads": 2, "dim": 32, "hidden_dim": 64} if family == "distilbert" else TINY

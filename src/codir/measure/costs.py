@@ -98,8 +98,13 @@ def costs_of(config: PretrainedConfig, length: int) -> ModelCosts:
     try:
         with torch.device("meta"):
             model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+            inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
+            if config.model_type.startswith(
+                "deberta"
+            ):  # others ask a mask for its values, which are not there
+                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with FlopCounterMode(display=False) as counted, torch.no_grad():
-                model(input_ids=torch.zeros(1, length, dtype=torch.long))
+                model(**inputs)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ModelError(f"A {config.model_type} model cannot be counted: {error}") from error
     of_module = counted.get_flop_counts()

@@ -55,7 +55,7 @@ def read_study(folder: Path, wanted: Wanted) -> Report:
     report.costs, report.facts = _costs(findings), _facts(folder, findings, final, config)
     path = folder / "study.yaml"
     report.config = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    teacher = config.teachers.get(findings.tasks[0], "TEACHER") if config and findings.tasks else "TEACHER"
+    teacher = config.teachers.get(findings.tasks[0], "TEACHER") if findings.tasks else "TEACHER"
     student = str(final[0].folder if final else folder / TRIALS / "...")
     command = ["codir", "latency", str(teacher), student, "--task", *findings.tasks[:1]]
     add_times(report, folder, wanted, command)
@@ -86,13 +86,13 @@ def _headline(findings: Findings) -> list[str]:
     return [f"{line}."]
 
 
-def _panels(findings: Findings, results: Sequence[TrialResult], config: StudyConfig | None) -> list[Panel]:
+def _panels(findings: Findings, results: Sequence[TrialResult], config: StudyConfig) -> list[Panel]:
     panels = []
     for task in findings.tasks:
         cells = {row: findings.cells[row, task] for row in findings.rows if (row, task) in findings.cells}
         metric = next(cell.metric for cell in cells.values())
         first = next(result for result in results if result.task == task)
-        named = config.teachers.get(task) if config is not None else None
+        named = config.teachers.get(task)
         folder = Path(named).expanduser() if named else None
         score = finite(findings.teachers.get(task))
         shape = {"kept": None if score is None else 1.0, "parameters": first.teacher_parameters}
@@ -182,14 +182,13 @@ def _costs(findings: Findings) -> list[tuple[str, str]]:
 
 
 def _facts(
-    folder: Path, findings: Findings, results: Sequence[TrialResult], config: StudyConfig | None
+    folder: Path, findings: Findings, results: Sequence[TrialResult], config: StudyConfig
 ) -> list[tuple[str, str]]:
     facts = [("trials finished", f"{findings.trials}")]
-    if config is not None:
-        facts += [("recipes", ", ".join(config.recipes)), ("tasks", ", ".join(config.tasks))]
-        facts += [("seeds", ", ".join(map(str, config.seeds)))]
-        facts += [(f"teacher of {task}", teacher) for task, teacher in config.teachers.items()]
-        facts += [("teachers are fine-tuned from", str(config.model))] if config.model else []
+    facts += [("recipes", ", ".join(config.recipes)), ("tasks", ", ".join(config.tasks))]
+    facts += [("seeds", ", ".join(map(str, config.seeds)))]
+    facts += [(f"teacher of {task}", teacher) for task, teacher in config.teachers.items()]
+    facts += [("teachers are fine-tuned from", str(config.model))] if config.model else []
     facts += [("differences are from", findings.baseline)] if findings.baseline is not None else []
     facts += environment_facts(_json(results[0].folder / "environment.json")) if results else []
     return [*facts, ("folder", str(folder))]
