@@ -17,9 +17,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(
-    ("n", "k"), [(9, 2), (4, 2), (3, 3), (2, 4)]
-)  # rejection, permutation, all, replacement
+# rejection, permutation, all, replacement
+@pytest.mark.parametrize(("n", "k"), [(9, 2), (4, 2), (3, 3), (2, 4)])
 def test_every_ordered_choice_is_equally_likely(n: int, k: int) -> None:
     rows = draw_indices(torch.full((20_000,) if n > 4 * k else (4_000,), n), k, generator())
     without = n >= k

@@ -82,9 +82,8 @@ def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a
     positive = (anchor * live).sum(dim=1)
     info_nce(positive, anchor @ rows.T, 0.07).loss.backward()
     shares = torch.softmax(torch.cat([positive[:, None], anchor @ rows.T], dim=1) / 0.07, dim=1)[:, :1]
-    pull = (
-        -(1 - shares.detach()) * anchor / 0.07 / len(anchor)
-    )  # no part of it points away from another example
+    # no part of it points away from another example
+    pull = -(1 - shares.detach()) * anchor / 0.07 / len(anchor)
     torch.testing.assert_close(live.grad, pull, rtol=1e-4, atol=1e-6)
 
     constant = anchor[:1].expand(8, -1)

@@ -42,9 +42,8 @@ def of(negatives: Negatives, anchor: int) -> list[int]:
 
 
 @pytest.mark.parametrize("sharing", ["shared", "independent"])
-@pytest.mark.parametrize(
-    "k", [1, 2, 4, 5]
-)  # 4 = all other rows of class 9's examples, 5 is too many for them
+# 4 = all other rows of class 9's examples, 5 is too many for them
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
 def test_different_label(sharing, k: int) -> None:
     drawing = sampler("different-label", sharing=sharing)
     with warnings.catch_warnings():

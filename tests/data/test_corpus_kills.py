@@ -114,9 +114,8 @@ def test_kill_and_resume(texts: Path, tokenizer_dir: Path, tmp_path: Path, count
     assert len(offspring) == (0 if count == 1 else count + 1)  # the workers, and who hands on what they say
     os.kill(process.pid, signal.SIGKILL)
     assert process.end()[0] == -signal.SIGKILL
-    wait_for(
-        lambda: not any(Path(f"/proc/{child}/exe").exists() for child in offspring), 10
-    )  # nobody lives on
+    # nobody lives on
+    wait_for(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in offspring), 10)
     before = packed(output)
     again = Process(texts, tokenizer_dir, output, "--workers", "1", "--resume", fatal=3)
     assert again.end()[0] == -signal.SIGKILL  # and once more

@@ -137,9 +137,8 @@ def test_one_tokenizer_with_two_limits():
 
 def test_same_tokenizer():
     used = tokenizer()
-    used(
-        ["a b c"], padding=True, truncation=True, max_length=4
-    )  # leaves its padding and truncation in the backend
+    # leaves its padding and truncation in the backend
+    used(["a b c"], padding=True, truncation=True, max_length=4)
     assert same_tokenizer(used, tokenizer())
     assert not same_tokenizer(tokenizer(), tokenizer(lower=False))
     assert not same_tokenizer(tokenizer(), tokenizer(types=False))

@@ -305,9 +305,8 @@ def test_test_files_are_read_as_they_are(tmp_path: Path, glue: Path) -> None:
     assert texts["text"][:] == TEXTS  # a quote is a character like any other
     assert "text_pair" not in texts.column_names
     path = glue / "MRPC/test.tsv"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n")
-    )  # as the official file was once
+    # as the official file was once
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     texts, _ = read_test_file(FILES["MRPC.tsv"], path)
     # the task's own folder will do, and nothing outside of it is read
     (glue / "MNLI/dev_matched.tsv").write_text("x\n")

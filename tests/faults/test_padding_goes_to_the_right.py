@@ -74,10 +74,26 @@ def test_a_training_over_pooled_states_does_not_see_the_side(
     for side in ("right", "left"):
         teacher, run = tiny_model_dir(layers=2), tmp_path / side
         save(left, teacher, side)
+        # fmt: skip
         succeeded(
-            "distill", "--teacher", teacher, "--train", train_csv, "--validation", dev_csv, "--output", run,
-            "--limit-train", 16, "--recipe", "codir-fine", "--no-baseline", "--set", "objectives.crd.k=8", *QUICK,
-        )  # fmt: skip
+            "distill",
+            "--teacher",
+            teacher,
+            "--train",
+            train_csv,
+            "--validation",
+            dev_csv,
+            "--output",
+            run,
+            "--limit-train",
+            16,
+            "--recipe",
+            "codir-fine",
+            "--no-baseline",
+            "--set",
+            "objectives.crd.k=8",
+            *QUICK,
+        )
         learned.append(AutoModelForSequenceClassification.from_pretrained(run).state_dict())
     assert all(torch.equal(weight, learned[1][name]) for name, weight in learned[0].items())
     # and whoever takes the student elsewhere has it padded as it was trained

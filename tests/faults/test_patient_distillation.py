@@ -27,10 +27,26 @@ def run(tmp_path: Path, tiny_model_dir: Any) -> Any:
 
     def distil(name: str, *more: Any) -> tuple[Path, dict[str, Path]]:
         given = [models["origin"] if each == "ORIGIN" else each for each in more]
+        # fmt: skip
         succeeded(
-            "distill", "--recipe", "pkd", "--teacher", models["teacher"], "--train", train, "--validation", train,
-            "--student-layers", "2", "--no-baseline", "--output", tmp_path / name, *QUICK, *STILL, *given,
-        )  # fmt: skip
+            "distill",
+            "--recipe",
+            "pkd",
+            "--teacher",
+            models["teacher"],
+            "--train",
+            train,
+            "--validation",
+            train,
+            "--student-layers",
+            "2",
+            "--no-baseline",
+            "--output",
+            tmp_path / name,
+            *QUICK,
+            *STILL,
+            *given,
+        )
         return tmp_path / name, models
 
     return distil

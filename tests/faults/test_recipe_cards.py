@@ -112,10 +112,24 @@ def test_a_printed_recipe_is_a_configuration(
     """What `codir recipes` prints goes back in with --config, and no gradient of the paper's fine-tuning is clipped."""
     path = tmp_path / "mine.yaml"
     path.write_text("recipe: kd\n" + succeeded("recipes", "kd").out, encoding="utf-8")
+    # fmt: skip
     succeeded(
-        "distill", "--config", path, "--teacher", tiny_model_dir(), "--train", train_csv, "--validation", dev_csv,
-        "--student-layers", "1", "--no-baseline", "--output", tmp_path / "run", *QUICK,
-    )  # fmt: skip
+        "distill",
+        "--config",
+        path,
+        "--teacher",
+        tiny_model_dir(),
+        "--train",
+        train_csv,
+        "--validation",
+        dev_csv,
+        "--student-layers",
+        "1",
+        "--no-baseline",
+        "--output",
+        tmp_path / "run",
+        *QUICK,
+    )
     resolved = yaml.safe_load((tmp_path / "run" / "codir.yaml").read_text(encoding="utf-8"))
     assert resolved["training"]["max_grad_norm"] == 0
     assert "grad_norm" in (tmp_path / "run" / "log.jsonl").read_text(), (

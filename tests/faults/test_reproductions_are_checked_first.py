@@ -62,10 +62,23 @@ def test_more_negatives_than_examples_are_refused_before_pretraining(
     more: tuple[str, ...],
     k: str,
 ) -> None:
+    # fmt: skip
     message = refused(
-        "reproduce", table, "--model", tiny_model_dir(), "--data-dir", glue, "--corpus", text, "--scale", scale,
-        "--output", tmp_path / "out", *more, leaves_nothing=tmp_path / "out",
-    )  # fmt: skip
+        "reproduce",
+        table,
+        "--model",
+        tiny_model_dir(),
+        "--data-dir",
+        glue,
+        "--corpus",
+        text,
+        "--scale",
+        scale,
+        "--output",
+        tmp_path / "out",
+        *more,
+        leaves_nothing=tmp_path / "out",
+    )
     assert f"K={k}" in message
     assert "40 training examples" in message
     way = "study.grid" if scale == "paper" else "study.settings"
@@ -74,12 +87,31 @@ def test_more_negatives_than_examples_are_refused_before_pretraining(
 
 def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> None:
     """With what the message says the same table is made."""
+    # fmt: skip
     succeeded(
-        "reproduce", "table5", "--model", tiny_model_dir(layers=2), "--data-dir", glue, "--scale", "small",
-        "--tasks", "cola", "--seeds", "1", "--workers", "0", "--output", tmp_path / "out",
-        "--set", "study.settings={codir-fine: {objectives.crd.k: 40}}",
-        "--set", "study.training.num_train_epochs=1", "--set", "study.teacher_training.num_train_epochs=1",
-    )  # fmt: skip
+        "reproduce",
+        "table5",
+        "--model",
+        tiny_model_dir(layers=2),
+        "--data-dir",
+        glue,
+        "--scale",
+        "small",
+        "--tasks",
+        "cola",
+        "--seeds",
+        "1",
+        "--workers",
+        "0",
+        "--output",
+        tmp_path / "out",
+        "--set",
+        "study.settings={codir-fine: {objectives.crd.k: 40}}",
+        "--set",
+        "study.training.num_train_epochs=1",
+        "--set",
+        "study.teacher_training.num_train_epochs=1",
+    )
     assert (tmp_path / "out" / "table5.md").is_file()
 
 

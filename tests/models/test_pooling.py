@@ -29,9 +29,8 @@ def naive_first(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
-MASK = torch.tensor(
-    [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
-)  # right, left, empty
+# right, left, empty
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("mask", [MASK, MASK.bool(), MASK.float()])

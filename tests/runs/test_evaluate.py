@@ -69,9 +69,8 @@ def test_classes_are_matched_by_name_not_by_number(
         "t", "classification", ("text",), "label", ("positive", "negative"), ("accuracy",), "accuracy"
     )
     data = TaskData(task, None, {"v": make_split("classification", TEXTS, None, [0, 1, 0, 1, 0, 1])})
-    turned = evaluate_model(
-        tiny_classifier(), tiny_tokenizer, data
-    )  # the model's classes: negative, positive
+    # the model's classes: negative, positive
+    turned = evaluate_model(tiny_classifier(), tiny_tokenizer, data)
     np.testing.assert_allclose(turned.logits["v"], one.logits["validation"][:, ::-1], atol=1e-5)
     assert turned.score == one.score
 

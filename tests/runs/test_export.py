@@ -66,14 +66,12 @@ def test_the_folder_its_manifest_and_what_it_predicts(
         33,
     ]
     assert figures["agreement"] >= 0.97
-    assert (figures["largest_difference"] < 1e-4) == (
-        manifest.precision == "fp32"
-    )  # or it computes in something else
+    # or it computes in something else
+    assert (figures["largest_difference"] < 1e-4) == (manifest.precision == "fp32")
     if manifest.precision == "bf16":
         weights = [folder / each for each in manifest.files if each.endswith((".bin", "tensors"))]
-        assert sum(path.stat().st_size for path in weights) < 0.6 * 4 * (
-            manifest.parameters or 0
-        )  # 16 bits for each
+        # 16 bits for each
+        assert sum(path.stat().st_size for path in weights) < 0.6 * 4 * (manifest.parameters or 0)
     calibrated = "64 training examples of train" if name == "openvino-int8" else None
     assert figures.get("calibration") == calibrated
     assert (manifest.examples, manifest.main_metric) == ({"validation": 40}, "accuracy")

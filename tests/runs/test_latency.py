@@ -420,11 +420,12 @@ def test_tables_fit_and_say_what_was_measured() -> None:
 
 def test_a_busy_machine_is_named() -> None:
     calm = [row()]
+    # with one thread there is a core for the other process
     for load, threads in (
         (0.2, 2),
         (None, 2),
         (1.4, 1),
-    ):  # with one thread there is a core for the other process
+    ):
         assert not busy_words(calm, load, threads, cores=2)
     (words,) = busy_words([row(), row("s", timing=timing(10, 2.0))], 1.4, threads=2, cores=2)
     assert "load average 1.4 at the start; the rounds of s in torch differ by ±20%" in words

@@ -118,9 +118,8 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
     says = load(recipes=["kd", str(own)], students=students)
     for config in (says, again(says)):
         assert (student(config, kind="half").init, student(config, kind="third").init) == ("first", "last")
-        assert (
-            student(config, kind="narrow").freeze is None
-        )  # its embeddings are cut: they have to be trained
+        # its embeddings are cut: they have to be trained
+        assert student(config, kind="narrow").freeze is None
     assert "student.init: 'last' there, the study's 'first' is used" in resolve_recipes(says)["own"].notes
     set_here = load(
         recipes=["kd", {"own": {"recipe": str(own), "settings": {"student.init": "first"}}}],

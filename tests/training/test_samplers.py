@@ -141,9 +141,8 @@ def test_pieces_of_a_chunk_come_from_anywhere():
 
 def test_the_short_chunk_comes_last():
     for epoch in range(10):
-        order = neighbours(
-            documents_of([5, 5, 5, 1, 1]), 4, epoch=epoch
-        )  # 17 blocks: four chunks and one block
+        # 17 blocks: four chunks and one block
+        order = neighbours(documents_of([5, 5, 5, 1, 1]), 4, epoch=epoch)
         runs = (np.diff(order[:16].reshape(4, 4), axis=1) == 1).all(axis=1)
         assert runs.sum() >= 3  # the three documents of five have a run each, at a chunk's place
 

@@ -80,9 +80,8 @@ def test_two_processes_are_one(folders, tmp_path, case):
     settings = CASES[case]
     done(together(1, tmp_path / "one", folders, per_device_train_batch_size=8, **settings))
     whole, history = final(tmp_path / "one"), log(tmp_path / "one")
-    accumulate = "negatives_gradient" not in settings.get(
-        "crd", {}
-    )  # live ones see what is computed at a time
+    # live ones see what is computed at a time
+    accumulate = "negatives_gradient" not in settings.get("crd", {})
     for name, batch, accumulation in (("accumulated", 2, 2),) if accumulate else (("two", 4, 1),):
         done(
             together(

@@ -117,9 +117,8 @@ def _scalar(node: yaml.Node, line: str) -> Any:
     text = str(node.value)
     if node.tag.startswith("!") or node.tag.startswith(f"{_TAG}python"):
         raise ConfigError(f"{line}: the tag {node.tag!r} is not allowed; write a plain value")
-    if (
-        isinstance(node, yaml.ScalarNode) and node.style is not None
-    ):  # in quotes: text, whatever it looks like
+    # in quotes: text, whatever it looks like
+    if isinstance(node, yaml.ScalarNode) and node.style is not None:
         return text
     convert = next((convert for pattern, convert in _SCALARS if pattern.match(text)), str)
     if convert is int and len(text) > _DIGITS:

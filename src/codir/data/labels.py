@@ -37,9 +37,8 @@ class Labelling:
 
     kind: Kind
     names: tuple[str, ...] | None = None  # the classes, index = class id; None for scores
-    notes: list[str] = field(
-        default_factory=list
-    )  # what was guessed and why, and what is odd about the labels
+    # what was guessed and why, and what is odd about the labels
+    notes: list[str] = field(default_factory=list)
     _labels: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of(self, rows: Rows) -> np.ndarray:

@@ -35,9 +35,8 @@ class Rows:
     source: str
     unit: str  # "line" for text files, "row" where there are no lines
     columns: Mapping[str, list[Any]]  # where the file itself names classes, they hold these names
-    classes: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # by column, such names in the order of their ids
+    # by column, such names in the order of their ids
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: Sequence[int] = ()  # the line each row starts on; none where rows are counted
 
     def __len__(self) -> int:

@@ -292,7 +292,6 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    os.write(
-        1, f"\n{_measure(json.loads(sys.stdin.read()))}\n".encode()
-    )  # what engines print comes before it
+    # what engines print comes before it
+    os.write(1, f"\n{_measure(json.loads(sys.stdin.read()))}\n".encode())
     os._exit(0)  # engines end their threads slowly, and some not at all

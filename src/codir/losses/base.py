@@ -88,9 +88,8 @@ class Needs:
 
     teacher_logits: bool = False
     pooled: frozenset[Pooling] = frozenset()  # poolings of all layers, on both sides
-    tokens: frozenset[TokenKind] = (
-        frozenset()
-    )  # kinds of vectors of every token, of the matched layers of both sides
+    # kinds of vectors of every token, of the matched layers of both sides
+    tokens: frozenset[TokenKind] = frozenset()
     layers: Matching | Literal["embeddings"] | None = None  # which layers are matched (`Objective.pairs`)
     positions: TokenPositions = "masked"  # of a loss over masked tokens: which positions its mean is over
 

@@ -71,9 +71,8 @@ class Comparison(Tabular):
     rows: list[ModelRow]  # in the order shown
     # [n] labels of the validation examples, for the paired tests; not saved
     labels: np.ndarray | None = field(default=None, repr=False, compare=False)
-    tests: dict[str, PairedTest] = field(
-        default_factory=dict
-    )  # by the name of the row; computed unless given
+    # by the name of the row; computed unless given
+    tests: dict[str, PairedTest] = field(default_factory=dict)
     seeds: int = 1  # behind each row
     constant: float | None = None  # what answering the same class to everything scores; computed unless given
 

@@ -99,9 +99,8 @@ def costs_of(config: PretrainedConfig, length: int) -> ModelCosts:
         with torch.device("meta"):
             model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
             inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
-            if config.model_type.startswith(
-                "deberta"
-            ):  # others ask a mask for its values, which are not there
+            # others ask a mask for its values, which are not there
+            if config.model_type.startswith("deberta"):
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with FlopCounterMode(display=False) as counted, torch.no_grad():
                 model(**inputs)
@@ -117,9 +116,8 @@ def costs_of(config: PretrainedConfig, length: int) -> ModelCosts:
 class StepTime(NamedTuple):
     """What a few steps took in one process."""
 
-    micro_batch: (
-        float  # seconds of the forward and backward pass of one micro-batch, teacher included; the median
-    )
+    # seconds of the forward and backward pass of one micro-batch, teacher included; the median
+    micro_batch: float
     optimiser: float  # seconds of clipping, optimiser and bank; the median
     peak_memory: int | None  # the most bytes allocated on the GPU; None on a CPU
     device: str  # where it was measured, in words

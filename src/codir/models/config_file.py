@@ -42,12 +42,13 @@ _SWITCHES = (
     "attn_implementation",
 )
 _SWITCHES += ("_attn_implementation", "_attn_implementation_internal")
+# of new weights
 _SPREADS = (
     "initializer_range",
     "initializer_factor",
     "init_std",
     "embedding_initializer_range",
-)  # of new weights
+)
 _OWN_HEAD_SIZE = ("head_dim", "d_kv", "d_head", "attention_head_size")
 # Positions start at padding_idx + 1 in these families, so that many rows of the position table are never used.
 _OFFSET_POSITIONS = frozenset(
@@ -140,14 +141,12 @@ def remote_code(where: str) -> ModelError:
 def described_weights(config: PretrainedConfig) -> int:
     """Returns about how many weights a model has: a vector for each token, place and type, and the layers' matrices."""
     width = _number(config, "hidden_size")
-    layers = _number(config, "num_hidden_groups") or _number(
-        config, "num_hidden_layers"
-    )  # ALBERT shares them
+    # ALBERT shares them
+    layers = _number(config, "num_hidden_groups") or _number(config, "num_hidden_layers")
     inner = _number(config, "intermediate_size") or 4 * width
     rows = _number(config, "vocab_size") + _number(config, "type_vocab_size")
-    if not (
-        hasattr(config, "rope_parameters") or hasattr(config, "rope_theta")
-    ):  # which have no table of positions
+    # which have no table of positions
+    if not (hasattr(config, "rope_parameters") or hasattr(config, "rope_theta")):
         rows += position_limit(config) or 0
     return rows * (_number(config, "embedding_size") or width) + layers * width * (4 * width + 2 * inner)
 

@@ -80,9 +80,8 @@ def load_classifier(
                 f"{source} is not fine-tuned: it has no classifier weights ({', '.join(absent[:4])}). `codir finetune "
                 f"--model {shlex.quote(str(source))} --task TASK --output DIR` makes a teacher of it."
             )
-    if (
-        before not in (None, said_kind(config)) and not absent
-    ):  # another kind, though its shape happens to fit
+    # another kind, though its shape happens to fit
+    if before not in (None, said_kind(config)) and not absent:
         new_head(model)
     return model
 

@@ -45,9 +45,8 @@ class RunFolder:
         self.config = self.path / "codir.yaml"  # resolved: every setting
         self.fingerprint = self.path / "fingerprint.json"  # data and models, see `codir.record.fingerprint`
         self.environment = self.path / "environment.json"  # versions, machine, command and git state
-        self.trained = (
-            self.path / "trained.json"
-        )  # what the training cost: it is done, and its model published
+        # what the training cost: it is done, and its model published
+        self.trained = self.path / "trained.json"
         self.metrics = self.path / "metrics.json"
         self.log = self.path / "log.jsonl"  # one JSON object for each logged step
         self.card = self.path / "README.md"

@@ -103,9 +103,8 @@ class Panel:
     models: Sequence[Model]  # the lines of the table, the teacher first
     constant: float | None = None  # what answering one class to everything scores
     label: str = ""  # the task in words, where its name is a file's
-    examples: Mapping[str, int] = field(
-        default_factory=dict
-    )  # that the scores are of, by split, main one first
+    # that the scores are of, by split, main one first
+    examples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -198,9 +197,8 @@ class Report:
     finished: bool = True
     warnings: list[str] = field(default_factory=list)  # what to know before any number is believed
     missing: list[tuple[str, str]] = field(default_factory=list)  # (part, why) for all that cannot be shown
-    words: list[str] = field(
-        default_factory=list
-    )  # what came out, a sentence each; the first is the headline
+    # what came out, a sentence each; the first is the headline
+    words: list[str] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)

@@ -45,9 +45,8 @@ from codir.training.processes import one_process_only
 class DistillResult:
     """What a distillation gave."""
 
-    output: (
-        Path  # the run folder; `AutoModelForSequenceClassification.from_pretrained(output)` is the student
-    )
+    # the run folder; `AutoModelForSequenceClassification.from_pretrained(output)` is the student
+    output: Path
     comparison: Comparison  # the table
     costs: dict[str, Cost]  # by role, what each training took
 
@@ -93,9 +92,8 @@ def distill(
         recipe = settings.pop("recipe", None)
         config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir distill")
-    to_arguments(
-        config.training, config.output, "score"
-    )  # refuses what is wrong before data and models are read
+    # refuses what is wrong before data and models are read
+    to_arguments(config.training, config.output, "score")
     console = terminal(console)
     with opened(config, lambda: _models(config) | data_parts(load_data(config.data)), console) as run:
         if run.finished:

@@ -56,9 +56,8 @@ def finetune(
     if config is None:
         config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir finetune")
-    to_arguments(
-        config.training, config.output, "score"
-    )  # refuses what is wrong before data and model are read
+    # refuses what is wrong before data and model are read
+    to_arguments(config.training, config.output, "score")
     console = terminal(console)
 
     def parts() -> dict[str, Any]:

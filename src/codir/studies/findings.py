@@ -118,9 +118,8 @@ class Cell:
     scores: Mapping[int, float]  # by seed, finite ones only, from 0 to 1 (correlations from -1)
     undefined: tuple[int, ...]  # seeds whose score is not a number
     spread: Spread | None
-    kept: (
-        float | None
-    )  # mean over the seeds of score / teacher's; None where a teacher's score is not above zero
+    # mean over the seeds of score / teacher's; None where a teacher's score is not above zero
+    kept: float | None
     seconds: float  # mean training time
     seconds_total: float
     steps: tuple[int, ...]  # the numbers of optimiser steps that occur, ascending
@@ -163,9 +162,8 @@ class Findings:
     cells: Cells  # only those with finished trials
     averages: Mapping[Row, Spread]  # over seeds, of the mean over the tasks; of seeds finished on every task
     teachers: Mapping[str, float]  # by task, the teacher's score; a mean where trials had different ones
-    baseline: (
-        str | None
-    )  # the recipe that the differences are against; None where there is none to compare with
+    # the recipe that the differences are against; None where there is none to compare with
+    baseline: str | None
     differences: Mapping[tuple[Row, str | None], PairedDifference]  # None: of the average
     budget: tuple[str, ...]  # what is unequal about the budgets, a line each
     missing: tuple[str, ...]  # what is not finished or undefined, a line each

@@ -36,9 +36,8 @@ class StudyResult:
 
     output: Path
     results: list[TrialResult]  # all finished trials
-    failed: dict[str, str] = field(
-        default_factory=dict
-    )  # errors by key, of trials and (`teacher:TASK`) teachers
+    # errors by key, of trials and (`teacher:TASK`) teachers
+    failed: dict[str, str] = field(default_factory=dict)
     pruned: list[str] = field(default_factory=list)  # keys of the trials that a search has stopped
     report: Path | None = None  # where it was written
 

@@ -36,9 +36,8 @@ class Trial:
     # Of the trials that settings are chosen by, or of those that are compared. It is no part of the key: a final
     # trial whose training a search has done already is not repeated.
     phase: Phase = "final"
-    number: int = field(
-        default=0, compare=False
-    )  # its settings' place among those that a sampler has proposed
+    # its settings' place among those that a sampler has proposed
+    number: int = field(default=0, compare=False)
 
     @property
     def group(self) -> tuple[str, str | None, str]:

@@ -66,9 +66,8 @@ class Wanted:
     data_dir: Path | None = None  # GLUE in its own format; None: the Hub
     corpus: Sequence[str] = ()  # a corpus folder, or text to make one of; without it nothing is pre-trained
     teachers: Mapping[str, str] = field(default_factory=dict)  # fine-tuned teachers by task
-    pretrained: Mapping[str, str] = field(
-        default_factory=dict
-    )  # pre-trained students (`mlm-pre`, `kd-pre`, ...)
+    # pre-trained students (`mlm-pre`, `kd-pre`, ...)
+    pretrained: Mapping[str, str] = field(default_factory=dict)
     tasks: Sequence[str] = ()  # only these; empty: all that the scale has
     seeds: str | Sequence[int] | None = None  # instead of the scale's
     workers: int = 1

@@ -34,9 +34,8 @@ class TableRow(Section):
     """One row: the paper's figures, and what it is here."""
 
     name: str  # as in the paper
-    paper: list[float | None] = Field(
-        default=[]
-    )  # column by column, the average last; for a table of speed see there
+    # column by column, the average last; for a table of speed see there
+    paper: list[float | None] = Field(default=[])
     recipe: str | None = None  # the study's recipe that makes it; none: not made here
     student: str | None = None  # the pre-training that its student comes from
     teacher: bool = False  # the row of the teacher itself
