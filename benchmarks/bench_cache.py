@@ -47,9 +47,7 @@ def synthetic(examples: int, vocabulary: int) -> Dataset:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few examples, to see that it runs")
     parser.add_argument("--examples", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
@@ -57,9 +55,7 @@ def main() -> None:
     parser.add_argument("--poolings", nargs="*", default=["mean"], choices=["mean", "cls"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--bf16", action="store_true", help="run the teacher under bf16 autocast, on both sides"
-    )
+    parser.add_argument("--bf16", action="store_true", help="run the teacher under bf16 autocast, on both sides")
     options = parser.parse_args()
     if options.quick:
         options.examples, options.repeats = 64, 2
@@ -106,9 +102,7 @@ def main() -> None:
         plain.append(times[evaluate])
         cached.append(times[build])
     size = cache_bytes(len(data), 2, teacher.shape, options.poolings)
-    print(
-        f"{options.examples} examples, {teacher.shape}, poolings {options.poolings}, {size / 1e6:.1f} MB on disk"
-    )
+    print(f"{options.examples} examples, {teacher.shape}, poolings {options.poolings}, {size / 1e6:.1f} MB on disk")
     ratios = []
     for index, watch in enumerate(("processor", "clock")):
         evaluation, building = [run[index] for run in plain], [run[index] for run in cached]

@@ -87,12 +87,8 @@ class Codir:
 def make_step(context: ObjectiveContext) -> Step:
     assert context.teacher is not None
     assert context.labels is not None
-    ids = (
-        torch.randperm(context.examples)[:BATCH] if context.examples < 10**6 else random_ids(context.examples)
-    )
-    pooled = {
-        shape: torch.randn(BATCH, shape.layers, shape.width) for shape in {context.student, context.teacher}
-    }
+    ids = torch.randperm(context.examples)[:BATCH] if context.examples < 10**6 else random_ids(context.examples)
+    pooled = {shape: torch.randn(BATCH, shape.layers, shape.width) for shape in {context.student, context.teacher}}
     logits = torch.zeros(BATCH, CLASSES)
     student = pooled[context.student].clone().requires_grad_()
     return Step(
@@ -107,9 +103,7 @@ def random_ids(examples: int) -> Tensor:
     return torch.unique(torch.randint(examples, (4 * BATCH,)))[torch.randperm(4 * BATCH - 8)[:BATCH]]
 
 
-def measure(
-    variants: dict[str, tuple[ObjectiveContext, Callable[[Step], None]]], steps: int
-) -> dict[str, float]:
+def measure(variants: dict[str, tuple[ObjectiveContext, Callable[[Step], None]]], steps: int) -> dict[str, float]:
     """Returns the median milliseconds of each variant; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(steps + 2):
@@ -132,9 +126,7 @@ def objective(context: ObjectiveContext, **settings: object) -> Codir:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller N and a few steps, to see that it runs")
     parser.add_argument("--steps", type=int, default=0, help="steps of each variant")
     arguments = parser.parse_args()
@@ -158,9 +150,7 @@ def main() -> None:
         result = measure(variants, steps)
         print(f"\n{title}, N = {middle:,}")
         for name, value in result.items():
-            print(
-                f"  {name:<12} {value:8.2f} ms   {value / result['reference']:6.3f} of the reference (goal 0.1)"
-            )
+            print(f"  {name:<12} {value:8.2f} ms   {value / result['reference']:6.3f} of the reference (goal 0.1)")
             if name in worst:
                 worst[name][0] = max(worst[name][0], value / result["reference"])
         del variants

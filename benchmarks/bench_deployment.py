@@ -91,20 +91,14 @@ def verdict(value: float, goal: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a small model and few rounds, to see that it runs"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small model and few rounds, to see that it runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=0, help="batches through each model (default: 3)")
     parser.add_argument("--engines", default=",".join(PRECISION), help="commas between")
-    parser.add_argument(
-        "--processor-time", action="store_true", help="instead of the clock's (one thread only)"
-    )
+    parser.add_argument("--processor-time", action="store_true", help="instead of the clock's (one thread only)")
     options = parser.parse_args()
     if options.processor_time and options.threads != 1:
         parser.error("--processor-time counts all threads together: add --threads 1")
@@ -126,17 +120,13 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place_for_models:
         folders = {
-            (name, engine): Path(place_for_models) / f"{name}-{engine}"
-            for name in sources
-            for engine in engines
+            (name, engine): Path(place_for_models) / f"{name}-{engine}" for name in sources for engine in engines
         }
         models = {}
         for (name, engine), folder in folders.items():
             try:
                 models[f"{name} {engine}"] = in_engine(sources[name], engine, folder, length)
-            except (
-                Exception
-            ) as error:  # an engine that is not installed or cannot run here is left out, and named
+            except Exception as error:  # an engine that is not installed or cannot run here is left out, and named
                 print(f"left out: {name} in {engine}: {error}")
         print(f"exported and loaded in {time.perf_counter() - started:.0f} s", flush=True)
         inputs = [tokens(teacher, batch, length, seed) for seed in range(rounds)]
@@ -147,12 +137,8 @@ def main() -> None:
 
 def show_speed(seconds: dict[str, np.ndarray], engines: list[str], batch: int, length: int) -> None:
     """Prints the times, the ratios, and whether the goals were met."""
-    print(
-        f"\nms per sequence, batches of {batch} x {length} tokens: median of the batches, half of their range"
-    )
-    print(
-        f"  {'engine':<18}{'prec.':<7}{'teacher':>16}{'student':>16}{'teacher / student':>28}{'vs torch fp32':>16}"
-    )
+    print(f"\nms per sequence, batches of {batch} x {length} tokens: median of the batches, half of their range")
+    print(f"  {'engine':<18}{'prec.':<7}{'teacher':>16}{'student':>16}{'teacher / student':>28}{'vs torch fp32':>16}")
     reference = seconds.get("teacher torch")
     halves: dict[str, float] = {}
     exports: dict[str, float] = {}

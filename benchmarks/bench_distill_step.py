@@ -141,9 +141,7 @@ def synthetic(examples: int, tokens: int, vocabulary: int) -> Dataset:
     )
 
 
-def arguments_for(
-    folder: Path, examples: int, steps: int, precision: Precision, cached: bool
-) -> DistillationArguments:
+def arguments_for(folder: Path, examples: int, steps: int, precision: Precision, cached: bool) -> DistillationArguments:
     """What `codir distill` passes on to the Trainer, but for the evaluations and checkpoints."""
     training = TrainingConfig.model_validate(
         {
@@ -204,9 +202,7 @@ def ratios(times: dict[str, list[float]], name: str) -> list[float]:
 def show(title: str, turns: Turns) -> float:
     """Prints one setting's table; returns the ratio of the cached variant in processor time."""
     print(f"\n{title}: median of {len(turns.processor[PLAIN])} steps")
-    print(
-        f"  {'':<20}{'processor ms':>14}{'clock ms':>10}{'ratio, processor':>18}{'quartiles':>16}{'clock':>8}"
-    )
+    print(f"  {'':<20}{'processor ms':>14}{'clock ms':>10}{'ratio, processor':>18}{'quartiles':>16}{'clock':>8}")
     result = 0.0
     for name in turns.names:
         paired, clock = ratios(turns.processor, name), ratios(turns.clock, name)
@@ -222,9 +218,7 @@ def show(title: str, turns: Turns) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few steps of one length, to see that it runs")
     parser.add_argument("--steps", type=int, default=0, help="steps of each variant")
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 64], help="median lengths")

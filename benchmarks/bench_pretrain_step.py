@@ -113,9 +113,7 @@ class Batch:
 class Variant:
     """A student, its objectives and its optimiser; every variant starts from the same weights."""
 
-    def __init__(
-        self, setting: Setting, name: str, teacher: FrozenTeacher, crd: dict[str, Any] | None = None
-    ):
+    def __init__(self, setting: Setting, name: str, teacher: FrozenTeacher, crd: dict[str, Any] | None = None):
         self.setting, self.name, self.teacher = setting, name, teacher
         settings: dict[str, dict[str, Any]] = {**TOKENS, **({"crd": crd} if crd else {})}
         student = masked_lm_from_config(setting.config(2), seed=1)
@@ -130,9 +128,7 @@ class Variant:
             batch=MINI_BATCH,
             micro_batch=setting.batch,
         )
-        self.model = DistillationModel(
-            student, build_objectives(settings, context), needs_of(settings).pooled
-        )
+        self.model = DistillationModel(student, build_objectives(settings, context), needs_of(settings).pooled)
         self.model.to(setting.device).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
@@ -147,16 +143,10 @@ class Variant:
                 labels = batch.labels if self.name == STOCK else None
                 found = student(**batch.inputs, labels=labels)
                 logits = found.logits[chosen].float()
-                mlm = (
-                    found.loss
-                    if labels is not None
-                    else functional.cross_entropy(logits, batch.labels[chosen])
-                )
+                mlm = found.loss if labels is not None else functional.cross_entropy(logits, batch.labels[chosen])
                 own = torch.log_softmax(logits / TEMPERATURE, dim=1)
                 others = torch.log_softmax(expected[chosen].float() / TEMPERATURE, dim=1)
-                return mlm + KD_WEIGHT * functional.kl_div(
-                    own, others, reduction="batchmean", log_target=True
-                )
+                return mlm + KD_WEIGHT * functional.kl_div(own, others, reduction="batchmean", log_target=True)
             outputs = self.teacher.represent(batch.inputs, self.model.poolings, chosen)
             if self.name == ENCODERS:
                 masked = represent(student, batch.inputs, (), chosen).masked
@@ -224,15 +214,11 @@ def compare_contrast(setting: Setting, steps: int) -> bool:
     teacher = make_teacher(setting)
     variants = [(name, Variant(setting, name, teacher)) for name in (OURS, AGAIN)]
     for negatives in NEGATIVES:
-        variants.append(
-            (negatives, Variant(setting, negatives, teacher, {"weight": 0.1, "negatives": negatives}))
-        )
+        variants.append((negatives, Variant(setting, negatives, teacher, {"weight": 0.1, "negatives": negatives})))
     times = take_turns(setting, variants, steps)
     for name, values in times.items():
         title = {OURS: "MLM + KD", AGAIN: "once more"}.get(name, f"+ {name}")
-        print(
-            f"  {title:<16} {statistics.median(values):9.1f} ms   times MLM + KD: {ratios(times, name, OURS)[1]}"
-        )
+        print(f"  {title:<16} {statistics.median(values):9.1f} ms   times MLM + KD: {ratios(times, name, OURS)[1]}")
     return all(ratios(times, name, OURS)[0] <= 1.05 for name in NEGATIVES)
 
 
@@ -286,12 +272,8 @@ def resident(key: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="short blocks and a few steps, to see that it runs"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short blocks and a few steps, to see that it runs")
     parser.add_argument("--width", type=int, choices=sorted(SHAPES), default=384)
     parser.add_argument("--batch", type=int, default=4, help="blocks of a step")
     parser.add_argument("--length", type=int, default=512, help="tokens of a block")
@@ -316,9 +298,7 @@ def main() -> None:
         shape = f"{layers} and {layers // 2} layers x {setting.width}, {setting.batch} x {length} tokens, {precision}"
         for part, title, compare in _PARTS:
             if part in arguments.parts.split(","):
-                print(
-                    f"\n{title}: {shape}" + ("" if part == "memory" else f", median of {steps}"), flush=True
-                )
+                print(f"\n{title}: {shape}" + ("" if part == "memory" else f", median of {steps}"), flush=True)
                 met[f"{part}, {precision}"] = compare(setting, steps)
     print()
     if arguments.quick:

@@ -74,9 +74,7 @@ def measure(folder: Path, number: int, processes: int, options: argparse.Namespa
 
 def main() -> None:
     """Reads the arguments, measures in turns, prints the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--recipe", default="codir-pre")
     parser.add_argument("--steps", type=int, default=24)
@@ -94,8 +92,7 @@ def main() -> None:
             for processes in speeds if number % 2 == 0 else reversed(speeds):
                 speeds[processes].append(measure(folder, number, processes, options))
             print(
-                f"round {number + 1}: "
-                + ", ".join(f"{p} process(es) {s[-1]:.1f} blocks/s" for p, s in speeds.items()),
+                f"round {number + 1}: " + ", ".join(f"{p} process(es) {s[-1]:.1f} blocks/s" for p, s in speeds.items()),
                 flush=True,
             )
     ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]

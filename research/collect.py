@@ -39,19 +39,14 @@ def collect(name: str, sources: Sequence[Path], file: Path) -> dict[str, Any]:
         ValueError: two sources have another training of one trial, or mean something else by one name; there is
             nothing to collect, or the file would be too large.
     """
-    parts = [
-        json.loads(source.read_text("utf-8")) if source.is_file() else read_folder(source)
-        for source in sources
-    ]
+    parts = [json.loads(source.read_text("utf-8")) if source.is_file() else read_folder(source) for source in sources]
     content: dict[str, Any] = {"study": name}
     for key in ("arms", "tasks", "students", "constants"):
         content[key] = {}
         for part, source in zip(parts, sources, strict=True):
             for each, value in part[key].items():
                 if content[key].setdefault(each, value) != value:
-                    raise ValueError(
-                        f"{source} means something else by {each!r} ({key}) than the sources before it."
-                    )
+                    raise ValueError(f"{source} means something else by {each!r} ({key}) than the sources before it.")
     content |= {
         "baseline": parts[0]["baseline"],
         "seeds": sorted({seed for part in parts for seed in part["seeds"]}),
@@ -69,9 +64,7 @@ def collect(name: str, sources: Sequence[Path], file: Path) -> dict[str, Any]:
             )
             known = trials.get(key)
             if known is not None and (known["score"], known["seconds"]) != (trial["score"], trial["seconds"]):
-                raise ValueError(
-                    f"{source} has another training of {'/'.join(map(str, key))}: name one of them."
-                )
+                raise ValueError(f"{source} has another training of {'/'.join(map(str, key))}: name one of them.")
             environment = part["environments"][trial["environment"]]
             if environment not in environments:
                 environments.append(environment)
@@ -173,8 +166,7 @@ def _trial(result: Any, content: dict[str, Any]) -> dict[str, Any]:
             "metric": result.metric,
             "score": short(result.teacher_score, 8),
             "metrics": {
-                key: short(value)
-                for key, value in next(r for r in rows if r["role"] == "teacher")["metrics"].items()
+                key: short(value) for key, value in next(r for r in rows if r["role"] == "teacher")["metrics"].items()
             },
         },
     )
@@ -252,8 +244,7 @@ def thinned(curves: Mapping[str, Sequence[Any]], points: int) -> dict[str, list[
         return [of(values[first : first + size]) for first in range(0, len(values), size)]
 
     return {
-        name: groups(values, (lambda some: some[-1]) if name == "step" else _mean)
-        for name, values in curves.items()
+        name: groups(values, (lambda some: some[-1]) if name == "step" else _mean) for name, values in curves.items()
     }
 
 

@@ -32,9 +32,7 @@ TEACHERS: dict[str, tuple[float, int | None]] = {"mrpc": (5, None), "cola": (5, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="say which studies there are, and how much of each is collected")
     teachers = commands.add_parser("teachers", help="fine-tune the teachers that the studies share")
@@ -46,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each.add_argument("--output", type=Path, required=True)
     collected = commands.add_parser("collect", help="make results/NAME.json out of a study's finished trials")
     collected.add_argument("name")
-    collected.add_argument(
-        "sources", nargs="+", type=Path, help="folders in which it ran, or files of results"
-    )
+    collected.add_argument("sources", nargs="+", type=Path, help="folders in which it ran, or files of results")
     drawn = commands.add_parser("draw", help="make figures and tables")
     drawn.add_argument("--check", action="store_true", help="write nothing; fail if anything would change")
     options, more = parser.parse_known_args(arguments)

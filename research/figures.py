@@ -64,9 +64,7 @@ def draw_kept(found: Comparison) -> Figure:
     for axes, task in zip(grid, panels, strict=True):
         axes.axvline(100, color="black", linewidth=1)
         reference = [
-            spread
-            for row in rows
-            if row.recipe == found.baseline and (spread := found.kept(row, task)) is not None
+            spread for row in rows if row.recipe == found.baseline and (spread := found.kept(row, task)) is not None
         ]
         for spread in reference[:1]:
             axes.axvline(spread.mean, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)))
@@ -262,9 +260,7 @@ def _draw_lines(axes: Any, lines: Sequence[tuple[list[int], list[float]]], name:
         low, high = [min(each) for each in values], [max(each) for each in values]
         axes.fill_between(shortest, low, high, color=style["color"], alpha=0.12, linewidth=0)
     every = max(1, len(shortest) // 6)
-    axes.plot(
-        shortest, means, label=name, markersize=3.5, linewidth=1.4, markevery=(number % every, every), **style
-    )
+    axes.plot(shortest, means, label=name, markersize=3.5, linewidth=1.4, markevery=(number % every, every), **style)
 
 
 def draw_ends(found: Comparison, key: str = "loss_crd") -> Figure:
@@ -275,11 +271,7 @@ def draw_ends(found: Comparison, key: str = "loss_crd") -> Figure:
         if any(trial.task == task and trial.end_of(key) is not None for trial in found.trials)
     ]
     rows = {
-        task: [
-            row
-            for row in found.rows
-            if any(each.task == task and each.end_of(key) for each in found.by_row[row])
-        ]
+        task: [row for row in found.rows if any(each.task == task and each.end_of(key) for each in found.by_row[row])]
         for task in tasks
     }
     most = max(map(len, rows.values()))
@@ -288,9 +280,7 @@ def draw_ends(found: Comparison, key: str = "loss_crd") -> Figure:
         named = []
         for row in rows[task]:
             ends = ends_of(found, row, task, key)
-            axes.plot(
-                [x for x, _ in ends], [y for _, y in ends], ".", color="#8a8a8a", markersize=4, zorder=2
-            )
+            axes.plot([x for x, _ in ends], [y for _, y in ends], ".", color="#8a8a8a", markersize=4, zorder=2)
             middle = (
                 math.exp(statistics.fmean(math.log(x) for x, _ in ends)),
                 statistics.fmean(y for _, y in ends),
@@ -435,9 +425,7 @@ def _names_beside(axes: Any, points: Sequence[tuple[float, float, str]]) -> None
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     axes.set_xlim(axes.get_xlim())
-    gap = 0.16 / (
-        axes.figure.get_figheight() - 0.9
-    )  # a line of text in inches, over what is left for the panel
+    gap = 0.16 / (axes.figure.get_figheight() - 0.9)  # a line of text in inches, over what is left for the panel
     places = _apart([(y - low) / (high - low) for _, y, _ in points], gap)
     for (x, y, name), place in zip(points, places, strict=True):
         axes.annotate(

@@ -104,9 +104,7 @@ def read_block(text: str, place: str) -> Block:
     words = shlex.split(text)
     kinds = [*FIGURES, *TABLES]
     if len(words) < 2 or words[0] not in kinds:
-        raise ValueError(
-            f"{place}: `evidence: {text}` should be a kind and its studies; kinds: {', '.join(kinds)}."
-        )
+        raise ValueError(f"{place}: `evidence: {text}` should be a kind and its studies; kinds: {', '.join(kinds)}.")
     options = {word.split("=")[0]: word.partition("=")[2] for word in words[2:]}
     for key in options:
         if key not in _OPTIONS:

@@ -51,12 +51,8 @@ def scores(found: Comparison) -> str:
             shares = [share / score for share, score in zip(known, teachers, strict=True)]
             kept = [f"{100 * statistics.fmean(shares):.1f}"]
             kept += [f"{100 * sum(known) / sum(teachers):.1f}"] if several else []
-        body.append(
-            ["one answer for all", *map(_points, constants), *kept, *([""] if agreeing else []), *ends]
-        )
-    cells = {
-        (row, task): spread_of(list(found.scores(row, task).values())) for row in found.rows for task in tasks
-    }
+        body.append(["one answer for all", *map(_points, constants), *kept, *([""] if agreeing else []), *ends])
+    cells = {(row, task): spread_of(list(found.scores(row, task).values())) for row in found.rows for task in tasks}
     counts = sorted({cell.n for cell in cells.values() if cell is not None})
     one = counts == [1]
     for row in found.order():
@@ -69,8 +65,7 @@ def scores(found: Comparison) -> str:
         body.append(line)
     over = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds (in brackets)"
     said = [
-        "Points (score x 100)"
-        + (" of one seed." if one else f": mean ± sample standard deviation over {over}."),
+        "Points (score x 100)" + (" of one seed." if one else f": mean ± sample standard deviation over {over}."),
         f"Kept: {'mean over the tasks of the ' if several else ''}score over the teacher's"
         + ("." if one else ", with its 95 % interval over seeds."),
     ]
@@ -97,9 +92,7 @@ def _agreement_tasks(found: Comparison) -> tuple[list[str], str]:
 
     Tasks with classes, where it is a share of the examples; of scores it is a correlation, shown where nothing else is.
     """
-    kinds = {
-        each.task: each.conditions["data"]["kind"] for each in found.trials if each.agreement is not None
-    }
+    kinds = {each.task: each.conditions["data"]["kind"] for each in found.trials if each.agreement is not None}
     tasks = [task for task in found.tasks if task in kinds]
     classes = [task for task in tasks if kinds[task] == "classification"]
     if not tasks:
@@ -114,8 +107,7 @@ def _agreement_tasks(found: Comparison) -> tuple[list[str], str]:
 def _agreement(trials: Sequence[Trial], tasks: Sequence[str]) -> str:
     """Returns the mean over the tasks of the mean over the seeds; nothing unless every task has some."""
     by_task = [
-        [each.agreement for each in trials if each.task == task and each.agreement is not None]
-        for task in tasks
+        [each.agreement for each in trials if each.task == task and each.agreement is not None] for task in tasks
     ]
     return f"{100 * statistics.fmean(map(statistics.fmean, by_task)):.1f}" if all(by_task) else NOTHING
 
@@ -228,9 +220,7 @@ def arms(found: Comparison) -> str:
     body = []
     for row in found.rows:
         trial = found.by_row[row][0]
-        settings = {
-            f"student.{key}": value for key, value in trial.arm.get("start", {}).items()
-        } | trial.settings
+        settings = {f"student.{key}": value for key, value in trial.arm.get("start", {}).items()} | trial.settings
         said = ", ".join(f"`{key}={_plain(value)}`" for key, value in settings.items())
         body.append([inline(row), f"`{trial.arm['recipe']}`", said or "as it is", trial.study])
     return markdown(["shown as", "recipe", "what is set", "study"], body, left=4)
@@ -263,9 +253,7 @@ def _setting(study: Study) -> list[tuple[str, str]]:
                 f"{teacher['metric'].replace('_', ' ')} {_points(teacher['score'])}",
             )
         )
-    students = {
-        name: next((t for t in trials if (t["student"] or "") == name), None) for name in content["students"]
-    }
+    students = {name: next((t for t in trials if (t["student"] or "") == name), None) for name in content["students"]}
     said = [
         f"{name or 'one'}: {each['layers']} x {each['width']}, {each['parameters'] / 1e6:.1f} M"
         for name, each in students.items()
@@ -299,11 +287,7 @@ def _setting(study: Study) -> list[tuple[str, str]]:
 def missing(found: Comparison) -> str:
     """What is not finished, and where the trials of one task made different numbers of steps."""
     several = len(found.studies) > 1
-    lines = [
-        f"{each.name}: {line}" if several else line
-        for each in found.studies
-        for line in each.content["missing"]
-    ]
+    lines = [f"{each.name}: {line}" if several else line for each in found.studies for line in each.content["missing"]]
     for task in found.tasks:
         by_steps: dict[tuple[int, ...], list[Row]] = {}
         for row in found.rows:
@@ -349,8 +333,7 @@ def by_source(found: Comparison) -> str:
         rows[0] += [f"{teacher[side]['score']:.1f}", "100"]
     rows[0] += ["100", "100"]
     of = {
-        row: statistics.fmean(e["known"]["score"] + e["other"]["score"] for e in some)
-        for row, some in students.items()
+        row: statistics.fmean(e["known"]["score"] + e["other"]["score"] for e in some) for row, some in students.items()
     }
     for row in sorted(students, key=lambda row: -of[row]):
         line, agreements = [inline(row), str(len(students[row]))], []

@@ -108,9 +108,7 @@ def read_study(file: Path) -> Study:
 
 def study_of(content: Mapping[str, Any]) -> Study:
     """Returns the study that a file of results holds."""
-    tasks, students = (
-        {name: _shown(name, content[key]) for name in content[key]} for key in ("tasks", "students")
-    )
+    tasks, students = ({name: _shown(name, content[key]) for name in content[key]} for key in ("tasks", "students"))
     trials = []
     for values in content["trials"]:
         task, of_task = tasks[values["task"]]
@@ -125,9 +123,7 @@ def study_of(content: Mapping[str, Any]) -> Study:
             "data": content["tasks"][values["task"]],
             "student": of_student_config,
             **{key: values[key] for key in ("train_examples", "epochs", "batch_size", "learning_rate")},
-            "training": {
-                key: value for key, value in arm.get("training", {}).items() if key not in _OF_A_TRIAL
-            },
+            "training": {key: value for key, value in arm.get("training", {}).items() if key not in _OF_A_TRIAL},
             "start": start_of(of_student_config, arm),
             "objectives": arm["objectives"],
         }
@@ -164,9 +160,7 @@ def start_of(student: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, An
     A recipe's start counts where the study's student says nothing of it; the recipe's settings count over both; a
     recipe with a student of its own has that one.
     """
-    own = {
-        key[len("student.") :]: value for key, value in arm["settings"].items() if key.startswith("student.")
-    }
+    own = {key[len("student.") :]: value for key, value in arm["settings"].items() if key.startswith("student.")}
     given = arm.get("student") or {**arm.get("start", {}), **student}
     found = {"init": "spread", **given, **own}
     return {key: value for key, value in found.items() if value is not None}
@@ -195,9 +189,7 @@ def spread_of(values: Sequence[float]) -> Spread | None:
     """Returns the spread of a sample; None of no values."""
     if not values:
         return None
-    return Spread(
-        len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-    )
+    return Spread(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 class Difference(NamedTuple):
@@ -222,10 +214,7 @@ class Difference(NamedTuple):
         """Whether the interval excludes zero and p, corrected, is below 0.05."""
         p = self.p if self.adjusted is None else self.adjusted
         return (
-            self.interval is not None
-            and not self.interval[0] <= 0 <= self.interval[1]
-            and p is not None
-            and p < ALPHA
+            self.interval is not None and not self.interval[0] <= 0 <= self.interval[1] and p is not None and p < ALPHA
         )
 
 
@@ -250,10 +239,7 @@ def holm(differences: Mapping[Row, Difference]) -> dict[Row, Difference]:
     for rank, (p, place) in enumerate(order):
         largest = max(largest, min(1.0, (len(order) - rank) * p))
         adjusted[place] = largest
-    return {
-        row: each._replace(adjusted=adjusted.get(place))
-        for place, (row, each) in enumerate(differences.items())
-    }
+    return {row: each._replace(adjusted=adjusted.get(place)) for place, (row, each) in enumerate(differences.items())}
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
@@ -342,9 +328,7 @@ class Comparison:
 
     def minutes(self, row: Row) -> float:
         """Returns the minutes of a training: median over the seeds, mean over the tasks."""
-        seconds = [
-            [each.values["seconds"] for each in self.by_row[row] if each.task == task] for task in self.tasks
-        ]
+        seconds = [[each.values["seconds"] for each in self.by_row[row] if each.task == task] for task in self.tasks]
         return statistics.mean(statistics.median(each) for each in seconds if each) / 60
 
 
@@ -393,20 +377,14 @@ def compare(
     _check_comparable(kept)
     shown = {trial.recipe for trial in kept}
     against = baseline or studies[0].content["baseline"]
-    against = (
-        against if against in shown else next((each for each in ("kd", "finetune") if each in shown), None)
-    )
+    against = against if against in shown else next((each for each in ("kd", "finetune") if each in shown), None)
     task_order = list(tasks) or [name for study in studies for name in study.content["tasks"]]
     found = sorted({trial.task for trial in kept}, key=task_order.index)
     places = {
-        (study.name, arm): (n, m)
-        for n, study in enumerate(studies)
-        for m, arm in enumerate(study.content["arms"])
+        (study.name, arm): (n, m) for n, study in enumerate(studies) for m, arm in enumerate(study.content["arms"])
     }
     order = list(recipes) or list(
-        dict.fromkeys(
-            each.recipe for each in sorted(kept, key=lambda each: places[each.study, each.values["recipe"]])
-        )
+        dict.fromkeys(each.recipe for each in sorted(kept, key=lambda each: places[each.study, each.values["recipe"]]))
     )
     rows = sorted(_rows(kept), key=lambda row: (row.student or "", order.index(row.recipe), row.recipe))
     compared = [each for each in family if each.task in found]
@@ -523,9 +501,7 @@ def _with_metric(trial: Trial, metrics: Mapping[str, str], studies: Sequence[Stu
 def _at_the_end(trial: Trial) -> Trial:
     scores = trial.values["evaluations"]["score"]
     if not scores:
-        raise ValueError(
-            f"{trial.study}: {trial.recipe}, seed {trial.seed} has no evaluations, so no last one."
-        )
+        raise ValueError(f"{trial.study}: {trial.recipe}, seed {trial.seed} has no evaluations, so no last one.")
     # how often it agrees with the teacher is known of the model that was given out alone
     return replace(trial, score=scores[-1], agreement=None)
 

@@ -46,9 +46,7 @@ def imports_of(source: str, module: str, is_package: bool) -> list[tuple[int, st
                 base = ".".join([*above, base] if base else above)
             found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            )
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if function in ("import_module", "__import__") and isinstance(node.args[0].value, str):
                 found.append((node.lineno, node.args[0].value))
     return [(line, name) for line, name in found if name.split(".")[0] == "codir"]
@@ -190,9 +188,7 @@ def printers(source: str) -> list[str]:
 
 def test_only_one_file_prints() -> None:
     found = {
-        module: printers(path.read_text(encoding="utf-8"))
-        for module, path in modules()
-        if module != "codir.printing"
+        module: printers(path.read_text(encoding="utf-8")) for module, path in modules() if module != "codir.printing"
     }
     assert not any(found.values()), f"print by `codir.printing`: {found}"
 

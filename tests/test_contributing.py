@@ -44,9 +44,7 @@ def test_the_example_passes_its_own_test(example: str) -> None:
 def test_one_file_is_enough_to_use_it(example: str) -> None:
     assert "logit_l1" in objective_names()
     assert find_objective("logit_l1").name == "logit_l1"
-    config = load_distill(
-        overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_l1.weight=0.5"]
-    )
+    config = load_distill(overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_l1.weight=0.5"])
     assert config.objectives["logit_l1"] == {"weight": 0.5, "start": 0.0, "end": 1.0, "normalized": False}
 
 
@@ -59,9 +57,7 @@ def test_the_make_targets_it_names_exist(target: str) -> None:
     assert f"`make {target}`" in PAGE.read_text(encoding="utf-8") or f"make {target} " in PAGE.read_text(
         encoding="utf-8"
     )
-    assert re.search(
-        rf"^{target}:", (PAGE.parent / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
+    assert re.search(rf"^{target}:", (PAGE.parent / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def test_the_other_pages_name_this_version() -> None:

@@ -41,9 +41,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_python_m_codir_is_codir() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "codir", "--version"], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-m", "codir", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == f"codir {codir.__version__}"
 
 
@@ -77,12 +75,7 @@ def test_the_names_for_type_checkers_are_those_imported_lazily() -> None:
 
     tree = ast.parse(Path(codir.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    homes = {
-        alias.name: node.module
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+    homes = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert homes == codir._HOMES
     assert sorted(homes) == sorted(codir.__all__)
 

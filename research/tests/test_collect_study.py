@@ -24,18 +24,14 @@ def test_a_study_becomes_one_small_file(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
     core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    shape = BertConfig(
-        vocab_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
-    )
+    shape = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
     torch.manual_seed(0)
     BertForSequenceClassification(shape).save_pretrained(tmp_path / "teacher")
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=32, **special)
     tokenizer.save_pretrained(tmp_path / "teacher")
     for name in ("train", "dev"):
-        lines = [
-            json.dumps({"text": f"{'good' if n % 2 else 'bad'} film", "label": n % 2}) for n in range(16)
-        ]
+        lines = [json.dumps({"text": f"{'good' if n % 2 else 'bad'} film", "label": n % 2}) for n in range(16)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     codir.study(
         recipes=["finetune", "kd"],

@@ -129,9 +129,7 @@ def compared(*studies: Study, **options: Any) -> Comparison:
 def test_kept_and_gains_against_plain_loops() -> None:
     found = compared(made("s"))
     kd, crd = found.rows
-    kept = [
-        100 * (a / 0.8 + b / 0.8) / 2 for a, b in zip(SCORES["crd", "a"], SCORES["crd", "b"], strict=True)
-    ]
+    kept = [100 * (a / 0.8 + b / 0.8) / 2 for a, b in zip(SCORES["crd", "a"], SCORES["crd", "b"], strict=True)]
     spread = found.kept(crd, None)
     reach = stats.t.ppf(0.975, 2) * statistics.stdev(kept) / math.sqrt(3)
     assert spread is not None
@@ -210,9 +208,7 @@ def test_tables_say_how_many_seeds_there_are() -> None:
     assert "| crd (3, 2) |" in tables.scores(some)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("kepp plus", "kinds: kept"), ("kept plus nothing=1", "unknown option")]
-)
+@pytest.mark.parametrize(("text", "message"), [("kepp plus", "kinds: kept"), ("kept plus nothing=1", "unknown option")])
 def test_blocks_that_cannot_be_read_are_named(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=rf"page, line 3: .*{message}"):
         read_block(text, "page, line 3")

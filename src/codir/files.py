@@ -326,9 +326,7 @@ def require_name(path: str | Path, folder: bool = False) -> None:
             why = "it has more bytes than the file system takes"
     if why:
         shown = str(path) if len(str(path)) <= 400 else f"{str(path)[:200]}...{str(path)[-100:]}"
-        raise RunError(
-            f"There can be no {'folder' if folder else 'file'} {shown!r}: {why}. Choose another name."
-        )
+        raise RunError(f"There can be no {'folder' if folder else 'file'} {shown!r}: {why}. Choose another name.")
 
 
 def require_writable(folder: str | Path) -> None:

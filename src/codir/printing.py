@@ -104,9 +104,7 @@ class _Given(Terminal):
     """A console of the caller's own: what codir prints goes there, as text."""
 
     def __init__(self, given: Console):
-        super().__init__(
-            file=given.file, width=given.width, force_terminal=given.is_terminal, quiet=given.quiet
-        )
+        super().__init__(file=given.file, width=given.width, force_terminal=given.is_terminal, quiet=given.quiet)
         self._given = given
         if not given.encoding.startswith("utf"):
             given.file = cast(IO[str], _Stream(given.file))

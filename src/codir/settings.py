@@ -21,9 +21,7 @@ class Section(BaseModel):
     A yes/no is no number.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_assignment=True
-    )
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, validate_assignment=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -54,9 +52,7 @@ def out_of_range(value: Any) -> str | None:
 def _mentions_bool(annotation: Any) -> bool:
     if annotation in (bool, Any):
         return True
-    return get_origin(annotation) in (Union, UnionType) and any(
-        _mentions_bool(part) for part in get_args(annotation)
-    )
+    return get_origin(annotation) in (Union, UnionType) and any(_mentions_bool(part) for part in get_args(annotation))
 
 
 def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

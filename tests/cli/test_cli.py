@@ -89,9 +89,7 @@ def test_an_error_of_a_workflow_is_a_message(run: Any, monkeypatch: pytest.Monke
         (errno.EDQUOT, "quota"),
     ],
 )
-def test_disks_that_cannot_be_written(
-    run: Any, number: int, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disks_that_cannot_be_written(run: Any, number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, OSError(number, os.strerror(number), "runs/student/model.safetensors"))
     result = run(*DISTILL)
     assert result.exit_code == 2

@@ -108,9 +108,7 @@ def test_every_setting_of_a_training_is_a_flag_and_a_setting(run: Any, calls: li
     assert (config.student.init, config.cache_tokens_gb) == ([1, 3], 3.0)
 
 
-def test_names_of_training_arguments_are_flags_and_short_ones_their_aliases(
-    run: Any, calls: list[Any]
-) -> None:
+def test_names_of_training_arguments_are_flags_and_short_ones_their_aliases(run: Any, calls: list[Any]) -> None:
     flags = ["--num-train-epochs", "2", "--lr", "1e-5", "--per-device-train-batch-size", "4"]
     assert run(*DISTILL, *flags, "--logging-steps=7", "--optim", "adamw_torch").exit_code == 0
     training = calls[0][1][0].training
@@ -140,9 +138,7 @@ def test_other_flags_are_refused_by_name(run: Any, flags: list[str], words: str,
 
 def test_a_configuration_file_alone_is_enough(run: Any, calls: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
-    path.write_text(
-        "recipe: kd\nteacher: t\noutput: o\ndata:\n  task: mrpc\ntraining:\n  learning_rate: 1e-3\n"
-    )
+    path.write_text("recipe: kd\nteacher: t\noutput: o\ndata:\n  task: mrpc\ntraining:\n  learning_rate: 1e-3\n")
     result = run("distill", "--config", str(path), "--set", "training.learning_rate=1e-5", "--seed", "3")
     assert result.exit_code == 0, result.output
     config = calls[0][1][0]
@@ -150,10 +146,7 @@ def test_a_configuration_file_alone_is_enough(run: Any, calls: list[Any], tmp_pa
 
 
 def test_evaluate(run: Any, calls: list[Any]) -> None:
-    assert (
-        run("evaluate", "runs/s", "--task", "sst2", "--batch-size", "4", "--limit-validation", "9").exit_code
-        == 0
-    )
+    assert run("evaluate", "runs/s", "--task", "sst2", "--batch-size", "4", "--limit-validation", "9").exit_code == 0
     (name, (model, data, batch_size), _) = calls[0]
     assert (name, model, data.task, data.limit_validation, batch_size) == ("evaluate", "runs/s", "sst2", 9, 4)
     assert run("evaluate", "runs/s", "--validation", "dev.csv", "--text", "a", "--label", "b").exit_code == 0
@@ -353,9 +346,7 @@ def test_study(run: Any, calls: list[Any], tmp_path: Path) -> None:
     assert settings == {"retry_failed": True}
 
     study = tmp_path / "study.yaml"  # flags win over the file
-    study.write_text(
-        "recipes: [kd, finetune]\ntasks: [mrpc]\nmodel: m\nseeds: 1-5\ntraining: {num_train_epochs: 3}\n"
-    )
+    study.write_text("recipes: [kd, finetune]\ntasks: [mrpc]\nmodel: m\nseeds: 1-5\ntraining: {num_train_epochs: 3}\n")
     (config,), _ = called(run, calls, f"study {study} --output {tmp_path / 's'} --seeds 7 --epochs 1")
     assert config.seeds == [7]
     assert config.training.model_dump(exclude_unset=True) == {"num_train_epochs": 1.0}
@@ -372,9 +363,7 @@ def test_a_study_with_failures_ends_with_1(run: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_reproduce(run: Any, calls: list[Any]) -> None:
-    flags = (
-        "--scale small --teacher mrpc=a=b --pretrained mlm-pre=c --tasks mrpc,cola --seeds 1-3 --workers 2"
-    )
+    flags = "--scale small --teacher mrpc=a=b --pretrained mlm-pre=c --tasks mrpc,cola --seeds 1-3 --workers 2"
     more = "--corpus x.txt --corpus y.txt --set data.limit_train=5"
     (wanted,), _ = called(run, calls, f"reproduce table4 --model m --output out {flags} {more}")
     assert (wanted.table, wanted.scale, wanted.model) == ("table4", "small", "m")

@@ -18,9 +18,7 @@ GIVEN = {
 }
 
 
-def load(
-    tmp_path: Path, text: str = "", recipe: str | None = "bilstm", overrides: list[str] | None = None
-) -> Any:
+def load(tmp_path: Path, text: str = "", recipe: str | None = "bilstm", overrides: list[str] | None = None) -> Any:
     path = tmp_path / "my.yaml"
     path.write_text(text)
     return load_distill(recipe=recipe, config=path if text else None, overrides=overrides or [], flags=GIVEN)

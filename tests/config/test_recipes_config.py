@@ -118,9 +118,7 @@ def test_numbers_given_as_text_are_numbers() -> None:
 def test_what_we_set_cannot_be_set_a_second_time() -> None:
     with pytest.raises(ValidationError, match=r"training\.precision"):
         TrainingConfig.model_validate({"bf16": True})
-    assert TrainingConfig.model_validate({"dataloader_num_workers": 2}).more() == {
-        "dataloader_num_workers": 2
-    }
+    assert TrainingConfig.model_validate({"dataloader_num_workers": 2}).more() == {"dataloader_num_workers": 2}
 
 
 @pytest.mark.parametrize(
@@ -137,9 +135,7 @@ def test_an_old_name_is_answered_with_the_new_one(section: type[Section], old: s
         section.model_validate({old: 1})
 
 
-@pytest.mark.parametrize(
-    ("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)]
-)
+@pytest.mark.parametrize(("config", "section"), [(DistillConfig, TrainingConfig), (PretrainConfig, PretrainingConfig)])
 def test_the_keys_named_instead_exist(config: type[Section], section: type[OptimisationConfig]) -> None:
     for path in [each.partition(" ")[0] for each in section.elsewhere.values()]:
         *sections, name = path.split(".")

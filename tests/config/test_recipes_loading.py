@@ -102,9 +102,7 @@ def test_recipes_that_cannot_be_used(recipe: str, words: str) -> None:
 
 
 def test_flags_win_over_set_over_file_over_recipe(my_yaml: Any) -> None:
-    path = my_yaml(
-        "training:\n  learning_rate: 3e-5\n  per_device_train_batch_size: 8\n  num_train_epochs: 3\n"
-    )
+    path = my_yaml("training:\n  learning_rate: 3e-5\n  per_device_train_batch_size: 8\n  num_train_epochs: 3\n")
     config = distill(
         "training.per_device_train_batch_size=9",
         "training.num_train_epochs=4",
@@ -237,9 +235,7 @@ def test_a_bad_file(text: str, words: list[str], my_yaml: Any) -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once(my_yaml: Any) -> None:
-    got = message(
-        "training.seed=x", config=my_yaml("training:\n  per_device_train_batch_size: 0\nobjectve: 1\n")
-    )
+    got = message("training.seed=x", config=my_yaml("training:\n  per_device_train_batch_size: 0\nobjectve: 1\n"))
     assert len(got.splitlines()) == 3
     assert "--set training.seed=x: training.seed is 'x'" in got
     got = message("objectives.kd.temperature=0", "objectives.crd.dim=0")

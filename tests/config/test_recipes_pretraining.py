@@ -48,9 +48,7 @@ def test_the_live_recipe_differs_from_the_papers_in_its_negatives_alone() -> Non
     paper, live = pretrain("codir-pre"), pretrain("codir-pre-live")
     assert paper.training == live.training
     assert paper.masking == live.masking
-    differing = {
-        key for key, value in paper.objectives["crd"].items() if live.objectives["crd"][key] != value
-    }
+    differing = {key for key, value in paper.objectives["crd"].items() if live.objectives["crd"][key] != value}
     assert differing == {"negatives", "bank_dtype"}  # without a bank its type means nothing
 
 

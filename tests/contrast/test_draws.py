@@ -24,9 +24,7 @@ def test_every_ordered_choice_is_equally_likely(n: int, k: int) -> None:
     without = n >= k
     kinds = list(itertools.permutations(range(n), k) if without else itertools.product(range(n), repeat=k))
     numbers = {kind: index for index, kind in enumerate(kinds)}
-    counts = torch.bincount(
-        torch.tensor([numbers[tuple(row)] for row in rows.tolist()]), minlength=len(kinds)
-    )
+    counts = torch.bincount(torch.tensor([numbers[tuple(row)] for row in rows.tolist()]), minlength=len(kinds))
     assert counts.sum() == rows.shape[0]
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
@@ -79,9 +77,7 @@ def test_every_choice_of_allowed_columns_is_equally_likely(k: int, shared: bool)
     numbers = generator()
     drawn = torch.stack([draw_allowed(allowed, k, shared, numbers) for _ in range(3000)])
     for row, columns in enumerate(allowed.tolist()):
-        seen = [
-            tuple(index for index, keep in enumerate(choice) if keep) for choice in drawn[:, row].tolist()
-        ]
+        seen = [tuple(index for index, keep in enumerate(choice) if keep) for choice in drawn[:, row].tolist()]
         kinds = combinations(columns, k)
         assert set(seen) == set(kinds)
         if len(kinds) > 1:

@@ -11,9 +11,7 @@ from torch.nn.functional import normalize
 from codir.contrast.infonce import group_similarity, info_nce
 
 
-def naive_info_nce(
-    positive: torch.Tensor, negatives: torch.Tensor, tau: float, mask=None
-) -> tuple[float, float]:
+def naive_info_nce(positive: torch.Tensor, negatives: torch.Tensor, tau: float, mask=None) -> tuple[float, float]:
     loss, first = 0.0, 0
     for b, s in enumerate(positive.tolist()):
         others = [v for j, v in enumerate(negatives[b].tolist()) if mask is None or mask[b, j]]
@@ -60,9 +58,7 @@ def test_gradients_with_mask_and_without_any_negative() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_no_overflow_in_half_precision(dtype: torch.dtype) -> None:
-    assert torch.exp(
-        torch.tensor(0.9 / 0.07, dtype=torch.float16)
-    ).isinf()  # what the released code runs into
+    assert torch.exp(torch.tensor(0.9 / 0.07, dtype=torch.float16)).isinf()  # what the released code runs into
     positive, negatives = torch.tensor([0.9], dtype=dtype), torch.tensor([[0.95, 1.0]], dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = info_nce(positive, negatives, 0.07)
@@ -71,9 +67,7 @@ def test_no_overflow_in_half_precision(dtype: torch.dtype) -> None:
     assert result.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a_constant_does_not_win() -> (
-    None
-):
+def test_against_constant_rows_the_student_is_only_pulled_and_within_the_batch_a_constant_does_not_win() -> None:
     """What research/pages/negatives.md says of a bank and of the batch, with teacher and student at one point c."""
     generator = torch.Generator().manual_seed(0)
     anchor = normalize(torch.randn(8, 16, generator=generator), dim=1)

@@ -163,9 +163,7 @@ def test_hard_takes_the_nearest_of_the_candidates(sharing, labelled: bool) -> No
     torch.manual_seed(0)
     labels = torch.arange(60) % 2 if labelled else None
     space = torch.randn(60, 5)
-    plain = (
-        AnyOther(60, sharing, generator()) if labels is None else DifferentLabel(labels, sharing, generator())
-    )
+    plain = AnyOther(60, sharing, generator()) if labels is None else DifferentLabel(labels, sharing, generator())
     hard = Hard(plain, neighbour_index(space.numpy()), factor=1000, max_similarity=0.8)
     ids = torch.tensor([0, 7, 9])
     negatives = hard.draw(ids, 4)  # so many candidates: every admissible row

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 
-_TEXT = (
-    "the a one this that good bad great film movie book song was is cat dog bird man woman sees likes and or"
-)
+_TEXT = "the a one this that good bad great film movie book song was is cat dog bird man woman sees likes and or"
 WORDS = _TEXT.split()
 
 

@@ -96,9 +96,7 @@ def test_blocks_hold_the_documents_whole(made: Path, tiny_tokenizer: Any) -> Non
     assert counts["tokens"] == sum(map(len, expected))
     assert counts["sentences"] == sum(text.count(".") for text in articles(120))
     assert counts["blocks"] == len(corpus.train) + len(corpus.validation)
-    assert counts["fill"] == pytest.approx(
-        (counts["tokens"] + 2 * counts["blocks"]) / (16 * counts["blocks"])
-    )
+    assert counts["fill"] == pytest.approx((counts["tokens"] + 2 * counts["blocks"]) / (16 * counts["blocks"]))
     for part, name in ((corpus.train, "train"), (corpus.validation, "validation")):
         tokens = sum(len(ids) - 2 for ids in part["input_ids"])
         expected_counts = {"documents": len(set(part["document"])), "tokens": tokens, "blocks": len(part)}
@@ -463,9 +461,7 @@ def test_what_is_no_corpus(tmp_path: Path, copied: Path) -> None:
         open_corpus(copied)
 
 
-def test_its_own_tokenizer_fits(
-    copied: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_its_own_tokenizer_fits(copied: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     opened = open_corpus(copied)
     other = AutoTokenizer.from_pretrained(copied / "tokenizer")
     other("a text", truncation=True, max_length=4, padding="max_length")  # leaves its state in the backend

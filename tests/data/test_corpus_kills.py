@@ -40,9 +40,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Process:
     """`codir corpus` in a forked process; every batch takes a while, so that a signal meets the middle."""
 
-    def __init__(
-        self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.1, fatal: int = 0
-    ):
+    def __init__(self, texts: Path, tokenizer: Path, output: Path, *flags: str, seconds: float = 0.1, fatal: int = 0):
         self.log = output.parent / f"log-{time.monotonic_ns()}"
         command = ["corpus", "--input", str(texts), "--tokenizer", str(tokenizer), "--output", str(output)]
         self.pid = os.fork()

@@ -22,12 +22,10 @@ from codir.data.packing import LONGEST_PIECE, Encoder, pack, sentence_pieces
 from codir.errors import ConfigError, DataError, ModelError
 
 WRAPPED = (
-    "It was the best of times, it was the worst of\n"
-    "times, it was the age of wisdom. It was\nthe age of foolishness.\n"
+    "It was the best of times, it was the worst of\ntimes, it was the age of wisdom. It was\nthe age of foolishness.\n"
 )
 WIKITEXT = (
-    " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n"
-    " \n = Du Fu = \n Poet . \n"
+    " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n \n = Du Fu = \n Poet . \n"
 )
 
 
@@ -349,9 +347,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     )
     core.train_from_iterator(articles(50), trainer)
     core.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))  # type: ignore[assignment]
-    names = dict(
-        zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True)
-    )
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=core, cls_token="<s>", sep_token="</s>", **names)
 
 

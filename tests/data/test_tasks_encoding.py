@@ -25,9 +25,7 @@ def tokenizer(words=WORDS, lower=True, types=True) -> PreTrainedTokenizerFast:
         core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [(token, words.index(token)) for token in ("[CLS]", "[SEP]")]
-    core.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special
-    )
+    core.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     inputs = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=inputs, **names)
@@ -151,9 +149,7 @@ def test_same_tokenizer_after_saving(tmp_path):
 
 
 def test_many_rows_go_in_batches_and_come_out_in_order():
-    split = make_split(
-        "classification", ["a " * (i % 5 + 1) for i in range(2500)], None, [i % 2 for i in range(2500)]
-    )
+    split = make_split("classification", ["a " * (i % 5 + 1) for i in range(2500)], None, [i % 2 for i in range(2500)])
     encoded = encode_split(split, tokenizer(), max_length=5)
     assert [len(ids) for ids in encoded.dataset["input_ids"]] == [min(i % 5 + 3, 5) for i in range(2500)]
     assert encoded.truncated == 1000

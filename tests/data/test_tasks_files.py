@@ -213,9 +213,7 @@ def test_bad_parquet_rows(tmp_path):
 def test_other_files_and_arguments_that_do_not_fit(write, tmp_path):
     train = write("train.csv", rows(20))
     held = write("dev.csv", "text,label\na,a\nb,bb\n")
-    message = (
-        r"dev\.csv, line 3: the label 'bb' is unknown to the training split .*train\.csv \(did you mean 'b'"
-    )
+    message = r"dev\.csv, line 3: the label 'bb' is unknown to the training split .*train\.csv \(did you mean 'b'"
     with pytest.raises(DataError, match=message):
         load_files(train, held, **COLUMNS)
     with pytest.raises(DataError, match=r"Cannot read .*trian\.csv.*did you mean 'train\.csv'"):

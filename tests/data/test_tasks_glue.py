@@ -218,6 +218,4 @@ def test_real_files_have_the_rows_they_should(name):
     assert (len(data.train), [len(split) for split in data.validation.values()]) == REAL[name]
     assert data.notes == []
     found = set(data.train["label"])
-    assert (
-        found == set(range(len(data.task.labels))) if data.task.labels else (min(found), max(found)) == (0, 5)
-    )
+    assert found == set(range(len(data.task.labels))) if data.task.labels else (min(found), max(found)) == (0, 5)

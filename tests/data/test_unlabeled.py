@@ -103,9 +103,7 @@ def test_pairs_count_in_either_order(tmp_path: Path) -> None:
         ("missing.txt", None, "Cannot read"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_place(
-    train, validation, tmp_path: Path, name, lines, message
-) -> None:
+def test_what_is_wrong_is_said_with_the_place(train, validation, tmp_path: Path, name, lines, message) -> None:
     if lines is not None:
         write(tmp_path / name, *lines)
     with pytest.raises(DataError, match=message):

@@ -72,9 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {**known, "siblings": siblings})
         if kind == "preupload":
             plain = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-            return self._send(
-                200, {"files": [{"path": f["path"], **plain} for f in json.loads(body)["files"]]}
-            )
+            return self._send(200, {"files": [{"path": f["path"], **plain} for f in json.loads(body)["files"]]})
         if kind == "commit":
             return self._commit([json.loads(line) for line in body.splitlines()])
         return self._send(404, {"error": f"unknown: {path}"})

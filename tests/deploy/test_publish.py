@@ -69,9 +69,7 @@ def run(distilled: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def send(
-    folder: Path, hub: SmallHub | None, token: str | None = "hf_test", **settings: Any
-) -> tuple[Published, str]:
+def send(folder: Path, hub: SmallHub | None, token: str | None = "hf_test", **settings: Any) -> tuple[Published, str]:
     console = Console(file=io.StringIO(), width=120)
     api = HfApi(endpoint=hub.address, token=token) if hub is not None else None
     done = publish(folder, REPO, console=console, api=api, **settings)
@@ -337,9 +335,7 @@ def test_no_is_no_and_somebody_else_may_be_faster(run: Path, hub: SmallHub) -> N
         ("validate-yaml", 400, "Invalid metadata in README.md"),
     ],
 )
-def test_what_the_hub_refuses_is_a_sentence(
-    run: Path, hub: SmallHub, path: str, status: int, message: str
-) -> None:
+def test_what_the_hub_refuses_is_a_sentence(run: Path, hub: SmallHub, path: str, status: int, message: str) -> None:
     hub.answers[path] = status
     with pytest.raises(CodirError, match=message) as caught:
         send(run, hub)
@@ -349,9 +345,7 @@ def test_what_the_hub_refuses_is_a_sentence(
     assert send(run, hub)[0].commit  # the same command goes on
 
 
-def test_without_token_or_network(
-    run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_token_or_network(run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"does not know the token .401.*hf auth login"):
         send(run, hub, token="hf_wrong")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -123,9 +123,7 @@ def test_every_task_predicts_its_files(tmp_path: Path, glue: Path, model: Callab
             assert found[name] == [file.words[int(number)] for number in expected.argmax(1)]
 
 
-def test_missing_tasks_are_filled_and_it_is_said(
-    tmp_path: Path, glue: Path, model: Callable[..., Path]
-) -> None:
+def test_missing_tasks_are_filled_and_it_is_said(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
     out = io.StringIO()
     result = submit([f"mrpc={model('mrpc')}"], glue, tmp_path / "s.zip", console=Console(file=out, width=160))
     assert result.filled == [name for name in FILES if name != "MRPC.tsv"]
@@ -145,9 +143,7 @@ def test_missing_tasks_are_filled_and_it_is_said(
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_diagnostic_data_may_be_missing_or_elsewhere(
-    tmp_path: Path, glue: Path, model: Callable[..., Path]
-) -> None:
+def test_diagnostic_data_may_be_missing_or_elsewhere(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
     entry = [f"mnli={model('mnli')}"]
     file = FILES["AX.tsv"]
     assert find_test_file(file, glue) == glue / "diagnostic/diagnostic.tsv"
@@ -183,9 +179,7 @@ def test_other_classes_are_refused(tmp_path: Path, glue: Path, model: Callable[.
     assert not (tmp_path / "s.zip").exists()
 
 
-def test_scores_are_clipped_and_it_is_said(
-    tmp_path: Path, glue: Path, tiny_classifier, tiny_tokenizer
-) -> None:
+def test_scores_are_clipped_and_it_is_said(tmp_path: Path, glue: Path, tiny_classifier, tiny_tokenizer) -> None:
     folder, wide = tmp_path / "m", tiny_classifier(regression=True)
     wide.classifier.weight.data.mul_(100)
     wide.save_pretrained(folder)
@@ -199,9 +193,7 @@ def test_scores_are_clipped_and_it_is_said(
     assert found == pytest.approx(raw.clamp(0, 5).tolist(), abs=1e-5)
 
 
-def test_texts_are_cut_where_training_cut_them(
-    tmp_path: Path, glue: Path, model: Callable[..., Path]
-) -> None:
+def test_texts_are_cut_where_training_cut_them(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
     folder = as_run(model("cola"), "cola", max_length=4)
     result = submit([str(folder)], glue, tmp_path / "s.zip", quiet=True)
     expected = logits(folder, SINGLE, truncation=True, max_length=4).argmax(1)
@@ -222,9 +214,7 @@ def test_nan_leaves_nothing(tmp_path: Path, glue: Path, tiny_classifier, tiny_to
     assert {path.name for path in tmp_path.iterdir()} == {"glue", "m"}
 
 
-def test_the_command_and_what_it_does_not_overwrite(
-    tmp_path: Path, glue: Path, model: Callable[..., Path]
-) -> None:
+def test_the_command_and_what_it_does_not_overwrite(tmp_path: Path, glue: Path, model: Callable[..., Path]) -> None:
     out, environment = tmp_path / "s.zip", {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
     def run(*flags: str, output: Path = out) -> tuple[int, str]:
@@ -387,9 +377,7 @@ def test_official_numbers_of_rows() -> None:
         "147 WNLI"
     )
     words = lines.split()
-    assert {
-        f"{name}.tsv": int(count) - 1 for count, name in zip(words[::2], words[1::2], strict=True)
-    } == ROWS
+    assert {f"{name}.tsv": int(count) - 1 for count, name in zip(words[::2], words[1::2], strict=True)} == ROWS
     assert list(ROWS) == list(FILES)
 
 

@@ -47,10 +47,7 @@ def read(page: str) -> str:
 
 def blocks(page: str) -> list[Block]:
     text = read(page)
-    return [
-        Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
-        for found in _FENCE.finditer(text)
-    ]
+    return [Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2]) for found in _FENCE.finditer(text)]
 
 
 def commands(block: Block) -> list[str]:

@@ -82,9 +82,7 @@ BEFORE = {
 
 def with_something_to_run() -> list[str]:
     """Returns the pages that show commands or Python."""
-    shown = [
-        page for page in pages() if any(commands(each) for each in blocks(page)) or "```python" in read(page)
-    ]
+    shown = [page for page in pages() if any(commands(each) for each in blocks(page)) or "```python" in read(page)]
     return [page for page in shown if page != "CONTRIBUTING.md"]  # its Python: tests/test_contributing.py
 
 
@@ -138,8 +136,7 @@ def with_budget(function: Callable[..., Any], budget: dict[str, Any]) -> Callabl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         merged = {
-            key: {**kwargs.get(key, {}), **each} if isinstance(each, dict) else each
-            for key, each in budget.items()
+            key: {**kwargs.get(key, {}), **each} if isinstance(each, dict) else each for key, each in budget.items()
         }
         return function(*args, **{**kwargs, **merged})
 

@@ -139,9 +139,7 @@ def hub(path: str, name: str | None = None, *, split: str) -> datasets.Dataset:
         text: [sentence(draw, good=row % 2 == 0) for row in range(count)] for text in task.text
     }
     features: dict[str, Any] = {text: datasets.Value("string") for text in task.text}
-    columns["label"] = [
-        draw.uniform(0, 5) if task.labels is None else row % len(task.labels) for row in range(count)
-    ]
+    columns["label"] = [draw.uniform(0, 5) if task.labels is None else row % len(task.labels) for row in range(count)]
     features["label"] = (
         datasets.Value("float32") if task.labels is None else datasets.ClassLabel(names=list(task.labels))
     )

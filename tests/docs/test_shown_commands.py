@@ -28,9 +28,9 @@ def command_of(name: str) -> Any:
 
 
 def flags_of(*commands: Any) -> set[str]:
-    return {
-        each for one in commands for option in one.params for each in (*option.opts, *option.secondary_opts)
-    } | {"--help"}
+    return {each for one in commands for option in one.params for each in (*option.opts, *option.secondary_opts)} | {
+        "--help"
+    }
 
 
 ALL = [(page, command) for page in pages() for block in blocks(page) for command in commands(block)]

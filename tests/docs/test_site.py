@@ -61,9 +61,7 @@ def test_the_reference_holds_what_is_public(site: Path) -> None:
 def anchors(text: str) -> set[str]:
     """Returns the anchors that a forge gives the headings of a page."""
     found = set()
-    for heading in re.findall(
-        r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE
-    ):
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE):
         found.add(re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-"))
     return found
 

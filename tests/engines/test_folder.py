@@ -54,9 +54,7 @@ def _flip(path: Path) -> None:
         ("model.onnx", lambda p: p.write_bytes(b"x" * 501), r"model\.onnx has 501 bytes where 500"),
     ],
 )
-def test_damage_to_a_file_is_found(
-    folder: Path, name: str, damage: Callable[[Path], object], message: str
-) -> None:
+def test_damage_to_a_file_is_found(folder: Path, name: str, damage: Callable[[Path], object], message: str) -> None:
     damage(folder / name)
     with pytest.raises(ModelError, match=message):
         Manifest.read(folder).check_files(folder)

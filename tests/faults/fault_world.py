@@ -111,9 +111,7 @@ def codir_process(
         timeout=timeout,
         check=False,
     )
-    return Outcome(
-        done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    )
+    return Outcome(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def _names(folder: Path | None) -> list[str] | None:
@@ -123,9 +121,7 @@ def _names(folder: Path | None) -> list[str] | None:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".lock")
 
 
-def write_csv(
-    path: Path, rows: Sequence[Mapping[str, Any]], encoding: str = "utf-8", delimiter: str = ","
-) -> Path:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], encoding: str = "utf-8", delimiter: str = ",") -> Path:
     """Writes rows with a header."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)

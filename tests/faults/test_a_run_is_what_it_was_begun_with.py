@@ -108,9 +108,7 @@ CHANGES: dict[str, tuple[Callable[[list[dict[str, str]]], list[dict[str, str]]],
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_finetune_refuses_other_training_data(
-    world: World, tmp_path: Path, restored: None, change: str
-) -> None:
+def test_finetune_refuses_other_training_data(world: World, tmp_path: Path, restored: None, change: str) -> None:
     # a finished run is not said to have the scores of other data, either
     run = world.copy("finished" if change == "every label flipped" else "run", tmp_path)
     rows, words = CHANGES[change]

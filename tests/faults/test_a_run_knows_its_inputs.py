@@ -118,9 +118,7 @@ def test_pairs_are_read_as_pairs(world: World, tmp_path: Path) -> None:
 
 
 def test_single_texts_for_a_model_of_pairs_are_refused(world: World, tmp_path: Path) -> None:
-    alone = write_csv(
-        tmp_path / "alone.csv", [{"question": "is it", "verdict": word} for word in ("yes", "no") * 8]
-    )
+    alone = write_csv(tmp_path / "alone.csv", [{"question": "is it", "verdict": word} for word in ("yes", "no") * 8])
     output = tmp_path / "out.jsonl"
     message = refused("predict", world.pair, "--input", alone, "--output", output, "--text", "question")
     assert "trained on pairs" in message
@@ -195,9 +193,7 @@ def test_the_encoding_is_that_of_the_run_where_the_file_is_not_utf_8(world: Worl
     assert "add --delimiter ';'" in refused("evaluate", run, "--validation", train)
 
 
-def test_a_run_that_was_moved_its_checkpoints_and_comparison_students_know_it(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_run_that_was_moved_its_checkpoints_and_comparison_students_know_it(world: World, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(world.single, tmp_path / "moved"))
     assert score(moved, "--validation", world.dev) == of_run(world.single)
     checkpoints = sorted((moved / "checkpoints").glob("checkpoint-*"))
@@ -244,9 +240,7 @@ def test_export_and_latency_read_named_files_as_the_run_did(world: World, tmp_pa
 
 def test_a_model_made_elsewhere_says_nothing(world: World, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(
-        world.single, elsewhere, ignore=shutil.ignore_patterns("codir.yaml", "checkpoints", "*.json")
-    )
+    shutil.copytree(world.single, elsewhere, ignore=shutil.ignore_patterns("codir.yaml", "checkpoints", "*.json"))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy2(world.single / name, elsewhere / name)
     flags = ("--text", "review", "--label", "stars")

@@ -27,9 +27,7 @@ def words(message: str, command: str) -> list[str]:
     return shlex.split(found[0])
 
 
-def test_an_encoder_without_a_head(
-    model: Path, tmp_path: Path, tiny_classifier: Any, tiny_tokenizer: Any
-) -> None:
+def test_an_encoder_without_a_head(model: Path, tmp_path: Path, tiny_classifier: Any, tiny_tokenizer: Any) -> None:
     folder = tmp_path / "my encoder (2)"
     tiny_classifier(layers=1, width=16).base_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)

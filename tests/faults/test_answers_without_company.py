@@ -40,9 +40,7 @@ def answered(model: Path, texts: Path, output: Path, *more: Any) -> tuple[list[l
 
 def alone(folder: Path, texts: Sequence[str] = TEXTS) -> list[list[float]]:
     """Returns the probabilities for each text alone, by transformers itself."""
-    model, tokenizer = (
-        each.from_pretrained(folder) for each in (AutoModelForSequenceClassification, AutoTokenizer)
-    )
+    model, tokenizer = (each.from_pretrained(folder) for each in (AutoModelForSequenceClassification, AutoTokenizer))
     found = []
     for text in texts:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
@@ -134,9 +132,7 @@ def test_not_of_an_export(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBas
     np.testing.assert_allclose(found, found_alone, atol=1e-2)
 
 
-def test_a_format_in_which_a_model_cannot_be_run(
-    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_format_in_which_a_model_cannot_be_run(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     """There is no Fourier transform of bf16 on a CPU."""
     folder, output = family_dir(tmp_path / "model", "fnet", tiny_tokenizer), tmp_path / "exported"
     given = ["export", folder, "--format", "torch-bf16", "--no-data", "--output", output]

@@ -78,9 +78,7 @@ def test_finetune_evaluate_and_predict_end_well(
     assert labels <= set(LABELS)
 
 
-def test_a_process_of_its_own_ends_well(
-    train: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_a_process_of_its_own_ends_well(train: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
     model = tiny_model_dir(labels=LABELS, layers=1)
     plain = tmp_path / "train.csv"  # the C locale cannot even hand over another name
     plain.write_bytes(train.read_bytes())

@@ -72,9 +72,7 @@ def test_an_error_names_them(tmp_path: Path, train: Path) -> None:
     assert "--no[/such]" in done.text
 
 
-@pytest.mark.parametrize(
-    "command", ["finetune", "distill", "pretrain", "evaluate", "report", "export", "study"]
-)
+@pytest.mark.parametrize("command", ["finetune", "distill", "pretrain", "evaluate", "report", "export", "study"])
 def test_help_loses_nothing_in_brackets(command: str) -> None:
     # a hint like `codir[onnx]` would vanish if rich read it
     done = succeeded(command, "--help")

@@ -86,9 +86,7 @@ def test_a_model_has_the_order_of_the_file_and_other_files_follow_by_name(
     run = tmp_path / "run"
     succeeded("finetune", *QUICK, model=tiny_model_dir(layers=1), train=train, validation=dev, output=run)
     assert list(ids_of(run).values()) == NAMES
-    scores = [
-        succeeded("evaluate", run, "--validation", each).text.split()[-2:] for each in (dev, text, train)
-    ]
+    scores = [succeeded("evaluate", run, "--validation", each).text.split()[-2:] for each in (dev, text, train)]
     assert scores[0] == scores[1] == scores[2]
 
 
@@ -221,9 +219,7 @@ def test_the_pattern_of_the_readme_is_right_for_a_teacher_of_another_order(
 
     data = codir.load_task("acceptability", train_size=30, validation_size=2)
     labels = list(data.train["label"])
-    few = [row for row, label in enumerate(labels) if label == 1][
-        :5
-    ]  # classes of unlike size: no two mistakes cancel
+    few = [row for row, label in enumerate(labels) if label == 1][:5]  # classes of unlike size: no two mistakes cancel
     split = data.train.select([*(row for row, label in enumerate(labels) if label == 0), *few])
     teacher = tiny_classifier(labels=("acceptable", "unacceptable"), layers=2, seed=1)
     inputs = tiny_tokenizer(list(split["text"]), padding=True, return_tensors="pt")
@@ -240,9 +236,7 @@ def test_an_order_that_was_given_holds(
 ) -> None:
     examples = tokenised(as_dataset(answered, NAMES), tiny_tokenizer)
     given = codir.FrozenTeacher(models, logit_order=[models.config.label2id[name] for name in NAMES])
-    trainer = trainer_of(
-        tmp_path, in_order(models, ["alpha", "mid", "zeta"]), given, examples, tiny_tokenizer
-    )
+    trainer = trainer_of(tmp_path, in_order(models, ["alpha", "mid", "zeta"]), given, examples, tiny_tokenizer)
     assert losses(trainer)["loss_kd"] < 1e-6
 
 

@@ -79,9 +79,7 @@ def test_a_config_that_no_model_has_is_refused_at_once(
 
 
 @pytest.mark.parametrize("what", ["a million layers", "hidden size 0", "a gap between the classes"])
-def test_every_command_says_it(
-    what: str, tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_every_command_says_it(what: str, tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path) -> None:
     change, words = DAMAGES[what]
     good, folder, out = tiny_model_dir(), tiny_model_dir(), tmp_path / "out"
     _damage(folder, change)
@@ -104,9 +102,7 @@ def test_a_student_larger_than_the_machine_is_refused(
 ) -> None:
     wide = tmp_path / "config.json"
     wide.write_text(
-        json.dumps(
-            {"model_type": "bert", "hidden_size": 4_000_000, "num_hidden_layers": 2, "num_attention_heads": 2}
-        )
+        json.dumps({"model_type": "bert", "hidden_size": 4_000_000, "num_hidden_layers": 2, "num_attention_heads": 2})
     )
     out = tmp_path / "out"
     message = refused(
@@ -147,9 +143,7 @@ def test_a_teacher_with_all_switches_on_trains_students(
     data = ("--train", texts, "--validation", texts)
     succeeded("finetune", "--model", base, *data, *QUICK, "--output", tmp_path / "teacher")
     (tmp_path / "teacher" / "codir-manifest.json").unlink()  # which says that nobody changed anything
-    _damage(
-        tmp_path / "teacher", {"output_attentions": True, "output_hidden_states": True, "torchscript": True}
-    )
+    _damage(tmp_path / "teacher", {"output_attentions": True, "output_hidden_states": True, "torchscript": True})
     student = tmp_path / "student"
     succeeded(
         "distill",
@@ -172,9 +166,9 @@ def test_switches_in_a_masked_language_model_and_in_a_corpus_are_passed_over(
     """`codir corpus` copies the model's config.json, from which `codir pretrain` makes a student."""
     folder, corpus = tmp_path / "model", tmp_path / "corpus"
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertForMaskedLM(
-        BertConfig(**sizes, vocab_size=len(tiny_tokenizer), max_position_embeddings=64)
-    ).save_pretrained(folder)
+    BertForMaskedLM(BertConfig(**sizes, vocab_size=len(tiny_tokenizer), max_position_embeddings=64)).save_pretrained(
+        folder
+    )
     tiny_tokenizer.save_pretrained(folder)
     _damage(folder, {"output_attentions": True, "output_hidden_states": True, "use_return_dict": False})
     plain = tmp_path / "plain.txt"

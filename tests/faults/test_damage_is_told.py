@@ -65,12 +65,8 @@ def copy(world: World, tmp_path: Path) -> Callable[[str], Path]:
 # ---- finished runs
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"]
-)
-def test_whoever_loads_a_run_notices_a_flipped_bit(
-    world: World, copy: Any, tmp_path: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"])
+def test_whoever_loads_a_run_notices_a_flipped_bit(world: World, copy: Any, tmp_path: Path, name: str) -> None:
     run = copy("run")
     flip(run / name)
     data = flags(train=world.train, validation=world.dev)
@@ -290,9 +286,7 @@ def test_a_flipped_bit_in_an_export(world: World, copy: Any, tmp_path: Path) -> 
     assert "model.safetensors" in refused(*distilling, teacher=export)
 
 
-@pytest.mark.parametrize(
-    "what", ["[]", "[" * 100_000, "engine", "settings", "metrics_before", "files"], ids=len
-)
+@pytest.mark.parametrize("what", ["[]", "[" * 100_000, "engine", "settings", "metrics_before", "files"], ids=len)
 def test_a_manifest_of_an_export_that_is_none(world: World, copy: Any, what: str) -> None:
     path = copy("export") / "deployment.json"
     content = json.loads(path.read_text())

@@ -42,9 +42,7 @@ def test_any_character_can_stand_between_fields(
     for ending in ("csv", "tsv"):
         if (ending, delimiter) == ("tsv", "\t"):
             continue
-        file = write_csv(
-            tmp_path / f"a.{ending}", [{"n": 1, "text": text} for text in texts], delimiter=delimiter
-        )
+        file = write_csv(tmp_path / f"a.{ending}", [{"n": 1, "text": text} for text in texts], delimiter=delimiter)
         assert read(file, "--delimiter", flag) == texts
 
 
@@ -77,14 +75,9 @@ def test_yaml_and_the_run_say_it(model: Path, tmp_path: Path) -> None:
     assert "cannot be read" not in shown
     more = tmp_path / "more.csv"
     more.write_text("id\ttext\n1\ta good, old film\n2\ta bad one\n")
-    config.write_text(
-        f"recipe: kd\ndata: {{train: {file}, validation: {file}, unlabeled: {more}, delimiter: tab}}"
-    )
+    config.write_text(f"recipe: kd\ndata: {{train: {file}, validation: {file}, unlabeled: {more}, delimiter: tab}}")
     student = ("--student-layers", 1, *QUICK, "--no-baseline", "--output", tmp_path / "student")
-    assert (
-        f"2 unlabelled texts of {more}"
-        in succeeded("distill", "--teacher", run, "--config", config, *student).text
-    )
+    assert f"2 unlabelled texts of {more}" in succeeded("distill", "--teacher", run, "--config", config, *student).text
 
 
 # Each: a header, rows, and what the texts then are.
@@ -115,8 +108,7 @@ def test_a_text_that_was_cut_is_no_column_without_a_name(refuses: Callable[..., 
     file.write_text("text,label,,\ngood film,x,,\nwell, it was bad,y,\nfine,x,,\n")
     message = refuses(file)
     assert (
-        f"{file}, line 3: 'y' stands in column 3, which has no name in the header and is empty in other rows"
-        in message
+        f"{file}, line 3: 'y' stands in column 3, which has no name in the header and is empty in other rows" in message
     )
     file.write_text('text,label,,\n"two\nlines",x,,\nbad,y,,why\n')
     assert f"{file}, line 4: 'why' stands in column 4" in refuses(file)

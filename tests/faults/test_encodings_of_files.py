@@ -33,9 +33,7 @@ def read_back(model: Path, file: Path, tmp_path: Path, *flags: str) -> list[str]
 
 
 @pytest.mark.parametrize("encoding", list(TEXTS))
-def test_the_line_is_told_and_the_flag_that_is_named_reads_the_file(
-    encoding: str, model: Path, tmp_path: Path
-) -> None:
+def test_the_line_is_told_and_the_flag_that_is_named_reads_the_file(encoding: str, model: Path, tmp_path: Path) -> None:
     text = TEXTS[encoding]
     file = write_csv(tmp_path / "a.csv", [{"text": text, "id": n} for n in range(5)], encoding)
     output = tmp_path / "no.jsonl"
@@ -52,9 +50,7 @@ def test_the_line_is_told_and_the_flag_that_is_named_reads_the_file(
         *((name, "csv") for name in ("utf-16-le", "utf-32", "utf-8-sig")),
     ],
 )
-def test_files_with_a_byte_order_mark_say_it_themselves(
-    name: str, ending: str, model: Path, tmp_path: Path
-) -> None:
+def test_files_with_a_byte_order_mark_say_it_themselves(name: str, ending: str, model: Path, tmp_path: Path) -> None:
     text = "good café – это 这部"
     content = {
         "csv": f'text,label\n"{text}",a\nplain,b\n',
@@ -161,9 +157,7 @@ def test_python_says_it_as_yaml_does(run: Path, files: tuple[Path, Path], tmp_pa
     config = codir.FinetuneConfig.model_validate({"model": "m", "data": data, "output": "o"})
     assert (config.data.encoding, config.data.delimiter) == ("cp1252", "\t")
     with pytest.raises(ValueError, match="There is no encoding 'klingon'"):
-        codir.FinetuneConfig.model_validate(
-            {"model": "m", "data": {**data, "encoding": "klingon"}, "output": "o"}
-        )
+        codir.FinetuneConfig.model_validate({"model": "m", "data": {**data, "encoding": "klingon"}, "output": "o"})
 
 
 @pytest.mark.parametrize(("name", "ending"), [("cp1251", ".txt"), ("cp1252", ".jsonl"), ("utf-16", ".txt")])

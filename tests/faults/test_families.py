@@ -53,17 +53,11 @@ def test_answers_are_those_of_each_text_alone(
     texts = write_csv(tmp_path / "texts.csv", [{"text": text} for text in TEXTS])
     done = succeeded("predict", folder, "--input", texts, "--output", output)
     assert ("without padding" in done.text) == (name in UNPADDED)
-    found = [
-        list(json.loads(line)["scores"].values()) for line in output.read_text(encoding="utf-8").splitlines()
-    ]
-    model, tokenizer = (
-        kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
-    )
+    found = [list(json.loads(line)["scores"].values()) for line in output.read_text(encoding="utf-8").splitlines()]
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     as_codir_runs_it(model)
     with torch.inference_mode():
-        alone = [
-            model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS
-        ]
+        alone = [model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS]
     np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
@@ -76,9 +70,7 @@ def as_codir_runs_it(model: Any) -> None:
         model.bert.set_attention_type("original_full")
 
 
-def test_a_model_that_reads_nothing_is_refused(
-    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_model_that_reads_nothing_is_refused(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     """MRA attends to nothing where its kernel cannot be had: one answer for all."""
     folder, output = family_dir(tmp_path / "model", "mra", tiny_tokenizer), tmp_path / "answers.jsonl"
     texts = write_csv(tmp_path / "texts.csv", [{"text": text} for text in TEXTS])

@@ -78,9 +78,7 @@ def test_a_device_and_a_folder(model: Path, predicts: Callable[[Any], str], tmp_
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".csv", "x" * 300, "y/" * 3_000 + "a.csv", "", "\n.csv"])
-def test_names_that_no_file_can_have(
-    name: str, model: Path, predicts: Callable[[Any], str], tmp_path: Path
-) -> None:
+def test_names_that_no_file_can_have(name: str, model: Path, predicts: Callable[[Any], str], tmp_path: Path) -> None:
     assert len(predicts(name)) < 900
     assert len(finetunes(model, tmp_path, name)) < 900
     good = write_csv(tmp_path / "a.csv", sentences(20))
@@ -108,13 +106,8 @@ def test_a_zero_byte_in_a_name(model: Path, tmp_path: Path) -> None:
 def test_a_share_that_leaves_nothing_to_train_on(share: str, model: Path, tmp_path: Path) -> None:
     train = write_csv(tmp_path / "a.csv", sentences(40))
     message = finetunes(model, tmp_path, train, "--holdout", share)
-    assert (
-        "of 40 rows leaves no row of 2 of the 2 classes to train on. Hold out at most 0.97 (--holdout)"
-        in message
-    )
-    scores = write_csv(
-        tmp_path / "s.csv", [{**row, "label": f"{n}.5"} for n, row in enumerate(sentences(20))]
-    )
+    assert "of 40 rows leaves no row of 2 of the 2 classes to train on. Hold out at most 0.97 (--holdout)" in message
+    scores = write_csv(tmp_path / "s.csv", [{**row, "label": f"{n}.5"} for n, row in enumerate(sentences(20))])
     message = finetunes(model, tmp_path, scores, "--kind", "regression", "--holdout", share)
     assert "leaves no row to train on" in message
 

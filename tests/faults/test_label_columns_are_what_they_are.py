@@ -63,9 +63,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
-def test_what_cannot_be_meant_is_refused(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path], name: str
-) -> None:
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_model_dir: Callable[..., Path], name: str) -> None:
     file, labels, expected = REFUSED[name]
     path, output = table(tmp_path / file, labels), tmp_path / "run"
     given = flags(model=tiny_model_dir(layers=1), train=path, output=output)
@@ -105,9 +103,7 @@ def test_what_was_read_is_said_and_the_way_out_works(
     assert len(config["id2label"]) == outputs
 
 
-def test_a_score_that_is_no_number_says_how_to_write_it(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_a_score_that_is_no_number_says_how_to_write_it(tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
     path, output = table(tmp_path / "a.csv", ["4.5", "3,25"]), tmp_path / "run"
     given = ["--train", path, "--kind", "regression", "--output", output, *QUICK]
     message = refused("finetune", "--model", tiny_model_dir(layers=1), *given, leaves_nothing=output)
@@ -115,9 +111,7 @@ def test_a_score_that_is_no_number_says_how_to_write_it(
     assert "3.25" in message
 
 
-def test_a_teacher_of_scores_is_no_teacher_of_classes(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_a_teacher_of_scores_is_no_teacher_of_classes(tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
     path = table(tmp_path / "a.csv", ["3.5", "4.0"])
     given = ["--train", path, "--teacher", tiny_model_dir(layers=2, regression=True), "--student-layers", "1"]
     given += ["--output", tmp_path / "run", "--cache-dir", tmp_path / "cache", "--recipe", "kd", *QUICK]

@@ -105,9 +105,7 @@ def test_a_number_of_the_format_may_be_the_one_class_that_spells_it(
     assert f"{numbers}, line 1: the label '7' is unknown" in message
 
 
-def test_half_stars_that_repeat_are_classes_until_scores_are_asked_for(
-    tmp_path: Path, finetuned: Any
-) -> None:
+def test_half_stars_that_repeat_are_classes_until_scores_are_asked_for(tmp_path: Path, finetuned: Any) -> None:
     run, done = finetuned(write(tmp_path / "train.csv", ["3.5", "4.0", "4.5"]))
     assert classes(run) == ["3.5", "4.0", "4.5"]
     assert "--kind regression" in done.text  # what was read is said, with the way out

@@ -91,15 +91,11 @@ def test_a_model_that_cannot_be_trained_is_refused(
     """Reformer's positions want every text of a training to have one length."""
     model = family_dir(tmp_path / "model", "reformer", tiny_tokenizer)
     train, run = write_csv(tmp_path / "train.csv", sentences(8)), tmp_path / "run"
-    message = refused(
-        "finetune", *QUICK, model=model, train=train, validation=dev_csv, output=run, leaves_nothing=run
-    )
+    message = refused("finetune", *QUICK, model=model, train=train, validation=dev_csv, output=run, leaves_nothing=run)
     assert "trained" in message
 
 
-def test_a_model_that_runs_at_no_length_is_refused(
-    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_model_that_runs_at_no_length_is_refused(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     settings = {"num_landmarks": 8, "segment_means_seq_len": 64, "conv_kernel_size": 5}
     model = family_dir(tmp_path / "model", "nystromformer", tiny_tokenizer, **settings)
     texts, output = write_csv(tmp_path / "texts.csv", [{"text": "a cat"}]), tmp_path / "answers.jsonl"

@@ -31,9 +31,7 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", list(TWICE))
-def test_two_spellings_of_one_class_are_refused(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path], name: str
-) -> None:
+def test_two_spellings_of_one_class_are_refused(tmp_path: Path, tiny_model_dir: Callable[..., Path], name: str) -> None:
     first, second = TWICE[name]
     path, output = write(tmp_path / "train.csv", [first, "other", second]), tmp_path / "run"
     given = ["--train", path, "--output", output, *QUICK]
@@ -105,9 +103,7 @@ def test_a_text_with_two_labels_is_counted_and_said(
     assert "more than one label" in card  # the model card has it, too
 
 
-def test_scores_of_one_text_that_differ_are_counted_too(
-    tmp_path: Path, tiny_model_dir: Callable[..., Path]
-) -> None:
+def test_scores_of_one_text_that_differ_are_counted_too(tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
     rows = [{**row, "label": f"{number / 7:.2f}"} for number, row in enumerate(sentences(24))]
     path = write_csv(tmp_path / "train.csv", [*rows, {**rows[3], "label": "9.5"}])
     given = ["--train", path, "--validation", path, "--output", tmp_path / "run", *QUICK]

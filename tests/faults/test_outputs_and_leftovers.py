@@ -81,9 +81,7 @@ def another_writes(name: str, *arguments: object) -> Iterator[None]:
 
 
 def hidden(folder: Path) -> list[str]:
-    return sorted(
-        path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"
-    )
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock")
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +153,8 @@ def test_what_a_kill_left_beside_an_output_is_swept_and_what_is_in_use_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["three.jsonl", "two.jsonl"]
 
 
-def test_a_file_of_the_users_that_only_looks_temporary_stays(
-    tmp_path: Path, predicting: list[object]
-) -> None:
-    mine = [
-        tmp_path / name for name in (".codir-notes", ".config.json.bak", ".settings", ".run.json.abcd1234")
-    ]
+def test_a_file_of_the_users_that_only_looks_temporary_stays(tmp_path: Path, predicting: list[object]) -> None:
+    mine = [tmp_path / name for name in (".codir-notes", ".config.json.bak", ".settings", ".run.json.abcd1234")]
     for path in mine:
         path.write_text("mine")
     succeeded(*predicting, "--output", tmp_path / "out.jsonl")
@@ -182,9 +176,7 @@ def test_a_corpus_killed_in_its_first_moment_can_be_started_and_resumed(
 # --- two processes with one output
 
 
-def test_of_two_predictions_with_one_output_the_second_is_refused(
-    tmp_path: Path, predicting: list[object]
-) -> None:
+def test_of_two_predictions_with_one_output_the_second_is_refused(tmp_path: Path, predicting: list[object]) -> None:
     output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(output)
     with another_writes("out.jsonl", *predicting, "--output", output):
@@ -238,9 +230,7 @@ def test_a_link_to_a_file_stays_and_its_target_is_written(tmp_path: Path, predic
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_links_to_folders_are_followed(
-    tmp_path: Path, training: list[object], model: Path, there: bool
-) -> None:
+def test_links_to_folders_are_followed(tmp_path: Path, training: list[object], model: Path, there: bool) -> None:
     exporting = ["export", model, "--format", "torch-bf16", "--no-data"]
     for command in (training, exporting):
         target, link = tmp_path / f"target-{command[0]}", tmp_path / f"link-{command[0]}"
@@ -266,9 +256,7 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path, predicting: list[obj
 
 
 @pytest.mark.parametrize("sign", ["x", "é", "🦔"])
-def test_names_at_the_limit_of_the_file_system_work(
-    tmp_path: Path, predicting: list[object], sign: str
-) -> None:
+def test_names_at_the_limit_of_the_file_system_work(tmp_path: Path, predicting: list[object], sign: str) -> None:
     output = tmp_path / (sign * (249 // len(sign.encode())) + ".jsonl")
     succeeded(*predicting, output=output)
     assert len(output.read_text().splitlines()) == 2
@@ -368,9 +356,7 @@ def test_a_tilde_is_the_users_folder_and_no_name(
 
 
 @pytest.mark.parametrize("command", ["predict", "export", "finetune", "distill", "a config"])
-def test_names_of_inputs_that_cannot_be_are_refused(
-    command: str, tmp_path: Path, world: Path, model: Path
-) -> None:
+def test_names_of_inputs_that_cannot_be_are_refused(command: str, tmp_path: Path, world: Path, model: Path) -> None:
     long, file = "m" * 300, world / "train.csv"
     data = flags(train=file, validation=file)
     arguments = {

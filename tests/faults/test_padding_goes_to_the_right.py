@@ -42,9 +42,7 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path, side: str) -> None:
     "name",
     ["bert", "gpt2", "qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "llama"))],
 )
-def test_answers_are_those_of_each_text_alone(
-    name: str, tmp_path: Path, left: PreTrainedTokenizerBase
-) -> None:
+def test_answers_are_those_of_each_text_alone(name: str, tmp_path: Path, left: PreTrainedTokenizerBase) -> None:
     """Decoders find their last token by the padding token, on whatever side it stands."""
     more = {"vocab_size": 80} if name == "qwen2" else {}  # its tokenizer adds a token of its own
     model, folder, output = family(name, left, **more), tmp_path / "model", tmp_path / "answers.jsonl"
@@ -52,14 +50,10 @@ def test_answers_are_those_of_each_text_alone(
     save(left, folder, "left")
     texts = write_csv(tmp_path / "texts.csv", [{"text": text} for text in TEXTS])
     succeeded("predict", folder, "--input", texts, "--output", output)
-    found = [
-        list(json.loads(line)["scores"].values()) for line in output.read_text(encoding="utf-8").splitlines()
-    ]
+    found = [list(json.loads(line)["scores"].values()) for line in output.read_text(encoding="utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        alone = [
-            model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS
-        ]
+        alone = [model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS]
     np.testing.assert_allclose(found, alone, atol=2e-6)
 
 

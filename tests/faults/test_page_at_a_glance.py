@@ -92,9 +92,7 @@ def test_a_tie_has_no_winner(copy: Path, other: float, tie: bool) -> None:
         row["timing"] = None  # then the scores are drawn
     path.write_text(json.dumps(content), encoding="utf-8")
     page = _page(copy)
-    assert (
-        "No student is ahead: undistilled student and KD student have the same score, 80.0" in page
-    ) is tie
+    assert ("No student is ahead: undistilled student and KD student have the same score, 80.0" in page) is tie
     assert ("The highest score of a student is KD student's with 80.0" in page) is not tie
 
 

@@ -58,12 +58,8 @@ def losses(folder: Path) -> dict[str, float]:
 
 
 def same_layers(student: Path, other: Path, layers: tuple[int, int]) -> bool:
-    one, two = (
-        AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in (student, other)
-    )
-    return all(
-        torch.equal(one[LAYER.format(own)], two[LAYER.format(layer - 1)]) for own, layer in enumerate(layers)
-    )
+    one, two = (AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in (student, other))
+    return all(torch.equal(one[LAYER.format(own)], two[LAYER.format(layer - 1)]) for own, layer in enumerate(layers))
 
 
 def test_kd_is_the_mean_over_the_classes(run: Any) -> None:
@@ -71,9 +67,7 @@ def test_kd_is_the_mean_over_the_classes(run: Any) -> None:
     summed, _ = run("sum", "--set", "objectives.kd.averaged=false")
     assert losses(summed)["loss_kd"] == pytest.approx(len(CLASSES) * losses(as_theirs)["loss_kd"], rel=1e-4)
     assert losses(summed)["loss_pkd"] == pytest.approx(losses(as_theirs)["loss_pkd"], rel=1e-4)
-    assert same_layers(as_theirs, models["teacher"], (1, 2)), (
-        "without a pre-trained model, the teacher's first layers"
-    )
+    assert same_layers(as_theirs, models["teacher"], (1, 2)), "without a pre-trained model, the teacher's first layers"
 
 
 def test_the_student_starts_from_the_first_layers_of_the_pretrained_model(run: Any) -> None:
@@ -81,6 +75,4 @@ def test_the_student_starts_from_the_first_layers_of_the_pretrained_model(run: A
     assert same_layers(student, models["origin"], (1, 2))
     spread, _ = run("spread", "--student-origin", "ORIGIN", "--student-init", "spread")
     assert same_layers(spread, models["origin"], (2, 4))
-    assert isinstance(
-        AutoModelForSequenceClassification.from_pretrained(student), BertForSequenceClassification
-    )
+    assert isinstance(AutoModelForSequenceClassification.from_pretrained(student), BertForSequenceClassification)

@@ -100,9 +100,7 @@ def test_the_methods_with_predictions_run_too(here: Path, tmp_path: Path) -> Non
         assert "was not trained" not in card
 
 
-@pytest.mark.parametrize(
-    "recipe", ["tinybert-pre", "minilm-pre", "minilmv2-pre", "distilbert-pre", "mobilebert-pre"]
-)
+@pytest.mark.parametrize("recipe", ["tinybert-pre", "minilm-pre", "minilmv2-pre", "distilbert-pre", "mobilebert-pre"])
 def test_without_a_teacher_the_flag_is_named(here: Path, tmp_path: Path, recipe: str) -> None:
     corpus, run = here / "corpus", tmp_path / "run"
     message = refused("pretrain", *SHORT, corpus=corpus, recipe=recipe, output=run, leaves_nothing=run)

@@ -132,9 +132,7 @@ def test_a_printed_recipe_is_a_configuration(
     )
     resolved = yaml.safe_load((tmp_path / "run" / "codir.yaml").read_text(encoding="utf-8"))
     assert resolved["training"]["max_grad_norm"] == 0
-    assert "grad_norm" in (tmp_path / "run" / "log.jsonl").read_text(), (
-        "unclipped gradients are watched all the same"
-    )
+    assert "grad_norm" in (tmp_path / "run" / "log.jsonl").read_text(), "unclipped gradients are watched all the same"
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:

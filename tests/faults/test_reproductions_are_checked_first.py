@@ -25,9 +25,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{number}\t{row['text']}\t{row['text_pair']}\t{('entailment', 'not_entailment')[int(row['label'])]}"
             for number, row in enumerate(rows)
         ]
-        (folder / "RTE" / f"{split}.tsv").write_text(
-            "\n".join(["index\tsentence1\tsentence2\tlabel", *pairs]) + "\n"
-        )
+        (folder / "RTE" / f"{split}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *pairs]) + "\n")
     return folder
 
 
@@ -35,9 +33,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     words = random.Random(0)
-    lines = [
-        " ".join(words.choices(["the", "film", "dog", "good", "bad", "sees"], k=30)) + "." for _ in range(40)
-    ]
+    lines = [" ".join(words.choices(["the", "film", "dog", "good", "bad", "sees"], k=30)) + "." for _ in range(40)]
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -50,9 +50,7 @@ def _asked(command: str, settings: Sequence[tuple[str, str]], tmp_path: Path) ->
         "pretrain": ["--corpus", tmp_path / NO_MODEL],
     }[command]
     output = tmp_path / "run"
-    done = codir(
-        command, *given, "--output", output, *(part for k, v in settings for part in ("--set", f"{k}={v}"))
-    )
+    done = codir(command, *given, "--output", output, *(part for k, v in settings for part in ("--set", f"{k}={v}")))
     assert done.code == 2, done.text[:2000]
     assert "Traceback" not in done.text
     assert done.text.count("Error:") == 1
@@ -159,9 +157,7 @@ def test_python_and_yaml_are_checked_alike(tmp_path: Path) -> None:
         {"training": {"per_device_train_batch_size": 10**20}},
         {"objectives": {"crd": {"dim": float("nan")}}},
     ):
-        with pytest.raises(
-            library.CodirError if hasattr(library, "CodirError") else Exception, match="must be"
-        ):
+        with pytest.raises(library.CodirError if hasattr(library, "CodirError") else Exception, match="must be"):
             library.distill(teacher="x", data={"task": "acceptability"}, output=tmp_path / "run", **settings)
     file = tmp_path / "my.yaml"
     file.write_text("recipe: codir-fine\ntraining:\n  num_train_epochs: " + "9" * 5000 + "\n")

@@ -122,9 +122,7 @@ def test_one_token_type_is_enough_for_pairs(tiny_tokenizer: Any, pairs: Path, tm
     assert torch.softmax(logits, 1)[0, 0].item() == pytest.approx(first["scores"]["negative"], abs=1e-5)
 
 
-def test_a_model_that_takes_no_token_types_gets_none(
-    tiny_tokenizer: Any, pairs: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_takes_no_token_types_gets_none(tiny_tokenizer: Any, pairs: Path, tmp_path: Path) -> None:
     config = hf.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=71, **LABELS)
     folder = _save(hf.DistilBertForSequenceClassification(config), tiny_tokenizer, tmp_path / "distilbert")
     out = tmp_path / "out.jsonl"
@@ -245,9 +243,7 @@ def test_a_tokenizer_that_is_there_and_cannot_be_read_is_not_called_missing(
     assert "config.json or another" not in message
 
 
-def test_no_tokenizer_is_called_missing(
-    tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_no_tokenizer_is_called_missing(tiny_model_dir: Callable[..., Path], texts: Path, tmp_path: Path) -> None:
     folder = tiny_model_dir()
     for path in folder.glob("tokenizer*"):
         path.unlink()

@@ -38,18 +38,14 @@ def masked_model(tmp_path: Path) -> Callable[[list[str]], Path]:
     def make(words: list[str]) -> Path:
         folder = tmp_path / "mlm"
         tokens = [*SPECIAL, *words, ".", ",", "।", "!"]
-        core = Tokenizer(
-            models.WordLevel({word: number for number, word in enumerate(tokens)}, unk_token="[UNK]")
-        )
+        core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(tokens)}, unk_token="[UNK]"))
         core.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("।", "isolated")]
         )
         core.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
-        names = dict(
-            zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)
-        )
+        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
         PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=64, **names).save_pretrained(folder)
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
         torch.manual_seed(0)
@@ -70,9 +66,7 @@ def copies_of(texts: list[str], model: Path, tmp_path: Path) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize("script", list(VOCABULARIES))
-def test_words_are_replaced_whole(
-    script: str, masked_model: Callable[[list[str]], Path], tmp_path: Path
-) -> None:
+def test_words_are_replaced_whole(script: str, masked_model: Callable[[list[str]], Path], tmp_path: Path) -> None:
     words = VOCABULARIES[script].split()
     texts = [" ".join(words[:4]) + " ।", f"{words[3]}, {words[1]} !", " ".join(words[::-1])]
     made = copies_of(texts, masked_model(words), tmp_path)
@@ -95,9 +89,7 @@ def test_a_chinese_character_is_a_word(masked_model: Callable[[list[str]], Path]
     assert all(copy.count(" ") == text.count(" ") for text, copy in made)
 
 
-def test_scripts_without_boundaries_have_no_words(
-    masked_model: Callable[[list[str]], Path], tmp_path: Path
-) -> None:
+def test_scripts_without_boundaries_have_no_words(masked_model: Callable[[list[str]], Path], tmp_path: Path) -> None:
     # only a dictionary knows where a word of Thai, Lao, Khmer or Burmese ends: better none than a half
     model = masked_model(["film", "good", "book", "old", "music", "nice"])
     made = copies_of(["ภาพยนตร์ดีมาก good film", "ຮູບເງົາດີ good book"], model, tmp_path)

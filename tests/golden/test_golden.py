@@ -86,17 +86,13 @@ def compare(name: str, run: Path) -> None:
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5), mine["step"]
     assert found["norm"] == pytest.approx(golden["norm"], rel=1e-4)
     if golden["machine"] == MACHINE:
-        assert found["weights"] == golden["weights"], (
-            "the losses agree and the weights differ in their last bits"
-        )
+        assert found["weights"] == golden["weights"], "the losses agree and the weights differ in their last bits"
 
 
 class World:
     """Files and models that all runs share."""
 
-    def __init__(
-        self, folder: Path, teacher: BertForSequenceClassification, tokenizer: PreTrainedTokenizerFast
-    ):
+    def __init__(self, folder: Path, teacher: BertForSequenceClassification, tokenizer: PreTrainedTokenizerFast):
         self.folder = folder
         teacher.save_pretrained(folder / "teacher")
         torch.manual_seed(0)

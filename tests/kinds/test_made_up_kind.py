@@ -33,9 +33,7 @@ class World:
         )
         make(layers=2, width=16).save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
-        self.run(
-            "finetune", "--model", folder / "base", "--kind", "ordinal", *QUICK, *self.files, output="teacher"
-        )
+        self.run("finetune", "--model", folder / "base", "--kind", "ordinal", *QUICK, *self.files, output="teacher")
 
     def run(self, *arguments: Any, output: str) -> Path:
         succeeded(*arguments, "--output", self.folder / output)
@@ -82,9 +80,7 @@ def test_it_is_distilled(world: World, recipe: str) -> None:
         world.folder / "cache",
     )
     few = ("--set", "objectives.crd.k=10") if recipe == "codir-fine" else ()
-    world.run(
-        "distill", "--recipe", recipe, "--kind", "ordinal", *models, *few, *QUICK, *world.files, output=recipe
-    )
+    world.run("distill", "--recipe", recipe, "--kind", "ordinal", *models, *few, *QUICK, *world.files, output=recipe)
     assert world.read(recipe, "config.json")["codir_kind"] == "ordinal"
     rows = world.read(recipe, "metrics.json")["comparison"]["rows"]
     assert all("mean_distance" in row["metrics"] for row in rows)
@@ -138,6 +134,5 @@ def test_a_kind_that_there_is_not_is_refused(world: World, tmp_path: Path) -> No
 
 def _data(world: World) -> dict[str, str]:
     return {
-        str(flag).removeprefix("--"): str(path)
-        for flag, path in zip(world.files[::2], world.files[1::2], strict=True)
+        str(flag).removeprefix("--"): str(path) for flag, path in zip(world.files[::2], world.files[1::2], strict=True)
     }

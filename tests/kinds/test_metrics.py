@@ -74,9 +74,7 @@ def test_errors():
         compute_metrics(CLASSES, ["acuracy"], LOGITS, LABELS)
     with pytest.raises(ConfigError, match="for two classes"):
         compute_metrics(CLASSES, ["f1"], LOGITS, LABELS)
-    with pytest.raises(
-        ConfigError, match="is for regression, and this is classification: choose from accuracy"
-    ):
+    with pytest.raises(ConfigError, match="is for regression, and this is classification: choose from accuracy"):
         compute_metrics(CLASSES, ["mse"], LOGITS, LABELS)
     with pytest.raises(ConfigError, match="is for classification, and this is regression"):
         compute_metrics(SCORES, ["accuracy"], LOGITS[:, :1], LABELS)
@@ -96,9 +94,7 @@ def test_logits_that_are_not_finite_are_an_error(bad):
 
 def test_registry():
     assert metric("mse")[1].greater_is_better is False
-    others = {
-        name: entry for kind in (CLASSES, SCORES) for name, entry in kind.metrics.items() if name != "mse"
-    }
+    others = {name: entry for kind in (CLASSES, SCORES) for name, entry in kind.metrics.items() if name != "mse"}
     assert all(entry.greater_is_better for entry in others.values())
 
 

@@ -17,9 +17,7 @@ Rows = Sequence[Sequence[float]]
 def mse(student: Rows, teacher: Rows) -> float:
     """TinyBERT, MobileBERT: 1 / (T N) sum_t sum_n (H_teacher - H_student)^2."""
     squares = [
-        (x - y) ** 2
-        for own, other in zip(student, teacher, strict=True)
-        for x, y in zip(own, other, strict=True)
+        (x - y) ** 2 for own, other in zip(student, teacher, strict=True) for x, y in zip(own, other, strict=True)
     ]
     return sum(squares) / len(squares)
 
@@ -65,9 +63,7 @@ def cosine(student: Rows, teacher: Rows) -> float:
 def patience(student: Rows, teacher: Rows) -> float:
     """BERT-PKD: sum_j || s_j / |s_j| - t_j / |t_j| ||_2^2; a row is a layer."""
     return sum(
-        (x - y) ** 2
-        for s, t in zip(student, teacher, strict=True)
-        for x, y in zip(unit(s), unit(t), strict=True)
+        (x - y) ** 2 for s, t in zip(student, teacher, strict=True) for x, y in zip(unit(s), unit(t), strict=True)
     )
 
 
@@ -107,9 +103,7 @@ def relation(heads: int) -> Callable[[Sequence[Rows], Sequence[Rows]], float]:
         for head in range(heads):
             own, other = (scores(side[0], side[1], head, heads) for side in (student, teacher))
             for given, wanted in zip(own, other, strict=True):
-                total += sum(
-                    p * math.log(p / q) for p, q in zip(softmax(wanted), softmax(given), strict=True)
-                )
+                total += sum(p * math.log(p / q) for p, q in zip(softmax(wanted), softmax(given), strict=True))
         return total / heads / len(student[0])
 
     return distance

@@ -46,19 +46,14 @@ cases = pytest.mark.parametrize(("name", "settings", "distance", "factor"), CASE
 
 @cases
 @pytest.mark.parametrize("mask", [MASK, MASK[:1], MASK[:, :1] | True], ids=["batch", "one text", "one token"])
-def test_against_plain_loops(
-    name: str, settings: dict[str, Any], distance: Any, factor: float, mask: Tensor
-) -> None:
+def test_against_plain_loops(name: str, settings: dict[str, Any], distance: Any, factor: float, mask: Tensor) -> None:
     for context in (token_context(), token_context((2, 4, 2), (4, 12, 2))):  # heads of other sizes
         step = token_step(context, mask)
         each = {
-            f"layer_{pair[0]}": factor * expected(distance, step, ("query", "key"), pair)
-            for pair in ((1, 2), (2, 4))
+            f"layer_{pair[0]}": factor * expected(distance, step, ("query", "key"), pair) for pair in ((1, 2), (2, 4))
         }
         term = build(name, context, **settings)(step)
-        assert {key: value.item() for key, value in term.metrics.items()} == pytest.approx(
-            each, rel=1e-5, abs=1e-7
-        )
+        assert {key: value.item() for key, value in term.metrics.items()} == pytest.approx(each, rel=1e-5, abs=1e-7)
         assert term.loss.item() == pytest.approx(sum(each.values()), rel=1e-5, abs=1e-7)
         term.loss.backward()
         read = {view.kind for view, value in step.student.tokens.items() if value.grad is not None}
@@ -71,9 +66,7 @@ def test_against_plain_loops(
 
 
 @cases
-def test_half_precision_inside_autocast(
-    name: str, settings: dict[str, Any], distance: Any, factor: float
-) -> None:
+def test_half_precision_inside_autocast(name: str, settings: dict[str, Any], distance: Any, factor: float) -> None:
     context = token_context()
     step = token_step(context, student_dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -111,22 +104,16 @@ def test_stages_of_the_divergence() -> None:
     ids=["minilm", "minilmv2, other heads", "several layers", "one layer"],
 )
 @pytest.mark.parametrize("mask", [MASK, MASK[:1], MASK[:, :1] | True], ids=["batch", "one text", "one token"])
-def test_relations(
-    kinds: Any, heads: int | None, shapes: Any, matching: Any, pairs: Any, mask: Tensor
-) -> None:
+def test_relations(kinds: Any, heads: int | None, shapes: Any, matching: Any, pairs: Any, mask: Tensor) -> None:
     context = token_context(*shapes)
     step = token_step(context, mask)
     objective = build("relations", context, pairs=kinds, relation_heads=heads, matching=matching)
     each = {
-        f"{left}_{right}": sum(
-            expected(naive.relation(heads or 2), step, (left, right), pair) for pair in pairs
-        )
+        f"{left}_{right}": sum(expected(naive.relation(heads or 2), step, (left, right), pair) for pair in pairs)
         for left, right in kinds
     }
     term = objective(step)
-    assert {key: value.item() for key, value in term.metrics.items()} == pytest.approx(
-        each, rel=1e-5, abs=1e-7
-    )
+    assert {key: value.item() for key, value in term.metrics.items()} == pytest.approx(each, rel=1e-5, abs=1e-7)
     assert term.loss.item() == pytest.approx(sum(each.values()), rel=1e-5, abs=1e-7)
     term.loss.backward()
     read = {view.kind for view, value in step.student.tokens.items() if value.grad is not None}
@@ -146,9 +133,7 @@ def test_it_says_what_it_needs(name: str, settings: dict[str, Any], kinds: set[s
     context = token_context()
     views = views_of({name: settings}, context.student, context.teacher)
     assert {str(view) for view in views.student} == {f"{kind}.{own}" for kind in kinds for own, _ in layers}
-    assert {str(view) for view in views.teacher} == {
-        f"{kind}.{other}" for kind in kinds for _, other in layers
-    }
+    assert {str(view) for view in views.teacher} == {f"{kind}.{other}" for kind in kinds for _, other in layers}
     assert needs_of({name: settings}).pooled == frozenset()
 
 

@@ -53,8 +53,7 @@ class Naive:
         self.gradient, self.beta = settings.get("negatives_gradient", False), settings.get("momentum", 0.5)
         self.how = settings.get("pooling", "mean")
         self.weights = {
-            name: parameter.detach().double().requires_grad_()
-            for name, parameter in objective.named_parameters()
+            name: parameter.detach().double().requires_grad_() for name, parameter in objective.named_parameters()
         }
         self.bank: dict[int, Tensor] = {}
         if self.negatives != "in-batch":
@@ -131,9 +130,7 @@ STEPS = [[[0, 1, 5, 6]], [[7, 1], [2, 0]], [[3, 8, 3, 9]], [[23]], [[0, 1, 2, 3,
 def test_several_steps_against_plain_loops(context, make_step: MakeStep, settings: dict[str, Any]) -> None:
     objective = build(context, **settings)
     naive = Naive(objective, settings)
-    optimizers = [
-        torch.optim.SGD(values, lr=0.2) for values in (objective.parameters(), naive.weights.values())
-    ]
+    optimizers = [torch.optim.SGD(values, lr=0.2) for values in (objective.parameters(), naive.weights.values())]
     for number, micro in enumerate(STEPS * 2):
         batch_ids = torch.tensor([i for ids in micro for i in ids])
         for ids in micro:
@@ -155,9 +152,7 @@ def test_several_steps_against_plain_loops(context, make_step: MakeStep, setting
                 assert torch.equal(bank_of(objective).data, before)  # not written before the optimiser's step
         for name, parameter in objective.named_parameters():
             assert parameter.grad is not None
-            torch.testing.assert_close(
-                parameter.grad.double(), naive.weights[name].grad, rtol=1e-3, atol=1e-4
-            )
+            torch.testing.assert_close(parameter.grad.double(), naive.weights[name].grad, rtol=1e-3, atol=1e-4)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -269,20 +264,14 @@ def test_restored_state_goes_on_bit_for_bit(context, make_step: MakeStep, negati
 
 def test_the_bank_and_the_generator_are_in_the_modules_state(context) -> None:
     expected = {
-        *(
-            f"{side}_projection.linear.{part}"
-            for side in ("teacher", "student")
-            for part in ("weight", "bias")
-        ),
+        *(f"{side}_projection.linear.{part}" for side in ("teacher", "student") for part in ("weight", "bias")),
         "_extra_state",
     }
     assert set(build(context, negatives="in-batch").state_dict()) == expected
     objective = build(context)
     assert set(objective.state_dict()) == expected | {"bank.data"}
     with pytest.raises(RuntimeError, match=r"size mismatch for bank\.data"):
-        build(replace(context, examples=23, labels=torch.arange(23) % 3)).load_state_dict(
-            objective.state_dict()
-        )
+        build(replace(context, examples=23, labels=torch.arange(23) % 3)).load_state_dict(objective.state_dict())
 
 
 def test_same_seed_same_start_whatever_happened_before(context) -> None:

@@ -24,9 +24,7 @@ def project(pooled: torch.Tensor, layers: list[int], linear: torch.nn.Linear) ->
     return unit([dot(row, flat) + b for row, b in zip(weight, bias, strict=True)])
 
 
-def direction(
-    live: list[Vector], bank: list[Vector], rows: list[list[int]], z: float | None
-) -> tuple[float, float]:
+def direction(live: list[Vector], bank: list[Vector], rows: list[list[int]], z: float | None) -> tuple[float, float]:
     """One direction with tau = 0.07: rows[b][0] is the positive. Returns the loss and Z."""
     powers = [[math.exp(dot(h, bank[i]) / 0.07) for i in row] for h, row in zip(live, rows, strict=True)]
     if z is None:
@@ -60,8 +58,7 @@ def test_several_steps_against_plain_loops(context, make_step, divide: bool) -> 
         objective.generator.set_state(state)
         rows = [[i, *drawn.ids[g].tolist()] for i, g in zip(ids, drawn.group.tolist(), strict=True)]
         teacher = [
-            project(row.double(), [1, 3], objective.teacher_projection.linear)
-            for row in step.teacher.pooled["cls"]
+            project(row.double(), [1, 3], objective.teacher_projection.linear) for row in step.teacher.pooled["cls"]
         ]
         student = [
             project(row.detach().double(), [1, 2], objective.student_projection.linear)

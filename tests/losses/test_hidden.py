@@ -111,9 +111,7 @@ def test_the_gradient_reaches_what_is_read_and_the_maps_only(row: Row) -> None:
     objective(step).loss.backward()
     read = {str(view) for view, value in step.student.tokens.items() if value.grad is not None}
     assert read == ({f"hidden.{own}" for own, _ in row.pairs} if row.pooling is None else set())
-    assert {how for how, value in step.student.pooled.items() if value.grad is not None} == {row.pooling} - {
-        None
-    }
+    assert {how for how, value in step.student.pooled.items() if value.grad is not None} == {row.pooling} - {None}
     for values in (step.teacher.tokens, step.teacher.pooled):
         assert all(value.grad is None for value in values.values())
     assert all(weight.grad is not None and weight.grad.any() for weight in objective.parameters())
@@ -189,8 +187,7 @@ def test_refusals(row: Row) -> None:
 
 def test_defaults_of_the_papers() -> None:
     defaults = {
-        row.name: settings_for(row.name, {}).model_dump(include={"matching", "projection"})
-        for row in ROWS.values()
+        row.name: settings_for(row.name, {}).model_dump(include={"matching", "projection"}) for row in ROWS.values()
     }
     assert defaults == {
         "hidden_mse": {"matching": "spread", "projection": "auto"},

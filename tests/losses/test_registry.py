@@ -69,9 +69,7 @@ def test_a_class_of_ones_own(own: str, context, make_step) -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [("task", "does too"), ("my.own", "letters")])
-def test_a_name_of_its_own(
-    own: str, context, monkeypatch: pytest.MonkeyPatch, name: str, message: str
-) -> None:
+def test_a_name_of_its_own(own: str, context, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     monkeypatch.setattr(find_objective(own), "name", name)
     with pytest.raises(ConfigError, match=message):
         build_objectives({"task": {}, own: {}}, context)
@@ -112,17 +110,13 @@ def test_what_a_loss_can_learn_from(context, corpus) -> None:
 
 
 def test_everything_is_checked_before_anything_is_built(context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        CRD, "__init__", lambda *_: pytest.fail("built before the other settings were checked")
-    )
+    monkeypatch.setattr(CRD, "__init__", lambda *_: pytest.fail("built before the other settings were checked"))
     with pytest.raises(ConfigError, match=r"crd_official\.k=0"):
         build_objectives({"crd": {"k": 5}, "crd_official": {"k": 0}}, context)
 
 
 def test_sum_and_gradients() -> None:
-    leaves = {
-        name: torch.tensor(value, requires_grad=True) for name, value in [("a", 1.5), ("b", -2.0), ("c", 7.0)]
-    }
+    leaves = {name: torch.tensor(value, requires_grad=True) for name, value in [("a", 1.5), ("b", -2.0), ("c", 7.0)]}
     weights = {"a": 1.0, "b": 0.7, "c": 0.1, "unused": 5.0}
     loss = weighted_sum({name: Term(leaf * 1) for name, leaf in leaves.items()}, weights)
     assert loss.item() == pytest.approx(1.5 * 1.0 - 2.0 * 0.7 + 7.0 * 0.1)

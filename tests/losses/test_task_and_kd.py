@@ -20,11 +20,7 @@ from codir.losses.task import Task
 
 
 def squared_errors(logits: list[list[float]], labels: list[float]) -> list[float]:
-    return [
-        (output - score) ** 2
-        for (output,), score in zip(logits, labels, strict=True)
-        if not math.isnan(score)
-    ]
+    return [(output - score) ** 2 for (output,), score in zip(logits, labels, strict=True) if not math.isnan(score)]
 
 
 def cross_entropies(logits: list[list[float]], labels: list[int]) -> list[float]:

@@ -117,7 +117,5 @@ def test_as_one_process(of_two: list[dict[str, Any]], name: str) -> None:
 
 
 def test_the_gradient_through_negatives_matters(of_two: list[dict[str, Any]]) -> None:
-    without, with_gradient = (
-        of_two[0][name]["weights"]["student.weight"] for name in ("live", "live-gradient")
-    )
+    without, with_gradient = (of_two[0][name]["weights"]["student.weight"] for name in ("live", "live-gradient"))
     assert (without - with_gradient).abs().max() > 1e-2

@@ -57,12 +57,8 @@ def token_step(
 
     assert context.teacher is not None
     student, teacher = side(context.student), side(context.teacher)
-    student.tokens = {
-        view: vectors.to(student_dtype).requires_grad_() for view, vectors in student.tokens.items()
-    }
+    student.tokens = {view: vectors.to(student_dtype).requires_grad_() for view, vectors in student.tokens.items()}
     student.pooled = {how: vectors.requires_grad_() for how, vectors in student.pooled.items()}
     teacher.tokens = {view: vectors.half().float() for view, vectors in teacher.tokens.items()}
     teacher.pooled = {how: vectors.half() for how, vectors in teacher.pooled.items()}
-    return Step(
-        torch.arange(batch), torch.zeros(batch, dtype=torch.long), student, teacher, progress=progress
-    )
+    return Step(torch.arange(batch), torch.zeros(batch, dtype=torch.long), student, teacher, progress=progress)

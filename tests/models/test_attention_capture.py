@@ -57,8 +57,7 @@ def test_queries_and_keys_give_the_attention_of_the_eager_model(family):
     found = represent(model, batch, tokens=views)
     for layer in (1, 3):
         query, key = (
-            found.tokens[TokenView(what, layer)].unflatten(2, (2, 16)).transpose(1, 2)
-            for what in ("query", "key")
+            found.tokens[TokenView(what, layer)].unflatten(2, (2, 16)).transpose(1, 2) for what in ("query", "key")
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(16)
         scores = scores.masked_fill(~found.mask[:, None, None, :], -torch.inf)

@@ -77,9 +77,7 @@ def _words(model: PreTrainedModel) -> Tensor:
     return cast(torch.nn.Embedding, model.get_input_embeddings()).weight
 
 
-def naive_text(
-    model: BiLstmForSequenceClassification, ids: list[int]
-) -> tuple[list[list[list[float]]], list[float]]:
+def naive_text(model: BiLstmForSequenceClassification, ids: list[int]) -> tuple[list[list[list[float]]], list[float]]:
     """States of each layer and the last states of both directions."""
     table = _words(model).double()
     states = [table[token].tolist() for token in ids]
@@ -180,9 +178,7 @@ def test_gradients_and_the_loss() -> None:
     )
     score = make(num_labels=1)
     found = score(**inputs, labels=torch.tensor([0.0, 1.0, 2.0]))
-    torch.testing.assert_close(
-        found.loss, (found.logits[:, 0] - torch.tensor([0.0, 1.0, 2.0])).square().mean()
-    )
+    torch.testing.assert_close(found.loss, (found.logits[:, 0] - torch.tensor([0.0, 1.0, 2.0])).square().mean())
 
 
 def test_dropout_is_drawn_from_the_global_generator() -> None:
@@ -227,9 +223,7 @@ def test_it_is_saved_and_loaded_without_code_from_the_folder(tmp_path: Path) -> 
     encoder = AutoModel.from_pretrained(tmp_path)
     assert isinstance(encoder, BiLstmModel)
     torch.testing.assert_close(encoder(**inputs).last_hidden_state, model.bilstm(**inputs).last_hidden_state)
-    headless = load_classifier(
-        tmp_path, require_head=False, labels=lambda config: setattr(config, "num_labels", 5)
-    )
+    headless = load_classifier(tmp_path, require_head=False, labels=lambda config: setattr(config, "num_labels", 5))
     assert headless(**inputs).logits.shape == (3, 5)
 
 
@@ -275,9 +269,7 @@ def teacher() -> BertForSequenceClassification:
 
 def test_a_student_from_an_inline_config_takes_the_tokenizers_vocabulary() -> None:
     tokenizer: Any = _Tokenizer()
-    student = student_from_config(
-        {"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True
-    )
+    student = student_from_config({"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True)
     config = student.config
     assert isinstance(config, BiLstmConfig)
     assert (config.vocab_size, config.pad_token_id, config.sep_token_id, config.sentence_pairs) == (
@@ -287,9 +279,7 @@ def test_a_student_from_an_inline_config_takes_the_tokenizers_vocabulary() -> No
         True,
     )
     assert config.id2label == {0: "bad", 1: "middling", 2: "good"}
-    again = student_from_config(
-        {"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True
-    )
+    again = student_from_config({"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True)
     for one, other in zip(student.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     said = {"model_type": "codir-bilstm", "sentence_pairs": False, "vocab_size": 55, "embedding_size": 8}
@@ -327,6 +317,4 @@ def test_embeddings_of_the_teacher() -> None:
         assert table.data_ptr() != words.data_ptr()
     for wrong in ({"embedding_size": 300}, {"vocab_size": 61}):
         with pytest.raises(ModelError, match=r"student\.embeddings: teacher"):
-            student_from_config(
-                {"model_type": "codir-bilstm", **wrong}, of, tokenizer=tokenizer, embeddings="teacher"
-            )
+            student_from_config({"model_type": "codir-bilstm", **wrong}, of, tokenizer=tokenizer, embeddings="teacher")

@@ -80,9 +80,7 @@ def test_autocast_is_the_models_alone(tiny_classifier):
     plain = torch.cat([outputs.logits for _, outputs in forward_dataset(model, encoded(), Padding(0))])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = torch.cat([outputs.logits for _, outputs in forward_dataset(model, encoded(), Padding(0))])
-    half = torch.cat(
-        [o.logits for _, o in forward_dataset(model, encoded(), Padding(0), autocast=torch.bfloat16)]
-    )
+    half = torch.cat([o.logits for _, o in forward_dataset(model, encoded(), Padding(0), autocast=torch.bfloat16)])
     assert torch.equal(plain, inside)
     assert half.dtype == torch.float32
     assert not torch.equal(plain, half)
@@ -109,9 +107,7 @@ def test_columns_of_shuffled_selected_joined_and_formatted_data():
     ):
         columns = TokenColumns.read(other)
         rows = list(other.with_format(None))
-        assert [columns.row(n)["input_ids"].tolist() for n in range(len(columns))] == [
-            row["input_ids"] for row in rows
-        ]
+        assert [columns.row(n)["input_ids"].tolist() for n in range(len(columns))] == [row["input_ids"] for row in rows]
         assert columns.ids.tolist() == [row["example_id"] for row in rows]
 
 

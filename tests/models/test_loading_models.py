@@ -100,9 +100,7 @@ def test_pickles_are_refused(tiny_classifier, tmp_path: Path):
     model = tiny_classifier()
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        ModelError, match=r"(?s)pytorch_model\.bin.*convert it once.*save_pretrained"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"(?s)pytorch_model\.bin.*convert it once.*save_pretrained") as caught:
         load_classifier(tmp_path)
     # the advice works
     code = str(caught.value).split('python -c "')[1].split('"')[0]

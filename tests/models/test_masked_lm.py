@@ -113,9 +113,7 @@ def test_a_head_that_does_more_is_refused() -> None:
             output.logits = output.logits * 2.0
             return output
 
-    config = BertConfig(
-        vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
+    config = BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     with pytest.raises(ModelError, match=r"Scaled.*masked positions only"):
         require_plain_head(Scaled(config), "mine")
     require_plain_head(BertForMaskedLM(config), "mine")

@@ -109,9 +109,7 @@ def axes_of(name: str, family: str) -> str:
         return "H"
     if last in ("query", "key", "value", "q", "k", "v", "q_lin", "k_lin", "v_lin"):
         return "AH"
-    if last in ("o", "out_lin") or name.endswith(
-        ("attention.output.dense.weight", "attention.output.dense.bias")
-    ):
+    if last in ("o", "out_lin") or name.endswith(("attention.output.dense.weight", "attention.output.dense.bias")):
         return "HA"
     if "intermediate" in name or last == "lin1":
         return "NH"
@@ -137,9 +135,7 @@ def widened(family: str) -> tuple[PreTrainedModel, PreTrainedModel, torch.Tensor
         config.embedding_size = 64
     big = classifier(family, config)
     generator = torch.Generator().manual_seed(4)
-    shuffles = {
-        letter: torch.randperm(n, generator=generator) for letter, n in (("H", 64), ("N", 96), ("P", 64))
-    }
+    shuffles = {letter: torch.randperm(n, generator=generator) for letter, n in (("H", 64), ("N", 96), ("P", 64))}
     heads = torch.randperm(8, generator=generator)
     shuffles["h"], shuffles["A"] = heads, (heads[:, None] * 8 + torch.arange(8)).flatten()
     made = {}
@@ -152,13 +148,7 @@ def widened(family: str) -> tuple[PreTrainedModel, PreTrainedModel, torch.Tensor
             # the hidden states are written (axis 0, and embeddings) twice and read once; the rest writes nothing
             writes = letter == "H" and (axis == 0 or embedding)
             second = value if writes else torch.zeros_like(value)
-            if (
-                letter == "A"
-                and axis == 0
-                and "val" not in name
-                and ".v." not in name
-                and "v_lin" not in name
-            ):
+            if letter == "A" and axis == 0 and "val" not in name and ".v." not in name and "v_lin" not in name:
                 second = value  # queries and keys of heads whose values are zero
             if letter == "N" and axis == 0:
                 second = value  # neurons that are read by nobody
@@ -223,15 +213,11 @@ def test_the_choice_is_what_the_equations_say() -> None:
         assert kept.heads[layer] == tuple(best(scores, 2))
         inner, outer = state[f"{prefix}intermediate.dense.weight"], state[f"{prefix}output.dense.weight"]
         scores = [
-            sum(inner[n][d] ** 2 for d in dims) ** 0.5 * sum(outer[d][n] ** 2 for d in dims) ** 0.5
-            for n in range(48)
+            sum(inner[n][d] ** 2 for d in dims) ** 0.5 * sum(outer[d][n] ** 2 for d in dims) ** 0.5 for n in range(48)
         ]
         assert kept.neurons[layer] == tuple(best(scores, 20))
     pooler, last = state["bert.pooler.dense.weight"], state["classifier.weight"]
-    scores = [
-        sum(pooler[n][d] ** 2 for d in dims) ** 0.5 * sum(row[n] ** 2 for row in last) ** 0.5
-        for n in range(32)
-    ]
+    scores = [sum(pooler[n][d] ** 2 for d in dims) ** 0.5 * sum(row[n] ** 2 for row in last) ** 0.5 for n in range(32)]
     assert kept.head_neurons == tuple(best(scores, 16))
 
 
@@ -246,9 +232,7 @@ def test_the_weights_are_the_slices() -> None:
         "bert.embeddings.word_embeddings.weight": theirs["bert.embeddings.word_embeddings.weight"][:, dims],
         f"{layer}attention.self.key.weight": theirs[f"{layer}attention.self.key.weight"][rows][:, dims],
         f"{layer}attention.self.key.bias": theirs[f"{layer}attention.self.key.bias"][rows],
-        f"{layer}attention.output.dense.weight": theirs[f"{layer}attention.output.dense.weight"][dims][
-            :, rows
-        ],
+        f"{layer}attention.output.dense.weight": theirs[f"{layer}attention.output.dense.weight"][dims][:, rows],
         f"{layer}intermediate.dense.bias": theirs[f"{layer}intermediate.dense.bias"][neurons],
         f"{layer}output.dense.weight": theirs[f"{layer}output.dense.weight"][dims][:, neurons],
         f"{layer}output.LayerNorm.bias": theirs[f"{layer}output.LayerNorm.bias"][dims],
@@ -282,9 +266,7 @@ def test_shallower_and_narrower_and_loaded_again(family: str, tmp_path) -> None:
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(narrow))
     assert torch.isfinite(logits(narrow)).all()
-    assert all(
-        parameter.requires_grad and parameter.dtype == torch.float32 for parameter in narrow.parameters()
-    )
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in narrow.parameters())
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet"])

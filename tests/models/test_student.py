@@ -37,9 +37,7 @@ CONFIGS = {
     ),
     "modernbert": lambda: hf.ModernBertConfig(**SIZES, **MODERN, local_attention=4),
     "albert": lambda: hf.AlbertConfig(**SIZES, embedding_size=16),
-    "funnel": lambda: hf.FunnelConfig(
-        vocab_size=100, d_model=32, n_head=2, d_head=16, d_inner=64, block_sizes=[2, 2]
-    ),
+    "funnel": lambda: hf.FunnelConfig(vocab_size=100, d_model=32, n_head=2, d_head=16, d_inner=64, block_sizes=[2, 2]),
     "xlnet": lambda: hf.XLNetConfig(vocab_size=30, d_model=16, n_layer=2, n_head=2, d_inner=16),
 }
 CUT = list(CONFIGS)[:9]

@@ -36,10 +36,7 @@ def log_softmax(row: list[float]) -> list[float]:
 def naive_logits(predictions: MaskedPredictions) -> list[list[float]]:
     hidden, weight, bias = (tensor.tolist() for tensor in predictions if tensor is not None)
     return [
-        [
-            sum(a * b for a, b in zip(h, w, strict=True)) + offset
-            for w, offset in zip(weight, bias, strict=True)
-        ]
+        [sum(a * b for a, b in zip(h, w, strict=True)) + offset for w, offset in zip(weight, bias, strict=True)]
         for h in hidden
     ]
 
@@ -59,9 +56,7 @@ def naive_sums(
 def combined(labels: Tensor, rho: float, weight: float):
     def loss(student: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
         assert teacher is not None
-        return (
-            token_cross_entropy(student, labels[rows]) + weight * token_divergence(student, teacher, rho)
-        ).sum()
+        return (token_cross_entropy(student, labels[rows]) + weight * token_divergence(student, teacher, rho)).sum()
 
     return loss
 

@@ -144,9 +144,7 @@ def masked_lm(tokenizer: Any, family: str = "bert") -> Any:
     return model.eval()
 
 
-def naive(
-    model: Any, tokenizer: Any, examples: list[Texts], most: int, together: float = 0.0
-) -> list[list[str]]:
+def naive(model: Any, tokenizer: Any, examples: list[Texts], most: int, together: float = 0.0) -> list[list[str]]:
     """The most probable words at each place, in words."""
     special = set(tokenizer.all_special_ids)
     rows: list[list[str]] = []
@@ -160,9 +158,7 @@ def naive(
                 if other % passes == word % passes:
                     masked[number] = masked[number][:a] + "[MASK]" + masked[number][b:]
             inputs = tokenizer(*masked, return_tensors="pt")
-            position = [
-                i for i, token in enumerate(inputs["input_ids"][0]) if token == tokenizer.mask_token_id
-            ]
+            position = [i for i, token in enumerate(inputs["input_ids"][0]) if token == tokenizer.mask_token_id]
             with torch.no_grad():
                 logits = model(**inputs).logits[0, position[word // passes]].double()
             order = sorted(range(len(tokenizer)), key=lambda token: -logits[token])
@@ -273,9 +269,7 @@ def copies(number: int = 8, probability: float = 0.5, seed: int = 0, **more: obj
 def test_rates_and_candidates() -> None:
     words: list[Counter[str]] = [Counter() for _ in range(5)]
     for (copy,) in copies(6000, probability=0.4):
-        first, second, third, fourth, fifth = (
-            copy.replace(",", "").replace("(", "").replace(")", "")[:-1].split()
-        )
+        first, second, third, fourth, fifth = copy.replace(",", "").replace("(", "").replace(")", "")[:-1].split()
         for counter, word in zip(words, (first, second, third, fourth, fifth), strict=True):
             counter[word] += 1
     assert set(words[0]) == {"The", "Two", "Dog", "Bird"}  # the first letter's case is the original's
@@ -293,8 +287,7 @@ def test_rates_and_candidates() -> None:
 
 def test_words_are_replaced_independently() -> None:
     both = sum(
-        not copy.startswith("The cat") and not copy.startswith("The") and "cat," not in copy
-        for (copy,) in copies(6000)
+        not copy.startswith("The cat") and not copy.startswith("The") and "cat," not in copy for (copy,) in copies(6000)
     )
     assert both / 6000 == pytest.approx(0.25, abs=0.03)
 

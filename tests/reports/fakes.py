@@ -111,9 +111,7 @@ def full() -> Report:
         similarities=[similarity_figure(name, similar, (0.3, 1.0), 408, n) for n, name in enumerate("ab")],
         ramp=(0.3, 1.0),
         clouds=clouds(CLASSES, 150, texts),
-        confusions=[
-            confusion_figure(name, CLASSES, 3 + 40 * np.eye(2, dtype=int), 0) for name in ["student"]
-        ],
+        confusions=[confusion_figure(name, CLASSES, 3 + 40 * np.eye(2, dtype=int), 0) for name in ["student"]],
         disagreements=disagreements(),
         disagreements_total=1203,
         costs=[("training of the CoDIR student", "4 min 46 s, 575 steps")],
@@ -132,9 +130,7 @@ def without_figures() -> Report:
 def empty() -> Report:
     """Returns an unfinished report in which every part is missing."""
     parts = ("table", "times", "curves", "similarity", "clouds", "confusions", "disagreements")
-    return Report(
-        "nothing", "run", finished=False, missing=[(part, f"the run has no {part}") for part in parts]
-    )
+    return Report("nothing", "run", finished=False, missing=[(part, f"the run has no {part}") for part in parts])
 
 
 def study(recipes: int = 9) -> Report:

@@ -16,9 +16,7 @@ from codir.errors import ConfigError, RunError
 from codir.reports import report
 
 
-def test_the_page_lies_in_the_folder_is_renewed_and_opened(
-    copy_of: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_lies_in_the_folder_is_renewed_and_opened(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(codir.reports.webbrowser, "open", lambda address: bool(opened.append(address)))
     console: Any = quiet()
@@ -62,9 +60,7 @@ def test_the_command_has_all_flags(copy_of: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_what_cannot_work_is_named_before_anything_is_run(
-    copy_of: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_work_is_named_before_anything_is_run(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--no-models"):
         report(copy_of, examples=1)
     find = importlib.util.find_spec

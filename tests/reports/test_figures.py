@@ -59,13 +59,9 @@ def latency(*models: Model, metric: str = "f1") -> Any:
 def test_the_pareto_line_holds_what_no_other_model_beats() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
-        models = [
-            model(str(n), *map(float, pair)) for n, pair in enumerate(generator.integers(1, 6, (12, 2)))
-        ]
+        models = [model(str(n), *map(float, pair)) for n, pair in enumerate(generator.integers(1, 6, (12, 2)))]
         pairs = {(one.milliseconds, one.score) for one in models}
-        unbeaten = {
-            (t, s) for t, s in pairs if not any(a <= t and b >= s and (a, b) != (t, s) for a, b in pairs)
-        }
+        unbeaten = {(t, s) for t, s in pairs if not any(a <= t and b >= s and (a, b) != (t, s) for a, b in pairs)}
         assert [(one.milliseconds, one.score) for one in pareto(models)] == sorted(unbeaten)
 
 
@@ -125,12 +121,8 @@ def test_a_lead_of_one_run_is_said_with_care() -> None:
 
 def test_students_of_one_shape_have_one_time_and_the_figure_says_so() -> None:
     teacher = replace(model("teacher", 0.9, 16.0), role="teacher")
-    students = [
-        model(name, score, 8.0, scores=(score, score)) for name, score in (("kd", 0.8), ("pkd", 0.85))
-    ]
-    said = (
-        "All 2 students take 8 ms: they have one shape. The highest of them is pkd (85.0); teacher has 90.0."
-    )
+    students = [model(name, score, 8.0, scores=(score, score)) for name, score in (("kd", 0.8), ("pkd", 0.85))]
+    said = "All 2 students take 8 ms: they have one shape. The highest of them is pkd (85.0); teacher has 90.0."
     assert latency(teacher, *students)[0].takeaway.startswith(said)
     assert "Fastest: kd" in latency(teacher, replace(students[0], milliseconds=4.0), students[1])[0].takeaway
 
@@ -168,9 +160,7 @@ def test_a_model_has_one_colour_on_the_whole_page_and_teachers_are_stars() -> No
 
 def test_cosines_are_drawn_as_they_are() -> None:
     log = [{"step": step, "loss_crd": 1.0, "crd_positive": 0.5, "crd_negative": -0.25} for step in (1, 2)]
-    figures = training_figures(
-        curves_of(log, "student", None), "student", {"student": ("var(--s1)", "circle")}
-    )
+    figures = training_figures(curves_of(log, "student", None), "student", {"student": ("var(--s1)", "circle")})
     cosines = next(figure for figure in figures if "cosine" in figure.title)
     assert [trace["name"] for trace in cosines.data] == ["crd positives", "crd negatives"]
     assert {float(value) for trace in cosines.data for value in trace["y"]} == {0.5, -0.25}
@@ -253,9 +243,7 @@ def test_clouds_are_told_apart_by_shape_and_classes_by_colour() -> None:
     assert {trace["type"] for trace in many.data} == {"scattergl"}
     embedded = json.loads(many.json())["data"][0]["x"]  # four bytes a number
     assert embedded["dtype"] == "f4"
-    assert (
-        np.frombuffer(base64.b64decode(embedded["bdata"]), np.float32).tolist() == many.data[0]["x"].tolist()
-    )
+    assert np.frombuffer(base64.b64decode(embedded["bdata"]), np.float32).tolist() == many.data[0]["x"].tolist()
 
 
 # ---- table and tiles -------------------------------------------------------------------------------------------------

@@ -110,9 +110,7 @@ def test_nothing_comes_from_outside_and_no_element_carries_code(text: str) -> No
 
 def test_the_policy_knows_every_script_and_allows_no_request(text: str) -> None:
     reader = read(text)
-    (policy,) = [
-        a["content"] or "" for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [a["content"] or "" for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-inline" not in policy.split("style-src")[0]
     run = [code for attributes, code in reader.scripts if attributes.get("type") != "application/json"]
@@ -124,9 +122,7 @@ def test_the_policy_knows_every_script_and_allows_no_request(text: str) -> None:
 def test_every_figure_has_its_data_a_title_and_a_takeaway(text: str) -> None:
     reader = read(text)
     places = [attributes for _, attributes in reader.elements if "data-figure" in attributes]
-    specs = {
-        attributes["data-spec"]: code for attributes, code in reader.scripts if "data-spec" in attributes
-    }
+    specs = {attributes["data-spec"]: code for attributes, code in reader.scripts if "data-spec" in attributes}
     assert [place["data-figure"] for place in places] == list(specs)
     for place in places:
         assert place["role"] == "img"

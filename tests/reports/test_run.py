@@ -73,9 +73,7 @@ def test_the_curves_are_in_the_logs(report: Report, distilled: Path) -> None:
     assert ("undistilled student", "loss", "all terms, weighted") not in by_name  # it has one term
 
 
-def test_similarity_and_answers_are_those_of_the_models(
-    report: Report, distilled: Path, report_world: World
-) -> None:
+def test_similarity_and_answers_are_those_of_the_models(report: Report, distilled: Path, report_world: World) -> None:
     folders = (report_world.teacher, distilled, distilled / "comparison" / "finetune")
     logits, layers = zip(*(outputs_of(path, report_world) for path in folders), strict=True)
     assert report.similarities[0].title == "CoDIR student and teacher"
@@ -127,9 +125,7 @@ def test_clouds_are_the_contrasts_space(report: Report, distilled: Path, report_
     assert any("&lt;script&gt;alert" in text for trace in figure.data for text in trace["text"])
 
 
-def test_only_so_many_examples_are_run_and_nothing_is_written(
-    copy_of: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_so_many_examples_are_run_and_nothing_is_written(copy_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from codir.files import exclusive
     from codir.reports import outputs
 
@@ -220,9 +216,7 @@ def test_a_pre_training_shows_what_it_predicts_of_masked_tokens(tmp_path: Path) 
     (tmp_path / "run.json").write_text(json.dumps({"state": "finished", "attempts": []}))
     (tmp_path / "metrics.json").write_text(json.dumps({"scores": {"rows": rows}, "cost": cost}))
     report = gather(tmp_path)
-    assert report.words == [
-        "The student predicts 50.0% of the held-out masked tokens, 12.5% before its pre-training."
-    ]
+    assert report.words == ["The student predicts 50.0% of the held-out masked tokens, 12.5% before its pre-training."]
     assert (report.title, report.subtitle) == ("Pre-trained student", "pre-trained with mlm-pre, on books")
     assert [(model.role, model.score, model.layers) for model in report.panels[0].models] == [
         ("other", 0.125, 2),

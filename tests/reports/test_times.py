@@ -60,9 +60,7 @@ def exported(tmp_path: Path) -> Path:
     return export(tmp_path / "deploy", tmp_path / "run")
 
 
-def test_measured_times_take_the_place_of_the_runs_own(
-    copy_of: Path, report_world: World, exported: Path
-) -> None:
+def test_measured_times_take_the_place_of_the_runs_own(copy_of: Path, report_world: World, exported: Path) -> None:
     plain = by_name(gather(copy_of, examples=0))
     assert plain["CoDIR student"].measured != ""
     shape, whole = plain["CoDIR student"].parameters, plain["teacher"].parameters

@@ -47,10 +47,7 @@ def test_a_budget_in_steps_is_the_same_for_data_of_any_size(tmp_path: Path) -> N
         assert (given.eval_strategy, given.save_strategy) == ("steps", "steps")
     given = arguments(tmp_path, max_steps=45, eval_steps=9)
     assert (given.max_steps, given.eval_steps) == (45, 9)
-    assert (
-        to_arguments(TrainingConfig(precision="fp32", max_steps=3), tmp_path, "accuracy", 8, 99).max_steps
-        == 3
-    )
+    assert to_arguments(TrainingConfig(precision="fp32", max_steps=3), tmp_path, "accuracy", 8, 99).max_steps == 3
 
 
 def test_the_best_checkpoint(tmp_path: Path) -> None:

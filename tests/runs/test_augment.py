@@ -58,9 +58,7 @@ def data(train: Path, **settings: Any) -> DataConfig:
 
 
 def made(mlm: Path, data: DataConfig, output: Path, **settings: Any) -> Augmentation:
-    return augment(
-        mlm, data, output, **{"copies": 4, "candidates": 5, "precision": "fp32", "quiet": True, **settings}
-    )
+    return augment(mlm, data, output, **{"copies": 4, "candidates": 5, "precision": "fp32", "quiet": True, **settings})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -162,9 +160,7 @@ def test_which_rows(train: Path, tmp_path: Path) -> None:
     assert "30 rows 4 (a fixed random subset)" in training_texts(limited)[2][0]
     (tmp_path / "t.txt").write_text("a cat\na dog\n")
     assert training_texts(DataConfig(train=str(tmp_path / "t.txt")))[0] == [("a cat",), ("a dog",)]
-    named = write_table(
-        tmp_path / "named.csv", [{"text": r["review"], "label": r["stars"]} for r in sentences(30, 1)]
-    )
+    named = write_table(tmp_path / "named.csv", [{"text": r["review"], "label": r["stars"]} for r in sentences(30, 1)])
     assert len(training_texts(DataConfig(train=str(named)))[0]) == 26  # the label column is there unasked
     with pytest.raises(DataError, match="no column 'mood'"):
         training_texts(data(train, label="mood"))
@@ -188,9 +184,7 @@ def test_settings_change_the_draws_only_as_they_should(mlm: Path, train: Path, t
 
 
 @needs_fork
-@pytest.mark.parametrize(
-    "at", [(module, "whole_file", 2), (module, "source_digest", 20), (storage.os, "replace", 5)]
-)
+@pytest.mark.parametrize("at", [(module, "whole_file", 2), (module, "source_digest", 20), (storage.os, "replace", 5)])
 def test_a_kill_and_a_resume_give_the_same_file(
     mlm: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[Any, str, int]
 ) -> None:

@@ -198,11 +198,7 @@ def test_a_disk_that_is_really_full(world: World, tmp_path: Path, size: str, wha
             pytest.skip("the cache is smaller")
     place = tmp_path / "disk"
     place.mkdir()
-    changes = (
-        {"output": place / "run"}
-        if what == "output"
-        else {"output": tmp_path / "run", "cache_dir": place / "c"}
-    )
+    changes = {"output": place / "run"} if what == "output" else {"output": tmp_path / "run", "cache_dir": place / "c"}
     arguments = distill_flags(world, **changes)  # type: ignore[arg-type]
     command = ["unshare", "-rm", sys.executable, "-c", FULL, str(place), size, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -228,9 +224,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
 
     errors: dict[str, Exception] = {
         "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
-        "safetensors": SafetensorError(
-            "Error while serializing: I/O error: No space left on device (os error 28)"
-        ),
+        "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         "os": OSError(errno.ENOSPC, "No space left on device"),
     }
     save = torch.save

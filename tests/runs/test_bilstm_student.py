@@ -88,9 +88,7 @@ def test_pairs_are_read_one_without_the_other(world: World, tmp_path: Path, embe
     teacher = AutoModelForSequenceClassification.from_pretrained(world.teacher)
     width = teacher.get_input_embeddings().weight.shape[1] if embeddings == "teacher" else 16
     assert student.config.embedding_size == width
-    found = predict(
-        done.output, world.dev, tmp_path / "out.jsonl", text="review", text_pair="reply", quiet=True
-    )
+    found = predict(done.output, world.dev, tmp_path / "out.jsonl", text="review", text_pair="reply", quiet=True)
     assert found.rows == 40
 
 
@@ -101,9 +99,7 @@ def test_pooled_layers_of_an_lstm_can_be_compared_and_attention_cannot(world: Wo
         "pkd": {"matching": "top", "projection": "auto"},
     }
     distill(
-        **settings(
-            world, tmp_path / "run", objectives=objectives, training={**TRAINING, "num_train_epochs": 1}
-        ),
+        **settings(world, tmp_path / "run", objectives=objectives, training={**TRAINING, "num_train_epochs": 1}),
         console=quiet(),
     )
     for name in ("attention_kl", "relations"):
@@ -124,9 +120,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(world: World, tmp_path
         distill(**settings(world, tmp_path / "killed", student=two), console=quiet())
 
     assert forked(begin) == -9
-    resumed = distill(
-        **settings(world, tmp_path / "killed", student=two), resume=True, console=quiet()
-    ).output
+    resumed = distill(**settings(world, tmp_path / "killed", student=two), resume=True, console=quiet()).output
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
 
 

@@ -101,9 +101,7 @@ def test_what_the_hub_and_the_reader_need(run: Callable[..., Path]) -> None:
     assert front["datasets"] == ["nyu-mll/glue"]
     assert not {"license", "language"} & front.keys()
     found = cast(Any, ModelCard(run_card(folder)).data).eval_results
-    assert [
-        (r.metric_type, r.metric_value, r.dataset_type, r.dataset_config, r.dataset_split) for r in found
-    ] == [
+    assert [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_config, r.dataset_split) for r in found] == [
         ("accuracy", 0.88, "nyu-mll/glue", "sst2", "validation"),
         ("f1", 0.87, "nyu-mll/glue", "sst2", "validation"),
         ("accuracy", 0.5, "nyu-mll/glue", "sst2", "extra"),
@@ -292,9 +290,7 @@ def as_run(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def test_a_student_of_a_local_teacher_is_traced_to_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_of_a_local_teacher_is_traced_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_run(tmp_path / "runs" / "teacher", command="finetune", model="FacebookAI/roberta-base")
     student = as_run(tmp_path / "runs" / "student", command="distill", teacher="runs/teacher")
     monkeypatch.chdir(tmp_path)

@@ -141,9 +141,7 @@ def test_words_name_share_speed_and_size() -> None:
         (300, 300, "equal to the undistilled student: within noise", "above"),
     ],
 )
-def test_words_claim_what_the_paired_test_allows(
-    plain: int, codir: int, expected: str, forbidden: str
-) -> None:
+def test_words_claim_what_the_paired_test_allows(plain: int, codir: int, expected: str, forbidden: str) -> None:
     comparison = with_predictions(plain, codir)
     line = comparison.plain_words()[1]
     assert expected in line

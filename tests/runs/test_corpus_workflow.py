@@ -62,9 +62,7 @@ def test_the_report_counts_and_explains(tmp_path: Path, tokenizer: str) -> None:
 def test_one_document_has_no_validation(tmp_path: Path, tokenizer: str) -> None:
     (tmp_path / "one.txt").write_text("a good film. a bad film.")
     console = quiet()
-    workflow.corpus(
-        [str(tmp_path / "one.txt")], tokenizer, tmp_path / "corpus", block=16, workers=1, console=console
-    )
+    workflow.corpus([str(tmp_path / "one.txt")], tokenizer, tmp_path / "corpus", block=16, workers=1, console=console)
     assert "No document is held out" in output_of(console)
     assert "Nothing was skipped." in output_of(console)
 

@@ -14,12 +14,8 @@ from codir.record.data import load_data
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
     train, validation = tmp_path / "train.csv", tmp_path / "dev.csv"
-    train.write_text(
-        "review,stars\n" + "".join(f"text {i},{'good' if i % 2 else 'bad'}\n" for i in range(40))
-    )
-    validation.write_text(
-        "review,stars\n" + "".join(f"dev {i},{'good' if i % 3 else 'bad'}\n" for i in range(12))
-    )
+    train.write_text("review,stars\n" + "".join(f"text {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)))
+    validation.write_text("review,stars\n" + "".join(f"dev {i},{'good' if i % 3 else 'bad'}\n" for i in range(12)))
     return str(train), str(validation)
 
 

@@ -68,9 +68,7 @@ def test_the_student_loads_alone_and_holds_nothing_else(world: World, result: Di
     for role in ("finetune", "kd"):
         assert AutoModelForSequenceClassification.from_pretrained(run / "comparison" / role)
         assert not (run / "comparison" / role / "checkpoints").exists()
-        assert not (
-            run / "comparison" / role / "contrast.safetensors"
-        ).exists()  # nothing is contrasted there
+        assert not (run / "comparison" / role / "contrast.safetensors").exists()  # nothing is contrasted there
 
 
 def test_what_is_left_of_the_contrast_is_kept_beside_the_student(world: World, result: DistillResult) -> None:
@@ -355,9 +353,7 @@ def test_a_teacher_without_class_names(world: World, tmp_path: Path) -> None:
 
 def test_regression(world: World, tmp_path: Path) -> None:
     console = quiet()
-    settings = world.settings(
-        tmp_path / "run", teacher=str(world.regression), data=world.data(label="score"), kd=True
-    )
+    settings = world.settings(tmp_path / "run", teacher=str(world.regression), data=world.data(label="score"), kd=True)
     done = distill(**settings, console=console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "any, K = 10" in printed

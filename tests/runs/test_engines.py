@@ -60,9 +60,7 @@ def test_openvino_computes_as_the_manifest_says(exports: dict[str, Path], name: 
     assert used in {hint, "f32"}  # a processor without bf16 refuses it and says f32
     assert engine.dtype == {"f32": torch.float32, "bf16": torch.bfloat16}[hint]
     assert f'value="{hint}"' in (exports[name] / "openvino_model.xml").read_text(encoding="utf-8")
-    weights = [
-        (exports[each] / "openvino_model.bin").stat().st_size for each in ("openvino-int8", "regression")
-    ]
+    weights = [(exports[each] / "openvino_model.bin").stat().st_size for each in ("openvino-int8", "regression")]
     assert weights[0] < 0.5 * weights[1]
 
 
@@ -83,9 +81,7 @@ print(*seen)
 def test_ctrl_c_is_survived_after_openvino_engines_have_come_and_gone(exports: dict[str, Path]) -> None:
     both = [str(exports[name]) for name in ("regression", "openvino-bf16")]
     # a process of its own: where this fails, it ends by a segmentation fault
-    ended = subprocess.run(
-        [sys.executable, "-c", _CTRL_C, *both], capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", _CTRL_C, *both], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.split()) == (0, ["Ctrl-C"]), ended.stderr[-500:]
 
 

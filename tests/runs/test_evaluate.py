@@ -39,9 +39,7 @@ def naive(folder: Path) -> np.ndarray:
 def test_against_a_plain_loop(dev: Path, tiny_model_dir) -> None:
     folder = tiny_model_dir()
     out = io.StringIO()
-    result = evaluate(
-        folder, DataConfig(validation=str(dev)), batch_size=4, console=Console(file=out, width=100)
-    )
+    result = evaluate(folder, DataConfig(validation=str(dev)), batch_size=4, console=Console(file=out, width=100))
     logits = naive(folder)
     np.testing.assert_allclose(result.logits["validation"], logits, atol=1e-5)
     expected = float(np.mean(logits.argmax(1) == np.array([1, 0, 1, 0, 1, 0])))
@@ -55,19 +53,13 @@ def test_against_a_plain_loop(dev: Path, tiny_model_dir) -> None:
     assert saved["metrics"]["validation"]["accuracy"] == pytest.approx(expected)
 
 
-def test_classes_are_matched_by_name_not_by_number(
-    dev: Path, tiny_model_dir, tiny_classifier, tiny_tokenizer
-) -> None:
+def test_classes_are_matched_by_name_not_by_number(dev: Path, tiny_model_dir, tiny_classifier, tiny_tokenizer) -> None:
     """The same weights with the names swapped must get the opposite accuracy, and the data's own order stays."""
     one = evaluate(tiny_model_dir(), DataConfig(validation=str(dev)), quiet=True)
-    other = evaluate(
-        tiny_model_dir(labels=("positive", "negative")), DataConfig(validation=str(dev)), quiet=True
-    )
+    other = evaluate(tiny_model_dir(labels=("positive", "negative")), DataConfig(validation=str(dev)), quiet=True)
     assert one.metrics["validation"]["accuracy"] == pytest.approx(1 - other.metrics["validation"]["accuracy"])
 
-    task = Task(
-        "t", "classification", ("text",), "label", ("positive", "negative"), ("accuracy",), "accuracy"
-    )
+    task = Task("t", "classification", ("text",), "label", ("positive", "negative"), ("accuracy",), "accuracy")
     data = TaskData(task, None, {"v": make_split("classification", TEXTS, None, [0, 1, 0, 1, 0, 1])})
     # the model's classes: negative, positive
     turned = evaluate_model(tiny_classifier(), tiny_tokenizer, data)
@@ -95,17 +87,13 @@ def test_regression_and_its_mismatch(tmp_path: Path, dev: Path, tiny_model_dir) 
     result = evaluate(folder, DataConfig(validation=str(path)), quiet=True)
     scores = naive(folder)[:, 0]
     np.testing.assert_allclose(result.predictions(), scores, atol=1e-5)
-    assert result.metrics["validation"]["pearson"] == pytest.approx(
-        np.corrcoef(scores, np.arange(6))[0, 1], abs=1e-4
-    )
+    assert result.metrics["validation"]["pearson"] == pytest.approx(np.corrcoef(scores, np.arange(6))[0, 1], abs=1e-4)
     with pytest.raises(ModelError, match="one"):
         evaluate(tiny_model_dir(), DataConfig(validation=str(path), kind="regression"), quiet=True)
 
 
 def test_several_splits_and_truncation(tiny_classifier, tiny_tokenizer) -> None:
-    task = Task(
-        "t", "classification", ("text",), "label", ("negative", "positive"), ("accuracy",), "accuracy"
-    )
+    task = Task("t", "classification", ("text",), "label", ("negative", "positive"), ("accuracy",), "accuracy")
     long = ["dog " * 100, "a cat"]
     splits = {name: make_split("classification", long, None, [0, 1]) for name in ("matched", "mismatched")}
     model = tiny_classifier().train()

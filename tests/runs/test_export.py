@@ -103,17 +103,13 @@ def run_snippet(folder: Path, texts: str, block: bool = True) -> tuple[str, str]
     code, count = re.subn(r"(?m)^texts = .*$", lambda _: f"texts = {texts}", code)
     assert count == 1
     program = (BLOCKED if block else "") + code
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, code
 
 
 @pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8", "torch-bf16"])
-def test_the_readmes_python_predicts_from_the_folder_alone(
-    exports: dict[str, Path], name: str, tmp_path: Path
-) -> None:
+def test_the_readmes_python_predicts_from_the_folder_alone(exports: dict[str, Path], name: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exports[name], tmp_path / "elsewhere"))
     printed, code = run_snippet(folder, repr(TEXTS), block=name != "torch-bf16")
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n")
@@ -143,9 +139,7 @@ def test_the_readmes_python_of_a_regression_on_pairs(exports: dict[str, Path]) -
     assert (checks["answers"], checks["agreement"]) == ("scores", pytest.approx(1.0))  # their correlation
 
 
-def test_the_command_stays_off_the_network_and_prints_no_chatter(
-    exports: dict[str, Path], world: World
-) -> None:
+def test_the_command_stays_off_the_network_and_prints_no_chatter(exports: dict[str, Path], world: World) -> None:
     folder = exports["openvino-int8"]
     lines = (world.folder / "int8.txt").read_text().splitlines()
     assert "NETWORK" not in "".join(lines)
@@ -178,9 +172,7 @@ def test_without_data_built_in_texts_do(world: World, tmp_path: Path) -> None:
         ({"max_drop": -1.0}, r"on validation falls by -?0\.00 points, the limit is -1 \(--max-drop\)"),
     ],
 )
-def test_over_a_limit_nothing_is_left(
-    world: World, tmp_path: Path, limits: dict[str, Any], message: str
-) -> None:
+def test_over_a_limit_nothing_is_left(world: World, tmp_path: Path, limits: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         export(world.teacher, tmp_path / "d" / "o", "torch-bf16", data=DataConfig(**world.data()), **limits)
     assert "Ways on: use fp32: --format openvino --precision fp32" in str(caught.value)
@@ -198,15 +190,11 @@ def test_ctrl_c_leaves_nothing(world: World, tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_refusals(
-    world: World, exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refusals(world: World, exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, onnx, output = world.teacher, exports["onnx"], tmp_path / "o"
     with pytest.raises(RunError, match=r"already holds an exported model.*never overwrites"):
         export("no/such/model", onnx, "onnx")
-    with pytest.raises(
-        ConfigError, match=r"int8 is calibrated on real inputs, so it needs data.*--format onnx"
-    ):
+    with pytest.raises(ConfigError, match=r"int8 is calibrated on real inputs, so it needs data.*--format onnx"):
         export(teacher, output, "openvino", quantize="int8", use_run_data=False)
     with pytest.raises(ConfigError, match=r"is an exported model already.*Export the model it was made from"):
         export(onnx, output, "openvino")

@@ -102,9 +102,7 @@ def test_own_files_and_the_built_in_task(world: World, monkeypatch: pytest.Monke
     assert texts(hub.validation["holdout"]) == texts(own.validation["holdout"])
 
 
-def test_a_run_is_judged_on_what_was_held_out_and_so_is_all_that_follows(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_run_is_judged_on_what_was_held_out_and_so_is_all_that_follows(world: World, tmp_path: Path) -> None:
     data = world.data(validation=None, holdout=0.25)
     settings = world.settings(
         tmp_path / "run", data=data, objectives={"task": {}, "kd": {}, "crd": None}, baseline=False
@@ -125,9 +123,7 @@ def test_a_run_is_judged_on_what_was_held_out_and_so_is_all_that_follows(
     # data that are named win as a whole: then the holdout is not theirs
     named = choose_data([run], {"task": "sst2"}).config
     assert named == DataConfig(task="sst2", max_length=data["max_length"])
-    command = (
-        f"evaluate {run} --train {world.train} --text review --label stars --max-length 32 --holdout 0.25"
-    )
+    command = f"evaluate {run} --train {world.train} --text review --label stars --max-length 32 --holdout 0.25"
     outcome = CliRunner().invoke(app, command.split())
     assert outcome.exit_code == 0, outcome.output
     assert f"{score:.4f}" in outcome.output

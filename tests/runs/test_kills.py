@@ -71,9 +71,7 @@ def assert_same_result(one: Path, other: Path, log: bool = True) -> None:
     """The same bytes of weights in all three students, the same log, the same scores."""
     parts = [Path(), Path("comparison/kd"), Path("comparison/finetune")]
     for part in parts:
-        assert (one / part / "model.safetensors").read_bytes() == (
-            other / part / "model.safetensors"
-        ).read_bytes()
+        assert (one / part / "model.safetensors").read_bytes() == (other / part / "model.safetensors").read_bytes()
         if log:
             assert history(one / part) == history(other / part)
         assert not (other / part / "checkpoints").exists()

@@ -381,9 +381,7 @@ def test_folders_of_a_killed_process_are_swept(two, tmp_path, monkeypatch) -> No
 
 
 def test_json_round_trip_and_foreign_files() -> None:
-    made = result(
-        row(), row("student", score=None, metric=None), notes=("busy",), left_out=(("a", "b", "c"),)
-    )
+    made = result(row(), row("student", score=None, metric=None), notes=("busy",), left_out=(("a", "b", "c"),))
     values = json.loads(json.dumps(made.to_json()))
     assert LatencyResult.from_json(values) == made
     for foreign in ({}, [], {"rows": []}, "text", None):
@@ -400,9 +398,7 @@ def test_tables_fit_and_say_what_was_measured() -> None:
         engine="onnxruntime-int8",
         precision="int8",
         timing=timing(1234.5, 123.4, 123.45),
-        real={
-            size: RealLengths(int(size), 9, 12345.6, 23456.7, 1.0, 12345.6, 1.0, 20.0) for size in ("1", "32")
-        },
+        real={size: RealLengths(int(size), 9, 12345.6, 23456.7, 1.0, 12345.6, 1.0, 20.0) for size in ("1", "32")},
     )
     made = result(row(), long)
     console = quiet()

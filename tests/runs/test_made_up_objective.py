@@ -61,9 +61,7 @@ objectives:
 
 
 @pytest.mark.parametrize("place", ["named by its class", "registered under a name"])
-def test_one_file_and_one_recipe(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_one_file_and_one_recipe(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     folder = tmp_path / "code"
     folder.mkdir()
     name = "my_objectives:MadeUp"

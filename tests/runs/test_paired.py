@@ -77,9 +77,7 @@ def test_correlations(metric: str) -> None:
         float(function(labels, good).statistic) - float(function(labels, bad).statistic)  # type: ignore[attr-defined]
         for function in (stats.pearsonr, stats.spearmanr)
     )
-    expected = {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}[
-        metric
-    ]
+    expected = {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}[metric]
     assert result.difference == pytest.approx(expected)
     assert result.p_value < 0.001
     assert result.low is not None
@@ -92,8 +90,7 @@ def test_means_of_several_seeds_against_resampled_examples(metric: str) -> None:
     if metric == "pearson_spearman":
         labels = draw.normal(size=200)
         first, second = (
-            [labels + draw.normal(size=200) * noise for noise in noises]
-            for noises in ((0.8, 1.0), (0.7, 0.9, 0.8))
+            [labels + draw.normal(size=200) * noise for noise in noises] for noises in ((0.8, 1.0), (0.7, 0.9, 0.8))
         )
 
         def value(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -104,9 +101,7 @@ def test_means_of_several_seeds_against_resampled_examples(metric: str) -> None:
         second = [predictions(labels, accuracy, 9 + seed) for seed, accuracy in enumerate((0.8, 0.7, 0.75))]
 
         def value(true: np.ndarray, predicted: np.ndarray) -> float:
-            return float(
-                np.mean(true == predicted) if metric == "accuracy" else matthews_corrcoef(true, predicted)
-            )
+            return float(np.mean(true == predicted) if metric == "accuracy" else matthews_corrcoef(true, predicted))
 
     def difference(rows: np.ndarray) -> float:
         one, two = ([value(labels[rows], each[rows]) for each in models] for models in (first, second))

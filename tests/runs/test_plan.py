@@ -117,9 +117,7 @@ def test_the_head_alone() -> None:
 def test_measured_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny(tmp_path)
     settings = flags(teacher=str(tmp_path), batch=8, micro_batch=4, steps=10)
-    stages = plan(
-        recipes="mlm-pre,codir-pre", blocks=50, block=16, measured=True, flags=settings
-    ).stages.values()
+    stages = plan(recipes="mlm-pre,codir-pre", blocks=50, block=16, measured=True, flags=settings).stages.values()
     assert all(0 < stage.hours < 1 and stage.micro_batches == 2 for stage in stages)
     assert "measured on" in capsys.readouterr().out
 

@@ -43,14 +43,10 @@ def logits(folder: Path, *texts: str) -> torch.Tensor:
         return model(**AutoTokenizer.from_pretrained(folder)(*texts, return_tensors="pt")).logits[0]
 
 
-def test_txt_in_order_against_a_plain_loop(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_txt_in_order_against_a_plain_loop(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     out = io.StringIO()
-    result = predict(
-        folder, tmp_path / "in.txt", tmp_path / "out.jsonl", batch_size=2, console=Console(file=out)
-    )
+    result = predict(folder, tmp_path / "in.txt", tmp_path / "out.jsonl", batch_size=2, console=Console(file=out))
     rows = read(tmp_path / "out.jsonl")
     assert [row["text"] for row in rows] == TEXTS
     for row in rows:
@@ -121,9 +117,7 @@ def test_long_texts_are_cut_and_counted_once(
     assert len(read(tmp_path / "o.jsonl")[0]["text"]) > 300  # the text itself is written whole
 
 
-def test_failure_in_the_middle_leaves_nothing(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_in_the_middle_leaves_nothing(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BATCHES_IN_CHUNK", 1)
     (tmp_path / "in.txt").write_text("\n".join(["a cat"] * 6))
     real, calls = module.predict_logits, []

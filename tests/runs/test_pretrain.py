@@ -116,9 +116,7 @@ def run(here: Path, output: Path, recipe: str = "codir-pre", **changes: Any) -> 
 def still_student(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Saves a student without dropout, so that trainings that share out a batch differently can be compared."""
     torch.manual_seed(0)
-    config = config_of(
-        tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+    config = config_of(tokenizer, num_hidden_layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -259,9 +257,7 @@ def test_a_narrower_and_partly_frozen_student(here: Path, tmp_path: Path) -> Non
     changes = {"student": {"layers": 2, "width": 16, "freeze": ["embeddings"]}, "training": {"max_steps": 2}}
     pretrain(**settings(here, tmp_path / "run", **changes), console=console)
     words = "bert.embeddings.word_embeddings.weight"
-    mine, teachers = (
-        load_file(folder / "model.safetensors")[words] for folder in (tmp_path / "run", here / "teacher")
-    )
+    mine, teachers = (load_file(folder / "model.safetensors")[words] for folder in (tmp_path / "run", here / "teacher"))
     assert mine.shape == (teachers.shape[0], 16)
     assert all(bool((teachers == column[:, None]).all(dim=0).any()) for column in mine.T)
     said = console.file.getvalue()  # type: ignore[attr-defined]
@@ -275,9 +271,7 @@ def test_evaluation_during_training(here: Path, tmp_path: Path) -> None:
     assert len(losses) == 2
     run(here, tmp_path / "other", "kd-pre")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "other"))
-    assert all(torch.equal(one[name], other[name]) for name in one), (
-        "an evaluation must not change the training"
-    )
+    assert all(torch.equal(one[name], other[name]) for name in one), "an evaluation must not change the training"
 
 
 def test_accumulation_changes_nothing_but_rounding(
@@ -333,9 +327,7 @@ def uninterrupted(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_fork
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_in_the_second_stage_and_resumed(
-    here: Path, tmp_path: Path, uninterrupted: Path, point: str
-) -> None:
+def test_killed_in_the_second_stage_and_resumed(here: Path, tmp_path: Path, uninterrupted: Path, point: str) -> None:
     output = tmp_path / "run"
 
     def work() -> None:
@@ -400,9 +392,7 @@ def test_two_processes_from_the_command_line(
     torchrun += ["--rdzv-endpoint", "localhost:0"]
 
     def start(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, timeout=300, check=False
-        )
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, check=False)
 
     two = start(*torchrun, *command, str(tmp_path / "two"))
     assert two.returncode == 0, two.stderr
@@ -423,9 +413,7 @@ def test_two_processes_from_the_command_line(
     assert again.stderr.count("already holds a run") == 1
 
 
-def test_what_runs_in_one_process_only_says_so(
-    here: Path, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_in_one_process_only_says_so(here: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"codir finetune runs in one.*codir pretrain"):
         finetune(model=str(here / "encoder"), data=world.data(), output=here / "never", console=quiet())

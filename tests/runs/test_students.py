@@ -41,9 +41,7 @@ def encoder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(
-    world: World, output: Path, student: dict[str, Any], recipe: str = "kd", **settings: Any
-) -> Distillation:
+def prepared(world: World, output: Path, student: dict[str, Any], recipe: str = "kd", **settings: Any) -> Distillation:
     flags = world.settings(output, student=student, **{"objectives": {}, "baseline": False, **settings})
     return prepare(load_distill(recipe=recipe, flags={k: (k, v) for k, v in flags.items()}), quiet())
 
@@ -163,9 +161,7 @@ def test_narrow_out_of_an_origin_and_an_origin_that_is_narrow_itself(
     parts = prepared(world, tmp_path / "run", {"origin": str(encoder), "layers": 2, "width": 16})
     lines = dict(parts.lines)
     assert lines["narrower"].startswith("16 of 32")
-    assert are_columns_of(
-        parts.student.state_dict()["classifier.weight"], weights(world.teacher)["classifier.weight"]
-    )
+    assert are_columns_of(parts.student.state_dict()["classifier.weight"], weights(world.teacher)["classifier.weight"])
     parts.student.save_pretrained(tmp_path / "narrow")
     parts.tokenizer.save_pretrained(tmp_path / "narrow")
     again = prepared(world, tmp_path / "run", {"origin": str(tmp_path / "narrow"), "layers": 2})
@@ -179,9 +175,7 @@ def test_of_full_size_it_is_the_teacher(world: World, tmp_path: Path) -> None:
     assert all(torch.equal(value, teacher[name]) for name, value in parts.student.state_dict().items())
 
 
-def test_a_narrower_student_learns_all_that_has_a_map_to_the_teachers_width(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_narrower_student_learns_all_that_has_a_map_to_the_teachers_width(world: World, tmp_path: Path) -> None:
     objectives = {
         **CRD,
         "hidden_mse": {"weight": 0.1},

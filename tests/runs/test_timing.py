@@ -82,9 +82,7 @@ def test_real_clock_modes_and_length(tiny_classifier, tiny_tokenizer) -> None:
     model.register_forward_pre_hook(
         lambda module, _, kwargs: seen.append((*kwargs["input_ids"].shape, module.training)), with_kwargs=True
     )
-    result = measure(
-        {"m": (model, tiny_tokenizer)}, ["a dog"], rounds=1, max_length=12, pad_to_max_length=True
-    )
+    result = measure({"m": (model, tiny_tokenizer)}, ["a dog"], rounds=1, max_length=12, pad_to_max_length=True)
     assert model.training
     assert seen == [(1, 12, False)] * 2
     assert result["m"].ms_per_sequence > 0

@@ -99,9 +99,7 @@ def test_it_is_written_down(result: DistillResult, more: Path) -> None:
     assert "split: validation" in card
 
 
-def test_what_is_measured_later_needs_no_unlabelled_texts(
-    result: DistillResult, more: Path, tmp_path: Path
-) -> None:
+def test_what_is_measured_later_needs_no_unlabelled_texts(result: DistillResult, more: Path, tmp_path: Path) -> None:
     from codir.record.run_data import choose_data
 
     chosen = choose_data([result.output], None).config
@@ -111,9 +109,7 @@ def test_what_is_measured_later_needs_no_unlabelled_texts(
     assert load_data(missing, train=False, labels=["neg", "pos"]).unlabeled is None
     found = evaluate(result.output, chosen, console=quiet()).metrics["validation"]["accuracy"]
     metrics = json.loads((result.output / "metrics.json").read_text())["comparison"]["rows"]
-    assert found == pytest.approx(
-        next(row for row in metrics if row["role"] == "codir")["metrics"]["accuracy"]
-    )
+    assert found == pytest.approx(next(row for row in metrics if row["role"] == "codir")["metrics"]["accuracy"])
 
 
 def test_the_teachers_cache_is_of_all_texts_and_shared(world: World, more: Path, tmp_path: Path) -> None:
@@ -169,17 +165,12 @@ def test_a_fraction_of_an_epoch_is_evaluated_at_its_end(world: World, more: Path
     )
     result = distill(**settings, console=quiet(), timing=False)
     assert result.costs["finetune"].steps == result.costs["kd"].steps == 24
-    log = [
-        json.loads(line)
-        for line in (result.output / "comparison/finetune/log.jsonl").read_text().splitlines()
-    ]
+    log = [json.loads(line) for line in (result.output / "comparison/finetune/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "eval_loss" in entry] == [16, 24]
 
 
 def test_labels_alone_have_nothing_to_learn_from_them(world: World, more: Path, tmp_path: Path) -> None:
-    settings = world.settings(
-        tmp_path / "run", data=world.data(unlabeled=[str(more)]), objectives={"task": {}}
-    )
+    settings = world.settings(tmp_path / "run", data=world.data(unlabeled=[str(more)]), objectives={"task": {}})
     with pytest.raises(ValueError, match="leave the file out, or take a recipe that learns from the teacher"):
         DistillConfig(**settings)
     flags = {key: (f"--{key}", value) for key, value in settings.items() if key != "objectives"}

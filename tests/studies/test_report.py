@@ -48,9 +48,7 @@ def result(recipe, task, seed, score, **changes):
     }
     values.update(changes)
     # a folder of its own, as in a study
-    values["folder"] = Path(
-        f"{task}/{values['student']}/{recipe}/{values['settings']}/{seed}/{values['phase']}"
-    )
+    values["folder"] = Path(f"{task}/{values['student']}/{recipe}/{values['settings']}/{seed}/{values['phase']}")
     return TrialResult(**values)
 
 
@@ -79,9 +77,7 @@ def test_cells_against_plain_loops():
         assert cell.spread.std == pytest.approx(statistics.stdev(scores))
         assert cell.kept == pytest.approx(sum(score / 0.8 for score in scores) / 5)
         difference = found.differences[Row("codir-fine"), task]
-        assert difference.difference == pytest.approx(
-            sum(a - b for a, b in zip(scores, base, strict=True)) / 5
-        )
+        assert difference.difference == pytest.approx(sum(a - b for a, b in zip(scores, base, strict=True)) / 5)
     by_seed = []
     for s in (1, 2, 3, 4, 5):
         ours = [r.score for r in results if r.recipe == "codir-fine" and r.seed == s]
@@ -158,9 +154,7 @@ def test_a_search_counts_as_cost_only():
 
 
 def test_undefined_scores_are_left_out_and_said():
-    found = find(
-        [result("kd", "cola", 1, math.nan), result("kd", "cola", 2, 0.5), result("sid", "cola", 1, 0.4)]
-    )
+    found = find([result("kd", "cola", 1, math.nan), result("kd", "cola", 2, 0.5), result("sid", "cola", 1, 0.4)])
     assert found.cells[Row("kd"), "cola"].spread.n == 1
     assert any("is undefined and left out of seed 1" in line for line in found.missing)
     assert found.differences[Row("sid"), "cola"].n == 0
@@ -186,9 +180,7 @@ def test_words_do_not_claim_what_is_not_shown():
     assert "No recipe is shown to differ from kd beyond noise on mrpc (a, b)." in words
     assert "is above" not in words
     assert "does not mean" in words
-    found = find(
-        study(["kd", "a", "b"], effects={"a": 0.2, "b": -0.2}), failed={"mrpc/x/seed-9": "not finite"}
-    )
+    found = find(study(["kd", "a", "b"], effects={"a": 0.2, "b": -0.2}), failed={"mrpc/x/seed-9": "not finite"})
     d, words = found.differences[Row("a"), "mrpc"], words_of(found)
     assert f"a is above kd beyond noise on mrpc: {100 * d.difference:+.1f} points" in words
     assert "b is below kd beyond noise" in words
@@ -199,9 +191,7 @@ def test_an_interval_without_zero_is_not_enough_after_correction():
     base = [0.70, 0.71, 0.69, 0.70]
     results = [result("kd", "mrpc", s, value) for s, value in enumerate(base)]
     differences = [0.010, 0.020, 0.030, 0.012]  # p about 0.03, which Holm multiplies by four
-    results += [
-        result("near", "mrpc", s, v + d) for s, (v, d) in enumerate(zip(base, differences, strict=True))
-    ]
+    results += [result("near", "mrpc", s, v + d) for s, (v, d) in enumerate(zip(base, differences, strict=True))]
     flat = [0.004, -0.004, 0.003, -0.002]
     for name in ("x", "y", "z"):
         results += [result(name, "mrpc", s, v + d) for s, (v, d) in enumerate(zip(base, flat, strict=True))]

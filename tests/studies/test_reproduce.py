@@ -186,9 +186,7 @@ def test_table4_varies_what_it_says(wanted):
     settings = {name: choice.settings for name, choice in study.recipes.items()}
     assert settings["codir-cls"]["objectives.crd.pooling"] == "cls"
     assert settings["codir-cls"]["objectives.crd.k"] == 1000
-    assert {each["objectives.crd.sharing"] for each in settings.values()} == {"independent"}, (
-        "the table is about K"
-    )
+    assert {each["objectives.crd.sharing"] for each in settings.values()} == {"independent"}, "the table is about K"
     assert {settings[f"codir-{k}"]["objectives.crd.k"] for k in (100, 500, 1000)} == {100, 500, 1000}
     assert study.baseline == "codir-1000"
     searched = plan(wanted("table4", "paper")).studies["mlm-pre"]
@@ -223,9 +221,7 @@ def test_settings_by_recipe_go_to_the_studies_that_have_it(wanted):
 
 
 def test_given_students_and_teachers_are_used(wanted):
-    made = plan(
-        wanted("table2", pretrained={"kd-pre": "runs/kd-pre"}, teachers={"cola": "runs/cola"}, seeds="4-5")
-    )
+    made = plan(wanted("table2", pretrained={"kd-pre": "runs/kd-pre"}, teachers={"cola": "runs/cola"}, seeds="4-5"))
     assert made.studies["kd-pre"].student.model == "runs/kd-pre"
     assert made.studies["mlm-pre"].teachers == {"cola": "runs/cola"}
     assert made.studies["kd-pre"].teachers["cola"] == "runs/cola"
@@ -323,13 +319,9 @@ def test_table3_measures_the_papers_models_and_ours(wanted, monkeypatch):
 
     def quick(models, batches, rounds, device):
         """The paper's models are too large for a test; what they are made of is counted all the same."""
-        seen.update(
-            {name: [tuple(each["input_ids"].shape) for each in some] for name, some in batches.items()}
-        )
+        seen.update({name: [tuple(each["input_ids"].shape) for each in some] for name, some in batches.items()})
         runs = {"BERT-base": (2.0, 4.0, 12.0), "its half": (1.0, 2.0, 6.0)}
-        return {
-            name: np.array([[128 * each / 1000] for each in runs.get(name, (1.0,) * 3)]) for name in models
-        }
+        return {name: np.array([[128 * each / 1000] for each in runs.get(name, (1.0,) * 3)]) for name in models}
 
     build = workflow.AutoModelForSequenceClassification.from_config
 

@@ -40,9 +40,7 @@ def play(search: Search, score: Score, at_once: int = 1) -> tuple[list[Trial], d
             begun.append(new[0])
         elif running:
             value = score(running[0])
-            done[running[0].key] = (
-                Outcome("failed") if value is None else Outcome("finished", value, (value,))
-            )
+            done[running[0].key] = Outcome("failed") if value is None else Outcome("finished", value, (value,))
         else:
             return begun, done
 
@@ -55,10 +53,7 @@ def test_without_a_grid_every_recipe_runs_with_every_seed_one_seed_after_the_oth
     _, strategy = load()
     trials = strategy.trials({})
     assert [trial.key for trial in trials] == [
-        f"{task}/{recipe}/seed-{seed}"
-        for seed in (1, 2)
-        for task in ("mrpc", "cola")
-        for recipe in ("finetune", "kd")
+        f"{task}/{recipe}/seed-{seed}" for seed in (1, 2) for task in ("mrpc", "cola") for recipe in ("finetune", "kd")
     ]
     assert {trial.phase for trial in trials} == {"final"}
     assert strategy.trials({trials[0].key: Outcome("failed")}) == trials
@@ -84,9 +79,7 @@ def test_a_grid_is_searched_with_the_search_seed_and_the_best_runs_with_all_seed
     _, strategy = load(
         grid={"training.learning_rate": [1e-5, 3e-5, 2e-5], "objectives.kd.weight": [0.5, 0.9]}, search_seed=9
     )
-    order, done = play(
-        strategy, lambda trial: rate(trial) - 1e-6 * trial.settings.get("objectives.kd.weight", 0)
-    )
+    order, done = play(strategy, lambda trial: rate(trial) - 1e-6 * trial.settings.get("objectives.kd.weight", 0))
     searched = [trial for trial in order if trial.phase == "search"]
     assert {trial.seed for trial in searched} == {9}
     # the weight of KD means nothing to the undistilled student
@@ -99,9 +92,7 @@ def test_a_grid_is_searched_with_the_search_seed_and_the_best_runs_with_all_seed
 
 
 def test_a_search_seed_that_is_compared_too_is_trained_once() -> None:
-    _, strategy = load(
-        recipes=["kd"], tasks="mrpc", grid={"training.learning_rate": [1e-5, 2e-5]}, search_seed=2
-    )
+    _, strategy = load(recipes=["kd"], tasks="mrpc", grid={"training.learning_rate": [1e-5, 2e-5]}, search_seed=2)
     order, done = play(strategy, rate)
     assert len(order) == len({trial.key for trial in order}) == 3
     assert sorted(trial.seed for trial in finals(strategy, done)) == [1, 2]
@@ -199,9 +190,7 @@ def test_tpe_learns_and_takes_pruned_and_failed_trials_along() -> None:
         begun.append(left[0])
         score = -abs(math.log10(value / 1e-3))
         state = "failed" if 3e-4 < value < 4e-4 else "pruned" if value < 1e-5 else "finished"
-        done[left[0].key] = Outcome(
-            state, None if state == "failed" else score, () if state == "failed" else (score,)
-        )
+        done[left[0].key] = Outcome(state, None if state == "failed" else score, () if state == "failed" else (score,))
     late = [rate(trial) for trial in begun if trial.phase == "search"][20:]
     assert sum(1e-4 < value < 1e-2 for value in late) > len(late) / 2
     assert all(done[trial.key].state == "finished" for trial in finals(search, done, begun))
@@ -239,9 +228,7 @@ def test_halving_lets_the_better_half_go_on() -> None:
 
 
 def test_greedy_keeps_the_best_of_each_stage() -> None:
-    _, strategy = load(
-        recipes=["finetune", "kd", "codir-fine"], tasks="mrpc", strategy="greedy", search_seed=0
-    )
+    _, strategy = load(recipes=["finetune", "kd", "codir-fine"], tasks="mrpc", strategy="greedy", search_seed=0)
 
     def score(trial: Trial) -> float:
         settings = trial.settings
@@ -249,9 +236,7 @@ def test_greedy_keeps_the_best_of_each_stage() -> None:
         value += 0.1 * (settings["training.learning_rate"] == 1e-5) + 0.05 * (
             settings["training.per_device_train_batch_size"] == 16
         )
-        value += (
-            0.01 * settings.get("objectives.crd.weight", 0) * (settings.get("objectives.crd.k", 0) == 500)
-        )
+        value += 0.01 * settings.get("objectives.crd.weight", 0) * (settings.get("objectives.crd.k", 0) == 500)
         return value
 
     order, done = play(strategy, score)
@@ -259,9 +244,7 @@ def test_greedy_keeps_the_best_of_each_stage() -> None:
     stage_three = [trial for trial in order if trial.phase == "search" and trial.recipe == "codir-fine"]
     assert len(stage_one) == 4  # {1e-5, 2e-5} x {16, 32}
     assert len(stage_three) == 9  # {0.1, 0.5, 1} x {100, 500, 1000}
-    assert not [
-        trial for trial in order if trial.phase == "search" and trial.recipe == "kd"
-    ]  # the paper fixes it
+    assert not [trial for trial in order if trial.phase == "search" and trial.recipe == "kd"]  # the paper fixes it
     assert order.index(stage_three[0]) > order.index(stage_one[-1])
     kept = {"training.learning_rate": 1e-5, "training.per_device_train_batch_size": 16}
     for trial in stage_three:

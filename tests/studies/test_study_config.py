@@ -74,9 +74,7 @@ def test_the_budget_is_the_study_s_even_where_it_says_nothing(tmp_path: Path) ->
 
 
 def test_a_trial_s_configuration() -> None:
-    config = load(
-        students={"half": {"layers": 3}}, cache_dir="/c", settings={"kd": {"objectives.kd.weight": 0.2}}
-    )
+    config = load(students={"half": {"layers": 3}}, cache_dir="/c", settings={"kd": {"objectives.kd.weight": 0.2}})
     recipes = resolve_recipes(config)
     trial = Trial("kd", "mrpc", "half", 4, {"training.learning_rate": 3e-5, "objectives.kd.temperature": 4.0})
     made = distill_config(config, recipes["kd"], trial)
@@ -202,15 +200,11 @@ def test_what_is_wrong_in_a_recipe_is_named(changes: dict[str, Any], message: st
 def test_a_fault_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text("recipe: kd\nobjectives:\n  kd:\n    temperatur: 3\n")
-    with pytest.raises(
-        ConfigError, match=r"mine.yaml, line 4: unknown key 'temperatur'.*did you mean 'temperature'"
-    ):
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 4: unknown key 'temperatur'.*did you mean 'temperature'"):
         resolve_recipes(load(recipes=["kd", str(own)]))
     study = tmp_path / "study.yaml"
     study.write_text("recipes: [kd]\ntasks: [mrpc]\nmodel: m\noutput: o\nwrokers: 3\n")
-    with pytest.raises(
-        ConfigError, match=r"study.yaml, line 5: unknown key 'wrokers'.*did you mean 'workers'"
-    ):
+    with pytest.raises(ConfigError, match=r"study.yaml, line 5: unknown key 'wrokers'.*did you mean 'workers'"):
         load_study(study)
 
 
@@ -237,9 +231,7 @@ def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
 def test_keys_are_stable_and_tell_settings_apart() -> None:
     # written down once: a change would make every study on disk start anew
     assert Trial("kd", "mrpc", None, 3).key == "mrpc/kd/seed-3"
-    searched = Trial(
-        "kd", "mrpc", "half", 3, {"training.per_device_train_batch_size": 16, "objectives.kd.weight": 0.5}
-    )
+    searched = Trial("kd", "mrpc", "half", 3, {"training.per_device_train_batch_size": 16, "objectives.kd.weight": 0.5})
     assert searched.key == "mrpc/half/kd-" + settings_digest(searched.settings) + "/seed-3"
     assert settings_digest(searched.settings) == "e7ada857"
     other = dict(reversed(searched.settings.items()))
@@ -275,14 +267,10 @@ def test_students_reach_the_trials_with_paths_that_hold_elsewhere(
     base = {"recipes": "kd", "tasks": "mrpc", "model": "enc", "output": "s", "students": STUDENTS}
     config = load(**base)
     recipe = resolve_recipes(config)["kd"]
-    made = {
-        name: distill_config(config, recipe, Trial("kd", "mrpc", name, 1, {})).student for name in STUDENTS
-    }
+    made = {name: distill_config(config, recipe, Trial("kd", "mrpc", name, 1, {})).student for name in STUDENTS}
     assert made["frozen"].freeze == ["embeddings", 1]
     assert (made["narrow"].width, made["narrow"].intermediate) == (192, 600)
     assert made["other"].origin == str(tmp_path / "encoders" / "mine")
     assert made["whole"].freeze is made["whole"].width is made["whole"].origin is None
     text = study_yaml(config)
-    assert (
-        load(**{k: v for k, v in yaml.safe_load(text).items() if k != "command"}).students == config.students
-    )
+    assert load(**{k: v for k, v in yaml.safe_load(text).items() if k != "command"}).students == config.students

@@ -93,9 +93,7 @@ def test_workers_and_parent_killed_at_random_moments(
         assert path.read_bytes() == (output / path.relative_to(whole)).read_bytes()
 
 
-def test_a_killed_worker_loses_its_own_trial_which_is_resumed(
-    study_settings: Settings, tmp_path: Path
-) -> None:
+def test_a_killed_worker_loses_its_own_trial_which_is_resumed(study_settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "s"
     training = {**TRAINING, "num_train_epochs": 15}
     settings = study_settings(output, training=training, recipes=["kd"], seeds=[1])
@@ -115,9 +113,7 @@ def test_what_kills_its_process_again_and_again_has_failed_and_the_others_go_on(
     study_settings: Settings, tmp_path: Path
 ) -> None:
     output = tmp_path / "s"
-    settings = study_settings(
-        output, training={**TRAINING, "num_train_epochs": 20}, recipes=["kd"], seeds=[1, 2]
-    )
+    settings = study_settings(output, training={**TRAINING, "num_train_epochs": 20}, recipes=["kd"], seeds=[1, 2])
     process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
     first = output / "trials" / "good" / "kd" / "seed-1" / "run.json"
     for count in (1, 2, 3):

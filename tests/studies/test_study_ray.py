@@ -49,9 +49,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_nothing_finished_is_lost_and_nothing_run_twice(
-    cluster: Any, study_settings: Settings, tmp_path: Path
-) -> None:
+def test_nothing_finished_is_lost_and_nothing_run_twice(cluster: Any, study_settings: Settings, tmp_path: Path) -> None:
     output = tmp_path / "s"
     settings = study_settings(output, training=TRAINING, seeds=[1, 2, 3], workers=None, engine="ray")
     process = start(command({**settings, "address": cluster.address}, tmp_path), tmp_path)
@@ -76,9 +74,7 @@ def test_nothing_finished_is_lost_and_nothing_run_twice(
         process.kill()
     assert process.returncode == 0, said
     done = assert_done(output, 6)
-    assert len(done[str(folder.relative_to(output / "trials"))]) > 1, (
-        "the trial that was killed was not resumed"
-    )
+    assert len(done[str(folder.relative_to(output / "trials"))]) > 1, "the trial that was killed was not resumed"
     assert kept.items() <= contents(output).items()
 
 

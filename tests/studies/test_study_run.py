@@ -122,9 +122,7 @@ def test_another_study_in_the_folder_is_refused_with_what_differs(
     assert trained == []
 
 
-def test_a_folder_in_use_or_of_others_is_refused(
-    study_settings: Settings, tmp_path: Path, finished: Path
-) -> None:
+def test_a_folder_in_use_or_of_others_is_refused(study_settings: Settings, tmp_path: Path, finished: Path) -> None:
     with exclusive(tmp_path / "s"), pytest.raises(RunError, match="Another process is working in"):
         study(**study_settings(tmp_path / "s"), console=quiet())
     (tmp_path / "t").mkdir()
@@ -195,15 +193,11 @@ def test_the_teacher_is_made_once_for_each_task_and_one_that_fails_blocks_its_ta
     assert list(result.failed) == ["teacher:two"]
     result = study(**settings, resume=True, retry_failed=True, console=quiet())
     assert {each.task: each.steps for each in result.results} == {"one": 6, "two": 3}
-    attempts = {
-        task: RunFolder(tmp_path / "s" / "teachers" / task).status["attempts"] for task in ("one", "two")
-    }
+    attempts = {task: RunFolder(tmp_path / "s" / "teachers" / task).status["attempts"] for task in ("one", "two")}
     assert {task: len(each) for task, each in attempts.items()} == {"one": 1, "two": 1}
 
 
-def test_a_trial_is_the_same_whatever_ran_before_it(
-    study_settings: Settings, finished: Path, tmp_path: Path
-) -> None:
+def test_a_trial_is_the_same_whatever_ran_before_it(study_settings: Settings, finished: Path, tmp_path: Path) -> None:
     study(**study_settings(tmp_path / "alone", recipes=["kd"], seeds=[2]), console=quiet())
     place = Path("trials", "good", "kd", "seed-2", "model.safetensors")
     assert (finished / place).read_bytes() == (tmp_path / "alone" / place).read_bytes()
@@ -259,9 +253,7 @@ def test_a_damaged_result_is_named_and_its_trial_run_again(study_settings: Setti
     assert len(read_results(copied)) == 4
 
 
-def test_the_greedy_protocol_from_start_to_end(
-    study_settings: Settings, tmp_path: Path, trained: list[str]
-) -> None:
+def test_the_greedy_protocol_from_start_to_end(study_settings: Settings, tmp_path: Path, trained: list[str]) -> None:
     grid = {"finetune": {"training.learning_rate": [1e-9, 3e-3]}}
     training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "precision": "fp32"}
     settings = study_settings(

@@ -89,9 +89,7 @@ def same(one: Representations, other: Representations) -> bool:
 def test_equals_the_live_teacher(tiny_tokenizer, encoded, folder, side, autocast):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    config = RobertaConfig(
-        vocab_size=len(tiny_tokenizer), num_labels=3, pad_token_id=0, initializer_range=0.2, **sizes
-    )
+    config = RobertaConfig(vocab_size=len(tiny_tokenizer), num_labels=3, pad_token_id=0, initializer_range=0.2, **sizes)
     # a family whose positions do not depend on where the padding is
     teacher = FrozenTeacher(RobertaForSequenceClassification(config).eval(), (1, 2, 0), autocast)
     data = encoded()

@@ -45,9 +45,7 @@ def test_logits_in_the_datas_order(tiny_classifier):
     model = tiny_classifier(labels=("a", "b", "c"))
     with torch.no_grad():
         expected = model(**INPUTS).logits
-    assert torch.equal(
-        FrozenTeacher(model, logit_order=(2, 0, 1)).represent(INPUTS).logits, expected[:, [2, 0, 1]]
-    )
+    assert torch.equal(FrozenTeacher(model, logit_order=(2, 0, 1)).represent(INPUTS).logits, expected[:, [2, 0, 1]])
     assert torch.equal(FrozenTeacher(model)(**INPUTS).logits, expected)
     with pytest.raises(ModelError, match=r"0\.\.2"):
         FrozenTeacher(model, logit_order=(0, 1))

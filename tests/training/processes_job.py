@@ -61,9 +61,7 @@ def masked_trainer(folder: Path, models: Path, crd, callbacks, examples_count: i
     return DistillationTrainer(
         AutoModelForMaskedLM.from_pretrained(models / "mlm-student"),
         {"mlm": {"weight": 1.0}, "kd": {"weight": 1.0}, "crd": {"negatives": "in-batch-bank", **crd}},
-        DistillationArguments(
-            str(folder), use_cpu=True, disable_tqdm=True, seed=5, cache_teacher=False, **settings
-        ),
+        DistillationArguments(str(folder), use_cpu=True, disable_tqdm=True, seed=5, cache_teacher=False, **settings),
         train_dataset=data,
         processing_class=tokenizer,
         teacher=AutoModelForMaskedLM.from_pretrained(models / "mlm-teacher"),
@@ -147,9 +145,7 @@ def together(world: int, folder: Path, models: Path, action: str = "none", **set
         if child.is_alive():
             child.kill()
             child.join()
-    return [
-        Ended(child.exitcode, output.read_text()) for child, output in zip(children, outputs, strict=True)
-    ]
+    return [Ended(child.exitcode, output.read_text()) for child, output in zip(children, outputs, strict=True)]
 
 
 def _child(rank: int, world: int, port: int, output: Path, folder, models, action, settings) -> None:

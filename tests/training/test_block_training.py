@@ -128,8 +128,7 @@ def test_the_trainer_follows_the_sampler_and_the_epoch(whole, models):
     assert len(evaluated) == 6
     assert evaluated[:2] == evaluated[2:4] == evaluated[4:]  # the same masks whatever the epoch
     assert (
-        evaluated[0][1]
-        == collator.evaluation()([data[i] for i in range(8)])["inputs"]["input_ids"].numpy().tobytes()
+        evaluated[0][1] == collator.evaluation()([data[i] for i in range(8)])["inputs"]["input_ids"].numpy().tobytes()
     )
 
 

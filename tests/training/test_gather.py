@@ -60,9 +60,7 @@ def test_two_processes_have_the_rows_and_the_gradients_of_one(tmp_path: Path) ->
         rows = ROWS[: sum(counts)].clone().requires_grad_()
         # The sum of what the processes compute: DDP's average of it is 1/W times this.
         torch.stack([loss_of(rows[share(rank, counts)], rows) for rank in range(2)]).sum().backward()
-        torch.testing.assert_close(
-            torch.cat([one[1][index], two[1][index]]), rows.grad, rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(torch.cat([one[1][index], two[1][index]]), rows.grad, rtol=1e-12, atol=1e-12)
     assert torch.equal(one[2], torch.rand(3, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(one[2], two[2])
     assert one[3].tolist() == two[3].tolist() == [0, 0]

@@ -29,9 +29,7 @@ class Order(Sampler[int]):
 
 def batches(count: int, size: int, processes: int, **settings) -> list[list[list[int]]]:
     """Returns the batches of each process."""
-    return [
-        list(ProcessBatches(Order(count), size, processes, rank, **settings)) for rank in range(processes)
-    ]
+    return [list(ProcessBatches(Order(count), size, processes, rank, **settings)) for rank in range(processes)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 23, 24, 25, 26, 31, 47, 48])
@@ -67,18 +65,14 @@ def test_labelled_examples_are_counted_over_the_step(missing):
     assert [part.labelled for part in parts] == pytest.approx([3 * 4 / 9, 3 * 4 / 9, 3 * 1 / 9])
     # sum over the parts of share * (sum of the part's losses / labelled) is the mean over the three
     sums = [2.0, 0.0, 7.0]
-    total = sum(
-        part.share * each / part.labelled for part, each in zip(parts, sums, strict=True) if part.labelled
-    )
+    total = sum(part.share * each / part.labelled for part, each in zip(parts, sums, strict=True) if part.labelled)
     assert total == pytest.approx(9 / 3)
 
 
 def test_without_unlabelled_examples_there_is_nothing_to_divide_by():
     ids = torch.arange(4).split(2)
     for labels in ({}, {"labels": torch.tensor([0, 1])}, {"labels": torch.tensor([0.5, 1.0])}):
-        assert [part.labelled for part in plan_step([{"example_id": own, **labels} for own in ids])] == [
-            None
-        ] * 2
+        assert [part.labelled for part in plan_step([{"example_id": own, **labels} for own in ids])] == [None] * 2
     none = [{"example_id": own, "labels": torch.tensor([-100, -100])} for own in ids]
     assert [part.labelled for part in plan_step(none)] == [0.0, 0.0]
 
@@ -128,16 +122,14 @@ def test_sums_over_tokens_become_the_mean_over_all_positions_of_the_step():
             labels[row, :count] = 7
         inputs = {"attention_mask": torch.ones(len(blocks), 8, dtype=torch.long)}
         inputs["attention_mask"][:, 6:] = 0
-        made.append(
-            {"example_id": torch.arange(number, number + len(blocks)), "labels": labels, "inputs": inputs}
-        )
+        made.append({"example_id": torch.arange(number, number + len(blocks)), "labels": labels, "inputs": inputs})
         losses.append(torch.rand(sum(blocks), generator=generator))
         number += len(blocks)
     parts = plan_step(made)
     assert [part.positions["all"] for part in parts] == [12, 12, 6]
-    mean = sum(
-        p.weight * loss.sum() / p.positions["masked"] for p, loss in zip(parts, losses, strict=True)
-    ) / len(parts)
+    mean = sum(p.weight * loss.sum() / p.positions["masked"] for p, loss in zip(parts, losses, strict=True)) / len(
+        parts
+    )
     assert float(mean) == pytest.approx(float(torch.cat(losses).mean()))
 
 

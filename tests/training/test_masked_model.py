@@ -66,9 +66,7 @@ def model_of(teacher: BertForMaskedLM, objectives: dict[str, Any]) -> Distillati
     return DistillationModel(student, build_objectives(objectives, context), frozenset()).train()
 
 
-def run(
-    model: DistillationModel, teacher: BertForMaskedLM, inputs: Any, labels: Any, **more: Any
-) -> dict[str, Any]:
+def run(model: DistillationModel, teacher: BertForMaskedLM, inputs: Any, labels: Any, **more: Any) -> dict[str, Any]:
     positions = model.chosen_positions(inputs, labels, more.get("progress", 0.0))
     taught = FrozenTeacher(teacher).represent(inputs, (), positions)
     return model(inputs, labels, torch.arange(len(labels)), taught, **more)
@@ -86,9 +84,7 @@ def naive_divergence(student: list[float], teacher: list[float], rho: float) -> 
 @pytest.mark.parametrize(("rows", "length"), [(3, 7), (1, 7), (3, 2), (1, 1)])
 @pytest.mark.parametrize("positions", ["all", "masked"])
 @pytest.mark.parametrize("averaged", [False, True])
-def test_against_plain_loops(
-    teacher: BertForMaskedLM, rows: int, length: int, positions: str, averaged: bool
-) -> None:
+def test_against_plain_loops(teacher: BertForMaskedLM, rows: int, length: int, positions: str, averaged: bool) -> None:
     inputs, labels = batch(rows, length)
     kd = {"weight": 5.0, "temperature": 2.0, "squared": True, "positions": positions, "averaged": averaged}
     model = model_of(teacher, {"mlm": {"weight": 2.0}, "kd": kd})
@@ -217,6 +213,4 @@ def test_evaluation_scores_each_block(teacher: BertForMaskedLM) -> None:
         right = (logits[row][chosen].argmax(1) == labels[row][chosen]).sum()
         expected = torch.stack([loss, right, chosen.sum()]).float()
         torch.testing.assert_close(found["logits"][row], expected)
-    torch.testing.assert_close(
-        found["loss"].float(), found["logits"][:, 0].sum() / found["logits"][:, 2].sum()
-    )
+    torch.testing.assert_close(found["loss"].float(), found["logits"][:, 0].sum() / found["logits"][:, 2].sum())

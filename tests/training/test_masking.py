@@ -139,9 +139,7 @@ def test_a_function_of_seed_epoch_and_block_alone(tokenizer):
     assert all(np.array_equal(a, b) for a, b in zip(one.mask(ids, 8, 2), other.mask(ids, 8, 2), strict=True))
     assert other.mask(ids.astype(np.int32), 8, 2)[0].tolist() == one.mask(ids, 8, 2)[0].tolist()
     seen = {one.mask(ids, number, epoch)[1].tobytes() for number in range(10) for epoch in range(-1, 10)}
-    seen |= {
-        TokenMasking(tokenizer, seed=seed).mask(ids, 0, 0)[1].tobytes() for seed in (0, 1, -1, 2**64 - 2)
-    }
+    seen |= {TokenMasking(tokenizer, seed=seed).mask(ids, 0, 0)[1].tobytes() for seed in (0, 1, -1, 2**64 - 2)}
     assert len(seen) == 114
 
 
@@ -227,9 +225,7 @@ def test_a_batch(collator, masking):
     assert batch["inputs"]["token_type_ids"].sum() == 0
 
 
-def test_padding_goes_to_the_right_whatever_the_tokenizer_says_and_to_a_multiple(
-    tiny_tokenizer, masking, monkeypatch
-):
+def test_padding_goes_to_the_right_whatever_the_tokenizer_says_and_to_a_multiple(tiny_tokenizer, masking, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "padding_side", "left")
     monkeypatch.setattr(tiny_tokenizer, "model_input_names", ["input_ids", "attention_mask"])
     batch = MaskedBlockCollator(tiny_tokenizer, masking, pad_to_multiple_of=8)(ROWS[:3])

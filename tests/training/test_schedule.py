@@ -76,9 +76,7 @@ def test_a_student_whose_layers_cannot_be_told_apart_is_refused_before_training(
         config = None
 
     shape = EncoderShape(1, 8)
-    objective = Freezes(
-        ObjectiveSettings(), ObjectiveContext(shape, None, 8, None, "classification", num_classes=2)
-    )
+    objective = Freezes(ObjectiveSettings(), ObjectiveContext(shape, None, 8, None, "classification", num_classes=2))
     with pytest.raises(ModelError):
         DistillationModel(OneLayer(), {"freezes": objective}, frozenset())  # type: ignore[arg-type]
 

@@ -55,9 +55,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name in one:
-        torch.testing.assert_close(
-            one[name], other[name], rtol=0, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 # 61 examples, 8 a step: the last step of an epoch has 5 of them, divided 3 and 2; with 57 it has one.
@@ -149,9 +147,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folders, whole, t
 def test_a_process_that_diverges_stops_all_with_the_reason(folders, tmp_path):
     for rank, one in enumerate(together(2, tmp_path, folders, "nan:1:3", per_device_train_batch_size=4)):
         assert one.code == 3, one.output
-        assert f"[{rank}] TrainingDivergedError: Training diverged at step 4: the loss term" in one.output, (
-            one.output
-        )
+        assert f"[{rank}] TrainingDivergedError: Training diverged at step 4: the loss term" in one.output, one.output
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
@@ -160,13 +156,9 @@ def test_another_number_of_processes_goes_on_with_the_same_batches(folders, tmp_
     sizes = {1: 8, 2: 4}
     whole, other = tmp_path / "whole", tmp_path / "other"
     done(together(1, whole, folders, per_device_train_batch_size=8, **settings))
-    stopped = together(
-        before, other, folders, "term:0:3", per_device_train_batch_size=sizes[before], **settings
-    )
+    stopped = together(before, other, folders, "term:0:3", per_device_train_batch_size=sizes[before], **settings)
     assert {one.code for one in stopped} == {3}
-    resumed = together(
-        after, other, folders, resume=True, per_device_train_batch_size=sizes[after], **settings
-    )
+    resumed = together(after, other, folders, resume=True, per_device_train_batch_size=sizes[after], **settings)
     done(resumed)
     assert "only the random numbers of dropout differ" in resumed[0].output
     assert_close(final(other), final(whole))
@@ -185,9 +177,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_all(folders, whole, tmp_path):
     done(together(2, tmp_path, folders, **{**settings, "max_steps": 8}, lr_scheduler_type="constant"))
     weights = tmp_path / "checkpoint-8" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    ended = together(
-        2, tmp_path, folders, resume=True, **{**settings, "max_steps": 9}, lr_scheduler_type="constant"
-    )
+    ended = together(2, tmp_path, folders, resume=True, **{**settings, "max_steps": 9}, lr_scheduler_type="constant")
     done(ended)
     assert "falling back" in ended[0].output
     assert "falling back" not in ended[1].output

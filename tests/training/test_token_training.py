@@ -56,9 +56,7 @@ class TokenGap(Objective):
 
     @classmethod
     def needs(cls, settings):
-        return Needs(
-            pooled=frozenset({"mean"}), tokens=frozenset(cls.kinds_of(settings)), layers=[settings.layers]
-        )
+        return Needs(pooled=frozenset({"mean"}), tokens=frozenset(cls.kinds_of(settings)), layers=[settings.layers])
 
     def forward(self, step):
         own, other = self.settings.layers
@@ -131,9 +129,7 @@ def test_gradients_reach_the_student_alone(tmp_path, models):
 def test_where_the_vectors_are_too_large_the_teacher_runs_live(tmp_path, models):
     folder = tmp_path / "cache"
     settings = {**ONE_EPOCH, "cache_folder": str(folder)}
-    trainer = make_trainer(
-        tmp_path, models, {"task": {}, "kd": {}, GAP: {}}, **settings, cache_tokens_gb=1e-6
-    )
+    trainer = make_trainer(tmp_path, models, {"task": {}, "kd": {}, GAP: {}}, **settings, cache_tokens_gb=1e-6)
     assert isinstance(trainer._source.live, FrozenTeacher)
     assert not folder.exists()
     (note,) = [line for line in trainer.objective_notes if line.startswith("teacher")]
@@ -155,9 +151,7 @@ def parts(models):
     }
 
 
-def trainer_of(
-    folder: Path, parts, objectives, data: Dataset | None = None, **settings
-) -> DistillationTrainer:
+def trainer_of(folder: Path, parts, objectives, data: Dataset | None = None, **settings) -> DistillationTrainer:
     extra = {key: settings.pop(key) for key in ("eval_dataset", "kind", "data_collator") if key in settings}
     return DistillationTrainer(
         parts["student"],
@@ -219,9 +213,7 @@ def test_a_batch_is_padded_like_the_students_inputs(tmp_path, parts, side):
 
 def test_evaluation_reads_nothing_of_the_teacher(tmp_path, parts):
     """More examples than the cache has rows, and longer ones: their ids are not those of the training examples."""
-    trainer = trainer_of(
-        tmp_path, parts, {"task": {}, GAP: {}}, examples().select(range(20)), eval_dataset=examples()
-    )
+    trainer = trainer_of(tmp_path, parts, {"task": {}, GAP: {}}, examples().select(range(20)), eval_dataset=examples())
     assert trainer.evaluate()["eval_loss"] > 0
     assert TokenGap.seen == []
 

@@ -129,9 +129,7 @@ def test_a_loss_that_becomes_nan_stops_and_names_the_term(tmp_path, models, brok
         return term
 
     objective.forward = spoiled
-    with pytest.raises(
-        TrainingDivergedError, match=rf"step 7: the loss term '{broken}' is nan.*checkpoint-6"
-    ):
+    with pytest.raises(TrainingDivergedError, match=rf"step 7: the loss term '{broken}' is nan.*checkpoint-6"):
         trainer.train()
     assert resumable.damage(tmp_path / "checkpoint-6") is None
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
@@ -220,9 +218,7 @@ def test_damaged_checkpoints(tmp_path, models, caplog):
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 1
     optimizer.write_bytes(bytes(content))
-    with pytest.raises(
-        RunError, match=r"checkpoint-16 cannot be used: the content of optimizer\.pt has changed"
-    ):
+    with pytest.raises(RunError, match=r"checkpoint-16 cannot be used: the content of optimizer\.pt has changed"):
         make_trainer(tmp_path, models).train(resume_from_checkpoint=str(whole[0]))
     (whole[1] / "trainer_state.json").unlink()
     with caplog.at_level(logging.WARNING):
@@ -258,9 +254,7 @@ def test_a_signal_at_any_moment_of_a_step_saves_before_it_stops(tmp_path, models
 
     setattr(Signal, moment, send)
     trainer = make_trainer(tmp_path, models, callbacks=[Signal()], **ONE_EPOCH)
-    with pytest.raises(
-        InterruptedRunError, match=r"Stopped by SIGINT after step [23]; a checkpoint was saved"
-    ):
+    with pytest.raises(InterruptedRunError, match=r"Stopped by SIGINT after step [23]; a checkpoint was saved"):
         trainer.train()
     assert [resumable.damage(path) for path in resumable.checkpoints(tmp_path)] == [None]
 

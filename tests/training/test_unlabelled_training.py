@@ -62,19 +62,13 @@ def naive_loss(trainer, rows: list[int], scores: bool, temperature: float = 1.0)
 
 @pytest.mark.parametrize("labelled", [0, 3, 16])
 @pytest.mark.parametrize("scores", [False, True])
-def test_one_step_is_the_naive_one_however_it_is_accumulated(
-    tmp_path, models, tiny_classifier, labelled, scores
-):
+def test_one_step_is_the_naive_one_however_it_is_accumulated(tmp_path, models, tiny_classifier, labelled, scores):
     """The first step has 16 examples, of which `labelled` have a label; with 0 the last one of all has the only one."""
     folder = models
     if scores:
         folder = tmp_path / "models"
-        tiny_classifier(layers=4, seed=1, num_labels=1, problem_type="regression").save_pretrained(
-            folder / "teacher"
-        )
-        tiny_classifier(layers=2, seed=2, num_labels=1, problem_type="regression").save_pretrained(
-            folder / "student"
-        )
+        tiny_classifier(layers=4, seed=1, num_labels=1, problem_type="regression").save_pretrained(folder / "teacher")
+        tiny_classifier(layers=2, seed=2, num_labels=1, problem_type="regression").save_pretrained(folder / "student")
         (folder / "tokenizer").symlink_to(models / "tokenizer")
 
     def make(name, batch, accumulation):
@@ -127,9 +121,7 @@ def test_the_log_leaves_out_steps_without_a_label(tmp_path, models):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_negatives_take_the_teachers_class(tmp_path, models, cache):
-    trainer = make_trainer(
-        tmp_path, models, {"task": {}, "crd": {"k": 5, "dim": 8}}, labelled=11, cache_teacher=cache
-    )
+    trainer = make_trainer(tmp_path, models, {"task": {}, "crd": {"k": 5, "dim": 8}}, labelled=11, cache_teacher=cache)
     data = examples()
     teacher = AutoModelForSequenceClassification.from_pretrained(models / "teacher")
     answers = predict_logits(teacher, data, trainer.processing_class).argmax(axis=1).tolist()

@@ -52,9 +52,7 @@ class Stop(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-def make_trainer(
-    folder: Path, models: Path, objectives=OBJECTIVES, callbacks=(), **settings
-) -> DistillationTrainer:
+def make_trainer(folder: Path, models: Path, objectives=OBJECTIVES, callbacks=(), **settings) -> DistillationTrainer:
     """Builds the trainer that every test here uses; `count`, `labelled` and `scores` are settings of `examples`."""
     of_data = {key: settings.pop(key) for key in ("count", "labelled", "scores") if key in settings}
     arguments = {

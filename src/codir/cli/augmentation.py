@@ -18,9 +18,7 @@ def _option(flag: str, words: str, metavar: str, **more: Any) -> Any:
     return typer.Option(flag, help=words, metavar=metavar, rich_help_panel="Copies", **more)
 
 
-_MODEL = typer.Option(
-    "--model", help="masked language model, with its head: folder or Hub id", metavar="MODEL"
-)
+_MODEL = typer.Option("--model", help="masked language model, with its head: folder or Hub id", metavar="MODEL")
 _TOGETHER = _option(
     "--together",
     "share of a text's words masked in one pass; 0 is one at a time, as the paper, 0.15 takes a fraction of the time "
@@ -41,13 +39,9 @@ def augment(
     together: Annotated[float, _TOGETHER] = 0.0,
     seed: Annotated[int, _option("--seed", "of the draws", "N", min=0)] = 0,
     batch_size: o.EvaluationBatch = 64,
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16", metavar="NAME")
-    ] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16", metavar="NAME")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace an output file that exists")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an output file that exists")] = False,
 ) -> None:
     """Write copies of the training texts with words replaced, for `codir distill --unlabeled`.
 

@@ -15,9 +15,7 @@ from codir.errors import ConfigError
 
 
 @reports_errors
-@with_settings(
-    DataConfig, without=("unlabeled", "limit_train", "limit_unlabeled"), help=o.LENGTH_OF_RUN, panel="Data"
-)
+@with_settings(DataConfig, without=("unlabeled", "limit_train", "limit_unlabeled"), help=o.LENGTH_OF_RUN, panel="Data")
 def evaluate(
     given: Given,
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
@@ -48,9 +46,7 @@ def predict(
     model: Annotated[str, typer.Argument(help="fine-tuned model or run folder", metavar="MODEL")],
     input: Annotated[  # the flag's name
         Path,
-        typer.Option(
-            "--input", help="texts: one a line (.txt), or .csv, .tsv, .jsonl, .parquet", metavar="FILE"
-        ),
+        typer.Option("--input", help="texts: one a line (.txt), or .csv, .tsv, .jsonl, .parquet", metavar="FILE"),
     ],
     output: Annotated[Path, typer.Option("--output", help="predictions to write, .jsonl", metavar="FILE")],
     max_length: Annotated[
@@ -62,9 +58,7 @@ def predict(
         ),
     ] = None,
     batch_size: o.EvaluationBatch = 32,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace an output file that exists")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an output file that exists")] = False,
 ) -> None:
     """Predict labels for a file of texts.
 

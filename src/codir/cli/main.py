@@ -79,9 +79,9 @@ def _codir(
 @app.command(rich_help_panel=_START)
 @reports_errors
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", help="folder for the demo's runs", metavar="FOLDER")
-    ] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option("--output", help="folder for the demo's runs", metavar="FOLDER")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Fine-tune a small teacher on built-in data, distil it, print the table: offline, a few minutes."""
     from codir.runs import demo as workflow

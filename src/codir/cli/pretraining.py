@@ -127,9 +127,7 @@ def plan(
         float | None, _plan("--efficiency", "share of the peak that is reached (default: 0.35)", "X")
     ] = None,
     measure: Annotated[bool, _plan("--measure", "time a few steps here instead of estimating")] = False,
-    paper: Annotated[
-        bool, _plan("--paper", "the paper's own setting: RoBERTa-base to 6 layers, both stages")
-    ] = False,
+    paper: Annotated[bool, _plan("--paper", "the paper's own setting: RoBERTa-base to 6 layers, both stages")] = False,
     json_file: Annotated[Path | None, _plan("--json", "write the numbers to this file too", "FILE")] = None,
     config: o.ConfigFile = None,
     overrides: o.Overrides = None,

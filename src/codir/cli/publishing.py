@@ -50,9 +50,7 @@ def submit(
             metavar="TASK=MODEL",
         ),
     ],
-    data_dir: Annotated[
-        Path, typer.Option(help="GLUE in its own format: holds CoLA/, ...", metavar="FOLDER")
-    ],
+    data_dir: Annotated[Path, typer.Option(help="GLUE in its own format: holds CoLA/, ...", metavar="FOLDER")],
     output: Annotated[Path, typer.Option(help="archive to write", metavar="FILE.zip")],
     fill: Annotated[
         bool,
@@ -63,9 +61,7 @@ def submit(
     ] = True,
     max_length: Annotated[
         int | None,
-        typer.Option(
-            help="texts are cut to this many tokens (default: as in training)", min=4, metavar="TOKENS"
-        ),
+        typer.Option(help="texts are cut to this many tokens (default: as in training)", min=4, metavar="TOKENS"),
     ] = None,
     batch_size: o.EvaluationBatch = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an archive that exists")] = False,
@@ -74,9 +70,7 @@ def submit(
 
     Example: codir submit --models mrpc=runs/mrpc,cola=runs/cola --data-dir GLUE --output submission.zip
     """
-    settings = {
-        name: value for name, value in locals().items() if name not in ("models", "data_dir", "output")
-    }
+    settings = {name: value for name, value in locals().items() if name not in ("models", "data_dir", "output")}
     from codir.deploy import submit as workflow
     from codir.runs.progress import quiet_libraries
 

@@ -46,11 +46,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except CodirError as error:
             raise _exit(BAD_INPUT, f"Error: {error}") from error
         except KeyboardInterrupt as error:
-            hint = (
-                " The same command with --resume goes on from the last checkpoint."
-                if "resume" in kwargs
-                else ""
-            )
+            hint = " The same command with --resume goes on from the last checkpoint." if "resume" in kwargs else ""
             raise _exit(INTERRUPTED, f"Stopped.{hint}") from error
         except OSError as error:
             if error.errno not in _DISK:

@@ -48,9 +48,7 @@ def study(
         _option("--teachers", "teachers that are there already: mrpc=FOLDER,cola=FOLDER", "TASK=MODEL"),
     ] = None,
     overrides: o.Overrides = None,
-    retry_failed: Annotated[
-        bool, _option("--retry-failed", "run trials that failed again, from their start")
-    ] = False,
+    retry_failed: Annotated[bool, _option("--retry-failed", "run trials that failed again, from their start")] = False,
     status: Annotated[bool, _option("--status", "say how far the study in --output is")] = False,
     report: Annotated[
         bool, _option("--report", "write the report of the study in --output, of what is finished")

@@ -38,13 +38,9 @@ class DataConfig(Section):
     validation: str | None = Field(
         default=None, description="validation data, in the same form (default: a part of train)"
     )
-    text: str | None = Field(
-        default=None, description="column with the text (default: `text`)", examples=["review"]
-    )
+    text: str | None = Field(default=None, description="column with the text (default: `text`)", examples=["review"])
     text_pair: str | None = Field(default=None, description="column with the second text, for pairs")
-    label: str | None = Field(
-        default=None, description="column with the label (default: `label`)", examples=["stars"]
-    )
+    label: str | None = Field(default=None, description="column with the label (default: `label`)", examples=["stars"])
     kind: str | None = Field(
         default=None,
         description="what the labels are: classification or regression (default: as the task says)",
@@ -75,9 +71,7 @@ class DataConfig(Section):
     max_length: int = Field(default=128, ge=4, le=1_000_000, description="texts are cut to this many tokens")
     limit_train: int | None = Field(default=None, ge=1, description="use only this many training examples")
     limit_unlabeled: int | None = Field(default=None, ge=1, description="use only this many unlabelled texts")
-    limit_validation: int | None = Field(
-        default=None, ge=1, description="use only this many validation examples"
-    )
+    limit_validation: int | None = Field(default=None, ge=1, description="use only this many validation examples")
 
     @field_validator("unlabeled", mode="before")
     @classmethod
@@ -132,9 +126,7 @@ class DataConfig(Section):
                 f"{self.task} has its own columns and its own format"
             )
         if self.task is None and self.data_dir is not None:
-            raise ValueError(
-                "data_dir is the folder of a task by name: set task, or give your own files by train"
-            )
+            raise ValueError("data_dir is the folder of a task by name: set task, or give your own files by train")
         return self
 
 
@@ -147,16 +139,12 @@ class RunConfig(Section):
     data: DataConfig = Field(description="the examples")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how to train")
     output: Path = Field(description="run folder to write", examples=["runs/student"])
-    resume: bool = Field(
-        default=False, description="go on with the run in the output folder where it stopped"
-    )
+    resume: bool = Field(default=False, description="go on with the run in the output folder where it stopped")
 
     @model_validator(mode="after")
     def _data_to_train_on(self) -> Self:
         if self.data.task is None and self.data.train is None:
-            raise ValueError(
-                "data.validation alone is not enough: add training data, for example --train train.csv"
-            )
+            raise ValueError("data.validation alone is not enough: add training data, for example --train train.csv")
         return self
 
 
@@ -178,19 +166,13 @@ class FinetuneConfig(RunConfig):
 class DistillConfig(RunConfig):
     """A run of `codir distill`: a fine-tuned teacher in, a smaller student out."""
 
-    recipe: str = Field(
-        default=DEFAULT_RECIPE, description="recipe to start from (`codir recipes` lists them)"
-    )
-    teacher: str = Field(
-        description="fine-tuned model to distil: a folder or a Hub id", examples=["runs/teacher"]
-    )
+    recipe: str = Field(default=DEFAULT_RECIPE, description="recipe to start from (`codir recipes` lists them)")
+    teacher: str = Field(description="fine-tuned model to distil: a folder or a Hub id", examples=["runs/teacher"])
     student: StudentConfig = Field(default_factory=StudentConfig, description="the student")
     objectives: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"task": {}}, description="terms of the loss by name, each with its settings"
     )
-    cache: bool = Field(
-        default=True, description="compute the teacher's outputs once and read them from disk"
-    )
+    cache: bool = Field(default=True, description="compute the teacher's outputs once and read them from disk")
     cache_dir: Path | None = Field(
         default=None, description="folder for the teacher's outputs (default: the user's cache)"
     )
@@ -201,9 +183,7 @@ class DistillConfig(RunConfig):
         "need more run the teacher live in each step",
     )
     baseline: bool = Field(default=True, description="also train the undistilled student, for the table")
-    kd: bool = Field(
-        default=False, description="also train a student by plain knowledge distillation, for the table"
-    )
+    kd: bool = Field(default=False, description="also train a student by plain knowledge distillation, for the table")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:

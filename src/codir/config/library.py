@@ -60,9 +60,7 @@ class Recipe:
 
 def recipe_names(command: str | None = None) -> list[str]:
     """Returns the names of all recipes, or of those for one command, in alphabetical order."""
-    names = sorted(
-        each.name.removesuffix(".yaml") for each in _folder().iterdir() if each.name.endswith(".yaml")
-    )
+    names = sorted(each.name.removesuffix(".yaml") for each in _folder().iterdir() if each.name.endswith(".yaml"))
     return [name for name in names if command is None or load_recipe(name).command == command]
 
 
@@ -75,9 +73,7 @@ def load_recipe(name: str) -> Recipe:
     """Reads a recipe; an unknown name raises `ConfigError` with the nearest and all that there are."""
     names = recipe_names()
     if name not in names:
-        hint = (
-            f" (a file of your own goes to --config {name})" if is_recipe_file(name) else nearest(name, names)
-        )
+        hint = f" (a file of your own goes to --config {name})" if is_recipe_file(name) else nearest(name, names)
         raise ConfigError(f"There is no recipe {name!r}{hint}. Recipes: {', '.join(names)}.")
     text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     settings, places = read_yaml(text, f"recipe {name}")

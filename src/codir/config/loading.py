@@ -157,9 +157,7 @@ def build(model: type[SectionT], settings: Settings) -> SectionT:
     return built
 
 
-def passed_on_problems(
-    section: type[OptimisationConfig], values: Mapping[str, Any], places: Places
-) -> dict[str, str]:
+def passed_on_problems(section: type[OptimisationConfig], values: Mapping[str, Any], places: Places) -> dict[str, str]:
     """Returns a line, with its place, for each wrong setting of a section `training` that codir has no field for."""
     problems: dict[str, str] = {}
     for name in values.keys() - section.model_fields.keys():
@@ -232,9 +230,7 @@ def _collect(
     default = DEFAULT_PRETRAINING if command == "pretrain" else DEFAULT_RECIPE
     start = load_recipe(recipe or own.get("recipe") or default)
     if start.command != command:
-        raise ConfigError(
-            f"The recipe {start.name!r} is for `codir {start.command}`, not for `codir {command}`."
-        )
+        raise ConfigError(f"The recipe {start.name!r} is for `codir {start.command}`, not for `codir {command}`.")
     settings = Settings()
     settings.merge(start.settings, start.places)
     settings.merge(own, own_places)

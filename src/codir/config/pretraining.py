@@ -85,9 +85,7 @@ class PretrainingConfig(OptimisationConfig):
         le=1_000_000_000,
         description="score the held-out blocks after this many steps (default: at the end)",
     )
-    save_steps: int = Field(
-        default=500, ge=1, le=1_000_000_000, description="write a checkpoint after this many steps"
-    )
+    save_steps: int = Field(default=500, ge=1, le=1_000_000_000, description="write a checkpoint after this many steps")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,9 +112,7 @@ class PretrainingConfig(OptimisationConfig):
 class PretrainConfig(Section):
     """A run of `codir pretrain`: a corpus, and a teacher but for the first stage, in; a pre-trained student out."""
 
-    recipe: str = Field(
-        default=DEFAULT_PRETRAINING, description="recipe to start from (`codir recipes` lists them)"
-    )
+    recipe: str = Field(default=DEFAULT_PRETRAINING, description="recipe to start from (`codir recipes` lists them)")
     corpus: Path = Field(description="folder that `codir corpus` has written", examples=["corpora/wiki"])
     teacher: str | None = Field(
         default=None,
@@ -133,9 +129,7 @@ class PretrainConfig(Section):
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="which tokens are predicted")
     training: PretrainingConfig = Field(default_factory=PretrainingConfig, description="how to train")
     output: Path = Field(description="run folder to write", examples=["runs/codir-pre"])
-    resume: bool = Field(
-        default=False, description="go on with the run in the output folder where it stopped"
-    )
+    resume: bool = Field(default=False, description="go on with the run in the output folder where it stopped")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:

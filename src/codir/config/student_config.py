@@ -46,9 +46,7 @@ class StudentConfig(Section):
         "last (`ends`), the `first`, the `last`, "
         "a list of layer numbers counted from 1, or `random` weights",
     )
-    model: str | None = Field(
-        default=None, description="take this model (folder or Hub id) as the student instead"
-    )
+    model: str | None = Field(default=None, description="take this model (folder or Hub id) as the student instead")
     config: Path | dict[str, Any] | None = Field(
         default=None,
         description="build the student, with random weights, from this model config instead: a json file, or its "

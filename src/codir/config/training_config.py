@@ -46,32 +46,24 @@ class OptimisationConfig(Section):
     model_config = ConfigDict(extra="allow")
     elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
-    learning_rate: float = Field(
-        default=2e-5, gt=0, le=100, description="peak learning rate (the paper: 1e-5 or 2e-5)"
-    )
+    learning_rate: float = Field(default=2e-5, gt=0, le=100, description="peak learning rate (the paper: 1e-5 or 2e-5)")
     warmup_steps: float = Field(
         default=0.06,
         ge=0,
         le=1_000_000_000,
         description="steps in which the learning rate rises; a number below 1 is a share of all steps",
     )
-    lr_scheduler_type: Scheduler = Field(
-        default="linear", description="how the learning rate falls after the warm-up"
-    )
+    lr_scheduler_type: Scheduler = Field(default="linear", description="how the learning rate falls after the warm-up")
     weight_decay: float = Field(default=0.1, ge=0, le=100, description="decoupled weight decay")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
     adam_beta2: float = Field(default=0.98, ge=0, lt=1, description="Adam's decay of the squared gradient")
     adam_epsilon: float = Field(default=1e-6, gt=0, le=1, description="Adam's epsilon")
-    max_grad_norm: float = Field(
-        default=1.0, ge=0, le=1e6, description="gradients are clipped to this norm (0: never)"
-    )
+    max_grad_norm: float = Field(default=1.0, ge=0, le=1e6, description="gradients are clipped to this norm (0: never)")
     precision: Precision = Field(
         default="auto",
         description="number format: fp32, bf16, fp16, or auto (bf16 where the hardware has it)",
     )
-    save_total_limit: int = Field(
-        default=2, ge=1, le=1_000_000, description="checkpoints kept in the run folder"
-    )
+    save_total_limit: int = Field(default=2, ge=1, le=1_000_000, description="checkpoints kept in the run folder")
     keep_checkpoints: bool = Field(
         default=False, description="keep the checkpoints once the run is finished and the model is written"
     )
@@ -113,9 +105,7 @@ class TrainingConfig(OptimisationConfig):
     per_device_train_batch_size: int = Field(
         default=32, ge=1, le=1_000_000, description="examples per step and device (the paper: 16 or 32)"
     )
-    num_train_epochs: float = Field(
-        default=10.0, gt=0, le=100_000, description="passes over the training data"
-    )
+    num_train_epochs: float = Field(default=10.0, gt=0, le=100_000, description="passes over the training data")
     max_steps: int | None = Field(
         default=None,
         ge=1,

@@ -19,9 +19,7 @@ KeyPath = tuple[str, ...]
 
 _TAG = "tag:yaml.org,2002:"
 _DIGITS = 400  # Python reads no whole number of more than 4,300, and a float is infinite before that
-_FLOAT = re.compile(
-    r"[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|\.nan$"
-)
+_FLOAT = re.compile(r"[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|\.nan$")
 _SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"(?:~|null|Null|NULL|)$"), lambda text: None),
     (re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), lambda text: text.lower() == "true"),
@@ -87,9 +85,7 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _build(
-    node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str], above: tuple[yaml.Node, ...]
-) -> Any:
+def _build(node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, str], above: tuple[yaml.Node, ...]) -> Any:
     line = f"{name}, line {node.start_mark.line + 1}"
     places.setdefault(path, line)
     if node in above:

@@ -76,9 +76,7 @@ def _reject_repeats(counts: Tensor, k: int, generator: torch.Generator) -> Tenso
     smallest = int(counts.min())
     # To see K different ones takes n log(n / (n - K)) draws on average; the margin makes a second round rare.
     expected = smallest * -math.log1p(-k / smallest)
-    drawn = _uniform(
-        counts, k + math.ceil(expected - k + 4 * math.sqrt(max(expected - k, 0.0)) + 4), generator
-    )
+    drawn = _uniform(counts, k + math.ceil(expected - k + 4 * math.sqrt(max(expected - k, 0.0)) + 4), generator)
     while True:
         # Sorting (number, position) puts equal numbers side by side in the order they were drawn: all but the first
         # are repeats. Both go into one integer, since a sort without indices is several times as fast.

@@ -19,9 +19,7 @@ class ContrastiveResult(NamedTuple):
     negative: Tensor  # mean of an anchor's mean similarity to the negatives that count; 0 for one without any
 
 
-def info_nce(
-    positive: Tensor, negatives: Tensor, temperature: float, mask: Tensor | None = None
-) -> ContrastiveResult:
+def info_nce(positive: Tensor, negatives: Tensor, temperature: float, mask: Tensor | None = None) -> ContrastiveResult:
     """InfoNCE on similarities (Eq. 4), with log-sum-exp in fp32 also inside autocast.
 
     -log exp(s_0 / tau) / (exp(s_0 / tau) + sum_j exp(s_j / tau)), mean over the batch. In half precision

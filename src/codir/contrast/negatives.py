@@ -115,9 +115,7 @@ class AnyOther(NegativeSampler):
         if self.sharing == "shared" and free >= k:
             drawn = self._draw_indices(ids.new_tensor([free]), k)
             # The j-th id of the batch has batch[j] - j free ids before it: skip as many as come before the draw.
-            drawn += torch.searchsorted(
-                batch - torch.arange(batch.numel(), device=ids.device), drawn, right=True
-            )
+            drawn += torch.searchsorted(batch - torch.arange(batch.numel(), device=ids.device), drawn, right=True)
             return Negatives(drawn, torch.zeros_like(ids))
         drawn = self._draw_indices(torch.full_like(ids, self.examples - 1), k)
         drawn += drawn >= ids.unsqueeze(1)
@@ -169,9 +167,7 @@ class Hard(NegativeSampler):
             near = (self._scores[offered] - self._scores[ids].unsqueeze(1)).abs() <= self._score_margin
             excluded |= near
         best, position = similarity.masked_fill(excluded, -torch.inf).topk(k, dim=1)
-        return Negatives(
-            offered.gather(1, position), torch.arange(ids.numel(), device=ids.device), best > -torch.inf
-        )
+        return Negatives(offered.gather(1, position), torch.arange(ids.numel(), device=ids.device), best > -torch.inf)
 
 
 def neighbour_index(space: Any, dim: int = 256, seed: int = 0, chunk: int = 8192) -> Tensor:
@@ -193,9 +189,7 @@ def neighbour_index(space: Any, dim: int = 256, seed: int = 0, chunk: int = 8192
 
     def read(part: slice) -> Tensor:
         rows = space[part]  # a copy: torch must not be handed the read-only memory of a map
-        return (
-            rows.cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
-        )
+        return rows.cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
 
     count, width = space.shape
     step = max(1, -(-count // _CENTRE_ROWS))

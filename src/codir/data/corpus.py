@@ -107,9 +107,7 @@ def open_corpus(path: str | Path, *, digests: bool | None = None) -> Corpus:
         raise DataError(f"The corpus {path} does not exist{near}. Prepare one with `codir corpus`.")
     if not (path / MANIFEST).is_file():
         if (path / WORK).is_dir():
-            raise DataError(
-                f"The corpus {path} is unfinished: give its `codir corpus` command again with --resume."
-            )
+            raise DataError(f"The corpus {path} is unfinished: give its `codir corpus` command again with --resume.")
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise DataError(
             f"{path} is no corpus: {MANIFEST} is missing (it holds {held}). Prepare one with `codir corpus`."
@@ -145,9 +143,7 @@ def blocks_of(packed: Dataset) -> np.ndarray:
     return packed.data.column("blocks").combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
 
 
-def write_parts(
-    packed: Sequence[Dataset], packing: Packing, validation: float, folder: Path
-) -> dict[str, Any]:
+def write_parts(packed: Sequence[Dataset], packing: Packing, validation: float, folder: Path) -> dict[str, Any]:
     """Writes train and validation as Arrow streams that `datasets` maps into memory; returns counts for the manifest.
 
     Documents are numbered through the whole corpus, but for those without a token.
@@ -172,9 +168,7 @@ def write_parts(
                 mask = chosen[owners]
                 rows = each.data.column("blocks").combine_chunks().flatten().filter(pa.array(mask))
                 if len(rows):
-                    writer.write_batch(
-                        pa.RecordBatch.from_arrays([rows, pa.array(owners[mask])], schema=schema)
-                    )
+                    writer.write_batch(pa.RecordBatch.from_arrays([rows, pa.array(owners[mask])], schema=schema))
                     count["blocks"] += len(rows)
                     count["tokens"] += len(rows.flatten()) - special * len(rows)
     total = parts["train"] + parts["validation"]

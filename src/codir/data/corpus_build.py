@@ -212,9 +212,7 @@ def _pack(
     from datasets import Dataset, Features, List, Value
 
     given = Features({"text": Value("large_string")})
-    made = Features(
-        {"blocks": List(List(Value("int32"))), "hash": Value("uint64"), "sentences": Value("int64")}
-    )
+    made = Features({"blocks": List(List(Value("int32"))), "hash": Value("uint64"), "sentences": Value("int64")})
     usable = [source for source in sources if source.skipped is None]
     in_all = sum(source.bytes for source in usable)
     documents = itertools.chain.from_iterable(read_documents(source, text) for source in usable)
@@ -326,15 +324,11 @@ def _check_settings(documents: str, validation: float, workers: int | None, allo
         raise ConfigError(f"There must be at least one worker, not {workers}.")
 
 
-def _check_block(
-    packing: Packing, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None
-) -> None:
+def _check_block(packing: Packing, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None) -> None:
     """Raises `ConfigError` if blocks are too small for text or too long for the model."""
     block, least = packing.block, len(packing.encoder.prefix) + len(packing.encoder.suffix) + _LEAST_TEXT
     if block < least:
-        raise ConfigError(
-            f"A block of {block} tokens leaves no room for text; give at least {least} (--block)."
-        )
+        raise ConfigError(f"A block of {block} tokens leaves no room for text; give at least {least} (--block).")
     limit, whose = tokenizer.model_max_length, "tokenizer is made"
     if config is not None:
         known = position_limit(config)
@@ -360,11 +354,7 @@ def _check_output(output: Path, resume: bool) -> None:
             what = "does not exist" if not output.exists() else "holds no corpus"
             raise RunError(f"Nothing to resume: {output} {what}. Leave out --resume to prepare a new one.")
     elif begun:
-        state, way = (
-            ("a corpus", "Choose")
-            if MANIFEST in names
-            else ("an unfinished corpus", "Add --resume or choose")
-        )
+        state, way = ("a corpus", "Choose") if MANIFEST in names else ("an unfinished corpus", "Add --resume or choose")
         raise RunError(f"{output} already holds {state}. {way} another --output.")
     elif content:
         raise RunError(

@@ -47,9 +47,7 @@ def length_limit(max_length: int | None, config: PreTrainedConfig | None) -> int
         ConfigError: `max_length` leaves no room for the special tokens and a word.
     """
     if max_length is not None and max_length < 4:
-        raise ConfigError(
-            f"A maximum length of {max_length} tokens leaves no room for text; give at least 4."
-        )
+        raise ConfigError(f"A maximum length of {max_length} tokens leaves no room for text; give at least 4.")
     positions = position_limit(config) if config is not None else None
     known = [limit for limit in (max_length, positions) if limit is not None]
     return min(known) if known else None

@@ -190,17 +190,13 @@ def read_texts(
     elif text_pair is None:
         rows = Rows(str(path), "line", {text: plain_lines(read_text(path, encoding))})
     else:
-        raise DataError(
-            f"{path}: a plain text file cannot hold pairs of texts. Use {', '.join(FORMATS[:-1])}."
-        )
+        raise DataError(f"{path}: a plain text file cannot hold pairs of texts. Use {', '.join(FORMATS[:-1])}.")
     for column in columns:
         rows.require_texts(column)
     return rows
 
 
-def load_texts(
-    path: str | Path, *, text: str = "text", text_pair: str | None = None, **options: str | None
-) -> Dataset:
+def load_texts(path: str | Path, *, text: str = "text", text_pair: str | None = None, **options: str | None) -> Dataset:
     """Loads texts for prediction, columns `text` and, for pairs, `text_pair`; arguments and errors as `read_texts`."""
     rows = read_texts(path, text=text, text_pair=text_pair, **options)  # type: ignore[arg-type]
     return make_split(None, rows.columns[text], rows.columns[text_pair] if text_pair else None)

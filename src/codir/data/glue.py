@@ -74,9 +74,7 @@ def _entry(folder: str, text: str, labels: str, metrics: str, headers: str, labe
     names, columns, scores = tuple(labels.split()) or None, tuple(text.split()), metrics.split()
     main = scores[0] if labels else "pearson_spearman"
     task = Task(_key(folder), kind, columns, "label", names, tuple(scores), main)
-    return _Entry(
-        task, folder, tuple(headers.split("|")) if headers else columns, label or "label", folder == "QQP"
-    )
+    return _Entry(task, folder, tuple(headers.split("|")) if headers else columns, label or "label", folder == "QQP")
 
 
 GLUE: Mapping[str, _Entry] = {entry.task.name: entry for entry in (_entry(*row) for row in _TABLE)}
@@ -172,9 +170,7 @@ def _from_tsv(entry: _Entry, path: Path, notes: list[str]) -> Dataset:
     if not rows:
         raise DataError(f"{path} is empty: it has no rows.")
     if broken:
-        notes.append(
-            f"{path}: {broken} rows with a wrong number of fields were left out (a known fault of the file)."
-        )
+        notes.append(f"{path}: {broken} rows with a wrong number of fields were left out (a known fault of the file).")
     if empty:
         notes.append(f"{path}: {empty} rows have an empty text and were kept, as GLUE scores them.")
     texts = [list(column) for column in zip(*rows, strict=True)]
@@ -213,8 +209,6 @@ def _from_hub(entry: _Entry, split: str) -> Dataset:
     require_columns(f"{HUB}/{task.name}", data.column_names, (*task.text, task.label))
     feature = data.features[task.label]
     if task.labels is not None and isinstance(feature, ClassLabel) and tuple(feature.names) != task.labels:
-        raise DataError(
-            f"{HUB}/{task.name} has the classes {feature.names}; codir knows {list(task.labels)}."
-        )
+        raise DataError(f"{HUB}/{task.name} has the classes {feature.names}; codir knows {list(task.labels)}.")
     pair = list(data[task.text[1]]) if task.pairs else None
     return make_split(task.kind, list(data[task.text[0]]), pair, list(data[task.label]), task.labels)

@@ -67,9 +67,7 @@ def _nouns(words: str) -> tuple[tuple[str, str], ...]:
     return tuple((word, _PLURALS.get(word, word + end)) for word, end in ends.items())
 
 
-VERBS = tuple(
-    map(_verb, ["admire", "follow", "watch", "protect", "remember", "need", "see", "choose", "draw", "know"])
-)
+VERBS = tuple(map(_verb, ["admire", "follow", "watch", "protect", "remember", "need", "see", "choose", "draw", "know"]))
 # By gender: masculine, feminine, a person of no stated gender, a thing. Each as (singular, plural).
 NOUNS = {
     "m": _nouns("boy man father king brother"),
@@ -255,9 +253,7 @@ class Grammar:
             self._adverb(0.5)
             self._adverb(0.2)
             right = {"perfect": participle, "progressive": progressive, "modal": base}[kind]
-            self._site(
-                "form", right, choice([form for form in (participle, progressive, base) if form != right])
-            )
+            self._site("form", right, choice([form for form in (participle, progressive, base) if form != right]))
             if len(self.words) == auxiliary + 2:
                 self._ordered(auxiliary)
         if reflexive:
@@ -330,9 +326,7 @@ def load_builtin(train: int = 2400, validation: int = 1000, seed: int = 0) -> Ta
         ConfigError: a size below 2.
     """
     if min(train, validation) < 2:
-        raise ConfigError(
-            f"The built-in task needs at least 2 sentences in each split, not {train} and {validation}."
-        )
+        raise ConfigError(f"The built-in task needs at least 2 sentences in each split, not {train} and {validation}.")
     taken: set[str] = set()
     held = generate(validation, f"{NAME} validation {seed}", taken)
     learned = generate(train, f"{NAME} train {seed}", taken)

@@ -153,15 +153,9 @@ class _Column:
         counted = np.bincount(self._codes, minlength=len(self.names)).tolist()
         self.counts = dict(zip(self.names, counted, strict=True))
         self.numbers = {name: _number_of(name) for name in self.names}
-        missing = {
-            name for name, number in self.numbers.items() if not matching_key(name) or number != number
-        }
+        missing = {name for name, number in self.numbers.items() if not matching_key(name) or number != number}
         odd = {name for name, number in self.numbers.items() if number is None}
-        if (
-            not missing
-            and len(odd) < len(self.names)
-            and {each.lower() for each in odd} <= _MISSING_BESIDE_NUMBERS
-        ):
+        if not missing and len(odd) < len(self.names) and {each.lower() for each in odd} <= _MISSING_BESIDE_NUMBERS:
             missing = odd
         if missing:
             count = sum(self.counts[name] for name in missing)
@@ -173,9 +167,7 @@ class _Column:
 
     def _first(self, names: Collection[str], source: bool = True) -> str:
         """Returns the place of the first row that has one of these labels."""
-        return self.rows.place(
-            int(np.isin(self._codes, [self.names[name] for name in names]).argmax()), source
-        )
+        return self.rows.place(int(np.isin(self._codes, [self.names[name] for name in names]).argmax()), source)
 
     def kind(self) -> tuple[Kind, str | None]:
         """Says whether the labels are classes or scores, and in a sentence why, where it is worth saying.
@@ -245,8 +237,7 @@ class _Column:
             )
         values = {name: number_value(name) for name in self.names}
         plain = all(
-            value is not None and value.adjusted() < 400 and _plain(value) == name
-            for name, value in values.items()
+            value is not None and value.adjusted() < 400 and _plain(value) == name for name, value in values.items()
         )
         return tuple(sorted(self.names, key=lambda name: (values[name] if plain else 0, name)))
 

@@ -48,9 +48,7 @@ _CANDIDATE = re.compile(
 )
 _OPENERS = "\"'“‘«([{_*—-"
 _TITLES = "mr mrs ms messrs mme dr prof rev hon st mt gen col capt lt sgt sen rep gov pres supt esq jr sr"
-_SHORTENED = (
-    "vs cf eg ie viz approx ca al inc ltd corp dept univ assn bros fig figs eq eqs vol vols ed eds pp"
-)
+_SHORTENED = "vs cf eg ie viz approx ca al inc ltd corp dept univ assn bros fig figs eq eqs vol vols ed eds pp"
 _MONTHS = "jan feb mar apr jun jul aug sept sep oct nov dec"
 _ABBREVIATIONS = frozenset(f"{_TITLES} {_SHORTENED} {_MONTHS}".split())
 # Abbreviations only where a number follows: "No. 5", but "She said no. Then ..."

@@ -202,9 +202,7 @@ def arrow_rows(source: str, table: pyarrow.Table) -> Rows:
 # --- CSV and tab separated text
 
 
-def _delimited(
-    path: Path, text: str, columns: Sequence[str], delimiter: str, optional: Sequence[str]
-) -> Rows:
+def _delimited(path: Path, text: str, columns: Sequence[str], delimiter: str, optional: Sequence[str]) -> Rows:
     """Reads CSV (RFC 4180, strictly) or tab separated text.
 
     Columns without a name, as spreadsheets export them, are passed over: those without content, and those with
@@ -254,9 +252,7 @@ def _delimiter_hint(header: Sequence[str], delimiter: str) -> str:
     if other == delimiter or other not in header[0]:
         return ""
     given = "tab" if other == "\t" else other
-    return (
-        f" The columns seem to be separated by {other!r}: add --delimiter '{given}' (data.delimiter in YAML)."
-    )
+    return f" The columns seem to be separated by {other!r}: add --delimiter '{given}' (data.delimiter in YAML)."
 
 
 def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Fields]:

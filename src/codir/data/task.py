@@ -32,15 +32,11 @@ class Task:
     def __post_init__(self) -> None:
         """Refuses a task that contradicts itself."""
         if len(self.text) not in (1, 2):
-            raise ConfigError(
-                f"Task {self.name!r} names {len(self.text)} text columns; one or two are possible."
-            )
+            raise ConfigError(f"Task {self.name!r} names {len(self.text)} text columns; one or two are possible.")
         if (self.labels is not None) != kind_named(self.kind).has_classes:
             raise ConfigError(f"Task {self.name!r}: class names are for kinds of labels that have classes.")
         if self.main_metric not in self.metrics:
-            raise ConfigError(
-                f"Task {self.name!r}: the main metric {self.main_metric!r} is not in {self.metrics}."
-            )
+            raise ConfigError(f"Task {self.name!r}: the main metric {self.main_metric!r} is not in {self.metrics}.")
 
     @property
     def pairs(self) -> bool:

@@ -31,9 +31,7 @@ from codir.record.data import load_data, load_data_for
 from codir.record.run_data import Chosen
 
 LONGEST = 512  # tokens, for a model without positions
-_CALIBRATION_BATCH = (
-    8  # padded batches: ranges then hold for padding, too; half the error of one text at a time
-)
+_CALIBRATION_BATCH = 8  # padded batches: ranges then hold for padding, too; half the error of one text at a time
 _TEXTS = 200
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -120,9 +118,7 @@ def probes(
         start += size
 
 
-def _row(
-    texts: Sequence[Text], start: int, tokenizer: PreTrainedTokenizerBase, length: int
-) -> dict[str, Any]:
+def _row(texts: Sequence[Text], start: int, tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, Any]:
     """Returns the columns of one input of (at most) `length` tokens, from as many texts as that may take."""
     several = [texts[(start + number) % len(texts)] for number in range(length)]
     firsts, seconds = zip(*((each, "") if isinstance(each, str) else each for each in several), strict=True)

@@ -85,9 +85,7 @@ class ExportResult(Tabular):
                 f"{changed:,} of {figures['judged']} changed their answer; about {figures['undecided']:,} of these the "
                 "source was itself undecided."
             )
-        predict = (
-            f"codir predict {shlex.quote(str(self.output))} --input texts.txt --output predictions.jsonl"
-        )
+        predict = f"codir predict {shlex.quote(str(self.output))} --input texts.txt --output predictions.jsonl"
         return [*lines, *self.notes, f"Written to {self.output}. It predicts by itself: {predict}"]
 
 
@@ -203,9 +201,7 @@ def _export(
         if task is None:
             return None
         with progress_bar(f"measuring the {what} on {task.task.name}"):
-            return evaluate_model(
-                which, tokenizer, task, name=source, max_length=asked, batch_size=wanted.batch_size
-            )
+            return evaluate_model(which, tokenizer, task, name=source, max_length=asked, batch_size=wanted.batch_size)
 
     before, after = measured(model, "source"), measured(engine, "export")
     figures = _compare(model, engine, tokenizer, texts, None if before else asked, before, after)
@@ -238,9 +234,7 @@ def _export(
         "inputs": tuple(names),
         "max_length": limit if limit is not None else asked,
         "reads": None if inputs is None else {**inputs.values(), "max_length": asked},
-        "versions": {
-            name: version for name, version in (versions() | versions(_PACKAGES)).items() if version
-        },
+        "versions": {name: version for name, version in (versions() | versions(_PACKAGES)).items() if version},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "checks": figures,

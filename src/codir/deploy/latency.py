@@ -75,9 +75,7 @@ class LatencyResult:
 
     rows: tuple[LatencyRow, ...]
     machine: dict[str, Any]  # platform, processor, cores, versions of the packages
-    conditions: dict[
-        str, Any
-    ]  # batch, max_length, rounds, ..., where the texts are from, their mean of tokens
+    conditions: dict[str, Any]  # batch, max_length, rounds, ..., where the texts are from, their mean of tokens
     task: str
     notes: tuple[str, ...] = ()  # what to know: a busy machine, texts that were cut, ...
     left_out: tuple[tuple[str, str, str], ...] = ()  # (model, engine, why) that could not be measured
@@ -90,9 +88,7 @@ class LatencyResult:
     def from_json(cls, values: Any) -> LatencyResult:
         """Restores what `to_json` returned; raises `RunError` for something else."""
         if not isinstance(values, Mapping) or values.get("kind") != KIND:
-            raise RunError(
-                "This is not the JSON that `codir latency --output` writes. Measure again to get one."
-            )
+            raise RunError("This is not the JSON that `codir latency --output` writes. Measure again to get one.")
         try:
             return TypeAdapter(cls).validate_python({n: v for n, v in values.items() if n != "kind"})
         except ValidationError as error:
@@ -141,11 +137,7 @@ class LatencyResult:
             [
                 (
                     *(row.name, row.engine),
-                    *(
-                        v
-                        for each in row.real.values()
-                        for v in (each.p50, each.p95, each.sequences_per_second)
-                    ),
+                    *(v for each in row.real.values() for v in (each.p50, each.p95, each.sequences_per_second)),
                     *(row.peak_memory, row.score),
                 )
                 for row in self.rows
@@ -239,9 +231,7 @@ def latency(
         real: dict[str, dict[str, RealLengths]] = {}
         for size in dict.fromkeys((1, batch)):
             with progress_bar(f"real lengths, batches of {size}") as progress:
-                real[str(size)] = measure_requests(
-                    pairs, texts, size, max_length, rounds, device, progress=progress
-                )
+                real[str(size)] = measure_requests(pairs, texts, size, max_length, rounds, device, progress=progress)
         used = torch.get_num_threads()
         with progress_bar("memory", len(lines)) as progress:
             for number, line in enumerate(lines):
@@ -254,8 +244,7 @@ def latency(
                         notes.append(f"The memory of {line.key} is not known: {error}")
                 progress(number + 1, len(lines))
         rows = [
-            _row(line, padded[line.key], {size: each[line.key] for size, each in real.items()}, peaks)
-            for line in lines
+            _row(line, padded[line.key], {size: each[line.key] for size, each in real.items()}, peaks) for line in lines
         ]
     rows = _same_examples(rows, notes)
     place = machine()

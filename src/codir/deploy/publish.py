@@ -169,9 +169,7 @@ def _prepare(folder: Path, repo: str, wanted: PublishSettings) -> Published:
     if wanted.language is not None:
         card.data["language"] = [each.strip() for each in wanted.language.split(",")]
     if not card.data.get("license"):
-        plan.notes.append(
-            "No licence is given, so nobody else may use the model. Add --license mit, apache-2.0, ..."
-        )
+        plan.notes.append("No licence is given, so nobody else may use the model. Add --license mit, apache-2.0, ...")
     plan.metadata = card.data.to_dict()
     contents[CARD] = short_paths(str(card), plan.shortened).encode()
     for name in sorted(contents):
@@ -204,9 +202,7 @@ def _check_folder(folder: Path) -> Manifest | None:
     resolve(folder)  # refuses a folder without config.json
     for path in (run.config, run.environment, run.metrics):
         if not path.is_file() or (path.suffix == ".json" and not isinstance(read_whole(path), dict)):
-            what = (
-                "damaged: it holds no results" if path.is_file() else "missing: nobody could repeat the run"
-            )
+            what = "damaged: it holds no results" if path.is_file() else "missing: nobody could repeat the run"
             raise RunError(f"{path} is {what}. Copy the run folder again, whole.")
     # loading finds weights that are truncated or belong to another model
     masked = any("MaskedLM" in str(name) for name in load_config(folder).architectures or ())
@@ -214,9 +210,7 @@ def _check_folder(folder: Path) -> Manifest | None:
     load_tokenizer_for(model, folder)
     broken = next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None)
     if broken is not None:
-        raise ModelError(
-            f"{folder}: the weight {broken} is not finite everywhere. Do not publish this model."
-        )
+        raise ModelError(f"{folder}: the weight {broken} is not finite everywhere. Do not publish this model.")
     return None
 
 
@@ -271,10 +265,7 @@ def _require_impersonal(path: Path, content: Path | bytes) -> None:
 
 def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = ()) -> None:
     """Prints what would be sent, what stays, the card's front matter, and which paths were cut."""
-    sizes = {
-        name: len(each) if isinstance(each, bytes) else each.stat().st_size
-        for name, each in plan.files.items()
-    }
+    sizes = {name: len(each) if isinstance(each, bytes) else each.stat().st_size for name, each in plan.files.items()}
     rows = [(name, human_bytes(size)) for name, size in sizes.items()]
     rows += [(name, "deleted: a left-over of the model there") for name in stale]
     total = f"{len(sizes)} files, {human_bytes(sum(sizes.values()))}"
@@ -343,9 +334,7 @@ def _left_overs(remote: Remote, plan: Published, repo: str, wanted: PublishSetti
     return [name for name in there if name not in plan.files and _matches(name[len(prefix) :], _OF_A_MODEL)]
 
 
-def _send(
-    api: Any, repo: str, plan: Published, stale: Sequence[str], remote: Remote, wanted: PublishSettings
-) -> str:
+def _send(api: Any, repo: str, plan: Published, stale: Sequence[str], remote: Remote, wanted: PublishSettings) -> str:
     """Makes repository and branch if they are missing, and sends everything as one commit; returns its hash.
 
     The commit is tied to what was looked at. `upload_folder` would cut what is large into several commits.

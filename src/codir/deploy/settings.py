@@ -20,9 +20,7 @@ class ExportSettings(Section):
         None, description="fp32 or bf16, of what is not quantised (default: bf16 for openvino, fp32 for onnx)"
     )
     # 1,200 gave the same differences on real students, 64 slightly larger ones
-    calibration: int = Field(
-        300, ge=1, description="training examples that openvino's int8 takes its ranges from"
-    )
+    calibration: int = Field(300, ge=1, description="training examples that openvino's int8 takes its ranges from")
     max_difference: float | None = Field(
         None,
         ge=0,
@@ -31,9 +29,7 @@ class ExportSettings(Section):
     min_agreement: float = Field(
         0.97, ge=0, le=1, description="least share of equal answers, of scores their correlation"
     )
-    max_drop: float = Field(
-        0.5, description="most points of the metric (of 100) that may be lost on any split"
-    )
+    max_drop: float = Field(0.5, description="most points of the metric (of 100) that may be lost on any split")
     batch_size: int = Field(32, ge=1, description="texts run at a time")
 
 
@@ -68,9 +64,7 @@ class LatencySettings(Section):
 class PublishSettings(Section):
     """Where and how a model is published on the Hub."""
 
-    subfolder: str | None = Field(
-        None, description="where in the repository (onnx, openvino-int8), not at its top"
-    )
+    subfolder: str | None = Field(None, description="where in the repository (onnx, openvino-int8), not at its top")
     dry_run: bool = Field(False, description="show what would be sent; needs neither network nor token")
     private: bool = Field(False, description="make the repository private")
     license: str | None = Field(None, description="licence of the model, such as apache-2.0")

@@ -59,9 +59,7 @@ class SubmissionFile:
 
     name: str
     task: str  # whose model predicts it; MNLI's predicts three files
-    words: tuple[
-        str, ...
-    ]  # what is written for each class of the task, index = class id; empty: a score from 0 to 5
+    words: tuple[str, ...]  # what is written for each class of the task, index = class id; empty: a score from 0 to 5
     fill: tuple[str, ...]  # what is written, row by row in turns, where there is no model
     # The official test file, relative to the task's folder or (`../`) to the one around it; the first that exists.
     tests: tuple[str, ...] = ("test.tsv",)
@@ -168,9 +166,7 @@ def read_test_file(file: SubmissionFile, path: Path) -> tuple[Dataset, list[str]
         fields, where = line.split("\t"), f"{path}, line {number + 2}"
         if len(fields) != len(header):
             if not entry.skip_broken:
-                raise DataError(
-                    f"{where}: {len(fields)} fields, expected {len(header)} ({', '.join(header)})."
-                )
+                raise DataError(f"{where}: {len(fields)} fields, expected {len(header)} ({', '.join(header)}).")
             broken += 1
             fields += [""] * (len(header) - len(fields))
         row = dict(zip(header, fields, strict=False))

@@ -134,9 +134,7 @@ def submit(
     by = {name: chosen[FILES[name].task].model for name in predicted}
     result = SubmissionResult(output, by, predictions, list(dict.fromkeys(notes)))
     if FILES[DIAGNOSTIC].task in chosen and DIAGNOSTIC not in tests:
-        result.notes.append(
-            f"{DIAGNOSTIC} is filled in, although there is a model: its data are not in {data_dir}."
-        )
+        result.notes.append(f"{DIAGNOSTIC} is filled in, although there is a model: its data are not in {data_dir}.")
     if result.filled:
         result.notes.append(
             f"{len(result.filled)} of {len(FILES)} files have no model's predictions in them "
@@ -201,9 +199,7 @@ def _predict(
             logits = np.concatenate([part[:, order] for _, part in parts])  # [n, C], classes as the task's
         notes += about
         if cut.truncated:
-            notes.append(
-                f"{name}: {cut.truncated:,} texts are longer than {cut.max_length} tokens and were cut."
-            )
+            notes.append(f"{name}: {cut.truncated:,} texts are longer than {cut.max_length} tokens and were cut.")
         if file.words:
             predicted[name] = [file.words[int(number)] for number in logits.argmax(axis=1)]
             continue
@@ -247,9 +243,7 @@ def choose_models(entries: Iterable[str]) -> dict[str, Chosen]:
             )
         found[chosen.task] = chosen
     if not found:
-        raise ConfigError(
-            "There is no model: add --models mrpc=runs/mrpc,cola=runs/cola, or a folder of runs."
-        )
+        raise ConfigError("There is no model: add --models mrpc=runs/mrpc,cola=runs/cola, or a folder of runs.")
     return found
 
 
@@ -285,9 +279,7 @@ def _in_folder(folder: Path) -> list[Chosen]:
         if inputs is not None and task is not None and whole:
             runs.setdefault(task, []).append((path, inputs))
     if not runs:
-        what = (
-            "does not say which GLUE task it is for" if is_model else "holds no finished run of a GLUE task"
-        )
+        what = "does not say which GLUE task it is for" if is_model else "holds no finished run of a GLUE task"
         raise ConfigError(
             f"--models {folder}: it {what if folder.is_dir() else 'does not exist'}. Give a folder of runs, or "
             "TASK=MODEL: mrpc=runs/mrpc."

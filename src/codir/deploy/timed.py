@@ -70,9 +70,7 @@ class Line:
         return f"{self.name} [{self.engine}]"
 
 
-def choose(
-    models: Sequence[str | Path], engines: Sequence[str] | None = None, device: str = "cpu"
-) -> list[Line]:
+def choose(models: Sequence[str | Path], engines: Sequence[str] | None = None, device: str = "cpu") -> list[Line]:
     """Returns the lines of the table: every model folder in every engine (`torch` by default), exports in their own.
 
     Raises:
@@ -107,9 +105,7 @@ def choose(
         if manifest.engine not in TORCH:
             extras.load(manifest.engine)
             if device != "cpu":
-                raise ConfigError(
-                    f"{model} is exported for {manifest.engine}, which runs on the CPU only here."
-                )
+                raise ConfigError(f"{model} is exported for {manifest.engine}, which runs on the CPU only here.")
         kind = Target(manifest.format, manifest.quantize, manifest.precision)
         engine = next((name for name, each in TARGETS.items() if str(each) == str(kind)), manifest.engine)
         lines.append(Line(name, model, engine, manifest.precision, manifest=manifest, folder=model))
@@ -169,9 +165,7 @@ def load_lines(
     return loaded, left_out
 
 
-def _export(
-    stack: contextlib.ExitStack, line: Line, target: Target, texts: Sequence[Text], max_length: int
-) -> str:
+def _export(stack: contextlib.ExitStack, line: Line, target: Target, texts: Sequence[Text], max_length: int) -> str:
     """Exports a model folder into a temporary one, which lives as long as `stack`, and returns that."""
     model = load_classifier(line.path)
     check_model(model, line.tokenizer, line.path)
@@ -218,9 +212,7 @@ def score_of(line: Line) -> tuple[str, float, int | None] | None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(
-    path: str | Path, engine: str | None, batch: Mapping[str, torch.Tensor], device: str = "cpu"
-) -> int:
+def peak_memory(path: str | Path, engine: str | None, batch: Mapping[str, torch.Tensor], device: str = "cpu") -> int:
     """Returns the bytes that loading a model and running one batch takes (see the module's text for what is counted).
 
     Args:

@@ -145,9 +145,7 @@ def _export(model: PreTrainedModel, target: Target, inputs: Batch, calibration: 
         settings = exporters.NNCFQuantizationConfig(subset_size=len(batches))
         quantizer = exporters.NNCFOpenVINOQuantizer(settings, calibration_dataset=batches)
     # What is computed in bf16 is stored in 16 bits: half the size, the same speed, and fp16 keeps three bits more.
-    settings = exporters.OpenVINOConfig(
-        dynamic=True, quantizer=quantizer, compress_to_fp16=target.kind == "bf16"
-    )
+    settings = exporters.OpenVINOConfig(dynamic=True, quantizer=quantizer, compress_to_fp16=target.kind == "bf16")
     exported = exporters.OpenVINOExporter().export(model, dict(inputs), settings)
     # Also in the file, so that whoever loads it without these settings gets the precision that was checked.
     for key, value in _engine_settings(target).items():
@@ -155,9 +153,7 @@ def _export(model: PreTrainedModel, target: Target, inputs: Batch, calibration: 
     return exported
 
 
-_OPERATOR = re.compile(
-    r"(?:torch\.ops\.|op='|operations: |function )((?:aten|prims|torchvision|\w+)(?:\.|::)\w+)"
-)
+_OPERATOR = re.compile(r"(?:torch\.ops\.|op='|operations: |function )((?:aten|prims|torchvision|\w+)(?:\.|::)\w+)")
 _MISSING = re.compile("No ONNX function|No conversion rule|ConversionError|DispatchError|OpConversionFailure")
 
 

@@ -46,9 +46,7 @@ def load_engine(path: str | Path, engine: str | None = None) -> Classifier:
         ModelError: no model there, or a damaged one.
     """
     if engine not in (None, *_ENGINES):
-        raise ConfigError(
-            f"Unknown engine {engine!r}{nearest(engine, _ENGINES)}. Known are {', '.join(_ENGINES)}."
-        )
+        raise ConfigError(f"Unknown engine {engine!r}{nearest(engine, _ENGINES)}. Known are {', '.join(_ENGINES)}.")
     if is_deployed(path):
         folder = Path(path).expanduser()
         manifest = Manifest.read(folder)
@@ -160,10 +158,7 @@ class DeployedClassifier(nn.Module):
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
-        feed = {
-            name: np.ascontiguousarray(given[name].detach().cpu().numpy(), dtype=np.int64)
-            for name in self.inputs
-        }
+        feed = {name: np.ascontiguousarray(given[name].detach().cpu().numpy(), dtype=np.int64) for name in self.inputs}
         logits = torch.from_numpy(np.asarray(self._run(feed), dtype=np.float32))
         return SequenceClassifierOutput(logits=cast(torch.FloatTensor, logits))
 

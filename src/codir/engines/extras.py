@@ -19,9 +19,7 @@ def load(name: str) -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         why = "is not installed" if missing else f"cannot be imported ({error})"
-        raise ConfigError(
-            f'The package {name} {why}. It comes with the extra: pip install "codir[export]"'
-        ) from error
+        raise ConfigError(f'The package {name} {why}. It comes with the extra: pip install "codir[export]"') from error
 
 
 def exporters() -> Any:

@@ -49,9 +49,7 @@ class Target:
             ("--precision", precision, ("fp32", "bf16")),
         ):
             if value not in known:
-                raise ConfigError(
-                    f"{flag} {value}: unknown{nearest(value, known)}. Known are {', '.join(known)}."
-                )
+                raise ConfigError(f"{flag} {value}: unknown{nearest(value, known)}. Known are {', '.join(known)}.")
         if format == "torch-bf16" and (quantize, precision) != ("none", "bf16"):
             raise ConfigError(
                 "--format torch-bf16 is bf16, without int8. For int8 use --format openvino --quantize int8 or --format "
@@ -134,9 +132,7 @@ class Manifest(BaseModel, frozen=True):
         """
         path = Path(folder) / MANIFEST
         if not path.is_file():
-            raise ModelError(
-                f"{folder} is no exported folder: {MANIFEST} is missing. `codir export` makes one."
-            )
+            raise ModelError(f"{folder} is no exported folder: {MANIFEST} is missing. `codir export` makes one.")
         try:
             values = read_json(path)
             files = checked(values)

@@ -49,9 +49,7 @@ def kind_named(name: str) -> Kind:
     """Returns a kind; an unknown name raises `ConfigError` with the nearest and all that there are."""
     found = kinds()
     if name not in found:
-        raise ConfigError(
-            f"There is no kind of labels {name!r}{nearest(name, found)}. There are {', '.join(found)}."
-        )
+        raise ConfigError(f"There is no kind of labels {name!r}{nearest(name, found)}. There are {', '.join(found)}.")
     return found[name]
 
 

@@ -96,9 +96,7 @@ class Kind(ABC):
         """
         raise NotImplementedError
 
-    def distance(
-        self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool
-    ) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool) -> Tensor:
         """Returns how far the student's outputs [B, C] are from the teacher's: the form that Eq. 2 takes here."""
         raise NotImplementedError
 

@@ -35,9 +35,7 @@ def f1(answers: NDArray[Any], labels: NDArray[Any]) -> float:
 
     highest = max(int(answers.max()), int(labels.max()))
     if highest > 1:
-        raise ConfigError(
-            f"The metric 'f1' is for two classes, but there is a class {highest}. Use 'macro_f1'."
-        )
+        raise ConfigError(f"The metric 'f1' is for two classes, but there is a class {highest}. Use 'macro_f1'.")
     return float(f1_score(labels, answers, pos_label=1, zero_division=_ZERO))
 
 
@@ -129,9 +127,7 @@ class Classification(Kind):
 
         return cross_entropy(logits, labels, ignore_index=int(self.missing), reduction=reduction)
 
-    def distance(
-        self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool
-    ) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool) -> Tensor:
         """Returns the divergence of the softened classes (Eq. 2)."""
         return softened_divergence(student, teacher, temperature, squared, averaged)
 

@@ -83,9 +83,7 @@ class Regression(Kind):
         target = labels.to(logits.dtype).nan_to_num()  # NaN times zero would be NaN in the gradient, too
         return torch.where(~labels.isnan(), scores - target, 0.0).square().sum()
 
-    def distance(
-        self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool
-    ) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, temperature: float, squared: bool, averaged: bool) -> Tensor:
         """Returns the mean squared error between the scores; the temperature has nothing to soften."""
         import torch
 

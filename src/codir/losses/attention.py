@@ -50,9 +50,7 @@ def relation_log_probabilities(left: Tensor, right: Tensor, mask: Tensor, heads:
         return torch.log_softmax(scores.masked_fill(hidden, torch.finfo(wide).min / 4), dim=-1)
 
 
-def relation_divergence(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, heads: int
-) -> Tensor:
+def relation_divergence(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, heads: int) -> Tensor:
     """KL divergence of the student's relations from the teacher's.
 
     For one example 1 / (A |x|) * sum_a sum_t KL(R_teacher[a, t] || R_student[a, t]) over the A heads and the |x| real
@@ -107,9 +105,7 @@ Vectors = tuple[Tensor, Tensor]
 """Two kinds of vectors of one layer, queries and keys say, each [B, L, heads * d_h]."""
 
 
-def vectors_of(
-    step: Step, kinds: tuple[TokenKind, TokenKind], own: int, other: int
-) -> tuple[Vectors, Vectors, Tensor]:
+def vectors_of(step: Step, kinds: tuple[TokenKind, TokenKind], own: int, other: int) -> tuple[Vectors, Vectors, Tensor]:
     """Takes the vectors of a student's and a teacher's layer out of a step, with its mask [B, L]."""
     mask = step.student.mask
     assert step.teacher is not None, "declared in needs"
@@ -292,8 +288,7 @@ class Relations(LayerwiseLoss):
         losses: dict[str, Tensor] = {}
         for kinds in self._kinds:
             of_layers = [
-                relation_divergence(*vectors_of(step, kinds, own, other), self._heads)
-                for own, other in self.pairs
+                relation_divergence(*vectors_of(step, kinds, own, other), self._heads) for own, other in self.pairs
             ]
             losses["_".join(kinds)] = torch.stack(of_layers).sum()
         metrics = {name: loss.detach() for name, loss in losses.items()}

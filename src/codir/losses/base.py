@@ -29,12 +29,8 @@ class ObjectiveSettings(Section):
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=False, validate_assignment=False)
 
     weight: float = Field(default=1.0, ge=0.0, le=1e6, description="weight of the term in the sum (Eq. 1)")
-    start: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the training after which the term counts"
-    )
-    end: float = Field(
-        default=1.0, gt=0, le=1, description="share of the training after which it no longer counts"
-    )
+    start: float = Field(default=0.0, ge=0, lt=1, description="share of the training after which the term counts")
+    end: float = Field(default=1.0, gt=0, le=1, description="share of the training after which it no longer counts")
 
     @model_validator(mode="after")
     def _starts_before_it_ends(self) -> Self:

@@ -37,13 +37,9 @@ _FROM_A_BANK = 500  # K where it is `auto`, from the paper: one point of its gri
 class ContrastiveSettings(ObjectiveSettings):
     """Settings that every contrastive loss has."""
 
-    dim: int = Field(
-        default=128, ge=1, description="m: length of the projected representations and of a bank row"
-    )
+    dim: int = Field(default=128, ge=1, description="m: length of the projected representations and of a bank row")
     temperature: float = Field(default=0.07, gt=0.0, le=1e4, description="tau of the contrastive loss")
-    momentum: float = Field(
-        default=0.5, ge=0.0, lt=1.0, description="beta: how much of a bank row is kept (Eq. 5)"
-    )
+    momentum: float = Field(default=0.5, ge=0.0, lt=1.0, description="beta: how much of a bank row is kept (Eq. 5)")
     pooling: Pooling = Field(default="mean", description="how a layer's tokens become one vector (Eq. 3)")
     teacher_layers: str | list[int] = Field(
         default="all", description="all, every-other, odd, or numbers counted from 1"
@@ -76,14 +72,10 @@ class ContrastiveSettings(ObjectiveSettings):
     bank_storage: Literal["auto", "gpu", "cpu"] = Field(
         default="auto", description="where the bank lies; auto: with the training"
     )
-    bank_dtype: Literal["float32", "float16"] = Field(
-        default="float32", description="how the bank's rows are stored"
-    )
+    bank_dtype: Literal["float32", "float16"] = Field(default="float32", description="how the bank's rows are stored")
 
 
-def negatives_of(
-    settings: ContrastiveSettings, context: ObjectiveContext
-) -> tuple[str, int | Literal["all"]]:
+def negatives_of(settings: ContrastiveSettings, context: ObjectiveContext) -> tuple[str, int | Literal["all"]]:
     """Resolves `auto`: the name of the negatives, and K."""
     name = context.kind.negatives if settings.negatives == "auto" else settings.negatives
     if settings.k != "auto":
@@ -141,9 +133,7 @@ def check_contrastive(
             f"{context.examples}, or take every admissible one: --set objectives.{name}.k=all"
         )
     if context.examples < 2:
-        raise DataError(
-            f"{context.examples} training example leaves no other one to be a negative: give more data."
-        )
+        raise DataError(f"{context.examples} training example leaves no other one to be a negative: give more data.")
 
 
 def _check_sampler(setting: str, negatives: str, k: int | Literal["all"], context: ObjectiveContext) -> None:
@@ -259,16 +249,10 @@ class ContrastiveLoss(Objective):
         self.negatives: str
         self.k: int | Literal["all"]
         self.negatives, self.k = negatives_of(chosen, context)
-        self.teacher_projection = LayerProjection(
-            chosen.teacher_layers, context.teacher, chosen.dim, context.seed
-        )
-        self.student_projection = LayerProjection(
-            chosen.student_layers, context.student, chosen.dim, context.seed + 1
-        )
+        self.teacher_projection = LayerProjection(chosen.teacher_layers, context.teacher, chosen.dim, context.seed)
+        self.student_projection = LayerProjection(chosen.student_layers, context.student, chosen.dim, context.seed + 1)
         self.generator = torch.Generator(device=context.device).manual_seed(context.seed + 2)
-        self._pending: list[
-            tuple[Tensor, ...]
-        ] = []  # ids [B] and embeddings [B, m] of the step's micro-batches
+        self._pending: list[tuple[Tensor, ...]] = []  # ids [B] and embeddings [B, m] of the step's micro-batches
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:

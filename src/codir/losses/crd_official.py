@@ -56,9 +56,7 @@ class OfficialCRD(ContrastiveLoss):
         super().__init__(settings, context)
         self.sampler = make_sampler(self.chosen, context, self.generator)
         self.teacher_bank, self.student_bank = (
-            Bank(
-                context.examples, self.chosen.dim, self.chosen.momentum, seed, context.device, start="uniform"
-            )
+            Bank(context.examples, self.chosen.dim, self.chosen.momentum, seed, context.device, start="uniform")
             for seed in (context.seed + 3, context.seed + 4)
         )
         # log Z of the two directions; NaN until the first training batch has set them.

@@ -142,9 +142,7 @@ class HiddenLoss(LayerwiseLoss):
 
     distance: ClassVar[Callable[[Tensor, Tensor, Any], Tensor]]  # of student's, teacher's and mask: a scalar
     seed_offset: ClassVar[int]
-    pooling: Pooling | None = (
-        None  # what of a layer is compared: its pooled output, or (None) every token's state
-    )
+    pooling: Pooling | None = None  # what of a layer is compared: its pooled output, or (None) every token's state
 
     def __init__(self, settings: ObjectiveSettings, context: ObjectiveContext):
         """Matches the layers and draws the maps from the context's seed alone."""
@@ -152,9 +150,7 @@ class HiddenLoss(LayerwiseLoss):
         self.chosen: Any = settings  # of the subclass's own type
         self.pooling = next(iter(self.reads.pooled), None)
         maps = 1 if getattr(settings, "shared_projection", False) else len(self.pairs)
-        self.projections = StateProjections(
-            self.chosen.projection, context, maps, context.seed + self.seed_offset
-        )
+        self.projections = StateProjections(self.chosen.projection, context, maps, context.seed + self.seed_offset)
 
     @classmethod
     def needs(cls, settings: ObjectiveSettings) -> Needs:
@@ -246,9 +242,7 @@ class EmbeddingMSE(HiddenLoss):
 
     def describe(self) -> list[str]:
         """The embedding layers and the map."""
-        return [
-            f"{self.name}: the student's embedding layer learns from the teacher's{self.projections.words}"
-        ]
+        return [f"{self.name}: the student's embedding layer learns from the teacher's{self.projections.words}"]
 
 
 class HiddenCosineSettings(StatesSettings):
@@ -283,16 +277,12 @@ class FeatureMapMSESettings(StatesSettings, ProgressiveSettings):
     variance_weight: float = Field(
         default=0.0, ge=0, description="normalised: weight of the absolute error of the tokens' variances"
     )
-    averaged: bool = Field(
-        default=False, description="divide by the number of matched layers: the released code does"
-    )
+    averaged: bool = Field(default=False, description="divide by the number of matched layers: the released code does")
 
     @model_validator(mode="after")
     def _statistics_of_normalised_maps(self) -> Self:
         if not self.normalised and (self.mean_weight or self.variance_weight):
-            raise ValueError(
-                "mean_weight and variance_weight are for normalised maps: set normalised to true"
-            )
+            raise ValueError("mean_weight and variance_weight are for normalised maps: set normalised to true")
         return self
 
 
@@ -320,9 +310,7 @@ class FeatureMapMSE(HiddenLoss):
 class PooledCosineSettings(StatesSettings, ProgressiveSettings):
     """Settings of the loss `pooled_cosine`."""
 
-    pooling: Pooling = Field(
-        default="mean", description="what stands for a layer: the `mean` of its tokens or `cls`"
-    )
+    pooling: Pooling = Field(default="mean", description="what stands for a layer: the `mean` of its tokens or `cls`")
 
 
 class PooledCosine(HiddenLoss):

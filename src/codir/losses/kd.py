@@ -29,9 +29,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 class KDSettings(ObjectiveSettings):
     """Settings of the loss `kd`."""
 
-    temperature: float = Field(
-        default=2.0, gt=0.0, le=1e4, description="rho: softens both distributions (Eq. 2)"
-    )
+    temperature: float = Field(default=2.0, gt=0.0, le=1e4, description="rho: softens both distributions (Eq. 2)")
     squared: bool = Field(
         default=False, description="multiply by rho squared: the released code does, the paper does not"
     )
@@ -68,9 +66,7 @@ class KD(Objective):
         if chunk.teacher is None:
             raise _without_logits(self.name)
         settings = cast(KDSettings, self.settings)
-        loss = token_divergence(
-            chunk.student, chunk.teacher, settings.temperature, settings.squared, settings.averaged
-        )
+        loss = token_divergence(chunk.student, chunk.teacher, settings.temperature, settings.squared, settings.averaged)
         same = chunk.student.detach().argmax(dim=1) == chunk.teacher.argmax(dim=1)
         return Term(loss.sum(), {"agreement": same.sum()})
 
@@ -111,9 +107,7 @@ def logits_of(name: str, step: Step) -> tuple[Tensor, Tensor]:
 
 
 def _without_logits(name: str) -> ConfigError:
-    return ConfigError(
-        f"The objective {name!r} needs the teacher's logits, and this batch comes without them."
-    )
+    return ConfigError(f"The objective {name!r} needs the teacher's logits, and this batch comes without them.")
 
 
 def _agreement(kind: Kind, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:

@@ -85,9 +85,7 @@ def settings_for(name: str, mapping: Mapping[str, Any]) -> ObjectiveSettings:
                 )
             else:
                 about = model.model_fields[key].description if key in model.model_fields else None
-                lines.append(
-                    f"{name}.{key}={problem['input']!r}: {problem['msg']}{f' ({about})' if about else ''}."
-                )
+                lines.append(f"{name}.{key}={problem['input']!r}: {problem['msg']}{f' ({about})' if about else ''}.")
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -142,9 +140,7 @@ def _check_needs(cls: type[Objective], settings: ObjectiveSettings, context: Obj
     if not needs.teacher:
         return
     if context.teacher is None:
-        raise ConfigError(
-            f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}."
-        )
+        raise ConfigError(f"The objective {name!r} needs a teacher and there is none: name one, or drop {name!r}.")
     if needs.tokens and not context.aligned:
         raise ConfigError(
             f"The objective {name!r} compares single tokens, and teacher and student tokenise differently, so that "

@@ -30,9 +30,7 @@ class Task(Objective):
     def forward(self, step: Step) -> Term:
         """Reads the student's logits [B, C] and the labels [B]."""
         if step.labels is None:
-            raise DataError(
-                "The objective 'task' needs labels, and this batch has none: name the label column."
-            )
+            raise DataError("The objective 'task' needs labels, and this batch has none: name the label column.")
         labels, task_loss = step.labels.view(-1), self.context.kind.task_loss
         with torch.autocast(step.student.logits.device.type, enabled=False):
             logits = step.student.logits.float()

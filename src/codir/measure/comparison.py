@@ -41,9 +41,7 @@ class ModelRow:
     metrics: dict[str, float]  # on the validation data; those of further splits as `SPLIT/METRIC`
     main_metric: str  # the key of `metrics` that is compared
     role: Role = "other"  # found from the name where it is one of `TITLES`
-    agreement: float | None = (
-        None  # share that it predicts as the teacher does (regression: Pearson's correlation)
-    )
+    agreement: float | None = None  # share that it predicts as the teacher does (regression: Pearson's correlation)
     parameters: int | None = None
     embedding_parameters: int | None = None  # part of them
     bytes: int | None = None  # of its safetensors files
@@ -85,9 +83,7 @@ class Comparison(Tabular):
             return
         for row in self.rows:
             if row.role in ("kd", "codir") and row.predictions is not None and row.name not in self.tests:
-                self.tests[row.name] = paired_test(
-                    self.labels, plain.predictions, row.predictions, row.main_metric
-                )
+                self.tests[row.name] = paired_test(self.labels, plain.predictions, row.predictions, row.main_metric)
 
     def row(self, role: Role) -> ModelRow | None:
         """Returns the first row of a role, or None."""

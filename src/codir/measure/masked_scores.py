@@ -34,9 +34,7 @@ class MaskedRow:
     embedding_parameters: int  # part of them
     loss: float | None = None  # mean cross-entropy in nats
     accuracy: float | None = None  # share that it predicts first
-    agreement: float | None = (
-        None  # share for which it predicts what the teacher predicts; None without a teacher
-    )
+    agreement: float | None = None  # share for which it predicts what the teacher predicts; None without a teacher
 
     @property
     def perplexity(self) -> float | None:
@@ -146,18 +144,14 @@ def predict_masked(
     with evaluation_mode(model), precision(device, autocast):
         for start in range(0, len(blocks), batch_size):
             columns = blocks[start : start + batch_size]
-            batch = fixed(
-                [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            )
+            batch = fixed([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
             inputs = {name: tensor.to(device) for name, tensor in batch["inputs"].items()}
             parts.append(_one_batch(model, inputs, batch["labels"].to(device)))
             progress(min(start + batch_size, len(blocks)), len(blocks))
     return Predictions(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
 
 
-def _one_batch(
-    model: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _one_batch(model: PreTrainedModel, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     positions = labels != IGNORED
     expected = labels[positions]
     losses = torch.zeros(expected.shape, device=labels.device)

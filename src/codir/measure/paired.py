@@ -41,9 +41,7 @@ class PairedTest:
         return f"{self.test} test, {p}, {self.examples} examples"
 
 
-def paired_test(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, seed: int = 0
-) -> PairedTest:
+def paired_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: str, seed: int = 0) -> PairedTest:
     """Compares two models' predictions for the same examples, or the mean metrics of several seeds of each.
 
     Accuracy of two models is tested exactly (McNemar 1947, binomial on the examples that one model gets right and the
@@ -90,9 +88,7 @@ def paired_test(
     smaller = min(np.sum(distribution <= 0), np.sum(distribution >= 0))
     p = min(1.0, 2 * (1 + smaller) / (1 + _RESAMPLES))
     low, high = drawn.confidence_interval
-    return PairedTest(
-        "paired bootstrap", metric, float(difference(*data)), float(p), float(low), float(high), n
-    )
+    return PairedTest("paired bootstrap", metric, float(difference(*data)), float(p), float(low), float(high), n)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -316,8 +316,7 @@ def texts_of(split: Dataset, most: int | None = None) -> list[Text]:
     chosen = split if most is None else split.select(range(min(most, len(split))))
     pairs = chosen["text_pair"] if "text_pair" in chosen.column_names else [None] * len(chosen)
     return [
-        (first, second) if second is not None else first
-        for first, second in zip(chosen["text"], pairs, strict=True)
+        (first, second) if second is not None else first for first, second in zip(chosen["text"], pairs, strict=True)
     ]
 
 

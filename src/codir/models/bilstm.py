@@ -43,8 +43,7 @@ class BiLstmConfig(PretrainedConfig):
         hidden_dropout_prob: float = 0.1,  # of the embeddings, between layers, and before each linear layer
         initializer_range: float = 0.1,  # standard deviation of new embeddings
         pad_token_id: int | None = 0,  # its embedding is zero and stays it
-        sep_token_id: int
-        | None = None,  # of pairs, ends the first text where there are no token types (RoBERTa)
+        sep_token_id: int | None = None,  # of pairs, ends the first text where there are no token types (RoBERTa)
         **kwargs: Any,
     ):
         """Takes the sizes; raises `ValueError` for a width that cannot be halved."""
@@ -86,9 +85,7 @@ class BiLstmModel(_BiLstmPreTrained):
     def __init__(self, config: BiLstmConfig):
         """Builds the layers."""
         super().__init__(config)
-        self.embeddings = nn.Embedding(
-            config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id
-        )
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         widths = [config.embedding_size] + [config.hidden_size] * (config.num_hidden_layers - 1)
         # One module for each layer: a stacked nn.LSTM gives out the last layer's states only.
@@ -146,9 +143,7 @@ class BiLstmModel(_BiLstmPreTrained):
         hidden = tuple(states) if output_hidden_states else None
         if return_dict is False:
             return tuple(part for part in (states[-1], final, hidden) if part is not None)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=states[-1], pooler_output=final, hidden_states=hidden
-        )
+        return BaseModelOutputWithPooling(last_hidden_state=states[-1], pooler_output=final, hidden_states=hidden)
 
     def _second_text(self, input_ids: Tensor | None, real: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Says [B, L] which tokens belong to a pair's second text: by token type, else after the first separator."""

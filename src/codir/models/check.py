@@ -154,9 +154,7 @@ def _require_rows(rows: int, tokenizer: PreTrainedTokenizerBase, name: str) -> N
             f"{highest + 1}) and save the model before it is trained."
         )
     if rows - 1 - highest > min(_ROOM, rows // 2):
-        _note(
-            f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: {_OTHER}."
-        )
+        _note(f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: {_OTHER}.")
 
 
 def _fit_token_types(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -285,14 +283,10 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
     def together(side: Side) -> Any:
         rows = [(short, fill), (torch.ones_like(short), torch.zeros_like(fill))]
         padded, mask = (torch.cat(row if side == "right" else row[::-1], dim=1) for row in rows)
-        return _run(
-            model, torch.cat([long, padded]), torch.cat([torch.ones_like(long), mask]), hidden=side == "right"
-        )
+        return _run(model, torch.cat([long, padded]), torch.cat([torch.ones_like(long), mask]), hidden=side == "right")
 
     def differs(outputs: Any, row: int) -> float:
-        return _difference(
-            _answers(alone, 0, short.shape[1]), _answers(outputs, row, short.shape[1]), rounding
-        )
+        return _difference(_answers(alone, 0, short.shape[1]), _answers(outputs, row, short.shape[1]), rounding)
 
     settled = _seed(model)
     before = _settings(model)
@@ -309,9 +303,7 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
             if error and alone.logits.dim() == 2 and differs(together("left"), 1) == 0:
                 error, side = 0.0, "left"
         except Exception as failure:  # whatever a family's code stumbles over
-            raise ModelError(
-                f"{name} cannot be run on texts of different lengths: {_said(failure)}"
-            ) from failure
+            raise ModelError(f"{name} cannot be run on texts of different lengths: {_said(failure)}") from failure
     if by := differs(again, 0):
         raise ModelError(
             f"{name} draws random numbers for its answers, so that no two of them agree: probabilities differ by up to "
@@ -362,9 +354,7 @@ def _texts(model: Any) -> tuple[Tensor, Tensor]:
 
 def _run(model: Any, ids: Tensor, mask: Tensor, hidden: bool = False) -> Any:
     place = getattr(model, "device", "cpu")
-    return model(
-        input_ids=ids.to(place), attention_mask=mask.to(place), output_hidden_states=hidden, return_dict=True
-    )
+    return model(input_ids=ids.to(place), attention_mask=mask.to(place), output_hidden_states=hidden, return_dict=True)
 
 
 def _answers(outputs: Any, row: int, tokens: int) -> Tensor:

@@ -42,7 +42,7 @@ _SWITCHES = (
     "attn_implementation",
 )
 _SWITCHES += ("_attn_implementation", "_attn_implementation_internal")
-# of new weights
+# of new weights: how far they are spread
 _SPREADS = (
     "initializer_range",
     "initializer_factor",
@@ -100,9 +100,7 @@ def make_config(settings: Mapping[str, Any], where: str) -> PretrainedConfig:
     """
     kind = settings.get("model_type")
     if not kind:
-        raise ModelError(
-            f'{where} does not name its family: add "model_type": "bert" (or roberta, distilbert, ...).'
-        )
+        raise ModelError(f'{where} does not name its family: add "model_type": "bert" (or roberta, distilbert, ...).')
     if not (isinstance(kind, str) and kind in CONFIG_MAPPING):
         if settings.get("auto_map"):
             raise remote_code(where)
@@ -218,9 +216,7 @@ def _wrong_labels(settings: Mapping[str, Any]) -> str | None:
     ids = [str(number) for number in names]
     if missing := [number for number in map(str, range(len(ids))) if number not in ids]:
         shown = ", ".join(ids[:8])
-        return (
-            f"id2label names {len(ids)} classes, which are numbered {shown}: number {missing[0]} is missing"
-        )
+        return f"id2label names {len(ids)} classes, which are numbered {shown}: number {missing[0]} is missing"
     seen: dict[str, int] = {}
     for number, name in names.items():
         if not isinstance(name, str | int | float):
@@ -235,9 +231,7 @@ def _wrong_labels(settings: Mapping[str, Any]) -> str | None:
     try:
         of_names = {str(name): int(str(number)) for name, number in numbers.items()}
     except (AttributeError, ValueError):
-        return (
-            f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out"
-        )
+        return f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out"
     if of_names.keys() == seen.keys():  # other names are passed over
         for name, number in of_names.items():
             if number != seen[name]:
@@ -263,9 +257,7 @@ def _wrong_entry(settings: Mapping[str, Any], spellings: Mapping[str, str]) -> s
             if value < least:
                 return f"{spelling} is {_short(value)} and has to be at least {least}"
             if name == "num_hidden_layers" and value > _MOST_LAYERS:
-                return (
-                    f"{spelling} is {f'{value:,}'[:60]}, and no model has more than {_MOST_LAYERS:,} layers"
-                )
+                return f"{spelling} is {f'{value:,}'[:60]}, and no model has more than {_MOST_LAYERS:,} layers"
     names = settings.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         return f"architectures is {_short(names)} and has to be a list of names, or left out"

@@ -46,9 +46,7 @@ class Padding:
                 "texts cannot be batched. Set tokenizer.pad_token (for example to its end-of-text token) and save "
                 "it again."
             )
-        return cls(
-            int(cast(int, tokenizer.pad_token_id)), int(tokenizer.pad_token_type_id), side_of(tokenizer)
-        )
+        return cls(int(cast(int, tokenizer.pad_token_id)), int(tokenizer.pad_token_type_id), side_of(tokenizer))
 
     def value(self, column: str) -> int:
         """Returns what fills `column` (named without prefix); the attention mask's padding is always 0."""

@@ -54,9 +54,7 @@ def choose_layers(spec: str | Sequence[int], layers: int) -> tuple[int, ...]:
                 "the embedding layer is none and cannot be chosen."
             )
     if len(set(numbers)) < len(numbers):
-        raise ConfigError(
-            f"A layer is given twice in {spec!r}: name each of the layers 1..{layers} at most once."
-        )
+        raise ConfigError(f"A layer is given twice in {spec!r}: name each of the layers 1..{layers} at most once.")
     return tuple(numbers)
 
 
@@ -120,9 +118,7 @@ def match_layers(spec: Matching, student: int, teacher: int) -> tuple[tuple[int,
                         "Pairs are [student, teacher], counted from 1; the embedding layer is none."
                     )
         if len({own for own, _ in pairs}) < len(pairs):
-            raise ConfigError(
-                f"A layer of the student is matched twice in {spec}: each can learn from one layer only."
-            )
+            raise ConfigError(f"A layer of the student is matched twice in {spec}: each can learn from one layer only.")
     if not pairs:
         raise ConfigError(
             f"The matching {spec!r} leaves nothing of a student with {student} layer(s) and a teacher with {teacher}: "
@@ -162,13 +158,9 @@ def chosen_layers(
                 f"The student's layers {chosen} must be an increasing list of the layers of {whose}, counted from 1."
             )
         if layers not in (None, len(chosen)):
-            raise ConfigError(
-                f"The student is to have {layers} layers, but the list names {len(chosen)}: {chosen}."
-            )
+            raise ConfigError(f"The student is to have {layers} layers, but the list names {len(chosen)}: {chosen}.")
         if chosen[-1] > teacher_layers:
-            raise ModelError(
-                f"The student is to start from layer {chosen[-1]}, but {whose} has {teacher_layers}."
-            )
+            raise ModelError(f"The student is to start from layer {chosen[-1]}, but {whose} has {teacher_layers}.")
         return chosen
     if init not in _NAMED_STARTS:
         raise ConfigError(

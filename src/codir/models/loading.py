@@ -86,9 +86,7 @@ def load_classifier(
     return model
 
 
-def load_pretrained(
-    auto: Any, source: str | Path, config: PretrainedConfig
-) -> tuple[PreTrainedModel, list[str]]:
+def load_pretrained(auto: Any, source: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """Loads a model with any kind of head in fp32 and eval mode; also returns the head's weights that are new.
 
     Args:
@@ -285,9 +283,7 @@ def _count_weights(folder: Path, exported: bool) -> int:
                 mark = (file.metadata() or {}).get(EXPORT_MARK)
         except (SafetensorError, OSError) as error:
             if not os.access(path, os.R_OK):  # safetensors calls that missing
-                raise ModelError(
-                    f"{path} may not be read: permission denied. Ask its owner for it."
-                ) from error
+                raise ModelError(f"{path} may not be read: permission denied. Ask its owner for it.") from error
             size = path.stat().st_size
             raise ModelError(f"{path} ({size} bytes) is truncated or damaged: {error}. {_AGAIN}") from error
         if not shapes:
@@ -320,9 +316,7 @@ def _no_weights(folder: Path) -> ModelError:
             f"{folder} is an exported model, which cannot be trained, distilled or exported again. Use the model it "
             f"was made from{origin}."
         )
-    return ModelError(
-        f"{folder} is no model folder: model.safetensors is missing; it holds {listing(folder)}."
-    )
+    return ModelError(f"{folder} is no model folder: model.safetensors is missing; it holds {listing(folder)}.")
 
 
 @contextlib.contextmanager
@@ -385,9 +379,7 @@ def _explain_tokenizer(source: str | Path, error: Exception) -> ModelError:
     files += [name for name in _TOKENIZER_EXTRAS if (source / name).is_file()]
     for path in (source / name for name in files if name.endswith(".json")):
         try:
-            damage = (
-                None if isinstance(json.loads(path.read_bytes()), dict) else "it holds no object with names"
-            )
+            damage = None if isinstance(json.loads(path.read_bytes()), dict) else "it holds no object with names"
         except (ValueError, RecursionError, OSError) as failure:
             damage = str(failure)
         if damage is not None:

@@ -13,9 +13,7 @@ from codir.models.loading import load_config, load_pretrained, resolve
 from codir.models.representations import represent
 
 
-def load_masked_lm(
-    path_or_hub_id: str | Path, *, require_head: bool = True, seed: int = 0
-) -> PreTrainedModel:
+def load_masked_lm(path_or_hub_id: str | Path, *, require_head: bool = True, seed: int = 0) -> PreTrainedModel:
     """Loads a masked language model in fp32.
 
     Args:

@@ -135,9 +135,7 @@ class Kept:
     dimensions: tuple[int, ...]  # of the hidden states
     heads: tuple[tuple[int, ...], ...]  # of each layer
     neurons: tuple[tuple[int, ...], ...]  # of the feed-forward network of each layer
-    head_neurons: tuple[
-        int, ...
-    ]  # of the hidden layer inside the classifier's head; empty where there is none
+    head_neurons: tuple[int, ...]  # of the hidden layer inside the classifier's head; empty where there is none
     width: int  # of the wider model, and so are the two below
     total_heads: int
     intermediate: int
@@ -252,8 +250,7 @@ def _choose(model: PreTrainedModel, config: PretrainedConfig) -> Kept:
     of_heads, of_neurons = [], []
     for layer_weights in layers:
         values, output, inner, outer = (
-            layer_weights[f"{module}.weight"]
-            for module in (family.values, family.output, family.inner, family.outer)
+            layer_weights[f"{module}.weight"] for module in (family.values, family.output, family.inner, family.outer)
         )
         values = values[:, dimensions].reshape(heads, width // heads, -1)
         output = output[dimensions].reshape(-1, heads, width // heads).permute(1, 0, 2)

@@ -139,9 +139,7 @@ def read_config(
     if tokenizer is not None:
         known = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if config.get("model_type") == BiLstmConfig.model_type:
-        known |= dict(of_bilstm or {}) | (
-            {} if tokenizer is None else {"sep_token_id": tokenizer.sep_token_id}
-        )
+        known |= dict(of_bilstm or {}) | ({} if tokenizer is None else {"sep_token_id": tokenizer.sep_token_id})
     return make_config({**known, **config}, where)
 
 

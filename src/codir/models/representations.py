@@ -155,9 +155,7 @@ def represent(
             "cannot be computed. Its logits can be learned from: --recipe kd."
         )
     seen = {
-        view: outputs.hidden_states[view.layer]
-        if view.kind == "hidden"
-        else getattr(attention[view.layer], view.kind)
+        view: outputs.hidden_states[view.layer] if view.kind == "hidden" else getattr(attention[view.layer], view.kind)
         for view in views
     }
     pooled: dict[Pooling, Tensor] = {}
@@ -274,9 +272,7 @@ def _attend(
         recorder.calls += 1
         if recorder.calls in recorder.wanted:
             _refuse_unusual(module, query, settings)
-            flat = [
-                tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)
-            ]  # [B, H, L, d] -> [B, L, H*d]
+            flat = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]  # [B, H, L, d] -> [B, L, H*d]
             recorder.found[recorder.calls] = AttentionInputs(*flat)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
@@ -287,9 +283,7 @@ def _refuse_unusual(module: nn.Module, query: Tensor, settings: dict[str, Any]) 
     if settings.get("position_bias") is not None or (
         scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-4)
     ):
-        raise ModelError(
-            f"{type(module).__name__} scales or shifts its attention in a way codir does not know."
-        )
+        raise ModelError(f"{type(module).__name__} scales or shifts its attention in a way codir does not know.")
     window = settings.get("sliding_window")
     if window is not None and query.shape[2] > window:
         raise ModelError(

@@ -61,9 +61,7 @@ def build_student(
     for name in (*report.missing_keys, *report.unexpected_keys):
         if not name.startswith(prefix):
             raise ModelError(f"{kind} cannot be cut to {len(chosen)} layers: {name} depends on their number.")
-    own, source = (
-        cast(nn.ModuleList, each.get_submodule(prefix.removesuffix("."))) for each in (student, teacher)
-    )
+    own, source = (cast(nn.ModuleList, each.get_submodule(prefix.removesuffix("."))) for each in (student, teacher))
     _require_same_layers(own, source, chosen, kind)
     return student
 
@@ -139,19 +137,11 @@ def _of_layers(name: str, value: Any, depth: int, layers: Sequence[int]) -> list
     """Returns what is left of a setting for the chosen layers; None for one that says nothing of single layers."""
     if not isinstance(value, list | tuple) or not value or "token" in name:
         return None
-    if all(
-        isinstance(run, list | tuple) and len(run) == 2 and isinstance(run[0], list | tuple) for run in value
-    ):
+    if all(isinstance(run, list | tuple) and len(run) == 2 and isinstance(run[0], list | tuple) for run in value):
         kinds = [kind for run, times in value for kind in list(run) * times]
         return [[[kinds[layer - 1]], 1] for layer in layers] if len(kinds) == depth else None
     whole = all(type(entry) is int for entry in value)
-    if (
-        "layers" in name
-        and whole
-        and list(value) == sorted(set(value))
-        and value[0] >= 0
-        and value[-1] < depth
-    ):
+    if "layers" in name and whole and list(value) == sorted(set(value)) and value[0] >= 0 and value[-1] < depth:
         return [place for place, layer in enumerate(layers) if layer - 1 in value]
     # Lists of words can have the depth's length by chance (DeBERTa's pos_att_type, X-MOD's languages).
     numbers = all(isinstance(entry, int | float) for entry in value)
@@ -160,9 +150,7 @@ def _of_layers(name: str, value: Any, depth: int, layers: Sequence[int]) -> list
     return None
 
 
-def _require_same_layers(
-    student: nn.ModuleList, source: nn.ModuleList, layers: Sequence[int], whose: str
-) -> None:
+def _require_same_layers(student: nn.ModuleList, source: nn.ModuleList, layers: Sequence[int], whose: str) -> None:
     """Raises `ModelError` if a layer of a student is set otherwise than the layer it was copied from.
 
     A layer's weights are half of what it computes; the other half is what the config told it: the window it sees, the

@@ -92,9 +92,7 @@ class WholeWords:
         plain = [
             (number, text)
             for number, text in zip(ids, texts, strict=True)
-            if _PLAIN.fullmatch(text)
-            and not _NO_WORD.fullmatch(text)
-            and find_words(text) == [(0, len(text))]
+            if _PLAIN.fullmatch(text) and not _NO_WORD.fullmatch(text) and find_words(text) == [(0, len(text))]
         ]
         again = encoded([f" {text}" for _, text in plain])
         kept = [each for each, tokens in zip(plain, again, strict=True) if list(tokens) == [each[0]]]
@@ -142,9 +140,7 @@ class WordCandidates:
             )
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if tokenizer.mask_token_id is None:
-            raise ModelError(
-                f"The tokenizer {name} has no mask token. Take a masked language model and its own one."
-            )
+            raise ModelError(f"The tokenizer {name} has no mask token. Take a masked language model and its own one.")
         self.words = WholeWords.of(tokenizer)
         if len(self.words.ids) <= most:
             raise ModelError(
@@ -191,9 +187,7 @@ class WordCandidates:
                 padded = pad_batch([tokens for tokens, _ in batch], self._padding)
                 inputs = {name: tensor.to(self.model.device) for name, tensor in padded.items()}
                 with precision(self.model.device, self.autocast):
-                    masked = represent(
-                        self.model, inputs, (), torch.eq(inputs["input_ids"], self._mask_id)
-                    ).masked
+                    masked = represent(self.model, inputs, (), torch.eq(inputs["input_ids"], self._mask_id)).masked
                     assert masked is not None
                     logits = functional.linear(masked.hidden, cast(torch.Tensor, weight), bias).float()
                 if not bool(torch.isfinite(logits).all()):
@@ -239,18 +233,14 @@ class WordCandidates:
             masks = [place for place, token in enumerate(tokens["input_ids"]) if token == self._mask_id]
             kept = [row for _, row in rows]
             if len(masks) < len(rows):  # cut off; a tokenizer written in Python does not say of which text
-                texts_of = (
-                    encoded.sequence_ids(number) if encoded.is_fast else [None] * len(tokens["input_ids"])
-                )
+                texts_of = encoded.sequence_ids(number) if encoded.is_fast else [None] * len(tokens["input_ids"])
                 kept = []
                 for text in range(len(masked[number])):
                     own, count = (
                         [row for of, row in rows if of == text],
                         sum(texts_of[mask] == text for mask in masks),
                     )
-                    kept += (
-                        own[:count] if self.tokenizer.truncation_side == "right" else own[len(own) - count :]
-                    )
+                    kept += own[:count] if self.tokenizer.truncation_side == "right" else own[len(own) - count :]
             if kept:
                 found.append((tokens, kept))
         return found

@@ -116,7 +116,5 @@ def _limited(loaded: TaskData, data: DataConfig) -> TaskData:
         return part
 
     train = loaded.train and limited("training", loaded.train, data.limit_train)
-    validation = {
-        name: limited(name, split, data.limit_validation) for name, split in loaded.validation.items()
-    }
+    validation = {name: limited(name, split, data.limit_validation) for name, split in loaded.validation.items()}
     return replace(loaded, train=train, validation=validation, notes=notes)

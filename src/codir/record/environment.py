@@ -85,9 +85,7 @@ def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
         # optional locks off: looking must not disturb another git command in the same tree
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
 

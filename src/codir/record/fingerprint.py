@@ -110,9 +110,7 @@ def opened(
         yield run
 
 
-def begin(
-    run: RunFolder, config: RunConfig | PretrainConfig, parts: Mapping[str, Part], **settings: Any
-) -> None:
+def begin(run: RunFolder, config: RunConfig | PretrainConfig, parts: Mapping[str, Part], **settings: Any) -> None:
     """Makes the folder a run: writes `fingerprint.json`, then `codir.yaml` and `environment.json`.
 
     Before that a refusal leaves a folder that the corrected command can have. A run that goes on is compared, and paths

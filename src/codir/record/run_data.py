@@ -170,8 +170,7 @@ def _on_hub(model: str | Path) -> Path | None:
     try:
         source = resolve(model)
         quietly = {
-            f"_raise_exceptions_for_{what}": False
-            for what in ("missing_entries", "gated_repo", "connection_errors")
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")
         }
         found = None if isinstance(source, Path) else cached_file(source, CONFIG, **quietly)
     except (OSError, ValueError, CodirError):
@@ -297,9 +296,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _build(
-    named: Mapping[str, Any], run: Mapping[str, Any] | None = None, path: Path | None = None
-) -> DataConfig:
+def _build(named: Mapping[str, Any], run: Mapping[str, Any] | None = None, path: Path | None = None) -> DataConfig:
     settings = Settings()
     for name, value in (run or {}).items():
         settings.set((name,), value, str(path))

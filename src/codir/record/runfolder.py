@@ -96,16 +96,12 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --output.")
         if self.checkpoints.exists() and not self.checkpoints.is_dir():
-            raise RunError(
-                f"{self.checkpoints} is a file where the folder of checkpoints should be. Delete it."
-            )
+            raise RunError(f"{self.checkpoints} is a file where the folder of checkpoints should be. Delete it.")
         content = self._content()
         if resume:
             if not self.is_run and (content or not self.path.is_dir() or not any(self.path.iterdir())):
                 what = "holds no run" if self.path.exists() else "does not exist"
-                raise RunError(
-                    f"Nothing to resume: {self.path} {what}. Leave out --resume to start a new run."
-                )
+                raise RunError(f"Nothing to resume: {self.path} {what}. Leave out --resume to start a new run.")
         elif self.is_run:
             raise RunError(
                 f"{self.path} already holds a run ({self.state}). "
@@ -132,9 +128,7 @@ class RunFolder:
         except (FileNotFoundError, RunError):
             if not self.trained.is_file():
                 return  # the whole training would have to be done again
-        self.reopened = (
-            f"The results of {self.path} are computed again, since metrics.json is missing or damaged."
-        )
+        self.reopened = f"The results of {self.path} are computed again, since metrics.json is missing or damaged."
         attempts = self.status.get("attempts") or [{"started": _now()}]
         attempts[-1]["error"] = self.reopened
         self._write_status("interrupted", attempts)

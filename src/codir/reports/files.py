@@ -53,9 +53,7 @@ class RunFiles:
         self.metrics = read("results", run.metrics, read_whole)
         self.environment = read("environment", run.environment, read_whole)
         status = read("state of the run", path / "run.json", read_whole)
-        self.command = str(
-            self.config.get("command") or ("distill" if "comparison" in self.metrics else "finetune")
-        )
+        self.command = str(self.config.get("command") or ("distill" if "comparison" in self.metrics else "finetune"))
         self.state = str(status.get("state") or "running")
         self.finished = self.state == "finished" and bool(self.metrics)
         self.attempts: list[dict[str, Any]] = status.get("attempts") or []

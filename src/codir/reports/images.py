@@ -53,9 +53,7 @@ def write_images(report: Report, folder: Path) -> list[Path]:
         for form in ("png", "svg"):
             path, file = folder / f"{figure.name}.{form}", io.BytesIO()
             with matplotlib.rc_context({"svg.hashsalt": "codir"}):  # the same figure gives the same bytes
-                drawing.savefig(
-                    file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None
-                )
+                drawing.savefig(file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
             try:
                 write_bytes(path, file.getvalue())
             except OSError as error:

@@ -76,9 +76,7 @@ def render(report: Report) -> str:
     environment.filters["shortened"] = shortened
     panels, training, figures = all_figures(report)
     library = get_plotlyjs() if figures else ""
-    head, code, style = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("head.js", "page.js", "page.css")
-    )
+    head, code, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("head.js", "page.js", "page.css"))
     light, dark = (" ".join(f"--{name}: {pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
     # WebGL figures: plotly compiles their drawing functions
     compiles = any(trace["type"] == "scattergl" for figure in figures for trace in figure.data)
@@ -224,9 +222,7 @@ def tiles(report: Report) -> list[dict[str, str]]:
 
 
 def _of(value: float, whole: float | None, show: Show) -> str:
-    return (
-        f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}" if known(whole) and whole else ""
-    )
+    return f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}" if known(whole) and whole else ""
 
 
 def _study_tiles(report: Report) -> list[dict[str, str]]:
@@ -258,9 +254,7 @@ def _study_tiles(report: Report) -> list[dict[str, str]]:
 def model_table(panel: Panel) -> dict[str, Any]:
     """Returns headings, lines and what the headings mean; a column in which no model has a value is left out."""
     columns = [each for each in _columns(panel) if any(known(each[1](model)) for model in panel.models)]
-    lines = [
-        {"name": clean(model.name), "role": model.role, "note": "", "cells": []} for model in panel.models
-    ]
+    lines = [{"name": clean(model.name), "role": model.role, "note": "", "cells": []} for model in panel.models]
     for model, line in zip(panel.models, lines, strict=True):
         engine = clean(model.engine)
         line["note"] = "" if engine == "torch" or engine.lower() in model.name.lower() else engine

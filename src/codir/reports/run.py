@@ -91,9 +91,7 @@ def _panels(run: RunFiles, comparison: Comparison | None, main: str) -> list[Pan
     if run.command == "pretrain":
         return [replace(panel, task="masked tokens", metric="accuracy", models=_masked_models(run))]
     metric, metrics = run.metrics["main_metric"], numbers(run.metrics["metrics"])
-    model = Model(
-        _FINE_TUNED, "teacher", _FINE_TUNED, metrics.get(metric), metrics=metrics, folders=(run.path,)
-    )
+    model = Model(_FINE_TUNED, "teacher", _FINE_TUNED, metrics.get(metric), metrics=metrics, folders=(run.path,))
     model = replace(model, layers=layers_in(run.path), bytes=model_size(run.path) or None)
     return [replace(panel, metric=metric, models=[model])]
 
@@ -268,9 +266,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     environment, metrics = run.environment, run.metrics
     examples = {"training examples": metrics.get("train_examples")}
     examples["unlabelled texts"] = (metrics.get("unlabeled") or {}).get("examples")
-    examples |= {
-        f"{split} examples": many for split, many in (metrics.get("validation_examples") or {}).items()
-    }
+    examples |= {f"{split} examples": many for split, many in (metrics.get("validation_examples") or {}).items()}
     facts = [
         ("command", environment.get("command")),
         ("state", run.state),

@@ -217,9 +217,7 @@ def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
     if len(models) > NAMED:
         chosen = [model for model in models if model in front or model.engine == "torch"]
         chosen = chosen if len(chosen) <= NAMED else front[:NAMED]
-    times, heights = (
-        np.array(each) for each in zip(*((m.milliseconds, m.points) for m in models), strict=True)
-    )
+    times, heights = (np.array(each) for each in zip(*((m.milliseconds, m.points) for m in models), strict=True))
     times = np.log10(times / times.min()) if logarithmic else times
     across, up = (
         720 * times / (times.max() or 1.0),
@@ -259,9 +257,7 @@ def _rows(name: str, title: str, takeaway: str, data: list[Trace], names: list[s
     """Returns a figure with a name at each row, the first above."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     layout = {"yaxis": axis(**ticks, showgrid=True), "margin": margin(8, 16, 30), **layout}
-    return Figure(
-        name, title, takeaway, data, layout, {"yaxis": {"tickfont": {"size": 11}}}, 96 + 30 * len(names)
-    )
+    return Figure(name, title, takeaway, data, layout, {"yaxis": {"tickfont": {"size": 11}}}, 96 + 30 * len(names))
 
 
 def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
@@ -343,9 +339,7 @@ def forest_figure(differences: Sequence[Difference], task: str, key: str) -> Fig
     ends = [100 * value for item in rows for value in (item.mean, item.low, item.high, 0.0) if known(value)]
     filled = [f"{shortened(item.name, 40)} {points(item.mean, '+.1f')}" for item in rows if item.shown]
     takeaway = f"{len(filled) or 'None'} of {plural(len(rows), 'difference')} shown beyond noise"
-    takeaway += (
-        f" (filled): {'; '.join(filled[:4])}{' and others' if len(filled) > 4 else ''}." if filled else "."
-    )
+    takeaway += f" (filled): {'; '.join(filled[:4])}{' and others' if len(filled) > 4 else ''}." if filled else "."
     return _rows(
         f"{key}-forest",
         f"Paired differences: {clean(task)}",

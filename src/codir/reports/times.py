@@ -95,9 +95,7 @@ def _add_rows(report: Report, page: Path, path: Path, wanted: Wanted, command: S
         main = report.panels[0].student or report.panels[0].models[0]
         scores = {row.path: row.score for row in result.rows if row.metric == report.panels[0].metric}
         mine = [main.score is not None and scores.get(row.path) == main.score for row in result.rows]
-        at = [
-            page.resolve() if own and not each.exists() else each for own, each in zip(mine, at, strict=True)
-        ]
+        at = [page.resolve() if own and not each.exists() else each for own, each in zip(mine, at, strict=True)]
     for number, panel in enumerate(report.panels):
         report.panels[number], here = _with_rows(panel, result, at, page, wanted, report)
         placed |= here

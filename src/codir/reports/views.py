@@ -193,8 +193,7 @@ def _add_similarities(teacher: Outputs, students: Sequence[Outputs], report: Rep
     # all share one colour scale: one is the top, the bottom a round tenth
     report.ramp = min(0.9, float(np.floor(10 * min(values.min() for _, values in found)) / 10)), 1.0
     report.similarities = [
-        similarity_figure(name, values, report.ramp, len(theirs), number)
-        for number, (name, values) in enumerate(found)
+        similarity_figure(name, values, report.ramp, len(theirs), number) for number, (name, values) in enumerate(found)
     ]
 
 
@@ -203,9 +202,7 @@ def similarity_figure(
 ) -> Figure:
     """Returns the CKA of a student's layers (rows) with the teacher's; each row's highest value is bold."""
     best = values.argmax(axis=1)
-    texts = [
-        [f"{value:.2f}" if value < row.max() else f"<b>{value:.2f}</b>" for value in row] for row in values
-    ]
+    texts = [[f"{value:.2f}" if value < row.max() else f"<b>{value:.2f}</b>" for value in row] for row in values]
     across, down = ([str(place + 1) for place in range(n)] for n in reversed(values.shape))
     hover = "student layer %{y}, teacher layer %{x}: %{z:.3f}<extra></extra>"
     ticks = {"type": "category", "showgrid": False}
@@ -323,9 +320,7 @@ def cloud_figure(space: str, clouds: Sequence[Cloud], about: str, number: int) -
             marker["opacity"] = 0.55 if bank else 0.8
             trace = dots(x, y, marker, name=title, meta=[place, group])
             trace["hovertemplate"] = "<b>%{fullData.name}</b><br>%{text}<extra></extra>"
-            trace["text"] = (
-                [for_hover(texts[row], 120) for row in rows.tolist()] if len(texts) else [""] * len(rows)
-            )
+            trace["text"] = [for_hover(texts[row], 120) for row in rows.tolist()] if len(texts) else [""] * len(rows)
             data.append(trace | ({"type": "scattergl"} if len(every) > _GL_FROM else {}))
     many = ", ".join(f"{clean(name)}: {plural(len(points), 'point')}" for name, points, _, _ in clouds)
     frame = {"showticklabels": False, "showgrid": False, "showline": True, "mirror": True}

@@ -58,8 +58,7 @@ def to_arguments(
         "num_train_epochs": training.num_train_epochs,
         "max_steps": steps or -1,
         "train_sampling_strategy": training.train_sampling_strategy,
-        "load_best_model_at_end": training.load_best_model_at_end
-        or training.early_stopping_patience is not None,
+        "load_best_model_at_end": training.load_best_model_at_end or training.early_stopping_patience is not None,
         "metric_for_best_model": f"eval_{main_metric}",
         "greater_is_better": True,
         "logging_steps": max(1, min(50, steps_per_epoch // 5)),

@@ -109,9 +109,7 @@ def augment(
     if copies < 1:
         raise ConfigError(f"{copies} copies of each text are none: give at least 1.")
     if not 0.0 < probability <= 1.0:
-        raise ConfigError(
-            f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}."
-        )
+        raise ConfigError(f"The probability of replacing a word must lie above 0 and at most at 1, not {probability}.")
     if output.suffix.lower() != ".jsonl":
         raise RunError(f"The output {output} must end in .jsonl: it is written as JSON lines.")
     texts, pairs, notes = training_texts(data)
@@ -154,9 +152,7 @@ def augment(
         ):
             for row, (each, found) in enumerate(_candidates(folder, proposer, texts, progress)):
                 digest = source_digest(each)
-                drawn = copies_of(
-                    each, found, proposer.words, copies=copies, probability=probability, seed=seed
-                )
+                drawn = copies_of(each, found, proposer.words, copies=copies, probability=probability, seed=seed)
                 for copy in drawn:
                     if copy in seen:
                         result.unchanged += copy == each

@@ -54,9 +54,7 @@ class CollapseWatch:
             return
         advice = "a lower training.learning_rate or a longer training.warmup_steps"
         if self.contrast:
-            advice += (
-                ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
-            )
+            advice += ", and in place of rows of a memory bank objectives.crd.negatives=in-batch (docs/choosing.md)"
         logger.warning(
             f"{self.label}: a second evaluation with the same answer for all {len(answers):,} validation examples. If "
             "that stays, the training has failed and more of it will not help: stop it (Ctrl-C) and try "

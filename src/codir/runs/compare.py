@@ -64,9 +64,7 @@ def compare(
     teachers = kind.answers(own_order[main_split])
 
     def row(role: Role, model: PreTrainedModel, logits: Mapping[str, np.ndarray], folder: Path) -> ModelRow:
-        scores = {
-            name: compute_metrics(kind, task.metrics, each, labels[name]) for name, each in logits.items()
-        }
+        scores = {name: compute_metrics(kind, task.metrics, each, labels[name]) for name, each in logits.items()}
         answers = kind.answers(logits[main_split])
         total, embedding = count_parameters(model)
         return ModelRow(

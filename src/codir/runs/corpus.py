@@ -99,9 +99,7 @@ def report(made: Corpus) -> list[RenderableType]:
         if names := _names(each for each in sources if each.get("documents") == mode):
             lines.append(f"{names}: {meaning} (--documents {mode}).")
     for encoding in sorted({each["encoding"] for each in sources if "encoding" in each}):
-        lines.append(
-            f"{_names(each for each in sources if each.get('encoding') == encoding)}: read as {encoding}."
-        )
+        lines.append(f"{_names(each for each in sources if each.get('encoding') == encoding)}: read as {encoding}.")
     return lines + _skipped(made.manifest["skipped"])
 
 

@@ -47,9 +47,7 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     teacher, student = output / "teacher", output / "student"
     data = {"task": BUILT_IN, "limit_train": _TRAIN, "limit_validation": _VALIDATION}
 
-    console.rule(
-        "1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left"
-    )
+    console.rule("1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left")
     finetune(
         model=str(demo_encoder()),
         data=data,

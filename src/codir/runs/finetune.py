@@ -85,9 +85,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     begun = data_parts(data)
     require_same(run, begun | {MODEL: model_part(config.model)})
     set_seed(config.training.seed)  # the classifier's fresh weights
-    model = load_classifier(
-        config.model, require_head=False, labels=lambda config: kind.write(config, task.labels)
-    )
+    model = load_classifier(config.model, require_head=False, labels=lambda config: kind.write(config, task.labels))
     tokenizer = load_tokenizer_for(model, config.model)
     require_trainable(model, config.model)
     train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
@@ -100,9 +98,7 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     encoded = TrainingData(task, train, validation[data.main_split], tokenizer)
     model, cost = train_into(run, model, {"task": {}}, config.training, encoded, console, "teacher")
     scores = {
-        name: compute_metrics(
-            kind, task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"])
-        )
+        name: compute_metrics(kind, task.metrics, predict_logits(model, split, tokenizer), np.asarray(split["labels"]))
         for name, split in validation.items()
     }
     metrics = flat_metrics(scores)

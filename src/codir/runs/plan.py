@@ -59,9 +59,7 @@ class Plan(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: each stage's fields, and the sums."""
-        sums = {
-            key: sum(getattr(stage, key) for stage in self.stages.values()) for key in ("hours", "gpu_hours")
-        }
+        sums = {key: sum(getattr(stage, key) for stage in self.stages.values()) for key in ("hours", "gpu_hours")}
         return {
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
             **sums,
@@ -142,9 +140,7 @@ def plan(
             "machine on itself with --measure."
         )
     if not 0 < efficiency <= 1:
-        raise ConfigError(
-            f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1."
-        )
+        raise ConfigError(f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1.")
     stages, notes = {}, []
     for recipe in recipes.split(",") if recipes else [None]:
         loaded = load_pretrain(
@@ -154,9 +150,7 @@ def plan(
             flags=flags,
             defaults={"corpus": _NOWHERE, "output": _NOWHERE},
         )
-        stages[loaded.recipe] = _stage(
-            loaded, None if measured else device, efficiency, gpus, blocks, block, notes
-        )
+        stages[loaded.recipe] = _stage(loaded, None if measured else device, efficiency, gpus, blocks, block, notes)
     if not measured:
         notes.append(
             f"Times are estimates from {efficiency:.0%} of the peak of one {device.upper()} a process (16 bits: "

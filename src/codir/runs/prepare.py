@@ -66,9 +66,7 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
     if (inputs := inputs_of(config.teacher)) is not None:
         if inputs.pairs is False and task.pairs:
             # it may have been pre-trained on pairs, and the student learns from the labels as well
-            console.print(
-                f"{config.teacher} was trained on single texts, and is to teach about pairs of texts."
-            )
+            console.print(f"{config.teacher} was trained on single texts, and is to teach about pairs of texts.")
         else:
             way = "name the second column with --text-pair."
             inputs.require_pairs(task.pairs, config.teacher, f"{task.name} has", way)

@@ -38,9 +38,7 @@ def check_settings(plan: Plan) -> Kinds:
         meant, keys = ([*plan.recipes], [name]) if "." in name else ([name], dotted(searched[name]))
         for key in keys:
             if not any(plan.recipes[each].has(key) for each in meant if each in plan.recipes):
-                problems.append(
-                    f"{what}: {key} means nothing to {', '.join(meant)}, which has no such objective."
-                )
+                problems.append(f"{what}: {key} means nothing to {', '.join(meant)}, which has no such objective.")
     found: Kinds = {}
     for group in plan.search.groups(also=True):
         found[group.group] = []

@@ -40,9 +40,7 @@ class RecipeChoice(Section):
     """One of the recipes that are compared: which, and what is set differently in it."""
 
     recipe: str = Field(description="a recipe's name, `finetune` for the undistilled student, or a YAML file")
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="settings over the recipe's own, by dotted keys"
-    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings over the recipe's own, by dotted keys")
 
     @field_validator("settings", mode="before")
     @classmethod
@@ -114,9 +112,7 @@ class StudyConfig(Section):
     teachers: dict[str, str] = Field(
         default_factory=dict, description="fine-tuned teachers by task: folders or Hub ids"
     )
-    teacher_training: TrainingConfig = Field(
-        default_factory=TrainingConfig, description="how `model` is fine-tuned"
-    )
+    teacher_training: TrainingConfig = Field(default_factory=TrainingConfig, description="how `model` is fine-tuned")
     student: StudentConfig = Field(
         default_factory=StudentConfig, description="the student of all trials (see `codir distill`)"
     )
@@ -208,9 +204,7 @@ class StudyConfig(Section):
     @classmethod
     def _once_each(cls, value: list[int]) -> list[int]:
         if not value or len(set(value)) < len(value):
-            raise ValueError(
-                "a seed stands there twice" if value else "there is no seed: give a list, or 1-5"
-            )
+            raise ValueError("a seed stands there twice" if value else "there is no seed: give a list, or 1-5")
         if min(value) < 0 or max(value) >= 2**32:
             raise ValueError("seeds are whole numbers from 0 to 2**32 - 1")
         return value
@@ -232,9 +226,7 @@ class StudyConfig(Section):
                     f"{name!r} cannot be the name of a folder: use at most 60 letters, digits, '.', '-' and '_'"
                 )
         if self.student != StudentConfig() and self.students:
-            raise ValueError(
-                "student and students exclude each other: put the one into students, with a name"
-            )
+            raise ValueError("student and students exclude each other: put the one into students, with a name")
         _known("settings names", self.settings, self.recipes)
         _known("teachers names", self.teachers, self.tasks)
         _known("baseline is", [self.baseline] if self.baseline else [], self.recipes)
@@ -289,9 +281,7 @@ class StudyConfig(Section):
                 except ValidationError as error:
                     wrong = error.errors()[0]
                     where = ".".join([key, *map(str, wrong["loc"])])
-                    raise ValueError(
-                        f"space: {where}: {wrong['msg'].removeprefix('Value error, ')}"
-                    ) from None
+                    raise ValueError(f"space: {where}: {wrong['msg'].removeprefix('Value error, ')}") from None
         return found
 
 
@@ -332,9 +322,7 @@ def load_study(
     if config is not None:
         content, places = read_yaml_file(config)
         if not isinstance(content, dict | None):
-            raise ConfigError(
-                f"{config}: expected settings such as `recipes:`, not a {type(content).__name__}"
-            )
+            raise ConfigError(f"{config}: expected settings such as `recipes:`, not a {type(content).__name__}")
         content = dict(content or {})
         if content.pop("command", "study") != "study":
             raise ConfigError(f"{places[('command',)]}: this configuration is not for `codir study`")
@@ -354,9 +342,7 @@ def load_study(
 
 def study_yaml(config: StudyConfig) -> str:
     """Returns YAML with all that was set; `load_study` of it gives the same study."""
-    said = config.model_dump(
-        mode="json", exclude_none=True, exclude_unset=True, exclude={"resume", "data", "data_dir"}
-    )
+    said = config.model_dump(mode="json", exclude_none=True, exclude_unset=True, exclude={"resume", "data", "data_dir"})
     return dump_yaml({"command": "study", **said})
 
 
@@ -366,9 +352,7 @@ def _absolute(value: Any, key: str = "") -> Any:
         return {name: _absolute(each, inner[name]) for name, each in value.items()}
     if isinstance(value, list):
         return [_absolute(each, key) for each in value]
-    may_be = (
-        isinstance(value, str | Path) and key in _PATHS and (key != "recipe" or is_recipe_file(str(value)))
-    )
+    may_be = isinstance(value, str | Path) and key in _PATHS and (key != "recipe" or is_recipe_file(str(value)))
     return str(path.absolute()) if may_be and (path := Path(value).expanduser()).exists() else value
 
 

@@ -96,18 +96,14 @@ class Pruning(TrainerCallback):
     def __init__(self, config: StudyConfig, trial: Trial):
         self.config, self.trial = config, trial
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ends the trial if it is behind; one at its last evaluation may as well finish."""
         metric, output = str(args.metric_for_best_model), self.config.output
         values = [entry[metric] for entry in state.log_history if metric in entry]
         if not values or state.global_step >= state.max_steps:
             return
         mine = (self.trial.group, self.trial.seed)
-        same = [
-            each for each in read_trials(output) if (each.group, each.seed) == mine and each != self.trial
-        ]
+        same = [each for each in read_trials(output) if (each.group, each.seed) == mine and each != self.trial]
         others = [outcome for each in same if (outcome := read_outcome(each, output)) is not None]
         if behind(values, others, self.config.pruning):
             folder = self.trial.folder(output)

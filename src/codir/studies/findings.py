@@ -40,9 +40,7 @@ class Spread:
         if not values or not all(map(math.isfinite, values)):
             raise ValueError(f"a spread needs finite values, at least one: {list(values)}")
         std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(
-            len(values), statistics.fmean(values), statistics.median(values), max(values), min(values), std
-        )
+        return cls(len(values), statistics.fmean(values), statistics.median(values), max(values), min(values), std)
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ def paired_difference(scores: Sequence[float], baseline: Sequence[float]) -> Pai
     if differences.std(ddof=1) / math.sqrt(n) <= 1e-12 * max(1.0, abs(mean)):
         if abs(mean) <= 1e-12:
             return PairedDifference(n, 0.0, without=f"all {n} pairs are equal")
-        return PairedDifference(
-            n, mean, without=f"all {n} differences are the same, a t interval needs spread"
-        )
+        return PairedDifference(n, mean, without=f"all {n} differences are the same, a t interval needs spread")
     test: Any = stats.ttest_1samp(differences, 0.0)
     low, high = test.confidence_interval(LEVEL)
     return PairedDifference(n, mean, float(low), float(high), float(test.pvalue))
@@ -170,9 +166,7 @@ class Findings:
     trials: int  # number of final trials that are finished
     search_trials: int  # what the search cost on top
     search_seconds: float
-    constants: Mapping[
-        str, float
-    ]  # by task, what answering the same class to everything scores, where it is known
+    constants: Mapping[str, float]  # by task, what answering the same class to everything scores, where it is known
 
     @property
     def panels(self) -> tuple[str | None, ...]:
@@ -222,9 +216,7 @@ def find(
     for result in final:
         groups.setdefault((Row(result.recipe, result.student), result.task), []).append(result)
     cells = {place: Cell.of(group) for place, group in groups.items()}
-    rows = sorted(
-        {row for row, _ in cells}, key=lambda row: (row.student or "", *_place(row.recipe, recipes))
-    )
+    rows = sorted({row for row, _ in cells}, key=lambda row: (row.student or "", *_place(row.recipe, recipes)))
     shown = sorted({task for _, task in cells}, key=lambda task: _place(task, tasks))
     known = {row.recipe for row in rows}
     if baseline is None:

@@ -38,9 +38,7 @@ class ResolvedRecipe:
     options: dict[str, Any]  # how it keeps the teacher's outputs (`cache`, ...)
     student: dict[str, Any] | None  # its own, if that is of another kind than the study's
     start: dict[str, Any]  # how its student starts (`START`), where the study's student leaves that open
-    changes: dict[
-        str, Any
-    ]  # the study's settings for it of the student and of the unlabelled texts, by dotted key
+    changes: dict[str, Any]  # the study's settings for it of the student and of the unlabelled texts, by dotted key
     notes: list[str]  # what it wanted otherwise than the study
 
     def has(self, key: str) -> bool:
@@ -72,10 +70,7 @@ def resolve_recipes(config: StudyConfig) -> dict[str, ResolvedRecipe]:
 def notes_of(recipes: Mapping[str, ResolvedRecipe]) -> list[str]:
     """Returns what recipes say otherwise than the study, one line for all that say the same."""
     notes = dict.fromkeys(note for recipe in recipes.values() for note in recipe.notes)
-    return [
-        f"{', '.join(name for name, recipe in recipes.items() if note in recipe.notes)}: {note}"
-        for note in notes
-    ]
+    return [f"{', '.join(name for name, recipe in recipes.items() if note in recipe.notes)}: {note}" for note in notes]
 
 
 class _Training(Section):
@@ -166,9 +161,7 @@ def teacher_config(config: StudyConfig, task: str, resume: bool = False) -> Fine
     )
 
 
-def distill_config(
-    config: StudyConfig, recipe: ResolvedRecipe, trial: Trial, resume: bool = False
-) -> DistillConfig:
+def distill_config(config: StudyConfig, recipe: ResolvedRecipe, trial: Trial, resume: bool = False) -> DistillConfig:
     """Returns the whole configuration of a trial; raises `ConfigError` for what cannot be searched."""
     settings = Settings()
     settings.set(("objectives",), recipe.objectives, f"recipe {recipe.name}")
@@ -181,8 +174,7 @@ def distill_config(
         "recipe": recipe.recipe,
         "teacher": str(teacher_folder(config, trial.task)),
         "data": config.tasks[trial.task].model_dump(mode="json", exclude_none=True),
-        "student": recipe.student
-        or {**student.model_dump(mode="json"), **start_of(recipe.start, student.said())},
+        "student": recipe.student or {**student.model_dump(mode="json"), **start_of(recipe.start, student.said())},
         **recipe.options,
         "cache_dir": str(config.cache_dir or config.output / "cache"),
         "baseline": False,

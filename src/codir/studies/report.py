@@ -55,9 +55,7 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
     lines += [f"Missing: {line}" for line in findings.missing[:_MOST_MISSING]]
     if len(findings.missing) > _MOST_MISSING:
         lines.append(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md")
-    way = (
-        f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
-    )
+    way = f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
     for line in [*lines, way]:
         console.print(line, markup=False, highlight=False)
     return findings
@@ -271,9 +269,7 @@ def cost_table(findings: Findings) -> Table:
             steps = " or ".join(f"{count:,}" for count in cell.steps)
             numbers = (cell.epochs, cell.best_epoch, cell.seconds, cell.seconds_total, cell.parameters)
             rows.append((task, str(row), mean, steps, *numbers))
-    note = (
-        "Training time of the student on the wall clock; workers that share a machine slow each other down."
-    )
+    note = "Training time of the student on the wall clock; workers that share a machine slow each other down."
     return Table("Cost", columns, rows, note)
 
 

@@ -50,8 +50,7 @@ class Plan:
         output = Path(output).expanduser().absolute()
         if not (output / STUDY).is_file():
             raise RunError(
-                f"{output} holds no study: start one with "
-                f"`codir study STUDY.yaml --output {shlex.quote(str(output))}`."
+                f"{output} holds no study: start one with `codir study STUDY.yaml --output {shlex.quote(str(output))}`."
             )
         try:
             config = load_study(output / STUDY, flags={"output": ("--output", str(output))})

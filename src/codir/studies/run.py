@@ -158,9 +158,7 @@ def _run_all(plan: Plan, console: Console) -> None:
                         record_failure(_folder(plan, key), RunError(why))
                         given_up.add(key)
         except KeyboardInterrupt:
-            _say(
-                console, "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once."
-            )
+            _say(console, "Stopping: every training saves a checkpoint first. Ctrl-C again ends them at once.")
             engine.stop()
             wait(running, timeout=_SECONDS_TO_STOP)
             raise
@@ -239,9 +237,7 @@ def _check_folder(output: Path, resume: bool) -> None:
             "--output."
         )
     if resume and not output.is_dir():
-        raise RunError(
-            f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study."
-        )
+        raise RunError(f"Nothing to resume: {output} does not exist. Leave out --resume to start a new study.")
 
 
 def _say(console: Console, line: str) -> None:

@@ -220,9 +220,7 @@ def ended(trials: Sequence[Trial], done: Done) -> bool:
 def best(trials: Sequence[Trial], done: Done) -> Trial | None:
     """Returns the finished trial with the best dev score, the first of equal ones; None if none finished."""
     outcomes = [(trial, done[trial.key]) for trial in trials if trial.key in done]
-    finished = [
-        (trial, each.score) for trial, each in outcomes if each.state == "finished" and _is_number(each.score)
-    ]
+    finished = [(trial, each.score) for trial, each in outcomes if each.state == "finished" and _is_number(each.score)]
     return max(finished, key=lambda pair: pair[1] or 0.0, default=(None, None))[0]
 
 
@@ -275,9 +273,7 @@ def _told(trial: Trial, choices: Choices, distributions: Mapping[str, Any], outc
             for key, choice in choices.items()
         },
         distributions=dict(distributions),
-        intermediate_values=dict(
-            enumerate(outcome.values if outcome is not None and state != states.FAIL else ())
-        ),
+        intermediate_values=dict(enumerate(outcome.values if outcome is not None and state != states.FAIL else ())),
     )
 
 
@@ -291,18 +287,13 @@ def behind(values: Sequence[float], others: Sequence[Outcome], how: PruningName)
             evaluation (Optuna's MedianPruner). `halving`: after 1, 2, 4, ... evaluations only the better half goes on
             (Li et al., 2020: asynchronous successive halving; Optuna's SuccessiveHalvingPruner).
     """
-    if (
-        how == "none"
-        or sum(each.state == "finished" and bool(each.values) for each in others) < PRUNING_STARTUP
-    ):
+    if how == "none" or sum(each.state == "finished" and bool(each.values) for each in others) < PRUNING_STARTUP:
         return False
     optuna = _optuna()
     pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP)
     if how == "halving":
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    study = optuna.create_study(
-        direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
-    )
+    study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
 
     def report(values: Sequence[float]) -> tuple[Any, bool]:
         """Tells the pruner of all evaluations in their order, as it keeps count of them; with its last verdict."""

@@ -122,9 +122,7 @@ class TrialResult:
     epochs: float | None  # passes over the training data that were made
     best_epoch: float | None  # after which the kept weights stood; None where the last ones were kept
     folder: Path
-    constant_score: float | None = (
-        None  # what answering the same class to everything scores; None for regression
-    )
+    constant_score: float | None = None  # what answering the same class to everything scores; None for regression
 
 
 @dataclass(frozen=True)

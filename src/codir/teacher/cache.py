@@ -90,9 +90,7 @@ class TeacherOutputs:
     _arrays: dict[Output, np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._arrays = {
-            output: np.load(path, mmap_mode="r", allow_pickle=False) for output, path in self.files.items()
-        }
+        self._arrays = {output: np.load(path, mmap_mode="r", allow_pickle=False) for output, path in self.files.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # a data loader's spawned worker maps the files again; pickling a map would copy all of it
@@ -134,9 +132,7 @@ class TeacherOutputs:
         """
         wanted = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(
-                f"Example ids {wanted.min()}..{wanted.max()} are outside the cache's 0..{len(self) - 1}."
-            )
+            raise IndexError(f"Example ids {wanted.min()}..{wanted.max()} are outside the cache's 0..{len(self) - 1}.")
         found = Representations(torch.empty(0))
         for output, array in self._arrays.items():
             if isinstance(output, TokenView):

@@ -106,9 +106,7 @@ class TeacherSource:
         return found
 
 
-def teacher_logits(
-    teacher: FrozenTeacher, encoded: Dataset, tokenizer: PreTrainedTokenizerBase
-) -> np.ndarray:
+def teacher_logits(teacher: FrozenTeacher, encoded: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Returns the logits [n, C] of examples, in the data's order of classes, without a cache."""
     prefix = teacher_prefix(encoded)
     raw = predict_logits(teacher.model, encoded, tokenizer, prefix=prefix, autocast=teacher.autocast)

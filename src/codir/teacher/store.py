@@ -49,9 +49,7 @@ CreateArray = Callable[[str, tuple[int, ...], Any], np.memmap]
 def model_digest(model: PreTrainedModel) -> str:
     """Returns a digest of a model's class, configuration, weights and buffers (about 0.1 s for 0.5 GB)."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_CONTENT}
-    digest = xxhash.xxh3_128(
-        f"{type(model).__name__}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode()
-    )
+    digest = xxhash.xxh3_128(f"{type(model).__name__}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         if tensor.numel():
@@ -129,9 +127,7 @@ def building_lock(folder: Path, key: str, report: Report) -> Iterator[None]:
             break
         except BlockingIOError:
             if not told:
-                report(
-                    f"Another process is computing the same teacher's outputs in {folder}; waiting for it."
-                )
+                report(f"Another process is computing the same teacher's outputs in {folder}; waiting for it.")
                 told = True
             time.sleep(0.1)
     try:

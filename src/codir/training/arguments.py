@@ -40,9 +40,7 @@ class DistillationArguments(TrainingArguments):
 
     average_tokens_across_devices: bool = field(
         default=False,
-        metadata={
-            "help": "Must stay off: it would multiply a mean over the batch by the number of processes."
-        },
+        metadata={"help": "Must stay off: it would multiply a mean over the batch by the number of processes."},
     )
     remove_unused_columns: bool = field(
         default=False,
@@ -59,9 +57,7 @@ class DistillationArguments(TrainingArguments):
     )
     cache_teacher: bool = field(
         default=True,
-        metadata={
-            "help": "Compute the teacher once and read it from disk in every step, instead of running it live."
-        },
+        metadata={"help": "Compute the teacher once and read it from disk in every step, instead of running it live."},
     )
     cache_folder: str | None = field(
         default=None,
@@ -82,18 +78,14 @@ class DistillationArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.average_tokens_across_devices:
-            raise ConfigError(
-                "average_tokens_across_devices must be False: it would scale the loss a second time."
-            )
+            raise ConfigError("average_tokens_across_devices must be False: it would scale the loss a second time.")
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be False: it would drop the example ids.")
         for name, why in _UNSUPPORTED.items():
             if getattr(self, name):
                 raise ConfigError(f"{name} is not supported: {why}.")
         if self.fsdp or self.deepspeed:
-            raise ConfigError(
-                "fsdp and deepspeed are not supported: start data-parallel training with torchrun."
-            )
+            raise ConfigError("fsdp and deepspeed are not supported: start data-parallel training with torchrun.")
         if not self.eval_do_concat_batches:
             raise ConfigError("eval_do_concat_batches must be True: the metrics are those of the whole data.")
         self.label_names = ["labels"]

@@ -77,9 +77,7 @@ class TokenMasking:
         self.mask_id = int(cast(int, tokenizer.mask_token_id))
         # all_special_ids has the roles (padding, mask, ...) only, not special tokens that were added without one
         added: dict[int, Any] = cast(Any, tokenizer).added_tokens_decoder
-        special = _ids(
-            {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
-        )
+        special = _ids({*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)})
         known = _ids({*tokenizer.get_vocab().values(), *special.tolist()})
         self.ordinary = np.setdiff1d(known, np.union1d(special, _ids(added)))
         if random > 0 and not self.ordinary.size:

@@ -47,9 +47,7 @@ class DistillationModel(nn.Module):
         self.poolings, self.tokens = poolings, tokens
         self._without_gradient: set[frozenset[str]] = set()
         # Every process writes the same rows into its bank: nothing to broadcast in every step.
-        self._ddp_params_and_buffers_to_ignore = [
-            f"objectives.{name}" for name, _ in self.objectives.named_buffers()
-        ]
+        self._ddp_params_and_buffers_to_ignore = [f"objectives.{name}" for name, _ in self.objectives.named_buffers()]
         for objective in objectives.values():  # a student whose layers cannot be told apart is refused now
             self.frozen_parameters(objective.settings.start)
 
@@ -111,9 +109,7 @@ class DistillationModel(nn.Module):
             loss = loss + loss.new_zeros((), requires_grad=True)
         return {"loss": loss, "logits": student.logits, "terms": terms}
 
-    def chosen_positions(
-        self, inputs: Mapping[str, Any], labels: Tensor | None, progress: float
-    ) -> Tensor | None:
+    def chosen_positions(self, inputs: Mapping[str, Any], labels: Tensor | None, progress: float) -> Tensor | None:
         """Returns where predictions of tokens are read at this moment, [B, L] bool; None without labels of tokens.
 
         These are the masked positions, or all that are no padding if a term that counts is a mean over those.

@@ -126,9 +126,7 @@ class ProcessBatches(Sampler[list[int]]):
     than processes, those left without one get the last index again; `plan_step` gives their copy no weight.
     """
 
-    def __init__(
-        self, sampler: Sampler[int], batch_size: int, processes: int, rank: int, drop_last: bool = False
-    ):
+    def __init__(self, sampler: Sampler[int], batch_size: int, processes: int, rank: int, drop_last: bool = False):
         """Takes the order of the indices, the same in every process, and the indices that one gets at a time."""
         self.sampler, self.batch_size = sampler, batch_size
         self.processes, self.rank, self.drop_last = processes, rank, drop_last

@@ -316,8 +316,6 @@ class ResumableTrainer(Trainer):
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
         if reason := self._damage(best):
-            logger.warning(
-                "The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason
-            )
+            logger.warning("The best checkpoint %s is damaged (%s); keeping the last weights instead.", best, reason)
             return
         self._load_from_checkpoint(best)

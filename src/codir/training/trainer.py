@@ -104,9 +104,7 @@ class DistillationTrainer(ResumableTrainer):
             require_one_answer(student.config, "the student")
             if teacher is not None:
                 require_one_answer(teacher.model.config, "the teacher")
-            teacher, train_dataset, eval_dataset = match_by_name(
-                student, teacher, train_dataset, eval_dataset
-            )
+            teacher, train_dataset, eval_dataset = match_by_name(student, teacher, train_dataset, eval_dataset)
         if behaviour(student, processing_class.pad_token_id).side == "left":
             settle_side(processing_class, "left")
 
@@ -115,9 +113,7 @@ class DistillationTrainer(ResumableTrainer):
         self._views, self._source = setup.views, setup.source
         teachers = teacher_tokenizer or processing_class
         with args.main_process_first(desc="teacher's cache"):
-            self._source.open(
-                train_dataset, teachers, args.device, report, functools.partial(progress_bar, "teacher")
-            )
+            self._source.open(train_dataset, teachers, args.device, report, functools.partial(progress_bar, "teacher"))
         built = build_objectives(objectives, setup.with_teacher(train_dataset, teachers))
         self.objective_notes = [line for objective in built.values() for line in objective.describe()]
         if self._source.why_live:
@@ -287,9 +283,7 @@ class DistillationTrainer(ResumableTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
             in_order=args.dataloader_in_order,
-            worker_init_fn=functools.partial(
-                seed_worker, num_workers=args.dataloader_num_workers, rank=rank()
-            ),
+            worker_init_fn=functools.partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank()),
         )
         # accelerate would shard it once more, and fill up the last batches with examples of the first.
         return prepare_data_loader(

@@ -104,11 +104,7 @@ class Reproduction:
         for name, stage in self.pretraining.items():
             training, student = stage.training, stage.student
             start = student.model or f"{student.layers or 'half the'} layers, {student.init}"
-            length = (
-                f"{training.max_steps:,}"
-                if training.max_steps
-                else f"{training.num_train_epochs:g} passes in"
-            )
+            length = f"{training.max_steps:,}" if training.max_steps else f"{training.num_train_epochs:g} passes in"
             lines.append(
                 f"pre-training {name}: recipe {stage.recipe}, {length} steps of {training.global_batch_size:,} "
                 f"blocks of {self.scale.block}, student from {start} -> {stage.output}"
@@ -117,9 +113,7 @@ class Reproduction:
             teachers = [task for task in config.tasks if task not in config.teachers]
             how = "" if config.strategy == "grid" else f", searched by {config.strategy}"
             first = f", after teachers for {', '.join(teachers)}" if teachers else ""
-            lines.append(
-                f"study of {name}: {describe_trials(all_trials(config))}{how}{first} -> {config.output}"
-            )
+            lines.append(f"study of {name}: {describe_trials(all_trials(config))}{how}{first} -> {config.output}")
         if self.table.speed is not None:
             models = sum(row.config is not None or row.given is not None for row in self.table.rows)
             lines.append(
@@ -160,16 +154,11 @@ def plan(wanted: Wanted) -> Reproduction:
     made = Reproduction(wanted, load_table(wanted.table, wanted.scale, wanted.overrides))
     if made.table.speed is not None:
         if idle := [flag for flag, value in (("--tasks", wanted.tasks), ("--seeds", wanted.seeds)) if value]:
-            raise ConfigError(
-                f"{made.table.source} measures speed and trains nothing: leave out {', '.join(idle)}."
-            )
+            raise ConfigError(f"{made.table.source} measures speed and trains nothing: leave out {', '.join(idle)}.")
         return made
     _choose_tasks(made)
     students = _choose_students(made)
-    if any(
-        wanted.corpus and name in made.scale.pretraining and name not in wanted.pretrained
-        for name in students
-    ):
+    if any(wanted.corpus and name in made.scale.pretraining and name not in wanted.pretrained for name in students):
         _plan_pretraining(made, students)
     _plan_studies(made, students)
     return made
@@ -181,9 +170,7 @@ def _choose_tasks(made: Reproduction) -> None:
     chosen = list(wanted.tasks) or made.scale.tasks or of_table
     for task in chosen:
         if task not in of_table:
-            raise ConfigError(
-                f"{table.source} has no task {task!r}{nearest(task, of_table)}: {', '.join(of_table)}."
-            )
+            raise ConfigError(f"{table.source} has no task {task!r}{nearest(task, of_table)}: {', '.join(of_table)}.")
     if wanted.data_dir is not None and not Path(wanted.data_dir).is_dir():
         raise DataError(f"The data folder {wanted.data_dir} does not exist or is not a folder.")
     made.tasks = [task for task in of_table if task in chosen and _is_there(wanted, task)]
@@ -413,9 +400,7 @@ def _require_enough_examples(made: Reproduction) -> None:
             if recipe.recipe == FINETUNE:
                 continue
             objectives = distill_config(config, recipe, trial).objectives
-            drawn, name = max(
-                (rows_drawn(settings_for(name, each)), name) for name, each in objectives.items()
-            )
+            drawn, name = max((rows_drawn(settings_for(name, each)), name) for name, each in objectives.items())
             if drawn and trial.task not in examples:
                 train = load_data(config.tasks[trial.task]).train
                 assert train is not None, "load_data gives a training split unless asked not to"
