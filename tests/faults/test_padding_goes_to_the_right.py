@@ -68,7 +68,6 @@ def test_a_training_over_pooled_states_does_not_see_the_side(
     for side in ("right", "left"):
         teacher, run = tiny_model_dir(layers=2), tmp_path / side
         save(left, teacher, side)
-        # fmt: skip
         succeeded(
             "distill",
             "--teacher",

@@ -27,7 +27,6 @@ def run(tmp_path: Path, tiny_model_dir: Any) -> Any:
 
     def distil(name: str, *more: Any) -> tuple[Path, dict[str, Path]]:
         given = [models["origin"] if each == "ORIGIN" else each for each in more]
-        # fmt: skip
         succeeded(
             "distill",
             "--recipe",

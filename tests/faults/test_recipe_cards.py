@@ -112,7 +112,6 @@ def test_a_printed_recipe_is_a_configuration(
     """What `codir recipes` prints goes back in with --config, and no gradient of the paper's fine-tuning is clipped."""
     path = tmp_path / "mine.yaml"
     path.write_text("recipe: kd\n" + succeeded("recipes", "kd").out, encoding="utf-8")
-    # fmt: skip
     succeeded(
         "distill",
         "--config",

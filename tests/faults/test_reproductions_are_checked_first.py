@@ -58,7 +58,6 @@ def test_more_negatives_than_examples_are_refused_before_pretraining(
     more: tuple[str, ...],
     k: str,
 ) -> None:
-    # fmt: skip
     message = refused(
         "reproduce",
         table,
@@ -83,7 +82,6 @@ def test_more_negatives_than_examples_are_refused_before_pretraining(
 
 def test_the_way_out_is_one(tmp_path: Path, glue: Path, tiny_model_dir: Any) -> None:
     """With what the message says the same table is made."""
-    # fmt: skip
     succeeded(
         "reproduce",
         "table5",
