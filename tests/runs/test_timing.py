@@ -107,8 +107,6 @@ def test_pairs_and_round_trip(tiny_classifier, tiny_tokenizer) -> None:
 def test_nothing_to_measure(tiny_classifier, tiny_tokenizer) -> None:
     with pytest.raises(DataError, match="no texts"):
         measure({"m": (tiny_classifier(), tiny_tokenizer)}, [])
-    with pytest.raises(ValueError, match="rounds"):
-        measure({"m": (tiny_classifier(), tiny_tokenizer)}, ["a"], rounds=0)
 
 
 def test_model_size_counts_safetensors_only(tmp_path, tiny_model_dir) -> None:

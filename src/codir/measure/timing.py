@@ -99,12 +99,12 @@ def measure(
     Raises:
         DataError: there are no texts.
     """
-    batches = _batches(models, texts, batch_size, max_length, rounds, pad_to_max_length)
-    only = {name: model for name, (model, _) in models.items()}
-    seconds = time_in_turns(only, batches, rounds, device=device, clock=clock, progress=progress)
-    results = {}
-    for name, model in only.items():
-        per_sequence, ratios = 1000 * seconds[name].sum(axis=1) / len(texts), _speedups(seconds, name)
+    _, seconds = _timed(
+        models, texts, batch_size, max_length, rounds, pad_to_max_length, device=device, clock=clock, progress=progress
+    )
+    results, first = {}, next(iter(seconds.values())).sum(axis=1)
+    for name, (model, _) in models.items():
+        per_sequence, ratios = 1000 * seconds[name].sum(axis=1) / len(texts), first / seconds[name].sum(axis=1)
         results[name] = Timing(
             ms_per_sequence=float(np.median(per_sequence)),
             spread=float(np.ptp(per_sequence)) / 2,
@@ -142,18 +142,10 @@ def measure_requests(
     """
     count = math.ceil(len(texts) / max(batch_size, 1)) * batch_size
     whole = list(itertools.islice(itertools.cycle(texts), count))
-    batches = _batches(models, whole, batch_size, max_length, rounds, pad_to_max_length=False)
-    seconds = time_in_turns(
-        {name: model for name, (model, _) in models.items()},
-        batches,
-        rounds,
-        device=device,
-        clock=clock,
-        all_shapes=True,
-        turn=max(1, _TURN // batch_size),
-        progress=progress,
-    )
-    results = {}
+    how: dict[str, Any] = {"device": device, "clock": clock, "progress": progress}
+    how |= {"all_shapes": True, "turn": max(1, _TURN // max(batch_size, 1))}
+    batches, seconds = _timed(models, whole, batch_size, max_length, rounds, **how)
+    results, first = {}, next(iter(seconds.values())).sum(axis=1)
     for name in models:
         requests, totals = 1000 * seconds[name].ravel(), seconds[name].sum(axis=1)
         p50, p95 = np.percentile(requests, (50, 95)).tolist()
@@ -164,7 +156,7 @@ def measure_requests(
             p95=p95,
             mean=float(requests.mean()),
             sequences_per_second=len(whole) / float(np.median(totals)),
-            speedup=float(np.median(_speedups(seconds, name))),
+            speedup=float(np.median(first / totals)),
             tokens=sum(int(batch["attention_mask"].sum()) for batch in batches[name]) / len(whole),
         )
     return results
@@ -203,10 +195,9 @@ def time_in_turns(
     number_of = len(batches[order[0]])
     seconds = {name: np.zeros((rounds, number_of)) for name in order}
     before = {name: model.device for name, model in models.items()}
-    warm_up = {name: [*batches[name][:1]] for name in order}
+    warm_up = {name: list(batches[name][:1]) for name in order}
     if all_shapes:
-        shapes = {name: {tuple(each["input_ids"].shape): each for each in batches[name]} for name in order}
-        warm_up = {name: [*shapes[name].values()] for name in order}
+        warm_up = {name: list({each["input_ids"].shape: each for each in batches[name]}.values()) for name in order}
     turns = [range(start, min(start + turn, number_of)) for start in range(0, number_of, turn)]
     passes = number_of + (len(turns) if turn > 1 else 0)
     done, in_all = itertools.count(1), sum(map(len, warm_up.values())) + rounds * passes * len(order)
@@ -254,29 +245,26 @@ def _forward(model: Model, batch: Inputs, device: torch.device, clock: Clock) ->
     return clock() - start
 
 
-def _speedups(seconds: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Returns time of the first model / time of this one, round by round."""
-    return next(iter(seconds.values())).sum(axis=1) / seconds[name].sum(axis=1)
-
-
-def _batches(
+def _timed(
     models: Mapping[str, tuple[Model, PreTrainedTokenizerBase]],
     texts: Sequence[Text],
     batch_size: int,
     max_length: int,
     rounds: int,
-    pad_to_max_length: bool,
-) -> dict[str, list[Inputs]]:
-    """Returns each model's own batches of the texts, in their order."""
+    pad_to_max_length: bool = False,
+    **how: Any,
+) -> tuple[dict[str, list[Inputs]], dict[str, np.ndarray]]:
+    """Returns each model's own batches of the texts, in their order, and what `time_in_turns` says of them."""
     if not texts:
         raise DataError("There are no texts to measure the speed on: the validation split is empty.")
     if rounds < 1 or batch_size < 1:
         raise ValueError(f"rounds ({rounds}) and batch_size ({batch_size}) must be at least 1")
     chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    return {
+    batches = {
         name: [encode_batch(model, tokenizer, chunk, max_length, pad_to_max_length) for chunk in chunks]
         for name, (model, tokenizer) in models.items()
     }
+    return batches, time_in_turns({name: model for name, (model, _) in models.items()}, batches, rounds, **how)
 
 
 def encode_batch(
