@@ -29,14 +29,9 @@ EXACT = [
     *("mpnet", "rembert", "roberta", "big_bird", "bloom", "gemma2", "gpt2", "gpt_neo"),
     *("llama", "mistral", "roformer", "squeezebert", "xlnet", "bart", "mbart", "t5"),
 ]
-UNPADDED = ["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso", "reformer"]
-REFUSED = {"perceiver": "how many layers", "mra": "whatever the text"}
-NOT_CUT = {
-    "albert": "one list",
-    "funnel": "one list",
-    "reformer": "trained",
-    **dict.fromkeys(("bart", "mbart", "t5"), "decoder"),
-}
+UNPADDED = ["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"]
+REFUSED = {"perceiver": "how many layers", "mra": "whatever the text", "reformer": "random numbers"}
+NOT_CUT = {"albert": "one list", "funnel": "one list", **dict.fromkeys(("bart", "mbart", "t5"), "decoder")}
 FAST = {"modernbert", "deberta-v2", "albert", "longformer", "fnet"}
 
 
@@ -55,26 +50,21 @@ def test_answers_are_those_of_each_text_alone(
     assert ("without padding" in done.text) == (name in UNPADDED)
     found = [list(json.loads(line)["scores"].values()) for line in output.read_text(encoding="utf-8").splitlines()]
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
-    as_codir_runs_it(model)
+    if name == "big_bird":
+        model.bert.set_attention_type("original_full")
     with torch.inference_mode():
         alone = [model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS]
     np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
-def as_codir_runs_it(model: Any) -> None:
-    """Gives Reformer's hashing the seed that codir gives it, and has BigBird attend fully."""
-    for module in model.modules():
-        if hasattr(module, "hash_seed"):
-            module.hash_seed = 0
-    if model.config.model_type == "big_bird":
-        model.bert.set_attention_type("original_full")
-
-
-def test_a_model_that_reads_nothing_is_refused(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
-    """MRA attends to nothing where its kernel cannot be had: one answer for all."""
-    folder, output = family_dir(tmp_path / "model", "mra", tiny_tokenizer), tmp_path / "answers.jsonl"
+@pytest.mark.parametrize("name", ["mra", "reformer"])
+def test_a_model_without_answers_of_its_own_is_refused(
+    name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """MRA attends to nothing where its kernel cannot be had: one answer for all. Reformer draws random numbers."""
+    folder, output = family_dir(tmp_path / "model", name, tiny_tokenizer), tmp_path / "answers.jsonl"
     texts = write_csv(tmp_path / "texts.csv", [{"text": text} for text in TEXTS])
-    assert REFUSED["mra"] in refused("predict", folder, input=texts, output=output, leaves_nothing=output)
+    assert REFUSED[name] in refused("predict", folder, input=texts, output=output, leaves_nothing=output)
 
 
 @pytest.mark.slow
@@ -100,15 +90,10 @@ def test_each_can_be_distilled_or_says_why_not(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXACT, *UNPADDED])
-def test_each_can_be_fine_tuned_or_says_why_not(
+def test_each_can_be_fine_tuned(
     name: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, dev_csv: Path
 ) -> None:
     model, run = family_dir(tmp_path / "model", name, tiny_tokenizer), tmp_path / "run"
     train = write_csv(tmp_path / "train.csv", sentences(16, seed=3))
     given = ["--model", model, "--train", train, "--validation", dev_csv, "--limit-validation", 8]
-    done = codir("finetune", *given, *QUICK, "--output", run)
-    if name == "reformer":
-        assert done.code == 2
-        assert "trained" in done.message
-    else:
-        assert done.code == 0, done.text
+    succeeded("finetune", *given, *QUICK, "--output", run)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from fault_families import family_dir
-from fault_world import QUICK, refused, sentences, succeeded, write_csv
+from fault_world import QUICK, refused, succeeded, write_csv
 from transformers import PreTrainedTokenizerBase
 
-KINDS = {"bart": "decoder", "t5": "decoder", "funnel": "length", "reformer": "length"}
+KINDS = {"bart": "decoder", "t5": "decoder", "funnel": "length"}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_losses_over_a_students_layers_are_refused(
     "name",
     [
         "bart",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "funnel", "reformer", "big_bird")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "funnel", "big_bird")),
     ],
 )
 def test_their_answers_can_be_learned(
@@ -83,16 +83,6 @@ def test_their_answers_can_be_learned(
     page = tmp_path / "report.html"
     succeeded("report", tmp_path / "run", "--output", page)
     assert page.is_file()
-
-
-def test_a_model_that_cannot_be_trained_is_refused(
-    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, dev_csv: Path
-) -> None:
-    """Reformer's positions want every text of a training to have one length."""
-    model = family_dir(tmp_path / "model", "reformer", tiny_tokenizer)
-    train, run = write_csv(tmp_path / "train.csv", sentences(8)), tmp_path / "run"
-    message = refused("finetune", *QUICK, model=model, train=train, validation=dev_csv, output=run, leaves_nothing=run)
-    assert "trained" in message
 
 
 def test_a_model_that_runs_at_no_length_is_refused(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,7 +2,7 @@
 
 What can be set right without a doubt is: a padding token that only one of the two knows, token types that the model has
 no vectors for. Everything else is refused, or said. What the model's answers depend on besides the text (padding,
-chance, the texts before) is found out by running it on a few tokens (`behaviour`).
+chance) is found out by running it on a few tokens (`behaviour`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ _EXACT_FAMILIES = frozenset(
     | {"xlm-roberta", "xlm-roberta-xl"}
 )
 _LENGTH = 11  # tokens of a probe
-_WINDOW = 4  # attention windows narrower than any that was ever trained
 # What is but rounding, as a share of the largest logit: int8 has steps of 1/127 of a tensor's largest value.
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.06, torch.int8: 0.1}
 _KEPT, _LEFT = "_codir_behaviour", "_codir_left"
@@ -76,17 +75,13 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> No
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     settle_side(tokenizer, found.side)
-    kind = type(model).__name__
     if not known and not found.padded:
-        _note(
-            f"{name} ({kind}) answers a text otherwise when it is padded: probabilities or scores differ by up to "
-            f"{found.padding_error:.2g}. It is run without padding, on texts of one length at a time; only a training "
-            "pads, unless its batch size is 1."
-        )
-    if not known and found.settled is not None:
-        _note(
-            f"{name} ({kind}) leaves some of its answers to chance or to the texts before; from here on "
-            f"{found.settled}."
+        errors().print(
+            f"Note: {name} ({type(model).__name__}) answers a text otherwise when it is padded: probabilities or "
+            f"scores differ by up to {found.padding_error:.2g}. It is run without padding, on texts of one length at a "
+            "time; only a training pads, unless its batch size is 1.",
+            style="yellow",
+            soft_wrap=True,
         )
 
 
@@ -101,10 +96,6 @@ def settle_side(tokenizer: PreTrainedTokenizerBase, side: Side) -> None:
 def side_of(tokenizer: PreTrainedTokenizerBase) -> Side:
     """Returns the side that was noted; right for a tokenizer whose model was not checked."""
     return "left" if tokenizer.__dict__.get(_LEFT) else "right"
-
-
-def _note(line: str) -> None:
-    errors().print(f"Note: {line}", style="yellow", soft_wrap=True)
 
 
 def _share_padding(config: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -154,7 +145,8 @@ def _require_rows(rows: int, tokenizer: PreTrainedTokenizerBase, name: str) -> N
             f"{highest + 1}) and save the model before it is trained."
         )
     if rows - 1 - highest > min(_ROOM, rows // 2):
-        _note(f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: {_OTHER}.")
+        note = f"The tokenizer of {name} has {highest + 1:,} tokens, and the model embeddings for {rows:,}: {_OTHER}."
+        errors().print(f"Note: {note}", style="yellow", soft_wrap=True)
 
 
 def _fit_token_types(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -207,8 +199,6 @@ class Behaviour:
     side: Side = "right"  # on which padding does least
     # why the outputs of single layers cannot be compared with another model's: the end of a sentence about the model
     no_layers: str | None = None
-    # what was left to chance or to the first text, and is set for good now: `attention_type is original_full`
-    settled: str | None = None
 
     @property
     def padded(self) -> bool:
@@ -241,35 +231,13 @@ def require_layers(model: Any, side: str) -> None:
         )
 
 
-@torch.no_grad()
-def require_trainable(model: Any, side: str) -> None:
-    """Raises `ModelError` for a model that can answer texts of any length, but not be trained on them (Reformer)."""
-    if _is_exact(model):
-        return
-    long, _ = _texts(model)
-    try:
-        with evaluation_mode(model), torch.random.fork_rng():
-            _run(model.train(), long, torch.ones_like(long))
-    except Exception as failure:  # whatever a family's code stumbles over
-        raise ModelError(
-            f"{side} is a {type(model).__name__}, which cannot be trained on texts of any length: "
-            f"{_said(failure)} Choose another model for it."
-        ) from failure
-
-
 def _is_exact(model: Any) -> bool:
-    """Whether a model is of a family whose code is known to be exact, and not code that came with its weights.
-
-    Nor is it known of one that is made a decoder of, or whose windows are narrower than any that was ever trained.
-    """
+    """Whether a model is of a family whose code is known to be exact, no decoder, without code of its own."""
     config = getattr(model, "config", None)
     if config is None:
         return True
-    windows = getattr(config, "attention_window", None) or _WINDOW
-    narrow = (min(windows) if isinstance(windows, list | tuple) else windows) < _WINDOW
-    unusual = narrow or getattr(config, "is_decoder", False)
-    own_code = type(model).__module__.startswith("transformers_modules")
-    return getattr(config, "model_type", None) in _EXACT_FAMILIES and not unusual and not own_code
+    unusual = getattr(config, "is_decoder", False) or type(model).__module__.startswith("transformers_modules")
+    return getattr(config, "model_type", None) in _EXACT_FAMILIES and not unusual
 
 
 @torch.inference_mode()
@@ -288,43 +256,31 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
     def differs(outputs: Any, row: int) -> float:
         return _difference(_answers(alone, 0, short.shape[1]), _answers(outputs, row, short.shape[1]), rounding)
 
-    settled = _seed(model)
-    before = _settings(model)
     with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(1)
-        state = torch.get_rng_state()
         try:
+            # the short text first: BigBird changes to full attention with it, for good, and other answers to long ones
             alone = _run(model, short, torch.ones_like(short))
-            chance = not torch.equal(torch.get_rng_state(), state)
-            torch.manual_seed(2)
-            again = _run(model, short, torch.ones_like(short)) if chance else alone
-            both = together("right")
+            both, again = together("right"), together("right")
             error, side = differs(both, 1), "right"
             if error and alone.logits.dim() == 2 and differs(together("left"), 1) == 0:
                 error, side = 0.0, "left"
         except Exception as failure:  # whatever a family's code stumbles over
-            raise ModelError(f"{name} cannot be run on texts of different lengths: {_said(failure)}") from failure
-    if by := differs(again, 0):
+            said = (str(failure).strip().splitlines() or ["no reason given"])[0][:300].rstrip(".")
+            raise ModelError(
+                f"{name} cannot be run on texts of different lengths: {said} ({type(failure).__name__})."
+            ) from failure
+    if by := _difference(*(_answers(each, 0, long.shape[1]) for each in (both, again)), rounding):
         raise ModelError(
             f"{name} draws random numbers for its answers, so that no two of them agree: probabilities differ by up to "
             f"{by:.2g}. Use another model."
         )
     if alone.logits.dim() == 2 and torch.equal(_answers(both, 0, 1), _answers(both, 1, 1)):
-        why = (
-            "its config.json makes a decoder of it, whose first token sees no other. Set is_decoder to false there."
-            if getattr(model.config, "is_decoder", False)
-            else "its attention needs a kernel that this machine has not got, or its weights are damaged. Use another "
-            "model."
+        raise ModelError(
+            f"{name} gives the same answer whatever the text: a decoder was made of it (is_decoder in its config.json "
+            "has to be false), its attention needs a kernel that this machine has not got, or its weights are damaged."
         )
-        raise ModelError(f"{name} gives the same answer whatever the text: {why}")
-    # BigBird changes to full attention with its first short text, for good: before that, long texts get other answers.
-    # What a pass changed is written into the config, so that copies of the model are made like that.
-    for (path, setting), value in _settings(model).items():
-        old = before.get((path, setting), value)
-        if value != old and getattr(model.config, setting, None) == old:
-            setattr(model.config, setting, value)
-            settled.append(f"{setting} is {value}")
-    return Behaviour(error, side, _no_layers(model.config, both, long.shape[1]), ", ".join(settled) or None)
+    return Behaviour(error, side, _no_layers(model.config, both, long.shape[1]))
 
 
 def _texts(model: Any) -> tuple[Tensor, Tensor]:
@@ -388,28 +344,3 @@ def _no_layers(config: Any, outputs: Any, length: int) -> str | None:
     if any(state.shape[2] != width for state in hidden):
         return f"has layers of a width other than {width}"
     return None
-
-
-def _settings(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Returns the plain settings of all modules, which a pass should leave as they are."""
-    return {
-        (path, name): value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str) and not name.startswith("_")
-    }
-
-
-def _seed(model: Any) -> list[str]:
-    """Gives a seed to Reformer's hashing, which draws in texts of more than one chunk; says so."""
-    if getattr(model.config, "hash_seed", 0) is not None:
-        return []
-    for each in (model.config, *model.modules()):
-        if getattr(each, "hash_seed", 0) is None:
-            each.hash_seed = 0
-    return ["hash_seed is 0"]
-
-
-def _said(failure: Exception) -> str:
-    lines = str(failure).strip().splitlines() or ["no reason given"]
-    return f"{lines[0][:300].rstrip('.')} ({type(failure).__name__})."

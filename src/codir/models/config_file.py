@@ -2,7 +2,7 @@
 
 transformers checks the types of most entries and not what they say: a gap between the classes, a padding token outside
 of the vocabulary or a million layers become a traceback, or hours, when the model is built; here they become a
-sentence.
+sentence. What only the family's own code can know (dropout, precision, the rest) is left to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.activations import ACT2FN
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _MOST_LAYERS = 1_000  # building a million of them takes hours
-_DEEPEST = 32  # levels of JSON; a config has two or three
 _SHORTEST = 4  # tokens: two special ones, and text
 # By the name that transformers gives an entry in every family, the least that it can be.
 _SIZES = {
@@ -35,32 +33,13 @@ _SIZES = {
 }
 # Switches of what a model gives out and of how it computes: codir sets them, in each call or for each machine.
 _SWITCHES = (
-    "return_dict",
-    "use_return_dict",
-    "torchscript",
-    "chunk_size_feed_forward",
-    "attn_implementation",
-)
-_SWITCHES += ("_attn_implementation", "_attn_implementation_internal")
-# of new weights: how far they are spread
-_SPREADS = (
-    "initializer_range",
-    "initializer_factor",
-    "init_std",
-    "embedding_initializer_range",
+    *("return_dict", "use_return_dict", "torchscript", "chunk_size_feed_forward"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
 )
 _OWN_HEAD_SIZE = ("head_dim", "d_kv", "d_head", "attention_head_size")
 # Positions start at padding_idx + 1 in these families, so that many rows of the position table are never used.
 _OFFSET_POSITIONS = frozenset(
-    {
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "roberta-prelayernorm",
-        "camembert",
-        "data2vec-text",
-        "ibert",
-    }
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "ibert"}
     | {"xmod", "longformer", "mpnet", "layoutlmv3", "luke", "esm", "lilt", "markuplm"}
 )
 # Relative positions without a table of absolute ones.
@@ -71,15 +50,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Reads a config.json; raises `ModelError` if it cannot be read, is no JSON, or no object with names."""
     try:
         found = json.loads(path.read_bytes())
-        deep = _depth(found) > _DEEPEST
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except RecursionError:
-        found, deep = {}, True
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, f"it cannot be read as JSON: {error}") from error
-    if deep:
-        raise _wrong(path, "its JSON is nested far too deep")
     if not isinstance(found, dict):
         raise _wrong(path, f"it holds {_short(found)}, and a config is an object with names")
     return found
@@ -109,7 +83,7 @@ def make_config(settings: Mapping[str, Any], where: str) -> PretrainedConfig:
             f"{nearest(str(kind), CONFIG_MAPPING)}. Correct model_type, or use a model of a family that it knows."
         )
     family: Any = CONFIG_MAPPING[kind]
-    wrong = _wrong_labels(settings) or _wrong_entry(settings, getattr(family, "attribute_map", {}))
+    wrong = _wrong_labels(settings.get("id2label")) or _wrong_size(settings, getattr(family, "attribute_map", {}))
     if wrong is not None:
         raise _wrong(where, wrong)
     try:
@@ -189,11 +163,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
-
-
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -204,70 +173,37 @@ def _number(config: PretrainedConfig, name: str) -> int:
     return value if _is_whole(value) else 0
 
 
-def _wrong_labels(settings: Mapping[str, Any]) -> str | None:
-    names, count, numbers = (settings.get(name) for name in ("id2label", "num_labels", "label2id"))
-    if count is not None and (not _is_whole(count) or count < 1):
-        return f"num_labels is {_short(count)} and has to be a number of outputs, at least 1"
+def _wrong_labels(names: Any) -> str | None:
     if names is None:
         return None
     if not isinstance(names, Mapping) or not names:
         named = '{"0": "negative", "1": "positive"}'
         return f"id2label is {_short(names)} and has to name every class by its number, as {named}"
-    ids = [str(number) for number in names]
+    ids = list(map(str, names))
     if missing := [number for number in map(str, range(len(ids))) if number not in ids]:
         shown = ", ".join(ids[:8])
         return f"id2label names {len(ids)} classes, which are numbered {shown}: number {missing[0]} is missing"
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     for number, name in names.items():
         if not isinstance(name, str | int | float):
             return f"id2label gives class {number} the name {_short(name)}, which is no text"
         if str(name) in seen:
             return f"id2label gives the classes {seen[str(name)]} and {number} one name, {name!r}"
-        seen[str(name)] = int(number)
-    if count is not None and count != len(ids):
-        return f"num_labels is {count} and id2label names {len(ids)} classes"
-    if numbers is None:
-        return None
-    try:
-        of_names = {str(name): int(str(number)) for name, number in numbers.items()}
-    except (AttributeError, ValueError):
-        return f"label2id is {_short(numbers)} and has to give every class's name its number, or to be left out"
-    if of_names.keys() == seen.keys():  # other names are passed over
-        for name, number in of_names.items():
-            if number != seen[name]:
-                return f"the class {name!r} is number {seen[name]} in id2label and {number} in label2id"
+        seen[str(name)] = str(number)
     return None
 
 
-def _wrong_entry(settings: Mapping[str, Any], spellings: Mapping[str, str]) -> str | None:
-    """Checks single entries, by the names that they have in all families or in this one."""
-    for name in ("dtype", "torch_dtype"):
-        value = settings.get(name)
-        if value is None or value == "auto" or isinstance(value, torch.dtype | Mapping):
-            continue
-        if not (isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)):
-            return f"{name} is {_short(value)}, which PyTorch does not know; float32 is usual"
+def _wrong_size(settings: Mapping[str, Any], spellings: Mapping[str, str]) -> str | None:
+    """Checks sizes, by the names that they have in all families or in this one."""
     for name, least in _SIZES.items():
         for spelling in {name, spellings.get(name, name)}:
             value = settings.get(spelling)
             if value is None or isinstance(value, list | tuple | Mapping):
                 continue  # the family's own code says whether it can be
-            if not _is_whole(value):
-                return f"{spelling} is {_short(value)} and has to be a whole number"
-            if value < least:
-                return f"{spelling} is {_short(value)} and has to be at least {least}"
+            if not _is_whole(value) or value < least:
+                return f"{spelling} is {_short(value)} and has to be a whole number, at least {least}"
             if name == "num_hidden_layers" and value > _MOST_LAYERS:
-                return f"{spelling} is {f'{value:,}'[:60]}, and no model has more than {_MOST_LAYERS:,} layers"
-    names = settings.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return f"architectures is {_short(names)} and has to be a list of names, or left out"
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if name.endswith(("dropout", "_prob", "_pdrop", "dropout_rate", "layerdrop")) and not 0 <= value <= 1:
-            return f"{name} is {value} and has to be a share from 0 to 1"
-        if (name in _SPREADS or name.endswith(("_eps", "_epsilon"))) and not 0 <= value < float("inf"):
-            return f"{name} is {value} and has to be a number from 0"
+                return f"{spelling} is {_short(value)}, and no model has more than {_MOST_LAYERS:,} layers"
     return None
 
 

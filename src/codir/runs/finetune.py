@@ -15,7 +15,7 @@ from codir.data.encoding import encode
 from codir.files import write_json, write_text
 from codir.kinds import kind_named
 from codir.kinds.metrics import compute_metrics, flat_metrics
-from codir.models.check import load_tokenizer_for, require_trainable
+from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.models.loading import load_classifier
 from codir.printing import Console, terminal
@@ -87,7 +87,6 @@ def _finetune(config: FinetuneConfig, run: RunFolder, console: Console) -> Finet
     set_seed(config.training.seed)  # the classifier's fresh weights
     model = load_classifier(config.model, require_head=False, labels=lambda config: kind.write(config, task.labels))
     tokenizer = load_tokenizer_for(model, config.model)
-    require_trainable(model, config.model)
     train = encode(data.train, tokenizer, config.data.max_length, config=model.config)
     validation = {
         name: encode(split, tokenizer, config.data.max_length, config=model.config)

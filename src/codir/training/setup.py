@@ -19,7 +19,7 @@ from codir.kinds import kind_of
 from codir.kinds.base import Kind
 from codir.losses.base import ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, views_of
-from codir.models.check import require_layers, require_trainable
+from codir.models.check import require_layers
 from codir.models.classes import (
     UNLABELED,
     class_names,
@@ -149,7 +149,6 @@ def set_up(
             check_objectives(objectives, context)
         except ConfigError as error:
             raise ConfigError(f"{error} {source.why_live} Raise it to have the cache.") from None
-    require_trainable(student, "The student")
     sides = [(student, views.student, "The student")]
     if teacher is not None:
         sides.append((teacher.model, views.teacher, "The teacher"))
