@@ -260,7 +260,7 @@ def _read_entry(part: str) -> list[Chosen]:
     run, trained = _inputs(model)
     if run is None:
         return [Chosen(task.name, model)]
-    run.require_pairs(task.pairs, model, f"the task {task.name} has", "name another model for it.")
+    run.require_pairs(task.pairs, f"the task {task.name} has", "name another model for it.")
     other = trained not in (None, task.name)
     notes = (f"{model} was trained on {trained}, not on {task.name}.",) if other else ()
     return [Chosen(task.name, model, run.max_length, notes)]

@@ -28,7 +28,6 @@ CONFIG = "codir.yaml"
 INPUTS = "inputs.json"
 """Of a comparison student: the section `data`, for when its folder is taken out of the run."""
 _COLUMNS = {"text": DEFAULT_TEXT, "text_pair": DEFAULT_TEXT_PAIR, "label": DEFAULT_LABEL}
-_SOURCES = ("task", "train", "validation")
 _DAMAGE = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError)
 
 
@@ -36,6 +35,7 @@ _DAMAGE = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, Att
 class RunInputs:
     """What is known of a model's inputs; None is for what is not known, or was not set."""
 
+    model: str  # as it was named
     source: Path  # the file that says it
     max_length: int | None = None  # tokens that texts are cut to
     task: str | None = None  # the task by name that it was trained on
@@ -49,23 +49,22 @@ class RunInputs:
 
     def values(self) -> dict[str, Any]:
         """Returns what is known, as it goes into the manifest of an export."""
-        known = {name: value for name, value in asdict(self).items() if value is not None}
-        return {name: value for name, value in known.items() if name not in ("source", "command", "damage")}
+        hidden = ("model", "source", "command", "damage")
+        return {name: value for name, value in asdict(self).items() if value is not None and name not in hidden}
 
-    def require_pairs(self, pairs: bool, model: str | Path, what: str, way: str) -> None:
+    def require_pairs(self, pairs: bool, what: str, way: str) -> None:
         """Raises `ConfigError` for single texts and a model of pairs, or pairs and one of single texts.
 
         Args:
             pairs: whether the examples are pairs.
-            model: as it was named.
             what: names the examples: `The task sst2 has`.
             way: what to do about it.
         """
         if self.pairs is not None and self.pairs != pairs:
             trained, given = ("pairs of texts", "single texts")[:: 1 if self.pairs else -1]
-            raise ConfigError(f"{model} was trained on {trained} ({self.source}), and {what} {given}: {way}")
+            raise ConfigError(f"{self.model} was trained on {trained} ({self.source}), and {what} {given}: {way}")
 
-    def for_file(self, path: str | Path, given: Mapping[str, Any], model: str | Path) -> dict[str, Any]:
+    def for_file(self, path: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what holds for a file of texts beside what was given: its columns and its encoding.
 
         A column that the file does not have gives way to the usual one (`text`, `text_pair`, `label`).
@@ -73,49 +72,38 @@ class RunInputs:
         Args:
             path: the file, or a data set on the Hub.
             given: what was named; the names of the columns that are wanted must be there, with None for unnamed ones.
-            model: as it was named.
 
         Raises:
             ConfigError: single texts for a model of pairs, or pairs for one of single texts.
             DataError: the file cannot be read.
         """
+        ending, found = Path(path).suffix.lower(), {}
         if given.get("text_pair") is not None:
-            self.require_pairs(True, model, f"{path} is to be read as", "leave out --text-pair.")
-        ending = Path(path).suffix.lower()
-        found: dict[str, Any] = {}
+            self.require_pairs(True, f"{path} is to be read as", "leave out --text-pair.")
         if self.encoding and not given.get("encoding") and ending in FORMATS and ending != ".parquet":
             found["encoding"] = self.encoding
         if ending == ".txt":
-            way = f"give a file with columns ({', '.join(FORMATS[:-1])})."
-            self.require_pairs(False, model, f"{path} holds", way)
+            self.require_pairs(False, f"{path} holds", f"give a file with columns ({', '.join(FORMATS[:-1])}).")
             return found
-        own = {name: getattr(self, name) or usual for name, usual in _COLUMNS.items()}
-        own = {name: own[name] for name in own if name in given and given[name] is None}
-        if not self.pairs:
-            own.pop("text_pair", None)
-        if "text_pair" not in own and own.items() <= _COLUMNS.items():
-            return found
-        if ending not in FORMATS:  # a data set on the Hub
+        second = (self.text_pair or DEFAULT_TEXT_PAIR) if self.pairs else None
+        own = {"text": self.text, "text_pair": second, "label": self.label}
+        own = {name: each for name, each in own.items() if each and name in given and given[name] is None}
+        if ending not in FORMATS or not own:  # a data set on the Hub says itself what it has
             return found | own
         form = {name: {**given, **found}.get(name) for name in ("encoding", "delimiter")}
         have = read_rows(path, [], optional=[*own.values(), *_COLUMNS.values()], **form).columns
         for name, column in own.items():
             found[name] = _COLUMNS[name] if column not in have and _COLUMNS[name] in have else column
-        second = found.get("text_pair")
-        if second is not None and second not in have:
-            raise ConfigError(
-                f"{model} was trained on pairs of texts ({self.source}), and {path} has no column {second!r} for the "
-                "second one: name it with --text-pair."
-            )
+        if "text_pair" in own and found["text_pair"] not in have:
+            way = f"name the second column with --text-pair ({found['text_pair']!r} is not there)."
+            self.require_pairs(False, f"{path} has", way)
         return found
 
     def words(self, used: Mapping[str, Any]) -> str | None:
         """Returns one line on what was taken from here; None if nothing was."""
         if self.damage is not None:
             return f"What {self.source} says of the model's inputs is not used: the file is damaged ({self.damage})."
-        parts = []
-        if "max_length" in used:
-            parts.append(f"texts cut at {used['max_length']} tokens")
+        parts = [f"texts cut at {used['max_length']} tokens"] if "max_length" in used else []
         if columns := [repr(used[name]) for name in ("text", "text_pair") if name in used]:
             parts.append(f"column{'s' * (len(columns) > 1)} {' and '.join(columns)}")
         parts += [f"{name} {used[name]!r}" for name in ("label", "encoding") if name in used]
@@ -134,31 +122,32 @@ def inputs_of(model: str | Path) -> RunInputs | None:
             manifest = Manifest.read(folder)
         except ModelError:
             return None  # whoever loads it says what is wrong
-        said = {"task": manifest.task, **(manifest.reads or {})}
+        if manifest.reads is None and manifest.task is None:
+            return None
+        path, said = folder / "deployment.json", {"task": manifest.task, **(manifest.reads or {})}
         if manifest.reads is None or said.get("max_length") is not None:
             said["max_length"] = manifest.max_length  # no more than the model has positions for
-        known = manifest.reads is not None or manifest.task is not None
-        return _inputs(folder / "deployment.json", said) if known else None
-    path = described_in(folder) or (folder / INPUTS if (folder / INPUTS).is_file() else None)
-    if path is None and not folder.exists():
-        path = _on_hub(model)
-    if path is None:
-        return None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if content.get("command") == "pretrain":
+    else:
+        path = described_in(folder) or (folder / INPUTS if (folder / INPUTS).is_file() else None)
+        if path is None and not folder.exists():
+            path = _on_hub(model)
+        if path is None:
             return None
-        return _inputs(path, {**content["data"], "command": content.get("command")})
-    except _DAMAGE as error:
-        return RunInputs(path, damage=type(error).__name__)
+        try:
+            content = _content(path)
+            said = {**content["data"], "command": content.get("command")}
+        except _DAMAGE as error:
+            return RunInputs(f"{model}", path, damage=type(error).__name__)
+        if said["command"] == "pretrain":
+            return None
+    known = {name: said.get(name) for name in ("max_length", "task", *_COLUMNS, "encoding", "command", "pairs")}
+    if known["pairs"] is None:
+        known["pairs"] = _pairs_of(known["task"]) if known["task"] is not None else known["text_pair"] is not None
+    return RunInputs(f"{model}", path, **known)
 
 
-def _inputs(source: Path, said: Mapping[str, Any]) -> RunInputs:
-    known = {name: said.get(name) for name in ("max_length", "task", *_COLUMNS, "encoding", "command")}
-    pairs = said.get("pairs")
-    if pairs is None:
-        pairs = _pairs_of(known["task"]) if known["task"] is not None else known["text_pair"] is not None
-    return RunInputs(source, pairs=pairs, **known)
+def _content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _pairs_of(task: str) -> bool | None:
@@ -167,12 +156,12 @@ def _pairs_of(task: str) -> bool | None:
 
 
 def _on_hub(model: str | Path) -> Path | None:
+    errors = ("missing_entries", "gated_repo", "connection_errors")
     try:
         source = resolve(model)
-        quietly = {
-            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")
-        }
-        found = None if isinstance(source, Path) else cached_file(source, CONFIG, **quietly)
+        if isinstance(source, Path):
+            return None
+        found = cached_file(source, CONFIG, **{f"_raise_exceptions_for_{what}": False for what in errors})
     except (OSError, ValueError, CodirError):
         return None  # whoever loads the model says what is wrong
     return None if found is None else Path(found)
@@ -191,29 +180,6 @@ def described_in(folder: Path) -> Path | None:
         if (each / CONFIG).is_file():
             return each / CONFIG
     return None
-
-
-def fill(model: str | Path, data: DataConfig) -> tuple[DataConfig, str | None]:
-    """Returns data with what was not set in them as the model's folder says, and a line on what that is.
-
-    Raises:
-        ConfigError: single texts for a model of pairs, or pairs for one of single texts.
-        DataError: a file cannot be read.
-    """
-    inputs = inputs_of(model)
-    if inputs is None:
-        return data, None
-    used: dict[str, Any] = {}
-    if "max_length" not in data.model_fields_set and inputs.max_length is not None:
-        used["max_length"] = inputs.max_length
-    if data.task is None:
-        path = data.validation or data.train
-        assert path is not None, "the configuration makes sure"
-        given = {name: getattr(data, name) for name in (*_COLUMNS, "encoding", "delimiter")}
-        used |= inputs.for_file(path, given, model)
-    elif (pairs := _pairs_of(data.task)) is not None:
-        inputs.require_pairs(pairs, model, f"the task {data.task} has", "name a task of the same kind.")
-    return data.model_copy(update=used), inputs.words(used)
 
 
 # --- the data of a run
@@ -243,28 +209,27 @@ def choose_data(
         use_run: False: no data but those named.
 
     Raises:
-        ConfigError: settings that do not fit together; settings of data without data.
+        ConfigError: settings that do not fit together; settings of data without data; single texts for a model of
+            pairs, or pairs for one of single texts.
+        DataError: a file of named data cannot be read.
     """
     settings = {} if isinstance(data, DataConfig) else dict(data or {})
     if not isinstance(data, DataConfig):
-        named = any(settings.get(name) is not None for name in _SOURCES)
-        data = _build(settings) if named else None
-    if data is not None:
-        for model in models:
-            if inputs_of(model) is not None:
-                config, words = fill(model, data)
-                return Chosen(config, words=words)
+        data = _build(settings) if _names_data(settings) else None
+    if data is None:
+        return _of_runs(models if use_run else (), settings)
+    inputs, used = first_inputs(models), {}
+    if inputs is None:
         return Chosen(data)
-    found = Chosen()
-    for model in models if use_run else ():
-        found = _of_run(Path(model).expanduser(), settings)
-        if found.config is not None:
-            return found
-    if alone := [_flag(name) for name in settings if name != "max_length"]:
-        raise ConfigError(
-            f"{', '.join(alone)}: of which data? Add --task sst2, or --validation dev.csv --text review --label stars."
-        )
-    return found
+    if "max_length" not in data.model_fields_set and inputs.max_length is not None:
+        used["max_length"] = inputs.max_length
+    if data.task is None:
+        path = data.validation or data.train
+        assert path is not None, "the configuration makes sure"
+        used |= inputs.for_file(path, {name: getattr(data, name) for name in (*_COLUMNS, "encoding", "delimiter")})
+    elif (pairs := _pairs_of(data.task)) is not None:
+        inputs.require_pairs(pairs, f"the task {data.task} has", "name a task of the same kind.")
+    return Chosen(data.model_copy(update=used), words=inputs.words(used))
 
 
 def describe(data: DataConfig) -> str:
@@ -292,6 +257,10 @@ def find_near(folder: Path, path: str | Path) -> Path | None:
     return next((place / given for place in (above, *above.parents) if (place / given).exists()), None)
 
 
+def _names_data(settings: Mapping[str, Any]) -> bool:
+    return any(settings.get(name) for name in ("task", "train", "validation"))
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -305,32 +274,35 @@ def _build(named: Mapping[str, Any], run: Mapping[str, Any] | None = None, path:
     return build(DataConfig, settings)
 
 
-def _of_run(folder: Path, changes: Mapping[str, Any]) -> Chosen:
-    """Returns the data of a run folder, or of the run that an export was made from."""
-    try:
-        source = Path(Manifest.read(folder).source).expanduser() if is_deployed(folder) else folder
-    except ModelError:
-        return Chosen()  # whoever loads it says what is wrong
-    path = described_in(source)
-    if path is None:
-        return Chosen()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        section = content["data"]
-        if content.get("command") == "pretrain" or not any(section.get(name) for name in _SOURCES):
-            return Chosen()
-        # what is measured later is measured on validation data: unlabelled texts are not looked for
-        skipped = ["unlabeled", "limit_unlabeled"]
-        if section.get("task") is not None:  # then they are of the unlabelled texts
-            skipped += ["encoding", "delimiter"]
-        run = {name: value for name, value in section.items() if value is not None and name not in skipped}
-        for name in ("data_dir", "train", "validation"):
-            if name in run and (place := find_near(path.parent, run[name])) is not None:
-                run[name] = str(place)
-        config = _build(changes, run, path)
-    except _DAMAGE as error:
-        return Chosen(
-            words=f"The data of {path} are not used: the file is damaged ({type(error).__name__}). Name the data, for "
-            "example by --task."
+def _of_runs(models: Sequence[str | Path], changes: Mapping[str, Any]) -> Chosen:
+    """Returns the data of the first run folder, or export of one, that says them."""
+    words = None
+    for model in models:
+        path = folder = Path(model).expanduser()
+        try:
+            path = described_in(Path(Manifest.read(folder).source).expanduser() if is_deployed(folder) else folder)
+            if path is None:
+                continue
+            content = _content(path)
+            section = content["data"]
+            if content.get("command") == "pretrain" or not _names_data(section):
+                continue
+            # what is measured later is measured on validation data: unlabelled texts are not looked for, and beside
+            # a task the format is theirs
+            skipped = ["unlabeled", "limit_unlabeled"] + ["encoding", "delimiter"] * (section.get("task") is not None)
+            run = {name: value for name, value in section.items() if value is not None and name not in skipped}
+            for name in ("data_dir", "train", "validation"):
+                if name in run and (place := find_near(path.parent, run[name])) is not None:
+                    run[name] = str(place)
+            config = _build(changes, run, path)
+            return Chosen(config, path, f"Data: as in {path}: {describe(config)}.")
+        except ModelError:
+            continue  # whoever loads it says what is wrong
+        except _DAMAGE as error:
+            damage = f"the file is damaged ({type(error).__name__})"
+            words = f"The data of {path} are not used: {damage}. Name the data, for example by --task."
+    if alone := [_flag(name) for name in changes if name != "max_length"]:
+        raise ConfigError(
+            f"{', '.join(alone)}: of which data? Add --task sst2, or --validation dev.csv --text review --label stars."
         )
-    return Chosen(config, path, f"Data: as in {path}: {describe(config)}.")
+    return Chosen(words=words)

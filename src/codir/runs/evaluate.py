@@ -20,7 +20,7 @@ from codir.models.check import load_tokenizer_for
 from codir.models.inference import predict_logits
 from codir.printing import Console, progress_bar, terminal
 from codir.record.data import load_data_for
-from codir.record.run_data import fill
+from codir.record.run_data import choose_data
 from codir.table import Column, Table, Tabular
 from codir.training.processes import one_process_only
 
@@ -108,9 +108,10 @@ def evaluate(
         DataError: for everything wrong with the data.
     """
     one_process_only("codir evaluate")
-    data, words = fill(model, data)
-    if words is not None and not quiet:
-        terminal(console).print(words, highlight=False, markup=False, soft_wrap=True)
+    chosen = choose_data([model], data)
+    data = chosen.config or data
+    if chosen.words is not None and not quiet:
+        terminal(console).print(chosen.words, highlight=False, markup=False, soft_wrap=True)
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     task_data = load_data_for(classifier.config, data)

@@ -101,7 +101,7 @@ def predict(
     input, output = Path(input), Path(output)
     wanted = {"text": text, "text_pair": text_pair, "encoding": encoding, "delimiter": delimiter}
     if (inputs := inputs_of(model)) is not None:
-        used = inputs.for_file(input, wanted, model)
+        used = inputs.for_file(input, wanted)
         wanted |= used
         if max_length is None and inputs.max_length is not None:
             max_length = used["max_length"] = inputs.max_length

@@ -68,8 +68,7 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
             # it may have been pre-trained on pairs, and the student learns from the labels as well
             console.print(f"{config.teacher} was trained on single texts, and is to teach about pairs of texts.")
         else:
-            way = "name the second column with --text-pair."
-            inputs.require_pairs(task.pairs, config.teacher, f"{task.name} has", way)
+            inputs.require_pairs(task.pairs, f"{task.name} has", "name the second column with --text-pair.")
     for note in data.notes:
         console.print(note, highlight=False)
     student, tokenizer, lines = make_student(
