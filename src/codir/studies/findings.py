@@ -119,8 +119,7 @@ class Cell:
     seconds: float  # mean training time
     seconds_total: float
     steps: tuple[int, ...]  # the numbers of optimiser steps that occur, ascending
-    epochs: float | None  # mean of the passes made, and of those after which the kept weights stood
-    best_epoch: float | None
+    best_epoch: float | None  # mean of the passes after which the kept weights stood
     parameters: int  # the student's
     results: tuple[TrialResult, ...] = field(default=(), repr=False)
 
@@ -139,7 +138,6 @@ class Cell:
             seconds=seconds / len(results),
             seconds_total=seconds,
             steps=tuple(sorted({result.steps for result in results})),
-            epochs=_mean([result.epochs for result in results]),
             best_epoch=_mean([result.best_epoch for result in results]),
             parameters=results[0].parameters,
             results=tuple(results),
@@ -216,8 +214,9 @@ def find(
     for result in final:
         groups.setdefault((Row(result.recipe, result.student), result.task), []).append(result)
     cells = {place: Cell.of(group) for place, group in groups.items()}
-    rows = sorted({row for row, _ in cells}, key=lambda row: (row.student or "", *_place(row.recipe, recipes)))
-    shown = sorted({task for _, task in cells}, key=lambda task: _place(task, tasks))
+    places = {name: place for place, name in enumerate([*tasks, *recipes])}
+    rows = sorted({row for row, _ in cells}, key=lambda r: (r.student or "", places.get(r.recipe, math.inf), r.recipe))
+    shown = sorted({task for _, task in cells}, key=lambda task: (places.get(task, math.inf), task))
     known = {row.recipe for row in rows}
     if baseline is None:
         baseline = next((name for name in ("kd", "finetune") if name in known), None)
@@ -249,10 +248,6 @@ def find(
         search_seconds=sum(result.seconds for result in search),
         constants={r.task: r.constant_score for r in final if r.constant_score is not None},
     )
-
-
-def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
-    return (list(order).index(name) if name in order else len(order)), name
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

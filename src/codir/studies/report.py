@@ -11,13 +11,13 @@ from pathlib import Path
 from codir.files import held, write_text
 from codir.printing import Console, terminal
 from codir.studies.config import StudyConfig
-from codir.studies.findings import AVERAGE, Cell, Findings, PairedDifference, Row, Spread, find
+from codir.studies.findings import AVERAGE, Cell, Findings, Row, Spread, find
 from codir.studies.results import Plan
 from codir.studies.trial import TrialResult
 from codir.table import DASH, Column, Table, Value, inline
 
 FILES = ("report.md", "results.csv", "trials.csv", "table.tex")
-_MOST_MISSING = 12  # lines of what is missing in the terminal, before the rest is counted
+_MOST = 12  # lines of what is missing in the terminal, before the rest is counted
 
 
 def write_report(output: str | Path, console: Console | None = None, baseline: str | None = None) -> Findings:
@@ -39,7 +39,7 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
         findings, results, config = read_findings(output, baseline)
         tables = [scores_table(findings)] * bool(findings.trials)
         tables += [differences_table(findings)] * bool(findings.differences)
-        tables += [spread_table(findings), cost_table(findings)] * bool(findings.trials)
+        tables += [spread_table(findings)] * bool(findings.trials)
         latex = "\n".join(table.to_latex() for table in tables)
         contents = (
             _markdown(findings, tables, config),
@@ -51,10 +51,9 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
             write_text(output / name, text)
     for table in tables:
         console.print(table.to_rich())
-    lines = [_finished(findings), *plain_words(findings)]
-    lines += [f"Missing: {line}" for line in findings.missing[:_MOST_MISSING]]
-    if len(findings.missing) > _MOST_MISSING:
-        lines.append(f"Missing: and {len(findings.missing) - _MOST_MISSING} more, all in report.md")
+    lines = [_finished(findings), *plain_words(findings), *(f"Missing: {line}" for line in findings.missing[:_MOST])]
+    if len(findings.missing) > _MOST:
+        lines.append(f"Missing: and {len(findings.missing) - _MOST} more, all in report.md")
     way = f"The report is in {output / 'report.md'}; `codir report {output}` makes a page with pictures of it."
     for line in [*lines, way]:
         console.print(line, markup=False, highlight=False)
@@ -64,15 +63,12 @@ def write_report(output: str | Path, console: Console | None = None, baseline: s
 def read_findings(
     output: Path, baseline: str | None = None, damaged: list[str] | None = None
 ) -> tuple[Findings, list[TrialResult], StudyConfig]:
-    """Reads a study's folder and brings its finished trials together.
+    """Reads a study's folder, which may be unfinished, and brings its finished trials together.
 
     Args:
-        output: the study's folder; it may be unfinished.
+        output: the study's folder.
         baseline: recipe to compare with, instead of the study's own.
         damaged: gets a line for each finished trial that cannot be read; None refuses the first of them.
-
-    Returns:
-        What was found, the trials, and the study's configuration.
 
     Raises:
         ConfigError: no trial of the baseline is finished, though others are.
@@ -112,27 +108,26 @@ def plain_words(findings: Findings) -> list[str]:
     if pairs := sorted({d.n for d in findings.differences.values() if d.has_interval}):
         told = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
         lines.append(
-            f"Each comparison is of {told} pairs, one a seed (paired t test). No difference shown does not mean that "
-            "there is none: the interval says how large it may be. The intervals speak of other seeds on the same data "
-            "and teacher, not of other data."
+            f"Each comparison is of {told} pairs, one a seed (paired t test): it speaks of other seeds, not of other "
+            "data. No difference shown does not mean that there is none: the interval says how large it may be."
         )
     for task, constant in findings.constants.items():
         spreads = ((row, findings.spread(row, task)) for row in findings.rows)
         if low := [row for row, spread in spreads if spread and spread.mean <= constant + 1e-9]:
             lines.append(
                 f"On {task} answering the same class to everything scores {100 * constant:.1f} points: no more than "
-                f"that, on average, has {_names(low)}. Such a score does not show that the task was learned."
+                f"that, on average, has {_names(low)}."
             )
     lines += [f"Unequal budget: {line}." for line in findings.budget]
     if findings.search_trials:
         lines.append(
-            f"The search took {findings.search_trials} trials and {findings.search_seconds:,.0f} s on top; the scores "
-            "that it chose by are no results."
+            f"The search took {findings.search_trials} trials and {findings.search_seconds:,.0f} s on top; its scores "
+            "are no results."
         )
     return [
         *lines,
-        "The scores are those of the checkpoint that was best on the same dev split (where the trainings keep the best "
-        "one): a little high for every recipe alike, and no scores of a test set.",
+        "Where trainings keep the checkpoint that was best on the dev split, its score is a little high for every "
+        "recipe alike.",
     ]
 
 
@@ -141,16 +136,17 @@ def _on(findings: Findings, panel: str | None) -> Iterable[str]:
     where = f"on {panel}" if panel is not None else f"in the {AVERAGE} of {len(findings.tasks)} tasks"
     base, tested = findings.baseline, sum(d.has_interval for d in found.values())
     for row, d in found.items():
-        if d.shown:
-            yield (
-                f"{row} is {'above' if d.difference > 0 else 'below'} {base} beyond noise {where}: {_interval(d)}, "
-                f"{_p(d.adjusted)} after Holm's correction over {tested} compared."
-            )
-        elif not d.includes_zero:
-            yield (
-                f"{row} {where}: {_interval(d)}; its interval excludes zero, but with {tested} compared "
-                f"{_p(d.adjusted)} (Holm): no difference from {base} shown."
-            )
+        if d.includes_zero:
+            continue
+        side = "above" if d.difference > 0 else "below"
+        told = f"{row} is {side} {base} beyond noise {where}" if d.shown else f"{row} {where}"
+        told += f": {_signed(d.difference)} points (95 % interval {_signed(d.low)} to {_signed(d.high)}, {d.n} pairs)"
+        p = f"p {_p(d.adjusted)} after Holm's correction over {tested} compared"
+        yield (
+            f"{told}, {p}."
+            if d.shown
+            else f"{told}; its interval excludes zero, but {p}: no difference from {base} shown."
+        )
     rest = [row for row, d in found.items() if d.has_interval and d.includes_zero]
     if rest and len(rest) == len(found):
         yield f"No recipe is shown to differ from {base} beyond noise {where} ({_names(rest)})."
@@ -159,15 +155,6 @@ def _on(findings: Findings, panel: str | None) -> Iterable[str]:
     for why in dict.fromkeys(d.without for d in found.values() if not d.has_interval):
         rows = _names(row for row, d in found.items() if d.without == why)
         yield f"Nothing is said of the difference from {base} {where} of {rows}: {why}."
-
-
-def _interval(d: PairedDifference) -> str:
-    ends = f"{_signed(d.low or 0.0)} to {_signed(d.high or 0.0)}"
-    return f"{_signed(d.difference)} points (95 % interval {ends}, {d.n} pairs)"
-
-
-def _p(value: float | None) -> str:
-    return "p unknown" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _names(rows: Iterable[Row]) -> str:
@@ -189,12 +176,12 @@ def spread_text(spread: Spread | None) -> str | None:
     return points(spread.mean) + ("" if spread.std is None else f" ±{points(spread.std)}")
 
 
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}"
+def _signed(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:+.1f}"
 
 
-def _probability(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+def _p(value: float | None) -> str:
+    return DASH if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def scores_table(findings: Findings) -> Table:
@@ -222,27 +209,32 @@ def scores_table(findings: Findings) -> Table:
 
 
 def spread_table(findings: Findings) -> Table:
-    """One line for each row on each task: the whole sample in a few numbers, and the share of the teacher kept."""
-    columns = [
-        *_PLACE,
-        Column("seeds"),
-        *(Column(n, points) for n in ("mean", "median", "max", "min", "std")),
-    ]
-    columns.append(Column("kept", lambda value: f"{100 * value:.1f}%"))
-    rows = [
-        (panel or AVERAGE, str(row), s.n, s.mean, s.median, s.high, s.low, s.std, cell.kept if cell else None)
-        for panel, row, cell in _places(findings)
-        if (s := findings.spread(row, panel)) is not None
-    ]
-    note = "Points; std is the sample standard deviation; kept is the mean of score / teacher's score."
-    return Table("Spread over the seeds", columns, rows, note)
+    """One line for each row on each task: the sample in a few numbers, the share of the teacher kept, the cost."""
+    columns = [*_PLACE, Column("seeds"), *(Column(n, points) for n in ("mean", "median", "max", "min", "std"))]
+    columns += [Column("kept", lambda value: f"{100 * value:.1f}%"), Column("steps")]
+    columns += [Column("best after", "{:.3g}".format), Column("s/trial", "{:.1f}".format)]
+    columns.append(Column("params", lambda value: f"{value / 1e6:.2f}M"))
+    rows: list[tuple[Value, ...]] = []
+    for panel, row, cell in _places(findings):
+        s = findings.spread(row, panel)
+        numbers = (s.n, s.mean, s.median, s.high, s.low, s.std) if s else (0, *[None] * 5)
+        cost: tuple[Value, ...] = (None,) * 5
+        if cell:
+            steps = " or ".join(f"{count:,}" for count in cell.steps)
+            cost = (cell.kept, steps, cell.best_epoch, cell.seconds, cell.parameters)
+        rows.append((panel or AVERAGE, str(row), *numbers, *cost))
+    note = (
+        "Points; std is the sample standard deviation; kept is the mean of score / teacher's score. Best after so many "
+        "epochs; seconds are training time on the wall clock: workers that share a machine slow each other down."
+    )
+    return Table("Spread over the seeds, and cost", columns, rows, note)
 
 
 def differences_table(findings: Findings) -> Table:
     """The paired differences from the baseline with interval and tests."""
     columns = [*_PLACE, Column("pairs"), *(Column(name, _signed) for name in ("difference", "from", "to"))]
-    columns += [Column(name, _probability) for name in ("p (t)", "p (t, Holm)")]
-    rows = []
+    columns += [Column(name, _p) for name in ("p (t)", "p (t, Holm)")]
+    rows: list[tuple[Value, ...]] = []
     for panel, row, _ in _places(findings):
         if (d := findings.differences.get((row, panel))) is not None:
             shown = d.without or ("no" if not d.shown else "above" if d.difference > 0 else "below")
@@ -254,23 +246,6 @@ def differences_table(findings: Findings) -> Table:
     )
     title = f"Difference from {findings.baseline}"
     return Table(title, [*columns, Column("shown", left=True)], rows, note)
-
-
-def cost_table(findings: Findings) -> Table:
-    """What each row cost on each task: steps, passes, seconds, parameters."""
-    columns = [*_PLACE, Column("score", points), Column("steps"), Column("epochs", "{:.4g}".format)]
-    columns += [Column("best after", "{:.3g}".format)]
-    columns += [Column(name, "{:.1f}".format) for name in ("s/trial", "s in all")]
-    columns.append(Column("params", lambda value: f"{value / 1e6:.2f}M"))
-    rows = []
-    for task, row, cell in _places(findings):
-        if cell is not None:
-            mean = None if cell.spread is None else cell.spread.mean
-            steps = " or ".join(f"{count:,}" for count in cell.steps)
-            numbers = (cell.epochs, cell.best_epoch, cell.seconds, cell.seconds_total, cell.parameters)
-            rows.append((task, str(row), mean, steps, *numbers))
-    note = "Training time of the student on the wall clock; workers that share a machine slow each other down."
-    return Table("Cost", columns, rows, note)
 
 
 _PLACE = (Column("task", left=True), Column("recipe", left=True))
@@ -290,10 +265,9 @@ def _places(findings: Findings) -> list[tuple[str | None, Row, Cell | None]]:
 
 
 def _results_csv(findings: Findings) -> str:
-    """Returns spread, differences and costs in one long table, a line for each row on each task and the average."""
+    """Returns spread, cost and differences in one table, a line for each row on each task and the average."""
     frame = spread_table(findings).to_pandas()
-    for table in (differences_table(findings), cost_table(findings)):
-        frame = frame.merge(table.to_pandas(), how="outer", on=["task", "recipe"], sort=False)
+    frame = frame.merge(differences_table(findings).to_pandas(), how="outer", on=["task", "recipe"], sort=False)
     return frame.to_csv(index=False, lineterminator="\n")
 
 
