@@ -23,13 +23,7 @@ PruningName = Literal["none", "median", "halving"]
 # Of `training`, what makes the budget: the study's value holds for every recipe, whatever that says itself.
 BUDGET = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *(
-        "eval_steps",
-        "load_best_model_at_end",
-        "early_stopping_patience",
-        "train_sampling_strategy",
-        "precision",
-    ),
+    *("eval_steps", "load_best_model_at_end", "early_stopping_patience", "train_sampling_strategy", "precision"),
 )
 # Settings that may be paths, wherever they stand; made absolute, since a trial may be run elsewhere.
 _PATHS = {"model", "origin", "config", "recipe", "train", "validation", "unlabeled", "data_dir", "teachers"}
@@ -362,24 +356,19 @@ def _listed(value: Any) -> Any:
 
 def _recipes(value: Any) -> Any:
     """Turns names, files and named choices into `{name: {recipe, settings}}`."""
-    value = _listed(value)
-    if not isinstance(value, list | Mapping):
+    listed = [value] if isinstance(value, Mapping) else _listed(value)
+    if not isinstance(listed, list):
         return value
-    items: list[tuple[Any, Any]] = []
-    for each in [value] if isinstance(value, Mapping) else value:
-        if isinstance(each, Mapping):
-            items += each.items()
-        else:
-            items.append((Path(str(each)).stem if is_recipe_file(str(each)) else each, {"recipe": each}))
     found: dict[str, Any] = {}
-    for name, inner in items:
-        if str(name) in found:
-            raise ConfigError(
-                f"Two recipes of this study are called {str(name)!r}: give one of them a name of its own "
-                "(`- NAME: {recipe: FILE}`)."
-            )
-        own = {} if inner is None else {"recipe": inner} if isinstance(inner, str) else inner
-        found[str(name)] = {"recipe": str(name), **own} if isinstance(own, Mapping) else own
+    for each in listed:
+        name = Path(str(each)).stem if is_recipe_file(str(each)) else str(each)
+        for own, inner in each.items() if isinstance(each, Mapping) else [(name, str(each))]:
+            if str(own) in found:
+                raise ConfigError(
+                    f"Two recipes of this study are called {str(own)!r}: name one `NAME: {{recipe: FILE}}`."
+                )
+            inner = {"recipe": inner or str(own)} if inner is None or isinstance(inner, str) else inner
+            found[str(own)] = {"recipe": str(own), **inner} if isinstance(inner, Mapping) else inner
     return found
 
 
@@ -389,15 +378,15 @@ def _tasks(value: Any, shared: Any, data_dir: Any) -> Any:
     if isinstance(value, list):
         if len({str(each) for each in value}) < len(value):
             raise ConfigError("A task stands there twice.")
-        value = {str(each): None for each in value}
+        value = {str(each): {"task": str(each)} for each in value}
     if not isinstance(value, Mapping):
         return value
+    common = dict(shared) if isinstance(shared, Mapping) else {}
+    for_names = {} if data_dir is None else {"data_dir": str(data_dir)}
     found: dict[str, Any] = {}
     for name, inner in value.items():
         own = {"task": str(name)} if inner is None else inner
         if isinstance(own, Mapping):
-            own = {**(shared if isinstance(shared, Mapping) else {}), **own}
-            if data_dir is not None and own.get("task") is not None:
-                own.setdefault("data_dir", str(data_dir))
+            own = {**(for_names if (common | dict(own)).get("task") is not None else {}), **common, **own}
         found[str(name)] = own
     return found

@@ -129,29 +129,26 @@ class Search:
         return tries + [replace(chosen, seed=seed, phase="final") for seed in self.config.seeds]
 
     def _greedy(self, task: str, student: str | None, done: Done) -> list[Trial]:
+        of_task = [group for group in self.groups() if group.task == task]
+        # a recipe with a student of its own is searched beside the first of the study's students
+        beside = (student, None) if student == self.students[0] else (student,)
+        groups = [Trial(recipe, task, student, self.config.search_seed) for recipe in STAGES]
+        groups += [group for group in of_task if group.recipe not in STAGES and group.student in beside]
         trials: list[Trial] = []
         kept: Mapping[str, Any] = {}
         chosen: dict[str, Trial] = {}
-        for recipe in STAGES:
-            group = Trial(recipe, task, student, self.config.search_seed)
-            tries, found = self._stage(group, kept, done)
-            trials += tries
-            if found is None:
-                return trials
-            chosen[recipe], kept = found, found.settings
-        of_task = [group for group in self.groups() if group.task == task]
         waiting = False
-        for group in of_task:
-            # one with a student of its own is searched beside the first of the study's students
-            beside = group.student == student or (group.student is None and student == self.students[0])
-            if group.recipe in STAGES or not beside:
-                continue
+        for group in groups:
             has = self.recipes[group.recipe].has
-            tries, found = self._stage(group, {k: v for k, v in kept.items() if has(k)}, done)
+            tries, found = self._stage(group, {key: value for key, value in kept.items() if has(key)}, done)
             trials += tries
             waiting = waiting or not ended(tries, done)
             if found is not None:
                 chosen[group.recipe] = found
+            if group.recipe in STAGES:
+                if found is None:
+                    return trials
+                kept = found.settings
         for group in of_task if not waiting else ():
             if group.student in (student, None) and group.recipe in chosen:
                 trials += self._chosen([], replace(group, settings=chosen[group.recipe].settings))
