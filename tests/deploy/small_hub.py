@@ -45,10 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         hub, path = cast(SmallHub, self.server), self.path.partition("?")[0].removeprefix("/api/")
         hub.asked.append(f"{self.command} {path}")
-        model, (kind, _, branch) = (
-            path == f"models/{REPO}",
-            path.removeprefix(f"models/{REPO}/").partition("/"),
-        )
+        model, (kind, _, branch) = path == f"models/{REPO}", path.removeprefix(f"models/{REPO}/").partition("/")
         if path in hub.answers:
             return self._send(hub.answers[path], {"error": "no"})
         if path == "whoami-v2":

@@ -23,7 +23,6 @@ from codir.deploy.publish import Published, publish
 from codir.engines.folder import Manifest
 from codir.errors import CodirError, ConfigError, ModelError, RunError
 from codir.files import write_json
-from codir.record.card import run_card
 from codir.record.run_data import inputs_of
 
 
@@ -91,17 +90,14 @@ def content(done: Published, name: str) -> str:
 def test_what_goes_is_an_allowlist(run: Path) -> None:
     (run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     secrets = ("contrast.safetensors", "notes.txt", ".env", "optimizer.pt", "report.html", "log.jsonl")
-    for name in secrets:
+    for name in (*secrets, "LICENSE"):
         (run / name).write_text("secret")
-    (run / "LICENSE").write_text("free")
     done, text = look(run)
     told = ["LICENSE", "README.md", "codir.yaml", "config.json", "environment.json", "metrics.json"]
-    weights = ["model.safetensors", "table.md", "tokenizer.json", "tokenizer_config.json"]
-    assert list(done.files) == [*told, *weights]
+    assert list(done.files) == [*told, "model.safetensors", "table.md", "tokenizer.json", "tokenizer_config.json"]
     for name in ("checkpoints/", "run.json", *secrets):
         assert name in done.left
         assert name in text
-    assert "report.html" in look(run, report=True)[0].files
 
 
 def test_a_model_goes_there_as_one_commit_and_can_be_used(run: Path, hub: SmallHub, tmp_path: Path) -> None:
@@ -118,9 +114,7 @@ def test_a_model_goes_there_as_one_commit_and_can_be_used(run: Path, hub: SmallH
         (there / name).write_bytes(each)
     assert AutoModelForSequenceClassification.from_pretrained(there).config.num_labels == 2
     assert AutoTokenizer.from_pretrained(there)("a good film")["input_ids"]
-    inputs = inputs_of(there)
-    assert inputs is not None
-    assert inputs.max_length == 16  # whoever evaluates it reads texts as in training
+    assert getattr(inputs_of(there), "max_length", None) == 16  # whoever evaluates it reads texts as in training
 
 
 def test_an_update_leaves_no_old_parts_behind(run: Path, hub: SmallHub) -> None:
@@ -176,7 +170,6 @@ def test_the_card_goes_under_the_repositorys_name(run: Path) -> None:
 
 def test_a_card_edited_by_hand_goes_as_it_is_and_a_missing_one_is_built(run: Path) -> None:
     path = run / "README.md"
-    assert path.read_text() == run_card(run)  # that of the training is no other
     before = content(look(run)[0], "README.md")
     path.write_text(path.read_text().replace("## Limits", "## Mine\n\nWritten by hand.\n\n## Limits"))
     assert "Written by hand." in content(look(run)[0], "README.md")
@@ -185,14 +178,9 @@ def test_a_card_edited_by_hand_goes_as_it_is_and_a_missing_one_is_built(run: Pat
     assert content(done, "README.md") == before
     assert "README.md is missing and built anew" in text
     assert "No licence is given" in text
-    path.write_text("# Only words\n")
-    done, text = look(run)
-    assert ModelCard(content(done, "README.md")).data.to_dict()["pipeline_tag"] == "text-classification"
-    assert "# Only words" in content(done, "README.md")
-    assert "no front matter" in text
     for front in ("tags: [a", "- a\n- b", "model-index:\n- name: x\n  results:\n  - metrics: 3"):
         path.write_text(f"---\n{front}\n---\n\n# Words\n")
-        with pytest.raises(RunError, match=r"README.md: the front matter .* Mend it, or delete the file"):
+        with pytest.raises(RunError, match=r"README.md: the front matter .* Mend it, or delete"):
             look(run)
 
 
@@ -233,10 +221,9 @@ def test_a_home_folder_or_a_token_that_is_left_is_refused(run: Path) -> None:
 
 
 def test_bad_folders(run: Path, tmp_path: Path, tiny_model_dir: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="does not exist"):
-        look(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="is a file"):
-        look(run / "README.md")
+    for path in (tmp_path / "nowhere", run / "README.md"):
+        with pytest.raises(ConfigError, match="is no folder"):
+            look(path)
     with pytest.raises(ModelError, match=r"neither a run folder nor an exported folder.*hf upload"):
         look(tiny_model_dir())
     write_json(run / "run.json", {"state": "interrupted"})
@@ -262,10 +249,10 @@ def _not_finite(path: Path) -> None:
         ("config.json", Path.unlink, "config.json is missing"),
         ("tokenizer.json", Path.unlink, "no tokenizer"),
         ("metrics.json", Path.unlink, "metrics.json is missing"),
-        ("metrics.json", lambda path: path.write_text("[]"), "damaged: it holds no results"),
+        ("metrics.json", lambda path: path.write_text("[]"), "metrics.json is damaged"),
         ("environment.json", _cut, "environment.json is damaged"),
         ("codir.yaml", Path.unlink, "codir.yaml is missing"),
-        ("README.md", lambda path: path.write_bytes(b"\xff\n"), "line 1: not UTF-8"),
+        ("README.md", lambda path: path.write_bytes(b"\xff\n"), "not UTF-8"),
     ],
 )
 def test_a_damaged_folder(run: Path, name: str, spoil: Callable[[Path], Any], message: str) -> None:
@@ -301,18 +288,9 @@ def test_private_is_never_public(run: Path, hub: SmallHub) -> None:
     assert not any("create" in each for each in hub.asked)
 
 
-def test_another_branch_is_made(run: Path, hub: SmallHub) -> None:
-    done, _ = send(run, hub, revision="v2")
-    assert hub.branches == {"main", "v2"}
-    assert done.url.endswith(f"/{REPO}/tree/v2")
-    assert hub.asked[-1].endswith("commit/v2")
-
-
 def test_no_is_no_and_somebody_else_may_be_faster(run: Path, hub: SmallHub) -> None:
-    asked: list[str] = []
     with pytest.raises(ConfigError, match="Nothing was sent"):
-        send(run, hub, confirm=lambda question: bool(asked.append(question)))
-    assert asked == [f"Send this to {REPO} as ann?"]
+        send(run, hub, confirm=lambda question: "ann" not in question)
     assert not hub.exists
     hub.exists = True
 
@@ -320,7 +298,7 @@ def test_no_is_no_and_somebody_else_may_be_faster(run: Path, hub: SmallHub) -> N
         hub.head = "e" * 40
         return True
 
-    with pytest.raises(RunError, match="changed by somebody else meanwhile"):
+    with pytest.raises(RunError, match="Somebody else made or changed it meanwhile"):
         send(run, hub, confirm=meanwhile)
     assert not hub.files
 
@@ -328,31 +306,33 @@ def test_no_is_no_and_somebody_else_may_be_faster(run: Path, hub: SmallHub) -> N
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
-        (f"models/{REPO}", 403, "look at ann/small: the token may not write"),
-        ("repos/create", 409, "made or changed by somebody else.*--update"),
-        (f"models/{REPO}/commit/main", 401, "Log in again.*was made and can be used"),
-        (f"models/{REPO}/commit/main", 418, "send the files to ann/small: the Hub refused .418.: no"),
+        (f"models/{REPO}", 403, "look at ann/small: no. The token needs the right to write"),
+        ("repos/create", 409, "Somebody else made .*--update"),
+        (f"models/{REPO}/commit/v2", 401, "Log in by"),
+        (f"models/{REPO}/commit/v2", 418, "send the files to ann/small: no"),
         ("validate-yaml", 400, "Invalid metadata in README.md"),
     ],
 )
 def test_what_the_hub_refuses_is_a_sentence(run: Path, hub: SmallHub, path: str, status: int, message: str) -> None:
     hub.answers[path] = status
     with pytest.raises(CodirError, match=message) as caught:
-        send(run, hub)
+        send(run, hub, revision="v2")
     assert "\n" not in str(caught.value)
     assert not hub.files
     hub.answers.clear()
-    assert send(run, hub)[0].commit  # the same command goes on
+    done, _ = send(run, hub, revision="v2")  # the same command goes on
+    assert hub.branches == {"main", "v2"}  # a branch that is missing is made
+    assert done.url.endswith(f"/{REPO}/tree/v2")
 
 
 def test_without_token_or_network(run: Path, hub: SmallHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"does not know the token .401.*hf auth login"):
+    with pytest.raises(RunError, match=r"who you are.*hf auth login"):
         send(run, hub, token="hf_wrong")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
         monkeypatch.setattr(constants, name, str(tmp_path / name))
-    with pytest.raises(ConfigError, match=r"no token.*hf auth login"):
+    with pytest.raises(ConfigError, match=r"There is no token.*hf auth login"):
         send(run, hub, token=None)
     with pytest.raises(RunError, match="Could not ask the Hub who you are"):
         publish(run, REPO, api=HfApi(endpoint="http://127.0.0.1:9", token="hf_test"))
@@ -361,32 +341,20 @@ def test_without_token_or_network(run: Path, hub: SmallHub, monkeypatch: pytest.
 # --- the command line
 
 
-def command(*arguments: object) -> Result:
-    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    return CliRunner(env=environment).invoke(app, ["publish", *map(str, arguments)])
-
-
 def test_the_command_shows_and_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(*flags: str) -> Result:
+        environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+        return CliRunner(env=environment).invoke(app, ["publish", str(run), REPO, *flags])
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    flags = ["--dry-run", "--license", "mit", "--language", "en,de", "--subfolder", "sub", "--private"]
-    done = command(run, REPO, *flags)
+    flags = ["--license", "mit", "--language", "en,de", "--subfolder", "sub", "--private"]
+    done = command("--dry-run", *flags)
     assert done.exit_code == 0, done.output
-    for piece in (
-        f"{REPO} (private)",
-        "sub/model.safetensors",
-        "9 files",
-        "license: mit",
-        "- de",
-        "nothing was sent",
-    ):
+    for piece in (f"{REPO} (private)", "sub/model.safetensors", "license: mit", "- de", "nothing was sent"):
         assert piece in done.output, piece
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    for arguments, message in (
-        ([], "add --yes"),
-        (["--yes"], "OFFLINE"),
-        (["--dry-run", "--report"], "report.html"),
-    ):
-        done = command(run, REPO, *arguments)
+    for given, message in (([], "add --yes"), (["--yes"], "OFFLINE"), (["--dry-run", "--report"], "report.html")):
+        done = command(*given)
         assert (done.exit_code, message in done.output) == (2, True)

@@ -133,19 +133,12 @@ class Eigenvalues(Wrapped):
             DecidesByValue,
             "openvino",
             r"toy \(BertForSequenceClassification\) cannot be exported to OpenVINO: its forward decides by the values "
-            r"of a tensor .*in forward\)\. --format torch-bf16 and the model folder",
+            r"of a tensor .*\. --format torch-bf16 and the model folder",
         ),
         pytest.param(
             Eigenvalues,
             "onnx",
-            r"cannot be exported to ONNX: the operator aten\._linalg_eigh has no counterpart there\. Try --format "
-            r"openvino; --format torch-bf16",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            Eigenvalues,
-            "openvino",
-            r"to OpenVINO: the operator aten\._linalg_eigh has no counterpart.*--format onnx;",
+            r"to ONNX: the operator aten\._linalg_eigh has no counterpart there\. --format torch-bf16",
             marks=pytest.mark.slow,
         ),
     ],
@@ -163,8 +156,7 @@ def test_an_operator_that_cannot_be_exported_is_named(
 
 
 def test_unknown_failures_keep_the_exporters_words() -> None:
-    assert explain_export(RuntimeError("odd thing.\nmore")) == ("RuntimeError: odd thing", True)
-    assert explain_export(ValueError()) == ("ValueError: no reason given", True)
+    assert explain_export(RuntimeError("odd thing.\nmore")) == "RuntimeError: odd thing"
 
 
 def bilstm() -> BiLstmForSequenceClassification:

@@ -21,7 +21,7 @@ from codir.config.config import DataConfig
 from codir.deploy import check
 from codir.deploy.export import export
 from codir.deploy.submit import choose_models
-from codir.engines.folder import MANIFEST, Manifest, Target
+from codir.engines.folder import MANIFEST, Manifest
 from codir.errors import ConfigError, DataError, ModelError, RunError
 from codir.kinds import kind_named
 from codir.record.run_data import choose_data
@@ -59,12 +59,7 @@ def test_the_folder_its_manifest_and_what_it_predicts(
     assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
     figures = manifest.checks
     assert figures["inputs"] == 40 + sum(size for size, _ in check.probe_shapes(64))
-    assert [figures[key] for key in ("shortest", "longest", "smallest_batch", "largest_batch")] == [
-        3,
-        64,
-        1,
-        33,
-    ]
+    assert [figures[key] for key in ("shortest", "longest", "smallest_batch", "largest_batch")] == [3, 64, 1, 33]
     assert figures["agreement"] >= 0.97
     # or it computes in something else
     assert (figures["largest_difference"] < 1e-4) == (manifest.precision == "fp32")
@@ -108,7 +103,7 @@ def run_snippet(folder: Path, texts: str, block: bool = True) -> tuple[str, str]
     return done.stdout, code
 
 
-@pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8", "torch-bf16"])
+@pytest.mark.parametrize("name", ["onnx-int8", "torch-bf16"])
 def test_the_readmes_python_predicts_from_the_folder_alone(exports: dict[str, Path], name: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exports[name], tmp_path / "elsewhere"))
     printed, code = run_snippet(folder, repr(TEXTS), block=name != "torch-bf16")
@@ -165,17 +160,13 @@ def test_without_data_built_in_texts_do(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (
-            {"max_difference": 1e-9},
-            r"largest difference of a logit is .*the limit 1e-09 \(--max-difference\)",
-        ),
+        ({"max_difference": 1e-9}, r"largest difference of a logit is .*the limit is 1e-09 \(--max-difference\)"),
         ({"max_drop": -1.0}, r"on validation falls by -?0\.00 points, the limit is -1 \(--max-drop\)"),
     ],
 )
 def test_over_a_limit_nothing_is_left(world: World, tmp_path: Path, limits: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ModelError, match=rf"{message}\. Try --format openvino --precision fp32"):
         export(world.teacher, tmp_path / "d" / "o", "torch-bf16", data=DataConfig(**world.data()), **limits)
-    assert "Ways on: use fp32: --format openvino --precision fp32" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -222,14 +213,13 @@ def test_calibration_without_training_data_is_said(world: World) -> None:
     assert words == "20 validation examples of dev"
     assert "There are no training data" in note
     assert [len(batch["input_ids"]) for batch in batches] == [8, 8, 4]
-    both = DataConfig(**world.data())
-    batches, words, notes = check.calibration_batches(model, tokenizer, both, task, 20)
+    batches, _, notes = check.calibration_batches(model, tokenizer, DataConfig(**world.data()), task, 20)
     assert notes == []
-    # none of them is a validation example
     held = {tuple(tokenizer(text)["input_ids"]) for text in task.validation["validation"]["text"]}
-    for batch in batches:
-        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            assert tuple(row[mask == 1].tolist()) not in held
+    rows = [
+        row[mask == 1] for each in batches for row, mask in zip(each["input_ids"], each["attention_mask"], strict=True)
+    ]
+    assert not held & {tuple(row.tolist()) for row in rows}  # none of them is a validation example
 
 
 def test_submit_takes_task_and_length_of_an_export(exports: dict[str, Path], tmp_path: Path) -> None:
@@ -253,12 +243,7 @@ def test_a_run_is_measured_on_its_own_data(world: World, tmp_path: Path) -> None
     manifest = Manifest.read(tmp_path / "o")
     assert (manifest.task, manifest.max_length, manifest.examples) == (own["task"], 32, {"validation": 40})
     printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
-    for part in (
-        f"Data: as in {world.teacher}/codir.yaml: ",
-        "torch fp32",
-        "%",
-        f"Written to {tmp_path / 'o'}",
-    ):
+    for part in (f"Data: as in {world.teacher}/codir.yaml: ", "torch fp32", "%", f"Written to {tmp_path / 'o'}"):
         assert part in printed
     # single settings win over the run's; cut texts are told of
     data, limits = {"limit_validation": 10, "max_length": 8}, {"max_drop": 100, "min_agreement": 0}
@@ -327,21 +312,14 @@ def test_answers_are_compared_on_the_task_s_examples() -> None:
     figures = check.figures(kind_named("classification"), made_up, examples)
     assert (figures["inputs"], figures["largest_difference"]) == (6, 9.0)
     assert (figures["answered"], figures["changed"], figures["agreement"]) == (4, 2, 0.5)
+    assert figures["undecided"] == 1
     (words,) = check.over_limits({**figures, **LIMITS}, None)
-    assert "2 of 4 validation examples change their answer (agreement 50.00%, the limit is 97.00%)" in words
-    assert "about 1 of these the source was itself undecided" in words
-    assert words.endswith("--min-agreement 0.50 accepts that")
+    assert "2 of 4 validation examples change their answer (agreement 50.00%), the limit is 0.97" in words
     before, after = np.array([[1.0], [2.0], [4.0]]), np.array([[1.5], [3.5], [2.9]])
     figures = check.figures(kind_named("regression"), [(before, after)])
     assert figures["agreement"] == pytest.approx(np.corrcoef(before[:, 0], after[:, 0])[0, 1])
     (words,) = check.over_limits({**figures, **LIMITS}, None)
     assert "the scores of 3 inputs correlate by" in words
-
-
-def test_ways_on_after_a_failed_check() -> None:
-    ways = check.ways_on(Target.of("openvino", "int8"), 300)
-    assert "--calibration 1200" in ways
-    assert "--format onnx --quantize int8" in ways
 
 
 @pytest.mark.parametrize("longest", [64, 512, 4, 3])

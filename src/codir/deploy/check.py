@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +19,20 @@ from codir.data.encoding import encode_split
 from codir.data.task import TaskData
 from codir.deploy.writing import Batch, model_inputs
 from codir.engines.engines import Classifier, DeployedClassifier
-from codir.engines.folder import Target
 from codir.errors import ConfigError, DataError, ModelError
 from codir.kinds.base import Kind
-from codir.kinds.classification import UNDECIDED
 from codir.measure.timing import Text, texts_of
 from codir.models.check import behaviour
 from codir.models.inference import INPUT_COLUMNS, Padding, logits_without_padding, pad_batch
 from codir.record.data import load_data, load_data_for
 from codir.record.run_data import Chosen
 
+# what to try where a check fails; of what is not here fp32
+WAYS = {
+    "onnx int8": "--format openvino --quantize int8",
+    "openvino int8": "--format onnx --quantize int8",
+    "openvino fp32": "--format onnx",
+}
 LONGEST = 512  # tokens, for a model without positions
 _CALIBRATION_BATCH = 8  # padded batches: ranges then hold for padding, too; half the error of one text at a time
 _TEXTS = 200
@@ -178,7 +181,6 @@ def figures(kind: Kind, made_up: Sequence[Pair], examples: Sequence[Pair] = ()) 
     them than of whole texts: one in a hundred changes its answer for no reason that matters.
 
     Args:
-        kind: what the model predicts.
         made_up: logits [b, C] of the source and of the export for made-up batches.
         examples: likewise, for the validation splits.
     """
@@ -204,46 +206,25 @@ def figures(kind: Kind, made_up: Sequence[Pair], examples: Sequence[Pair] = ()) 
 
 
 def over_limits(figures: dict[str, Any], metric: str | None) -> list[str]:
-    """Returns a sentence on each limit that is passed, with the figure and the flag that raises it.
+    """Returns each limit that is passed, with the figure and the flag that raises it.
 
-    Args:
-        figures: what `figures` returned; with `limits` (`difference`, `agreement`, `drop`; a difference of None is no
-            limit) and `dropped`, the points of the main metric lost on each split.
-        metric: the main metric's name.
+    Beside what `figures` returned there are `limits` (`difference`, which may be None, `agreement` and `drop`) and
+    `dropped`, the points of the main metric lost on each split.
     """
     if not figures["finite"]:
         return ["it gives NaN or infinity for some inputs"]
     limits, found = figures["limits"], []
     largest, share = figures["largest_difference"], figures["agreement"]
     if limits["difference"] is not None and largest > limits["difference"]:
-        limit = f"the limit {limits['difference']:g} (--max-difference)"
+        limit = f"the limit is {limits['difference']:g} (--max-difference)"
         found.append(f"the largest difference of a logit is {largest:.2g}, {limit}")
     if share < limits["agreement"]:
-        accepts = f"--min-agreement {max(0.0, math.floor(100 * share) / 100):.2f} accepts that"
-        if figures["answers"] == "scores":
-            limit = f"the limit is {limits['agreement']:.4f} ({accepts})"
-            found.append(f"the scores of {figures['judged']} correlate by {share:.4f}, {limit}")
-        else:
-            found.append(
-                f"{figures['changed']:,} of {figures['judged']} change their answer (agreement {share:.2%}, the limit "
-                f"is {limits['agreement']:.2%}); about {figures['undecided']:,} of these the source was itself "
-                f"undecided (its two best probabilities less than {UNDECIDED:g} apart); {accepts}"
-            )
+        what = f"the scores of {figures['judged']} correlate by {share:.4f}"
+        if figures["answers"] == "classes":
+            what = f"{figures['changed']:,} of {figures['judged']} change their answer (agreement {share:.2%})"
+        found.append(f"{what}, the limit is {limits['agreement']:g} (--min-agreement)")
     return found + [
         f"{metric} on {split} falls by {points:.2f} points, the limit is {limits['drop']:g} (--max-drop)"
         for split, points in figures["dropped"].items()
         if points > limits["drop"]
     ]
-
-
-def ways_on(target: Target, calibration: int) -> str:
-    """Says what to try after a failed check."""
-    ways = {
-        "onnx int8": "use --format openvino --quantize int8 with the task's data; leave out --quantize",
-        "openvino int8": f"calibrate on more examples (--calibration {4 * calibration}); use --format onnx --quantize "
-        "int8, which measures its ranges in every call; leave out --quantize: bf16 is nearly as fast",
-        "openvino bf16": "use fp32: --format openvino --precision fp32, or --format onnx",
-        "torch-bf16": "use fp32: --format openvino --precision fp32, or --format onnx",
-    }
-    way = ways.get(str(target), "use another format")
-    return f"{way}; raise the limit if you can live with the difference"

@@ -107,16 +107,12 @@ def export(
 
     Args:
         model: run folder, model folder or Hub id of a fine-tuned model.
-        output: folder to make; must not exist (an empty one may).
         format: `onnx`, `openvino` or `torch-bf16`.
         data: a task or files: for the metric before and after, and for OpenVINO's int8 to calibrate on. By default
             those a run folder was made with, so that the metric is on the same examples as the run's own; single
             settings (a mapping without task and files, such as `{"max_length": 64}`) win over the run's.
         use_run_data: False: no data but those named.
-        console: where to print; standard output by default.
-        quiet: prints nothing.
-        **settings: of `codir.deploy.settings.ExportSettings`: `quantize`, `precision`, `calibration`, the limits
-            `max_difference`, `min_agreement` and `max_drop`, `batch_size`.
+        **settings: of `codir.deploy.settings.ExportSettings`.
 
     Raises:
         ConfigError: unknown or contradicting settings, a package that is not installed.
@@ -132,16 +128,12 @@ def export(
     chosen = choose_data([model], data, use_run_data)
     if target.needs_data and chosen.config is None:
         raise ConfigError(
-            "OpenVINO's int8 is calibrated on real inputs, so it needs data: add --task sst2, or --train train.csv "
-            "--text review --label stars. Without data: --format onnx --quantize int8, or leave out --quantize."
-            + (f" {chosen.words}" if chosen.words else "")
+            "OpenVINO's int8 is calibrated on real inputs, so it needs data: add --task or --train, or use --format "
+            "onnx --quantize int8." + (f" {chosen.words}" if chosen.words else "")
         )
     if is_deployed(model):
         manifest = Manifest.read(Path(model).expanduser())
-        raise ConfigError(
-            f"{model} is an exported model already ({manifest.format}, {manifest.precision}). Export the model it was "
-            f"made from: {manifest.source}"
-        )
+        raise ConfigError(f"{model} is an exported model already. Export the model it was made from: {manifest.source}")
     require_packages(target)
     resolve(model)
     if chosen.words and not quiet:
@@ -182,8 +174,7 @@ def _export(
     if task is not None and chosen.config is not None:
         notes += task.notes
         if target.needs_data:
-            count = wanted.calibration
-            found = check.calibration_batches(model, tokenizer, chosen.config, task, count)
+            found = check.calibration_batches(model, tokenizer, chosen.config, task, wanted.calibration)
             batches, calibrated = found[:2]
             notes += found[2]
     texts = check.probe_texts(task)
@@ -206,11 +197,7 @@ def _export(
     before, after = measured(model, "source"), measured(engine, "export")
     figures = _compare(model, engine, tokenizer, texts, None if before else asked, before, after)
     difference = 1e-3 if wanted.max_difference is None and target.kind == "fp32" else wanted.max_difference
-    figures["limits"] = {
-        "difference": difference,
-        "agreement": wanted.min_agreement,
-        "drop": wanted.max_drop,
-    }
+    figures["limits"] = {"difference": difference, "agreement": wanted.min_agreement, "drop": wanted.max_drop}
     if padding := behaviour(model).padding_error:
         figures["padding_error"] = padding
         notes.append(_padding_words(padding))
@@ -224,10 +211,8 @@ def _export(
             if count
         ]
     if over := check.over_limits(figures, before.task.main_metric if before else None):
-        raise ModelError(
-            f"{source} was exported to {target}, but not kept: {'; '.join(over)}. Ways on: "
-            f"{check.ways_on(target, wanted.calibration)}."
-        )
+        way = check.WAYS.get(str(target), "--format openvino --precision fp32")
+        raise ModelError(f"{source} was exported to {target}, but not kept: {'; '.join(over)}. Try {way}.")
     limit = length_limit(asked, model.config)
     names = engine.inputs if isinstance(engine, DeployedClassifier) else model_inputs(model, sample)
     said: dict[str, Any] = {
@@ -283,11 +268,6 @@ def _compare(
 
 # --- README.md: what it is, what was checked, and how to predict from the folder alone ------------------------------
 
-_INSTALL = {
-    "onnx": "onnxruntime tokenizers numpy",
-    "openvino": "openvino tokenizers numpy",
-    "torch-bf16": "torch transformers",
-}
 _COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
@@ -331,7 +311,7 @@ def _card(
         regression=len(labels) == 1,
         pairs=pairs,
         limit=limit,
-        packages=_INSTALL[manifest.format],
+        packages="torch transformers" if manifest.format == "torch-bf16" else f"{manifest.engine} tokenizers numpy",
         columns=json.dumps({name: _COLUMNS[name] for name in manifest.inputs if name in _COLUMNS}),
         padding=padding,
         onnx_file=ONNX_FILE,

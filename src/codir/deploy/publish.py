@@ -45,15 +45,9 @@ _OF_A_RUN = (
 # Where a model is replaced, these would be left-overs of the old one, or belie the new one.
 _OF_A_MODEL = (*_OF_A_RUN, MANIFEST, "report.html", "*.onnx", "*.onnx.data", "openvino_model*")
 _TEXTS = (".md", ".yaml", ".json", ".html", ".xml", ".onnx")
-_LOG_IN = "`hf auth login` stores one; or set HF_TOKEN. It needs the right to write (huggingface.co/settings/tokens)"
-_CHANGED = "it was made or changed by somebody else meanwhile. Look at it, then run the command again"
-_REASONS = {
-    401: f"the Hub does not know the token (401). Log in again: {_LOG_IN}.",
-    403: "the token may not write there (403). It needs the right to write to this repository, or the role `write` in "
-    "its organisation.",
-    409: f"{_CHANGED} with --update.",
-    412: f"{_CHANGED}.",
-}
+_LOG_IN = "Log in by `hf auth login`, or set HF_TOKEN, with a token that may write (huggingface.co/settings/tokens)."
+_CHANGED = "Somebody else made or changed it meanwhile: look at it, then run the command again with --update."
+_WAYS = {401: _LOG_IN, 403: "The token needs the right to write there.", 409: _CHANGED, 412: _CHANGED}
 
 
 @dataclass
@@ -97,10 +91,8 @@ def publish(
         folder: The run folder, or one that `codir export` made.
         repo: `owner/name`.
         confirm: Asked before anything is changed; None is yes.
-        console: Where to print; the terminal by default.
         api: Stands in for `huggingface_hub.HfApi`.
-        **settings: Of `codir.deploy.settings.PublishSettings`: `dry_run`, `private`, `update`, `subfolder`,
-            `revision`, `message`, `license`, `language`, `report`.
+        **settings: Of `codir.deploy.settings.PublishSettings`.
 
     Raises:
         ConfigError: A bad name, no token, no consent.
@@ -148,9 +140,7 @@ def _prepare(folder: Path, repo: str, wanted: PublishSettings) -> Published:
     """Checks the folder and prepares every file; reads only, and needs no network."""
     manifest = _check_folder(folder)
     if wanted.report and not (folder / "report.html").is_file():
-        raise ConfigError(
-            f"{folder} has no report.html. `codir report {shlex.quote(str(folder))}` writes it; or leave out --report."
-        )
+        raise ConfigError(f"{folder} has no report.html: write it by `codir report {shlex.quote(str(folder))}`.")
     allowed = _OF_A_RUN if manifest is None else (CARD, MANIFEST, *manifest.files)
     allowed = (*allowed, "report.html") if wanted.report else allowed
     there = sorted(folder.iterdir(), key=lambda path: path.name)
@@ -159,11 +149,10 @@ def _prepare(folder: Path, repo: str, wanted: PublishSettings) -> Published:
     plan = Published(folder, f"{constants.ENDPOINT}/{repo}{branch}")
     plan.left = [path.name + "/" * path.is_dir() for path in there if path.name not in names]
     # first what tells of paths: they are then known in the texts
-    contents = {
-        name: _content(folder / name, plan.shortened)
-        for name in sorted(names, key=lambda name: name.endswith((".md", ".html")))
-    }
-    card = _card(folder, repo, manifest is not None, plan.notes)
+    contents: dict[str, Path | bytes] = {}
+    for name in sorted(names, key=lambda name: name.endswith((".md", ".html"))):
+        contents[name] = _content(folder / name, plan.shortened)
+    card = _card(folder, repo, plan.notes)
     if wanted.license is not None:
         card.data["license"] = wanted.license
     if wanted.language is not None:
@@ -181,8 +170,7 @@ def _prepare(folder: Path, repo: str, wanted: PublishSettings) -> Published:
 def _check_folder(folder: Path) -> Manifest | None:
     """Refuses what is no model, unfinished or damaged; returns the manifest of an exported folder."""
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise ConfigError(f"{folder} {what}. Give a run folder or an exported folder.")
+        raise ConfigError(f"{folder} is no folder. Give a run folder or an exported folder.")
     if is_deployed(folder):
         manifest = Manifest.read(folder)
         manifest.check_files(folder)
@@ -191,19 +179,18 @@ def _check_folder(folder: Path) -> Manifest | None:
     run = RunFolder(folder)
     if not run.status and not run.is_run:
         raise ModelError(
-            f"{folder} is neither a run folder nor an exported folder. Give the folder of a finished run, or one that "
-            f"`codir export` made; `hf upload user/name {folder}` sends any other model as it is."
+            f"{folder} is neither a run folder nor an exported folder. `hf upload user/name {folder}` sends any other "
+            "model as it is."
         )
     if not run.finished:
         raise RunError(
-            f"The run in {folder} is not finished (it is {run.state}), so there is nothing to publish yet. The command "
-            "that started it, with --resume, goes on with it."
+            f"The run in {folder} is not finished (it is {run.state}). The command that started it, with --resume, "
+            "goes on with it."
         )
     resolve(folder)  # refuses a folder without config.json
     for path in (run.config, run.environment, run.metrics):
         if not path.is_file() or (path.suffix == ".json" and not isinstance(read_whole(path), dict)):
-            what = "damaged: it holds no results" if path.is_file() else "missing: nobody could repeat the run"
-            raise RunError(f"{path} is {what}. Copy the run folder again, whole.")
+            raise RunError(f"{path} is {'damaged' if path.is_file() else 'missing'}. Copy the run folder again, whole.")
     # loading finds weights that are truncated or belong to another model
     masked = any("MaskedLM" in str(name) for name in load_config(folder).architectures or ())
     model = load_masked_lm(folder) if masked else load_classifier(folder)
@@ -222,23 +209,25 @@ def _content(path: Path, found: dict[str, str]) -> Path | bytes:
         values = read_json(path)
         short = short_paths(values, found)
         return path if short == values else (json.dumps(short, indent=2, ensure_ascii=False) + "\n").encode()
-    return short_paths(_read(path), found).encode() if path.name.endswith((".md", ".html")) else path
+    if path.name.endswith((".md", ".html")):
+        try:
+            return short_paths(path.read_text(encoding="utf-8"), found).encode()
+        except UnicodeDecodeError as error:
+            raise RunError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    return path
 
 
-def _card(folder: Path, repo: str, is_export: bool, notes: list[str]) -> ModelCard:
+def _card(folder: Path, repo: str, notes: list[str]) -> ModelCard:
     """Returns the folder's card, under the repository's name; that of a run is built anew if it is missing."""
     path = folder / CARD
-    if not path.is_file() and not is_export:
+    if not path.is_file():
         notes.append(f"{CARD} is missing and built anew.")
     try:
-        card = ModelCard(_read(path) if path.is_file() or is_export else run_card(folder))
-        if not card.data.to_dict() and not is_export:
-            notes.append(f"{CARD} has no front matter: it gets what the run knows.")
-            card.data = ModelCard(run_card(folder)).data
+        card = ModelCard(path.read_text(encoding="utf-8") if path.is_file() else run_card(folder))
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RunError(
-            f"{path}: the front matter (between the lines of dashes) is not what the Hub takes: "
-            f"{' '.join(str(error).split())}. Mend it, or delete the file: then it is built anew."
+            f"{path}: the front matter is not what the Hub takes: {' '.join(str(error).split())}. Mend it, or delete "
+            "the file of a run: then it is built anew."
         ) from error
     old, new = folder.absolute().name, repo.split("/")[1]
     if card.data.get("model_name") == old:
@@ -273,24 +262,14 @@ def _show(plan: Published, console: Console, where: str, stale: Sequence[str] = 
     console.print(Table("", (Column("file", left=True), Column("size")), rows, total).to_rich())
     console.print(f"Stays here: {', '.join(plan.left) or 'nothing'}")
     console.print(f"\nFront matter of the card:\n{dump_yaml(plan.metadata)}")
-    if plan.shortened:
-        console.print("Cut, because it names folders of this machine:")
     for path, short in plan.shortened.items():
-        console.print(f"  {path} to {short}", soft_wrap=True)
+        console.print(f"Cut, because it names a folder of this machine: {path} to {short}", soft_wrap=True)
     for note in plan.notes:
         console.print(f"Note: {note}")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return name[:1] != "." and "/" not in name and any(fnmatch.fnmatchcase(name, each) for each in patterns)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise RunError(f"{path}, line {line}: not UTF-8 text. Save it as UTF-8.") from error
 
 
 # --- the Hub: every failure is a sentence with the way out ------------------------------------------------------------
@@ -320,16 +299,15 @@ def _left_overs(remote: Remote, plan: Published, repo: str, wanted: PublishSetti
     """Returns the old model's files that the new one does not have; raises where the repository is in the way."""
     if remote.exists and wanted.private and not remote.private:
         raise ConfigError(
-            f"{repo} exists and is public: --private only says how a repository is made. Change it in its settings "
-            f"({constants.ENDPOINT}/{repo}/settings), or choose another name."
+            f"{repo} exists and is public: --private only says how a repository is made. Change it in its settings, or "
+            "choose another name."
         )
     prefix = f"{wanted.subfolder}/" if wanted.subfolder else ""
     there = [name for name in remote.files if name.startswith(prefix)]
     if there and not wanted.update:
-        shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
         raise RunError(
-            f"{repo} holds {len(there)} files already ({shown}). Add --update to replace the model in it, or choose "
-            "another name."
+            f"{repo} holds {len(there)} files already ({', '.join(there[:5])}). Add --update to replace the model in "
+            "it, or choose another name."
         )
     return [name for name in there if name not in plan.files and _matches(name[len(prefix) :], _OF_A_MODEL)]
 
@@ -339,14 +317,10 @@ def _send(api: Any, repo: str, plan: Published, stale: Sequence[str], remote: Re
 
     The commit is tied to what was looked at. `upload_folder` would cut what is large into several commits.
     """
-    kept = "Nothing in the repository was changed"
     if not remote.exists:
         with _explained(f"make the repository {repo}"):
             api.create_repo(repo, private=wanted.private, exist_ok=False)
-        remote, kept = (
-            _look(api, repo, wanted.revision),
-            f"The empty repository {repo} was made and can be used",
-        )
+        remote = _look(api, repo, wanted.revision)
     if remote.head is None:
         with _explained(f"make the branch {wanted.revision}"):
             api.create_branch(repo, branch=wanted.revision, exist_ok=True)
@@ -356,28 +330,21 @@ def _send(api: Any, repo: str, plan: Published, stale: Sequence[str], remote: Re
     ]
     operations += [CommitOperationDelete(name) for name in stale]
     message = wanted.message or f"Publish {plan.folder.resolve().name} with codir"
-    with _explained(f"send the files to {repo}", f"{kept}: the same command goes on."):
-        info = api.create_commit(
-            repo, operations, commit_message=message, revision=wanted.revision, parent_commit=remote.head
-        )
-    return str(info.oid)
+    with _explained(f"send the files to {repo}"):
+        to = {"commit_message": message, "revision": wanted.revision, "parent_commit": remote.head}
+        return str(api.create_commit(repo, operations, **to).oid)
 
 
 @contextlib.contextmanager
-def _explained(what: str, after: str = "") -> Iterator[None]:
-    """Turns what huggingface_hub raises inside the block into one sentence: `Could not WHAT: why. AFTER`."""
+def _explained(what: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises inside the block into one sentence: `Could not WHAT: why.` and the way on."""
     try:
         yield
     except errors.LocalTokenNotFoundError as error:
-        raise ConfigError(f"There is no token for the Hugging Face Hub. {_LOG_IN}.") from error
+        raise ConfigError(f"There is no token for the Hugging Face Hub. {_LOG_IN}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise ConfigError(
-            "HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set, so nothing can be sent. Unset it, or add --dry-run."
-        ) from error
-    except errors.HfHubHTTPError as error:
-        status, said = error.response.status_code, " ".join((error.server_message or str(error)).split())
-        reason = _REASONS.get(status, f"the Hub refused ({status}): {said}.")
-        raise RunError(f"Could not {what}: {reason} {after}".rstrip()) from error
+        raise ConfigError("HF_HUB_OFFLINE is set, so nothing can be sent. Unset it, or add --dry-run.") from error
     except Exception as error:  # its own check of the card; its HTTP library's, whichever that is
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise RunError(f"Could not {what}: {text}. {after}".rstrip()) from error
+        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        way = _WAYS.get(error.response.status_code, "") if isinstance(error, errors.HfHubHTTPError) else ""
+        raise RunError(f"Could not {what}: {' '.join(said.split()).rstrip('.')}. {way}".rstrip()) from error

@@ -80,11 +80,8 @@ def export_files(
 
     Args:
         model: the classifier in fp32, which is not changed.
-        target: format, quantisation and precision.
-        folder: existing and empty.
         sample: a padded batch [B, L] that the model is traced with, B and L at least 2.
         calibration: batches of real inputs, for OpenVINO's int8: they fix the ranges of the activations.
-        name: the model's name, for messages.
 
     Raises:
         ModelError: the model cannot be exported; names the operator or the reason.
@@ -95,9 +92,8 @@ def export_files(
         return
     if getattr(model.config, "model_type", None) == "codir-bilstm":
         raise ModelError(
-            f"{name} is a BiLSTM, which cannot be exported to {_NAMES[target.format]}: it packs each text by its own "
-            "length, and a graph with free lengths has no such operator. Run it with PyTorch: --format torch-bf16, or "
-            "the model folder as it is."
+            f"{name} is a BiLSTM, which cannot be exported to {_NAMES[target.format]}: a graph with free lengths "
+            "cannot pack texts. Run it with PyTorch: --format torch-bf16, or the model folder as it is."
         )
     if target.format == "openvino":
         extras.openvino_core()
@@ -109,12 +105,9 @@ def export_files(
     except (KeyboardInterrupt, OSError):
         raise
     except Exception as error:
-        reason, elsewhere = explain_export(error)
-        other = "openvino" if target.format == "onnx" else "onnx"
-        ways = f"Try --format {other}; --format" if elsewhere else "--format"
         raise ModelError(
-            f"{name} ({type(model).__name__}) cannot be exported to {_NAMES[target.format]}: {reason}. {ways} "
-            "torch-bf16 and the model folder itself run whatever PyTorch runs."
+            f"{name} ({type(model).__name__}) cannot be exported to {_NAMES[target.format]}: {explain_export(error)}. "
+            "--format torch-bf16 and the model folder itself run whatever PyTorch runs."
         ) from error
 
 
@@ -157,26 +150,19 @@ _OPERATOR = re.compile(r"(?:torch\.ops\.|op='|operations: |function )((?:aten|pr
 _MISSING = re.compile("No ONNX function|No conversion rule|ConversionError|DispatchError|OpConversionFailure")
 
 
-def explain_export(error: BaseException) -> tuple[str, bool]:
-    """Says why an export failed, and whether the other graph format may still take the model.
-
-    The reason is one sentence without its full stop: the operator, or the exporter's own words.
-    """
+def explain_export(error: BaseException) -> str:
+    """Says why an export failed: the operator, or the first error's own words, without a full stop."""
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
     text = "\n".join(f"{type(each).__name__} {each}" for each in chain)
-    # the last line of model code that the exporter's message mentions
-    lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-    place = f" ({Path(lines[-1][0]).name}, line {lines[-1][1]}, in {lines[-1][2]})" if lines else ""
     if "data-dependent" in text or "DataDependent" in text:
-        what = "its forward decides by the values of a tensor (an if, a loop or a shape that depends on data)"
-        return f"{what}{place}", False
+        return "its forward decides by the values of a tensor (an if, a loop or a shape that depends on data)"
     operator = _OPERATOR.search(text)
     if operator is not None and _MISSING.search(text):
-        return f"the operator {operator[1].replace('::', '.')} has no counterpart there{place}", True
+        return f"the operator {operator[1].replace('::', '.')} has no counterpart there"
     said = (str(chain[-1]).strip() or "no reason given").splitlines()[0]
-    return f"{type(chain[-1]).__name__}: {said[:300].rstrip('.')}{place}", True
+    return f"{type(chain[-1]).__name__}: {said[:300].rstrip('.')}"
 
 
 def without_stack_traces(path: Path) -> bytes:
