@@ -163,15 +163,8 @@ def test_table2_trains_what_it_needs_and_no_more(wanted, text):
 def test_the_papers_scale_is_the_papers(wanted, text, tiny_model_dir):
     made = plan(wanted("table2", "paper", corpus=(text,)))
     stage1, codir = made.pretraining["stage1"], made.pretraining["codir-pre"]
-    assert (
-        stage1.training.max_steps,
-        stage1.training.global_batch_size,
-        stage1.training.learning_rate,
-    ) == (
-        35000,
-        8192,
-        7e-4,
-    )
+    training = stage1.training
+    assert (training.max_steps, training.global_batch_size, training.learning_rate) == (35000, 8192, 7e-4)
     assert (codir.training.max_steps, codir.training.learning_rate) == (10000, 1e-4)
     assert stage1.student.init == "random"
     study = made.studies["mlm-pre"]
@@ -185,7 +178,6 @@ def test_table4_varies_what_it_says(wanted):
     study = plan(wanted("table4")).studies["mlm-pre"]
     settings = {name: choice.settings for name, choice in study.recipes.items()}
     assert settings["codir-cls"]["objectives.crd.pooling"] == "cls"
-    assert settings["codir-cls"]["objectives.crd.k"] == 1000
     assert {each["objectives.crd.sharing"] for each in settings.values()} == {"independent"}, "the table is about K"
     assert {settings[f"codir-{k}"]["objectives.crd.k"] for k in (100, 500, 1000)} == {100, 500, 1000}
     assert study.baseline == "codir-1000"
@@ -235,10 +227,7 @@ def test_plan_runs_nothing(wanted, text):
     console = Console(file=io.StringIO(), width=200)
     asked = wanted("table2", corpus=(text,))
     workflow.show_plan(asked, console)
-    said = console.file.getvalue()
-    assert "study of codir-pre: 4 trials" in said
-    assert "Scaled down" in said
-    assert "Left out: sst2, qnli, rte" in said
+    assert "study of codir-pre: 4 trials" in console.file.getvalue()
     assert not asked.output.exists()
 
 

@@ -31,16 +31,7 @@ from codir.printing import Console, terminal
 from codir.record.data import load_data
 from codir.record.runfolder import RunFolder
 from codir.studies.config import StudyConfig, load_study
-from codir.studies.paper.tables import (
-    OURS,
-    PAPER,
-    PaperTable,
-    Scale,
-    ScaleName,
-    TableRow,
-    load_table,
-    side_by_side,
-)
+from codir.studies.paper.tables import OURS, PAPER, PaperTable, Scale, ScaleName, TableRow, load_table, side_by_side
 from codir.studies.recipes import FINETUNE, distill_config, resolve_recipes, teacher_folder
 from codir.studies.results import STUDY, read_results
 from codir.studies.run import describe_trials, study
@@ -124,11 +115,9 @@ class Reproduction:
     def about(self) -> list[str]:
         """Returns what a reader of the table has to know: the scale, what is otherwise, what is left out."""
         scale = "Scaled down" if self.wanted.scale == "small" else "Scale"
-        changed = [f"Changed by --set: {line}." for line in self.wanted.overrides]
+        lines = [f"{scale}: {line}" for line in self.scale.about]
         return [
-            *(f"{scale}: {line}." for line in self.scale.about),
-            *changed,
-            *(f"{each}." for each in self.notes),
+            f"{line}." for line in (*lines, *(f"Changed by --set: {o}" for o in self.wanted.overrides), *self.notes)
         ]
 
     def folder(self, stage: str) -> Path:
@@ -221,15 +210,10 @@ def _choose_students(made: Reproduction) -> dict[str, dict[str, Any]]:
 
 
 def _plan_pretraining(made: Reproduction, students: Mapping[str, Any]) -> None:
-    """Works out corpus, teacher and the configuration of each stage that a student needs, in order."""
+    """Works out the corpus and the configuration of each stage that a student needs."""
     wanted, stages, teacher = made.wanted, made.scale.pretraining, made.wanted.model
-    order: list[str] = []
-    for name in students:
-        if name in stages and name not in wanted.pretrained:
-            after = stages[name].get("after")
-            if after is not None and after not in stages:
-                raise ConfigError(f"pretraining: there is no stage {after!r}{nearest(str(after), stages)}.")
-            order += [each for each in (after, name) if each and each not in order]
+    needed = {name for name in students if name in stages and name not in wanted.pretrained}
+    needed |= {stages[name].get("after") for name in needed}
     first = Path(wanted.corpus[0]).expanduser()
     if len(wanted.corpus) == 1 and (first / MANIFEST).is_file():
         made.corpus_folder = first.absolute()
@@ -240,15 +224,15 @@ def _plan_pretraining(made: Reproduction, students: Mapping[str, Any]) -> None:
             f"Otherwise than in the paper: {wanted.model} has no masked-LM head: a first stage trains one (and the "
             "encoder with it) for the pre-training's teacher"
         )
-        order.insert(0, HEAD)
+        needed.add(HEAD)
         teacher = str(made.folder(HEAD))
-    for name in order:
+    for name in stages:  # in the order that they stand in
+        if name not in needed:
+            continue
         values = {**stages[name], "corpus": str(made.corpus_folder), "output": str(made.folder(name))}
         recipe, after = values.pop("recipe", None), values.pop("after", None)
-        if name == HEAD:
-            values["student"] = {"model": wanted.model}
-        elif after:
-            values["student"] = {"model": str(made.folder(after))}
+        if name == HEAD or after:
+            values["student"] = {"model": str(made.folder(after)) if after else wanted.model}
         if name != HEAD and not (after and recipe == "mlm-pre"):
             values["teacher"] = teacher
         flags = {key: (f"pretraining.{name}.{key}", value) for key, value in values.items()}
@@ -271,7 +255,8 @@ def _plan_studies(made: Reproduction, students: Mapping[str, Mapping[str, Any]])
     for name, student in students.items():
         recipes = list(dict.fromkeys(row.recipe for row in table.rows if row.student == name and row.recipe))
         teachers = {task: folder for task, folder in wanted.teachers.items() if task in made.tasks}
-        for first in list(made.studies.values())[:1]:  # every study has the first one's teachers
+        if made.studies:  # every study has the first one's teachers
+            first = next(iter(made.studies.values()))
             teachers = {task: str(teacher_folder(first, task)) for task in made.tasks}
         values = {
             **made.scale.study,
@@ -288,15 +273,9 @@ def _plan_studies(made: Reproduction, students: Mapping[str, Mapping[str, Any]])
             "cache_dir": str(output / "cache"),
             "output": str(output / "studies" / name),
         }
-        for key in ("settings", "grid"):  # of those by recipe only what is for the study's own
-            by_recipe = values.get(key, {})
-            for each in by_recipe:
-                if "." not in each and each not in known:
-                    raise ConfigError(
-                        f"study.{key} names {each!r}, which is not in {table.source}{nearest(each, known)}: "
-                        f"{', '.join(sorted(known))}."
-                    )
-            values[key] = {each: by_recipe[each] for each in by_recipe if "." in each or each in recipes}
+        for key in ("settings", "grid"):  # of those by recipe what other studies of the table have is left out
+            others = known - set(recipes)
+            values[key] = {each: inner for each, inner in values.get(key, {}).items() if each not in others}
         flags = {key: (f"study.{key}", each) for key, each in values.items() if each is not None}
         made.studies[name] = load_study(flags=flags)
 
@@ -455,15 +434,10 @@ def speed_table(made: Reproduction) -> Table:
         if row.name in models:
             total, of_embeddings = count_parameters(models[row.name])
             own = runs[row.name]
-            shape = (
-                encoder_shape(models[row.name]).layers,
-                f"{total / 1e6:.1f}M",
-                f"{of_embeddings / 1e6:.1f}M",
-            )
+            shape = (encoder_shape(models[row.name]).layers, f"{total / 1e6:.1f}M", f"{of_embeddings / 1e6:.1f}M")
+            taken = f"{own.mean():.2f} ±{(own.max() - own.min()) / 2:.2f}"
             times = f"{runs[first].mean() / own.mean():.2f}x"
-            spread = (own.max() - own.min()) / 2
-            name = "" if row.paper else row.name
-            rows.append((name, OURS, *shape, f"{own.mean():.2f} ±{spread:.2f}", times))
+            rows.append(("" if row.paper else row.name, OURS, *shape, taken, times))
     headings = ("layers", "params", "of embeddings", "ms/seq", "speed-up")
     columns = (Column("model", left=True), Column("of", left=True), *map(Column, headings))
     note = (
@@ -479,12 +453,8 @@ def speed_table(made: Reproduction) -> Table:
 
 def _models(made: Reproduction, classes: int) -> dict[str, Any]:
     """Returns the models by the name of their row."""
-    names = list(map(str, range(classes)))
-    teacher = load_classifier(
-        made.wanted.model,
-        require_head=False,
-        labels=lambda config: kind_named("classification").write(config, names),
-    )
+    names, kind = list(map(str, range(classes))), kind_named("classification")
+    teacher = load_classifier(made.wanted.model, require_head=False, labels=lambda config: kind.write(config, names))
     models: dict[str, Any] = {}
     for row in made.table.rows:
         if row.config is not None:
