@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import codir.losses
-from codir.config.loading import load_distill
+from codir.config.config import DistillConfig
+from codir.config.loading import load
 from codir.losses.registry import LOSSES, find_objective, objective_names
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
@@ -44,7 +45,9 @@ def test_the_example_passes_its_own_test(example: str) -> None:
 def test_one_file_is_enough_to_use_it(example: str) -> None:
     assert "logit_l1" in objective_names()
     assert find_objective("logit_l1").name == "logit_l1"
-    config = load_distill(overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_l1.weight=0.5"])
+    config = load(
+        DistillConfig, overrides=["teacher=t", "output=o", "data.task=sst2", "objectives.logit_l1.weight=0.5"]
+    )
     assert config.objectives["logit_l1"] == {"weight": 0.5, "start": 0.0, "end": 1.0, "normalized": False}
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from codir.config.loading import load_distill, resolved_yaml
+from codir.config import loading
+from codir.config.config import DistillConfig
+from codir.config.loading import resolved_yaml
 from codir.config.student_config import config_name
 from codir.errors import ConfigError
 
@@ -21,13 +23,15 @@ GIVEN = {
 def load(tmp_path: Path, text: str = "", recipe: str | None = "bilstm", overrides: list[str] | None = None) -> Any:
     path = tmp_path / "my.yaml"
     path.write_text(text)
-    return load_distill(recipe=recipe, config=path if text else None, overrides=overrides or [], flags=GIVEN)
+    return loading.load(
+        DistillConfig, recipe=recipe, config=path if text else None, overrides=overrides or [], flags=GIVEN
+    )
 
 
 def again(tmp_path: Path, config: Any) -> Any:
     path = tmp_path / "codir.yaml"
     path.write_text(resolved_yaml(config))
-    return load_distill(config=path)
+    return loading.load(DistillConfig, config=path)
 
 
 def test_the_recipe_brings_its_student_and_settings_are_merged_into_it(tmp_path: Path) -> None:

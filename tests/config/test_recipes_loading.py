@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from codir.config.config import DataConfig, DistillConfig
+from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
 from codir.config.library import load_recipe, recipe_names
-from codir.config.loading import Settings, build, load_distill, load_finetune, resolved_yaml
+from codir.config.loading import Settings, build, load, resolved_yaml
 from codir.errors import ConfigError
 
 REQUIRED = ("teacher=t", "output=o", "data.task=sst2")
 
 
 def distill(*overrides: str, **more: Any) -> DistillConfig:
-    return load_distill(overrides=(*REQUIRED, *overrides), **more)
+    return load(DistillConfig, overrides=(*REQUIRED, *overrides), **more)
 
 
 def message(*overrides: str, **more: Any) -> str:
@@ -42,7 +42,7 @@ def my_yaml(tmp_path: Path) -> Any:
 def test_every_distillation_recipe_is_valid_and_reloads(name: str, my_yaml: Any) -> None:
     config = distill(recipe=name)
     assert config.recipe == name
-    assert load_distill(config=my_yaml(resolved_yaml(config))) == config
+    assert load(DistillConfig, config=my_yaml(resolved_yaml(config))) == config
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -138,7 +138,7 @@ def test_a_time_of_the_training_without_any_term_is_refused() -> None:
 def test_null_removes_an_objective_and_it_stays_removed(my_yaml: Any) -> None:
     config = distill("objectives.kd=null")
     assert list(config.objectives) == ["task", "crd"]
-    assert load_distill(config=my_yaml(resolved_yaml(config))) == config
+    assert load(DistillConfig, config=my_yaml(resolved_yaml(config))) == config
 
 
 def test_an_empty_section_changes_nothing(my_yaml: Any) -> None:
@@ -167,20 +167,20 @@ def test_values_of_set_are_yaml() -> None:
 
 def test_a_column_may_be_called_no_or_0(my_yaml: Any) -> None:
     path = my_yaml("teacher: t\noutput: o\ndata:\n  train: a.csv\n  text: no\n  label: 0\n")
-    data = load_distill(config=path).data
+    data = load(DistillConfig, config=path).data
     assert (data.text, data.label) == ("no", "0")
 
 
 def test_finetune_reads_its_own_recipe(my_yaml: Any) -> None:
-    config = load_finetune(overrides=["model=m", "output=o", "data.task=cola", "training.num_train_epochs=2"])
+    config = load(FinetuneConfig, overrides=["model=m", "output=o", "data.task=cola", "training.num_train_epochs=2"])
     assert (config.model, config.training.num_train_epochs, config.training.weight_decay) == ("m", 2.0, 0.1)
-    assert load_finetune(config=my_yaml(resolved_yaml(config))) == config
+    assert load(FinetuneConfig, config=my_yaml(resolved_yaml(config))) == config
 
 
 def test_a_resolved_file_is_for_its_own_command(my_yaml: Any) -> None:
     path = my_yaml(resolved_yaml(distill()))
     with pytest.raises(ConfigError, match=r"my\.yaml, line 1: .*`codir distill`, not `codir finetune`"):
-        load_finetune(config=path)
+        load(FinetuneConfig, config=path)
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_a_resolved_file_is_for_its_own_command(my_yaml: Any) -> None:
         ),
         (
             "training:\n  num_train_epochs: many\n",
-            ["my.yaml, line 2", "training.num_train_epochs is 'many'", "must be a number"],
+            ["my.yaml, line 2", "training.num_train_epochs is 'many'", "number"],
         ),
         (
             "training:\n  lr_scheduler_type: liner\n",
@@ -212,7 +212,7 @@ def test_a_resolved_file_is_for_its_own_command(my_yaml: Any) -> None:
         ),
         (
             "student:\n  init: sprad\n",
-            ["my.yaml, line 2", "student.init is 'sprad'", "did you mean 'spread'", "or a list"],
+            ["my.yaml, line 2", "student.init is 'sprad'", "did you mean 'spread'", "list"],
         ),
         ("training: 3\n", ["my.yaml, line 1", "training is 3", "section of settings"]),
         (
@@ -261,13 +261,13 @@ def test_the_flag_is_named() -> None:
 
 def test_what_is_missing_is_named_with_an_example() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_distill()
+        load(DistillConfig)
     got = str(caught.value)
     assert "--teacher runs/teacher" in got
     assert "--output runs/student" in got
     assert "--task sst2" in got
     with pytest.raises(ConfigError, match="--model roberta-base"):
-        load_finetune()
+        load(FinetuneConfig)
 
 
 def test_build_checks_one_section() -> None:

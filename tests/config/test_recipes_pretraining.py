@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from codir.config.loading import load_pretrain, resolved_yaml
+from codir.config.loading import load, resolved_yaml
 from codir.config.pretraining import PretrainConfig
 from codir.errors import ConfigError
 
 
 def pretrain(recipe: str | None = None, **flags: Any) -> PretrainConfig:
     given = {"corpus": "corpora/x", "output": "runs/x", **flags}
-    return load_pretrain(recipe=recipe, flags={key: (f"--{key}", value) for key, value in given.items()})
+    return load(PretrainConfig, recipe=recipe, flags={key: (f"--{key}", value) for key, value in given.items()})
 
 
 def test_codir_pre_is_the_default_and_has_the_papers_numbers() -> None:
@@ -64,7 +64,7 @@ def test_the_resolved_file_gives_the_same_configuration(tmp_path: Any) -> None:
     file = tmp_path / "codir.yaml"
     file.write_text(resolved_yaml(config), encoding="utf-8")
     assert yaml.safe_load(file.read_text())["command"] == "pretrain"
-    assert load_pretrain(config=file) == config
+    assert load(PretrainConfig, config=file) == config
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_bad_settings(flags: dict[str, Any], words: str) -> None:
 
 def test_a_missing_corpus_says_how_to_name_one() -> None:
     with pytest.raises(ConfigError, match=r"corpus is missing.*--corpus corpora/wiki"):
-        load_pretrain(flags={"output": ("--output", "runs/x")})
+        load(PretrainConfig, flags={"output": ("--output", "runs/x")})
 
 
 def test_a_recipe_of_another_command() -> None:

@@ -14,8 +14,8 @@ from small_world import TRAINING, World, quiet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from codir import distill, evaluate
-from codir.config.config import DataConfig
-from codir.config.loading import load_distill
+from codir.config.config import DataConfig, DistillConfig
+from codir.config.loading import load
 from codir.errors import ConfigError
 from codir.models.bilstm import BiLstmConfig, BiLstmForSequenceClassification
 from codir.runs.predict import predict
@@ -60,10 +60,10 @@ def test_from_the_config_in_the_recipe_to_predictions(world: World, tmp_path: Pa
     assert sum(right) / len(right) == pytest.approx(
         next(value for name, value in measured.items() if "accuracy" in name)
     )
-    again = load_distill(config=done.output / "codir.yaml")
+    again = load(DistillConfig, config=done.output / "codir.yaml")
     assert again.student.config == SIZES
-    assert again == load_distill(
-        flags={key: (key, value) for key, value in settings(world, done.output, baseline=True).items()}
+    assert again == load(
+        DistillConfig, flags={key: (key, value) for key, value in settings(world, done.output, baseline=True).items()}
     )
 
 

@@ -23,8 +23,8 @@ from transformers import (
 
 import codir.teacher.cache as cache_module
 from codir import distill, evaluate
-from codir.config.config import DataConfig
-from codir.config.loading import load_distill
+from codir.config.config import DataConfig, DistillConfig
+from codir.config.loading import load
 from codir.measure.comparison import TITLES, Comparison, ModelRow
 from codir.runs import train as train_module
 from codir.runs.distill import DistillResult
@@ -208,7 +208,7 @@ def test_choices_of_the_contrastive_term(world: World, tmp_path: Path, name: str
         overrides.append("objectives.crd.k=10")
     flags = world.settings(tmp_path / "run", baseline=False)
     del flags["objectives"]
-    config = load_distill(overrides=overrides, flags={key: (key, value) for key, value in flags.items()})
+    config = load(DistillConfig, overrides=overrides, flags={key: (key, value) for key, value in flags.items()})
     done = distill(config, console=quiet())
     assert all(np.isfinite(logged(done.output, "loss_crd")))
     start = AutoModelForSequenceClassification.from_pretrained(world.teacher).bert.encoder.layer[1]

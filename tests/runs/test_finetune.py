@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from codir import evaluate, finetune
 from codir.cli.main import app
-from codir.config.config import DataConfig
-from codir.config.loading import load_finetune
+from codir.config.config import DataConfig, FinetuneConfig
+from codir.config.loading import load
 
 
 def test_the_run_folder_is_the_model(world: World) -> None:
@@ -30,7 +30,7 @@ def test_the_run_folder_is_the_model(world: World) -> None:
     assert content["metrics"]["accuracy"] > 0.8  # it has learnt something
     data = DataConfig(**{**world.data(), "train": None})
     assert evaluate(run, data, quiet=True).flat_metrics() == pytest.approx(content["metrics"])
-    again = load_finetune(config=run / "codir.yaml")
+    again = load(FinetuneConfig, config=run / "codir.yaml")
     assert again.output == run
     assert again.data.text == "review"
     assert again.training.num_train_epochs == 6

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from codir import distill, evaluate
 from codir.cli.main import app
-from codir.config.config import DataConfig
-from codir.config.loading import load_finetune
+from codir.config.config import DataConfig, FinetuneConfig
+from codir.config.loading import load
 from codir.data import files as files_module
 from codir.errors import ConfigError, DataError
 from codir.record.data import load_data
@@ -180,11 +180,12 @@ def test_too_little_to_hold_out(tmp_path: Path) -> None:
     path = write_table(tmp_path / "few.csv", sentences(8, seed=1))
     with pytest.raises(DataError, match="too few to hold some out"):
         load_data(DataConfig(train=str(path), text="review", label="stars", holdout=0.1))
-    assert load_finetune(
+    assert load(
+        FinetuneConfig,
         flags={
             "model": ("--model", "m"),
             "data.train": ("--train", str(path)),
             "data.holdout": ("--holdout", 0.1),
             "output": ("--output", str(tmp_path / "o")),
-        }
+        },
     ).data.holdout == pytest.approx(0.1)

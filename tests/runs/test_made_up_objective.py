@@ -10,7 +10,8 @@ import pytest
 from small_world import TRAINING, World, quiet
 
 from codir import distill
-from codir.config.loading import load_distill
+from codir.config.config import DistillConfig
+from codir.config.loading import load
 from codir.losses.registry import LOSSES
 
 OBJECTIVE = '''"""Sign agreement of mean hidden states: made up for a test."""
@@ -73,7 +74,8 @@ def test_one_file_and_one_recipe(world: World, tmp_path: Path, monkeypatch: pyte
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(RECIPE.format(name=name))
 
-    config = load_distill(
+    config = load(
+        DistillConfig,
         config=recipe,
         flags={
             key: (key, value)

@@ -13,7 +13,8 @@ from small_world import CRD, TRAINING, World, quiet
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, TrainerCallback
 
 from codir import distill
-from codir.config.loading import load_distill
+from codir.config.config import DistillConfig
+from codir.config.loading import load
 from codir.config.pretraining import PretrainConfig
 from codir.config.student_config import StudentConfig
 from codir.errors import CodirError, ConfigError
@@ -43,7 +44,7 @@ def encoder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(world: World, output: Path, student: dict[str, Any], recipe: str = "kd", **settings: Any) -> Distillation:
     flags = world.settings(output, student=student, **{"objectives": {}, "baseline": False, **settings})
-    return prepare(load_distill(recipe=recipe, flags={k: (k, v) for k, v in flags.items()}), quiet())
+    return prepare(load(DistillConfig, recipe=recipe, flags={k: (k, v) for k, v in flags.items()}), quiet())
 
 
 def are_columns_of(narrow: torch.Tensor, wide: torch.Tensor) -> bool:

@@ -12,7 +12,7 @@ from small_world import TRAINING, World, quiet, sentences
 
 from codir import distill, evaluate
 from codir.config.config import DataConfig, DistillConfig, FinetuneConfig
-from codir.config.loading import load_distill, load_finetune
+from codir.config.loading import load
 from codir.errors import ConfigError, DataError
 from codir.record.data import load_data
 from codir.runs.distill import DistillResult
@@ -176,14 +176,15 @@ def test_labels_alone_have_nothing_to_learn_from_them(world: World, more: Path, 
     flags = {key: (f"--{key}", value) for key, value in settings.items() if key != "objectives"}
     flags["objectives"] = ("--set objectives", {"kd": None, "crd": None})
     with pytest.raises(ConfigError, match="the loss is task alone"):
-        load_distill(flags=flags)
+        load(DistillConfig, flags=flags)
     with pytest.raises(ConfigError, match=r"leave it out here and give it to `codir distill`"):
-        load_finetune(
+        load(
+            FinetuneConfig,
             flags={
                 "model": ("--model", "m"),
                 "data": ("--data", world.data(unlabeled=[str(more)])),
                 "output": ("--output", "o"),
-            }
+            },
         )
     assert FinetuneConfig(model="m", data=DataConfig(**world.data(unlabeled=[])), output=tmp_path)
     with pytest.raises(ValueError, match="limit_unlabeled is 5, and there are no unlabelled texts"):

@@ -119,9 +119,9 @@ def finetune(given: Given, config: o.ConfigFile = None, overrides: o.Overrides =
 
     Example: codir finetune --model roberta-base --task sst2 --output runs/teacher
     """
-    from codir.config.loading import load_finetune
+    from codir.config.loading import load
 
-    settings = load_finetune(config=config, overrides=overrides or (), flags=given)
+    settings = load(FinetuneConfig, config=config, overrides=overrides or (), flags=given)
     from codir.runs import finetune as workflow
     from codir.runs.progress import quiet_libraries
 
@@ -142,9 +142,9 @@ def distill(
 
     Example: codir distill --teacher runs/teacher --task sst2 --student-layers 6 --output runs/student
     """
-    from codir.config.loading import load_distill
+    from codir.config.loading import load
 
-    settings = load_distill(recipe=recipe, config=config, overrides=overrides or (), flags=given)
+    settings = load(DistillConfig, recipe=recipe, config=config, overrides=overrides or (), flags=given)
     from codir.runs import distill as workflow
     from codir.runs.progress import quiet_libraries
 

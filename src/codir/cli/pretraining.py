@@ -94,9 +94,9 @@ def pretrain(
 
     Example: codir pretrain --corpus corpora/wiki --teacher roberta-base --student runs/stage1 --output runs/codir-pre
     """
-    from codir.config.loading import load_pretrain
+    from codir.config.loading import load
 
-    settings = load_pretrain(recipe=recipe, config=config, overrides=overrides or (), flags=given)
+    settings = load(PretrainConfig, recipe=recipe, config=config, overrides=overrides or (), flags=given)
     from codir.runs import pretrain as workflow
     from codir.runs.progress import quiet_libraries
 

@@ -35,6 +35,9 @@ _INSTEAD = {
 Flags = Mapping[str, tuple[str, Any]]
 Places = Mapping[KeyPath, str]
 SectionT = TypeVar("SectionT", bound=Section)
+RunT = TypeVar("RunT", FinetuneConfig, DistillConfig, PretrainConfig)
+_COMMANDS: dict[type[Section], str] = {FinetuneConfig: "finetune", DistillConfig: "distill", PretrainConfig: "pretrain"}
+_DEFAULTS = {"finetune": "finetune", "distill": DEFAULT_RECIPE, "pretrain": DEFAULT_PRETRAINING}
 
 
 class Settings:
@@ -83,53 +86,35 @@ class Settings:
             self.set(tuple(key.split(".")), value, flag)
 
 
-def load_distill(
-    *,
-    recipe: str | None = None,
-    config: str | Path | None = None,
-    overrides: Iterable[str] = (),
-    flags: Flags | None = None,
-) -> DistillConfig:
-    """Builds the configuration of a distillation; see the module for what wins over what.
-
-    Args:
-        recipe: name of a recipe; default: the one the YAML file names, else `codir-fine`.
-        config: a YAML file of the user's.
-        overrides: texts such as `training.learning_rate=1e-5`.
-        flags: for each key (`training.seed`), the flag's name for messages and its value.
-
-    Raises:
-        ConfigError: for an unknown key, a wrong value or a missing one; it names the place and the way out.
-    """
-    settings = _collect("distill", recipe, config, overrides, flags)
-    loaded = build(DistillConfig, settings)
-    return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places)})
-
-
-def load_finetune(
-    *, config: str | Path | None = None, overrides: Iterable[str] = (), flags: Flags | None = None
-) -> FinetuneConfig:
-    """Builds the configuration of a fine-tuning, as `load_distill` does, on top of the recipe `finetune`."""
-    return build(FinetuneConfig, _collect("finetune", "finetune", config, overrides, flags))
-
-
-def load_pretrain(
+def load(
+    model: type[RunT],
     *,
     recipe: str | None = None,
     config: str | Path | None = None,
     overrides: Iterable[str] = (),
     flags: Flags | None = None,
     defaults: Mapping[str, Any] | None = None,
-) -> PretrainConfig:
-    """Builds the configuration of a pre-training, as `load_distill` does; without a recipe it is `codir-pre`.
+) -> RunT:
+    """Builds the configuration of a fine-tuning, distillation or pre-training; see the module for what wins over what.
 
-    `defaults` are values for what is set nowhere else (a plan needs neither corpus nor output folder).
+    Args:
+        model: the class of the configuration.
+        recipe: a recipe's name; default: the one the YAML file names, else `finetune`, `codir-fine`, `codir-pre`.
+        config: a YAML file of the user's.
+        overrides: texts such as `training.learning_rate=1e-5`.
+        flags: for each key (`training.seed`), the flag's name for messages and its value.
+        defaults: values for what is set nowhere else (a plan needs neither corpus nor output folder).
+
+    Raises:
+        ConfigError: for an unknown key, a wrong value or a missing one; it names the place and the way out.
     """
-    settings = _collect("pretrain", recipe, config, overrides, flags)
+    command = _COMMANDS[model]
+    settings = _collect(command, recipe, config, overrides, flags)
     settings.values = {**(defaults or {}), **settings.values}
-    loaded = build(PretrainConfig, settings)
-    complete = complete_objectives(loaded.objectives, settings.places, "pretrain")
-    return loaded.model_copy(update={"objectives": complete})
+    loaded = build(model, settings)
+    if isinstance(loaded, FinetuneConfig):
+        return loaded
+    return loaded.model_copy(update={"objectives": complete_objectives(loaded.objectives, settings.places, command)})
 
 
 def recipe_settings(recipe: str) -> Settings:
@@ -177,11 +162,8 @@ def complete_objectives(
 ) -> dict[str, dict[str, Any]]:
     """Checks the settings of each objective and fills in its defaults, so that a run folder names all of them.
 
-    Imports the objectives, and with them torch.
-
-    Raises:
-        ConfigError: for an unknown objective or setting or a wrong value, with the place where it stands; for an
-            objective that is not for the command; for a time of the training at which no term counts.
+    Imports the objectives, and with them torch. Raises `ConfigError` for an unknown objective or setting or a wrong
+    value, an objective that is not for the command, and a time of the training at which no term counts.
     """
     from codir.losses.registry import check_schedule, find_objective
 
@@ -210,8 +192,7 @@ def complete_objectives(
 
 def resolved_yaml(config: RunConfig | PretrainConfig) -> str:
     """Returns YAML with every setting of `config`; loading it as `--config` gives the same configuration."""
-    command = {DistillConfig: "distill", PretrainConfig: "pretrain"}.get(type(config), "finetune")
-    content: dict[str, Any] = {"command": command, **config.model_dump(mode="json")}
+    content: dict[str, Any] = {"command": _COMMANDS[type(config)], **config.model_dump(mode="json")}
     if isinstance(config, DistillConfig | PretrainConfig):
         # The file is merged over its recipe again: what the run left out must be said.
         for name in load_recipe(config.recipe).settings.get("objectives", {}):
@@ -227,8 +208,8 @@ def _collect(
     flags: Flags | None,
 ) -> Settings:
     own, own_places = _read_own(config, command) if config is not None else ({}, {})
-    default = DEFAULT_PRETRAINING if command == "pretrain" else DEFAULT_RECIPE
-    start = load_recipe(recipe or own.get("recipe") or default)
+    named = recipe or (own.get("recipe") if command != "finetune" else None)
+    start = load_recipe(named or _DEFAULTS[command])
     if start.command != command:
         raise ConfigError(f"The recipe {start.name!r} is for `codir {start.command}`, not for `codir {command}`.")
     settings = Settings()
@@ -275,10 +256,13 @@ def _read_own(config: str | Path, command: str) -> tuple[dict[str, Any], Places]
     return content, places
 
 
-# ---- pydantic's refusals as messages that name the place, the key, the value and what is allowed ----------------
+# ---- pydantic's refusals, with the place, the key and the value ----------------------------------------------------
 
-_WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "list": "a list"}
-_WORDS |= {"boolean": "true or false", "dictionary": "a section of settings (`key: value` lines)"}
+
+def shown(value: Any) -> str:
+    """Returns a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def explain(
@@ -291,14 +275,17 @@ def explain(
     """Returns one line for each thing that is wrong with the nested `values` of the section `above`."""
     problems: dict[KeyPath, list[Any]] = {}
     for problem in error.errors(include_url=False):
-        problems.setdefault(_path_of(problem, values), []).append(problem)
+        path, inside = [], values
+        for part in map(str, problem["loc"]):  # without what pydantic adds: the branch of a union that it tried
+            if isinstance(inside, Mapping) and (part in inside or problem["type"] == "missing"):
+                inside = inside.get(part)
+            elif isinstance(inside, list) and part.isdigit() and int(part) < len(inside):
+                inside = inside[int(part)]
+            else:
+                break
+            path.append(part)
+        problems.setdefault(tuple(path), []).append(problem)
     return "\n".join(_sentence(path, found, model, places, above) for path, found in problems.items())
-
-
-def shown(value: Any) -> str:
-    """Returns a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def _sentence(path: KeyPath, found: list[Any], model: type[BaseModel], places: Places, above: KeyPath) -> str:
@@ -311,48 +298,20 @@ def _sentence(path: KeyPath, found: list[Any], model: type[BaseModel], places: P
         return f"{_place(full, places)}unknown key {path[-1]!r} {where}{hint}"
     if kind == "missing":
         field = section_at(model, path[:-1]).model_fields[path[-1]]
-        example = (field.examples or ["..."])[0]
-        flag = f"--{path[-1].replace('_', '-')}"
-        return (
-            f"{dotted} is missing ({field.description}): add {flag} {example}, "
-            f"or `{path[-1]}: {example}` to the YAML file"
-        )
-    reasons = list(dict.fromkeys(map(_reason, found)))
-    if kind == "value_error" and isinstance(value, Mapping):
-        # Two settings do not fit together: say where each of them stands.
-        named = [key for key in value if re.search(rf"\b{re.escape(key)}\b", reasons[0])]
-        stand = [f"{key}: {places[(*full, key)]}" for key in named if (*full, key) in places]
-        return f"{dotted + ': ' if dotted else ''}{reasons[0]}" + (f" ({'; '.join(stand)})" if stand else "")
+        way = f"--{path[-1].replace('_', '-')} {(field.examples or ['...'])[0]}"
+        return f"{dotted} is missing ({field.description}): add {way}, or the key to the YAML file"
+    said = [each["msg"].removeprefix("Value error, ").replace("Input should be", "must be") for each in found]
+    said = [each.replace("Unable to parse input string as", "must be") for each in said]
+    said = ["must be a section of settings" if "dictionary" in each else each for each in said]
+    if kind == "value_error" and isinstance(value, Mapping):  # two settings do not fit together
+        named = [key for key in value if re.search(rf"\b{re.escape(key)}\b", said[0]) and (*full, key) in places]
+        stand = "; ".join(f"{key}: {places[(*full, key)]}" for key in named)
+        return f"{dotted + ': ' if dotted else ''}{said[0]}" + (f" ({stand})" if stand else "")
     # A union gives one refusal for each of its branches.
-    allowed = " or ".join([reasons[0], *(reason.removeprefix("must be ") for reason in reasons[1:])])
+    allowed = " or ".join(dict.fromkeys([said[0], *(each.removeprefix("must be ") for each in said[1:])]))
     choices = [c for each in found for c in re.findall("'([^']*)'", str(each.get("ctx", {}).get("expected")))]
     hint = nearest(value, choices) if isinstance(value, str) else ""
     return f"{_place(full, places)}{dotted} is {shown(value)}: {allowed}{hint}"
-
-
-def _reason(problem: Any) -> str:
-    if problem["type"] in ("model_type", "dict_type"):
-        return f"must be {_WORDS['dictionary']}"
-    text = str(problem["msg"]).removeprefix("Value error, ")
-    if text.startswith("Unable to parse input string as an integer"):
-        return f"must be {_WORDS['integer']}"
-    text = re.sub(r"^Input should be (a valid )?", "must be ", text)
-    plain = _WORDS.get(text.removeprefix("must be ").split(",")[0].split(" ")[0])
-    return f"must be {plain}" if plain else text
-
-
-def _path_of(problem: Any, values: Any) -> KeyPath:
-    """Returns where a problem is, without what pydantic adds: the branch of a union that it tried."""
-    path: list[str] = []
-    for part in map(str, problem["loc"]):
-        if isinstance(values, Mapping) and (part in values or problem["type"] == "missing"):
-            values = values.get(part)
-        elif isinstance(values, list) and part.isdigit() and int(part) < len(values):
-            values = values[int(part)]
-        else:
-            break
-        path.append(part)
-    return tuple(path)
 
 
 def _place(path: KeyPath, places: Places) -> str:

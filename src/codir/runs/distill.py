@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, TrainerCallback
 
 from codir.config.config import DistillConfig
-from codir.config.loading import load_distill
+from codir.config.loading import load
 from codir.files import write_json, write_text
 from codir.losses.registry import taught_by
 from codir.measure.comparison import Comparison, Role, main_role
@@ -90,7 +90,7 @@ def distill(
     """
     if config is None:
         recipe = settings.pop("recipe", None)
-        config = load_distill(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
+        config = load(DistillConfig, recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir distill")
     # refuses what is wrong before data and models are read
     to_arguments(config.training, config.output, "score")

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import set_seed
 
 from codir.config.config import FinetuneConfig
-from codir.config.loading import load_finetune
+from codir.config.loading import load
 from codir.data.encoding import encode
 from codir.files import write_json, write_text
 from codir.kinds import kind_named
@@ -54,7 +54,7 @@ def finetune(
         CodirError: bad input, a run in the way, an interrupted or diverged training.
     """
     if config is None:
-        config = load_finetune(flags={key: (key, value) for key, value in settings.items()})
+        config = load(FinetuneConfig, flags={key: (key, value) for key, value in settings.items()})
     one_process_only("codir finetune")
     # refuses what is wrong before data and model are read
     to_arguments(config.training, config.output, "score")

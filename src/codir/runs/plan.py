@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from codir.config.loading import load_pretrain
+from codir.config.loading import load
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import open_corpus
 from codir.errors import ConfigError, DataError, ModelError, nearest
@@ -109,7 +109,7 @@ def plan(
 
     Args:
         recipes: a recipe, or several with commas between them; each is a stage with the same settings otherwise.
-        config, overrides, flags: as `codir.config.loading.load_pretrain` takes them; corpus and output may be missing.
+        config, overrides, flags: as `codir.config.loading.load` takes them; corpus and output may be missing.
         blocks: N, where there is no corpus yet.
         block: L, likewise (512).
         gpus: processes.
@@ -143,7 +143,8 @@ def plan(
         raise ConfigError(f"--efficiency {efficiency:g} is no share of the peak: give one above 0, at most 1.")
     stages, notes = {}, []
     for recipe in recipes.split(",") if recipes else [None]:
-        loaded = load_pretrain(
+        loaded = load(
+            PretrainConfig,
             recipe=recipe.strip() if recipe else None,
             config=config,
             overrides=overrides,

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalPrediction
 
-from codir.config.loading import load_pretrain
+from codir.config.loading import load
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import Corpus, open_corpus
 from codir.errors import DataError
@@ -72,7 +72,7 @@ def pretrain(
     """
     if config is None:
         recipe = settings.pop("recipe", None)
-        config = load_pretrain(recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
+        config = load(PretrainConfig, recipe=recipe, flags={key: (key, value) for key, value in settings.items()})
     if launched() > 1:
         # What the Trainer does later; here so that the processes can agree before anything is loaded.
         PartialState(cpu=not torch.cuda.is_available())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from codir.config.loading import load_pretrain
+from codir.config.loading import load
 from codir.config.pretraining import PretrainConfig
 from codir.data.corpus import MANIFEST
 from codir.data.glue import task_folder
@@ -236,7 +236,7 @@ def _plan_pretraining(made: Reproduction, students: Mapping[str, Any]) -> None:
         if name != HEAD and not (after and recipe == "mlm-pre"):
             values["teacher"] = teacher
         flags = {key: (f"pretraining.{name}.{key}", value) for key, value in values.items()}
-        made.pretraining[name] = load_pretrain(recipe=recipe, flags=flags)
+        made.pretraining[name] = load(PretrainConfig, recipe=recipe, flags=flags)
 
 
 def _has_head(model: str) -> bool:
