@@ -14,32 +14,12 @@ import numpy as np
 import pytest
 
 from codir.errors import ConfigError, RunError
-from codir.reports.curves import curves_of, training_figures
-from codir.reports.figures import COLOURS, SERIES, SYMBOLS, colour_at, ink_on, series
+from codir.reports.curves import training_figures
+from codir.reports.figures import COLOURS, SERIES, colour_at, ink_on
 from codir.reports.images import write_images
 from codir.reports.page import model_table, tiles
-from codir.reports.scores import (
-    NAMED,
-    forest_figure,
-    label_places,
-    latency_figures,
-    page_looks,
-    pareto,
-    score_figure,
-)
-from codir.reports.text import (
-    clean,
-    count,
-    for_hover,
-    for_plotly,
-    for_script,
-    milliseconds,
-    points,
-    share,
-    shortened,
-    size,
-    times,
-)
+from codir.reports.scores import NAMED, forest_figure, latency_figures, page_looks, pareto, score_figure
+from codir.reports.text import clean, count, for_hover, for_plotly, for_script, points, share, shortened, size, times
 from codir.reports.values import Model, Panel, Report
 from codir.reports.views import OTHERS, confusion_figure
 
@@ -51,9 +31,6 @@ def model(name: str, score: float | None, time: float | None, **more: Any) -> Mo
 def latency(*models: Model, metric: str = "f1") -> Any:
     panel = Panel("t", metric, models)
     return latency_figures(panel, "p", page_looks(Report("", "run", panels=[panel])))
-
-
-# ---- score against latency -------------------------------------------------------------------------------------------
 
 
 def test_the_pareto_line_holds_what_no_other_model_beats() -> None:
@@ -81,19 +58,19 @@ def test_only_times_measured_alike_are_drawn_together() -> None:
     assert [line["x"] for line in lines] == [[5.0, 10.0], [0.5, 1.0]]
     assert all(line["line"]["shape"] == "hv" for line in lines)
     assert "cpu" in figures[0].takeaway
-    assert "2 more with a time but no score" in figures[0].takeaway
     for slowest, kind in ((4.0, None), (6.0, "log")):  # where times lie far apart
         assert latency(model("a", 0.8, 1.0), model("b", 0.9, slowest))[0].layout["xaxis"].get("type") == kind
 
 
-def test_of_many_models_the_line_and_those_in_torch_are_named_and_names_keep_apart() -> None:
+def test_of_many_models_the_line_and_those_in_torch_are_named_and_neighbours_on_different_sides() -> None:
     models = [model(str(n), 0.5 + 0.01 * (n % 5), 1.0 + n, engine="openvino") for n in range(20)]
     models[7] = replace(models[7], engine="torch")
-    named = {id(one) for one in models if one in pareto(models) or one is models[7]}
-    assert set(label_places(models, logarithmic=True)) == named
-    assert len(label_places(models[:NAMED], logarithmic=True)) == NAMED
-    two = [model(f"a model called {n}", 0.8, 10.0 + 0.1 * n) for n in range(2)]
-    assert len(set(label_places(two, logarithmic=False).values())) == 2
+    for shown, expected in ((models, {*(one.name for one in pareto(models)), "7"}), (models[:NAMED], None)):
+        (figure,) = latency(*shown)
+        traces = [trace for trace in figure.data if "textposition" in trace]
+        named = {trace["text"][0]: trace["textposition"][0] for trace in traces if trace["text"][0]}
+        assert set(named) == (expected or {one.name for one in shown})
+        assert len(set(named.values())) == min(len(named), 4)
 
 
 def test_error_bars_are_the_rounds_and_the_seeds() -> None:
@@ -119,15 +96,9 @@ def test_a_lead_of_one_run_is_said_with_care() -> None:
     assert model("a", 0.8, 1.0).with_error("f1", 400).error is None
 
 
-def test_students_of_one_shape_have_one_time_and_the_figure_says_so() -> None:
-    teacher = replace(model("teacher", 0.9, 16.0), role="teacher")
-    students = [model(name, score, 8.0, scores=(score, score)) for name, score in (("kd", 0.8), ("pkd", 0.85))]
-    said = "All 2 students take 8 ms: they have one shape. The highest of them is pkd (85.0); teacher has 90.0."
-    assert latency(teacher, *students)[0].takeaway.startswith(said)
-    assert "Fastest: kd" in latency(teacher, replace(students[0], milliseconds=4.0), students[1])[0].takeaway
-
-
-# ---- looks -----------------------------------------------------------------------------------------------------------
+def test_the_fastest_of_several_of_one_shape_is_no_fastest() -> None:
+    said = latency(model("t", 0.9, 16.0), model("kd", 0.8, 8.0), model("pkd", 0.85, 8.0))[0].takeaway
+    assert "Fastest: pkd, the highest of 2 that take one time (8 ms, 85.0)" in said
 
 
 def test_a_model_has_one_colour_on_the_whole_page_and_teachers_are_stars() -> None:
@@ -142,11 +113,8 @@ def test_a_model_has_one_colour_on_the_whole_page_and_teachers_are_stars() -> No
                 assert trace["marker"]["color"] == expected[trace["name"]]
                 assert (trace["marker"]["symbol"][0] == "star") == (trace["name"] == "teacher")
     assert len(set(page_looks(fakes.crowded()).values())) >= 40
-    assert len({(series(n), SYMBOLS[n % len(SYMBOLS)]) for n in range(40)}) == 40
     curves = training_figures(report.curves, "CoDIR student", looks)
-    assert [figure.title for figure in curves] == [
-        "Loss terms", "Contrastive accuracy", "Agreement with the teacher", "Score on the validation split",
-    ]  # fmt: skip
+    assert [figure.name for figure in curves] == [f"training-{number}" for number in range(4)]
     found = {trace["name"]: trace["line"]["color"] for trace in curves[-1].data}
     assert found == {name: expected[name] for name in found}
     # one colour a loss term, which no student has, and dashes for the students compared with
@@ -156,14 +124,6 @@ def test_a_model_has_one_colour_on_the_whole_page_and_teachers_are_stars() -> No
     task, kd = lines["task, CoDIR student"], lines["task, KD student"]
     assert task["color"] == kd["color"] != lines["crd, CoDIR student"]["color"]
     assert (task["dash"], kd["dash"]) == ("solid", "dash")
-
-
-def test_cosines_are_drawn_as_they_are() -> None:
-    log = [{"step": step, "loss_crd": 1.0, "crd_positive": 0.5, "crd_negative": -0.25} for step in (1, 2)]
-    figures = training_figures(curves_of(log, "student", None), "student", {"student": ("var(--s1)", "circle")})
-    cosines = next(figure for figure in figures if "cosine" in figure.title)
-    assert [trace["name"] for trace in cosines.data] == ["crd positives", "crd negatives"]
-    assert {float(value) for trace in cosines.data for value in trace["y"]} == {0.5, -0.25}
 
 
 def contrast(one: str, other: str) -> float:
@@ -193,9 +153,6 @@ def test_the_ink_can_be_read_on_every_colour_of_the_scale() -> None:
     assert all(contrast(ink_on(colour), colour) >= 4.5 for colour in colours)
     brightness = [contrast(colour, "#000000") for colour in colours]
     assert brightness == sorted(brightness)  # from dark to light: it can be read in grey, too
-
-
-# ---- scores, differences, squares, clouds ----------------------------------------------------------------------------
 
 
 def test_dots_of_all_seeds_and_the_constant_answer() -> None:
@@ -246,14 +203,10 @@ def test_clouds_are_told_apart_by_shape_and_classes_by_colour() -> None:
     assert np.frombuffer(base64.b64decode(embedded["bdata"]), np.float32).tolist() == many.data[0]["x"].tolist()
 
 
-# ---- table and tiles -------------------------------------------------------------------------------------------------
-
-
 def test_the_table_leaves_out_what_nobody_has_and_marks_the_best_student() -> None:
     table = model_table(fakes.full().panels[0])
-    assert table["headings"] == [
-        "f1", "kept", "agrees", "ms", "speed-up", "layers", "parameters", "embedding", "on disk", "accuracy",
-    ]  # fmt: skip
+    assert table["headings"][:6] == ["f1", "kept", "agrees", "ms", "speed-up", "layers"]
+    assert table["headings"][6:] == ["parameters", "embedding", "on disk", "accuracy"]
     asked = replace(fakes.models()[0], requests={1: (5.0, 9.0), 32: (50.0, 700.0)})
     wide = model_table(Panel("t", "f1", [asked, fakes.models()[1]]))
     place = wide["headings"].index("one text, ms")
@@ -283,9 +236,6 @@ def test_an_export_or_a_stranger_is_no_trained_student() -> None:
     assert [tile["value"] for tile in tiles(fakes.full())][1:3] == ["11.9×", "17.4\u202fM"]
 
 
-# ---- texts and numbers -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", fakes.HOSTILE, ids=range(len(fakes.HOSTILE)))
 def test_texts_end_no_script_and_are_no_markup_for_plotly(text: str) -> None:
     written = for_script({"t": [clean(text)]})
@@ -298,14 +248,9 @@ def test_texts_end_no_script_and_are_no_markup_for_plotly(text: str) -> None:
 
 
 def test_texts_are_cut_and_broken_where_they_may_be() -> None:
-    assert for_plotly("a &lt; b") == "a &amp;lt; b"
     assert for_plotly("<" * 100, 40) == "&lt;" * 39 + "…"
     assert clean("a\x00b\x07\x7f\ud800\n") == "a␀b␇␡\ufffd\n"
-    lines = for_hover("word " * 60, 180, 60).split("<br>")
-    assert len(lines) == 3
-    assert max(map(len, lines)) <= 60
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        for_script([float("nan")])
+    assert list(map(len, for_hover("word " * 60, 180, 60).split("<br>"))) == [59, 59, 60]
 
 
 def test_numbers_have_few_digits() -> None:
@@ -313,23 +258,13 @@ def test_numbers_have_few_digits() -> None:
     assert said == ["81.5", "−5.0", "–", "+1.2"]
     assert [share(0.954), size(69_568_832)] == ["95.4\u202f%", "69.6\u202fMB"]
     assert [count(17_390_594), count(6), count(1234)] == ["17.4\u202fM", "6", "1.23\u202fk"]
-    assert [milliseconds(36.927), milliseconds(3.1), milliseconds(1234.5)] == ["36.9", "3.1", "1234"]
     assert [times(1.9998), times(11.94)] == ["2.00×", "11.9×"]
-
-
-# ---- pictures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_every_figure_is_written_in_both_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    report = fakes.hostile()
-    report.panels, report.curves, report.clouds, report.similarities = (
-        report.panels[:1],
-        report.curves[:1],
-        [],
-        [],
-    )
+    report = replace(fakes.hostile(), curves=fakes.hostile().curves[:1], clouds=[], similarities=[])
     files = write_images(report, tmp_path / "pictures")
     assert len(set(files)) == len(files) > 6
     for file in files:

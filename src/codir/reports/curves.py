@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codir.reports.figures import SERIES, Figure, Trace, axis, floats, legend, line, log_ticks, margin, series
+from codir.reports.figures import SERIES, Figure, Trace, axis, floats, legend, line, margin, series
 from codir.reports.scores import Looks
 from codir.reports.text import for_plotly, known, milliseconds, points, share, shortened
 from codir.reports.values import Curve
@@ -90,8 +90,7 @@ def _figure(kind: str, curves: list[Curve], main: str, looks: Looks, name: str, 
         data.append(line(floats(curve.steps), y, look, name=for_plotly(label, 48), **more))
     values = [scale * value for curve in curves for value in curve.values if known(value)]
     logarithmic = kind == "loss" and values and min(values) > 0 and max(values) / min(values) > _LOG_FROM
-    y_axis = axis(unit + (" (log scale)" if logarithmic else ""), nticks=6)
-    y_axis |= log_ticks(min(values), max(values)) if logarithmic else {}
+    y_axis = axis(unit, values if logarithmic else (), nticks=6)
     layout = {"xaxis": axis("optimiser step", nticks=6), "yaxis": y_axis, "margin": margin(48, 12, 8, 40)}
     return Figure(
         name=name,

@@ -130,8 +130,21 @@ _BASE: dict[str, Any] = {
 }
 
 
-def axis(title: str = "", **settings: Any) -> dict[str, Any]:
-    """Returns an axis with a quiet grid and no zero line, unless `settings` say otherwise."""
+def axis(title: str = "", log: Sequence[float] = (), **settings: Any) -> dict[str, Any]:
+    """Returns an axis with a quiet grid and no zero line, unless `settings` say otherwise.
+
+    With `log`, the values along it, it is logarithmic and the ticks 1, 2, 5, 10, ... are written out.
+    """
+    if log:
+        low, high = min(log), max(log)
+        powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        for digits in ((1, 2, 5), (1,)):
+            ticks = [digit * 10.0**power for power in powers for digit in digits]
+            ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
+            if len(ticks) <= 12:
+                break
+        title += " (log scale)"
+        settings = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks], **settings}
     return {
         "title": {"text": title, "standoff": 10, "font": {"size": 13, "color": named("soft")}},
         "gridcolor": named("rule"),
@@ -139,17 +152,6 @@ def axis(title: str = "", **settings: Any) -> dict[str, Any]:
         "tickfont": {"size": 12, "color": named("soft")},
         **{"zeroline": False, "showline": False, "ticks": "", "automargin": True, **settings},
     }
-
-
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Returns a logarithmic axis with the ticks 1, 2, 5, 10, ... from `low` to `high`, written out."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1,)):
-        ticks = [digit * 10.0**power for power in powers for digit in digits]
-        ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
-        if len(ticks) <= 12:
-            break
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def dots(x: Any, y: Any, marker: dict[str, Any], **more: Any) -> Trace:

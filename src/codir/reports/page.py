@@ -14,33 +14,14 @@ from codir.errors import RunError
 from codir.files import write_text
 from codir.reports.curves import training_figures
 from codir.reports.figures import COLOURS, VIRIDIS, Figure
-from codir.reports.scores import (
-    Looks,
-    forest_figure,
-    latency_figures,
-    measured_models,
-    page_looks,
-    score_figure,
-)
-from codir.reports.text import (
-    clean,
-    count,
-    for_script,
-    known,
-    milliseconds,
-    plural,
-    points,
-    share,
-    shortened,
-    size,
-    times,
-    together,
-)
+from codir.reports.scores import Looks, forest_figure, latency_figures, measured_models, page_looks, score_figure
+from codir.reports.text import clean, count, for_script, known, milliseconds, points, share, shortened, size, times
 from codir.reports.values import AVERAGE, Model, Panel, Report, leaders
 
 TEMPLATES = Path(__file__).parent / "templates"
 _KINDS = ("lost", "won", "both wrong", "far apart")
 Show = Callable[[float | None], str]
+Tile = dict[str, str]
 
 
 def write_page(report: Report, path: str | Path) -> None:
@@ -139,11 +120,10 @@ def _panel(panel: Panel, report: Report, key: str, looks: Looks) -> dict[str, An
 
 def _title(report: Report) -> str:
     """Returns the page's title: the folder's name, and what it is of, by which open pages and files are told apart."""
-    tasks = [panel.shown for panel in report.panels if panel.task != AVERAGE]
-    named = " and ".join(tasks[:3]) + (" and more" if len(tasks) > 3 else "")
+    named = " and ".join([panel.shown for panel in report.panels if panel.task != AVERAGE][:3])
     about = [report.place if report.place != report.title else "", report.recipe]
     about += [named] if named.lower() not in report.title.lower() else []
-    return " – ".join([report.title, *filter(None, [", ".join(filter(None, about))])])
+    return " – ".join(filter(None, [report.title, ", ".join(filter(None, about))]))
 
 
 def _policy(scripts: Sequence[str], compiles: bool) -> str:
@@ -175,76 +155,74 @@ def _sections(report: Report, panels: Sequence[Any]) -> list[tuple[str, str]]:
 # ---- the large numbers at the head -----------------------------------------------------------------------------------
 
 
-def _tile(value: str, name: str, note: str = "", spread: str = "") -> dict[str, str]:
+def _tile(value: str, name: str, note: str = "", spread: str = "") -> Tile:
     return {"value": value, "name": name, "note": note, "spread": spread}
 
 
-def tiles(report: Report) -> list[dict[str, str]]:
+def tiles(report: Report) -> list[Tile]:
     """Returns the numbers that are known, at most five: value, name, note, and small beside the value its spread."""
-    if report.kind == "study":
-        return _study_tiles(report)[:5]
+    return (_study_tiles(report) if report.kind == "study" else _run_tiles(report))[:5]
+
+
+def _run_tiles(report: Report) -> list[Tile]:
     panel = report.panels[0] if report.panels else None
     student = (panel.student or panel.teacher) if panel else None
     if panel is None or student is None:
         return []
-    teacher, export = panel.teacher if student is not panel.teacher else None, panel.deployed
-    found, metric = [], clean(panel.metric)
-    if known(student.kept):
-        beside = f", the teacher's {points(teacher.score)}" if teacher and known(teacher.score) else ""
-        note = f"{metric} {points(student.score)}{beside}"
-        found.append(_tile(share(student.kept), "of the teacher's score", note))
-    elif known(student.score):
-        found.append(_tile(points(student.score), metric))
+    teacher, found, metric = panel.teacher, list[Tile](), clean(panel.metric)
+
+    def add(value: float | None, show: Show, name: str, *notes: str) -> None:
+        if known(value):
+            found.append(_tile(show(value), name, ", ".join(filter(None, notes))))
+
+    def of_teachers(value: float | None, whole: float | None, show: Show) -> str:
+        if teacher is student or not known(value) or not known(whole) or not whole:
+            return ""
+        return f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}"
+
+    if known(student.kept) and teacher is not None:
+        both = f"{metric} {points(student.score)}", f"the teacher's {points(teacher.score)}"
+        add(student.kept, share, "of the teacher's score", *both)
+    else:
+        add(student.score, points, metric)
     # of what will be deployed, which is an export where there is one
-    name = f"as {shortened(export.group, 30)}" if export else ""
-    if export is not None and known(export.speedup):
-        beside = f"; {times(student.speedup)} in PyTorch" if known(student.speedup) else ""
-        found.append(_tile(times(export.speedup), "as fast", name + beside))
+    export = panel.deployed or student
+    name = "" if export is student else f"as {shortened(export.group, 30)}"
+    if name and known(export.speedup):
+        plain = f"; {times(student.speedup)} in PyTorch" if known(student.speedup) else ""
+        add(export.speedup, times, "as fast", name + plain)
     elif known(student.speedup):
-        time = f"{milliseconds(student.milliseconds)} ms per sequence"
-        note = f"in PyTorch; {name} it was not timed" if name else time
-        found.append(_tile(times(student.speedup), "as fast", note))
-    elif known(student.milliseconds):
-        found.append(_tile(milliseconds(student.milliseconds), "ms per sequence"))
-    if known(student.parameters):
-        note = _of(student.parameters, teacher.parameters if teacher else None, count)
-        found.append(_tile(count(student.parameters), "parameters", note))
-    stored = export if export is not None and known(export.bytes) else student
-    if known(stored.bytes):
-        parts = [
-            name if stored is export else "",
-            _of(stored.bytes, teacher.bytes if teacher else None, size),
-        ]
-        found.append(_tile(size(stored.bytes), "on disk", ", ".join(filter(None, parts))))
-    if known(student.agreement):
-        found.append(_tile(share(student.agreement), "agreement", "answered as the teacher does"))
-    return found[:5]
+        in_torch = " in PyTorch" if name else ""
+        add(student.speedup, times, "as fast", f"{milliseconds(student.milliseconds)} ms per sequence{in_torch}")
+    else:
+        add(student.milliseconds, milliseconds, "ms per sequence")
+    whole, stored = teacher or student, export if known(export.bytes) else student
+    add(student.parameters, count, "parameters", of_teachers(student.parameters, whole.parameters, count))
+    add(stored.bytes, size, "on disk", name if stored is export else "", of_teachers(stored.bytes, whole.bytes, size))
+    add(student.agreement, share, "agreement", "answered as the teacher does")
+    return found
 
 
-def _of(value: float, whole: float | None, show: Show) -> str:
-    return f"{100 * value / whole:.0f}\u202f% of the teacher's {show(whole)}" if known(whole) and whole else ""
-
-
-def _study_tiles(report: Report) -> list[dict[str, str]]:
-    found, runs, tasks = [], 0, [panel for panel in report.panels if panel.task != AVERAGE]
+def _study_tiles(report: Report) -> list[Tile]:
+    found, runs, tasks = list[Tile](), 0, [panel for panel in report.panels if panel.task != AVERAGE]
     for panel in report.panels:
         students = [model for model in panel.trained if known(model.score)]
         if not students:
             continue
         runs += sum(max(1, len(model.scores)) for model in students) if panel in tasks else 0
         first, teacher = leaders(students), panel.teacher
-        note = together([shortened(each.name, 40) for each in first])
+        note = ", ".join(shortened(each.name, 40) for each in first)
         note += f"; the teacher's {points(teacher.score)}" if teacher and known(teacher.score) else ""
         name = f"best {clean(panel.metric)} on {clean(panel.shown)}" if panel in tasks else "best average"
-        spread = _spread(first[0]) if len(first) == 1 else ""
-        found.append(_tile(points(first[0].score), name, note, spread))
-    found = found[:3]
+        if len(found) < 3:
+            found.append(_tile(points(first[0].score), name, note, _spread(first[0]) if len(first) == 1 else ""))
     if many := len(report.differences):
         shown, what = sum(item.shown for item in report.differences), "difference" + "s" * (many != 1)
         found.append(_tile(f"{shown} of {many}", f"{what} shown", "beyond noise, after correction"))
     if runs:
-        what = f"trained student{'' if runs == 1 else 's'}"
-        found.append(_tile(str(runs), what, plural(len(tasks), "task")))
+        found.append(
+            _tile(str(runs), "trained student" + "s" * (runs != 1), f"{len(tasks)} task" + "s" * (len(tasks) != 1))
+        )
     return found
 
 

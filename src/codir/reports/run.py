@@ -99,8 +99,7 @@ def _panels(run: RunFiles, comparison: Comparison | None, main: str) -> list[Pan
 def _model(run: RunFiles, row: ModelRow, comparison: Comparison, main: str, examples: int | None) -> Model:
     folder = run.path if row.role == main else run.path / "comparison" / row.role
     if row.role == "teacher":
-        # without a folder a name of the Hub, or a folder that is gone
-        folder = run.teacher or Path(str(run.config.get("teacher")))
+        folder = run.teacher or Path(str(run.config.get("teacher")))  # a name of the Hub, or a folder that is gone
     model = Model(
         name=row.name,
         role="codir" if row.role == main else row.role,  # the run's own student, whatever it learned from
@@ -136,31 +135,26 @@ def _masked_models(run: RunFiles) -> list[Model]:
 def _words(run: RunFiles, comparison: Comparison | None, panels: Sequence[Panel]) -> list[str]:
     words = [] if run.finished else [_how_far(run)]
     if comparison is not None:
-        export = panels[0].deployed
+        # with the speed-ups of the table, which `codir latency` may have measured anew
+        panel, rows = panels[0], list(comparison.rows)
+        if panel.teacher is not None and panel.teacher.speedup == 1.0:  # else they are against something else
+            speedups = {model.name: model.speedup for model in panel.models if model.speedup is not None}
+            for number, row in enumerate(rows):
+                if row.timing is not None and row.name in speedups:
+                    rows[number] = replace(row, timing=replace(row.timing, speedup=speedups[row.name]))
+        export = panel.deployed
         fast = f" ({export.speedup:.2f} times as {export.group})" if export and export.speedup else ""
-        return words + _as_shown(comparison, panels[0]).plain_words(fast)
+        return words + replace(comparison, rows=rows).plain_words(fast)
     if words:
         return words
-    models = {model.name: model for panel in panels for model in panel.models}
-    if (model := models.get(_FINE_TUNED)) is not None and model.score is not None:
-        on = f" on {_task(run)}" if run.section("data").get("task") else ""
-        return [f"The fine-tuned model scores {model.score:.4f} in {panels[0].metric}{on}."]
-    before, after = (models[name].score if name in models else None for name in ("student before", "student"))
+    scores = {model.name: model.score for panel in panels for model in panel.models}
+    if (score := scores.get(_FINE_TUNED)) is not None:
+        return [f"The fine-tuned model scores {score:.4f} in {panels[0].metric}."]
+    before, after = scores.get("student before"), scores.get("student")
     if before is not None and after is not None:
         say = f"The student predicts {after:.1%} of the held-out masked tokens"
         return [f"{say}, {before:.1%} before its pre-training."]
     return ["The run is finished; it has no scores to show."]
-
-
-def _as_shown(comparison: Comparison, panel: Panel) -> Comparison:
-    """Returns the comparison with the speed-ups of the table, which `codir latency` may have measured anew."""
-    speedups = {model.name: model.speedup for model in panel.models if model.speedup is not None}
-    rows = list(comparison.rows)
-    if panel.teacher is not None and panel.teacher.speedup == 1.0:  # else they are against something else
-        for number, row in enumerate(rows):
-            if row.timing is not None and row.name in speedups:
-                rows[number] = replace(row, timing=replace(row.timing, speedup=speedups[row.name]))
-    return replace(comparison, rows=rows)
 
 
 def _how_far(run: RunFiles) -> str:
@@ -168,7 +162,6 @@ def _how_far(run: RunFiles) -> str:
     state = {
         "running": "is under way (or was killed)",
         "interrupted": "was interrupted",
-        "new": "has not begun",
         "finished": "is finished, but its results are missing or damaged",
     }.get(run.state, run.state)
     error = run.attempts[-1].get("error") if run.attempts else None
@@ -204,25 +197,22 @@ def _task_in_words(run: RunFiles) -> str:
     """Says what the answers are, where the data are files, whose names say little; empty for a task by name."""
     if run.command == "pretrain" or run.section("data").get("task"):
         return ""
-    if run.section("data").get("kind") == "regression" or len(run.classes) == 1:
+    if len(run.classes) == 1:
         return "scores of texts"
-    if len(run.classes) > _MOST_NAMED or all(name.startswith("LABEL_") for name in run.classes):
-        return f"{len(run.classes)} classes of texts" if run.classes else "classes of texts"
-    return " or ".join(shortened(name, 30) for name in run.classes)
+    few = 1 < len(run.classes) <= _MOST_NAMED and not run.classes[0].startswith("LABEL_")
+    return " or ".join(shortened(name, 30) for name in run.classes) if few else "classes of texts"
 
 
 def _title(run: RunFiles) -> str:
     """Returns the page's title: what the model answers, and what it is."""
     layers, whole = layers_in(run.path), layers_in(run.teacher)
-    size = f" with {layers} layers" if layers else ""
+    of_all = f" of {whole}" if whole and run.command == "distill" else ""
+    size = f" with {layers}{of_all} layers" if layers else ""
     if run.command == "pretrain":
         return f"Pre-trained student{size}"
     task = str(run.section("data").get("task") or "")
     about = GLUE[task].folder if task in GLUE else capital(task or _task_in_words(run))
-    if run.command == "finetune":
-        return f"{about}: fine-tuned model{size}"
-    size = f" with {layers} of {whole} layers" if layers and whole else size
-    return f"{about}: distilled student{size}"
+    return f"{about}: {'fine-tuned model' if run.command == 'finetune' else 'distilled student'}{size}"
 
 
 # ---- curves, costs, facts --------------------------------------------------------------------------------------------
@@ -244,10 +234,12 @@ def _costs(run: RunFiles, names: Mapping[str, str]) -> list[tuple[str, str]]:
     costs = {role: cost for role, cost in (run.metrics.get("costs") or alone).items() if cost}
     lines = []
     for role, cost in costs.items():
-        words = f"{duration(cost['seconds'])}, {cost['steps']:,} steps"
-        best = cost.get("best_step")
-        words += f"; the weights kept are those of step {best:,}" if best is not None else ""
-        lines.append((f"training of the {names.get(role, role)}", words))
+        best = (
+            f"; the weights kept are those of step {cost['best_step']:,}" if cost.get("best_step") is not None else ""
+        )
+        lines.append(
+            (f"training of the {names.get(role, role)}", f"{duration(cost['seconds'])}, {cost['steps']:,} steps{best}")
+        )
     if run.seconds:
         lines.append(("the whole command", duration(run.seconds)))
         rest = run.seconds - sum(cost["seconds"] for cost in costs.values())
@@ -255,8 +247,7 @@ def _costs(run: RunFiles, names: Mapping[str, str]) -> list[tuple[str, str]]:
             lines.append(("of it the teacher's pass, encoding, judging and timing", duration(rest)))
     if run.command == "distill":
         cached = run.config.get("cache", True)
-        how = "ran once over the training data, into a cache" if cached else "ran in every step (no cache)"
-        lines.append(("teacher", how))
+        lines.append(("teacher", "ran once, into a cache" if cached else "ran in every step (no cache)"))
     if weights := model_size(run.path):
         lines.append(("the model's weights on disk", human_bytes(weights)))
     return lines
@@ -271,9 +262,6 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         ("command", environment.get("command")),
         ("state", run.state),
         ("started", run.started),
-        ("recipe", run.config.get("recipe")),
-        ("teacher", run.config.get("teacher")),
-        ("data", _data_in_words(run)),
         ("seed", environment.get("seed", metrics.get("seed"))),
         ("precision", environment.get("precision")),
         *((name, f"{many:,}") for name, many in examples.items() if many is not None),
@@ -286,13 +274,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
 def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns machine, git state and versions of an `environment.json`, a line each."""
     machine, git, versions = (environment.get(key) or {} for key in ("machine", "git", "versions"))
-    titles = {
-        "platform": "system",
-        "cpu": "processor",
-        "cores": "cores",
-        "threads": "threads",
-        "cuda": "CUDA",
-    }
+    titles = {"platform": "system", "cpu": "processor", "cores": "cores", "threads": "threads", "cuda": "CUDA"}
     dirty = ", with changes that are not committed" if git.get("dirty") else ""
     facts: list[tuple[str, Any]] = [(title, machine.get(key)) for key, title in titles.items()]
     facts.append(("GPUs", ", ".join(map(str, machine.get("gpus") or []))))

@@ -5,26 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from codir.reports import text as words
-from codir.reports.figures import (
-    SYMBOLS,
-    Figure,
-    Trace,
-    axis,
-    dots,
-    legend,
-    line,
-    log_ticks,
-    margin,
-    named,
-    series,
-    whiskers,
-)
+from codir.reports.figures import SYMBOLS, Figure, Trace, axis, dots, legend, line, margin, named, series, whiskers
 from codir.reports.text import clean, for_hover, for_plotly, known, plural, points, shortened, together
 from codir.reports.values import Difference, Model, Panel, Report, leaders
 
@@ -32,10 +16,8 @@ NAMED = 12  # up to so many models all are named
 TEACHER = "star"
 _NAME, _ROW = 36, 30  # characters of a name beside its point, and at a row
 _LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
-_PLACES = ("top center", "bottom center", "middle right", "middle left")
-_PLACES += ("top right", "bottom right", "top left", "bottom left")
+_PLACES = ("top center", "middle right", "bottom center", "middle left")
 Looks = dict[str, tuple[str, str]]  # colour and symbol by group
-Box = tuple[float, float, float, float]
 
 
 def page_looks(report: Report) -> Looks:
@@ -81,63 +63,76 @@ def latency_figures(panel: Panel, key: str, looks: Looks) -> list[Figure]:
 def _latency(models: list[Model], measured: str, panel: Panel, looks: Looks, name: str) -> Figure:
     metric, front = for_plotly(panel.metric), pareto(models)
     spans = [model.milliseconds or 1.0 for model in models]
-    logarithmic = max(spans) / min(spans) > _LOG_FROM
     data: list[Trace] = []
     if len(front) > 1:
         look = {"shape": "hv", "color": named("edge"), "width": 1.5, "dash": "dot"}
         x, y = [model.milliseconds for model in front], [model.points for model in front]
         data.append(line(x, y, look, name="not beaten (Pareto)"))
-    places = label_places(models, logarithmic)
+    # of many models only those on the line and those in PyTorch are named; neighbours on different sides
+    chosen = models if len(models) <= NAMED else [m for m in models if m in front or m.engine == "torch"]
+    chosen = sorted(chosen, key=lambda m: (m.milliseconds or 0.0, m.points))[:NAMED]
+    places = {id(model): _PLACES[number % len(_PLACES)] for number, model in enumerate(chosen)}
     for group, (colour, symbol) in looks.items():
         # students first: the legend shows the first one's shape
         members = sorted((m for m in models if m.group == group), key=lambda model: model.role == "teacher")
         if members:
             data.append(_group(members, colour, symbol, places, metric))
-    x_axis = axis("milliseconds per sequence" + (" (log scale)" if logarithmic else ""))
-    if logarithmic:
+    if max(spans) / min(spans) > _LOG_FROM:
         low, high = math.log10(min(spans)), math.log10(max(spans))
-        x_axis |= log_ticks(min(spans), max(spans))
-        x_axis |= {"range": [low - 0.12 * (high - low), high + 0.16 * (high - low)]}
+        ends = [low - 0.12 * (high - low), high + 0.16 * (high - low)]
+        x_axis = axis("milliseconds per sequence", spans, range=ends)
     else:
-        x_axis |= {"range": [0, max(*(model.high or 0.0 for model in models), *spans) * 1.16]}
-    low, high = _score_ends(models)
-    air = max(0.14 * (high - low), 0.4)
+        slowest = max(*(model.high or 0.0 for model in models), *spans)
+        x_axis = axis("milliseconds per sequence", range=[0, slowest * 1.16])
+    heights = [model.points + sign * 100 * (model.spread or 0.0) for model in models for sign in (-1, 1)]
+    air = max(0.14 * (max(heights) - min(heights)), 0.4)
+    y_axis = axis(f"{metric}, points", range=[min(heights) - air, max(heights) + air], nticks=7)
     rows, all_named = len({model.group for model in models}) + (len(front) > 1), len(places) == len(models)
-    across = rows // 4 + 1
-    layout = {"xaxis": x_axis, "yaxis": axis(f"{metric}, points", range=[low - air, high + air], nticks=7)}
+    below = 20 * (rows // 4 + 2)
     return Figure(
         name=name,
         title="Score against latency" + (f": {clean(panel.shown)}" if panel.task else ""),
         takeaway=_latency_takeaway(models, front, panel, measured),
         data=data,
-        layout=layout | {"showlegend": not all_named, "legend": legend(-0.18, maxheight=20 * across + 20)},
+        layout={
+            "xaxis": x_axis,
+            "yaxis": y_axis,
+            "showlegend": not all_named,
+            "legend": legend(-0.18, maxheight=below),
+        },
         narrow={"showlegend": True, "legend": legend(-0.22, maxheight=20 * rows + 20), "margin": margin(48)},
-        height=440 if all_named else 440 + 20 * across,
+        height=440 if all_named else 420 + below,
         narrow_height=340 + 20 * rows,
     )
 
 
-def _marker(colours: Any, teachers: Sequence[bool], symbol: str) -> dict[str, Any]:
-    rim = {"width": 1, "color": named("paper")}
-    shapes = [TEACHER if flag else symbol for flag in teachers]
-    sizes = [15 if flag else 12 for flag in teachers]
+def _marker(models: Sequence[Model], colours: Any, symbol: str) -> dict[str, Any]:
+    teachers = [model.role == "teacher" for model in models]
     # with sizes in a list plotly takes the points for bubbles, half transparent, unless it is told
-    return {"color": colours, "symbol": shapes, "size": sizes, "opacity": 1, "line": rim}
+    look = {
+        "opacity": 1,
+        "line": {"width": 1, "color": named("paper")},
+        "size": [15 if flag else 12 for flag in teachers],
+    }
+    return {"color": colours, "symbol": [TEACHER if flag else symbol for flag in teachers], **look}
 
 
 def _group(members: list[Model], colour: str, symbol: str, places: dict[int, str], metric: str) -> Trace:
-    marker = _marker(colour, [model.role == "teacher" for model in members], symbol)
-    names = [for_plotly(model.name, _NAME) if id(model) in places else "" for model in members]
-    trace = dots([m.milliseconds for m in members], [m.points for m in members], marker, cliponaxis=False)
-    trace |= {"mode": "markers+text", "name": for_plotly(members[0].group, 28), "text": names}
-    trace |= {"textposition": [places.get(id(model), "top center") for model in members]}
-    trace |= {"textfont": {"size": 12, "color": named("text")}}
-    trace |= {"hovertext": [_hover(model, metric) for model in members], "hoverinfo": "text"}
+    x, y = [model.milliseconds or 0.0 for model in members], [model.points for model in members]
+    trace = dots(x, y, _marker(members, colour, symbol), cliponaxis=False, name=for_plotly(members[0].group, 28))
+    trace |= {
+        "mode": "markers+text",
+        "text": [for_plotly(model.name, _NAME) if id(model) in places else "" for model in members],
+        "textposition": [places.get(id(model), _PLACES[0]) for model in members],
+        "textfont": {"size": 12, "color": named("text")},
+        "hovertext": [_hover(model, metric) for model in members],
+        "hoverinfo": "text",
+    }
     if any(known(model.spread) for model in members):
         trace["error_y"] = whiskers([100 * (model.spread or 0.0) for model in members], colour)
     if any(known(model.low) and known(model.high) for model in members):
-        highs = [max(0.0, (model.high or 0.0) - (model.milliseconds or 0.0)) for model in members]
-        lows = [max(0.0, (m.milliseconds or 0.0) - (m.low or m.milliseconds or 0.0)) for m in members]
+        highs = [max(0.0, (model.high or 0.0) - time) for model, time in zip(members, x, strict=True)]
+        lows = [max(0.0, time - (model.low or time)) for model, time in zip(members, x, strict=True)]
         trace["error_x"] = whiskers(highs, colour, lows)
     return trace
 
@@ -158,20 +153,15 @@ def _hover(model: Model, metric: str) -> str:
 
 def _latency_takeaway(models: list[Model], front: list[Model], panel: Panel, measured: str) -> str:
     fastest, best, first = front[0], front[-1], leaders(models)
-    students = [model for model in models if model.role != "teacher"]
-    if len(students) > 1 and len({model.milliseconds for model in students}) == 1:
-        ahead, time = leaders(students), words.milliseconds(students[0].milliseconds)
-        text = f"All {len(students)} students take {time} ms: they have one shape. "
-        text += "The highest of them is " if len(ahead) == 1 else "None is ahead: "
-        text += f"{together([_name(model) for model in ahead])} ({points(ahead[0].score)})"
-        text += f"; {_name(best)} has {points(best.score)}." if best.role == "teacher" else "."
-    elif len(first) == 1 and fastest is best:
+    if len(first) == 1 and fastest is best:
         text = f"Highest score and least time of the {len(models)} measured: {_name(best)} ({points(best.score)})."
     else:
         text = "Highest score: " if len(first) == 1 else "None is ahead, the highest score have "
         text += f"{together([_name(model) for model in first])} ({points(best.score)})."
+        tied = sum(model.milliseconds == fastest.milliseconds for model in models)
+        of = f", the highest of {tied} that take one time" if tied > 1 else ""
         time = words.milliseconds(fastest.milliseconds)
-        text += f" Fastest: {_name(fastest)} ({time} ms, {points(fastest.score)})."
+        text += f" Fastest: {_name(fastest)}{of} ({time} ms, {points(fastest.score)})."
         if 1 < len(front) < len(models):
             text += f" The dotted line joins the {len(front)} of {len(models)} models that no other beats in both."
     if len(models) > 1:
@@ -184,11 +174,7 @@ def _latency_takeaway(models: list[Model], front: list[Model], panel: Panel, mea
             worth = "within the whiskers" if wide else noise
             text += f" The lead of {lead:.1f} points over {_name(second)} is {worth}."
         text += _whisker_words(models)
-    text += f" Measured: {clean(measured).rstrip('.')}." if measured else ""
-    timed = [m for m in panel.models if m.measured == measured and known(m.milliseconds)]
-    if without := sum(not known(model.score) for model in timed):
-        text += f" {without} more with a time but no score: in the table only."
-    return text
+    return f"{text} Measured: {clean(measured).rstrip('.')}." if measured else text
 
 
 def _whisker_words(models: Sequence[Model]) -> str:
@@ -199,58 +185,6 @@ def _whisker_words(models: Sequence[Model]) -> str:
 
 def _name(model: Model) -> str:
     return shortened(model.name, 40) or "a model without a name"
-
-
-def _score_ends(models: Sequence[Model]) -> tuple[float, float]:
-    values = [model.points + sign * 100 * (model.spread or 0.0) for model in models for sign in (-1, 1)]
-    return min(values), max(values)
-
-
-def label_places(models: Sequence[Model], logarithmic: bool) -> dict[int, str]:
-    """Returns where each name covers the fewest points, names and lines, on a plane of 900 x 380 pixels.
-
-    Returns:
-        Plotly's `textposition` by the `id` of each model that is named: all where they are few, else those on the
-        Pareto line and those in PyTorch.
-    """
-    front, chosen = pareto(models), list(models)
-    if len(models) > NAMED:
-        chosen = [model for model in models if model in front or model.engine == "torch"]
-        chosen = chosen if len(chosen) <= NAMED else front[:NAMED]
-    times, heights = (np.array(each) for each in zip(*((m.milliseconds, m.points) for m in models), strict=True))
-    times = np.log10(times / times.min()) if logarithmic else times
-    across, up = (
-        720 * times / (times.max() or 1.0),
-        300 * (heights - heights.min()) / (np.ptp(heights) or 1.0),
-    )
-    spots = {id(model): (float(x), float(y)) for model, x, y in zip(models, across, up, strict=True)}
-    taken: list[Box] = [(x - 9, y - 9, x + 9, y + 9) for x, y in spots.values()]
-    for (x, y), (next_x, next_y) in pairwise(spots[id(model)] for model in front):
-        taken += [(x, y - 2, next_x, y + 2), (next_x - 2, y, next_x + 2, next_y)]
-    places: dict[int, str] = {}
-    for model in sorted(chosen, key=lambda each: spots[id(each)]):
-        x, y = spots[id(model)]
-        wide = 7.0 * len(shortened(model.name, _NAME))
-        boxes = {place: _box(x, y, wide, place) for place in _PLACES}
-        places[id(model)] = best = min(boxes, key=lambda place: _covered(boxes[place], taken))
-        taken.append(boxes[best])
-    return places
-
-
-def _box(x: float, y: float, width: float, place: str) -> Box:
-    vertical, side = place.split()
-    left = {"center": x - width / 2, "right": x + 8, "left": x - 8 - width}[side]
-    low = {"top": y + 9, "middle": y - 8, "bottom": y - 25}[vertical]
-    return left, low, left + width, low + 16
-
-
-def _covered(box: Box, taken: Sequence[Box]) -> float:
-    covered = 3000.0 * ((box[0] < -20) + (box[2] > 930))
-    for other in taken:
-        width = min(box[2], other[2]) - max(box[0], other[0])
-        height = min(box[3], other[3]) - max(box[1], other[1])
-        covered += max(0.0, width) * max(0.0, height)
-    return covered
 
 
 def _rows(name: str, title: str, takeaway: str, data: list[Trace], names: list[str], **layout: Any) -> Figure:
@@ -270,7 +204,7 @@ def score_figure(panel: Panel, key: str, looks: Looks) -> Figure | None:
     faint = {"color": [colours[row] for _, row in seeds], "size": 7, "opacity": 0.35}
     hover = "one seed: %{x:.1f}<extra></extra>"
     one = dots([x for x, _ in seeds], [y for _, y in seeds], faint, name="one seed", hovertemplate=hover)
-    strong = _marker(colours, [model.role == "teacher" for model in models], "circle")
+    strong = _marker(models, colours, "circle")
     mean = dots([model.points for model in models], list(range(len(models))), strong, name="mean")
     mean["error_x"] = whiskers([100 * (model.spread or 0.0) for model in models], named("edge"))
     mean |= {"hovertext": [_hover(model, metric) for model in models], "hoverinfo": "text"}

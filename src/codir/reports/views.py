@@ -323,7 +323,7 @@ def cloud_figure(space: str, clouds: Sequence[Cloud], about: str, number: int) -
             trace["text"] = [for_hover(texts[row], 120) for row in rows.tolist()] if len(texts) else [""] * len(rows)
             data.append(trace | ({"type": "scattergl"} if len(every) > _GL_FROM else {}))
     many = ", ".join(f"{clean(name)}: {plural(len(points), 'point')}" for name, points, _, _ in clouds)
-    frame = {"showticklabels": False, "showgrid": False, "showline": True, "mirror": True}
+    frame: dict[str, Any] = {"showticklabels": False, "showgrid": False, "showline": True, "mirror": True}
     frame |= {"linecolor": named("rule")}
     about = f"{clean(about)} PCA: the two components hold {share(first)} and {share(second)} of the variance."
     return Figure(
