@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +24,7 @@ from codir.models.origins import student_from_config
 from codir.models.representations import TokenView, represent, require_attention
 from codir.models.student import layers_prefix
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 40,
-    "embedding_size": 5,
-    "hidden_size": 6,
-    "classifier_size": 7,
-    "num_labels": 3,
-}
+SIZES: dict[str, Any] = {"vocab_size": 40, "embedding_size": 5, "hidden_size": 6, "classifier_size": 7, "num_labels": 3}
 
 
 def make(**changes: Any) -> BiLstmForSequenceClassification:
@@ -43,61 +36,42 @@ def make(**changes: Any) -> BiLstmForSequenceClassification:
     return model
 
 
-def naive_direction(layer: torch.nn.LSTM, states: list[list[float]], suffix: str) -> list[list[float]]:
+def naive_direction(layer: Any, states: Tensor, suffix: str) -> Tensor:
     """One direction of an LSTM, token by token: i, f, g, o gates."""
-
-    def get(name: str) -> Any:
-        return getattr(layer, f"{name}_l0{suffix}").double().tolist()
-
-    w, u, b, c = get("weight_ih"), get("weight_hh"), get("bias_ih"), get("bias_hh")
-    size = layer.hidden_size
-    h, cell = [0.0] * size, [0.0] * size
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w, u, b, c = (getattr(layer, f"{name}_l0{suffix}").double() for name in names)
+    h = cell = torch.zeros(layer.hidden_size, dtype=torch.float64)
     found = []
     for x in states:
-        gates = [
-            sum(p * q for p, q in zip(w[n], x, strict=True))
-            + sum(p * q for p, q in zip(u[n], h, strict=True))
-            + b[n]
-            + c[n]
-            for n in range(4 * size)
-        ]
-
-        def sigmoid(value: float) -> float:
-            return 1 / (1 + math.exp(-value))
-
-        for n in range(size):
-            update = sigmoid(gates[n]) * math.tanh(gates[2 * size + n])
-            cell[n] = sigmoid(gates[size + n]) * cell[n] + update
-        h = [sigmoid(gates[3 * size + n]) * math.tanh(cell[n]) for n in range(size)]
+        i, f, g, o = (w @ x + u @ h + b + c).chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * cell.tanh()
         found.append(h)
-    return found
+    return torch.stack(found)
 
 
 def _words(model: PreTrainedModel) -> Tensor:
     return cast(torch.nn.Embedding, model.get_input_embeddings()).weight
 
 
-def naive_text(model: BiLstmForSequenceClassification, ids: list[int]) -> tuple[list[list[list[float]]], list[float]]:
-    """States of each layer and the last states of both directions."""
-    table = _words(model).double()
-    states = [table[token].tolist() for token in ids]
-    layers, last = [states], [0.0]
+@torch.no_grad()
+def naive_text(model: BiLstmForSequenceClassification, ids: list[int]) -> tuple[list[Tensor], Tensor]:
+    """States of each layer [L, d] and the last states of both directions."""
+    states = _words(model).double()[ids]
+    layers, last = [states], states
     for layer in model.bilstm.layers:
-        assert isinstance(layer, torch.nn.LSTM)
         forward = naive_direction(layer, states, "")
-        backward = naive_direction(layer, states[::-1], "_reverse")[::-1]
-        states = [a + b for a, b in zip(forward, backward, strict=True)]
+        backward = naive_direction(layer, states.flip(0), "_reverse").flip(0)
+        states, last = torch.cat([forward, backward], dim=1), torch.cat([forward[-1], backward[0]])
         layers.append(states)
-        last = forward[-1] + backward[0]
     return layers, last
 
 
-def naive_head(model: BiLstmForSequenceClassification, features: list[float]) -> list[float]:
-    def linear(layer: torch.nn.Linear, x: list[float]) -> list[float]:
-        rows = zip(layer.weight.double().tolist(), layer.bias.double().tolist(), strict=True)
-        return [sum(a * b for a, b in zip(row, x, strict=True)) + added for row, added in rows]
-
-    return linear(model.classifier, [max(value, 0.0) for value in linear(model.hidden, features)])
+@torch.no_grad()
+def naive_head(model: BiLstmForSequenceClassification, features: Tensor) -> list[float]:
+    first, second = model.hidden, model.classifier
+    inner = (first.weight.double() @ features + first.bias.double()).clamp(min=0)
+    return (second.weight.double() @ inner + second.bias.double()).tolist()
 
 
 def padded(texts: list[list[int]], left: list[int], length: int) -> dict[str, Tensor]:
@@ -124,8 +98,7 @@ def test_one_text_against_plain_loops(layers: int, left: list[int]) -> None:
         states, last = naive_text(model, text)
         assert outputs.logits[row].tolist() == pytest.approx(naive_head(model, last), abs=1e-5)
         for given, expected in zip(outputs.hidden_states, states, strict=True):
-            for t, state in enumerate(expected):
-                assert given[row, left[row] + t].tolist() == pytest.approx(state, abs=1e-5)
+            torch.testing.assert_close(given[row, left[row] :][: len(text)], expected.float(), atol=1e-5, rtol=0)
     assert outputs.hidden_states[-1][inputs["attention_mask"] == 0].abs().max() == 0
 
 
@@ -136,21 +109,16 @@ def test_pairs_against_plain_loops_by_token_type_and_by_separator() -> None:
     types = torch.zeros_like(inputs["input_ids"])
     types[0, 4:8] = 1
     h1, h2 = naive_text(model, one)[1], naive_text(model, other)[1]
-    features = [
-        *h1,
-        *h2,
-        *(a * b for a, b in zip(h1, h2, strict=True)),
-        *(abs(a - b) for a, b in zip(h1, h2, strict=True)),
-    ]
+    features = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()])
     alone = naive_text(model, single)[1]
-    with_nothing = [*alone, *[0.0] * 6, *[0.0] * 6, *map(abs, alone)]
+    with_nothing = torch.cat([alone, torch.zeros(12), alone.abs()])
     with torch.no_grad():
         for logits in (model(**inputs).logits, model(**inputs, token_type_ids=types).logits):
             assert logits[0].tolist() == pytest.approx(naive_head(model, features), abs=1e-5)
             assert logits[1].tolist() == pytest.approx(naive_head(model, with_nothing), abs=1e-5)
         states = model(**inputs, output_hidden_states=True).hidden_states[1]
-    expected = naive_text(model, one)[0][1] + naive_text(model, other)[0][1]
-    torch.testing.assert_close(states[0, :8], torch.tensor(expected), atol=1e-5, rtol=0)
+    expected = torch.cat([naive_text(model, text)[0][1] for text in (one, other)])
+    torch.testing.assert_close(states[0, :8], expected.float(), atol=1e-5, rtol=0)
 
 
 def test_batches_do_not_matter_and_half_of_them_is_half_of_the_logits() -> None:
@@ -207,12 +175,7 @@ def test_it_is_saved_and_loaded_without_code_from_the_folder(tmp_path: Path) -> 
     assert {entry.suffix for entry in tmp_path.iterdir()} == {".json", ".safetensors"}
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, BiLstmConfig)
-    assert (config.sentence_pairs, config.sep_token_id, config.pad_token_id, config.num_labels) == (
-        True,
-        9,
-        1,
-        3,
-    )
+    assert (config.sentence_pairs, config.sep_token_id, config.pad_token_id, config.num_labels) == (True, 9, 1, 3)
     inputs = padded(TEXTS, [0, 2, 0], 6)
     again = load_classifier(tmp_path)
     assert isinstance(again, BiLstmForSequenceClassification)
@@ -249,6 +212,9 @@ def test_what_codir_asks_of_a_student() -> None:
     )
 
 
+BERT: dict[str, Any] = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+
+
 class _Tokenizer:
     """What `student_from_config` reads of one."""
 
@@ -272,12 +238,7 @@ def test_a_student_from_an_inline_config_takes_the_tokenizers_vocabulary() -> No
     student = student_from_config({"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True)
     config = student.config
     assert isinstance(config, BiLstmConfig)
-    assert (config.vocab_size, config.pad_token_id, config.sep_token_id, config.sentence_pairs) == (
-        50,
-        3,
-        4,
-        True,
-    )
+    assert (config.vocab_size, config.pad_token_id, config.sep_token_id, config.sentence_pairs) == (50, 3, 4, True)
     assert config.id2label == {0: "bad", 1: "middling", 2: "good"}
     again = student_from_config({"model_type": "codir-bilstm"}, teacher(), seed=1, tokenizer=tokenizer, pairs=True)
     for one, other in zip(student.parameters(), again.parameters(), strict=True):
@@ -285,14 +246,7 @@ def test_a_student_from_an_inline_config_takes_the_tokenizers_vocabulary() -> No
     said = {"model_type": "codir-bilstm", "sentence_pairs": False, "vocab_size": 55, "embedding_size": 8}
     own = student_from_config(said, teacher(), tokenizer=tokenizer, pairs=True).config
     assert (own.vocab_size, own.sentence_pairs, own.embedding_size) == (55, False, 8)
-    bert = {
-        "model_type": "bert",
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-    }
-    other = student_from_config(bert, teacher(), tokenizer=tokenizer).config
+    other = student_from_config(BERT | {"hidden_size": 8}, teacher(), tokenizer=tokenizer).config
     assert (other.vocab_size, other.pad_token_id) == (50, 3)
     assert not hasattr(other, "sentence_pairs")
 
@@ -301,16 +255,7 @@ def test_embeddings_of_the_teacher() -> None:
     tokenizer: Any = _Tokenizer()
     of = teacher()
     words = _words(of)
-    for config in (
-        {"model_type": "codir-bilstm"},
-        {
-            "model_type": "bert",
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "intermediate_size": 8,
-        },
-    ):
+    for config in ({"model_type": "codir-bilstm"}, BERT | {"hidden_size": 16}):
         student = student_from_config(config, of, tokenizer=tokenizer, embeddings="teacher")
         table = _words(student)
         assert torch.equal(table, words[:50])

@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from codir.models.vocabulary import (
-    MaskedPredictions,
-    chunk_of,
-    chunked_loss,
-    token_cross_entropy,
-    token_divergence,
-)
+from codir.models.representations import MaskedPredictions
+from codir.models.vocabulary import chunk_of, chunked_loss, token_cross_entropy, token_divergence
 
 
 def head(

@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerBase
 from codir.errors import DataError, ModelError
 from codir.models.check import Side, behaviour, evaluation_mode, side_of
 from codir.models.representations import Pooling, Representations, TokenView, represent
-from codir.models.vocabulary import MaskedPredictions
 
 INPUT_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 Progress = Callable[[int, int], None]
@@ -212,35 +211,30 @@ def represent_without_padding(
     """
     poolings, tokens = tuple(poolings), tuple(tokens)
     mask = inputs["attention_mask"] != 0
-    whole: Representations | None = None
-    # the place of each chosen position among all of the batch's, in row-major order
-    order = None if positions is None else positions.long().flatten().cumsum(0).view(positions.shape) - 1
-    for rows, part in parts_of_one_length(inputs):
-        inside = torch.zeros_like(mask)
-        inside[rows] = mask[rows]
-        shape = part["attention_mask"].shape
-        chosen = None if positions is None else positions[inside].view(shape)
-        found = represent(model, part, poolings, chosen, tokens)
-        if whole is None:
-            whole = Representations(
-                found.logits.new_zeros(len(mask), *found.logits.shape[1:]),
-                {how: each.new_zeros(len(mask), *each.shape[1:]) for how, each in found.pooled.items()},
-                None,
-                {view: each.new_zeros(*mask.shape, each.shape[2]) for view, each in found.tokens.items()},
-                mask if tokens else None,
-            )
-            if found.masked is not None and positions is not None:
-                hidden = found.masked.hidden.new_zeros(int(positions.sum()), found.masked.hidden.shape[1])
-                whole.masked = MaskedPredictions(hidden, found.masked.weight, found.masked.bias)
-        if positions is None:
-            whole.logits[rows] = found.logits
-        for how, pooled in found.pooled.items():
-            whole.pooled[how][rows] = pooled
-        for view, vectors in found.tokens.items():
-            whole.tokens[view][inside] = vectors.flatten(0, 1)
-        if whole.masked is not None and found.masked is not None and order is not None and chosen is not None:
-            whole.masked.hidden[order[inside].view(shape)[chosen]] = found.masked.hidden
-    assert whole is not None
+    carried = {"place": torch.arange(mask.numel(), device=mask.device).view(mask.shape)}  # of each token in the batch
+    if positions is not None:
+        carried["chosen"] = positions
+    numbers, places, parts = [], [], []
+    for rows, part in parts_of_one_length({**inputs, **carried}):
+        place, chosen = part.pop("place"), part.pop("chosen", None)
+        parts.append(represent(model, part, poolings, chosen, tokens))
+        numbers.append(rows)
+        places.append((place.flatten(), None if chosen is None else place[chosen]))
+    order = torch.cat(numbers).argsort()
+    whole = Representations(
+        parts[0].logits if positions is not None else torch.cat([part.logits for part in parts])[order],
+        {how: torch.cat([part.pooled[how] for part in parts])[order] for how in poolings},
+        mask=mask if tokens else None,
+    )
+    for view in tokens:
+        vectors = torch.cat([part.tokens[view].flatten(0, 1) for part in parts])
+        spread = vectors.new_zeros(mask.numel(), vectors.shape[1])
+        spread[torch.cat([place for place, _ in places])] = vectors
+        whole.tokens[view] = spread.view(*mask.shape, -1)
+    if (head := parts[0].masked) is not None:
+        hidden = torch.cat([part.masked.hidden for part in parts if part.masked is not None])
+        chosen_places = torch.cat([place for _, place in places if place is not None])
+        whole.masked = head._replace(hidden=hidden[chosen_places.argsort()])
     return whole
 
 

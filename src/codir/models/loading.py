@@ -30,9 +30,8 @@ from codir.models.classes import new_head, require_one_answer, said_kind
 from codir.models.config_file import described_weights, make_config, read_settings, remote_code
 from codir.models.representations import EncoderShape
 
-# What a tokenizer is saved as, in all families, and what says how it is used and alone is none.
+# What a tokenizer is saved as, in all families.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab*", "merges.txt", "*.codes", "s*.model")
-_TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # A config that describes so many times the weights that are there, and this many more, is of another model.
 _TIMES, _MORE = 4, 10_000_000
 _AGAIN = "Download or save the model again."
@@ -164,7 +163,7 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **known)
         limit: Any = tokenizer.model_max_length
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-            raise ValueError(f"its model_max_length is {limit!r}, which is no number of tokens")
+            raise ValueError(f"its model_max_length is {limit!r} in tokenizer_config.json, no number of tokens")
         # transformers makes a tokenizer of special tokens alone where a family's vocabulary is missing; characters and
         # bytes need no file
         if type(tokenizer).vocab_files_names and isinstance(source, Path):
@@ -298,8 +297,7 @@ def _count_weights(folder: Path, exported: bool) -> int:
 
 
 def _no_weights(folder: Path) -> ModelError:
-    pickled = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")])
-    if pickled:
+    if pickled := sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")]):
         return ModelError(
             f"{folder} holds its weights as a pickle ({pickled[0].name}), which can run code when it is read, so "
             "codir does not. If you trust where it comes from, convert it once:\n"
@@ -308,13 +306,9 @@ def _no_weights(folder: Path) -> ModelError:
             "copy the tokenizer's files over and use that folder."
         )
     if (folder / "deployment.json").is_file():
-        try:
-            origin = f": {json.loads((folder / 'deployment.json').read_bytes())['source']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            origin = ""
         return ModelError(
             f"{folder} is an exported model, which cannot be trained, distilled or exported again. Use the model it "
-            f"was made from{origin}."
+            "was made from: its deployment.json names it."
         )
     return ModelError(f"{folder} is no model folder: model.safetensors is missing; it holds {listing(folder)}.")
 
@@ -335,8 +329,8 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _explain(source: str | Path, error: Exception, what: str = "the model") -> ModelError:
     """Returns the `ModelError` that says in one or two sentences what a library's exception means."""
-    text = str(error).strip()
-    low = text.lower()
+    line = (str(error).strip().splitlines() or [repr(error)])[0]
+    low = str(error).lower()
     if "trust_remote_code" in low:
         return remote_code(str(source))
     if "unrecognized configuration class" in low:
@@ -344,45 +338,34 @@ def _explain(source: str | Path, error: Exception, what: str = "the model") -> M
             f"{source} is of a family without a sequence classifier, so it can be neither teacher nor student. "
             "Use an encoder such as BERT, RoBERTa, DistilBERT, DeBERTa or ModernBERT."
         )
-    if isinstance(source, str):
-        if any(words in low for words in ("couldn't connect", "offline", "connection", "name resolution")):
-            return ModelError(
-                f"There is no folder {source} here, and the Hugging Face Hub cannot be reached, nor is a model of that "
-                "name in its local cache. Check the connection (and HF_HUB_OFFLINE), or give a model folder."
-            )
-        if any(words in low for words in ("not a valid model identifier", "repository not found", "404")):
-            return ModelError(
-                f"{source} is neither a folder here nor a model on the Hugging Face Hub "
-                "(a private one needs `hf auth login`)."
-            )
-        if "safetensors" in low and ("no file named" in low or "does not appear to have" in low):
-            return ModelError(
-                f"{source} has no safetensors weights on the Hub, only pickled ones, which can run code when they are "
-                "read. Convert it once with transformers (from_pretrained, then save_pretrained) if you trust it."
-            )
-    return ModelError(f"Cannot load {what} from {source}: {text.splitlines()[0] if text else repr(error)}")
+    if isinstance(source, Path):
+        return ModelError(f"Cannot load {what} from {source}: {line}")
+    if any(words in low for words in ("couldn't connect", "offline", "connection", "name resolution")):
+        return ModelError(
+            f"There is no folder {source} here, and the Hugging Face Hub cannot be reached, nor is a model of that "
+            "name in its local cache. Check the connection (and HF_HUB_OFFLINE), or give a model folder."
+        )
+    return ModelError(
+        f"Cannot load {what} from {source}, which is no folder here, from the Hugging Face Hub: {line} A private one "
+        "needs `hf auth login`, and its weights have to be safetensors."
+    )
 
 
 def _explain_tokenizer(source: str | Path, error: Exception) -> ModelError:
     """Returns the `ModelError` for a tokenizer that is missing or cannot be read, which are two things."""
-    if isinstance(source, str):
+    if isinstance(source, str) or "trust_remote_code" in str(error):
         return _explain(source, error, "the tokenizer")
-    if "trust_remote_code" in str(error):
-        return remote_code(f"The tokenizer of {source}")
-    files = sorted(path.name for name in _TOKENIZER_FILES for path in source.glob(name))
-    if not files:
+    if not (files := sorted(path.name for name in _TOKENIZER_FILES for path in source.glob(name))):
         return ModelError(
             f"{source} holds no tokenizer; it holds {listing(source)}. Copy the files of the tokenizer that the model "
             "was trained with (tokenizer.json, tokenizer_config.json) into it."
         )
     again = "Copy the tokenizer's files again from where the model is from."
-    files += [name for name in _TOKENIZER_EXTRAS if (source / name).is_file()]
-    for path in (source / name for name in files if name.endswith(".json")):
+    for path in (source / name for name in ("tokenizer.json", "tokenizer_config.json")):
         try:
-            damage = None if isinstance(json.loads(path.read_bytes()), dict) else "it holds no object with names"
-        except (ValueError, RecursionError, OSError) as failure:
-            damage = str(failure)
-        if damage is not None:
+            if path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
+                raise ValueError("it holds no object with names")
+        except (ValueError, RecursionError, OSError) as damage:
             return ModelError(f"{path} is damaged: {damage}. {again}")
     pieces = "tokenizer.json" not in files and any(name.endswith(".model") for name in files)
     if pieces and importlib.util.find_spec("sentencepiece") is None:
@@ -390,5 +373,5 @@ def _explain_tokenizer(source: str | Path, error: Exception) -> ModelError:
             f"The tokenizer in {source} ({', '.join(files)}) is of SentencePiece, whose package is not installed: "
             "`pip install sentencepiece`; or copy its tokenizer.json there, which needs no package."
         )
-    lines = str(error).strip().splitlines() or [repr(error)]
-    return ModelError(f"The tokenizer in {source} ({', '.join(files)}) cannot be read: {lines[0]}. {again}")
+    line = (str(error).strip().splitlines() or [repr(error)])[0]
+    return ModelError(f"The tokenizer in {source} ({', '.join(files)}) cannot be read: {line}. {again}")

@@ -27,27 +27,32 @@ from transformers import PretrainedConfig, PreTrainedModel
 from codir.errors import ConfigError
 from codir.models.student import fresh_model, layers_prefix
 
-# What the axes of each weight stand for, by the name of its module; a bias has the first of them. d: the hidden
-# states, a: all heads side by side, f: feed-forward neurons, c: neurons of the head, h: heads, .: stays as it is.
-_LAYER = {
-    "attention.self.query": "ad",
-    "attention.self.key": "ad",
-    "attention.self.value": "ad",
-    "attention.output.dense": "da",
-    "attention.output.LayerNorm": "d",
-    "intermediate.dense": "fd",
-    "output.dense": "df",
-    "output.LayerNorm": "d",
-}
-_EMBEDDINGS = {
-    "embeddings.word_embeddings": ".d",
-    "embeddings.position_embeddings": ".d",
-    "embeddings.token_type_embeddings": ".d",
-    "embeddings.LayerNorm": "d",
-}
-_TWO_LAYERS = {"classifier.dense": "cd", "classifier.out_proj": ".c"}
-_LM_HEAD = {"lm_head.dense": "dd", "lm_head.layer_norm": "d", "lm_head.decoder": ".d", "lm_head": "."}
-_ROBERTA = {**_EMBEDDINGS, **_TWO_LAYERS, **_LM_HEAD}
+
+def _axes(text: str) -> dict[str, str]:
+    """Reads `module:axes` for each module: what the axes of its weight stand for; its bias has the first of them.
+
+    d: the hidden states, a: all heads side by side, f: feed-forward neurons, c: neurons of the head, h: heads, .: stays
+    as it is.
+    """
+    return dict(pair.split(":") for pair in text.split())
+
+
+_LAYER = _axes(
+    "attention.self.query:ad attention.self.key:ad attention.self.value:ad attention.output.dense:da "
+    "attention.output.LayerNorm:d intermediate.dense:fd output.dense:df output.LayerNorm:d"
+)
+_EMBEDDINGS = _axes(
+    "embeddings.word_embeddings:.d embeddings.position_embeddings:.d embeddings.token_type_embeddings:.d "
+    "embeddings.LayerNorm:d"
+)
+# Where the embeddings have a width of their own, they keep it, and their map to the layers' width is cut.
+_OWN_WIDTH = {**{name: axes.replace("d", ".") for name, axes in _EMBEDDINGS.items()}, "embeddings_project": "d."}
+_BERT = _EMBEDDINGS | _axes(
+    "pooler.dense:cd classifier:.c cls.predictions:. cls.predictions.transform.dense:dd "
+    "cls.predictions.transform.LayerNorm:d cls.predictions.decoder:.d"
+)
+_ELECTRA = _EMBEDDINGS | _axes("classifier.dense:cd classifier.out_proj:.c")
+_ROBERTA = _ELECTRA | _axes("lm_head.dense:dd lm_head.layer_norm:d lm_head.decoder:.d lm_head:.")
 
 
 @dataclass(frozen=True)
@@ -64,68 +69,29 @@ class _Family:
     feed_forward: str = "intermediate_size"  # the config's name of the number of neurons
 
 
-_BERT_HEADS = {
-    "pooler.dense": "cd",
-    "classifier": ".c",
-    "cls.predictions": ".",
-    "cls.predictions.transform.dense": "dd",
-    "cls.predictions.transform.LayerNorm": "d",
-    "cls.predictions.decoder": ".d",
-}
-_FAMILIES: dict[str, _Family] = {
-    "bert": _Family(_LAYER, {**_EMBEDDINGS, **_BERT_HEADS}),
-    "roberta": _Family(_LAYER, _ROBERTA),
-    "xlm-roberta": _Family(_LAYER, _ROBERTA),
-    "camembert": _Family(_LAYER, _ROBERTA),
-    "electra": _Family(_LAYER, {**_EMBEDDINGS, **_TWO_LAYERS}),
+_FAMILIES = {
+    "bert": _Family(_LAYER, _BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _Family(_LAYER, _ROBERTA)),
+    "electra": _Family(_LAYER, _ELECTRA),
     "distilbert": _Family(
-        {
-            "attention.q_lin": "ad",
-            "attention.k_lin": "ad",
-            "attention.v_lin": "ad",
-            "attention.out_lin": "da",
-            "sa_layer_norm": "d",
-            "ffn.lin1": "fd",
-            "ffn.lin2": "df",
-            "output_layer_norm": "d",
-        },
-        {
-            **_EMBEDDINGS,
-            "pre_classifier": "cd",
-            "classifier": ".c",
-            "vocab_transform": "dd",
-            "vocab_layer_norm": "d",
-            "vocab_projector": ".d",
-        },
-        "attention.v_lin",
-        "attention.out_lin",
-        "ffn.lin1",
-        "ffn.lin2",
-        "hidden_dim",
+        _axes(
+            "attention.q_lin:ad attention.k_lin:ad attention.v_lin:ad attention.out_lin:da sa_layer_norm:d "
+            "ffn.lin1:fd ffn.lin2:df output_layer_norm:d"
+        ),
+        _EMBEDDINGS | _axes("pre_classifier:cd classifier:.c vocab_transform:dd vocab_layer_norm:d vocab_projector:.d"),
+        *("attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2", "hidden_dim"),
     ),
     "mpnet": _Family(
-        {
-            "attention.attn.q": "ad",
-            "attention.attn.k": "ad",
-            "attention.attn.v": "ad",
-            "attention.attn.o": "da",
-            "attention.LayerNorm": "d",
-            "intermediate.dense": "fd",
-            "output.dense": "df",
-            "output.LayerNorm": "d",
-        },
-        {**_EMBEDDINGS, **_TWO_LAYERS, **_LM_HEAD, "encoder.relative_attention_bias": ".h"},
-        "attention.attn.v",
-        "attention.attn.o",
+        _axes(
+            "attention.attn.q:ad attention.attn.k:ad attention.attn.v:ad attention.attn.o:da attention.LayerNorm:d "
+            "intermediate.dense:fd output.dense:df output.LayerNorm:d"
+        ),
+        _ROBERTA | {"encoder.relative_attention_bias": ".h"},
+        *("attention.attn.v", "attention.attn.o"),
     ),
 }
 # A table of positions that all layers share gives each head its own bias: all layers keep the same heads.
 _SHARED_HEADS = ("mpnet",)
-# Where the embeddings have a width of their own, they keep it, and their map to the layers' width is cut.
-_OWN_WIDTH = {
-    **{name: axes.replace("d", ".") for name, axes in _EMBEDDINGS.items()},
-    "embeddings_project": "d.",
-}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from codir.errors import ModelError
-from codir.models.vocabulary import MaskedPredictions
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -106,6 +105,17 @@ class EncoderShape:
     layers: int
     width: int
     heads: int | None = field(default=None, compare=False)  # of a layer; None where there is no attention
+
+
+class MaskedPredictions(NamedTuple):
+    """What a masked language model predicts at P chosen positions, before the product with the vocabulary.
+
+    The logits are `hidden @ weight.T + bias`, [P, V].
+    """
+
+    hidden: Tensor  # [P, d], in row-major order of the batch's chosen positions
+    weight: Tensor  # [V, d], the output embedding (tied to the input embedding in most families)
+    bias: Tensor | None  # [V]
 
 
 @dataclass

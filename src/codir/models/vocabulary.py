@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from codir.models.representations import MaskedPredictions
 
 # Given a chunk's student logits [c, V] (fp32), the teacher's or None, and the rows start..stop-1 it covers, returns the
 # chunk's loss: a scalar, the weighted sum over its positions.
@@ -17,22 +19,6 @@ ChunkLoss = Callable[[Tensor, Tensor | None, slice], Tensor]
 # accelerator needs larger ones to be busy.
 _CHUNK_BYTES = {"cpu": 1 << 24}
 _CHUNK_BYTES_ELSEWHERE = 1 << 26
-
-
-class MaskedPredictions(NamedTuple):
-    """What a masked language model predicts at P chosen positions, before the product with the vocabulary.
-
-    The logits are `hidden @ weight.T + bias`, [P, V].
-
-    Attributes:
-        hidden: [P, d], in row-major order of the batch's chosen positions.
-        weight: [V, d], the output embedding (tied to the input embedding in most families).
-        bias: [V], or None.
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
 
 def chunk_of(vocabulary: int, device: str = "cpu") -> int:
@@ -92,8 +78,10 @@ class _Chunked(torch.autograd.Function):
         to_bias = torch.zeros_like(bias, dtype=wide) if need_bias and bias is not None else None
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, min(start + chunk, hidden.shape[0]))
-            logits = _logits(student, rows, wide)
-            others = _logits(teacher, rows, wide) if teacher is not None else None
+            logits = functional.linear(student.hidden[rows], student.weight, student.bias).to(wide)
+            others = None
+            if teacher is not None:
+                others = functional.linear(teacher.hidden[rows], teacher.weight, teacher.bias).to(wide)
             if not (need_hidden or need_weight or need_bias):
                 total += loss(logits, others, rows).detach()
                 continue
@@ -106,7 +94,10 @@ class _Chunked(torch.autograd.Function):
             if to_hidden is not None:
                 to_hidden[rows] = (narrow @ student.weight).to(wide)
             if to_weight is not None:
-                _add_product(to_weight, narrow.T, student.hidden[rows])
+                if narrow.dtype == to_weight.dtype:  # without another tensor of its size
+                    to_weight.addmm_(narrow.T, student.hidden[rows])
+                else:
+                    to_weight += narrow.T @ student.hidden[rows]
             if to_bias is not None:
                 to_bias += slope.sum(dim=0)
         ctx.save_for_backward(to_hidden, to_weight, to_bias)
@@ -122,14 +113,6 @@ class _Chunked(torch.autograd.Function):
         return (*own, None, None, None, None)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left @ right to `total`, without another tensor of its size where the types allow it."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
 def _cast(head: MaskedPredictions, dtype: torch.dtype | None) -> MaskedPredictions:
     hidden, weight, bias = head
     dtype = dtype or weight.dtype  # without autocast the hidden states follow the weights
@@ -138,10 +121,6 @@ def _cast(head: MaskedPredictions, dtype: torch.dtype | None) -> MaskedPredictio
         weight.detach().to(dtype),
         None if bias is None else bias.detach().to(dtype),
     )
-
-
-def _logits(head: MaskedPredictions, rows: slice, wide: torch.dtype) -> Tensor:
-    return functional.linear(head.hidden[rows], head.weight, head.bias).to(wide)
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
