@@ -63,17 +63,7 @@ def test_terminal_table_fits_100_columns_uncut() -> None:
     text = shown(four())
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "…" not in text
-    for cell in (
-        "undistilled student",
-        "0.7790",
-        "95.0%",
-        "0.912",
-        "17.4M",
-        "11.9M",
-        "69.0 MB",
-        "6.20 ±0.40",
-        "1.99x",
-    ):
+    for cell in ("undistilled student", "0.7790", "95.0%", "0.912", "17.4M", "11.9M", "69.0 MB", "6.20 ±0.40", "1.99x"):
         assert cell in text
     worst = four()
     for entry in worst.rows:
@@ -131,12 +121,7 @@ def test_words_name_share_speed_and_size() -> None:
     ("plain", "codir", "expected", "forbidden"),
     [
         (300, 303, "0.0075 above the undistilled student: within noise", "more than chance"),
-        (
-            300,
-            330,
-            "0.0750 above the undistilled student, more than chance on these examples",
-            "within noise",
-        ),
+        (300, 330, "0.0750 above the undistilled student, more than chance on these examples", "within noise"),
         (330, 300, "0.0750 below the undistilled student, more than chance on these examples", "above"),
         (300, 300, "equal to the undistilled student: within noise", "above"),
     ],

@@ -10,14 +10,7 @@ import torch
 from datasets import Dataset
 
 from codir.errors import DataError
-from codir.measure.timing import (
-    Timing,
-    measure,
-    measure_requests,
-    model_size,
-    texts_of,
-    token_lengths,
-)
+from codir.measure.timing import Timing, measure, measure_requests, model_size, texts_of, token_lengths
 
 TEXTS = ["the cat sees a dog"] * 5 + ["a bad film !", "good"]
 

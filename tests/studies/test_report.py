@@ -101,10 +101,7 @@ def test_pairs_are_the_seeds_in_common():
     assert difference.n == 2
     assert difference.difference == pytest.approx(0.025)
     assert found.cells[Row("sid"), "mrpc"].spread.n == 3
-    assert set(found.missing) == {
-        "kd on mrpc: not finished for seed 4",
-        "sid on mrpc: not finished for seed 1",
-    }
+    assert set(found.missing) == {"kd on mrpc: not finished for seed 4", "sid on mrpc: not finished for seed 1"}
 
 
 def test_holm_is_over_the_recipes_of_one_task():

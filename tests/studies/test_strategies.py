@@ -162,10 +162,7 @@ def test_several_workers_get_different_settings_and_no_more_than_asked_for(name:
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
 def test_a_small_space_is_searched_once(name: str) -> None:
-    space = {
-        "training.learning_rate": [1e-5, 2e-5],
-        "training.per_device_train_batch_size": {"low": 16, "high": 18},
-    }
+    space = {"training.learning_rate": [1e-5, 2e-5], "training.per_device_train_batch_size": {"low": 16, "high": 18}}
     _, search = load(recipes=["kd"], tasks="mrpc", strategy=name, space=space, trials=12)
     begun, done = play(search, rate)
     assert len([trial for trial in begun if trial.phase == "search"]) == 6
@@ -270,11 +267,7 @@ def test_greedy_with_grids_of_the_study_and_for_one_recipe_alone() -> None:
     assert [trial.recipe for trial in order] == ["finetune"] * 2 + ["kd"] * 2 + ["codir-fine"] * 4
     (settings,) = {tuple(trial.settings.items()) for trial in finals(strategy, done)}
     # the best of KD's stage goes on into CoDIR's own KD term
-    assert dict(settings) == {
-        "training.learning_rate": 2e-5,
-        "objectives.kd.weight": 0.7,
-        "objectives.crd.weight": 1,
-    }
+    assert dict(settings) == {"training.learning_rate": 2e-5, "objectives.kd.weight": 0.7, "objectives.crd.weight": 1}
     assert {trial.recipe for trial in finals(strategy, done)} == {"codir-fine"}
 
 

@@ -41,11 +41,7 @@ def test_recipes_may_have_names_settings_and_files(tmp_path: Path) -> None:
         "recipe: codir-fine\nobjectives:\n  kd: null\n  crd:\n    k: 100\ntraining:\n  num_train_epochs: 7\n"
     )
     config = load(
-        recipes=[
-            "kd",
-            str(own),
-            {"cls": {"recipe": "codir-fine", "settings": {"objectives.crd.pooling": "cls"}}},
-        ],
+        recipes=["kd", str(own), {"cls": {"recipe": "codir-fine", "settings": {"objectives.crd.pooling": "cls"}}}],
         training={"num_train_epochs": 2},
     )
     recipes = resolve_recipes(config)
@@ -120,8 +116,7 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
         assert student(config, kind="narrow").freeze is None
     assert "student.init: 'last' there, the study's 'first' is used" in resolve_recipes(says)["own"].notes
     set_here = load(
-        recipes=["kd", {"own": {"recipe": str(own), "settings": {"student.init": "first"}}}],
-        student={"layers": 3},
+        recipes=["kd", {"own": {"recipe": str(own), "settings": {"student.init": "first"}}}], student={"layers": 3}
     )
     assert student(set_here).init == "first"
 
@@ -131,39 +126,21 @@ def test_a_recipe_says_how_its_student_starts_unless_the_study_does(tmp_path: Pa
     [
         ({"recipies": "kd"}, r"unknown key 'recipies' at the top level \(did you mean 'recipes'\?\)"),
         ({"recipes": "kd,kd"}, r"Two recipes of this study are called 'kd'"),
-        (
-            {"recipes": [{"kd": {"recipe": "kd", "setings": {}}}]},
-            r"unknown key 'setings' .*did you mean 'settings'",
-        ),
+        ({"recipes": [{"kd": {"recipe": "kd", "setings": {}}}]}, r"unknown key 'setings' .*did you mean 'settings'"),
         ({"tasks": {"mrpc": {"task": "mrpc", "max_lenght": 3}}}, r"'max_lenght' .*did you mean 'max_length'"),
-        (
-            {"settings": {"kdd": {"objectives.kd.weight": 1}}},
-            r"'kdd', which is not in this study \(did you mean 'kd'",
-        ),
+        ({"settings": {"kdd": {"objectives.kd.weight": 1}}}, r"'kdd', which is not in this study \(did you mean 'kd'"),
         ({"teachers": {"mprc": "x"}}, r"'mprc', which is not in this study \(did you mean 'mrpc'"),
         ({"model": None, "teachers": {"mrpc": "x"}}, r"there is no teacher for cola"),
-        (
-            {"student": {"layers": 3}, "students": {"a": {"layers": 2}}},
-            r"student and students exclude each other",
-        ),
+        ({"student": {"layers": 3}, "students": {"a": {"layers": 2}}}, r"student and students exclude each other"),
         ({"students": {"a/b": {"layers": 2}}}, r"'a/b' cannot be the name of a folder"),
         ({"seeds": "3-1"}, r"3-1 is no range of seeds"),
         ({"seeds": [1, 1]}, r"a seed stands there twice"),
-        (
-            {"training": {"num_train_epoch": 3}},
-            r"unknown key .num_train_epoch. .*did you mean 'num_train_epochs'",
-        ),
+        ({"training": {"num_train_epoch": 3}}, r"unknown key .num_train_epoch. .*did you mean 'num_train_epochs'"),
         ({"training": {"seed": 3}}, r"seed is set for each trial from seeds"),
         ({"baseline": "codir"}, r"baseline is 'codir', which is not in this study"),
         ({"strategy": "tpe"}, r"needs space"),
-        (
-            {"space": {"training.learning_rate": {"low": 1, "high": 0}}, "strategy": "tpe"},
-            r"low \(1\) must be smaller",
-        ),
-        (
-            {"space": {"training.learning_rate": 3}, "strategy": "random"},
-            r"give \{low, high, log\} or a list",
-        ),
+        ({"space": {"training.learning_rate": {"low": 1, "high": 0}}, "strategy": "tpe"}, r"low \(1\) must be smaller"),
+        ({"space": {"training.learning_rate": 3}, "strategy": "random"}, r"give \{low, high, log\} or a list"),
         ({"grid": {"training.learning_rate": 3}}, r"give a list of values"),
         ({"grid": {"kdd": {"objectives.kd.weight": [1]}}}, r"neither a dotted key .*did you mean 'kd'"),
         ({"pruning": "median"}, r"pruning is for the strategies random and tpe"),
@@ -185,10 +162,7 @@ def test_what_is_wrong_is_named_with_the_way_out(changes: dict[str, Any], messag
             r"training.num_train_epochs cannot be set .* part of the budget",
         ),
         ({"settings": {"kd": {"data.max_length": 3}}}, r"only training.\*, objectives.\*, student.\*"),
-        (
-            {"settings": {"kd": {"objectives.kd.wieght": 3}}},
-            r"settings.kd.objectives.kd.wieght.*did you mean 'weight'",
-        ),
+        ({"settings": {"kd": {"objectives.kd.wieght": 3}}}, r"settings.kd.objectives.kd.wieght.*did you mean 'weight'"),
         ({"settings": {"kd": {"training.lerning_rate": 3}}}, r"did you mean 'learning_rate'"),
     ],
 )
@@ -211,11 +185,7 @@ def test_a_fault_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
 def test_the_resolved_study_reads_back_the_same(tmp_path: Path) -> None:
     config = load(
         recipes=["kd", {"cls": {"recipe": "codir-fine", "settings": {"objectives.crd.pooling": "cls"}}}],
-        students={
-            "half": {"layers": 3},
-            "own": {"model": "x"},
-            "lstm": {"config": {"model_type": "codir-bilstm"}},
-        },
+        students={"half": {"layers": 3}, "own": {"model": "x"}, "lstm": {"config": {"model_type": "codir-bilstm"}}},
         grid={"training.learning_rate": [1e-5, 2e-5], "kd": {"objectives.kd.weight": [0.5]}},
         data={"max_length": 40},
         training={"num_train_epochs": 2, "learning_rate": 1e-5},
@@ -245,10 +215,7 @@ def test_small_helpers() -> None:
     assert load(seeds=4).seeds == [4]
     assert grid_points({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
     assert grid_points({}) == [{}]
-    assert dotted({"a": {"b": {"c": 1}, "d": {"low": 1, "high": 2}}}) == {
-        "a.b.c": 1,
-        "a.d": {"low": 1, "high": 2},
-    }
+    assert dotted({"a": {"b": {"c": 1}, "d": {"low": 1, "high": 2}}}) == {"a.b.c": 1, "a.d": {"low": 1, "high": 2}}
 
 
 STUDENTS: dict[str, dict[str, Any]] = {

@@ -34,12 +34,7 @@ def workers_of(output: Path) -> list[int]:
 
 
 # 5 epochs of 6 steps, with a checkpoint after each
-TRAINING = {
-    "num_train_epochs": 5,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 3e-3,
-    "precision": "fp32",
-}
+TRAINING = {"num_train_epochs": 5, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
 
 
 @pytest.fixture
@@ -117,10 +112,7 @@ def test_what_kills_its_process_again_and_again_has_failed_and_the_others_go_on(
     process = start(command(settings, tmp_path, "--workers", "2"), tmp_path)
     first = output / "trials" / "good" / "kd" / "seed-1" / "run.json"
     for count in (1, 2, 3):
-        wait_for(
-            lambda count=count: first.exists() and len(json.loads(first.read_text())["attempts"]) == count,
-            "x",
-        )
+        wait_for(lambda count=count: first.exists() and len(json.loads(first.read_text())["attempts"]) == count, "x")
         (worker,) = [pid for pid in workers_of(output) if works_on(pid, first.parent)]
         os.kill(worker, signal.SIGKILL)
     said = process.communicate(timeout=600)[0]

@@ -16,12 +16,7 @@ from codir.errors import ConfigError
 from codir.studies.run import study
 
 Settings = Callable[..., dict[str, Any]]
-TRAINING = {
-    "num_train_epochs": 15,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 3e-3,
-    "precision": "fp32",
-}
+TRAINING = {"num_train_epochs": 15, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
 
 
 def test_without_ray_the_way_out_is_said(

@@ -37,6 +37,13 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "s"))
 
 
+@pytest.fixture
+def more(tmp_path: Path) -> Path:
+    path = tmp_path / "more.txt"
+    path.write_text("".join(f"{row['review']} {n}\n" for n, row in enumerate(sentences(20, seed=5))))
+    return path
+
+
 def test_a_study_runs_every_trial_once_and_reads_its_results(finished: Path) -> None:
     results = read_results(finished)
     wanted = [(recipe, seed, "final") for recipe in ("finetune", "kd") for seed in (1, 2)]
@@ -60,30 +67,19 @@ def test_a_resumed_study_repeats_nothing_and_may_grow(
     assert contents(copied) == before
     more = study_settings(copied, seeds=[3, 2, 1], recipes=["finetune", "kd", "sid"], resume=True)
     result = study(**more, console=quiet())
-    assert sorted(trained) == [
-        "good/finetune/seed-3",
-        "good/kd/seed-3",
-        *(f"good/sid/seed-{n}" for n in (1, 2, 3)),
-    ]
+    assert sorted(trained) == ["good/finetune/seed-3", "good/kd/seed-3", *(f"good/sid/seed-{n}" for n in (1, 2, 3))]
     assert len(result.results) == 9
     assert before.items() <= contents(copied).items()
 
 
 def test_a_recipe_may_have_a_start_and_unlabelled_texts_of_its_own_at_the_same_number_of_steps(
-    study_settings: Settings, tmp_path: Path, trained: list[str]
+    study_settings: Settings, more: Path, tmp_path: Path
 ) -> None:
-    more = tmp_path / "more.txt"
-    more.write_text("".join(f"{row['review']} {n}\n" for n, row in enumerate(sentences(20, seed=5))))
     settings = study_settings(
         tmp_path / "s",
         recipes=["kd", {"more": {"recipe": "kd"}}, {"low": {"recipe": "kd"}}],
         settings={"more": {"data.unlabeled": [str(more)]}, "low": {"student.init": [1, 2]}},
-        training={
-            "max_steps": 5,
-            "per_device_train_batch_size": 8,
-            "precision": "fp32",
-            "learning_rate": 3e-3,
-        },
+        training={"max_steps": 5, "per_device_train_batch_size": 8, "precision": "fp32", "learning_rate": 3e-3},
         seeds=[1],
     )
     study(**settings, console=quiet())
@@ -103,10 +99,7 @@ def test_a_recipe_may_have_a_start_and_unlabelled_texts_of_its_own_at_the_same_n
         ({"seeds": [1]}, "good/kd/seed-2 is there, and no trial of the study now"),
         ({"recipes": ["kd"]}, "good/finetune/seed-1 is there, and no trial of the study now"),
         ({"student": {"layers": 1}}, "student.layers: 2 there, 1 now"),
-        (
-            {"settings": {"kd": {"objectives.kd.weight": 0.3}}},
-            "recipe kd, objectives.kd.weight: 0.7 there, 0.3 now",
-        ),
+        ({"settings": {"kd": {"objectives.kd.weight": 0.3}}}, "recipe kd, objectives.kd.weight: 0.7 there, 0.3 now"),
         ({"grid": {"training.learning_rate": [1e-3, 2e-3]}}, "good/kd/seed-1 is there, and no trial"),
     ],
 )
@@ -253,20 +246,6 @@ def test_a_damaged_result_is_named_and_its_trial_run_again(study_settings: Setti
     assert len(read_results(copied)) == 4
 
 
-def test_the_greedy_protocol_from_start_to_end(study_settings: Settings, tmp_path: Path, trained: list[str]) -> None:
-    grid = {"finetune": {"training.learning_rate": [1e-9, 3e-3]}}
-    training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "precision": "fp32"}
-    settings = study_settings(
-        tmp_path / "s", recipes=["kd"], strategy="greedy", grid=grid, seeds=[1], training=training
-    )
-    result = study(**settings, console=quiet())
-    search = [each for each in result.results if each.phase == "search"]
-    searched = {each.settings["training.learning_rate"]: each.score for each in search}
-    (final,) = [each for each in result.results if each.phase == "final"]
-    assert (len(trained), final.recipe) == (3, "kd")
-    assert searched[final.settings["training.learning_rate"]] == max(searched.values())
-
-
 def test_tpe_trains_what_it_proposes_and_stops_what_is_behind(
     study_settings: Settings, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,10 +263,7 @@ def test_tpe_trains_what_it_proposes_and_stops_what_is_behind(
         strategy="tpe",
         trials=3,
         pruning="median",
-        space={
-            "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-            "objectives.kd.weight": [0.5, 0.9],
-        },
+        space={"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "objectives.kd.weight": [0.5, 0.9]},
         training={"num_train_epochs": 3, "per_device_train_batch_size": 8, "precision": "fp32"},
     )
     result = study(**settings, console=quiet())
@@ -308,13 +284,6 @@ def test_tpe_trains_what_it_proposes_and_stops_what_is_behind(
 
 
 # ---- texts without labels --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def more(tmp_path: Path) -> Path:
-    path = tmp_path / "more.txt"
-    path.write_text("".join(f"{row['review']} {n}\n" for n, row in enumerate(sentences(20, seed=5))))
-    return path
 
 
 def test_trials_share_the_teachers_answers(

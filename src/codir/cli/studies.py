@@ -44,8 +44,7 @@ def study(
     recipes: Annotated[str | None, _names("recipes")] = None,
     tasks: Annotated[str | None, _names("tasks")] = None,
     teachers: Annotated[
-        str | None,
-        _option("--teachers", "teachers that are there already: mrpc=FOLDER,cola=FOLDER", "TASK=MODEL"),
+        str | None, _option("--teachers", "teachers that are there already: mrpc=FOLDER,cola=FOLDER", "TASK=MODEL")
     ] = None,
     overrides: o.Overrides = None,
     retry_failed: Annotated[bool, _option("--retry-failed", "run trials that failed again, from their start")] = False,
@@ -97,8 +96,7 @@ def study(
 @reports_errors
 def reproduce(
     table: Annotated[
-        Literal["table1", "table2", "table3", "table4", "table5"],
-        typer.Argument(help="which of the paper's tables"),
+        Literal["table1", "table2", "table3", "table4", "table5"], typer.Argument(help="which of the paper's tables")
     ],
     model: Annotated[
         str,
@@ -114,8 +112,7 @@ def reproduce(
         _option("--scale", "the paper's setting, or one that a small machine runs; `--plan` shows both"),
     ] = "paper",
     data_dir: Annotated[
-        Path | None,
-        _option("--data-dir", "folder with GLUE in its own format, instead of the Hub", "FOLDER"),
+        Path | None, _option("--data-dir", "folder with GLUE in its own format, instead of the Hub", "FOLDER")
     ] = None,
     corpus: Annotated[
         list[str] | None,

@@ -172,8 +172,4 @@ def block_metrics(sums: np.ndarray) -> dict[str, float]:
     """Turns [n, 3] sums of blocks (cross-entropy, right, predicted) into metrics of the evaluation during training."""
     loss, right, count = np.asarray(sums, dtype=np.float64).sum(axis=0)
     count = max(count, 1.0)
-    return {
-        "mlm_loss": loss / count,
-        "perplexity": math.exp(min(loss / count, 700.0)),
-        "accuracy": right / count,
-    }
+    return {"mlm_loss": loss / count, "perplexity": math.exp(min(loss / count, 700.0)), "accuracy": right / count}

@@ -75,14 +75,7 @@ def paired_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray, metri
 
     data = (labels, *first, *second)
     drawn = stats.bootstrap(
-        data,
-        difference,
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=200,
-        method="percentile",
-        rng=seed,
+        data, difference, paired=True, vectorized=True, n_resamples=_RESAMPLES, batch=200, method="percentile", rng=seed
     )
     distribution = drawn.bootstrap_distribution
     smaller = min(np.sum(distribution <= 0), np.sum(distribution >= 0))

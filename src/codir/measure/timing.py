@@ -268,11 +268,7 @@ def _timed(
 
 
 def encode_batch(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[Text],
-    max_length: int,
-    pad_to_max_length: bool,
+    model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int, pad_to_max_length: bool
 ) -> Inputs:
     """Returns a model's inputs for a batch, cut at `max_length` and at the model's own limit, whatever runs it."""
     limit = length_limit(min(max_length, tokenizer.model_max_length), model.config)

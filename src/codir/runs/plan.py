@@ -60,11 +60,7 @@ class Plan(Tabular):
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: each stage's fields, and the sums."""
         sums = {key: sum(getattr(stage, key) for stage in self.stages.values()) for key in ("hours", "gpu_hours")}
-        return {
-            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
-            **sums,
-            "notes": self.notes,
-        }
+        return {**asdict(self), **sums}
 
     def table(self) -> Table:
         """Returns one line for each quantity and one column for each stage."""

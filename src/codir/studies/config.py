@@ -127,8 +127,7 @@ class StudyConfig(Section):
         default_factory=dict, description="values to search, by dotted key, for all recipes or by recipe"
     )
     space: dict[str, Any] = Field(
-        default_factory=dict,
-        description="ranges {low, high, log} or lists to search by `random` and `tpe`, likewise",
+        default_factory=dict, description="ranges {low, high, log} or lists to search by `random` and `tpe`, likewise"
     )
     strategy: Literal["grid", "random", "tpe", "greedy"] = Field(
         default="grid",
@@ -172,8 +171,7 @@ class StudyConfig(Section):
         default_factory=dict, description="of Ray, for each trial: {num_cpus: 4, num_gpus: 1, ...}"
     )
     cache_dir: Path | None = Field(
-        default=None,
-        description="teachers' outputs, shared by all trials (default: `cache` in the output folder)",
+        default=None, description="teachers' outputs, shared by all trials (default: `cache` in the output folder)"
     )
     output: Path = Field(description="folder of the study", examples=["studies/mrpc"])
     resume: bool = Field(default=False, description="go on with the study in the output folder")

@@ -27,10 +27,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 STAGES = ("finetune", "kd")
 # From the paper, Section 4.2.
-FINETUNING_GRID: Grid = {
-    "training.learning_rate": [1e-5, 2e-5],
-    "training.per_device_train_batch_size": [16, 32],
-}
+FINETUNING_GRID: Grid = {"training.learning_rate": [1e-5, 2e-5], "training.per_device_train_batch_size": [16, 32]}
 CRD_GRID: Grid = {"objectives.crd.weight": [0.1, 0.5, 1], "objectives.crd.k": [100, 500, 1000]}
 # Trials at random before TPE learns (Optuna's default), and finished ones before any is pruned.
 _STARTUP, PRUNING_STARTUP = 10, 4
