@@ -76,9 +76,7 @@ def model(tiny_model_dir: Callable[..., Path]) -> Callable[..., Path]:
     return make
 
 
-def as_run(
-    folder: Path, task: str, command: str = "finetune", score: float = 0.5, state: str = "finished", **data
-) -> Path:
+def as_run(folder: Path, task: str, command: str = "finetune", score: float = 0.5, state: str = "finished", **data):
     """Makes a model folder look like the folder of a run."""
     (folder / "codir.yaml").write_text(yaml.safe_dump({"command": command, "data": {"task": task, **data}}))
     (folder / "run.json").write_text(json.dumps({"state": state}))
@@ -248,16 +246,8 @@ def test_the_command_and_what_it_does_not_overwrite(tmp_path: Path, glue: Path, 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (
-            "MRPC/test.tsv",
-            lambda text: text[: text.rindex("5\t")],
-            r"has 5 rows, but the official.*has 6.*part of",
-        ),
-        (
-            "MRPC/test.tsv",
-            lambda text: text.replace("\n3\t", "\n7\t"),
-            r"line 5: the index is '7', expected 3",
-        ),
+        ("MRPC/test.tsv", lambda text: text[: text.rindex("5\t")], r"has 5 rows, but the official.*has 6.*part of"),
+        ("MRPC/test.tsv", lambda text: text.replace("\n3\t", "\n7\t"), r"line 5: the index is '7', expected 3"),
         ("MRPC/test.tsv", lambda text: text.replace("#2 String", "#2 Strings"), r"mean '#2 Strings'"),
         ("MRPC/test.tsv", lambda text: text.replace("\n2\tx\t", "\n2\t"), "line 4: 4 fields, expected 5"),
         ("MRPC/test.tsv", lambda text: "", "is empty"),
@@ -310,19 +300,17 @@ def test_test_files_are_read_as_they_are(tmp_path: Path, glue: Path) -> None:
 
 def test_models_are_named_one_by_one(tmp_path: Path) -> None:
     chosen = choose_models(["SST-2=runs/a, cola=owner/model", "sts-b=b=c"])
-    assert {task: choice.model for task, choice in chosen.items()} == {
-        "cola": "owner/model", "sst2": "runs/a", "stsb": "b=c",
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"no task 'mrcp' \(did you mean 'mrpc'"):
-        choose_models(["mrcp=a"])
-    with pytest.raises(ConfigError, match="mnli's model predicts MNLI-m"):
-        choose_models(["mnli-mm=a"])
-    with pytest.raises(ConfigError, match="two models for cola: a and b"):
-        choose_models(["cola=a", "CoLA=b"])
-    with pytest.raises(ConfigError, match="There is no model"):
-        choose_models([" , "])
-    with pytest.raises(ConfigError, match="does not exist"):
-        choose_models([str(tmp_path / "none")])
+    models = {"cola": "owner/model", "sst2": "runs/a", "stsb": "b=c"}
+    assert {task: choice.model for task, choice in chosen.items()} == models
+    for entries, message in (
+        (["mrcp=a"], r"no task 'mrcp' \(did you mean 'mrpc'"),
+        (["mnli-mm=a"], "mnli's model predicts MNLI-m"),
+        (["cola=a", "CoLA=b"], "two models for cola: a and b"),
+        ([" , "], "There is no model"),
+        ([str(tmp_path / "none")], "does not exist"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            choose_models(entries)
 
 
 def test_a_model_folder_says_its_task_or_must_be_told(model: Callable[..., Path]) -> None:
@@ -330,10 +318,7 @@ def test_a_model_folder_says_its_task_or_must_be_told(model: Callable[..., Path]
     with pytest.raises(ConfigError, match="does not say which GLUE task"):
         choose_models([str(folder)])
     as_run(folder, "QNLI", max_length=77)
-    assert (choose_models([str(folder)])["qnli"].model, choose_models([str(folder)])["qnli"].max_length) == (
-        str(folder),
-        77,
-    )
+    assert choose_models([str(folder)])["qnli"] == ("qnli", str(folder), 77, ())
     chosen = choose_models([f"rte={folder}"])["rte"]  # same classes, so only the configuration knows
     assert "was trained on qnli, not on rte" in chosen.notes[0]
     (folder / "codir.yaml").write_text("a: [")
@@ -356,13 +341,7 @@ def test_a_folder_of_runs_gives_the_best_of_each_task(tmp_path: Path) -> None:
     teacher = run("teachers/cola", "cola", "finetune", 0.3)
     run(".hidden", "rte", "finetune", 1.0)
     chosen = choose_models([str(tmp_path / "runs")])
-    assert {task: choice.model for task, choice in chosen.items()} == {
-        "cola": str(teacher),
-        "mrpc": str(best),
-    }
-    assert "of 2 distilled runs" in chosen["mrpc"].notes[0]
-    assert "f1 0.8000" in chosen["mrpc"].notes[0]
-    assert chosen["cola"].notes == ()
+    assert {task: choice.model for task, choice in chosen.items()} == {"cola": str(teacher), "mrpc": str(best)}
     with pytest.raises(ConfigError, match="no finished run of a GLUE task"):
         choose_models([str(run("late/mrpc", "mrpc", "distill", 1.0, state="failed").parent)])
 
@@ -386,8 +365,6 @@ def test_words_stand_for_the_classes_of_the_task() -> None:
         labels = GLUE[file.task].task.labels or ()
         assert file.words in (labels, ("0", "1")[: len(labels)])
         assert not file.words or set(file.fill) <= set(file.words)
-    first = {"CoLA.tsv": "unacceptable", "MRPC.tsv": "not_equivalent", "QQP.tsv": "not_duplicate"}
-    assert {name: (GLUE[FILES[name].task].task.labels or ("",))[0] for name in first} == first  # written as 0
     assert {file.task for file in FILES.values()} == set(GLUE)
 
 

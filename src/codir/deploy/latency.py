@@ -92,11 +92,8 @@ class LatencyResult:
         try:
             return TypeAdapter(cls).validate_python({n: v for n, v in values.items() if n != "kind"})
         except ValidationError as error:
-            wrong = error.errors()[0]
-            where = ".".join(map(str, wrong["loc"]))
-            raise RunError(
-                f"This latency JSON is damaged ({where}: {wrong['msg']}). Measure again with `codir latency`."
-            ) from error
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise RunError(f"This latency JSON is damaged ({where}). Measure again with `codir latency`.") from error
 
     def tables(self) -> list[Table]:
         """Returns Table 3, padded to the full length, and a table at real lengths, with memory."""
@@ -193,11 +190,7 @@ def latency(
             made with, and where none is named, sentences of the built-in task.
         use_run_data: False: no data but those named.
         output: JSON file to write (`LatencyResult.from_json` reads it).
-        overwrite: replaces an existing output.
-        console: where to print; the terminal by default.
-        quiet: prints nothing.
-        **settings: of `codir.deploy.settings.LatencySettings`: `engines`, `batch`, `max_length`, `rounds`,
-            `sequences`, `threads`, `device`, `memory`.
+        **settings: of `codir.deploy.settings.LatencySettings`.
 
     Raises:
         ConfigError: no models; an engine that is unknown, not installed, or does not fit the folder or the device.
@@ -349,8 +342,7 @@ def _same_examples(rows: Sequence[LatencyRow], notes: list[str]) -> list[Latency
 def busy_words(rows: Sequence[LatencyRow], load: float | None, threads: int, cores: int) -> list[str]:
     """Returns a line if the machine did something else meanwhile: the times are then too long, the ratios less so.
 
-    `load` is the load average (processes that run or wait, over the last minute) at the start, None where not known;
-    `threads` are those of the measurement, `cores` those that this process may use.
+    `load` is the load average at the start, `cores` are those that this process may use, `threads` those it does.
     """
     signs = []
     if load is not None and load > max(cores - threads, 0) + 0.5:
@@ -359,7 +351,6 @@ def busy_words(rows: Sequence[LatencyRow], load: float | None, threads: int, cor
     if (share := wide.timing.spread / wide.timing.ms_per_sequence) > _BUSY_SPREAD:
         signs.append(f"the rounds of {wide.name} in {wide.engine} differ by ±{share:.0%}")
     return signs and [
-        f"{BUSY} ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, and "
-        "engines suffer unequally from that (PyTorch's threads wait for one another). Measure again when nothing else "
-        "runs."
+        f"{BUSY} ({cores} cores, {threads} used here: {'; '.join(signs)}): the times are too long, and engines suffer "
+        "unequally from that. Measure again when nothing else runs."
     ]

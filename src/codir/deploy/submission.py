@@ -1,18 +1,11 @@
 """What GLUE's server takes: names, headers, words and numbers of rows, and the test files these are predicted from.
 
 The server (gluebenchmark.com) wants one flat zip archive with one tab separated file for each test set, eleven with
-the diagnostic set, each with the columns `index` and `prediction`, and a prediction for every row of the test set. Its
-own page (FAQ 1) cannot be read from here; what is written below was put together from, and agrees in, these:
-
-- names and header: jiant, by the people who made GLUE (`jiant/scripts/postproc/glue_submission_formatter.py`, and
-  `_write_glue_preds` of jiant 1 with `strict_glue_format`: only the two columns, no quoting, STS-B clipped to 0..5);
-- numbers of rows: the dataset card of nyu-mll/glue, the `wc -l` of a submission in the README of BERT on STILTs
-  (github.com/zphang/bert_on_stilts), TensorFlow Datasets, jiant 1 (MNLI, AX), and the official test files at hand;
-- the bytes: that repository's `cache/submission_template` (WNLI, all 0, and AX): line feeds, rows numbered from 0;
-- all files are wanted, and what one has no model for is taken from a sample submission (gluebenchmark.com's CBOW.zip):
-  the guide "Evaluate Your Model with GLUE Benchmark" of Keras. BERT's authors filled WNLI with the majority class
-  (Devlin et al. 2019, appendix B.1);
-- every index must be there: the server answers "not all ids present in task" (nyu-mll/GLUE-baselines, issue 14).
+the diagnostic set, each with the columns `index` and `prediction`, and a prediction for every row of the test set: it
+answers "not all ids present in task" otherwise (nyu-mll/GLUE-baselines, issue 14). Names and header are those of jiant,
+by the people who made GLUE; numbers of rows and bytes those of BERT on STILTs (github.com/zphang/bert_on_stilts), whose
+submissions the server took; WNLI without a model is filled with the majority class, as in appendix B.1 of Devlin et al.
+2019.
 """
 
 from __future__ import annotations
@@ -123,9 +116,7 @@ def archive_bytes(predictions: Mapping[str, Iterable[str]]) -> bytes:
 def find_test_file(file: SubmissionFile, data_dir: str | Path) -> Path | None:
     """Returns the official test file that a file of the submission is predicted from, None if it is not there.
 
-    Args:
-        file: The file of the submission.
-        data_dir: The folder that holds `CoLA/`, `SST-2/`, ... or the task's own, outside of which nothing is looked at.
+    `data_dir` holds `CoLA/`, `SST-2/`, ..., or is the task's own folder, outside of which nothing is looked at.
 
     Raises:
         DataError: There is no such folder, or nothing of the task in it.

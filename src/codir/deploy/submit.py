@@ -100,11 +100,7 @@ def submit(
         data_dir: The folder that holds GLUE's own files (`CoLA/test.tsv`, ...).
         output: The archive; its name ends in `.zip`. Beside it lies `NAME.md`, which says what is in it.
         fill: Fill the files without a model with a constant; False refuses instead.
-        batch_size: Texts in a batch.
         max_length: Longer texts are cut; by default where the model's training cut them.
-        overwrite: Replaces what exists.
-        console: Where to print; the terminal by default.
-        quiet: Print nothing.
 
     Raises:
         ConfigError: Unknown tasks, models or settings; files without a model where `fill` is False.
@@ -267,36 +263,27 @@ def _read_entry(part: str) -> list[Chosen]:
 
 
 def _in_folder(folder: Path) -> list[Chosen]:
-    """Returns the folder itself, if it is a model, or the best run in it for each task."""
+    """Returns the folder itself, if it is a model, or the best run in it for each task: distilled ones come first."""
+    best: dict[str, tuple[tuple[bool, float], Chosen]] = {}
     is_model = (folder / "config.json").is_file()
-    runs: dict[str, list[tuple[Path, RunInputs]]] = {}
     for path in [folder] if is_model else sorted(path.parent for path in folder.rglob(CONFIG)):
         parts = path.relative_to(folder).parts
         if any(part in ("comparison", "checkpoints") or part.startswith(".") for part in parts):
             continue  # inside of a run, or hidden: no run of its own
         inputs, task = _inputs(path)
         whole = is_model or (RunFolder(path).finished and (path / "config.json").is_file())
-        if inputs is not None and task is not None and whole:
-            runs.setdefault(task, []).append((path, inputs))
-    if not runs:
+        if inputs is None or task is None or not whole:
+            continue
+        trained = path / "trained.json"
+        score = read_json(trained).get("best_score") if trained.is_file() else None
+        rank = (inputs.command == "distill", float("-inf") if score is None else float(score))
+        if task not in best or rank > best[task][0]:
+            best[task] = rank, Chosen(task, str(path), inputs.max_length)
+    if not best:
         what = "does not say which GLUE task it is for" if is_model else "holds no finished run of a GLUE task"
-        raise ConfigError(
-            f"--models {folder}: it {what if folder.is_dir() else 'does not exist'}. Give a folder of runs, or "
-            "TASK=MODEL: mrpc=runs/mrpc."
-        )
-    found = []
-    for task, every in runs.items():
-        candidates = [run for run in every if run[1].command == "distill"] or every
-        best, inputs = max(candidates, key=lambda run: _score(run[0]))  # of equal ones the first
-        notes: tuple[str, ...] = ()
-        if len(every) > 1:
-            kind = "distilled " if len(candidates) < len(every) else ""
-            notes = (
-                f"{task}: of {len(candidates)} {kind}runs in {folder} the one with the best validation score is taken "
-                f"({GLUE[task].task.main_metric} {_score(best):.4f}): {best}. Another: --models {task}=FOLDER.",
-            )
-        found.append(Chosen(task, str(best), inputs.max_length, notes))
-    return found
+        what = what if folder.is_dir() else "does not exist"
+        raise ConfigError(f"--models {folder}: it {what}. Give a folder of runs, or TASK=MODEL: mrpc=runs/mrpc.")
+    return [chosen for _, chosen in best.values()]
 
 
 def _inputs(model: str | Path) -> tuple[RunInputs | None, str | None]:
@@ -308,9 +295,3 @@ def _inputs(model: str | Path) -> tuple[RunInputs | None, str | None]:
         raise RunError(f"{inputs.source} is damaged: {inputs.damage}. Name another model for the task.")
     task = glue_task(inputs.task or "")
     return inputs, task and task.name
-
-
-def _score(folder: Path) -> float:
-    path = folder / "trained.json"
-    value = read_json(path).get("best_score") if path.is_file() else None
-    return float(value) if isinstance(value, int | float) else float("-inf")

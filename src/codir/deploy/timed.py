@@ -215,12 +215,6 @@ def score_of(line: Line) -> tuple[str, float, int | None] | None:
 def peak_memory(path: str | Path, engine: str | None, batch: Mapping[str, torch.Tensor], device: str = "cpu") -> int:
     """Returns the bytes that loading a model and running one batch takes (see the module's text for what is counted).
 
-    Args:
-        path: a model folder, a Hub id or an exported folder.
-        engine: one of `codir.engines.engines.TORCH`; None for an exported folder's own.
-        batch: the model's inputs.
-        device: `cpu` or `cuda`.
-
     Raises:
         RunError: the process failed, with the last line it wrote.
     """
@@ -231,11 +225,9 @@ def peak_memory(path: str | Path, engine: str | None, batch: Mapping[str, torch.
         "threads": torch.get_num_threads(),
         "device": device,
     }
-    command = [sys.executable, "-m", __name__]
+    pipes: dict[str, Any] = {"input": json.dumps(order), "capture_output": True, "text": True, "errors": "replace"}
     try:
-        done = subprocess.run(
-            command, input=json.dumps(order), capture_output=True, text=True, errors="replace", timeout=900
-        )
+        done = subprocess.run([sys.executable, "-m", __name__], timeout=900, **pipes)
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{path} did not load and run in 15 minutes.") from error
     if done.returncode:
