@@ -270,7 +270,8 @@ def _probe(model: Any, pad_token_id: Any) -> Behaviour:
             raise ModelError(
                 f"{name} cannot be run on texts of different lengths: {said} ({type(failure).__name__})."
             ) from failure
-    if by := _difference(*(_answers(each, 0, long.shape[1]) for each in (both, again)), rounding):
+    first, second = (_answers(each, 0, long.shape[1]) for each in (both, again))
+    if by := _difference(first, second, rounding):
         raise ModelError(
             f"{name} draws random numbers for its answers, so that no two of them agree: probabilities differ by up to "
             f"{by:.2g}. Use another model."
