@@ -250,7 +250,7 @@ def test_a_run_is_measured_on_its_own_data(world: World, tmp_path: Path) -> None
     few = export(world.teacher, tmp_path / "few", "torch-bf16", data=data, quiet=True, **limits)
     assert (few.manifest.examples, few.manifest.max_length) == ({"validation": 10}, 8)
     (note,) = [note for note in few.notes if "longer than" in note]
-    assert re.match(r"\d+ of 10 validation examples are longer than 8 tokens and were cut", note)
+    assert re.match(r"\d+ of 10 validation examples were longer than 8 tokens and were cut", note)
 
 
 def test_the_run_s_files_are_looked_for_beside_it_and_may_be_gone(world: World, tmp_path: Path) -> None:

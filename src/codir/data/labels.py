@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,9 @@ from codir.models.classes import find_classes, is_numbered, matching_key, number
 
 _MISSING_BESIDE_NUMBERS = frozenset({"na", "n/a", "null", "none", "?", "-"})
 # 4,5 or 90 % or 1.234,50 or $4.50: a number to the reader, and text to every program. 1.2.3 and 01.02.2024 are none.
-_DRESSED_NUMBER = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
+_NUMBER_WITH_SIGNS = re.compile(r"[$€£]?\s*[+-]?(\d{1,3}([.,'\u00a0\u202f]\d{3})+|\d+)([.,]\d+)?\s*[%‰€$£]?")
 _LABEL = (str, bool, int, float, Decimal)
 _FEW = 20  # values: versions (3.9, 3.10) or half stars; measured scores have more, or values that occur once
-Comparison = Literal["exact", "key", "value"]
-"""How a label is found among known classes: as it is written, by `matching_key`, or by its number, too."""
 
 
 @dataclass
@@ -92,11 +90,13 @@ def read_labels(
                 f"{first.rows.source}: the classes {' and '.join(map(ascii, twice))} of the column {label!r} are one "
                 "class in two spellings. Give the file one name for each class."
             )
-    compare: Comparison = "key"  # classes of a model: as models are matched with each other
-    if not names:
-        compare = "exact" if first.text else "value"
     for column in columns:
-        labels = column.scores() if found.names is None else column.ids(found.names, owner, compare)
+        if found.names is None:
+            labels = column.scores()
+        else:
+            by_value = not column.text or not (names or first.text)
+            # classes of a model are found as models are matched with each other, those of a file as they are written
+            labels = column.ids(found.names, owner, by_value, exact=not names and not by_value)
         found._labels[column.rows.source] = labels
         twice = _contradictions(column.rows, texts, label, labels)
         found.notes += [twice] if twice else []
@@ -105,20 +105,19 @@ def read_labels(
 
 def _contradictions(rows: Rows, texts: Sequence[str], label: str, labels: np.ndarray) -> str | None:
     """Says how many texts stand in a file with several labels, and where the first one does; None if none does."""
-    keys = list(zip(*([text.strip() for text in rows.columns[name]] for name in texts), strict=True))
-    first: dict[tuple[str, ...], int] = {}
-    unlike = [row for row, key in enumerate(keys) if labels[first.setdefault(key, row)] != labels[row]]
-    if not unlike:
+    places: dict[tuple[str, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(map(str.strip, rows.columns[name]) for name in texts), strict=True)):
+        places.setdefault(key, []).append(row)
+    twice = [own for own in places.values() if len(set(labels[own].tolist())) > 1]
+    if not twice:
         return None
-    twice = {keys[row] for row in unlike}
-    count = sum(key in twice for key in keys)
-    one = min(first[key] for key in twice)
-    other = next(row for row in unlike if keys[row] == keys[one])
-    what, several = ("pair of texts", "pairs of texts") if len(texts) == 2 else ("text", "texts")
-    stand = f"{len(twice):,} {several} stand" if len(twice) > 1 else f"One {what} stands"
-    places = [f"{rows.place(row, source=False)} ({rows.columns[label][row]!r})" for row in (one, other)]
+    one = twice[0][0]
+    other = next(row for row in twice[0] if labels[row] != labels[one])
+    what = f"{'pair' if len(twice) == 1 else 'pairs'} of texts" if len(texts) == 2 else "text" + "s" * (len(twice) > 1)
+    stand = f"{len(twice):,} {what} stand" if len(twice) > 1 else f"One {what} stands"
+    shown = " and ".join(f"{rows.place(row, source=False)} ({rows.columns[label][row]!r})" for row in (one, other))
     return (
-        f"{stand} in {rows.source} with more than one label ({count:,} rows), first in {' and '.join(places)}: at most "
+        f"{stand} in {rows.source} with more than one label ({sum(map(len, twice)):,} rows), first in {shown}: at most "
         "one of them can be right."
     )
 
@@ -126,9 +125,8 @@ def _contradictions(rows: Rows, texts: Sequence[str], label: str, labels: np.nda
 class _Column:
     """The labels of one split: the different ones as text, in the order in which they come, and which each row has.
 
-    Raises:
-        DataError: a label is missing or NaN, or of a kind that no label can be; names the first line. `NA`, `null` and
-            the like count as missing only where all other labels are numbers; else they are class names.
+    `NA`, `null` and the like count as missing only where all other labels are numbers; else they are class names.
+    Whatever is refused is a `DataError` with the first line.
     """
 
     def __init__(self, rows: Rows, column: str):
@@ -140,12 +138,11 @@ class _Column:
             if value is not None and not isinstance(value, _LABEL):
                 raise DataError(
                     f"{rows.place(row)}: the label {value!r:.60} in column {column!r} is of the type "
-                    f"{type(value).__name__}. A label is a text, a number, or true or false: store the column as one "
-                    "of these, or name another with --label."
+                    f"{type(value).__name__}, and not a text, a number, or true or false. Name another with --label."
                 )
         codes: dict[str, int] = {}
         self.names: dict[str, int] = {}
-        cells = (value if isinstance(value, str) else label_of(value) for value in values)
+        cells = (value if isinstance(value, str) else _name_of(value) for value in values)
         self._by_cell = np.array([codes.setdefault(cell, len(codes)) for cell in cells], dtype=np.int64)
         self._cells = list(codes)
         of_cell = np.array([self.names.setdefault(cell.strip(), len(self.names)) for cell in self._cells])
@@ -160,10 +157,8 @@ class _Column:
         if missing:
             count = sum(self.counts[name] for name in missing)
             more = f" (and {count - 1} more rows)" if count > 1 else ""
-            raise DataError(
-                f"{self._first(missing)}: the label in column {column!r} is missing or NaN{more}. "
-                "Remove the rows without a label, or fill them in."
-            )
+            lacking = f"{self._first(missing)}: the label in column {column!r} is missing or NaN{more}"
+            raise DataError(f"{lacking}. Remove the rows without a label, or fill them in.")
 
     def _first(self, names: Collection[str], source: bool = True) -> str:
         """Returns the place of the first row that has one of these labels."""
@@ -173,15 +168,15 @@ class _Column:
         """Says whether the labels are classes or scores, and in a sentence why, where it is worth saying.
 
         Scores are numbers of which at least one is not whole. Where they are text to the file's format (CSV), they may
-        be names, too (versions, half stars): few values that occur more than once are classes.
-
-        Raises:
-            DataError: they cannot be meant as classes: more of them than a third of the rows, or all with one example;
-                or they look like numbers and can be read as none.
+        be names, too (versions, half stars): few values that occur more than once are classes. More values than a third
+        of the rows, or none that occurs twice, are no classes.
         """
         names, total = list(self.names), len(self.rows)
         numeric = None not in self.numbers.values()
-        whole = all(_is_whole(name, number) for name, number in self.numbers.items() if number is not None)
+        whole = all(
+            number is None or number.is_integer() or name.lstrip("+-").isdigit()  # of more than 308 digits
+            for name, number in self.numbers.items()
+        )
         once = max(self.counts.values()) == 1
         many = (total >= 20 and 3 * len(names) > total) or (total >= 6 and once)
         shown = ", ".join(f"{name!r:.40}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
@@ -192,13 +187,8 @@ class _Column:
                 f"{read} numbers and not all whole ({shown}): they are read as scores. `--kind classification` reads "
                 "them as classes."
             )
-        if not numeric and all(_DRESSED_NUMBER.fullmatch(name) for name in names):
-            dressed = next(name for name in names if self.numbers[name] is None)
-            raise DataError(
-                f"{self._first({dressed})}: the label {dressed!r} in column {self.column!r} is text that looks like a "
-                "number. If these are scores, write them with a point and without signs "
-                f"({_undressed(dressed)}) and add `--kind regression`; if classes, add `--kind classification`."
-            )
+        if not numeric and all(map(_NUMBER_WITH_SIGNS.fullmatch, names)):
+            self.scores()
         if many:
             scores = "`--kind regression` if they are scores, " if numeric else ""
             raise DataError(
@@ -214,22 +204,21 @@ class _Column:
         return "classification", None
 
     def scores(self) -> np.ndarray:
-        """Returns the labels as floats; one that is not a finite number raises `DataError` with its line."""
+        """Returns the labels as floats; one that is not a finite number is refused."""
         for name, number in self.numbers.items():
             if number is None or not math.isfinite(number):
-                hint = _DRESSED_NUMBER.fullmatch(name)
+                digits = re.sub(r"[^\d.,+-]", "", name)
+                head, _, tail = digits.replace(",", ".").rpartition(".")
+                plain = f"{head.replace('.', '')}.{tail}" if head else tail
+                hint = f" ({plain})" if _NUMBER_WITH_SIGNS.fullmatch(name) else ""
                 raise DataError(
-                    f"{self._first({name})}: the label {name!r:.40} is not a finite number, and this is regression."
-                    + (f" Write it with a point and without signs: {_undressed(name)}." if hint else "")
+                    f"{self._first({name})}: the label {name!r:.40} is not a finite number. Write scores with a point "
+                    f"and without signs{hint}, with `--kind regression`; `--kind classification` reads classes."
                 )
         return np.array(list(self.numbers.values()), dtype=np.float64)[self._codes]
 
     def classes(self) -> tuple[str, ...]:
-        """Returns the classes that occur: by value if all are numbers in their plain spelling, else as text.
-
-        Raises:
-            DataError: there is only one class, so there is nothing to learn.
-        """
+        """Returns the classes that occur: by value if all are numbers in their plain spelling, else as text."""
         if len(self.names) < 2:
             raise DataError(
                 f"{self.rows.source}: all {len(self.rows)} rows have the label {next(iter(self.names))!r}. A "
@@ -242,51 +231,36 @@ class _Column:
         return tuple(sorted(self.names, key=lambda name: (values[name] if plain else 0, name)))
 
     def spellings(self) -> str | None:
-        """Returns a sentence on labels that differ in blanks around them.
-
-        Raises:
-            DataError: two labels are one class (`matching_key`); with their lines and numbers.
-        """
+        """Refuses two spellings of one class (`matching_key`); returns a sentence on blanks around labels, if any."""
         if twice := spelt_twice(self.names):
+            first = [f"{self.counts[name]:,} rows, first in {self._first({name}, source=False)}" for name in twice]
             show = repr if len({name.casefold() for name in twice}) == 1 else ascii  # they may look alike
-            shown = [
-                f"{show(name)} ({self.counts[name]:,} {'row' if self.counts[name] == 1 else 'rows'}, first in "
-                f"{self._first({name}, source=False)})"
-                for name in twice
-            ]
+            shown = " and ".join(f"{show(name)} ({where})" for name, where in zip(twice, first, strict=True))
             raise DataError(
-                f"{self.rows.source}: the labels {' and '.join(shown)} in column {self.column!r} are one class in two "
-                "spellings. Write one of them in all rows."
+                f"{self.rows.source}: the labels {shown} in column {self.column!r} are one class in two spellings. "
+                "Write one of them in all rows."
             )
         padded = [at for at, cell in enumerate(self._cells) if cell != cell.strip()]
         if not padded:
             return None
         rows = np.flatnonzero(np.isin(self._by_cell, padded))
+        place = self.rows.place(int(rows[0]), source=False)
         return (
             f"{len(rows):,} labels in column {self.column!r} of {self.rows.source} have blanks around them and are "
-            f"read without ({self._cells[padded[0]]!r}, first in {self.rows.place(int(rows[0]), source=False)})."
+            f"read without ({self._cells[padded[0]]!r}, first in {place})."
         )
 
-    def ids(self, names: Sequence[str], owner: str, compare: Comparison) -> np.ndarray:
-        """Returns, for each row, where its class stands among the names that their owner knows.
-
-        Numbers, true and false of the file's own format have no spelling and are compared by value.
-
-        Raises:
-            DataError: a label is not among the names, or two labels are one of them; with the line and the classes.
-        """
-        compare = compare if self.text else "value"
+    def ids(self, names: Sequence[str], owner: str, by_value: bool, exact: bool) -> np.ndarray:
+        """Returns, for each row, where its class stands among the names that their owner knows."""
         known: dict[str, int | None] = {name: index for index, name in enumerate(names)}
-        free = [name for name in self.names if name not in known] if compare != "exact" else []
-        known |= dict(zip(free, find_classes(free, names, numbers=compare == "value"), strict=True))
+        free = [] if exact else [name for name in self.names if name not in known]
+        known |= dict(zip(free, find_classes(free, names, numbers=by_value), strict=True))
         owners: dict[int, str] = {}
         for name in self.names:
             if (index := known.get(name)) is None:
-                shown = ", ".join(repr(each) for each in names[:20]) + (", ..." if len(names) > 20 else "")
-                raise DataError(
-                    f"{self._first({name})}: the label {name!r} is unknown to {owner}{nearest(name, names)}. It has "
-                    f"{shown}."
-                )
+                shown = ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
+                unknown = f"the label {name!r} is unknown to {owner}{nearest(name, names)}"
+                raise DataError(f"{self._first({name})}: {unknown}. It has {shown}.")
             if (other := owners.setdefault(index, name)) != name:
                 raise DataError(
                     f"{self._first({name})}: the labels {name!r} and {other!r} in column {self.column!r} would both be "
@@ -298,14 +272,8 @@ class _Column:
 # --- single cells
 
 
-def label_of(value: Any) -> str:
-    """Returns the name of the class that a cell stands for, the one way from a cell to a label.
-
-    Text is its own name, but for blanks around it. A number of the file's own format has no spelling, so 3 and 3.0 are
-    both `3`; true is `true`.
-    """
-    if isinstance(value, str):
-        return value.strip()
+def _name_of(value: Any) -> str:
+    """Returns the class that a cell of a typed format stands for: 3 and 3.0 are both `3`; true is `true`."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):
@@ -326,14 +294,3 @@ def _number_of(name: str) -> float | None:
         return None if "_" in name else float(name)
     except ValueError:
         return None
-
-
-def _is_whole(name: str, number: float) -> bool:
-    return number.is_integer() or name.lstrip("+-").isdigit()  # of more than 308 digits
-
-
-def _undressed(text: str) -> str:
-    """Returns a number as it should have been written: the last comma or point is the decimal one."""
-    digits = re.sub(r"[^\d.,+-]", "", text)
-    head, mark, tail = digits.rpartition("," if digits.rfind(",") > digits.rfind(".") else ".")
-    return f"{re.sub('[.,]', '', head)}.{tail}" if mark and tail else re.sub("[.,]", "", digits)

@@ -204,12 +204,7 @@ def _export(
     if calibrated is not None:
         figures["calibration"] = calibrated
     if before is not None:
-        notes += [
-            f"{count:,} of {len(before.labels[split]):,} {split} examples are longer than {before.max_length} tokens "
-            "and were cut, for source and export alike."
-            for split, count in before.truncated.items()
-            if count
-        ]
+        notes += before.cut()
     if over := check.over_limits(figures, before.task.main_metric if before else None):
         way = check.WAYS.get(str(target), "--format openvino --precision fp32")
         raise ModelError(f"{source} was exported to {target}, but not kept: {'; '.join(over)}. Try {way}.")

@@ -56,28 +56,22 @@ class EvaluationResult(Tabular):
         """Returns [n] class ids of the data, or scores, of a split (the main one by default)."""
         return kind_named(self.task.kind).answers(self.logits[split or self.main_split])
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values: no logits, no labels."""
-        return {
-            "model": self.model,
-            "task": self.task.name,
-            "main_metric": self.task.main_metric,
-            "metrics": self.metrics,
-            "examples": {split: len(labels) for split, labels in self.labels.items()},
-            "truncated": self.truncated,
-            "max_length": self.max_length,
-            "notes": self.notes,
-        }
-
     def table(self) -> Table:
         """Returns one row for each split."""
-        metrics = [Column(name, "{:.4f}".format) for name in self.task.metrics]
-        rows = [
-            (split, len(self.labels[split]), *(values[name] for name in self.task.metrics))
-            for split, values in self.metrics.items()
-        ]
-        columns = (Column("split", left=True), Column("examples", "{:,}".format), *metrics)
+        names = self.task.metrics
+        columns = [Column("split", left=True), Column("examples", "{:,}".format)]
+        columns += [Column(name, "{:.4f}".format) for name in names]
+        rows = [(at, len(self.labels[at]), *(each[name] for name in names)) for at, each in self.metrics.items()]
         return Table(f"{self.model} on {self.task.name}", columns, rows)
+
+    def cut(self) -> list[str]:
+        """Returns a sentence for each split of which examples were cut."""
+        return [
+            f"{count:,} of {len(self.labels[split]):,} {split} examples were longer than {self.max_length} tokens and "
+            "were cut."
+            for split, count in self.truncated.items()
+            if count
+        ]
 
 
 def evaluate(
@@ -86,7 +80,6 @@ def evaluate(
     batch_size: int = 32,
     *,
     device: str | torch.device | None = None,
-    autocast: torch.dtype | None = None,
     console: Console | None = None,
     quiet: bool = False,
 ) -> EvaluationResult:
@@ -98,7 +91,6 @@ def evaluate(
             set (length, columns, encoding) is as the model's run folder says.
         batch_size: examples in a batch.
         device: where to compute; a GPU if there is one.
-        autocast: `torch.bfloat16` for mixed precision; None computes in fp32.
         console: where to print; standard output by default.
         quiet: prints nothing.
 
@@ -115,18 +107,16 @@ def evaluate(
     classifier = load_engine(model)
     tokenizer = load_tokenizer_for(classifier, model)
     task_data = load_data_for(classifier.config, data)
+    where = device or ("cuda" if torch.cuda.is_available() else None)
+    length = data.max_length
     result = evaluate_model(
-        classifier,
-        tokenizer,
-        task_data,
-        name=str(model),
-        max_length=data.max_length,
-        batch_size=batch_size,
-        device=device or ("cuda" if torch.cuda.is_available() else None),
-        autocast=autocast,
+        classifier, tokenizer, task_data, f"{model}", max_length=length, batch_size=batch_size, device=where
     )
     if not quiet:
-        print_result(result, console)
+        console = terminal(console)
+        console.print(result.to_rich())
+        for line in [*result.cut(), *result.notes]:
+            console.print(line, highlight=False, markup=False)
     return result
 
 
@@ -134,44 +124,30 @@ def evaluate_model(
     model: Classifier,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
-    *,
     name: str = "the model",
+    *,
     max_length: int | None = None,
-    batch_size: int = 32,
-    device: str | torch.device | None = None,
-    autocast: torch.dtype | None = None,
+    **settings: Any,
 ) -> EvaluationResult:
-    """Measures a model that is already loaded; arguments as for `evaluate`, `device` None leaves it where it is."""
+    """Measures a model that is already loaded.
+
+    Args:
+        model: a classifier, or an exported one.
+        tokenizer: its tokenizer.
+        data: every validation split is measured.
+        name: the model's, for messages and the table.
+        max_length: texts are cut at as many tokens; None: at what the model has positions for.
+        settings: `batch_size`, `device` (None leaves the model where it is) and `autocast`, as for `predict_logits`.
+    """
     kind = kind_named(data.task.kind)
     permutation = kind.match(data.task.labels, model.config, name)
     result = EvaluationResult(name, data.task, {}, {}, {}, {}, notes=list(data.notes))
     for split, dataset in data.validation.items():
         encoded = encode_split(dataset, tokenizer, max_length, config=model.config)
         with progress_bar(split, len(dataset)) as progress:
-            logits = predict_logits(
-                model,
-                encoded.dataset,
-                tokenizer,
-                batch_size=batch_size,
-                device=device,
-                autocast=autocast,
-                progress=progress,
-            )[:, list(permutation)]
-        labels = np.asarray(dataset["label"])
+            logits = predict_logits(model, encoded.dataset, tokenizer, progress=progress, **settings)
+        logits, labels = logits[:, list(permutation)], np.asarray(dataset["label"])
         result.metrics[split] = compute_metrics(kind, data.task.metrics, logits, labels)
         result.logits[split], result.labels[split] = logits, labels
         result.truncated[split], result.max_length = encoded.truncated, encoded.max_length
     return result
-
-
-def print_result(result: EvaluationResult, console: Console | None = None) -> None:
-    """Prints the table, then what was cut and the notes on the data."""
-    console = terminal(console)
-    console.print(result.to_rich())
-    for split, count in result.truncated.items():
-        if count:
-            of = f"{len(result.labels[split]):,}"
-            line = f"{count:,} of {of} {split} examples were longer than {result.max_length} tokens and were cut."
-            console.print(line, highlight=False, markup=False)
-    for note in result.notes:
-        console.print(note, highlight=False, markup=False)
