@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
 import shutil
 from collections import namedtuple
 from collections.abc import Sequence
@@ -134,35 +132,11 @@ def test_other_formats_give_the_same_blocks(texts: Path, tmp_path: Path, build: 
     assert build(source, tmp_path / "corpus", text="body").key == plain.key
 
 
-def test_several_files_in_their_order(tmp_path: Path, build: Any) -> None:
-    documents = articles(30)
-    files = [tmp_path / f"{number}.txt" for number in range(3)]
-    for number, file in enumerate(files):
-        file.write_text("\n".join(documents[10 * number : 10 * number + 10]))
-    (tmp_path / "all.txt").write_text("\n".join(documents))
-    together = build(files, tmp_path / "a")
-    assert together.key == build(tmp_path / "all.txt", tmp_path / "b").key
-    assert together.key != build(files[::-1], tmp_path / "c").key
-
-
 def test_special_tokens_in_a_text_are_text(tmp_path: Path, build: Any, tiny_tokenizer: Any) -> None:
     (tmp_path / "a.txt").write_text("the [MASK] man [SEP] sees .\nthe end\n")
     ids = build(tmp_path / "a.txt", tmp_path / "corpus", validation=0).train[0]["input_ids"]
     assert tiny_tokenizer.mask_token_id not in ids
     assert ids.count(tiny_tokenizer.sep_token_id) == 1
-
-
-def test_a_tokenizer_saved_with_truncation_and_padding(
-    texts: Path, tmp_path: Path, tokenizer_dir: Path, build: Any
-) -> None:
-    other: Any = AutoTokenizer.from_pretrained(tokenizer_dir)
-    other.backend_tokenizer.enable_truncation(8)
-    other.backend_tokenizer.enable_padding(length=8)
-    other.save_pretrained(tmp_path / "tok")
-    settings: dict[str, Any] = {"block": 16, "validation": 0.1, "workers": 1}
-    two = build_corpus([str(texts)], str(tmp_path / "tok"), tmp_path / "two", **settings)
-    assert two.key == build(texts, tmp_path / "one").key
-    assert two.config_path is None
 
 
 # --- the same for every number of workers, and after a stop ----------------------------------------------------------
@@ -242,7 +216,7 @@ def test_resume_of_what_is_finished_or_something_else(texts: Path, tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in times} == times
     with pytest.raises(RunError, match="block: 16 there, 32 now"):
         build(texts, tmp_path / "corpus", resume=True, block=32)
-    with pytest.raises(RunError, match=r"Nothing to resume: .*nowhere does not exist"):
+    with pytest.raises(RunError, match=r"Nothing to resume: .*nowhere holds no corpus"):
         build(texts, tmp_path / "nowhere", resume=True)
 
 
@@ -382,19 +356,6 @@ def test_disks_that_are_or_would_be_full(
     assert len(list((tmp_path / "corpus").rglob("*.arrow"))) == 1
 
 
-def test_the_estimate_of_the_disk_covers_what_is_written(
-    tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "big.txt"
-    path.write_text("\n".join(articles(2000, most=30)))
-    needed: list[int] = []
-    monkeypatch.setattr(corpus_build, "require_disk", lambda _, size, __: needed.append(size))
-    monkeypatch.setattr(corpus_build, "PORTION_BYTES", 100_000)
-    corpus = build(path, tmp_path / "corpus", block=64)
-    written = 2 * sum(facts["bytes"] for facts in corpus.manifest["files"].values())
-    assert 0.8 * written < needed[0] < 2 * written
-
-
 def test_progress_and_nothing_is_left_but_the_corpus(
     texts: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,22 +371,7 @@ def test_progress_and_nothing_is_left_but_the_corpus(
     assert (seen[0], seen[-1], seen) == ((0, size), (size, size), sorted(seen))
 
 
-def test_random_bytes_never_crash(tmp_path: Path, build: Any) -> None:
-    generator = random.Random(0)
-    for number in range(20):
-        path = tmp_path / f"{number}.txt"
-        path.write_bytes(bytes(generator.choices(b"\n\n .a\xc3\xa9\xe2\x80\x9d=", k=400)))
-        with contextlib.suppress(DataError):
-            build(path, tmp_path / f"corpus{number}")
-
-
 # --- opening one -------------------------------------------------------------------------------------------------
-
-
-def test_moved_is_fine(copied: Path, made: Path) -> None:
-    opened = open_corpus(str(copied))
-    assert (opened.name, opened.key) == ("wiki", open_corpus(made).key)
-    assert opened.train[0] == open_corpus(made).train[0]
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -451,13 +397,13 @@ def test_what_is_no_corpus(tmp_path: Path, copied: Path) -> None:
     manifest = copied / "corpus.json"
     text = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(text), "format": 99}))
-    with pytest.raises(DataError, match="format 99, and this codir reads 1"):
+    with pytest.raises(DataError, match="format is 99, not 1"):
         open_corpus(copied)
     manifest.write_text(text[:100])
     with pytest.raises(DataError, match=r"corpus.json is damaged"):
         open_corpus(copied)
     manifest.unlink()
-    with pytest.raises(DataError, match=r"wiki is no corpus: corpus.json is missing .it holds .*tokenizer"):
+    with pytest.raises(DataError, match=r"wiki is no corpus: corpus.json is missing"):
         open_corpus(copied)
 
 

@@ -17,19 +17,16 @@ from small_texts import articles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
-from codir.data.corpus_sources import Source, decide_documents, find_sources, read_documents, scan
-from codir.data.packing import LONGEST_PIECE, Encoder, pack, sentence_pieces
+from codir.data.corpus_sources import Source, find_sources, read_documents, scan
+from codir.data.packing import Encoder, pack, sentence_pieces
 from codir.errors import ConfigError, DataError, ModelError
 
-WRAPPED = (
-    "It was the best of times, it was the worst of\ntimes, it was the age of wisdom. It was\nthe age of foolishness.\n"
-)
 WIKITEXT = (
     " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n \n = Du Fu = \n Poet . \n"
 )
 
 
-def found(path: Path, text: str = "text", documents: str = "auto") -> Source:
+def found(path: Path, text: str = "text", documents: str = "line") -> Source:
     (source,) = find_sources([str(path)], text)
     return scan(source, text, documents)
 
@@ -61,9 +58,9 @@ def test_folders_patterns_and_files_each_once(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("artcles.txt", "did you mean 'articles.txt'"),
-        ("*.md", "No file fits the pattern"),
+        ("*.md", "no file with text is there"),
         ("table.csv", "cannot be read from '.csv'"),
-        ("empty", "holds no text"),
+        ("empty", "no file with text is there"),
     ],
 )
 def test_inputs_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
@@ -95,7 +92,7 @@ def test_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: s
     monkeypatch.setattr("datasets.load_dataset", load)
     (source,) = find_sources([name], "text")
     assert calls == [called]
-    assert texts(scan(source, "text", "auto")) == ["3.", "One."]
+    assert texts(scan(source, "text", "line")) == ["3.", "One."]
 
 
 def test_the_hub_without_the_column_or_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +105,6 @@ def test_the_hub_without_the_column_or_out_of_reach(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("datasets.load_dataset", load)
     with pytest.raises(DataError, match="neither a file here nor could its split 'train' be loaded"):
         find_sources(["org/name"], "text")
-
-
-def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
-    Dataset.from_dict({"text": ["One.", "Two."]}).save_to_disk(tmp_path / "saved")
-    assert texts(found(tmp_path / "saved")) == ["One.", "Two."]
 
 
 # --- looking over ----------------------------------------------------------------------------------------------------
@@ -143,25 +135,6 @@ def test_other_encodings(tmp_path: Path, name: str) -> None:
     source = scan(find_sources([str(path)], "text")[0], "text", "line", None if name == "utf-16" else name)
     assert (source.skipped, source.encoding) == (None, name)
     assert texts(source) == ["хороший фильм.", "мир."]
-
-
-@pytest.mark.parametrize(
-    ("sample", "mode"),
-    [
-        ("A first article. It is long.\nA second one.\nA third.\n", "line"),
-        ("A first article. It is long.\n\nA second one.\n\nA third.\n\n", "line"),
-        ("A sentence.\nAnother one.\n\nNew document.\nIts second sentence.\n", "blank"),
-        ((WRAPPED + "\n") * 9, "file"),
-        (WRAPPED * 9, "file"),
-        (WIKITEXT, "heading"),
-        ("only one line", "line"),
-        ("\n \n\n", "line"),
-        ("", "line"),
-        ("short\na title without a stop\nwords of any length here\na\n" * 9, "line"),
-    ],
-)
-def test_auto(sample: str, mode: str) -> None:
-    assert decide_documents(sample) == mode
 
 
 @pytest.mark.parametrize(
@@ -273,14 +246,6 @@ def test_nothing_is_lost() -> None:
     assert list(sentence_pieces("One.  Two\n\nThree.東。京")) == pieces
 
 
-@pytest.mark.parametrize("text", ["word " * 10_000, "x" * 30_000])
-def test_a_text_without_an_end_comes_in_pieces_of_one_sentence(text: str) -> None:
-    pieces = list(sentence_pieces(text))
-    assert [begins for _, begins in pieces] == [True] + [False] * (len(pieces) - 1)
-    assert max(len(piece) for piece, _ in pieces) <= LONGEST_PIECE
-    assert "".join(piece for piece, _ in pieces) == text.strip()
-
-
 @pytest.mark.parametrize("unit", ["x", "word ", ".", "!!!! ", " ", "\n", "a.b", "Mr. ", "”"])
 def test_time_is_linear(unit: str) -> None:
     def seconds(length: int) -> float:
@@ -322,11 +287,6 @@ def test_packing_against_the_reference() -> None:
         lengths = [generator.randint(0, 3 * size) for _ in range(generator.randint(0, 8))]
         document = [[generator.randrange(1000) for _ in range(length)] for length in lengths]
         assert list(pack(document, size)) == naive(document, size)
-
-
-def test_a_sentence_is_whole_wherever_it_fits_and_a_long_one_fills_blocks_up() -> None:
-    assert list(pack([[1] * 4, [2] * 5, [3] * 8], 8)) == [[1] * 4, [2] * 5, [3] * 8]
-    assert [len(block) for block in pack([[1] * 4, [2] * 21, [3] * 2], 8)] == [8, 8, 8, 3]
 
 
 # --- tokenizers ----------------------------------------------------------------------------------------------------

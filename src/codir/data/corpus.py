@@ -68,12 +68,7 @@ class Corpus:
         return path if path.is_file() else None
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
-        """Raises `DataError` if a model's tokenizer is not the one the blocks were made with.
-
-        Args:
-            tokenizer: the model's.
-            whose: named in the message, for example "the teacher roberta-base".
-        """
+        """Raises `DataError` if a model's tokenizer is not the blocks' own; `whose` it is, the message says."""
         if tokenizer_digest(tokenizer) != self.manifest["tokenizer"]["digest"]:
             raise DataError(
                 f"The corpus {self.path} was prepared with the tokenizer of {self.manifest['tokenizer']['name']} "
@@ -90,16 +85,11 @@ class Corpus:
 
 
 def open_corpus(path: str | Path, *, digests: bool | None = None) -> Corpus:
-    """Opens a corpus folder and checks that its files are whole.
+    """Opens a corpus folder; raises `DataError` unless it is a whole corpus.
 
     Args:
         path: the folder.
-        digests: read every file and compare its digest too; None: only up to 1 GB in all (a second), beyond that the
-            sizes alone, by which a truncated file is found.
-
-    Raises:
-        DataError: no such folder, no corpus or an unfinished one, another format, a file that is missing, truncated or
-            changed (it is named).
+        digests: compare every file's digest, not its size alone; None: up to 1 GB in all (a second).
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -108,18 +98,13 @@ def open_corpus(path: str | Path, *, digests: bool | None = None) -> Corpus:
     if not (path / MANIFEST).is_file():
         if (path / WORK).is_dir():
             raise DataError(f"The corpus {path} is unfinished: give its `codir corpus` command again with --resume.")
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-        raise DataError(
-            f"{path} is no corpus: {MANIFEST} is missing (it holds {held}). Prepare one with `codir corpus`."
-        )
+        raise DataError(f"{path} is no corpus: {MANIFEST} is missing. Prepare one with `codir corpus`.")
     again = "Prepare the corpus again with `codir corpus`."
     try:
         manifest = read_json(path / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
-            raise DataError(
-                f"{path / MANIFEST} has the format {manifest.get('format')}, and this codir reads {FORMAT}. {again}"
-            )
         files = checked(manifest)
+        if manifest.get("format") != FORMAT:
+            raise ValueError(f"its format is {manifest.get('format')}, not {FORMAT}")
         if wrong := [name for name, kind in _FACTS.items() if not isinstance(manifest.get(name), kind)]:
             raise ValueError(f"it does not say its {wrong[0]}")
     except RunError as error:

@@ -58,7 +58,7 @@ def build_corpus(
     *,
     block: int = 512,
     text: str = "text",
-    documents: str = "auto",
+    documents: str = "line",
     encoding: str | None = None,
     validation: float = 0.01,
     workers: int | None = None,
@@ -76,7 +76,7 @@ def build_corpus(
         block: the most tokens of a block, special tokens included.
         text: column of the text in JSON lines and Parquet.
         documents: what is a document in a text file: each `line`, the lines between `blank` lines, what follows a
-            `heading` of WikiText, the whole `file`, or `auto`: decided for each file from its beginning.
+            `heading` of WikiText, or the whole `file`.
         encoding: of the text files (.txt, .jsonl) that are not UTF-8.
         validation: share of the documents to hold out; 0 for none.
         workers: processes; the cores this process may use if None.
@@ -317,9 +317,8 @@ def _check_settings(documents: str, validation: float, workers: int | None, allo
             f"Documents cannot be separated by {documents!r}{nearest(documents, DOCUMENTS)}: choose one of "
             f"{', '.join(DOCUMENTS)} (--documents)."
         )
-    for value, flag in ((validation, "--validation"), (allow_skipped, "--allow-skipped")):
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"The share {flag} must lie between 0 and 1, not {value}.")
+    if not (0.0 <= validation <= 1.0 and 0.0 <= allow_skipped <= 1.0):
+        raise ConfigError(f"--validation {validation} and --allow-skipped {allow_skipped} must lie between 0 and 1.")
     if workers is not None and workers < 1:
         raise ConfigError(f"There must be at least one worker, not {workers}.")
 
@@ -347,33 +346,24 @@ def _check_output(output: Path, resume: bool) -> None:
     if output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file, not a folder. Choose another --output.")
     names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
-    begun = bool(names & {MANIFEST, WORK})
     content = sorted(name for name in names if not is_trace(name))
-    if resume:
-        if not begun and (content or not names):
-            what = "does not exist" if not output.exists() else "holds no corpus"
-            raise RunError(f"Nothing to resume: {output} {what}. Leave out --resume to prepare a new one.")
-    elif begun:
-        state, way = ("a corpus", "Choose") if MANIFEST in names else ("an unfinished corpus", "Add --resume or choose")
-        raise RunError(f"{output} already holds {state}. {way} another --output.")
+    if names & {MANIFEST, WORK}:
+        if not resume:
+            state = "a corpus" if MANIFEST in names else "an unfinished corpus"
+            raise RunError(f"{output} already holds {state}. Add --resume or choose another --output.")
+    elif resume and (content or not names):
+        raise RunError(f"Nothing to resume: {output} holds no corpus. Leave out --resume to prepare a new one.")
     elif content:
-        raise RunError(
-            f"{output} is not empty and no corpus (it holds {', '.join(content[:3])}). Choose another --output."
-        )
+        raise RunError(f"{output} is not empty and no corpus (it holds {content[0]}). Choose another --output.")
 
 
 def _check_same(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises `RunError` if a corpus was begun with other options or texts."""
-    differing = [
-        f"  {name}: {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name)
-    ]
-    if differing:
-        raise RunError(
-            "\n".join([f"{output} was begun with other options or texts:", *differing])
-            + "\nGive the same ones, or choose another --output."
-        )
+    names = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
+    if names:
+        lines = [f"  {name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names]
+        lines.append("Give the same ones, or choose another --output.")
+        raise RunError("\n".join([f"{output} was begun with other options or texts:", *lines]))
 
 
 def _check_skipped(what: str, skipped: int, total: int, allowed: float, named: Sequence[str]) -> None:
@@ -382,11 +372,10 @@ def _check_skipped(what: str, skipped: int, total: int, allowed: float, named: S
     if skipped == total:
         raise DataError(f"The corpus is empty: none of {total} {what} can be used.{shown}")
     if skipped > allowed * total:
-        share = skipped / total
+        share, resume = skipped / total, " --resume" * (what == "documents")
         raise DataError(
             f"{skipped:,} of {total:,} {what} ({share:.1%}) cannot be used:{shown}\nMend or leave them out, or let "
-            f"them be skipped: --allow-skipped {min(share + 0.005, 1):.2f}"
-            f"{' --resume' if what == 'documents' else ''}."
+            f"them be skipped: --allow-skipped {min(share + 0.005, 1):.2f}{resume}."
         )
 
 

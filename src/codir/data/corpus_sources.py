@@ -19,18 +19,13 @@ from codir.files import file_digest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DOCUMENTS = ("auto", "line", "blank", "heading", "file")
-_KINDS: dict[str, Literal["jsonl", "parquet"]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
+DOCUMENTS = ("line", "blank", "heading", "file")
+_KINDS: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _TEXT = (".txt", ".text", ".md", ".raw", ".tokens")
 # Endings that would be read as plain text and give nonsense.
 _REFUSED = (".csv", ".tsv", ".json", ".html", ".xml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar")
 # WikiText's mark of a new article: " = Title = " (sections have "= =").
 _HEADING = re.compile(r"\s*= (?!=)\S.*(?<!=) =\s*")
-_SAMPLE = 1 << 18
 _CHOOSE = " Choose with --text."
 
 
@@ -80,42 +75,33 @@ def find_sources(inputs: Sequence[str], text: str) -> list[Source]:
     found: dict[str, Source] = {}
     for each in inputs:
         path = Path(each).expanduser()
-        files: list[Path] = []
         if path.is_dir() and (path / "dataset_info.json").is_file():
             from datasets import Dataset
 
             found.setdefault(str(path.resolve()), _data_set(each, Dataset.load_from_disk(str(path)), text))
-        elif path.is_dir():
+            continue
+        if path.is_dir():
             files = [at for at in sorted(path.rglob("*")) if at.suffix.lower() in (*_KINDS, *_TEXT)]
             files = [at for at in files if not any(p.startswith(".") for p in at.relative_to(path).parts)]
-            if not files:
-                raise DataError(
-                    f"The folder {path} holds no text: no file in it ends with {', '.join((*_KINDS, *_TEXT))}."
-                )
         elif path.exists():
             files = [path]
-        elif glob.has_magic(each):
-            files = sorted(Path(match) for match in glob.glob(each, recursive=True))
-            if not files:
-                raise DataError(f"No file fits the pattern {each!r}.")
         elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+){0,2}", each):
             repository, *rest = each.split(":")
             split, config = rest[-1] if rest else "train", rest[0] if len(rest) == 2 else None
             found.setdefault(each, _data_set(each, from_hub(repository, config, split), text))
+            continue
         else:
+            files = sorted(map(Path, glob.glob(each, recursive=True)))
+        if not files:
             hint = nearest(path.name, [entry.name for entry in path.parent.glob("*")])
-            raise DataError(f"Cannot read {each}: no such file.{hint}")
-        for file in files:
-            ending = file.suffix.lower()
+            raise DataError(f"Cannot read {each}: no file with text is there{hint} ({', '.join((*_TEXT, *_KINDS))}).")
+        for file in filter(Path.is_file, files):
+            ending, place = file.suffix.lower(), str(file.resolve())
             if ending in _REFUSED:
                 raise DataError(
-                    f"{file}: a corpus cannot be read from {ending!r} files. Give .txt (also {', '.join(_TEXT[1:])}), "
-                    ".jsonl or .parquet, unpacked."
+                    f"{file}: a corpus cannot be read from {ending!r} files. Give .txt, .jsonl or .parquet."
                 )
-            if file.is_file():
-                place = str(file.resolve())
-                source = Source(str(file), place, _KINDS.get(ending, "text"), file.stat().st_size)
-                found.setdefault(place, source)
+            found.setdefault(place, Source(str(file), place, _KINDS.get(ending, "text"), file.stat().st_size))
     return list(found.values())
 
 
@@ -132,12 +118,12 @@ def _require_text(name: str, text: str, schema: Any) -> None:
 
 
 def scan(source: Source, text: str, documents: str, encoding: str | None = None) -> Source:
-    """Looks a source over once: fills in its digest, encoding and separation of documents, or why it is skipped.
+    """Looks a source over once: fills in its digest and encoding, or why it is skipped.
 
     Args:
         source: to be looked over.
         text: column of the text.
-        documents: what separates documents in a text file, or `auto`.
+        documents: what separates documents in a text file.
         encoding: of text files that are not UTF-8; None: such a file is skipped.
 
     Raises:
@@ -157,12 +143,10 @@ def scan(source: Source, text: str, documents: str, encoding: str | None = None)
         except DataError as error:
             source.skipped = str(error).removeprefix(source.path).lstrip(", ")
             return source
-        with open(source.path, encoding=source.encoding, newline="\n") as file:
-            sample = file.read(_SAMPLE)
         if source.kind == "jsonl":
             _require_key(source, text)
         else:
-            source.documents = decide_documents(sample) if documents == "auto" else documents
+            source.documents = documents
     return source
 
 
@@ -191,32 +175,6 @@ def _require_key(source: Source, text: str) -> None:
         keys.update(dict.fromkeys(record if isinstance(record, dict) else ()))
     if keys:
         require_columns(source.name, list(keys), [text], _CHOOSE)
-
-
-def decide_documents(sample: str) -> str:
-    """Tells from the beginning of a text file how its documents are separated.
-
-    In this order: WikiText's headings; hard-wrapped lines (short, most of them in the middle of a sentence) are one
-    document, since nothing tells a paragraph from a document there; groups of several lines between blank lines
-    are a document each; else every line is one.
-    """
-    lines = [line.rstrip() for line in sample.split("\n")]
-    if any(map(_HEADING.fullmatch, lines)) and any("= = " in line for line in lines):
-        return "heading"
-    followed = [line for line, following in itertools.pairwise(lines) if line and following]
-    if len(followed) <= 0.2 * sum(map(bool, lines)) or all(lines[:-1]):
-        return "file" if len(followed) >= 20 and _is_wrapped(followed) else "line"
-    return "file" if _is_wrapped(followed) else "blank"
-
-
-def _is_wrapped(followed: list[str]) -> bool:
-    """Says whether lines that another line follows break off in mid-sentence and at a margin."""
-    if not followed:
-        return False
-    lengths = sorted(map(len, followed))
-    margin, middle = lengths[len(lengths) * 19 // 20], lengths[len(lengths) // 2]
-    ended = sum(line[-1] in ".!?…\"'”’。！？" for line in followed)
-    return 40 <= margin <= 100 and middle >= 0.75 * margin and ended <= 0.5 * len(followed)
 
 
 def read_documents(source: Source, text: str) -> Iterator[Document]:
