@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import ParamSpec, get_type_hints
+from collections.abc import Callable
+from typing import ParamSpec
 
 import typer
 
@@ -37,7 +37,10 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            _require_numbers(command, kwargs)
+            # numbers that no flag can mean: not finite, or beyond what is counted anywhere
+            for name, value in kwargs.items():
+                if isinstance(value, int | float) and (problem := out_of_range(value)) is not None:
+                    raise ConfigError(f"--{name.replace('_', '-')} is {value}: {problem}")
             command(*args, **kwargs)
         except ProcessEndedError as error:
             raise _exit(BAD_INPUT, f"Error: {error}", everywhere=True) from error
@@ -55,24 +58,6 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise _exit(BAD_INPUT, f"Error: {place}{_DISK[error.errno]}.") from error
 
     return wrapped
-
-
-def _require_numbers(command: Callable[..., None], given: Mapping[str, object]) -> None:
-    """Refuses numbers that no flag can mean: not finite, or beyond what is counted anywhere."""
-    for name, value in given.items():
-        if isinstance(value, int | float) and (problem := out_of_range(value)) is not None:
-            raise ConfigError(f"{_flag(command, name)} is {value}: {problem}")
-
-
-def _flag(command: Callable[..., None], parameter: str) -> str:
-    """Returns the flag of a command's parameter, which may have another name: `--holdout` is `share`."""
-    declared = get_type_hints(command, include_extras=True).get(parameter)
-    for each in getattr(declared, "__metadata__", ()):
-        # typer takes the first name for the default until it reads the declaration
-        for name in (getattr(each, "default", None), *(getattr(each, "param_decls", None) or ())):
-            if isinstance(name, str) and name.startswith("--"):
-                return name.split("/")[0]
-    return f"--{parameter.replace('_', '-')}"
 
 
 def _exit(code: int, message: str, everywhere: bool = False) -> typer.Exit:
