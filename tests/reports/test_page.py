@@ -21,9 +21,7 @@ from codir.reports import page
 from codir.reports.page import render, write_page
 from codir.reports.values import Report
 
-REPORTS: list[Callable[[], Report]] = [
-    *(fakes.full, fakes.empty, fakes.study, fakes.crowded, fakes.hostile),
-]
+REPORTS: list[Callable[[], Report]] = [fakes.full, fakes.empty, fakes.study, fakes.crowded, fakes.hostile]
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 Attributes = dict[str, str | None]
 
@@ -134,9 +132,8 @@ def test_every_figure_has_its_data_a_title_and_a_takeaway(text: str) -> None:
 def test_the_full_page_has_every_section(pages: dict[str, str]) -> None:
     text, report = pages["full"], fakes.full()
     reader = read(text)
-    assert [attributes["id"] for tag, attributes in reader.elements if tag == "section"] == [
-        "summary", "results", "training", "similarity", "clouds", "confusions", "disagreements", "costs", "facts",
-    ]  # fmt: skip
+    sections = "summary results training similarity clouds confusions disagreements costs facts"
+    assert [attributes["id"] for tag, attributes in reader.elements if tag == "section"] == sections.split()
     title = text[text.index("<title>") + 7 : text.index("</title>")]
     for part in (report.title, "codir-fine", report.panels[0].task):  # by which open pages are told apart
         assert part in title
@@ -154,15 +151,10 @@ def test_an_empty_report_says_what_is_missing_and_why(pages: dict[str, str]) -> 
     reader = read(pages["empty"])
     assert "section" not in [tag for tag, _ in reader.elements]
     words = " ".join(reader.texts)
-    for part, why in fakes.empty().missing:
-        assert part in words
-        assert why in words
-    assert ("details", {"class": "missing", "open": None}) in reader.elements
-    assert 'class="banner"' in pages["empty"]
-    assert 'class="banner"' not in pages["full"]
+    assert all(part in words and why in words for part, why in fakes.empty().missing)
+    assert ['class="banner"' in pages[name] for name in ("empty", "full")] == [True, False]
     for name, content in pages.items():  # plotly only where something is drawn
-        assert content.count("plotly.js v") == (0 if name == "empty" else 1), name
-    assert len(pages["empty"]) < 60_000
+        assert content.count("plotly.js v") == (name != "empty"), name
 
 
 def test_a_study_has_a_panel_for_each_task(pages: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ NAMED = 12  # up to so many models all are named
 TEACHER = "star"
 _NAME, _ROW = 36, 30  # characters of a name beside its point, and at a row
 _LOG_FROM = 5.0  # from this ratio of the slowest to the fastest model the axis is logarithmic
-_PLACES = ("top center", "middle right", "bottom center", "middle left")
+_PLACES = ("top right", "bottom right", "bottom left", "top left")  # free of the whiskers to both sides
 Looks = dict[str, tuple[str, str]]  # colour and symbol by group
 
 
