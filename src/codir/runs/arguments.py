@@ -28,20 +28,16 @@ def to_arguments(
     budget: int | None = None,
     **more: Any,
 ) -> DistillationArguments:
-    """Builds the arguments of one training.
+    """Builds the arguments of one training, whose checkpoints go to `folder`.
 
     Args:
-        training: What was asked for.
-        folder: Where the checkpoints go.
         main_metric: Name by which the best checkpoint is chosen; larger is better.
         examples: Number of training examples, from which the logging interval follows.
         budget: Number of examples of another training, of which this one gets the optimiser steps and the evaluations;
             None: its own epochs.
-        more: Further arguments.
 
     Raises:
-        ConfigError: the section names something transformers does not know, or a value it refuses; a logger
-            that is unknown or not installed.
+        ConfigError: a name that transformers does not know, a value it refuses, a logger that is not installed.
     """
     batch = training.per_device_train_batch_size
     steps_per_epoch = math.ceil((budget or examples) / (batch * training.gradient_accumulation_steps))
@@ -158,15 +154,7 @@ def _arguments(training: OptimisationConfig, folder: Path, settings: dict[str, A
             scheduler_specific_kwargs=cast(dict[str, Any] | None, made.lr_scheduler_kwargs),
         )
     # whatever an optimiser or a scheduler makes of its settings
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        OverflowError,
-        ImportError,
-        RuntimeError,
-        AttributeError,
-    ) as e:
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
         said = f" ({', '.join(f'{key}={shown(value)}' for key, value in more.items())})" if more else ""
         raise ConfigError(f"transformers refuses the section training{said}: {e}") from e
     return made
