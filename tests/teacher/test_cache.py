@@ -25,9 +25,8 @@ from codir.manifest import fault_by
 from codir.models.inference import Padding, pad_batch
 from codir.models.representations import EncoderShape, Representations, TokenView
 from codir.teacher import store
-from codir.teacher.cache import TeacherOutputs, cache_bytes, open_cache
+from codir.teacher.cache import CacheSettings, TeacherOutputs, TeacherSource, cache_bytes, open_cache
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.source import CacheSettings, TeacherSource
 from codir.teacher.store import default_cache_folder, new_entry
 
 H0, H2, H4 = (TokenView("hidden", layer) for layer in (0, 2, 4))

@@ -36,8 +36,7 @@ from codir.runs.arguments import to_arguments
 from codir.runs.compare import compare, title
 from codir.runs.prepare import Distillation, cache_arguments, prepare
 from codir.runs.train import Cost, TrainingData, train_into
-from codir.teacher.cache import open_cache
-from codir.teacher.source import teacher_logits
+from codir.teacher.cache import open_cache, teacher_logits
 from codir.training.processes import one_process_only
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from codir.runs.arguments import to_arguments
 from codir.runs.collapse import first_layers_note
 from codir.runs.students import make_student
 from codir.teacher.frozen import FrozenTeacher
-from codir.training.setup import set_up
+from codir.training.setup import match_sides, set_up
 
 
 @dataclass
@@ -81,18 +80,11 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
         ("classes", ", ".join(names) if len(names) > 1 else "none: one score"),
     ]
 
-    kind, label_ids, logit_order = kind_named(task.kind), None, None
-    of_data = kind.match(task.labels, model.config, "the teacher")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the same warning has just been given for the teacher
-        of_student = kind.match(task.labels, student.config, "the student")
-    if task.labels is not None:
-        # student's class j is the data's class c with of_student[c] == j, which is the teacher's output of_data[c]
-        label_ids = of_student
-        logit_order = [of_data[of_student.index(number)] for number in range(len(of_student))]
+    label_ids, teacher = match_sides(kind_named(task.kind), task.labels, student.config, FrozenTeacher(model))
+    assert teacher is not None
+    if task.labels is None:
+        label_ids = None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = FrozenTeacher(model, logit_order).to(device)
-
     own = None if same_tokenizer(tokenizer, teachers) else teachers
 
     def encoded(split: Dataset) -> Dataset:
@@ -102,7 +94,7 @@ def prepare(config: DistillConfig, console: Console, data: TaskData | None = Non
     parts = Distillation(
         config=config,
         data=data,
-        teacher=teacher,
+        teacher=teacher.to(device),
         teacher_tokenizer=own,
         tokenizer=tokenizer,
         student=student,

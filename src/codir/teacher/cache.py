@@ -1,4 +1,4 @@
-"""The teacher's outputs for a data set, computed once and read from disk by every epoch, seed and search trial.
+"""Where a training has its teacher's outputs from: computed once and read from disk by every epoch, seed and recipe.
 
 An entry of the cache folder is named `KEY-DIGEST`: the key of the content (`store.cache_key`) and a digest of the names
 of what it holds, one file each:
@@ -9,13 +9,15 @@ of what it holds, one file each:
                     padding left out
 
 A training takes each of these from whatever whole entry has it. Those that none has are computed together, in one pass
-of the teacher, into one more entry: so recipes share what they have in common. Entries are never changed.
+of the teacher, into one more entry, which is never changed. Where single tokens would take too much room the teacher
+runs live, in each step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +35,7 @@ from codir.files import human_bytes, read_json, require_writable
 from codir.manifest import fault_by
 from codir.models.check import Side
 from codir.models.classes import align_logits, label_names
-from codir.models.inference import Padding, Progress, TokenColumns, forward_dataset, padding_for
+from codir.models.inference import Padding, Progress, TokenColumns, forward_dataset, padding_for, predict_logits
 from codir.models.representations import EncoderShape, Pooling, Representations, TokenView
 from codir.teacher.frozen import FrozenTeacher
 from codir.teacher.store import (
@@ -52,12 +54,11 @@ Output = str | TokenView
 """What a file holds: `logits`, a pooling, or a view of single tokens."""
 
 
-def _poolings(outputs: Iterable[Output]) -> list[Pooling]:
-    return [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
-
-
-def _views(outputs: Iterable[Output]) -> list[TokenView]:
-    return [each for each in outputs if isinstance(each, TokenView)]
+def _split(outputs: Iterable[Output]) -> tuple[list[Pooling], list[TokenView]]:
+    """Returns the poolings and the views among outputs."""
+    outputs = list(outputs)
+    poolings = [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
+    return poolings, [each for each in outputs if isinstance(each, TokenView)]
 
 
 def cache_bytes(
@@ -106,7 +107,7 @@ class TeacherOutputs:
     @property
     def views(self) -> frozenset[TokenView]:
         """Returns the views of single tokens that can be read."""
-        return frozenset(_views(self.files))
+        return frozenset(_split(self.files)[1])
 
     @property
     def logits(self) -> Tensor:
@@ -120,12 +121,9 @@ class TeacherOutputs:
     def rows(
         self, ids: Tensor | np.ndarray | Sequence[int], length: int | None = None, side: Side = "right"
     ) -> Representations:
-        """Reads the outputs of some examples.
+        """Reads the outputs of examples by their ids [B]; repetitions are allowed.
 
-        Args:
-            ids: [B] `example_id`s; repetitions are allowed.
-            length: L, the length to which vectors of single tokens are padded, with zeros; by default the longest's.
-            side: where the padding is.
+        Vectors of single tokens are padded with zeros, on `side`, to the `length` L or the longest example's.
 
         Returns:
             fp32 tensors on the CPU: logits [B, C] in the data's order of classes, pooled [B, T, d], tokens [B, L, w].
@@ -174,20 +172,19 @@ def open_cache(
 
     Args:
         teacher: on the device where it shall compute.
-        encoded: data set with token columns and `example_id` 0..N-1 (each once; the row numbers if there is none).
-            Where its `labels` know their names, the logits are in that order of classes (`FrozenTeacher.for_classes`).
+        encoded: token columns and `example_id` 0..N-1 (the row numbers if there is none). Where its `labels` know their
+            names, the logits are in that order of classes (`FrozenTeacher.for_classes`).
         tokenizer: the teacher's.
         poolings: of the layers, beside the logits.
         tokens: views of single tokens.
-        folder: where entries lie; by default `default_cache_folder()`. Nothing is written outside of it.
+        folder: where entries lie, and nothing is written elsewhere; by default `default_cache_folder()`.
         batch_size: examples in a batch while computing.
         report: is told the disk need before anything is computed, and about damaged entries.
         progress: called with (examples done, examples in all).
 
     Raises:
         DataError: the example ids are not 0..N-1.
-        ModelError: the teacher's outputs are not finite or beyond what half precision holds, or it does not show its
-            attention.
+        ModelError: the teacher's outputs are not finite, or beyond what half precision holds.
         RunError: the disk is too small, or the folder cannot be written.
     """
     if (names := label_names(encoded)) is not None:
@@ -202,8 +199,7 @@ def open_cache(
 
     def needed() -> int:
         classes = len(teacher.logit_order) if "logits" in missing else 0
-        sizes = _poolings(missing), _views(missing), int(offsets[-1])
-        return cache_bytes(len(columns), classes, teacher.shape, *sizes)
+        return cache_bytes(len(columns), classes, teacher.shape, *_split(missing), int(offsets[-1]))
 
     files, damaged = _find(folder, key, wanted)
     missing = [output for output in wanted if output not in files]
@@ -279,16 +275,9 @@ def _compute(
     padding = padding_for(teacher.model, Padding.of(tokenizer))
     lengths = np.diff(offsets)
     arrays: dict[Output, np.memmap] = {}
-    for ids, outputs in forward_dataset(
-        teacher.model,
-        columns,
-        padding,
-        poolings=_poolings(wanted),
-        tokens=_views(wanted),
-        batch_size=batch_size,
-        autocast=teacher.autocast,
-        progress=progress,
-    ):
+    poolings, views = _split(wanted)
+    settings: dict[str, Any] = {"batch_size": batch_size, "autocast": teacher.autocast, "progress": progress}
+    for ids, outputs in forward_dataset(teacher.model, columns, padding, poolings=poolings, tokens=views, **settings):
         for output in wanted:
             places, owners, rows = ids, ids, len(columns)
             if isinstance(output, TokenView):  # [tokens of the batch, w], example after example
@@ -328,3 +317,87 @@ def _require_finite(output: Output, values: np.ndarray, owners: np.ndarray) -> N
         f"The teacher's {what} are beyond half precision (+-{np.finfo(np.float16).max:.0f}) or not finite, first for "
         f"example {bad}. Run the teacher live (--no-cache, cache_teacher=False)."
     )
+
+
+# ---- cached or live --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What was asked for: a cache at all, its folder (None: the user's), and the GB that tokens may take there."""
+
+    enabled: bool = True
+    folder: str | Path | None = None
+    tokens_gb: float = 20.0
+
+
+class TeacherSource:
+    """The teacher's side of one training: it decides at once between the cache and a teacher that runs in each step.
+
+    Nothing is computed before `open`.
+    """
+
+    def __init__(
+        self,
+        teacher: FrozenTeacher | None,
+        poolings: Collection[Pooling],
+        views: Collection[TokenView],
+        encoded: Dataset,
+        cache: CacheSettings,
+    ):
+        self.poolings, self.views, self._cache = frozenset(poolings), frozenset(views), cache
+        self.frozen = teacher
+        self.outputs: TeacherOutputs | None = None  # of the training examples, once they are there
+        self.why_live = ""  # a sentence for the user where the teacher runs live without being asked to
+        if teacher is not None and cache.enabled and self.views:
+            tokens = int(read_examples(encoded).lengths.sum())
+            needed = cache_bytes(0, 0, teacher.shape, views=self.views, tokens=tokens)
+            if needed > cache.tokens_gb * 1e9:
+                self.why_live = (
+                    f"The teacher runs live in each step: its vectors of single tokens ({len(self.views)} for each of "
+                    f"{len(encoded)} examples) would take {human_bytes(needed)}, more than "
+                    f"cache_tokens_gb={cache.tokens_gb:g} allows."
+                )
+        self.live = teacher if self.why_live or not cache.enabled else None  # where each step runs it
+
+    @property
+    def cached(self) -> bool:
+        """Whether there are, or will be, outputs of all training examples."""
+        return self.frozen is not None and self.live is None
+
+    def open(
+        self,
+        encoded: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        report: Report,
+        progress: Callable[[int], AbstractContextManager[Progress | None]],
+    ) -> None:
+        """Opens the cache, if it is one, as `open_cache` does; `progress` gives a bar for so many examples."""
+        if self.frozen is not None:
+            self.frozen.to(device)
+        if self.frozen is None or self.live is not None:
+            return
+        with progress(len(encoded)) as move:
+            settings: dict[str, Any] = {"tokenizer": tokenizer, "folder": self._cache.folder, "report": report}
+            self.outputs = open_cache(
+                self.frozen, encoded, poolings=self.poolings, tokens=self.views, progress=move, **settings
+            )
+
+    def logits(self, encoded: Dataset, rows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+        """Returns the teacher's logits [N, C]: a live one's of `rows` [n] alone, and 0 elsewhere; None without one."""
+        if self.outputs is not None:
+            return self.outputs.logits
+        if self.frozen is None:
+            return None
+        raw = teacher_logits(self.frozen, encoded.select(rows.numpy()), tokenizer)
+        found = torch.zeros(len(encoded), raw.shape[1])
+        found[rows] = torch.from_numpy(raw)
+        return found
+
+
+def teacher_logits(teacher: FrozenTeacher, encoded: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Returns the logits [n, C] of examples, in the data's order of classes, without a cache."""
+    prefix = teacher_prefix(encoded)
+    raw = predict_logits(teacher.model, encoded, tokenizer, prefix=prefix, autocast=teacher.autocast)
+    return raw[:, list(teacher.logit_order)]

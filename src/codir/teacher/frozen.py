@@ -18,27 +18,21 @@ from codir.models.representations import EncoderShape, Pooling, Representations,
 
 
 class FrozenTeacher(nn.Module):
-    """Wraps a fine-tuned classifier, or a masked language model.
+    """Wraps a fine-tuned classifier, or a masked language model, whose parameters stop requiring gradients.
 
     The released code runs its teacher with dropout on, because `train()` reaches it through the criterion. Here `train`
     is overridden: the teacher is in eval mode always.
 
     Args:
-        model: the fine-tuned model; its parameters stop requiring gradients.
+        model: the fine-tuned model.
         logit_order: what `match_classes` returned: brings the logits into the order of the data's classes. None: they
             are the model's own, until the names of the data's classes are known (`for_classes`).
-        autocast: `torch.bfloat16` for mixed precision. None is the precision of the weights, also inside a surrounding
-            autocast, so that live and cached outputs agree.
-
-    Raises:
-        ModelError: `logit_order` is no permutation of the model's outputs.
+        autocast: for mixed precision. None is the precision of the weights, also inside a surrounding autocast, so that
+            live and cached outputs agree.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        logit_order: Sequence[int] | None = None,
-        autocast: torch.dtype | None = None,
+        self, model: PreTrainedModel, logit_order: Sequence[int] | None = None, autocast: torch.dtype | None = None
     ):
         super().__init__()
         outputs = int(model.config.num_labels or 1)
@@ -55,17 +49,15 @@ class FrozenTeacher(nn.Module):
         """Stays in eval mode, whatever `mode` says."""
         return super().train(False)
 
-    def reordered(self, logit_order: Sequence[int]) -> FrozenTeacher:
-        """Returns the same teacher with its logits in another order."""
-        return FrozenTeacher(self.model, logit_order, self.autocast)
-
     def for_classes(self, names: Sequence[str]) -> FrozenTeacher:
         """Returns the teacher with its logits in the order of these classes, by name; itself if it was given an order.
 
         Raises:
             CodirError: the model has other classes.
         """
-        return self if self.ordered else self.reordered(match_classes(names, class_names(self.model.config)))
+        if self.ordered:
+            return self
+        return FrozenTeacher(self.model, match_classes(names, class_names(self.model.config)), self.autocast)
 
     @property
     def shape(self) -> EncoderShape:

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from codir.errors import ConfigError
-from codir.teacher.source import CacheSettings
+from codir.teacher.cache import CacheSettings
 from codir.training.processes import launch_advice
 
 logger = logging.getLogger(__name__)

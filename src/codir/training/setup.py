@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Value
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from codir.errors import ConfigError, DataError, ModelError
 from codir.gather import from_first, processes, wire
-from codir.kinds import kind_of
+from codir.kinds import kind_named, kind_of
 from codir.kinds.base import Kind
 from codir.losses.base import ObjectiveContext, Views
 from codir.losses.registry import check_objectives, needs_of, views_of
@@ -32,20 +33,15 @@ from codir.models.classes import (
 )
 from codir.models.loading import encoder_shape
 from codir.models.representations import Pooling, require_attention
+from codir.teacher.cache import CacheSettings, TeacherSource
 from codir.teacher.frozen import FrozenTeacher
-from codir.teacher.source import CacheSettings, TeacherSource
 from codir.training.arguments import DistillationArguments
 
 Objectives = Mapping[str, Mapping[str, Any]]
 
 
 def require_objects(student: Any, teacher: Any, examples: Any, collator: Any) -> None:
-    """Checks what a caller hands to a training in Python.
-
-    Raises:
-        ConfigError: the name of a model in place of the model, a stream of examples without a length, or one of
-            transformers' collators, whose batches hold neither example ids nor the teacher's columns.
-    """
+    """Raises `ConfigError` for what is no model, no data set of a known length, or a collator of transformers'."""
     for model, whose in ((student, "student"), (teacher, "teacher")):
         if isinstance(model, str | Path):
             raise ConfigError(
@@ -95,16 +91,9 @@ def set_up(
     args: DistillationArguments | None = None,
     kind: Kind | None = None,
 ) -> Setup:
-    """Checks objectives, models and examples with one another, and decides where the teacher's outputs come from.
+    """Checks objectives, models and encoded examples with one another, and decides between cache and live teacher.
 
-    Args:
-        objectives: settings by name.
-        student: the model to train.
-        teacher: the frozen teacher, if there is one.
-        examples: the encoded training examples.
-        cache: settings of the teacher's cache.
-        args: of the training; None for a check before there are any.
-        kind: what is predicted; by default what the student's config says.
+    Without `args` it is a check before there is a training; the `kind` is by default what the student's config says.
 
     Raises:
         ConfigError: objectives that do not fit with the data or the models.
@@ -155,7 +144,6 @@ def set_up(
     for model, read, whose in sides:
         if pooled or read:
             require_layers(model, whose)
-    for model, read, whose in sides:
         if any(view.kind != "hidden" for view in read):
             require_attention(model, whose)
     return Setup(source, context, pooled, views)
@@ -172,6 +160,29 @@ def filled(labels: Tensor, logits: Tensor) -> Tensor:
 # ---- classes are matched by name: those of the data, of the student and of the teacher -----------------------------
 
 
+def match_sides(
+    kind: Kind, names: Sequence[str] | None, student: PretrainedConfig, teacher: FrozenTeacher | None
+) -> tuple[tuple[int, ...], FrozenTeacher | None]:
+    """Matches the data's classes (None: they are scores) with those of both models, by name.
+
+    Returns:
+        The student's class id for each of the data's, and the teacher with its logits in the order of the student's.
+
+    Raises:
+        CodirError: a model has other outputs than the data.
+    """
+    order: tuple[int, ...] = ()
+    with warnings.catch_warnings():
+        if teacher is not None:
+            order = teacher.logit_order if teacher.ordered else kind.match(names, teacher.model.config, "the teacher")
+            if class_names(teacher.model.config) == class_names(student):
+                warnings.simplefilter("ignore", UserWarning)  # the same was just said of the teacher
+        label_ids = kind.match(names, student, "the student")
+    if teacher is not None:
+        teacher = FrozenTeacher(teacher.model, [order[c] for c in np.argsort(label_ids)], teacher.autocast)
+    return label_ids, teacher
+
+
 def match_by_name(
     student: PreTrainedModel,
     teacher: FrozenTeacher | None,
@@ -181,43 +192,37 @@ def match_by_name(
     """Brings the labels of encoded examples and the teacher's logits into the order of the student's classes.
 
     The data know the names of their classes where the column `labels` (or `label`) is a ClassLabel, as in `load_task`'s
-    splits and in most data sets on the Hub. Labels that are mere numbers are taken for the student's class ids.
-
-    A teacher that was given an order (`logit_order`) has it for the data's classes. A column `label` is renamed to
+    splits and in most data sets on the Hub. Labels that are mere numbers are taken for the student's class ids. A
+    teacher that was given an order (`logit_order`) has it for the data's classes. A column `label` is renamed to
     `labels`, and rows without `example_id` are numbered.
 
     Returns:
-        Teacher, training examples and evaluation examples (one data set, or several by name); what is in order already
-        is given back as it is.
+        Teacher, training examples and evaluation examples (one data set, or several by name).
 
     Raises:
         CodirError: data and a model, or teacher and student, have different classes; the labels are texts.
     """
-    several = evaluation if isinstance(evaluation, Mapping) else {"": evaluation}
-    train = _with_columns(train)
-    others = [_with_columns(each) if isinstance(each, Dataset) else each for each in several.values()]
+    splits = {"": train, **(evaluation if isinstance(evaluation, Mapping) else {"evaluation": evaluation})}
+    found = {name: _with_columns(each) if isinstance(each, Dataset) else each for name, each in splits.items()}
     own = class_names(student.config)
-    names = label_names(train)
-    if names is None:
-        _require_one_order(student, teacher, train)
+    label_ids = None
+    if (names := label_names(found[""])) is not None:
+        label_ids, teacher = match_sides(kind_named("classification"), names, student.config, teacher)
     else:
-        label_ids = match_classes(names, own, "the student")
-        if teacher is not None:
-            teacher = teacher.for_classes(names)
-            if label_ids != tuple(range(len(label_ids))):
-                order = [label_ids.index(number) for number in range(len(label_ids))]
-                teacher = teacher.reordered([teacher.logit_order[place] for place in order])
-        train = _relabelled(train, label_ids)
-        for place, each in enumerate(others):
-            if isinstance(each, Dataset) and "labels" in each.column_names:
-                theirs = label_names(each)
-                ids = label_ids if theirs is None else match_classes(theirs, own, "the student")
-                others[place] = _relabelled(each, ids)
-    for each in (train, *others):
-        if isinstance(each, Dataset):
-            _require_outputs(each, len(own))
-    found = dict(zip(several, others, strict=True))
-    return teacher, train, found if isinstance(evaluation, Mapping) else found[""]
+        _require_one_order(student, teacher, found[""])
+    for name, each in found.items():
+        if not isinstance(each, Dataset):
+            continue
+        if label_ids is not None and "labels" in each.column_names:
+            theirs = label_names(each)
+            ids = label_ids if theirs is None else match_classes(theirs, own, "the student")
+            old = _class_ids(each)
+            new = np.where(old < 0, UNLABELED, np.array(ids)[np.maximum(old, 0)])
+            if (new != old).any():
+                found[name] = _with_column(each, "labels", new)
+        _require_outputs(found[name], len(own))
+    train = found.pop("")
+    return teacher, train, found if isinstance(evaluation, Mapping) else found["evaluation"]
 
 
 def _with_columns(examples: Dataset) -> Dataset:
@@ -226,31 +231,21 @@ def _with_columns(examples: Dataset) -> Dataset:
     if "label" in examples.column_names and "labels" not in examples.column_names:
         examples = examples.rename_column("label", "labels")
     if "example_id" not in examples.column_names:
-        examples = _with_column(examples, "example_id", np.arange(len(examples)), Value("int64"))
+        examples = _with_column(examples, "example_id", np.arange(len(examples)))
     return examples
 
 
-def _with_column(examples: Dataset, name: str, values: np.ndarray, feature: Any) -> Dataset:
+def _with_column(examples: Dataset, name: str, values: np.ndarray) -> Dataset:
+    """Returns examples with a column of whole numbers, in the place of one of that name."""
     examples = examples.flatten_indices(keep_in_memory=True)
     if name in examples.column_names:
         examples = examples.remove_columns(name)
     add: Callable[..., Dataset] = examples.add_column
-    return add(name, values, feature=feature)
+    return add(name, values, feature=Value("int64"))
 
 
 def _class_ids(examples: Dataset) -> np.ndarray:
     return np.array([UNLABELED if each is None else each for each in examples["labels"]], np.int64)
-
-
-def _relabelled(examples: Dataset, label_ids: tuple[int, ...]) -> Dataset:
-    """Returns examples with the model's class ids; an id below zero is an example without a label."""
-    feature, old = examples.features["labels"], _class_ids(examples)
-    new = np.where(old < 0, UNLABELED, np.array(label_ids)[np.maximum(old, 0)])
-    if (new == old).all():
-        return examples
-    if isinstance(feature, ClassLabel):
-        feature = ClassLabel(names=[feature.names[label_ids.index(each)] for each in range(len(label_ids))])
-    return _with_column(examples, "labels", new, feature)
 
 
 def _require_outputs(examples: Dataset, outputs: int) -> None:
