@@ -145,25 +145,20 @@ def _check_sampler(setting: str, negatives: str, k: int | Literal["all"], contex
                 "in-batch-bank, whose blocks of one document are hard negatives."
             )
         if k == "all":
-            raise ConfigError(
-                f"{setting} with k='all' takes every admissible row, which leaves nothing to choose: give a number, "
-                "or negatives: different-label."
-            )
+            raise ConfigError(f"{setting} leaves nothing to choose with k='all': give a number, or different-label.")
         if context.teacher_space is None:
             raise ConfigError(
                 f"{setting} looks for neighbours among the teacher's representations of all examples, which are only "
-                "there with the teacher's cache: drop --no-cache, or choose different-label."
+                "there with the teacher's cache: drop --no-cache, raise cache_tokens_gb, or choose different-label."
             )
-        return
-    if context.kind.per_token:
-        raise ConfigError(
-            f"{setting} needs classes, and there are no labels in a corpus: use in-batch-bank, in-batch or any."
-        )
-    if not context.kind.has_classes:
-        raise ConfigError(f"{setting} needs classes, and these labels are scores: use negatives: any.")
-    if context.labels is None:
+    elif not context.kind.has_classes:
+        why, others = "these labels are scores", "any"
+        if context.kind.per_token:
+            why, others = "there are no labels in a corpus", "in-batch-bank, in-batch or any"
+        raise ConfigError(f"{setting} needs classes, and {why}: use negatives: {others}.")
+    elif context.labels is None:
         raise DataError(f"{setting} needs labels, and this data has none: use negatives: any.")
-    if (context.labels == context.labels[0]).all():
+    elif (context.labels == context.labels[0]).all():
         raise DataError(
             f"{setting} finds no example of a different label: all {context.examples} training examples have the "
             f"label {context.labels[0].item()}. Use negatives: any."
@@ -313,9 +308,8 @@ class ContrastiveLoss(Objective):
         """
         kept: dict[str, Tensor] = {}
         for side, each in (("teacher", self.teacher_projection), ("student", self.student_projection)):
-            kept[f"{side}.weight"] = each.linear.weight.detach()
-            kept[f"{side}.bias"] = each.linear.bias.detach()
-            kept[f"{side}.layers"] = torch.tensor(each.layers)
+            parts = {"weight": each.linear.weight, "bias": each.linear.bias, "layers": torch.tensor(each.layers)}
+            kept |= {f"{side}.{name}": tensor.detach() for name, tensor in parts.items()}
         for bank in self.banks[:1]:
             drawn = np.random.default_rng(0).choice(bank.size, min(bank.size, SUMMARY_ROWS), replace=False)
             kept["ids"] = torch.from_numpy(drawn).sort().values

@@ -114,12 +114,9 @@ def check_objectives(mapping: Chosen, context: ObjectiveContext) -> None:
     names = [cls.name for _, cls, _ in resolved]
     for name, cls, settings in resolved:
         if names.count(cls.name) > 1 or not cls.name.isidentifier():
-            problem = "another objective of this run does too"
-            if not cls.name.isidentifier():
-                problem = "is not a word of letters, digits and _"
             raise ConfigError(
-                f"The objective {name!r} calls itself {cls.name!r}, which {problem}: give {cls.__name__} a name of "
-                "its own."
+                f"The objective {name!r} calls itself {cls.name!r}: give {cls.__name__} a name of its own, in letters, "
+                "digits and _."
             )
         _check_needs(cls, settings, context)
         cls.check(settings, context)

@@ -57,7 +57,7 @@ Output = str | TokenView
 def _split(outputs: Iterable[Output]) -> tuple[list[Pooling], list[TokenView]]:
     """Returns the poolings and the views among outputs."""
     outputs = list(outputs)
-    poolings = [cast(Pooling, each) for each in outputs if isinstance(each, str) and each != "logits"]
+    poolings: list[Any] = [each for each in outputs if isinstance(each, str) and each != "logits"]
     return poolings, [each for each in outputs if isinstance(each, TokenView)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from codir.losses.base import Objective, Step, Term, TokenChunk, TokenPositions, weighted_sum
@@ -21,16 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class DistillationModel(nn.Module):
-    """Student plus losses.
+    """Student plus losses, whose parameters (projections) are trained with it.
 
     In training mode `forward` returns the weighted sum (Eq. 1) with its terms. In evaluation it returns the student's
     logits and the task's loss only (so that losses of different recipes compare), and no bank is touched.
-
-    Args:
-        student: any Hugging Face sequence classifier, or, for a corpus, masked language model.
-        objectives: the losses by name; their parameters (projections) are trained with the student.
-        poolings: of the student's layers that the losses read.
-        tokens: vectors of the student's single tokens that they read.
     """
 
     _keys_to_ignore_on_save = None  # the Trainer looks for it on every model
@@ -39,7 +34,7 @@ class DistillationModel(nn.Module):
         self,
         student: PreTrainedModel,
         objectives: Mapping[str, Objective],
-        poolings: frozenset[Pooling],
+        poolings: frozenset[Pooling],  # what the losses read of the student: pooled layers, and single tokens' vectors
         tokens: frozenset[TokenView] = frozenset(),
     ):
         super().__init__()
@@ -72,12 +67,9 @@ class DistillationModel(nn.Module):
             labels: [B] class ids or scores; [B, L] the tokens at masked positions and -100 elsewhere.
             example_id: [B] rows of the bank.
             teacher: the frozen teacher's outputs for the batch.
-            batch_ids: see `Step`, as `labelled`.
+            batch_ids: see `Step`, as `labelled` and `progress`; terms that do not count at `progress` are not computed.
             positions: numbers that the sums over this batch's positions are divided by; by default its own. In
-                data-parallel training the mean number of a batch makes the mean over the batches the mean over all
-                positions.
-            progress: share of the optimiser steps that are done; terms that do not count there are not computed.
-            labelled: see `Step`.
+                data-parallel training the mean number of a batch makes the mean over the batches the mean over all.
 
         Returns:
             In training `{"loss", "logits", "terms"}`; in evaluation `{"loss", "logits"}`, without labels `{"logits"}`.
@@ -87,7 +79,14 @@ class DistillationModel(nn.Module):
         if not self.training:
             if labels is not None and labels.dim() == 2:
                 return self._score(inputs, labels, labels != IGNORED)
-            return self._evaluate(inputs, labels)
+            logits = self.student(**inputs, return_dict=True).logits
+            if labels is None:
+                return {"logits": logits}
+            if labels.is_floating_point():
+                loss = functional.mse_loss(logits.float().squeeze(-1), labels.float())
+            else:
+                loss = functional.cross_entropy(logits.float(), labels)
+            return {"loss": loss, "logits": logits}
         assert example_id is not None, "training batches carry example ids"
         chosen = self.chosen_positions(inputs, labels, progress)
         student = represent(self.student, inputs, self.poolings, chosen, self.tokens)
@@ -105,7 +104,12 @@ class DistillationModel(nn.Module):
         if not loss.requires_grad:
             # All that counts now is frozen (`student.freeze`). A sum without a gradient cannot be differentiated; with
             # this one nothing gets a gradient, and the optimiser leaves all as it is.
-            self._say_nothing_learns(frozenset(terms))
+            if torch.is_grad_enabled() and frozenset(terms) not in self._without_gradient:
+                self._without_gradient.add(frozenset(terms))
+                logger.warning(
+                    f"Nothing is trained while {' and '.join(sorted(terms)) or 'no term'} alone counts: all that it "
+                    "compares is frozen. Freeze less (student.freeze), or leave the term out."
+                )
             loss = loss + loss.new_zeros((), requires_grad=True)
         return {"loss": loss, "logits": student.logits, "terms": terms}
 
@@ -121,15 +125,6 @@ class DistillationModel(nn.Module):
             for each in self._losses().values()
         )
         return inputs["attention_mask"] != 0 if everywhere else labels != IGNORED
-
-    def _say_nothing_learns(self, names: frozenset[str]) -> None:
-        if torch.is_grad_enabled() and names not in self._without_gradient:
-            self._without_gradient.add(names)
-            logger.warning(
-                "Nothing is trained while %s alone counts: all that it compares is frozen. Freeze less "
-                "(student.freeze), or leave the term out.",
-                " and ".join(sorted(names)) or "no term",
-            )
 
     def _predict(
         self,
@@ -173,11 +168,10 @@ class DistillationModel(nn.Module):
         def mean(value: Tensor | float, name: str) -> Tensor:
             return torch.as_tensor(value / counts[name], device=total.device)
 
-        terms = {}
-        for name in objectives:
-            means = {metric: mean(value, name) for metric, value in metrics[name].items()}
-            terms[name] = Term(mean(sums[name], name), means)
-        return terms, total
+        return {
+            name: Term(mean(sums[name], name), {key: mean(value, name) for key, value in metrics[name].items()})
+            for name in objectives
+        }, total
 
     def _score(self, inputs: dict[str, Any], labels: Tensor, chosen: Tensor) -> dict[str, Any]:
         """Scores each block; see `forward`."""
@@ -197,16 +191,6 @@ class DistillationModel(nn.Module):
         each = torch.stack([losses, right, torch.ones_like(losses)], dim=1)
         sums = losses.new_zeros(labels.shape[0], 3).index_add_(0, chosen.nonzero()[:, 0], each)
         return {"loss": total / max(expected.numel(), 1), "logits": sums}
-
-    def _evaluate(self, inputs: dict[str, Any], labels: Tensor | None) -> dict[str, Any]:
-        logits = self.student(**inputs, return_dict=True).logits
-        if labels is None:
-            return {"logits": logits}
-        if labels.is_floating_point():
-            loss = nn.functional.mse_loss(logits.float().squeeze(-1), labels.float())
-        else:
-            loss = nn.functional.cross_entropy(logits.float(), labels)
-        return {"loss": loss, "logits": logits}
 
     def frozen_parameters(self, progress: float) -> list[nn.Parameter]:
         """Returns the student's parameters that the losses keep as they are at this moment of the training."""

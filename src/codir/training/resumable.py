@@ -53,12 +53,8 @@ def damage(folder: str | Path) -> str | None:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """Lists the checkpoints in `folder`, whole or not, newest (highest step) first."""
-    steps = {
-        int(number): path
-        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (number := path.name.rpartition("-")[2]).isdigit()
-    }
-    return [steps[step] for step in sorted(steps, reverse=True)]
+    steps = {path.name.rpartition("-")[2]: path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    return [steps[step] for step in sorted(filter(str.isdigit, steps), key=int, reverse=True)]
 
 
 def last_whole(folder: str | Path, say: Callable[[str], None]) -> Path | None:
@@ -80,20 +76,21 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Notes the first SIGINT or SIGTERM that comes during the block; a second one stops at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.number:
+                raise KeyboardInterrupt
+            self.number = number
+
         before = {}
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
-                before[number] = signal.signal(number, self._note)
+                before[number] = signal.signal(number, note)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            raise KeyboardInterrupt
-        self.number = number
 
 
 class ResumableTrainer(Trainer):
@@ -123,12 +120,7 @@ class ResumableTrainer(Trainer):
 
     # ---- starting, stopping, resuming --------------------------------------------------------------------------
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains; `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or starts if there is none.
 
         Raises:
@@ -145,7 +137,7 @@ class ResumableTrainer(Trainer):
             self._resumed = resume is not None
             self._stop = StopRequest()
             with self._stop.listening():
-                output = super().train(resume, trial, ignore_keys_for_eval)
+                output = super().train(resume, *args, **kwargs)
                 (stop,) = agree(self._stop.number)
         except RuntimeError as error:
             if processes() == 1 or not other_process_ended(error):
@@ -169,12 +161,27 @@ class ResumableTrainer(Trainer):
             raise RunError(f"The checkpoint {asked} cannot be used: {reason}. Resume from an older one.")
         if not asked:
             return None
-        self._check_processes(Path(asked))
+        # Another number of processes may go on from it with batches of the same size only.
+        there, now = read_json(Path(asked) / PROCESSES_FILE), self._shape()
+        if there["batch"] != now["batch"] and there["processes"] != now["processes"]:
+            raise RunError(
+                f"{asked} was written by {there['processes']} process(es) with {there['batch']} examples a step; "
+                f"{now['processes']} process(es) with {now['batch']} a step cannot go on from it. Resume with as many "
+                f"processes, or with a batch size and accumulation that make {there['batch']} examples a step."
+            )
+        if there["processes"] != now["processes"] and is_main():
+            logger.warning(
+                f"{asked} was written by {there['processes']} process(es) and goes on with {now['processes']}: the "
+                "examples and their order stay the same, only the random numbers of dropout differ."
+            )
         return str(asked)
 
     @staticmethod
     def _damage(folder: str) -> str:
         return broadcast_text((damage(folder) or "") if is_main() else "")
+
+    def _shape(self) -> dict[str, int]:
+        return {"processes": processes(), "batch": self.get_total_train_batch_size(self.args)}
 
     def _agree_on_step(self) -> None:
         """Makes sure, before the optimiser steps, that no process has diverged, and asks whether one must stop."""
@@ -239,12 +246,7 @@ class ResumableTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if is_main():
-            rotate_checkpoints(
-                output_dir=str(self._run_dir),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
+            rotate_checkpoints(str(self._run_dir), limit, self.state.best_model_checkpoint, use_mtime=False)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
@@ -268,30 +270,6 @@ class ResumableTrainer(Trainer):
         write_json(folder / MANIFEST, {"files": manifest.entries(folder, but=(MANIFEST,))})
 
     # ---- reading checkpoints -----------------------------------------------------------------------------------
-
-    def _shape(self) -> dict[str, int]:
-        """What must be the same after a resume with another number of processes."""
-        return {"processes": processes(), "batch": self.get_total_train_batch_size(self.args)}
-
-    def _check_processes(self, checkpoint: Path) -> None:
-        """Refuses, with a `RunError`, a checkpoint of another number of processes that trained on other batches."""
-        there, now = read_json(checkpoint / PROCESSES_FILE), self._shape()
-        if there["processes"] == now["processes"]:
-            return
-        if there["batch"] != now["batch"]:
-            raise RunError(
-                f"{checkpoint} was written by {there['processes']} process(es) with {there['batch']} examples a step; "
-                f"{now['processes']} process(es) with {now['batch']} a step cannot go on from it. Resume with as many "
-                f"processes, or with a batch size and accumulation that make {there['batch']} examples a step."
-            )
-        if is_main():
-            logger.warning(
-                "%s was written by %d process(es) and goes on with %d: the examples and their order stay the same, "
-                "only the random numbers of dropout differ.",
-                checkpoint,
-                there["processes"],
-                now["processes"],
-            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -106,12 +106,9 @@ def set_up(
     source = TeacherSource(teacher, pooled, views.teacher, examples, cache)
     labels = torch.tensor(examples["labels"][:]) if "labels" in examples.column_names else None
     unlabeled = 0
-    if labels is not None:
+    if labels is not None and (unlabeled := int((~(known := has_label(labels))).sum())):
         # Until the teacher is asked, some label that occurs stands in the place of those that are missing.
-        known = has_label(labels)
-        unlabeled = int((~known).sum())
-        if unlabeled:
-            labels = torch.where(known, labels, labels[known][0]) if known.any() else None
+        labels = torch.where(known, labels, labels[known][0]) if known.any() else None
     kind = kind or kind_of(student.config)
     of_run: dict[str, Any] = {}
     if args is not None:
@@ -126,18 +123,12 @@ def set_up(
         kind=kind,
         num_classes=int((student.config.vocab_size if kind.per_token else student.config.num_labels) or 1),
         # the outputs are not there yet; that they will be is what samplers of neighbours ask
-        teacher_space=(lambda pooling: None) if source.cached or source.why_live else None,
+        teacher_space=(lambda pooling: None) if source.cached else None,
         aligned="teacher_input_ids" not in examples.column_names,
         unlabeled=unlabeled,
         **of_run,
     )
     check_objectives(objectives, context)
-    if source.why_live:
-        context = replace(context, teacher_space=None)
-        try:
-            check_objectives(objectives, context)
-        except ConfigError as error:
-            raise ConfigError(f"{error} {source.why_live} Raise it to have the cache.") from None
     sides = [(student, views.student, "The student")]
     if teacher is not None:
         sides.append((teacher.model, views.teacher, "The teacher"))
@@ -179,7 +170,8 @@ def match_sides(
                 warnings.simplefilter("ignore", UserWarning)  # the same was just said of the teacher
         label_ids = kind.match(names, student, "the student")
     if teacher is not None:
-        teacher = FrozenTeacher(teacher.model, [order[c] for c in np.argsort(label_ids)], teacher.autocast)
+        of_student = [order[label_ids.index(number)] for number in range(len(label_ids))]
+        teacher = FrozenTeacher(teacher.model, of_student, teacher.autocast)
     return label_ids, teacher
 
 
@@ -257,9 +249,8 @@ def _require_outputs(examples: Dataset, outputs: int) -> None:
     if scores != (outputs == 1):
         are, way = ("numbers with a fraction", "int64") if scores else ("whole numbers", "float32")
         raise DataError(
-            f"The column 'labels' of the examples holds {are}, and the student has {outputs} output"
-            f"{'s, one for each class' if outputs > 1 else ', a score'}: give it another student, or "
-            f"`dataset.cast_column('labels', datasets.Value('{way}'))`."
+            f"The column 'labels' of the examples holds {are}, and the student's outputs number {outputs}: give it "
+            f"another student, or `dataset.cast_column('labels', datasets.Value('{way}'))`."
         )
     if scores:
         return

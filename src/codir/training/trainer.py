@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -40,32 +40,29 @@ logger = logging.getLogger(__name__)
 class DistillationTrainer(ResumableTrainer):
     """Trains a student with any mix of losses; without a teacher it is plain fine-tuning.
 
-    Everything of transformers' Trainer works (mixed precision, accumulation, loggers, schedulers, early stopping). On
-    top: every loss term, the contrastive accuracy and the agreement with the teacher are logged; checkpoints are whole
-    or ignored, hold the bank and resume bit for bit; a loss that stops being finite ends the run with the term's name;
-    Ctrl-C and SIGTERM save a checkpoint first.
+    Everything of transformers' Trainer works. On top: every loss term, the contrastive accuracy and the agreement with
+    the teacher are logged; checkpoints are whole or ignored, hold the bank and resume bit for bit; a loss that stops
+    being finite ends the run with the term's name; Ctrl-C and SIGTERM save a checkpoint first.
 
     Args:
-        student: the model to train, any Hugging Face sequence classifier; after training it is the result (with
-            `load_best_model_at_end`, the best one).
+        student: the model to train; after training it is the result (with `load_best_model_at_end`, the best one).
         objectives: settings by the name of the loss, for example `{"task": {}, "kd": {"weight": 0.7}}`.
         args: see `DistillationArguments`.
-        train_dataset: encoded examples with the columns `input_ids`, `attention_mask`, `labels`, `example_id` (see
-            `codir.data.encoding.encode`). An example without a label has -100, or NaN as a score: the loss `task`
-            leaves it out, and where negatives are chosen by class it has the teacher's. Where the labels know their
-            names (a ClassLabel), student and teacher are matched with them by name, whatever their order; else they
-            are the student's class ids.
+        train_dataset: encoded examples (`codir.data.encoding.encode`). One without a label has -100, or NaN as a score:
+            the loss `task` leaves it out, and where negatives are chosen by class it has the teacher's. Where the
+            labels know their names (a ClassLabel), student and teacher are matched with them by name; else they are the
+            student's class ids.
         processing_class: the student's tokenizer.
         eval_dataset: the same for evaluation, or several by name.
-        teacher: a fine-tuned model or `FrozenTeacher` (computed into the cache first, or run live if
-            `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`), or None.
+        teacher: a fine-tuned model or `FrozenTeacher`, or None. It is computed into the cache first, or run live if
+            `args.cache_teacher` is off or single tokens' vectors take more than `args.cache_tokens_gb`.
         teacher_tokenizer: the teacher's, where it differs from the student's.
         compute_metrics: as in transformers' Trainer, as `callbacks`.
         callbacks: see above.
         data_collator: makes the batches instead of `DistillationCollator`; see `MaskedBlockCollator` for `set_epoch`
             and `evaluation`, which are called if it has them.
-        train_sampler: the order of the examples instead of `args.train_sampling_strategy`. If it has `set_epoch`, it is
-            told the epoch, and its order must be a function of that alone, or a resume is not exact.
+        train_sampler: the order of the examples instead of `args.train_sampling_strategy`. It must be a function of the
+            epoch alone, which `set_epoch` is told, or a resume is not exact.
         kind: `masked-lm` for blocks of a corpus, whose collator makes the labels; by default what the labels say.
         label: what the progress line calls this training.
         report: is told what the teacher's cache takes, and what was damaged there.
@@ -140,10 +137,9 @@ class DistillationTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = False
         self.add_callback(_AfterStep(self))
-        self._progress: ProgressLine | None = None
+        self._progress = ProgressLine(label)
         if args.disable_tqdm:
             self.remove_callback(PrinterCallback)
-            self._progress = ProgressLine(label)
             self.add_callback(self._progress)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -151,16 +147,13 @@ class DistillationTrainer(ResumableTrainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            if self._progress is not None:
-                self._progress.stop()
+            self._progress.stop()
 
     # ---- the step ----------------------------------------------------------------------------------------------
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, Tensor | int | None]:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Tensor | int | None]:
         """As transformers' Trainer; also finds out what all processes will accumulate in this step."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, items = super().get_batch_samples(*args, **kwargs)
         self._parts = deque(plan_step(batches))
         return batches, items
 
@@ -243,19 +236,19 @@ class DistillationTrainer(ResumableTrainer):
     # ---- the order of the examples -----------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        self._sampler = self._given_sampler or self._chosen_sampler(train_dataset)
-        return self._sampler
-
-    def _chosen_sampler(self, train_dataset: Any) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, Dataset):
-            if processes() > 1 and self.args.train_sampling_strategy == "random":
-                return SeedableRandomSampler(dataset, data_seed=seed)  # what accelerate makes in one process
-            return super()._get_train_sampler(train_dataset)
-        lengths = [len(ids) for ids in dataset["input_ids"]]
-        # By whole optimiser steps: the order may not depend on the number of processes.
-        return LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
+        if self._given_sampler is not None:
+            self._sampler = self._given_sampler
+        elif self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Dataset):
+            lengths = [len(ids) for ids in dataset["input_ids"]]
+            # By whole optimiser steps: the order may not depend on the number of processes.
+            self._sampler = LengthGroupedSampler(lengths, self.get_total_train_batch_size(self.args), seed)
+        elif processes() > 1 and self.args.train_sampling_strategy == "random":
+            self._sampler = SeedableRandomSampler(dataset, data_seed=seed)  # what accelerate makes in one process
+        else:
+            self._sampler = super()._get_train_sampler(train_dataset)
+        return self._sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # In order: predictions are compared row by row with the teacher's.
@@ -266,16 +259,10 @@ class DistillationTrainer(ResumableTrainer):
         if processes() == 1:
             return super().get_train_dataloader()
         dataset: Any = self.train_dataset
-        args = self.args
+        args, order = self.args, cast(Any, self._get_train_sampler(self.train_dataset))
         loader = DataLoader(
             dataset,
-            batch_sampler=ProcessBatches(
-                cast(Any, self._get_train_sampler(dataset)),
-                self._train_batch_size,
-                processes(),
-                rank(),
-                args.dataloader_drop_last,
-            ),
+            batch_sampler=ProcessBatches(order, self._train_batch_size, processes(), rank(), args.dataloader_drop_last),
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -286,14 +273,8 @@ class DistillationTrainer(ResumableTrainer):
             worker_init_fn=functools.partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank()),
         )
         # accelerate would shard it once more, and fill up the last batches with examples of the first.
-        return prepare_data_loader(
-            loader,
-            device=self.accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            non_blocking=cast(Any, args.accelerator_config).non_blocking,
-        )
+        settings = {"put_on_device": True, "non_blocking": cast(Any, args.accelerator_config).non_blocking}
+        return prepare_data_loader(loader, self.accelerator.device, num_processes=1, process_index=0, **settings)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A training that was stopped after its last step has none left; transformers would make one more.
