@@ -115,8 +115,8 @@ def check_objectives(mapping: Chosen, context: ObjectiveContext) -> None:
     for name, cls, settings in resolved:
         if names.count(cls.name) > 1 or not cls.name.isidentifier():
             raise ConfigError(
-                f"The objective {name!r} calls itself {cls.name!r}: give {cls.__name__} a name of its own, in letters, "
-                "digits and _."
+                f"The objective {name!r} calls itself {cls.name!r}, which is no word, or another objective of this run "
+                f"does too: give {cls.__name__} a name of its own, of letters, digits and _."
             )
         _check_needs(cls, settings, context)
         cls.check(settings, context)
