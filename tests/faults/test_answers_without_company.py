@@ -18,6 +18,9 @@ from fault_families import family_dir
 from fault_world import QUICK, refused, sentences, succeeded, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from codir.models.check import check_model
+from codir.models.loading import load_classifier
+
 TEXTS = (
     "good film",
     "the bad old dog likes a short question and hates the long answer it never saw",
@@ -85,6 +88,9 @@ def test_not_on_those_before_it(tmp_path: Path, tiny_tokenizer: PreTrainedTokeni
         folder, texts_file(tmp_path / "both.csv", ["a cat", long]), tmp_path / "both.jsonl", "--batch-size", 1
     )
     assert first[0] == both[1]
+    model = load_classifier(folder)
+    check_model(model, tiny_tokenizer, "it")
+    assert model.config.attention_type == "original_full"  # so that a copy of it, loaded by itself, answers alike
 
 
 def test_not_of_a_teacher(

@@ -57,7 +57,8 @@ def test_workers_and_parent_killed_at_random_moments(
     kept: dict[str, tuple[int, bytes]] = {}
     parents_killed = workers_killed = 0
     for _ in range(60):
-        resume = ["--resume"] if (output / "study.yaml").exists() else []
+        # one trial may be hit three times, and then counts as failed
+        resume = ["--resume", "--retry-failed"] if (output / "study.yaml").exists() else []
         process = start(command(settings, tmp_path, "--workers", "2", *resume), tmp_path)
         while process.poll() is None:
             time.sleep(generator.uniform(1, 8))
@@ -81,7 +82,7 @@ def test_workers_and_parent_killed_at_random_moments(
         kept = now
         if process.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL, said
+        assert process.returncode == -signal.SIGKILL or "its process ended 3 times" in " ".join(said.split()), said
     assert workers_killed + parents_killed >= 2  # more on a slow machine
     assert_done(output, 6)
     for path in sorted((whole / "trials").glob("**/model.safetensors")):
