@@ -192,8 +192,8 @@ def _run_tiles(report: Report) -> list[Tile]:
         plain = f"; {times(student.speedup)} in PyTorch" if known(student.speedup) else ""
         add(export.speedup, times, "as fast", name + plain)
     elif known(student.speedup):
-        in_torch = " in PyTorch" if name else ""
-        add(student.speedup, times, "as fast", f"{milliseconds(student.milliseconds)} ms per sequence{in_torch}")
+        time = f"{milliseconds(student.milliseconds)} ms per sequence"
+        add(student.speedup, times, "as fast", f"in PyTorch; {name} it was not timed" if name else time)
     else:
         add(student.milliseconds, milliseconds, "ms per sequence")
     whole, stored = teacher or student, export if known(export.bytes) else student
