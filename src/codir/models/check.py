@@ -69,7 +69,7 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> No
     if rows is not None:
         _require_rows(rows, tokenizer, name)
     _fit_token_types(model, tokenizer, name)
-    if model.config.model_type == "big_bird" and isinstance(model, nn.Module):
+    if model.config.model_type == "big_bird" and hasattr(model, "base_model"):  # not an exported one
         # BigBird turns to full attention for good with its first short text: now, and said in what is saved of it
         model.base_model.set_attention_type("original_full")
         model.config.attention_type = "original_full"
