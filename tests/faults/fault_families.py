@@ -56,6 +56,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "funnel": {"block_sizes": [2, 2], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
     "gemma2": {**_WIDTHS, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8},
     "gpt2": _GPT,
+    "mbart": _BART,
+    "bloom": {"n_layer": 4, "n_head": 2, "hidden_size": 32},
     "gpt_neo": {
         "max_position_embeddings": 64,
         "hidden_size": 32,
@@ -70,7 +72,18 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mobilebert": {**_WIDTHS, "embedding_size": 32, "intra_bottleneck_size": 16, "num_feedforward_networks": 2},
     "modernbert": {**_WIDTHS, "local_attention": 8, "global_attn_every_n_layers": 2},
     "nystromformer": {**_WIDTHS, "conv_kernel_size": 5},
+    "perceiver": {
+        "num_latents": 8,
+        "d_latents": 32,
+        "d_model": 32,
+        "num_blocks": 1,
+        "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 2,
+        "num_cross_attention_heads": 2,
+        "max_position_embeddings": 64,
+    },
     "qwen2": {**_WIDTHS, "num_key_value_heads": 2},
+    "qwen3": {**_WIDTHS, "num_key_value_heads": 2, "head_dim": 16},
     "reformer": {
         "hidden_size": 32,
         "attention_head_size": 16,
@@ -86,9 +99,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "num_hashes": 1,
         "is_decoder": False,
     },
+    "rembert": {**_WIDTHS, "input_embedding_size": 32, "output_embedding_size": 32},
+    "roformer": {**_WIDTHS, "embedding_size": 32},
+    "squeezebert": {**_WIDTHS, "embedding_size": 32},
     "t5": _T5,
+    "xlm": {"emb_dim": 32, "n_layers": 4, "n_heads": 2, "max_position_embeddings": 64, "pad_index": 0},
     "xlnet": {"d_model": 32, "n_layer": 4, "n_head": 2, "d_inner": 64},
     "xmod": {**_WIDTHS, "default_language": "en_XX", "languages": ["en_XX"]},
+    "yoso": {**_WIDTHS, "use_expectation": True, "num_hash": 2, "hash_code_len": 3},
 }
 
 

@@ -26,12 +26,12 @@ TEXTS = (
 # Families whose answers padding does not change: they are not even probed, or probed and found exact.
 EXACT = [
     *("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "longformer", "modernbert"),
-    *("mpnet", "roberta", "big_bird", "gemma2", "gpt2", "gpt_neo"),
-    *("llama", "mistral", "xlnet", "bart", "t5"),
+    *("mpnet", "rembert", "roberta", "big_bird", "bloom", "gemma2", "gpt2", "gpt_neo"),
+    *("llama", "mistral", "roformer", "squeezebert", "xlnet", "bart", "mbart", "t5"),
 ]
-UNPADDED = ["convbert", "fnet", "funnel", "mobilebert", "nystromformer"]
-REFUSED = {"mra": "whatever the text", "reformer": "random numbers"}
-NOT_CUT = {"albert": "one list", "funnel": "one list", **dict.fromkeys(("bart", "t5"), "decoder")}
+UNPADDED = ["convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"]
+REFUSED = {"perceiver": "how many layers", "mra": "whatever the text", "reformer": "random numbers"}
+NOT_CUT = {"albert": "one list", "funnel": "one list", **dict.fromkeys(("bart", "mbart", "t5"), "decoder")}
 FAST = {"modernbert", "deberta-v2", "albert", "longformer", "fnet"}
 
 
