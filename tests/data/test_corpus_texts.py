@@ -17,16 +17,19 @@ from small_texts import articles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
-from codir.data.corpus_sources import Source, find_sources, read_documents, scan
+from codir.data.corpus_sources import Source, decide_documents, find_sources, read_documents, scan
 from codir.data.packing import Encoder, pack, sentence_pieces
 from codir.errors import ConfigError, DataError, ModelError
 
+WRAPPED = (
+    "It was the best of times, it was the worst of\ntimes, it was the age of wisdom. It was\nthe age of foolishness.\n"
+)
 WIKITEXT = (
     " \n = Robert = \n \n Robert is . \n He was . \n \n = = Career = = \n \n In 2000 . \n \n = Du Fu = \n Poet . \n"
 )
 
 
-def found(path: Path, text: str = "text", documents: str = "line") -> Source:
+def found(path: Path, text: str = "text", documents: str = "auto") -> Source:
     (source,) = find_sources([str(path)], text)
     return scan(source, text, documents)
 
@@ -339,3 +342,22 @@ def test_special_tokens_inside_the_text_are_refused(tiny_tokenizer: PreTrainedTo
 
     with pytest.raises(ModelError, match="does not put its special tokens before and after"):
         Encoder(Odd(tokenizer_object=core))
+
+
+@pytest.mark.parametrize(
+    ("sample", "mode"),
+    [
+        ("A first article. It is long.\nA second one.\nA third.\n", "line"),
+        ("A first article. It is long.\n\nA second one.\n\nA third.\n\n", "line"),
+        ("A sentence.\nAnother one.\n\nNew document.\nIts second sentence.\n", "blank"),
+        ((WRAPPED + "\n") * 9, "file"),
+        (WRAPPED * 9, "file"),
+        (WIKITEXT, "heading"),
+        ("only one line", "line"),
+        ("\n \n\n", "line"),
+        ("", "line"),
+        ("short\na title without a stop\nwords of any length here\na\n" * 9, "line"),
+    ],
+)
+def test_auto(sample: str, mode: str) -> None:
+    assert decide_documents(sample) == mode

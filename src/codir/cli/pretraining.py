@@ -27,7 +27,7 @@ _INPUTS = (
 )
 _DOCUMENTS = (
     "what a document is in .txt: each `line`, the lines between `blank` lines, what follows a `heading` of WikiText, "
-    "or the whole `file`"
+    "the whole `file`, or `auto`: decided for each file, and reported"
 )
 
 
@@ -41,7 +41,7 @@ def corpus(
     input: Annotated[list[str] | None, _flag("--input", _INPUTS, "INPUT...")] = None,
     block: Annotated[int, _flag("--block", "the most tokens of a block, special ones included", "N")] = 512,
     text: Annotated[str, _flag("--text", "column of the text in .jsonl and .parquet", "COLUMN")] = "text",
-    documents: Annotated[str, _flag("--documents", _DOCUMENTS, "HOW")] = "line",
+    documents: Annotated[str, _flag("--documents", _DOCUMENTS, "HOW")] = "auto",
     encoding: Annotated[
         str | None, _flag("--encoding", "of the .txt and .jsonl files that are not UTF-8", "NAME")
     ] = None,

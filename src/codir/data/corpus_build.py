@@ -58,7 +58,7 @@ def build_corpus(
     *,
     block: int = 512,
     text: str = "text",
-    documents: str = "line",
+    documents: str = "auto",
     encoding: str | None = None,
     validation: float = 0.01,
     workers: int | None = None,
@@ -76,7 +76,7 @@ def build_corpus(
         block: the most tokens of a block, special tokens included.
         text: column of the text in JSON lines and Parquet.
         documents: what is a document in a text file: each `line`, the lines between `blank` lines, what follows a
-            `heading` of WikiText, or the whole `file`.
+            `heading` of WikiText, the whole `file`, or `auto`: decided for each file from its beginning.
         encoding: of the text files (.txt, .jsonl) that are not UTF-8.
         validation: share of the documents to hold out; 0 for none.
         workers: processes; the cores this process may use if None.

@@ -19,13 +19,14 @@ from codir.files import file_digest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DOCUMENTS = ("line", "blank", "heading", "file")
+DOCUMENTS = ("auto", "line", "blank", "heading", "file")
 _KINDS: dict[str, Literal["jsonl", "parquet"]] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _TEXT = (".txt", ".text", ".md", ".raw", ".tokens")
 # Endings that would be read as plain text and give nonsense.
 _REFUSED = (".csv", ".tsv", ".json", ".html", ".xml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar")
 # WikiText's mark of a new article: " = Title = " (sections have "= =").
 _HEADING = re.compile(r"\s*= (?!=)\S.*(?<!=) =\s*")
+_SAMPLE = 1 << 18
 _CHOOSE = " Choose with --text."
 
 
@@ -118,12 +119,12 @@ def _require_text(name: str, text: str, schema: Any) -> None:
 
 
 def scan(source: Source, text: str, documents: str, encoding: str | None = None) -> Source:
-    """Looks a source over once: fills in its digest and encoding, or why it is skipped.
+    """Looks a source over once: fills in its digest, encoding and separation of documents, or why it is skipped.
 
     Args:
         source: to be looked over.
         text: column of the text.
-        documents: what separates documents in a text file.
+        documents: what separates documents in a text file, or `auto`.
         encoding: of text files that are not UTF-8; None: such a file is skipped.
 
     Raises:
@@ -145,6 +146,9 @@ def scan(source: Source, text: str, documents: str, encoding: str | None = None)
             return source
         if source.kind == "jsonl":
             _require_key(source, text)
+        elif documents == "auto":
+            with open(source.path, encoding=source.encoding, newline="\n") as file:
+                source.documents = decide_documents(file.read(_SAMPLE))
         else:
             source.documents = documents
     return source
@@ -175,6 +179,32 @@ def _require_key(source: Source, text: str) -> None:
         keys.update(dict.fromkeys(record if isinstance(record, dict) else ()))
     if keys:
         require_columns(source.name, list(keys), [text], _CHOOSE)
+
+
+def decide_documents(sample: str) -> str:
+    """Tells from the beginning of a text file how its documents are separated.
+
+    In this order: WikiText's headings; hard-wrapped lines (short, most of them in the middle of a sentence) are one
+    document, since nothing tells a paragraph from a document there; groups of several lines between blank lines
+    are a document each; else every line is one.
+    """
+    lines = [line.rstrip() for line in sample.split("\n")]
+    if any(map(_HEADING.fullmatch, lines)) and any("= = " in line for line in lines):
+        return "heading"
+    followed = [line for line, following in itertools.pairwise(lines) if line and following]
+    if len(followed) <= 0.2 * sum(map(bool, lines)) or all(lines[:-1]):
+        return "file" if len(followed) >= 20 and _is_wrapped(followed) else "line"
+    return "file" if _is_wrapped(followed) else "blank"
+
+
+def _is_wrapped(followed: list[str]) -> bool:
+    """Says whether lines that another line follows break off in mid-sentence and at a margin."""
+    if not followed:
+        return False
+    lengths = sorted(map(len, followed))
+    margin, middle = lengths[len(lengths) * 19 // 20], lengths[len(lengths) // 2]
+    ended = sum(line[-1] in ".!?…\"'”’。！？" for line in followed)
+    return 40 <= margin <= 100 and middle >= 0.75 * margin and ended <= 0.5 * len(followed)
 
 
 def read_documents(source: Source, text: str) -> Iterator[Document]:
